@@ -1,0 +1,1 @@
+//! What the outside may ask and be told. Types only.

@@ -1,0 +1,1 @@
+//! Configuration, command line, wiring, telemetry, shutdown; the real clock and randomness.

@@ -1,0 +1,8 @@
+//! Words everyone uses: ids, log numbers, time and chance as arguments, and every ceiling.
+
+pub mod ids;
+pub mod limits;
+pub mod time;
+
+pub use ids::{ChainHash, EventHash, Position, Seq};
+pub use time::{Clock, Rng, Timestamp};

@@ -1,0 +1,1 @@
+//! The client library: used by the CLI, the demo and the tests.

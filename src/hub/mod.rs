@@ -1,0 +1,1 @@
+//! The service: desk (authorise, route), writer (room shards, one committer), fan-out.

@@ -1,0 +1,1 @@
+//! CoAP reliability, block-wise transfer and Observe as a machine without I/O.

@@ -1,0 +1,4 @@
+//! Connection machines without I/O: `handle_*` for what came in, `poll_*` for what to do now,
+//! `now` always given. Look in [`coap`] for reliability, block-wise transfer and Observe.
+
+pub mod coap;

@@ -1,0 +1,1 @@
+//! Durable truth behind small traits. SQLite by default.

@@ -1,0 +1,1 @@
+//! CBOR bodies of the low-bandwidth profile.

@@ -1,0 +1,1 @@
+//! The strict CoAP message codec.

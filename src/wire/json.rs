@@ -1,0 +1,1 @@
+//! Strict JSON and canonical JSON.

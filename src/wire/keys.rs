@@ -1,0 +1,1 @@
+//! The integer key table of MSC3079.

@@ -1,0 +1,6 @@
+//! Bytes to typed values and back. Pure and total: any bytes give a value or a `DecodeError`.
+
+pub mod cbor;
+pub mod coap;
+pub mod json;
+pub mod keys;
