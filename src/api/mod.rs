@@ -1,1 +1,13 @@
-//! What the outside may ask and be told. Types only.
+//! What the outside may ask and be told. Types and async traits only; `hub` implements them,
+//! `edge` calls them, and the two meet nowhere else.
+
+mod caller;
+mod command;
+mod refusal;
+mod service;
+
+pub use caller::{Caller, Credentials, Door, Origin, RequestId};
+pub(crate) use command::for_each_endpoint;
+pub use command::{Command, Reply, SecretRegistration};
+pub use refusal::{Code, Refusal};
+pub use service::{ByteStream, MediaObject, Service, Upload};

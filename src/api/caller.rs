@@ -1,0 +1,79 @@
+//! Who asks: what a door knows of a request, and what the desk makes of it.
+
+use std::{fmt, net::IpAddr};
+
+use ruma::{OwnedDeviceId, OwnedUserId};
+
+/// The number of one request, in every log line about it and in `explain` later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// The way a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Door {
+    /// HTTPS with JSON.
+    Https,
+    /// CoAP over plain UDP.
+    Coap,
+    /// Inside this process: the operator's socket, the CLI, a test.
+    Local,
+}
+
+impl Door {
+    /// The word for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Coap => "coap",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// What a request shows to prove who sends it. Identity never comes from the payload.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// Nothing.
+    Nothing,
+    /// An access token, as sent; only its hash is ever stored.
+    Token(String),
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "Nothing",
+            Self::Token(_) => "Token(…)", // a secret must not reach a log
+        })
+    }
+}
+
+/// What a door knows of a request before anyone has authorised it.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The way in.
+    pub door: Door,
+    /// The address it came from, for rate limits; absent for [`Door::Local`].
+    pub address: Option<IpAddr>,
+    /// The number of this request.
+    pub request: RequestId,
+    /// What it shows.
+    pub credentials: Credentials,
+}
+
+/// An authorised caller: the desk makes it from an [`Origin`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub user: OwnedUserId,
+    /// The user's device.
+    pub device: OwnedDeviceId,
+    /// Whether the account is an operator's.
+    pub admin: bool,
+}

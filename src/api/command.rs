@@ -1,0 +1,194 @@
+//! Everything the outside may ask, as one list.
+//!
+//! The shapes of requests and answers are ruma's (spec v1.19); this file says which of them the
+//! hub serves. Both doors build their routes from the same list, by [`for_each_endpoint!`], so
+//! that neither can serve what the other does not.
+
+/// Calls `$callback!` with every endpoint: `Variant => ruma::api::client path, login: needed|open`.
+///
+/// Media bodies are streams and are not here; see [`super::Service`].
+macro_rules! for_each_endpoint {
+    ($callback:ident) => {
+        $callback! {
+            /// `GET /versions`
+            Versions => discovery::get_supported_versions,
+            /// `GET /capabilities`
+            Capabilities => discovery::get_capabilities::v3,
+            /// `GET /login`
+            LoginTypes => session::get_login_types::v3,
+            /// `POST /login`
+            Login => session::login::v3,
+            /// `POST /logout`
+            Logout => session::logout::v3,
+            /// `POST /logout/all`
+            LogoutAll => session::logout_all::v3,
+            /// `POST /register`
+            Register => account::register::v3,
+            /// `GET /register/available`
+            UsernameAvailable => account::get_username_availability::v3,
+            /// `GET /account/whoami`
+            Whoami => account::whoami::v3,
+            /// `GET /profile/{userId}`
+            Profile => profile::get_profile::v3,
+            /// `GET /profile/{userId}/{field}`
+            ProfileField => profile::get_profile_field::v3,
+            /// `PUT /profile/{userId}/{field}`
+            SetProfileField => profile::set_profile_field::v3,
+            /// `DELETE /profile/{userId}/{field}`
+            DeleteProfileField => profile::delete_profile_field::v3,
+            /// `POST /createRoom`
+            CreateRoom => room::create_room::v3,
+            /// `GET /rooms/{roomId}/event/{eventId}`
+            Event => room::get_room_event::v3,
+            /// `GET /rooms/{roomId}/aliases`
+            RoomAliases => room::aliases::v3,
+            /// `POST /rooms/{roomId}/join`
+            Join => membership::join_room_by_id::v3,
+            /// `POST /join/{roomIdOrAlias}`
+            JoinByIdOrAlias => membership::join_room_by_id_or_alias::v3,
+            /// `POST /knock/{roomIdOrAlias}`
+            Knock => knock::knock_room::v3,
+            /// `POST /rooms/{roomId}/leave`
+            Leave => membership::leave_room::v3,
+            /// `POST /rooms/{roomId}/forget`
+            Forget => membership::forget_room::v3,
+            /// `POST /rooms/{roomId}/invite`
+            Invite => membership::invite_user::v3,
+            /// `POST /rooms/{roomId}/kick`
+            Kick => membership::kick_user::v3,
+            /// `POST /rooms/{roomId}/ban`
+            Ban => membership::ban_user::v3,
+            /// `POST /rooms/{roomId}/unban`
+            Unban => membership::unban_user::v3,
+            /// `GET /rooms/{roomId}/members`
+            Members => membership::get_member_events::v3,
+            /// `GET /rooms/{roomId}/joined_members`
+            JoinedMembers => membership::joined_members::v3,
+            /// `GET /joined_rooms`
+            JoinedRooms => membership::joined_rooms::v3,
+            /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
+            Send => message::send_message_event::v3,
+            /// `GET /rooms/{roomId}/messages`
+            Messages => message::get_message_events::v3,
+            /// `GET /rooms/{roomId}/context/{eventId}`
+            Context => context::get_context::v3,
+            /// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`
+            SendState => state::send_state_event::v3,
+            /// `GET /rooms/{roomId}/state`
+            State => state::get_state_events::v3,
+            /// `GET /rooms/{roomId}/state/{eventType}/{stateKey}`
+            StateForKey => state::get_state_event_for_key::v3,
+            /// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`
+            Redact => redact::redact_event::v3,
+            /// `PUT /directory/room/{roomAlias}`
+            CreateAlias => alias::create_alias::v3,
+            /// `DELETE /directory/room/{roomAlias}`
+            DeleteAlias => alias::delete_alias::v3,
+            /// `GET /directory/room/{roomAlias}`
+            Alias => alias::get_alias::v3,
+            /// `POST /user/{userId}/filter`
+            CreateFilter => filter::create_filter::v3,
+            /// `GET /user/{userId}/filter/{filterId}`
+            Filter => filter::get_filter::v3,
+            /// `GET /user/{userId}/account_data/{type}`
+            AccountData => config::get_global_account_data::v3,
+            /// `PUT /user/{userId}/account_data/{type}`
+            SetAccountData => config::set_global_account_data::v3,
+            /// `GET /user/{userId}/rooms/{roomId}/account_data/{type}`
+            RoomAccountData => config::get_room_account_data::v3,
+            /// `PUT /user/{userId}/rooms/{roomId}/account_data/{type}`
+            SetRoomAccountData => config::set_room_account_data::v3,
+            /// `POST /rooms/{roomId}/receipt/{receiptType}/{eventId}`
+            Receipt => receipt::create_receipt::v3,
+            /// `POST /rooms/{roomId}/read_markers`
+            ReadMarkers => read_marker::set_read_marker::v3,
+            /// `PUT /rooms/{roomId}/typing/{userId}`
+            Typing => typing::create_typing_event::v3,
+            /// `GET /pushrules/`
+            PushRules => push::get_pushrules_all::v3,
+            /// `GET /pushrules/global/`
+            PushRulesGlobal => push::get_pushrules_global_scope::v3,
+            /// `GET /devices`
+            Devices => device::get_devices::v3,
+            /// `GET /devices/{deviceId}`
+            Device => device::get_device::v3,
+            /// `PUT /devices/{deviceId}`
+            UpdateDevice => device::update_device::v3,
+            /// `DELETE /devices/{deviceId}`
+            DeleteDevice => device::delete_device::v3,
+            /// `POST /delete_devices`
+            DeleteDevices => device::delete_devices::v3,
+            /// `POST /keys/upload`
+            UploadKeys => keys::upload_keys::v3,
+            /// `POST /keys/query`
+            QueryKeys => keys::get_keys::v3,
+            /// `POST /keys/claim`
+            ClaimKeys => keys::claim_keys::v3,
+            /// `GET /keys/changes`
+            KeyChanges => keys::get_key_changes::v3,
+            /// `PUT /sendToDevice/{eventType}/{txnId}`
+            SendToDevice => to_device::send_event_to_device::v3,
+            /// `GET /sync`
+            Sync => sync::sync_events::v3,
+            /// `GET /media/config`
+            MediaConfig => media::get_media_config::v3,
+            /// `GET /client/v1/media/config`
+            AuthenticatedMediaConfig => authenticated_media::get_media_config::v1,
+        }
+    };
+}
+pub(crate) use for_each_endpoint;
+
+macro_rules! commands_and_replies {
+    ($($(#[$doc:meta])* $name:ident => $($path:ident)::+,)*) => {
+        /// One thing a client asks, whichever door it came through.
+        #[derive(Clone, Debug)]
+        #[expect(deprecated, reason = "old clients still ask for the unauthenticated media config")]
+        pub enum Command {
+            $($(#[$doc])* $name(Box<ruma::api::client::$($path)::+::Request>),)*
+            /// A nonce for [`Command::RegisterWithSecret`]: `GET /_synapse/admin/v1/register`.
+            RegisterNonce,
+            /// Registration by whoever holds the shared secret: `POST /_synapse/admin/v1/register`.
+            RegisterWithSecret(Box<SecretRegistration>),
+        }
+
+        impl Command {
+            /// The endpoint's name, for logs, metrics and rate limits.
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => stringify!($name),)*
+                    Self::RegisterNonce => "RegisterNonce",
+                    Self::RegisterWithSecret(_) => "RegisterWithSecret",
+                }
+            }
+        }
+
+        /// The answer to the [`Command`] of the same name.
+        #[derive(Clone, Debug)]
+        #[expect(missing_docs, reason = "each variant answers the command of its name")]
+        #[expect(deprecated, reason = "old clients still ask for the unauthenticated media config")]
+        pub enum Reply {
+            $($name(Box<ruma::api::client::$($path)::+::Response>),)*
+            RegisterNonce { nonce: String },
+            /// The same shape as [`Reply::Register`].
+            RegisterWithSecret(Box<ruma::api::client::account::register::v3::Response>),
+        }
+    };
+}
+for_each_endpoint!(commands_and_replies);
+
+/// The body of a registration by shared secret, as Synapse's admin tools send it.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct SecretRegistration {
+    /// From [`Reply::RegisterNonce`]; used once.
+    pub nonce: String,
+    /// The localpart wanted.
+    pub username: String,
+    /// The password wanted.
+    pub password: String,
+    /// Whether the account is an operator's.
+    #[serde(default)]
+    pub admin: bool,
+    /// HMAC-SHA1 in hex over `nonce NUL username NUL password NUL admin|notadmin`.
+    pub mac: String,
+}
