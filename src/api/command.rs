@@ -166,7 +166,6 @@ macro_rules! commands_and_replies {
         /// The answer to the [`Command`] of the same name.
         #[derive(Clone, Debug)]
         #[expect(missing_docs, reason = "each variant answers the command of its name")]
-        #[expect(deprecated, reason = "old clients still ask for the unauthenticated media config")]
         pub enum Reply {
             $($name(Box<ruma::api::client::$($path)::+::Response>),)*
             RegisterNonce { nonce: String },

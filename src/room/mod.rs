@@ -1,1 +1,24 @@
-//! One room's rules, as plain functions. Pure: no I/O, no clock, no async.
+//! One room's rules, as plain functions over a staged value. Pure: no I/O, no clock, no async.
+//!
+//! A [`Room`] holds its heads and the part of its current state that has been asked for. To take
+//! a [`Draft`], the shard asks [`Room::needs`] for each part, gives what is missing with
+//! [`Room::learn`], calls [`Room::decide`] and then [`Room::apply`] for every effect, so that the
+//! next draft of the batch sees this one. A room that was staged and not stored is dropped.
+
+mod auth;
+mod decide;
+mod draft;
+mod found;
+mod refusal;
+mod staged;
+mod state_key;
+mod visibility;
+
+pub use auth::{Clause, auth_state_keys, check_auth};
+pub use decide::{Effect, Evidence};
+pub use draft::{Draft, MemberChange, Part};
+pub use found::{Founding, found};
+pub use refusal::Refusal;
+pub use staged::{Applied, Heads, Needs, Room};
+pub use state_key::StateKey;
+pub use visibility::{HistoryVisibility, Membership, Reader, may_see};

@@ -1,6 +1,8 @@
 //! Bytes to typed values and back. Pure and total: any bytes give a value or a `DecodeError`.
 
 pub mod cbor;
+pub mod chain;
 pub mod coap;
 pub mod json;
 pub mod keys;
+pub mod matrix;

@@ -1,0 +1,136 @@
+//! The staged room: its heads and what is known of its current state.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::{OwnedEventId, OwnedRoomId};
+
+use crate::{
+    base::{ChainHash, Seq},
+    room::{Effect, StateKey},
+    wire::{
+        chain,
+        matrix::{Pdu, Version},
+    },
+};
+
+/// Where a room stands: what the next entry continues from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// The number of the last entry.
+    pub seq: Seq,
+    /// The chain up to it.
+    pub chain: ChainHash,
+    /// The forward extremities with their depths, at most 20.
+    pub tips: Vec<(OwnedEventId, u64)>,
+}
+
+/// A room as the next draft sees it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    id: OwnedRoomId,
+    version: Version,
+    heads: Heads,
+    known: BTreeMap<StateKey, Option<Arc<Pdu>>>,
+}
+
+/// What a part needs before it can be decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Pieces of current state that are not known yet.
+    pub state: Vec<StateKey>,
+    /// An event of this room, by id: what a redaction names.
+    pub event: Option<OwnedEventId>,
+}
+
+/// Where an applied event stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Its number.
+    pub seq: Seq,
+    /// The chain up to it.
+    pub chain: ChainHash,
+}
+
+impl Room {
+    /// A room with nothing in it yet.
+    pub fn empty(id: OwnedRoomId, version: Version) -> Self {
+        let chain = chain::genesis(id.as_str());
+        Self::loaded(
+            id,
+            version,
+            Heads {
+                seq: Seq::ZERO,
+                chain,
+                tips: Vec::new(),
+            },
+        )
+    }
+
+    /// A stored room, of whose state nothing is known yet.
+    pub fn loaded(id: OwnedRoomId, version: Version, heads: Heads) -> Self {
+        Self {
+            id,
+            version,
+            heads,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &OwnedRoomId {
+        &self.id
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Where it stands.
+    pub fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// A piece of current state; nothing when it is absent or was never learnt.
+    pub fn state(&self, kind: &str, key: &str) -> Option<&Arc<Pdu>> {
+        self.known.get(&StateKey::new(kind, key))?.as_ref()
+    }
+
+    /// Whether `key` has been learnt.
+    pub fn knows(&self, key: &StateKey) -> bool {
+        self.known.contains_key(key)
+    }
+
+    /// Takes a piece of current state as the store tells it; `None` when the room has none. What
+    /// is already known stays: it may be newer than the store.
+    pub fn learn(&mut self, key: StateKey, event: Option<Arc<Pdu>>) {
+        self.known.entry(key).or_insert(event);
+    }
+
+    /// How many pieces of state are held in memory.
+    pub fn known_len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Puts an effect of [`Room::decide`] in force for the drafts after it. Gives the place in the
+    /// log for an `Append`.
+    pub fn apply(&mut self, effect: &Effect) -> Option<Applied> {
+        let Effect::Append(pdu) = effect else {
+            return None;
+        };
+        let seq = self.heads.seq.next();
+        let chain = chain::link(self.id.as_str(), seq, self.heads.chain, &pdu.hash().0);
+        self.heads = Heads {
+            seq,
+            chain,
+            tips: vec![(pdu.id().clone(), pdu.fields().depth)],
+        };
+        if let Some(key) = &pdu.fields().state_key {
+            self.known.insert(
+                StateKey::new(&pdu.fields().kind, key),
+                Some(Arc::clone(pdu)),
+            );
+        }
+        Some(Applied { seq, chain })
+    }
+}

@@ -1,0 +1,391 @@
+//! One Matrix event as servers exchange it: exact bytes beside what the rules look at.
+//!
+//! A [`Pdu`] is only made by [`Pdu::sign`], from fields we built, or by [`Pdu::read`], from bytes
+//! whose id is computed, never believed. Neither checks authorization; that is `room`'s.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
+    canonical_json::{CanonicalJsonFieldError, redact},
+    signatures::{hash_and_sign_event, reference_hash},
+};
+use thiserror::Error;
+
+use crate::{
+    base::{EventHash, Timestamp, limits::EVENT_BYTES_MAX},
+    wire::matrix::{ServerKey, Version},
+};
+
+/// A signed event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pdu {
+    id: OwnedEventId,
+    hash: EventHash,
+    fields: PduFields,
+    json: Arc<str>,
+}
+
+/// What an event says, before or beside its hashes and signatures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PduFields {
+    /// The room; for a v12 create event the room it founds, though its bytes do not carry it.
+    pub room_id: OwnedRoomId,
+    /// `type`.
+    pub kind: String,
+    /// `sender`.
+    pub sender: OwnedUserId,
+    /// `state_key`, when it is state.
+    pub state_key: Option<String>,
+    /// `content`.
+    pub content: CanonicalJsonObject,
+    /// `redacts`: top-level before v11, in the content since; here in either case.
+    pub redacts: Option<OwnedEventId>,
+    /// `origin_server_ts`.
+    pub at: Timestamp,
+    /// `depth`, 1 for the first.
+    pub depth: u64,
+    /// `prev_events`.
+    pub prev: Vec<OwnedEventId>,
+    /// `auth_events`.
+    pub auth: Vec<OwnedEventId>,
+}
+
+/// An event could not be read or made.
+#[derive(Debug, Error)]
+pub enum PduError {
+    /// Its canonical JSON is over the ceiling.
+    #[error("the event has {bytes} bytes, {EVENT_BYTES_MAX} are allowed")]
+    TooLarge {
+        /// What it has.
+        bytes: usize,
+    },
+    /// A field is over 255 bytes.
+    #[error("`{field}` has {bytes} bytes, 255 are allowed")]
+    FieldTooLong {
+        /// The field.
+        field: &'static str,
+        /// What it has.
+        bytes: usize,
+    },
+    /// A field is missing or of the wrong type.
+    #[error("`{field}` is missing or not {wanted}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What it should have been.
+        wanted: &'static str,
+    },
+    /// The bytes are not JSON of the canonical kind.
+    #[error("not canonical JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It could not be redacted, so it has no hash.
+    #[error("cannot be redacted: {0}")]
+    Redaction(#[from] CanonicalJsonFieldError),
+    /// It could not be hashed or signed.
+    #[error("cannot be hashed or signed: {0}")]
+    Hash(#[from] ruma::signatures::JsonError),
+}
+
+impl Pdu {
+    /// Completes, hashes and signs an event built here.
+    ///
+    /// For the create event of a v12 room `fields.room_id` is a placeholder: the room id is the
+    /// event's own hash, and [`Pdu::fields`] of the result has it.
+    pub fn sign(fields: PduFields, version: Version, key: &ServerKey) -> Result<Self, PduError> {
+        check_lengths(&fields)?;
+        let mut object = to_object(&fields, version);
+        hash_and_sign_event(
+            key.name().as_str(),
+            key.pair(),
+            &mut object,
+            &version.rules().redaction,
+        )?;
+        Self::from_parts(fields, &object, version)
+    }
+
+    /// Reads an event of a room whose version is known. Checks form and size, and computes its id;
+    /// does not check its hash or signatures.
+    pub fn read(json: &str, version: Version) -> Result<Self, PduError> {
+        if json.len() > EVENT_BYTES_MAX {
+            return Err(PduError::TooLarge { bytes: json.len() });
+        }
+        let object: CanonicalJsonObject = serde_json::from_str(json)?;
+        let fields = from_object(&object, version)?;
+        check_lengths(&fields)?;
+        let mut pdu = Self::from_parts(fields, &object, version)?;
+        if &*pdu.json != json {
+            pdu.json = Arc::from(json); // the exact bytes, also where they are not canonical
+        }
+        Ok(pdu)
+    }
+
+    /// Reads back what this hub stored: the id is known, so nothing is hashed again.
+    pub fn stored(
+        hash: EventHash,
+        room_id: &RoomId,
+        json: Arc<str>,
+        version: Version,
+    ) -> Result<Self, PduError> {
+        let object: CanonicalJsonObject = serde_json::from_str(&json)?;
+        let mut fields = from_object(&object, version)?;
+        room_id.clone_into(&mut fields.room_id);
+        Ok(Self {
+            id: event_id(hash),
+            hash,
+            fields,
+            json,
+        })
+    }
+
+    /// The event id: `$` and the reference hash.
+    pub fn id(&self) -> &OwnedEventId {
+        &self.id
+    }
+
+    /// The reference hash.
+    pub fn hash(&self) -> EventHash {
+        self.hash
+    }
+
+    /// What it says.
+    pub fn fields(&self) -> &PduFields {
+        &self.fields
+    }
+
+    /// Its exact bytes.
+    pub fn json(&self) -> &Arc<str> {
+        &self.json
+    }
+
+    /// Its bytes as an object, for views; cannot fail for what was read or made here.
+    pub fn object(&self) -> CanonicalJsonObject {
+        serde_json::from_str(&self.json).expect("a Pdu's bytes were read or written as an object")
+    }
+
+    /// The canonical JSON of this event with everything removed that redaction removes. Its hash,
+    /// and so its id, stays the same.
+    pub fn redacted_json(&self, version: Version) -> Result<String, PduError> {
+        let redacted = redact(self.object(), &version.rules().redaction, None)?;
+        Ok(CanonicalJsonValue::Object(redacted).to_string())
+    }
+
+    fn from_parts(
+        mut fields: PduFields,
+        object: &CanonicalJsonObject,
+        version: Version,
+    ) -> Result<Self, PduError> {
+        let json = serde_json::to_string(object)?;
+        if json.len() > EVENT_BYTES_MAX {
+            return Err(PduError::TooLarge { bytes: json.len() });
+        }
+        let hash = decode_hash(&reference_hash(object, version.rules())?);
+        if fields.kind == "m.room.create" && version.room_id_is_create_hash() {
+            fields.room_id = room_id_of_create(hash);
+        }
+        Ok(Self {
+            id: event_id(hash),
+            hash,
+            fields,
+            json: Arc::from(json),
+        })
+    }
+}
+
+/// `$` and the URL-safe base64 of a reference hash.
+pub fn event_id(hash: EventHash) -> OwnedEventId {
+    OwnedEventId::try_from(format!("${}", URL_SAFE_NO_PAD.encode(hash.0)))
+        .expect("`$` and 43 base64 characters are an event id")
+}
+
+/// The hash an event id spells; nothing for ids of another form.
+pub fn event_hash(id: &ruma::EventId) -> Option<EventHash> {
+    let bytes = URL_SAFE_NO_PAD
+        .decode(id.as_str().strip_prefix('$')?)
+        .ok()?;
+    Some(EventHash(bytes.try_into().ok()?))
+}
+
+/// spec: matrix-v12 §Room-ids
+fn room_id_of_create(hash: EventHash) -> OwnedRoomId {
+    OwnedRoomId::try_from(format!("!{}", URL_SAFE_NO_PAD.encode(hash.0)))
+        .expect("`!` and 43 base64 characters are a room id")
+}
+
+fn decode_hash(base64: &str) -> EventHash {
+    let bytes = URL_SAFE_NO_PAD
+        .decode(base64)
+        .expect("ruma wrote the hash in this alphabet");
+    EventHash(bytes.try_into().expect("SHA-256 has 32 bytes"))
+}
+
+fn to_object(fields: &PduFields, version: Version) -> CanonicalJsonObject {
+    let ids = |ids: &[OwnedEventId]| {
+        CanonicalJsonValue::Array(
+            ids.iter()
+                .map(|id| CanonicalJsonValue::String(id.to_string()))
+                .collect(),
+        )
+    };
+    let is_create = fields.kind == "m.room.create";
+    let mut object = CanonicalJsonObject::from([
+        ("type".to_owned(), fields.kind.clone().into()),
+        ("sender".to_owned(), fields.sender.to_string().into()),
+        (
+            "content".to_owned(),
+            CanonicalJsonValue::Object(fields.content.clone()),
+        ),
+        ("origin_server_ts".to_owned(), integer(fields.at.0)),
+        ("depth".to_owned(), integer(fields.depth)),
+        ("prev_events".to_owned(), ids(&fields.prev)),
+        ("auth_events".to_owned(), ids(&fields.auth)),
+    ]);
+    if !(is_create && version.room_id_is_create_hash()) {
+        object.insert("room_id".to_owned(), fields.room_id.to_string().into());
+    }
+    if let Some(key) = &fields.state_key {
+        object.insert("state_key".to_owned(), key.clone().into());
+    }
+    if let Some(id) = &fields.redacts {
+        let value = CanonicalJsonValue::String(id.to_string());
+        if version.rules().redaction.content_field_redacts {
+            if let Some(CanonicalJsonValue::Object(content)) = object.get_mut("content") {
+                content.insert("redacts".to_owned(), value);
+            }
+        } else {
+            object.insert("redacts".to_owned(), value);
+        }
+    }
+    object
+}
+
+/// Canonical JSON ends at 2^53 - 1; our clocks and depths stay far below, a hostile one is cut.
+fn integer(number: u64) -> CanonicalJsonValue {
+    let cut = number.min((1 << 53) - 1);
+    CanonicalJsonValue::Integer(
+        i64::try_from(cut)
+            .unwrap_or(0)
+            .try_into()
+            .unwrap_or_default(),
+    )
+}
+
+fn from_object(object: &CanonicalJsonObject, version: Version) -> Result<PduFields, PduError> {
+    let kind = string(object, "type")?.to_owned();
+    let content = match object.get("content") {
+        Some(CanonicalJsonValue::Object(content)) => content.clone(),
+        _ => {
+            return Err(PduError::Field {
+                field: "content",
+                wanted: "an object",
+            });
+        }
+    };
+    let without_room = kind == "m.room.create" && version.room_id_is_create_hash();
+    let room_id = if without_room {
+        room_id_of_create(EventHash([0; 32])) // replaced as soon as the hash is known
+    } else {
+        id(string(object, "room_id")?, "room_id", "a room id")?
+    };
+    let redacts = if version.rules().redaction.content_field_redacts {
+        content.get("redacts")
+    } else {
+        object.get("redacts")
+    };
+    let redacts = match redacts {
+        Some(CanonicalJsonValue::String(text)) => OwnedEventId::try_from(text.as_str()).ok(),
+        _ => None,
+    };
+    Ok(PduFields {
+        room_id,
+        sender: id(string(object, "sender")?, "sender", "a user id")?,
+        state_key: match object.get("state_key") {
+            None => None,
+            Some(CanonicalJsonValue::String(key)) => Some(key.clone()),
+            Some(_) => {
+                return Err(PduError::Field {
+                    field: "state_key",
+                    wanted: "a string",
+                });
+            }
+        },
+        redacts,
+        at: Timestamp(unsigned(object, "origin_server_ts")?),
+        depth: unsigned(object, "depth")?,
+        prev: ids(object, "prev_events")?,
+        auth: ids(object, "auth_events")?,
+        kind,
+        content,
+    })
+}
+
+fn string<'a>(object: &'a CanonicalJsonObject, field: &'static str) -> Result<&'a str, PduError> {
+    match object.get(field) {
+        Some(CanonicalJsonValue::String(text)) => Ok(text),
+        _ => Err(PduError::Field {
+            field,
+            wanted: "a string",
+        }),
+    }
+}
+
+fn unsigned(object: &CanonicalJsonObject, field: &'static str) -> Result<u64, PduError> {
+    match object.get(field) {
+        Some(CanonicalJsonValue::Integer(number)) => {
+            u64::try_from(i64::from(*number)).map_err(|_| PduError::Field {
+                field,
+                wanted: "a whole number from 0",
+            })
+        }
+        _ => Err(PduError::Field {
+            field,
+            wanted: "a whole number from 0",
+        }),
+    }
+}
+
+fn ids(object: &CanonicalJsonObject, field: &'static str) -> Result<Vec<OwnedEventId>, PduError> {
+    let Some(CanonicalJsonValue::Array(items)) = object.get(field) else {
+        return Err(PduError::Field {
+            field,
+            wanted: "an array of event ids",
+        });
+    };
+    items
+        .iter()
+        .map(|item| match item {
+            CanonicalJsonValue::String(text) => id(text, field, "an array of event ids"),
+            _ => Err(PduError::Field {
+                field,
+                wanted: "an array of event ids",
+            }),
+        })
+        .collect()
+}
+
+fn id<'a, T: TryFrom<&'a str>>(
+    text: &'a str,
+    field: &'static str,
+    wanted: &'static str,
+) -> Result<T, PduError> {
+    T::try_from(text)
+        .ok()
+        .ok_or(PduError::Field { field, wanted })
+}
+
+/// spec: matrix-v12 §Size-limits
+fn check_lengths(fields: &PduFields) -> Result<(), PduError> {
+    let state_key = fields.state_key.as_deref().unwrap_or("");
+    for (field, bytes) in [
+        ("sender", fields.sender.as_str().len()),
+        ("room_id", fields.room_id.as_str().len()),
+        ("type", fields.kind.len()),
+        ("state_key", state_key.len()),
+    ] {
+        if bytes > 255 {
+            return Err(PduError::FieldTooLong { field, bytes });
+        }
+    }
+    Ok(())
+}
