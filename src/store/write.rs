@@ -1,0 +1,296 @@
+//! What is written. A [`Batch`] is stored whole or not at all.
+
+use std::sync::Arc;
+
+use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+
+use crate::{
+    base::{ChainHash, EventHash, Position, Seq, Timestamp},
+    room::{Heads, Membership, StateKey},
+    store::{
+        EventNid, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid, Status,
+        TxnAnswer, TxnKey,
+    },
+    wire::matrix::Version,
+};
+
+/// Writes that belong together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// What to write, in order.
+    pub writes: Vec<Write>,
+    /// Whether it may conflict with what is stored (a name already taken). It is then tried on its
+    /// own inside the commit, and refused without harm to the batches beside it. What the room
+    /// shards write never conflicts.
+    pub may_conflict: bool,
+}
+
+/// What became of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its position.
+    pub position: Position,
+    /// For each batch, what its claims got, or that it conflicted and left no trace.
+    pub outcomes: Vec<Result<Vec<Claimed>, Conflict>>,
+}
+
+/// A batch was refused because something with its name is already there, or no longer there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// What disagreed.
+    pub what: String,
+}
+
+/// What a [`Write::ClaimKey`] got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The user asked for.
+    pub user: OwnedUserId,
+    /// The device asked for.
+    pub device: OwnedDeviceId,
+    /// Key id (`algorithm:id`) and key as JSON; none when there was no key left.
+    pub key: Option<(String, String)>,
+}
+
+/// One thing to write.
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "fields are named after the records they become"
+)]
+pub enum Write {
+    /// A room that was not there.
+    NewRoom {
+        nid: RoomNid,
+        id: OwnedRoomId,
+        version: Version,
+    },
+    /// Where a room now stands; its position becomes the commit's.
+    Heads {
+        room: RoomNid,
+        heads: Heads,
+        state: StateHead,
+    },
+    /// An event that was not there.
+    Event(NewEvent),
+    /// A state that was not there.
+    State(NewState),
+    /// The next entry of a room's log.
+    Entry(NewEntry),
+    /// A place for an event without a seq: before the entry `anchor`.
+    Place {
+        room: RoomNid,
+        anchor: Seq,
+        depth: u64,
+        event: EventNid,
+    },
+    /// A piece of a room's current state, now `event`; gone when none.
+    Current {
+        room: RoomNid,
+        key: StateKey,
+        event: Option<EventNid>,
+    },
+    /// A membership, now as given and not forgotten.
+    Membership {
+        user: OwnedUserId,
+        room: RoomNid,
+        membership: Membership,
+        event: EventNid,
+    },
+    /// The user no longer wants to hear of the room.
+    Forget { user: OwnedUserId, room: RoomNid },
+    /// The event's bytes become what redaction leaves.
+    Redact {
+        event: EventNid,
+        because: EventNid,
+        json: String,
+    },
+    /// A transaction and its answer.
+    Txn {
+        key: TxnKey,
+        answer: TxnAnswer,
+        at: Timestamp,
+    },
+    /// Transactions answered before `before` may be forgotten.
+    ForgetTxns { before: Timestamp },
+    /// An alias; conflicts when it exists.
+    NewAlias {
+        alias: OwnedRoomAliasId,
+        room: RoomNid,
+        creator: OwnedUserId,
+    },
+    /// An alias goes; conflicts when it does not exist.
+    RemoveAlias { alias: OwnedRoomAliasId },
+    /// A receipt replaces the user's older one of its kind and thread. `position` is the commit's.
+    Receipt {
+        room: RoomNid,
+        receipt: ReceiptRecord,
+    },
+    /// An account; conflicts when it exists.
+    NewUser {
+        user: OwnedUserId,
+        password: Option<String>,
+        admin: bool,
+        at: Timestamp,
+    },
+    /// An account's password as a PHC string.
+    Password { user: OwnedUserId, password: String },
+    /// A device with a session: replaces the device's earlier token, keeps its keys only when the
+    /// device already existed for this user.
+    Session {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        token: [u8; 32],
+        name: Option<String>,
+        at: Timestamp,
+    },
+    /// A device's name.
+    DeviceName {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        name: Option<String>,
+    },
+    /// When and from where a device was seen.
+    DeviceSeen {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        at: Timestamp,
+        from: Option<String>,
+    },
+    /// A device goes, with its token, keys and mailbox.
+    RemoveDevice {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+    },
+    /// A profile field as JSON; gone when none.
+    Profile {
+        user: OwnedUserId,
+        field: String,
+        json: Option<String>,
+    },
+    /// Account data as JSON.
+    AccountData {
+        user: OwnedUserId,
+        room: Option<OwnedRoomId>,
+        kind: String,
+        json: String,
+    },
+    /// A filter under a number the caller chose.
+    Filter {
+        user: OwnedUserId,
+        id: u64,
+        json: String,
+    },
+    /// A device's identity keys as JSON.
+    DeviceKeys {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        json: String,
+    },
+    /// A one-time key, `key_id` as `algorithm:id`.
+    OneTimeKey {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        key_id: String,
+        json: String,
+    },
+    /// The fallback key of its algorithm, unused.
+    FallbackKey {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        key_id: String,
+        json: String,
+    },
+    /// Takes a one-time key away for good, or else the fallback key, then marked used.
+    ClaimKey {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        algorithm: String,
+    },
+    /// The user's set of devices or keys changed, as of this commit.
+    DevicesChanged { user: OwnedUserId },
+    /// A message for a device; dropped when the device does not exist.
+    Mail {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        json: String,
+    },
+    /// The device has everything up to `to`.
+    MailRead {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        to: Position,
+    },
+    /// A stored file.
+    Media(MediaRecord),
+}
+
+/// A new event.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Its number.
+    pub nid: EventNid,
+    /// Its room.
+    pub room: RoomNid,
+    /// Its reference hash.
+    pub hash: EventHash,
+    /// Its type.
+    pub kind: String,
+    /// Its state key, when it is state.
+    pub state_key: Option<String>,
+    /// Its depth.
+    pub depth: u64,
+    /// What it is to the room.
+    pub status: Status,
+    /// Whether it is in the graph but hidden from readers.
+    pub soft_failed: bool,
+    /// The room's state after it.
+    pub state_after: StateNid,
+    /// Its `prev_events`, by hash.
+    pub prev: Vec<EventHash>,
+    /// Its `auth_events`, by hash.
+    pub auth: Vec<EventHash>,
+    /// The local device that sent it.
+    pub sent_by: Option<SentBy>,
+    /// Its exact bytes.
+    pub json: Arc<str>,
+}
+
+/// A new state: another one with events taken out and put in.
+#[derive(Clone, Debug)]
+pub struct NewState {
+    /// Its number.
+    pub nid: StateNid,
+    /// Its room.
+    pub room: RoomNid,
+    /// The state it differs from; 0 for the empty one.
+    pub parent: StateNid,
+    /// Events in it that are not in its parent.
+    pub added: Vec<EventNid>,
+    /// Events of its parent that are not in it.
+    pub removed: Vec<EventNid>,
+    /// Whether it is also written whole.
+    pub snapshot: bool,
+}
+
+/// A new entry of a log.
+#[derive(Clone, Debug)]
+pub struct NewEntry {
+    /// The room.
+    pub room: RoomNid,
+    /// Its number: the room's last one and 1.
+    pub seq: Seq,
+    /// The chain up to it.
+    pub chain: ChainHash,
+    /// What it is.
+    pub what: NewLogged,
+}
+
+/// What a new entry is.
+#[derive(Clone, Debug)]
+pub enum NewLogged {
+    /// An event.
+    Event(EventNid),
+    /// A marker's bytes.
+    Marker(Vec<u8>),
+}
