@@ -1,1 +1,132 @@
 //! The service: desk (authorise, route), writer (room shards, one committer), fan-out.
+//!
+//! A [`Hub`] is the one implementation of [`crate::api::Service`]. Reads go to the store; every
+//! change goes through the writer, and nothing is told before it is stored.
+
+mod desk;
+mod fanout;
+mod settings;
+mod writer;
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use rand::RngCore;
+
+pub use desk::{AccountWish, Desk};
+pub use fanout::Fanout;
+pub use settings::{Limits, Quota, RegistrationRules, Settings};
+pub use writer::{CommitterStats, Submitted, WriteError, Writer};
+
+use crate::{
+    api::{Command, MediaObject, Origin, Refusal, Reply, Service, Upload},
+    base::{Clock, Rng, Timestamp},
+    store::{SharedStore, media::MediaFiles},
+    wire::matrix::ServerKey,
+};
+
+/// What a hub is made of.
+pub struct HubParts {
+    /// Durable truth.
+    pub store: SharedStore,
+    /// The files behind the media index.
+    pub media: MediaFiles,
+    /// The name and key events are signed with.
+    pub key: Arc<ServerKey>,
+    /// Where «now» comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where chance comes from.
+    pub rng: Box<dyn Rng + Send>,
+    /// What the operator decided.
+    pub settings: Settings,
+}
+
+/// A running hub.
+pub struct Hub {
+    store: SharedStore,
+    key: Arc<ServerKey>,
+    clock: Arc<dyn Clock>,
+    rng: Mutex<Box<dyn Rng + Send>>,
+    writer: Writer,
+    fanout: Arc<Fanout>,
+    desk: Desk,
+    ready: AtomicBool,
+}
+
+impl Hub {
+    /// Starts the writer over an open store.
+    pub async fn start(parts: HubParts) -> Result<Arc<Self>, crate::store::StoreError> {
+        let HubParts { store, media, key, clock, rng, settings } = parts;
+        let position = store.position().await?;
+        let fanout = Arc::new(Fanout::new(position));
+        let writer = Writer::start(
+            Arc::clone(&store),
+            Arc::clone(&key),
+            Arc::clone(&clock),
+            Arc::clone(&fanout),
+            settings.shards,
+        );
+        let desk = Desk::new(settings, media);
+        Ok(Arc::new(Self {
+            store,
+            key,
+            clock,
+            rng: Mutex::new(rng),
+            writer,
+            fanout,
+            desk,
+            ready: AtomicBool::new(true),
+        }))
+    }
+
+    /// Stops taking work, lets what was taken finish, and closes the writer.
+    pub async fn drain(&self) {
+        self.ready.store(false, Ordering::Release);
+        self.fanout.close();
+        self.writer.drain().await;
+    }
+
+    /// The store, for reading.
+    pub fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Fresh random bytes.
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes);
+        bytes
+    }
+}
+
+#[async_trait]
+impl Service for Hub {
+    async fn ask(&self, origin: Origin, command: Command) -> Result<Reply, Refusal> {
+        desk::ask(self, origin, command).await
+    }
+
+    async fn upload(&self, origin: Origin, upload: Upload) -> Result<String, Refusal> {
+        desk::media::upload(self, &origin, upload).await
+    }
+
+    async fn download(
+        &self,
+        origin: Origin,
+        server: &str,
+        media_id: &str,
+    ) -> Result<MediaObject, Refusal> {
+        desk::media::download(self, &origin, server, media_id).await
+    }
+
+    fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && self.writer.healthy()
+    }
+}

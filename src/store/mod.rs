@@ -8,6 +8,7 @@
 //! Look at [`records`] for what is read, [`write`] for what is written, `sqlite/` for the default
 //! backend and [`contract`] for the tests every backend passes.
 
+pub mod media;
 pub mod records;
 pub mod write;
 

@@ -1,0 +1,213 @@
+//! Says «position is now N» to those who wait, and nothing else: whoever wakes reads the log.
+//!
+//! Nothing is buffered per reader. A waiter is registered only while it waits, so an idle user in
+//! ten thousand rooms costs what an idle user in one room costs.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::{OwnedUserId, UserId};
+use tokio::sync::watch;
+
+use crate::base::Position;
+
+/// Whom a commit concerns.
+#[derive(Clone, Debug)]
+pub enum Touched {
+    /// Everyone in a set, shared with the room that keeps it.
+    Many(Arc<BTreeSet<OwnedUserId>>),
+    /// One user.
+    One(OwnedUserId),
+}
+
+/// Who waits, and how far the hub is.
+pub struct Fanout {
+    position: watch::Sender<Position>,
+    waiting: Mutex<HashMap<OwnedUserId, Waiting>>,
+    closed: watch::Sender<bool>,
+}
+
+struct Waiting {
+    rung: watch::Sender<u64>,
+    listeners: usize,
+}
+
+/// One who waits for news of a user; leaves the list when dropped.
+pub struct Listener<'a> {
+    fanout: &'a Fanout,
+    user: OwnedUserId,
+    rung: watch::Receiver<u64>,
+    closed: watch::Receiver<bool>,
+}
+
+/// Why waiting ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// Something happened that may concern the user.
+    News,
+    /// The hub is closing.
+    Closing,
+}
+
+impl Fanout {
+    /// Nobody waits yet.
+    pub fn new(position: Position) -> Self {
+        Self {
+            position: watch::Sender::new(position),
+            waiting: Mutex::default(),
+            closed: watch::Sender::new(false),
+        }
+    }
+
+    /// The position of the last commit.
+    pub fn position(&self) -> Position {
+        *self.position.borrow()
+    }
+
+    /// Follows the position, for readers that care for every commit.
+    pub fn watch(&self) -> watch::Receiver<Position> {
+        self.position.subscribe()
+    }
+
+    /// A commit is stored: everyone it concerns may look.
+    pub(super) fn advance(&self, position: Position, touched: &[Touched]) {
+        self.position.send_replace(position);
+        self.ring(touched);
+    }
+
+    /// Something happened that is not stored (typing).
+    pub(super) fn ring(&self, touched: &[Touched]) {
+        let waiting = self.waiting();
+        if waiting.is_empty() {
+            return;
+        }
+        for touched in touched {
+            match touched {
+                Touched::One(user) => ring_one(&waiting, user),
+                Touched::Many(users) if users.len() < waiting.len() => {
+                    users.iter().for_each(|user| ring_one(&waiting, user));
+                }
+                Touched::Many(users) => waiting
+                    .keys()
+                    .filter(|user| users.contains(*user))
+                    .for_each(|user| ring_one(&waiting, user)),
+            }
+        }
+    }
+
+    /// Starts to wait for news of `user`. What happens after this call is not missed.
+    pub fn listen(&self, user: &UserId) -> Listener<'_> {
+        let mut waiting = self.waiting();
+        let entry = waiting
+            .entry(user.to_owned())
+            .or_insert_with(|| Waiting { rung: watch::Sender::new(0), listeners: 0 });
+        entry.listeners += 1;
+        let rung = entry.rung.subscribe();
+        drop(waiting);
+        Listener { fanout: self, user: user.to_owned(), rung, closed: self.closed.subscribe() }
+    }
+
+    /// How many users are waited for.
+    pub fn waiting_len(&self) -> usize {
+        self.waiting().len()
+    }
+
+    /// Ends all waiting.
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<OwnedUserId, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ring_one(waiting: &HashMap<OwnedUserId, Waiting>, user: &UserId) {
+    if let Some(entry) = waiting.get(user) {
+        entry.rung.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+impl Listener<'_> {
+    /// Waits for the next ring, or for the end of the hub.
+    pub async fn woken(&mut self) -> Woken {
+        if *self.closed.borrow_and_update() {
+            return Woken::Closing;
+        }
+        tokio::select! {
+            rung = self.rung.changed() => if rung.is_ok() { Woken::News } else { Woken::Closing },
+            _ = self.closed.changed() => Woken::Closing,
+        }
+    }
+}
+
+impl Drop for Listener<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.fanout.waiting();
+        if let Some(entry) = waiting.get_mut(&self.user) {
+            entry.listeners -= 1;
+            if entry.listeners == 0 {
+                waiting.remove(&self.user);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> OwnedUserId {
+        UserId::parse(format!("@{name}:hub.example")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_ring_between_listening_and_waiting_is_not_missed() {
+        let fanout = Fanout::new(Position(7));
+        let mut listener = fanout.listen(&user("ana"));
+
+        fanout.advance(Position(8), &[Touched::One(user("ana"))]);
+
+        assert_eq!(listener.woken().await, Woken::News);
+        assert_eq!(fanout.position(), Position(8));
+    }
+
+    #[tokio::test]
+    async fn a_commit_in_a_room_wakes_its_members_only() {
+        let fanout = Fanout::new(Position(0));
+        let mut ana = fanout.listen(&user("ana"));
+        let mut bob = fanout.listen(&user("bob"));
+        let room = Arc::new(BTreeSet::from([user("ana")]));
+
+        fanout.advance(Position(1), &[Touched::Many(room)]);
+
+        assert_eq!(ana.woken().await, Woken::News);
+        tokio::select! {
+            biased;
+            _ = bob.woken() => panic!("bob is not in the room"),
+            () = std::future::ready(()) => {}
+        }
+    }
+
+    #[test]
+    fn nobody_stays_on_the_list_who_does_not_wait() {
+        let fanout = Fanout::new(Position(0));
+        let one = fanout.listen(&user("ana"));
+        let two = fanout.listen(&user("ana"));
+        assert_eq!(fanout.waiting_len(), 1);
+        drop(one);
+        assert_eq!(fanout.waiting_len(), 1);
+        drop(two);
+        assert_eq!(fanout.waiting_len(), 0);
+    }
+
+    #[tokio::test]
+    async fn closing_ends_all_waiting() {
+        let fanout = Fanout::new(Position(0));
+        let mut ana = fanout.listen(&user("ana"));
+        fanout.close();
+        assert_eq!(ana.woken().await, Woken::Closing);
+    }
+}

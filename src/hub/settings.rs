@@ -1,0 +1,87 @@
+//! What the operator decided, as the hub sees it. `app::config` makes it.
+
+use std::time::Duration;
+
+/// Settings of a hub.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who may make an account.
+    pub registration: RegistrationRules,
+    /// Ceilings.
+    pub limits: Limits,
+    /// How many room shards decide side by side.
+    pub shards: usize,
+}
+
+/// Who may make an account. Closed when neither is set.
+#[derive(Clone, Default)]
+pub struct RegistrationRules {
+    /// Whoever knows this token (`m.login.registration_token`).
+    pub token: Option<String>,
+    /// Whoever knows this secret (`/_synapse/admin/v1/register`).
+    pub shared_secret: Option<String>,
+}
+
+impl std::fmt::Debug for RegistrationRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RegistrationRules(…)") // secrets stay out of logs
+    }
+}
+
+/// A number of things per time: a bucket of `burst`, refilled at `per_second`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quota {
+    /// How many refill each second.
+    pub per_second: f64,
+    /// How many may come at once.
+    pub burst: u32,
+}
+
+/// Ceilings an operator may move.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Failed and successful logins per address.
+    pub login_per_address: Quota,
+    /// Logins per account.
+    pub login_per_account: Quota,
+    /// Registrations per address.
+    pub register_per_address: Quota,
+    /// Events per account.
+    pub events_per_account: Quota,
+    /// Requests of any other kind per account.
+    pub requests_per_account: Quota,
+    /// How many password hashes are computed at once; each takes 19 MiB.
+    pub password_hashes_at_once: usize,
+    /// The largest file, in bytes.
+    pub media_bytes_max: u64,
+    /// All files of one account, in bytes.
+    pub media_bytes_per_account: u64,
+    /// The longest a sync waits.
+    pub sync_wait_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            registration: RegistrationRules::default(),
+            limits: Limits::default(),
+            shards: 4,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            login_per_address: Quota { per_second: 0.2, burst: 10 },
+            login_per_account: Quota { per_second: 0.1, burst: 10 },
+            register_per_address: Quota { per_second: 0.1, burst: 5 },
+            events_per_account: Quota { per_second: 20.0, burst: 200 },
+            requests_per_account: Quota { per_second: 50.0, burst: 500 },
+            password_hashes_at_once: 2,
+            media_bytes_max: 50 * 1024 * 1024,
+            media_bytes_per_account: 1024 * 1024 * 1024,
+            sync_wait_max: Duration::from_secs(120),
+        }
+    }
+}

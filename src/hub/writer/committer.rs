@@ -1,0 +1,202 @@
+//! The one committer: merges what waits into one fsynced commit, publishes, answers.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    base::Position,
+    hub::{
+        fanout::{Fanout, Touched},
+        writer::WriteError,
+    },
+    store::{Batch, Claimed, CommitError, SharedStore, StoreError},
+};
+
+/// How many batches one commit merges at most.
+const MERGED_MAX: usize = 512;
+
+/// Who wants something stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A room shard; what it staged after a failed batch of the same generation is void.
+    Shard {
+        /// Which.
+        index: usize,
+        /// Counts up each time the shard dropped its staging.
+        generation: u64,
+    },
+    /// The desk.
+    Desk,
+    /// Nobody: the writer is closing.
+    Close,
+}
+
+/// One batch on its way.
+pub(super) struct CommitJob {
+    pub(super) batch: Batch,
+    pub(super) source: Source,
+    pub(super) touched: Vec<Touched>,
+    pub(super) reply: oneshot::Sender<Result<(Position, Vec<Claimed>), WriteError>>,
+}
+
+/// What the committer has done so far.
+#[derive(Debug)]
+pub struct CommitterStats {
+    /// Commits stored.
+    pub commits: AtomicU64,
+    /// Batches stored in them.
+    pub batches: AtomicU64,
+    /// Commits that failed.
+    pub failed: AtomicU64,
+    /// Whether the last one went through.
+    pub healthy: AtomicBool,
+}
+
+impl Default for CommitterStats {
+    fn default() -> Self {
+        Self {
+            commits: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            healthy: AtomicBool::new(true),
+        }
+    }
+}
+
+/// The committer's own state.
+pub(super) struct Committer {
+    store: SharedStore,
+    fanout: Arc<Fanout>,
+    stats: Arc<CommitterStats>,
+    /// For each shard, the last generation of which a batch failed.
+    void: Vec<Option<u64>>,
+}
+
+impl Committer {
+    pub(super) fn new(
+        store: SharedStore,
+        fanout: Arc<Fanout>,
+        stats: Arc<CommitterStats>,
+        shards: usize,
+    ) -> Self {
+        Self { store, fanout, stats, void: vec![None; shards] }
+    }
+
+    /// Runs until the writer closes.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<CommitJob>) {
+        let mut waiting = Vec::with_capacity(MERGED_MAX);
+        while jobs.recv_many(&mut waiting, MERGED_MAX).await > 0 {
+            let closing = waiting.iter().position(|job| job.source == Source::Close);
+            let close = closing.map(|at| waiting.remove(at));
+            self.take(&mut waiting).await;
+            if let Some(job) = close {
+                let _ = job.reply.send(Ok((self.fanout.position(), Vec::new())));
+                return;
+            }
+        }
+    }
+
+    async fn take(&mut self, waiting: &mut Vec<CommitJob>) {
+        let jobs = self.without_void(waiting.drain(..).collect());
+        if jobs.is_empty() {
+            return;
+        }
+        let (batches, rest) = split(jobs);
+        let Err((error, mut rest)) = self.commit(&batches, rest).await else { return };
+        if batches.len() == 1 || matches!(error, CommitError::Unknown(_)) {
+            self.fail(rest, error);
+            return;
+        }
+        // Nothing of it was stored, and one bad batch must not take the others with it.
+        for batch in batches {
+            let alone = rest.remove(0);
+            if self.is_void(alone.source) {
+                let _ = alone.reply.send(Err(WriteError::Busy));
+            } else if let Err((error, rest)) =
+                self.commit(std::slice::from_ref(&batch), vec![alone]).await
+            {
+                self.fail(rest, error);
+            }
+        }
+    }
+
+    /// Answers what was staged on top of something that failed, and gives the rest back.
+    fn without_void(&self, jobs: Vec<CommitJob>) -> Vec<CommitJob> {
+        let (void, good): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| self.is_void(job.source));
+        for job in void {
+            let _ = job.reply.send(Err(WriteError::Busy));
+        }
+        good
+    }
+
+    fn is_void(&self, source: Source) -> bool {
+        matches!(source, Source::Shard { index, generation }
+            if self.void.get(index).copied().flatten().is_some_and(|void| generation <= void))
+    }
+
+    async fn commit(
+        &self,
+        batches: &[Batch],
+        rest: Vec<Waiting>,
+    ) -> Result<(), (CommitError, Vec<Waiting>)> {
+        let committed = match self.store.commit(batches).await {
+            Ok(committed) => committed,
+            Err(error) => return Err((error, rest)),
+        };
+        assert_eq!(committed.outcomes.len(), rest.len(), "a store answers for every batch");
+        self.stats.healthy.store(true, Ordering::Release);
+        self.stats.commits.fetch_add(1, Ordering::Relaxed);
+        self.stats.batches.fetch_add(batches.len() as u64, Ordering::Relaxed);
+        let touched: Vec<_> = rest.iter().flat_map(|job| job.touched.iter().cloned()).collect();
+        self.fanout.advance(committed.position, &touched);
+        for (job, outcome) in rest.into_iter().zip(committed.outcomes) {
+            let answer = match outcome {
+                Ok(claimed) => Ok((committed.position, claimed)),
+                Err(conflict) => Err(WriteError::Conflict(conflict)),
+            };
+            let _ = job.reply.send(answer); // whoever asked may have gone
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, rest: Vec<Waiting>, error: CommitError) {
+        self.stats.failed.fetch_add(1, Ordering::Relaxed);
+        self.stats.healthy.store(false, Ordering::Release);
+        let error = match error {
+            CommitError::Failed(error) | CommitError::Unknown(error) => error,
+        };
+        tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
+        let error = Arc::new(error);
+        for job in rest {
+            if let Source::Shard { index, generation } = job.source
+                && let Some(void) = self.void.get_mut(index)
+            {
+                *void = Some(void.map_or(generation, |void| void.max(generation)));
+            }
+            let _ = job.reply.send(Err(WriteError::Store(Arc::<StoreError>::clone(&error))));
+        }
+    }
+}
+
+/// A job whose batch is being stored.
+struct Waiting {
+    source: Source,
+    touched: Vec<Touched>,
+    reply: oneshot::Sender<Result<(Position, Vec<Claimed>), WriteError>>,
+}
+
+fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
+    jobs.into_iter()
+        .map(|job| {
+            let CommitJob { batch, source, touched, reply } = job;
+            (batch, Waiting { source, touched, reply })
+        })
+        .unzip()
+}

@@ -1,0 +1,141 @@
+//! A room in memory: the staged room beside the row numbers its next writes need.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ruma::OwnedUserId;
+
+use crate::{
+    base::EventHash,
+    room::{Applied, Membership, Room, StateKey},
+    store::{
+        EventNid, NewEntry, NewEvent, NewLogged, NewState, Numbers, RoomNid, SentBy, StateHead,
+        Status, Write, hash_of,
+    },
+    wire::matrix::Pdu,
+};
+
+/// A staged room and its rows.
+#[derive(Clone)]
+pub(super) struct Hot {
+    pub(super) room: Room,
+    pub(super) nid: RoomNid,
+    pub(super) state: StateHead,
+    /// Row numbers of the known state.
+    pub(super) nids: HashMap<StateKey, EventNid>,
+    /// Local users who are told of news here: joined, invited or knocking.
+    pub(super) audience: Arc<BTreeSet<OwnedUserId>>,
+    /// The tick at which it was last used.
+    pub(super) used: u64,
+}
+
+impl Hot {
+    /// The writes that store an applied event, and keep the rows in step with it.
+    pub(super) fn store(
+        &mut self,
+        pdu: &Arc<Pdu>,
+        applied: Applied,
+        numbers: &Numbers,
+        sent_by: Option<SentBy>,
+        out: &mut Vec<Write>,
+    ) -> EventNid {
+        let nid = numbers.event();
+        let fields = pdu.fields();
+        if let Some(key) = &fields.state_key {
+            self.change_state(StateKey::new(&fields.kind, key), nid, numbers, out);
+        }
+        out.push(Write::Event(NewEvent {
+            nid,
+            room: self.nid,
+            hash: pdu.hash(),
+            kind: fields.kind.clone(),
+            state_key: fields.state_key.clone(),
+            depth: fields.depth,
+            status: Status::Accepted,
+            soft_failed: false,
+            state_after: self.state.nid,
+            prev: hashes(&fields.prev),
+            auth: hashes(&fields.auth),
+            sent_by,
+            json: Arc::clone(pdu.json()),
+        }));
+        out.push(Write::Entry(NewEntry {
+            room: self.nid,
+            seq: applied.seq,
+            chain: applied.chain,
+            what: NewLogged::Event(nid),
+        }));
+        if fields.kind == "m.room.member" {
+            self.change_membership(pdu, nid, out);
+        }
+        nid
+    }
+
+    fn change_state(
+        &mut self,
+        key: StateKey,
+        nid: EventNid,
+        numbers: &Numbers,
+        out: &mut Vec<Write>,
+    ) {
+        let before = self.nids.insert(key.clone(), nid);
+        let snapshot = self.state.snapshot_due();
+        let parent = self.state.nid;
+        self.state = StateHead {
+            nid: numbers.state(),
+            size: self.state.size + u32::from(before.is_none()),
+            deltas: if snapshot { 0 } else { self.state.deltas + 1 },
+        };
+        out.push(Write::State(NewState {
+            nid: self.state.nid,
+            room: self.nid,
+            parent,
+            added: vec![nid],
+            removed: before.into_iter().collect(),
+            snapshot,
+        }));
+        out.push(Write::Current { room: self.nid, key, event: Some(nid) });
+    }
+
+    fn change_membership(&mut self, pdu: &Pdu, nid: EventNid, out: &mut Vec<Write>) {
+        let fields = pdu.fields();
+        let Some(user) =
+            fields.state_key.as_deref().and_then(|key| OwnedUserId::try_from(key).ok())
+        else {
+            return;
+        };
+        let membership = membership_of(pdu);
+        let listens =
+            matches!(membership, Membership::Join | Membership::Invite | Membership::Knock);
+        if listens != self.audience.contains(&user) {
+            let audience = Arc::make_mut(&mut self.audience);
+            if listens {
+                audience.insert(user.clone());
+            } else {
+                audience.remove(&user);
+            }
+        }
+        out.push(Write::Membership { user, room: self.nid, membership, event: nid });
+    }
+
+    /// Where the room now stands, written once for all that a batch did to it.
+    pub(super) fn heads(&self) -> Write {
+        Write::Heads { room: self.nid, heads: self.room.heads().clone(), state: self.state }
+    }
+}
+
+/// The `membership` of a member event; `leave` when it has none.
+pub(super) fn membership_of(pdu: &Pdu) -> Membership {
+    match pdu.fields().content.get("membership") {
+        Some(ruma::CanonicalJsonValue::String(word)) => word.parse().unwrap_or_default(),
+        _ => Membership::default(),
+    }
+}
+
+fn hashes(ids: &[ruma::OwnedEventId]) -> Vec<EventHash> {
+    ids.iter()
+        .map(|id| hash_of(id).expect("the rules of versions 10 to 12 know only hash ids"))
+        .collect()
+}

@@ -1,0 +1,257 @@
+//! The write side: room shards decide, one committer stores, then everyone is told.
+//!
+//! A shard owns the staged rooms whose ids hash to it. It may decide the next batch while the
+//! last one is being stored; if that fails, everything staged on top of it fails with it and the
+//! rooms are read again. Nothing else assigns a seq.
+
+mod committer;
+mod hot;
+mod shard;
+mod txns;
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ruma::{OwnedEventId, OwnedRoomId, RoomId};
+use thiserror::Error;
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+pub use committer::CommitterStats;
+use committer::{CommitJob, Committer, Source};
+use shard::{Job, Shard, Wanted};
+
+use crate::{
+    api::Refusal,
+    base::{Clock, Position, Seq},
+    hub::fanout::{Fanout, Touched},
+    room::{self, Draft, Founding, Part},
+    store::{Batch, Claimed, Conflict, SentBy, SharedStore, StoreError, TxnKey, Write},
+    wire::matrix::ServerKey,
+};
+
+/// How many drafts wait for one shard before it answers «busy».
+///
+/// At ten thousand appends a second this is a tenth of a second of work.
+const SHARD_QUEUE_MAX: usize = 1024;
+
+/// How many batches wait for the committer. Shards hold at most [`shard::IN_FLIGHT_MAX`] each.
+const COMMIT_QUEUE_MAX: usize = 1024;
+
+/// When to try again when a queue was full: about the time a full queue takes to empty.
+const BUSY_RETRY: Duration = Duration::from_millis(500);
+
+/// The handle on the write side.
+pub struct Writer {
+    shards: Vec<mpsc::Sender<Job>>,
+    commits: mpsc::Sender<CommitJob>,
+    stats: Arc<CommitterStats>,
+    closing: AtomicBool,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A draft with what only the hub knows of it.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// What is wanted.
+    pub draft: Draft,
+    /// The key under which a retry finds the first answer.
+    pub txn: Option<TxnKey>,
+    /// Who sent it and under which transaction id, for the sender's own sync.
+    pub sent_by: Option<SentBy>,
+}
+
+/// A draft that is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// The room.
+    pub room: OwnedRoomId,
+    /// The commit; for a replayed answer, one not before it.
+    pub position: Position,
+    /// For each part, its event and its number; an event that already stood has no number here.
+    pub events: Vec<(OwnedEventId, Option<Seq>)>,
+    /// Whether this is the answer of an earlier request with the same transaction key.
+    pub replayed: bool,
+}
+
+/// A draft or batch that is not stored.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// The room's rules say no.
+    #[error(transparent)]
+    Refused(#[from] room::Refusal),
+    /// There is no such room here.
+    #[error("no such room: {0}")]
+    NoSuchRoom(OwnedRoomId),
+    /// Something with that name is already there, or no longer there.
+    #[error("conflict: {}", .0.what)]
+    Conflict(Conflict),
+    /// The queue is full or the hub is closing.
+    #[error("the hub is busy")]
+    Busy,
+    /// Ours: it was not stored, or that is not known.
+    #[error("not stored, or not known to be")]
+    Store(#[source] Arc<StoreError>),
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Self {
+        use crate::api::Code;
+        match error {
+            WriteError::Refused(refusal) => refusal_of(&refusal),
+            WriteError::NoSuchRoom(room) => Self::not_found(format!("no such room: {room}")),
+            WriteError::Conflict(conflict) => Self::new(Code::Unknown, conflict.what).with_status(409),
+            WriteError::Busy => Self::busy(BUSY_RETRY),
+            WriteError::Store(error) => {
+                tracing::error!(error = &*error as &dyn std::error::Error, "a commit failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+fn refusal_of(refusal: &room::Refusal) -> Refusal {
+    use crate::api::Code;
+    let code = match refusal {
+        room::Refusal::Rules(_)
+        | room::Refusal::NotMember(_)
+        | room::Refusal::Membership(_)
+        | room::Refusal::MayNotRedact { .. }
+        | room::Refusal::NotForClients(_) => Code::Forbidden,
+        room::Refusal::UnknownTarget => Code::NotFound,
+        room::Refusal::Content { .. } => Code::BadJson,
+        room::Refusal::Pdu(crate::wire::matrix::PduError::TooLarge { .. }) => Code::TooLarge,
+        room::Refusal::Pdu(_) => Code::BadJson,
+    };
+    Refusal::new(code, refusal.to_string())
+}
+
+impl Writer {
+    /// Starts `shards` shards and the committer.
+    pub fn start(
+        store: SharedStore,
+        key: Arc<ServerKey>,
+        clock: Arc<dyn Clock>,
+        fanout: Arc<Fanout>,
+        shards: usize,
+    ) -> Self {
+        let (commits, jobs) = mpsc::channel(COMMIT_QUEUE_MAX);
+        let stats = Arc::new(CommitterStats::default());
+        let committer =
+            Committer::new(Arc::clone(&store), fanout, Arc::clone(&stats), shards.max(1));
+        let mut tasks = vec![tokio::spawn(committer.run(jobs))];
+        let shards = (0..shards.max(1))
+            .map(|index| {
+                let (sender, drafts) = mpsc::channel(SHARD_QUEUE_MAX);
+                let shard = Shard::new(
+                    index,
+                    Arc::clone(&store),
+                    Arc::clone(&key),
+                    Arc::clone(&clock),
+                    commits.clone(),
+                );
+                tasks.push(tokio::spawn(shard.run(drafts)));
+                sender
+            })
+            .collect();
+        Self {
+            shards,
+            commits,
+            stats,
+            closing: AtomicBool::new(false),
+            tasks: Mutex::new(tasks),
+        }
+    }
+
+    /// Appends a draft to a room that exists.
+    pub async fn submit(
+        &self,
+        room: &RoomId,
+        submission: Submission,
+    ) -> Result<Submitted, WriteError> {
+        self.send(room.to_owned(), Wanted::Append(submission)).await
+    }
+
+    /// Founds a room: its create event, then `parts`, all or nothing, with `also` in the same
+    /// commit (aliases). `room` is the id the founding will have.
+    pub async fn found(
+        &self,
+        room: OwnedRoomId,
+        founding: Founding,
+        parts: Vec<Part>,
+        also: Vec<Write>,
+    ) -> Result<Submitted, WriteError> {
+        self.send(room, Wanted::Found(Box::new((founding, parts, also)))).await
+    }
+
+    /// Stores what belongs to no room's log. Gives its position and what its claims got.
+    pub async fn write(
+        &self,
+        batch: Batch,
+        touched: Vec<Touched>,
+    ) -> Result<(Position, Vec<Claimed>), WriteError> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(WriteError::Busy);
+        }
+        let (reply, answer) = oneshot::channel();
+        let job = CommitJob { batch, source: Source::Desk, touched, reply };
+        self.commits.try_send(job).map_err(|_| WriteError::Busy)?;
+        answer.await.map_err(|_| WriteError::Busy)?
+    }
+
+    /// Whether the last commit went through.
+    pub fn healthy(&self) -> bool {
+        self.stats.healthy.load(Ordering::Acquire)
+    }
+
+    /// What the committer has done so far.
+    pub fn stats(&self) -> &CommitterStats {
+        &self.stats
+    }
+
+    /// Takes nothing more, finishes what was taken.
+    pub async fn drain(&self) {
+        self.closing.store(true, Ordering::Release);
+        for shard in &self.shards {
+            let (done, finished) = oneshot::channel();
+            if shard.send(Job::Drain(done)).await.is_ok() {
+                let _ = finished.await; // an ended shard has nothing left to finish
+            }
+        }
+        let (reply, finished) = oneshot::channel();
+        let last =
+            CommitJob { batch: Batch::default(), source: Source::Close, touched: Vec::new(), reply };
+        if self.commits.send(last).await.is_ok() {
+            let _ = finished.await;
+        }
+        for task in self.tasks.lock().await.drain(..) {
+            task.abort();
+        }
+    }
+
+    async fn send(&self, room: OwnedRoomId, wanted: Wanted) -> Result<Submitted, WriteError> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(WriteError::Busy);
+        }
+        let shard = &self.shards[self.shard_of(&room)];
+        let (reply, answer) = oneshot::channel();
+        shard.try_send(Job::Want { room, wanted, reply }).map_err(|_| WriteError::Busy)?;
+        answer.await.map_err(|_| WriteError::Busy)?
+    }
+
+    fn shard_of(&self, room: &RoomId) -> usize {
+        let mut hasher = DefaultHasher::new();
+        room.as_str().hash(&mut hasher);
+        let shards = u64::try_from(self.shards.len()).unwrap_or(1);
+        usize::try_from(hasher.finish() % shards).unwrap_or(0)
+    }
+}

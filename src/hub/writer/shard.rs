@@ -1,0 +1,546 @@
+//! A room shard: takes drafts, decides them on staged rooms, hands batches to the committer.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use ruma::{OwnedEventId, OwnedRoomId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    base::{Clock, Position, Seq},
+    hub::{
+        fanout::Touched,
+        writer::{
+            Submission, Submitted, WriteError,
+            committer::{CommitJob, Source},
+            hot::{Hot, membership_of},
+            txns::Txns,
+        },
+    },
+    room::{Applied, Effect, Evidence, Founding, Part, Room, StateKey, found},
+    store::{
+        Batch, Claimed, EventNid, SentBy, SharedStore, StateHead, StoreError, TxnAnswer, TxnKey,
+        Write, hash_of,
+    },
+    wire::matrix::{Pdu, ServerKey},
+};
+
+/// How many drafts one batch takes.
+///
+/// Group commit gains little beyond this, and a batch is what a failed commit throws away.
+const BATCH_MAX: usize = 256;
+
+/// How many batches of a shard may be decided and not yet stored: one being stored, one waiting
+/// to be merged into the next commit.
+pub(super) const IN_FLIGHT_MAX: usize = 2;
+
+/// How many rooms a shard keeps in memory; the longest unused go first.
+const HOT_ROOMS_MAX: usize = 256;
+
+/// How many pieces of state the hot rooms of a shard hold together before the same happens.
+const HOT_STATE_MAX: usize = 65_536;
+
+/// What a shard is asked.
+pub(super) enum Job {
+    /// Append or found.
+    Want {
+        room: OwnedRoomId,
+        wanted: Wanted,
+        reply: oneshot::Sender<Result<Submitted, WriteError>>,
+    },
+    /// Finish everything taken so far.
+    Drain(oneshot::Sender<()>),
+}
+
+/// What is wanted of a room.
+pub(super) enum Wanted {
+    Append(Submission),
+    Found(Box<(Founding, Vec<Part>, Vec<Write>)>),
+}
+
+/// A shard's own state.
+pub(super) struct Shard {
+    index: usize,
+    generation: u64,
+    store: SharedStore,
+    key: Arc<ServerKey>,
+    clock: Arc<dyn Clock>,
+    commits: mpsc::Sender<CommitJob>,
+    rooms: HashMap<OwnedRoomId, Hot>,
+    txns: Txns,
+    in_flight: VecDeque<InFlight>,
+    tick: u64,
+}
+
+/// A batch that is decided and not yet stored.
+struct InFlight {
+    stored: oneshot::Receiver<Result<(Position, Vec<Claimed>), WriteError>>,
+    answers: Vec<Answer>,
+}
+
+/// What someone will be told once the batch is stored; a refusal too, for it may rest on what the
+/// batch stores.
+struct Answer {
+    reply: oneshot::Sender<Result<Submitted, WriteError>>,
+    outcome: Result<Submitted, WriteError>,
+    txn: Option<TxnKey>,
+}
+
+/// A batch while it is being decided.
+#[derive(Default)]
+struct Staging {
+    writes: Vec<Write>,
+    answers: Vec<Answer>,
+    changed: Vec<OwnedRoomId>,
+    touched: Vec<Touched>,
+}
+
+impl Shard {
+    pub(super) fn new(
+        index: usize,
+        store: SharedStore,
+        key: Arc<ServerKey>,
+        clock: Arc<dyn Clock>,
+        commits: mpsc::Sender<CommitJob>,
+    ) -> Self {
+        Self {
+            index,
+            generation: 0,
+            store,
+            key,
+            clock,
+            commits,
+            rooms: HashMap::new(),
+            txns: Txns::new(),
+            in_flight: VecDeque::new(),
+            tick: 0,
+        }
+    }
+
+    /// Runs until every sender is gone.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut taken = Vec::with_capacity(BATCH_MAX);
+        loop {
+            let may_take = self.in_flight.len() < IN_FLIGHT_MAX;
+            tokio::select! {
+                biased;
+                stored = oldest(&mut self.in_flight) => self.settle(stored),
+                count = jobs.recv_many(&mut taken, BATCH_MAX), if may_take => {
+                    if count == 0 {
+                        break;
+                    }
+                    self.stage(&mut taken).await;
+                }
+            }
+        }
+        self.finish().await;
+    }
+
+    async fn finish(&mut self) {
+        while !self.in_flight.is_empty() {
+            let stored = oldest(&mut self.in_flight).await;
+            self.settle(stored);
+        }
+    }
+
+    /// Decides a batch and hands it to the committer.
+    async fn stage(&mut self, taken: &mut Vec<Job>) {
+        let mut staging = Staging::default();
+        let mut drains = Vec::new();
+        for job in taken.drain(..) {
+            match job {
+                Job::Drain(done) => drains.push(done),
+                Job::Want { room, wanted, reply } => {
+                    self.want(&room, wanted, reply, &mut staging).await;
+                }
+            }
+        }
+        self.hand_over(staging).await;
+        self.make_room();
+        if !drains.is_empty() {
+            self.finish().await;
+            for done in drains {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn want(
+        &mut self,
+        room: &OwnedRoomId,
+        wanted: Wanted,
+        reply: oneshot::Sender<Result<Submitted, WriteError>>,
+        staging: &mut Staging,
+    ) {
+        let before = staging.writes.len();
+        let txn = match &wanted {
+            Wanted::Append(submission) => submission.txn.clone(),
+            Wanted::Found(_) => None,
+        };
+        let outcome = match wanted {
+            Wanted::Append(submission) => self.append(room, submission, staging).await,
+            Wanted::Found(wish) => self.found(room, *wish, staging).await,
+        };
+        if let (Some(key), Ok(submitted)) = (&txn, &outcome)
+            && !submitted.replayed
+            && let Some((event, _)) = submitted.events.first()
+        {
+            let answer = TxnAnswer::Event(event.clone());
+            self.txns.stage(key, &answer);
+            let at = self.clock.now();
+            staging.writes.push(Write::Txn { key: key.clone(), answer, at });
+        }
+        if staging.writes.len() > before && !staging.changed.contains(room) {
+            staging.changed.push(room.clone());
+        }
+        staging.answers.push(Answer { reply, outcome, txn });
+    }
+
+    async fn append(
+        &mut self,
+        id: &OwnedRoomId,
+        submission: Submission,
+        staging: &mut Staging,
+    ) -> Result<Submitted, WriteError> {
+        if let Some(key) = &submission.txn
+            && let Some(TxnAnswer::Event(event)) =
+                self.txns.answer(&self.store, key).await.map_err(ours)?
+        {
+            return Ok(replayed(id, event));
+        }
+        self.warm(id).await?;
+        let Submission { draft, sent_by, .. } = submission;
+        // One part is decided before it changes anything; several need a way back.
+        let undo = (draft.parts.len() > 1).then(|| self.rooms.get(id).cloned()).flatten();
+        let mark = (staging.writes.len(), staging.touched.len());
+        let mut events = Vec::with_capacity(draft.parts.len());
+        for part in &draft.parts {
+            match self.part(id, &draft.sender, part, sent_by.clone(), staging).await {
+                Ok(event) => events.extend(event),
+                Err(error) => {
+                    if let Some(hot) = undo {
+                        self.rooms.insert(id.clone(), hot);
+                    }
+                    staging.writes.truncate(mark.0);
+                    staging.touched.truncate(mark.1);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Submitted { room: id.clone(), position: Position::ZERO, events, replayed: false })
+    }
+
+    async fn found(
+        &mut self,
+        id: &OwnedRoomId,
+        (founding, parts, also): (Founding, Vec<Part>, Vec<Write>),
+        staging: &mut Staging,
+    ) -> Result<Submitted, WriteError> {
+        let now = self.clock.now();
+        let evidence = Evidence { now, key: &self.key, target: None };
+        let (room, create) = found(&founding, &evidence)?;
+        // The desk founded it once to learn where it belongs; the clock may have moved since.
+        let id = if room.id() == id { id.clone() } else { room.id().clone() };
+        if self.store.room(&id).await.map_err(ours)?.is_some() || self.rooms.contains_key(&id) {
+            let what = format!("the room {id} exists");
+            return Err(WriteError::Conflict(crate::store::Conflict { what }));
+        }
+        let nid = self.store.numbers().room();
+        let mark = (staging.writes.len(), staging.touched.len());
+        staging.writes.push(Write::NewRoom { nid, id: id.clone(), version: founding.version });
+        let hot = Hot {
+            room,
+            nid,
+            state: StateHead::default(),
+            nids: HashMap::new(),
+            audience: Arc::default(),
+            used: self.tick,
+        };
+        self.rooms.insert(id.clone(), hot);
+        let mut events = Vec::with_capacity(parts.len() + 1);
+        let effect = Effect::Append(create);
+        let mut outcome = self.effect(&id, &effect, None, staging).await.map(|at| events.extend(at));
+        for part in &parts {
+            if outcome.is_err() {
+                break;
+            }
+            outcome = self
+                .part(&id, &founding.creator, part, None, staging)
+                .await
+                .map(|event| events.extend(event));
+        }
+        if let Err(error) = outcome {
+            self.rooms.remove(&id);
+            staging.writes.truncate(mark.0);
+            staging.touched.truncate(mark.1);
+            return Err(error);
+        }
+        staging.writes.extend(also.into_iter().map(|write| in_room(write, nid)));
+        if !staging.changed.contains(&id) {
+            staging.changed.push(id.clone());
+        }
+        Ok(Submitted { room: id, position: Position::ZERO, events, replayed: false })
+    }
+
+    /// Decides one part and stages its effects.
+    async fn part(
+        &mut self,
+        id: &OwnedRoomId,
+        sender: &ruma::UserId,
+        part: &Part,
+        sent_by: Option<SentBy>,
+        staging: &mut Staging,
+    ) -> Result<Vec<(OwnedEventId, Option<Seq>)>, WriteError> {
+        let target = self.gather(id, sender, part).await?;
+        let hot = self.rooms.get(id).expect("warm() put the room there");
+        let evidence =
+            Evidence { now: self.clock.now(), key: &self.key, target: target.as_ref() };
+        let effects = hot.room.decide(sender, part, &evidence)?;
+        let mut events = Vec::with_capacity(1);
+        for effect in &effects {
+            events.extend(self.effect(id, effect, sent_by.clone(), staging).await?);
+        }
+        Ok(events)
+    }
+
+    /// Reads what the part needs and is not known.
+    async fn gather(
+        &mut self,
+        id: &OwnedRoomId,
+        sender: &ruma::UserId,
+        part: &Part,
+    ) -> Result<Option<Pdu>, WriteError> {
+        let hot = self.rooms.get_mut(id).expect("warm() put the room there");
+        let needs = hot.room.needs(sender, part);
+        if !needs.state.is_empty() {
+            learn(&self.store, hot, &needs.state).await.map_err(ours)?;
+        }
+        let Some(hash) = needs.event.as_deref().and_then(hash_of) else { return Ok(None) };
+        let stored = self.store.event(hash).await.map_err(ours)?;
+        let Some(record) = stored.filter(|record| record.room == hot.nid) else {
+            return Ok(None);
+        };
+        let pdu = Pdu::stored(hash, id, Arc::clone(&record.json), hot.room.version());
+        pdu.map(Some).map_err(|error| ours(damaged(&error.to_string())))
+    }
+
+    /// Applies one effect to the staged room and writes it down.
+    async fn effect(
+        &mut self,
+        id: &OwnedRoomId,
+        effect: &Effect,
+        sent_by: Option<SentBy>,
+        staging: &mut Staging,
+    ) -> Result<Option<(OwnedEventId, Option<Seq>)>, WriteError> {
+        let hot = self.rooms.get_mut(id).expect("warm() put the room there");
+        match effect {
+            Effect::Append(pdu) => {
+                let before = Arc::clone(&hot.audience);
+                let applied: Applied =
+                    hot.room.apply(effect).expect("an Append has a place in the log");
+                let numbers = self.store.numbers();
+                hot.store(pdu, applied, numbers, sent_by, &mut staging.writes);
+                if !Arc::ptr_eq(&before, &hot.audience) {
+                    staging.touched.push(Touched::Many(before)); // who just left hears of it too
+                } else if pdu.fields().kind == "m.room.member"
+                    && let Some(Ok(user)) = pdu.fields().state_key.as_deref().map(TryInto::try_into)
+                {
+                    let _ = membership_of(pdu);
+                    staging.touched.push(Touched::One(user));
+                }
+                Ok(Some((pdu.id().clone(), Some(applied.seq))))
+            }
+            Effect::Redact { target, because } => {
+                hot.room.apply(effect);
+                let version = hot.room.version();
+                let write = self.redact(id, target, because, version, staging).await.map_err(ours)?;
+                staging.writes.extend(write);
+                Ok(None)
+            }
+            Effect::Already { event, .. } => Ok(event.clone().map(|event| (event, None))),
+        }
+    }
+
+    async fn redact(
+        &self,
+        id: &OwnedRoomId,
+        target: &OwnedEventId,
+        because: &OwnedEventId,
+        version: crate::wire::matrix::Version,
+        staging: &Staging,
+    ) -> Result<Option<Write>, StoreError> {
+        let Some(hash) = hash_of(target) else { return Ok(None) };
+        let Some(record) = self.store.event(hash).await? else { return Ok(None) };
+        let because = hash_of(because).and_then(|hash| staged_nid(&staging.writes, hash));
+        let Some(because) = because else { return Ok(None) };
+        let damaged = |error: crate::wire::matrix::PduError| damaged(&error.to_string());
+        let pdu = Pdu::stored(hash, id, record.json, version).map_err(damaged)?;
+        let json = pdu.redacted_json(version).map_err(damaged)?;
+        Ok(Some(Write::Redact { event: record.nid, because, json }))
+    }
+
+    /// Makes sure the room is in memory.
+    async fn warm(&mut self, id: &OwnedRoomId) -> Result<(), WriteError> {
+        self.tick += 1;
+        if let Some(hot) = self.rooms.get_mut(id) {
+            hot.used = self.tick;
+            return Ok(());
+        }
+        let record = self.store.room(id).await.map_err(ours)?;
+        let record = record.ok_or_else(|| WriteError::NoSuchRoom(id.clone()))?;
+        let audience = self.store.audience(record.nid, self.key.name()).await.map_err(ours)?;
+        let room = Room::loaded(id.clone(), record.version, record.heads);
+        self.rooms.insert(
+            id.clone(),
+            Hot {
+                room,
+                nid: record.nid,
+                state: record.state,
+                nids: HashMap::new(),
+                audience: Arc::new(audience.into_iter().collect()),
+                used: self.tick,
+            },
+        );
+        Ok(())
+    }
+
+    /// Gives a decided batch to the committer; without writes there is nothing to wait for but
+    /// what is already on its way.
+    async fn hand_over(&mut self, mut staging: Staging) {
+        if staging.answers.is_empty() {
+            return;
+        }
+        for id in &staging.changed {
+            if let Some(hot) = self.rooms.get(id) {
+                staging.writes.push(hot.heads());
+                staging.touched.push(Touched::Many(Arc::clone(&hot.audience)));
+            }
+        }
+        if staging.writes.is_empty() && self.in_flight.is_empty() {
+            for answer in staging.answers {
+                let _ = answer.reply.send(answer.outcome);
+            }
+            return;
+        }
+        let (reply, stored) = oneshot::channel();
+        let job = CommitJob {
+            batch: Batch { writes: staging.writes, may_conflict: false },
+            source: Source::Shard { index: self.index, generation: self.generation },
+            touched: staging.touched,
+            reply,
+        };
+        self.in_flight.push_back(InFlight { stored, answers: staging.answers });
+        if self.commits.send(job).await.is_err() {
+            tracing::warn!("the committer is gone; drafts are answered «busy»");
+        }
+    }
+
+    /// Tells what became of the oldest batch.
+    fn settle(&mut self, (stored, answers): Settled) {
+        for key in answers.iter().filter_map(|answer| answer.txn.as_ref()) {
+            self.txns.settle(key);
+        }
+        match stored {
+            Ok((position, _)) => {
+                for Answer { reply, outcome, .. } in answers {
+                    let _ = reply.send(outcome.map(|done| Submitted { position, ..done }));
+                }
+            }
+            Err(error) => {
+                // What was staged on top of it is void as well; the committer refuses it by the
+                // old generation, and each of those batches ends here again.
+                self.rooms.clear();
+                self.txns = Txns::new();
+                self.generation += 1;
+                let error = match error {
+                    WriteError::Store(error) => Some(error),
+                    _ => None,
+                };
+                for Answer { reply, .. } in answers {
+                    let _ = reply.send(Err(match &error {
+                        Some(error) => WriteError::Store(Arc::clone(error)),
+                        None => WriteError::Busy,
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Forgets the rooms longest unused when there are too many, or too much of them.
+    fn make_room(&mut self) {
+        let held: usize = self.rooms.values().map(|hot| hot.room.known_len()).sum();
+        if self.rooms.len() <= HOT_ROOMS_MAX && held <= HOT_STATE_MAX {
+            return;
+        }
+        if !self.in_flight.is_empty() {
+            return; // what is staged lives only here until it is stored
+        }
+        let mut used: Vec<u64> = self.rooms.values().map(|hot| hot.used).collect();
+        used.sort_unstable();
+        let cut = used.get(used.len() / 2).copied().unwrap_or(0);
+        self.rooms.retain(|_, hot| hot.used > cut);
+    }
+}
+
+type Settled = (Result<(Position, Vec<Claimed>), WriteError>, Vec<Answer>);
+
+/// The outcome of the oldest batch; never, when none is on its way. Taking it out only once the
+/// outcome is there keeps this safe to drop half-way.
+async fn oldest(in_flight: &mut VecDeque<InFlight>) -> Settled {
+    let Some(first) = in_flight.front_mut() else { return std::future::pending().await };
+    let stored = (&mut first.stored).await.unwrap_or(Err(WriteError::Busy));
+    let answers = in_flight.pop_front().map(|batch| batch.answers).unwrap_or_default();
+    (stored, answers)
+}
+
+async fn learn(store: &SharedStore, hot: &mut Hot, keys: &[StateKey]) -> Result<(), StoreError> {
+    let found = store.current(hot.nid, keys).await?;
+    for (key, record) in keys.iter().zip(found) {
+        let event = match record {
+            None => None,
+            Some(record) => {
+                hot.nids.insert(key.clone(), record.nid);
+                let pdu =
+                    Pdu::stored(record.hash, hot.room.id(), record.json, hot.room.version());
+                Some(Arc::new(pdu.map_err(|error| damaged(&error.to_string()))?))
+            }
+        };
+        hot.room.learn(key.clone(), event);
+    }
+    Ok(())
+}
+
+/// The row number of an event of this batch.
+fn staged_nid(writes: &[Write], hash: crate::base::EventHash) -> Option<EventNid> {
+    writes.iter().rev().find_map(|write| match write {
+        Write::Event(event) if event.hash == hash => Some(event.nid),
+        _ => None,
+    })
+}
+
+/// Writes that come with a founding do not know the room's number yet.
+fn in_room(write: Write, nid: crate::store::RoomNid) -> Write {
+    match write {
+        Write::NewAlias { alias, creator, .. } => Write::NewAlias { alias, room: nid, creator },
+        other => other,
+    }
+}
+
+fn replayed(room: &OwnedRoomId, event: OwnedEventId) -> Submitted {
+    Submitted {
+        room: room.clone(),
+        position: Position::ZERO,
+        events: vec![(event, None)],
+        replayed: true,
+    }
+}
+
+fn damaged(what: &str) -> StoreError {
+    StoreError::Damaged { what: what.to_owned() }
+}
+
+fn ours(error: StoreError) -> WriteError {
+    WriteError::Store(Arc::new(error))
+}

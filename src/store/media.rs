@@ -1,0 +1,5 @@
+//! Content-addressed files (stub: comes with the store).
+
+/// The files behind the media index.
+#[derive(Debug)]
+pub struct MediaFiles {}
