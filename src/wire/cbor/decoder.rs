@@ -78,41 +78,16 @@ impl<'a> Decoder<'a> {
             Header::Negative(inverse) => negative(inverse, start),
             Header::Float(number) => match Number::from_f64(number) {
                 Some(finite) => Ok(Value::Number(finite)),
-                None => fail(
-                    Fault::NotInJson {
-                        what: "infinity and no NaN",
-                    },
-                    start,
-                ),
+                None => not_in_json("infinity and no NaN", start),
             },
             Header::Simple(simple::FALSE) => Ok(Value::Bool(false)),
             Header::Simple(simple::TRUE) => Ok(Value::Bool(true)),
             Header::Simple(simple::NULL) => Ok(Value::Null),
-            Header::Simple(simple::UNDEFINED) => fail(
-                Fault::NotInJson {
-                    what: "undefined value",
-                },
-                start,
-            ),
-            Header::Simple(_) => fail(
-                Fault::NotInJson {
-                    what: "such simple value",
-                },
-                start,
-            ),
-            Header::Bytes(_) => fail(
-                Fault::NotInJson {
-                    what: "byte string: send base64 as text",
-                },
-                start,
-            ),
+            Header::Simple(simple::UNDEFINED) => not_in_json("undefined value", start),
+            Header::Simple(_) => not_in_json("such simple value", start),
+            Header::Bytes(_) => not_in_json("byte string: send base64 as text", start),
             Header::Tag(number) => fail(Fault::Tag { number }, start),
-            Header::Break => fail(
-                Fault::IllFormed {
-                    what: "a break with nothing to end",
-                },
-                start,
-            ),
+            Header::Break => ill_formed("a break with nothing to end", start),
         }
     }
 
@@ -153,12 +128,7 @@ impl<'a> Decoder<'a> {
             Header::Positive(number) => i128::from(number),
             Header::Negative(inverse) => -1 - i128::from(inverse),
             Header::Break => {
-                return fail(
-                    Fault::IllFormed {
-                        what: "a break for a key",
-                    },
-                    start,
-                );
+                return ill_formed("a break for a key", start);
             }
             other => return fail(Fault::KeyType { found: kind(other) }, start),
         };
@@ -167,7 +137,7 @@ impl<'a> Decoder<'a> {
         match known {
             Some(name) => Ok(Key {
                 name: name.to_owned(),
-                number: keys::number(name),
+                number: u8::try_from(key).ok(),
                 start,
             }),
             None => fail(Fault::UnknownIntegerKey { key }, start),
@@ -185,12 +155,7 @@ impl<'a> Decoder<'a> {
                 Header::Text(Some(len)) => text.push_str(self.chunk(len)?),
                 Header::Break => return Ok(text),
                 _ => {
-                    return fail(
-                        Fault::IllFormed {
-                            what: "a text in parts of another kind",
-                        },
-                        start,
-                    );
+                    return ill_formed("a text in parts of another kind", start);
                 }
             }
         }
@@ -237,12 +202,7 @@ impl<'a> Decoder<'a> {
         // ciborium-ll reads `f8 14` as false.
         // spec: rfc8949 §3.3
         if matches!(rest, [0xf8, ..0x20, ..]) {
-            return fail(
-                Fault::IllFormed {
-                    what: "a small simple value in two bytes",
-                },
-                start,
-            );
+            return ill_formed("a small simple value in two bytes", start);
         }
         self.at += reader.offset();
         Ok(Head { header, start })
@@ -308,6 +268,14 @@ fn kind(header: Header) -> &'static str {
         Header::Array(_) => "an array",
         Header::Map(_) => "a map",
     }
+}
+
+fn not_in_json<T>(what: &'static str, at: usize) -> Read<T> {
+    fail(Fault::NotInJson { what }, at)
+}
+
+fn ill_formed<T>(what: &'static str, at: usize) -> Read<T> {
+    fail(Fault::IllFormed { what }, at)
 }
 
 fn fail<T>(fault: Fault, at: usize) -> Read<T> {
