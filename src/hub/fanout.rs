@@ -100,13 +100,19 @@ impl Fanout {
     /// Starts to wait for news of `user`. What happens after this call is not missed.
     pub fn listen(&self, user: &UserId) -> Listener<'_> {
         let mut waiting = self.waiting();
-        let entry = waiting
-            .entry(user.to_owned())
-            .or_insert_with(|| Waiting { rung: watch::Sender::new(0), listeners: 0 });
+        let entry = waiting.entry(user.to_owned()).or_insert_with(|| Waiting {
+            rung: watch::Sender::new(0),
+            listeners: 0,
+        });
         entry.listeners += 1;
         let rung = entry.rung.subscribe();
         drop(waiting);
-        Listener { fanout: self, user: user.to_owned(), rung, closed: self.closed.subscribe() }
+        Listener {
+            fanout: self,
+            user: user.to_owned(),
+            rung,
+            closed: self.closed.subscribe(),
+        }
     }
 
     /// How many users are waited for.
@@ -126,7 +132,9 @@ impl Fanout {
 
 fn ring_one(waiting: &HashMap<OwnedUserId, Waiting>, user: &UserId) {
     if let Some(entry) = waiting.get(user) {
-        entry.rung.send_modify(|count| *count = count.wrapping_add(1));
+        entry
+            .rung
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 

@@ -19,7 +19,7 @@ use rand::RngCore;
 pub use desk::{AccountWish, Desk};
 pub use fanout::Fanout;
 pub use settings::{Limits, Quota, RegistrationRules, Settings};
-pub use writer::{CommitterStats, Submitted, WriteError, Writer};
+pub use writer::{CommitterStats, Submission, Submitted, WriteError, Writer};
 
 use crate::{
     api::{Command, MediaObject, Origin, Refusal, Reply, Service, Upload},
@@ -59,7 +59,14 @@ pub struct Hub {
 impl Hub {
     /// Starts the writer over an open store.
     pub async fn start(parts: HubParts) -> Result<Arc<Self>, crate::store::StoreError> {
-        let HubParts { store, media, key, clock, rng, settings } = parts;
+        let HubParts {
+            store,
+            media,
+            key,
+            clock,
+            rng,
+            settings,
+        } = parts;
         let position = store.position().await?;
         let fanout = Arc::new(Fanout::new(position));
         let writer = Writer::start(
@@ -102,7 +109,10 @@ impl Hub {
     /// Fresh random bytes.
     pub fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
-        self.rng.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes);
+        self.rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .fill_bytes(&mut bytes);
         bytes
     }
 }

@@ -73,11 +73,26 @@ impl Default for Settings {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            login_per_address: Quota { per_second: 0.2, burst: 10 },
-            login_per_account: Quota { per_second: 0.1, burst: 10 },
-            register_per_address: Quota { per_second: 0.1, burst: 5 },
-            events_per_account: Quota { per_second: 20.0, burst: 200 },
-            requests_per_account: Quota { per_second: 50.0, burst: 500 },
+            login_per_address: Quota {
+                per_second: 0.2,
+                burst: 10,
+            },
+            login_per_account: Quota {
+                per_second: 0.1,
+                burst: 10,
+            },
+            register_per_address: Quota {
+                per_second: 0.1,
+                burst: 5,
+            },
+            events_per_account: Quota {
+                per_second: 20.0,
+                burst: 200,
+            },
+            requests_per_account: Quota {
+                per_second: 50.0,
+                burst: 500,
+            },
             password_hashes_at_once: 2,
             media_bytes_max: 50 * 1024 * 1024,
             media_bytes_per_account: 1024 * 1024 * 1024,

@@ -46,3 +46,18 @@ pub fn may_see(reader: Reader) -> bool {
     let _ = reader;
     unimplemented!("being written")
 }
+
+impl std::str::FromStr for Membership {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "join" => Ok(Self::Join),
+            "leave" => Ok(Self::Leave),
+            "invite" => Ok(Self::Invite),
+            "ban" => Ok(Self::Ban),
+            "knock" => Ok(Self::Knock),
+            _ => Err(()),
+        }
+    }
+}

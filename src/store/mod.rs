@@ -186,6 +186,13 @@ pub trait Rooms: Send + Sync + 'static {
         server: Option<&ruma::ServerName>,
     ) -> Result<Vec<OwnedUserId>, StoreError>;
 
+    /// The users of `server` who are told of news in a room: joined, invited or knocking.
+    async fn audience(
+        &self,
+        room: RoomNid,
+        server: &ruma::ServerName,
+    ) -> Result<Vec<OwnedUserId>, StoreError>;
+
     /// Users who share a joined room with `user`, bounded by `limit`.
     async fn neighbours(&self, user: &UserId, limit: u32) -> Result<Vec<OwnedUserId>, StoreError>;
 
@@ -194,6 +201,13 @@ pub trait Rooms: Send + Sync + 'static {
 
     /// What a transaction key was answered with.
     async fn txn(&self, key: &TxnKey) -> Result<Option<TxnAnswer>, StoreError>;
+
+    /// Endpoint and transaction id of every answered transaction of a device.
+    async fn txns(
+        &self,
+        user: &UserId,
+        device: &ruma::DeviceId,
+    ) -> Result<Vec<(String, String)>, StoreError>;
 
     /// The room an alias names, and who made the alias.
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError>;

@@ -11,14 +11,22 @@ use crate::{
 /// The caller behind an origin, or why there is none.
 pub(super) async fn caller(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     let Credentials::Token(token) = &origin.credentials else {
-        return Err(Refusal::new(Code::MissingToken, "this needs an access token"));
+        return Err(Refusal::new(
+            Code::MissingToken,
+            "this needs an access token",
+        ));
     };
     let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     match hub.store.session(&hash).await.map_err(ours)? {
-        Some(session) => {
-            Ok(Caller { user: session.user, device: session.device, admin: session.admin })
-        }
-        None => Err(Refusal::new(Code::UnknownToken, "this access token is not known (any more)")),
+        Some(session) => Ok(Caller {
+            user: session.user,
+            device: session.device,
+            admin: session.admin,
+        }),
+        None => Err(Refusal::new(
+            Code::UnknownToken,
+            "this access token is not known (any more)",
+        )),
     }
 }
 

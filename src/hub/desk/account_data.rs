@@ -1,6 +1,6 @@
 //! Account data.
 
-use ruma::api::client::{config};
+use ruma::api::client::config;
 
 use crate::{
     api::{Caller, Refusal},

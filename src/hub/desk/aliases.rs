@@ -1,6 +1,6 @@
 //! Aliases.
 
-use ruma::api::client::{alias};
+use ruma::api::client::alias;
 
 use crate::{
     api::{Caller, Origin, Refusal},

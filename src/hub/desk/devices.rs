@@ -1,6 +1,6 @@
 //! Devices.
 
-use ruma::api::client::{device};
+use ruma::api::client::device;
 
 use crate::{
     api::{Caller, Refusal},

@@ -1,6 +1,6 @@
 //! Discovery.
 
-use ruma::api::client::{discovery};
+use ruma::api::client::discovery;
 
 use crate::{
     api::{Caller, Origin, Refusal},

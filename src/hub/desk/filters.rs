@@ -1,6 +1,6 @@
 //! Filters.
 
-use ruma::api::client::{filter};
+use ruma::api::client::filter;
 
 use crate::{
     api::{Caller, Refusal},

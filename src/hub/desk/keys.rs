@@ -1,6 +1,6 @@
 //! Keys.
 
-use ruma::api::client::{keys};
+use ruma::api::client::keys;
 
 use crate::{
     api::{Caller, Refusal},

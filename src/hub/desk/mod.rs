@@ -56,69 +56,359 @@ impl Desk {
 
 pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<Reply, Refusal> {
     match command {
-        Command::Versions(request) => discovery::versions(hub, &origin, *request).await.map(|reply| Reply::Versions(Box::new(reply))),
-        Command::Capabilities(request) => { let caller = access::caller(hub, &origin).await?; discovery::capabilities(hub, &caller, *request).await.map(|reply| Reply::Capabilities(Box::new(reply))) }
-        Command::LoginTypes(request) => accounts::login_types(hub, &origin, *request).await.map(|reply| Reply::LoginTypes(Box::new(reply))),
-        Command::Login(request) => accounts::login(hub, &origin, *request).await.map(|reply| Reply::Login(Box::new(reply))),
-        Command::Logout(request) => { let caller = access::caller(hub, &origin).await?; accounts::logout(hub, &caller, *request).await.map(|reply| Reply::Logout(Box::new(reply))) }
-        Command::LogoutAll(request) => { let caller = access::caller(hub, &origin).await?; accounts::logout_all(hub, &caller, *request).await.map(|reply| Reply::LogoutAll(Box::new(reply))) }
-        Command::Register(request) => accounts::register(hub, &origin, *request).await.map(|reply| Reply::Register(Box::new(reply))),
-        Command::UsernameAvailable(request) => accounts::username_available(hub, &origin, *request).await.map(|reply| Reply::UsernameAvailable(Box::new(reply))),
-        Command::Whoami(request) => { let caller = access::caller(hub, &origin).await?; accounts::whoami(hub, &caller, *request).await.map(|reply| Reply::Whoami(Box::new(reply))) }
-        Command::Profile(request) => profile::profile(hub, &origin, *request).await.map(|reply| Reply::Profile(Box::new(reply))),
-        Command::ProfileField(request) => profile::profile_field(hub, &origin, *request).await.map(|reply| Reply::ProfileField(Box::new(reply))),
-        Command::SetProfileField(request) => { let caller = access::caller(hub, &origin).await?; profile::set_profile_field(hub, &caller, *request).await.map(|reply| Reply::SetProfileField(Box::new(reply))) }
-        Command::DeleteProfileField(request) => { let caller = access::caller(hub, &origin).await?; profile::delete_profile_field(hub, &caller, *request).await.map(|reply| Reply::DeleteProfileField(Box::new(reply))) }
-        Command::CreateRoom(request) => { let caller = access::caller(hub, &origin).await?; rooms::create_room(hub, &caller, *request).await.map(|reply| Reply::CreateRoom(Box::new(reply))) }
-        Command::Event(request) => { let caller = access::caller(hub, &origin).await?; reading::event(hub, &caller, *request).await.map(|reply| Reply::Event(Box::new(reply))) }
-        Command::RoomAliases(request) => { let caller = access::caller(hub, &origin).await?; reading::room_aliases(hub, &caller, *request).await.map(|reply| Reply::RoomAliases(Box::new(reply))) }
-        Command::Join(request) => { let caller = access::caller(hub, &origin).await?; rooms::join(hub, &caller, *request).await.map(|reply| Reply::Join(Box::new(reply))) }
-        Command::JoinByIdOrAlias(request) => { let caller = access::caller(hub, &origin).await?; rooms::join_by_id_or_alias(hub, &caller, *request).await.map(|reply| Reply::JoinByIdOrAlias(Box::new(reply))) }
-        Command::Knock(request) => { let caller = access::caller(hub, &origin).await?; rooms::knock(hub, &caller, *request).await.map(|reply| Reply::Knock(Box::new(reply))) }
-        Command::Leave(request) => { let caller = access::caller(hub, &origin).await?; rooms::leave(hub, &caller, *request).await.map(|reply| Reply::Leave(Box::new(reply))) }
-        Command::Forget(request) => { let caller = access::caller(hub, &origin).await?; rooms::forget(hub, &caller, *request).await.map(|reply| Reply::Forget(Box::new(reply))) }
-        Command::Invite(request) => { let caller = access::caller(hub, &origin).await?; rooms::invite(hub, &caller, *request).await.map(|reply| Reply::Invite(Box::new(reply))) }
-        Command::Kick(request) => { let caller = access::caller(hub, &origin).await?; rooms::kick(hub, &caller, *request).await.map(|reply| Reply::Kick(Box::new(reply))) }
-        Command::Ban(request) => { let caller = access::caller(hub, &origin).await?; rooms::ban(hub, &caller, *request).await.map(|reply| Reply::Ban(Box::new(reply))) }
-        Command::Unban(request) => { let caller = access::caller(hub, &origin).await?; rooms::unban(hub, &caller, *request).await.map(|reply| Reply::Unban(Box::new(reply))) }
-        Command::Members(request) => { let caller = access::caller(hub, &origin).await?; reading::members(hub, &caller, *request).await.map(|reply| Reply::Members(Box::new(reply))) }
-        Command::JoinedMembers(request) => { let caller = access::caller(hub, &origin).await?; reading::joined_members(hub, &caller, *request).await.map(|reply| Reply::JoinedMembers(Box::new(reply))) }
-        Command::JoinedRooms(request) => { let caller = access::caller(hub, &origin).await?; reading::joined_rooms(hub, &caller, *request).await.map(|reply| Reply::JoinedRooms(Box::new(reply))) }
-        Command::Send(request) => { let caller = access::caller(hub, &origin).await?; rooms::send(hub, &caller, *request).await.map(|reply| Reply::Send(Box::new(reply))) }
-        Command::Messages(request) => { let caller = access::caller(hub, &origin).await?; reading::messages(hub, &caller, *request).await.map(|reply| Reply::Messages(Box::new(reply))) }
-        Command::Context(request) => { let caller = access::caller(hub, &origin).await?; reading::context(hub, &caller, *request).await.map(|reply| Reply::Context(Box::new(reply))) }
-        Command::SendState(request) => { let caller = access::caller(hub, &origin).await?; rooms::send_state(hub, &caller, *request).await.map(|reply| Reply::SendState(Box::new(reply))) }
-        Command::State(request) => { let caller = access::caller(hub, &origin).await?; reading::state(hub, &caller, *request).await.map(|reply| Reply::State(Box::new(reply))) }
-        Command::StateForKey(request) => { let caller = access::caller(hub, &origin).await?; reading::state_for_key(hub, &caller, *request).await.map(|reply| Reply::StateForKey(Box::new(reply))) }
-        Command::Redact(request) => { let caller = access::caller(hub, &origin).await?; rooms::redact(hub, &caller, *request).await.map(|reply| Reply::Redact(Box::new(reply))) }
-        Command::CreateAlias(request) => { let caller = access::caller(hub, &origin).await?; aliases::create_alias(hub, &caller, *request).await.map(|reply| Reply::CreateAlias(Box::new(reply))) }
-        Command::DeleteAlias(request) => { let caller = access::caller(hub, &origin).await?; aliases::delete_alias(hub, &caller, *request).await.map(|reply| Reply::DeleteAlias(Box::new(reply))) }
-        Command::Alias(request) => aliases::alias(hub, &origin, *request).await.map(|reply| Reply::Alias(Box::new(reply))),
-        Command::CreateFilter(request) => { let caller = access::caller(hub, &origin).await?; filters::create_filter(hub, &caller, *request).await.map(|reply| Reply::CreateFilter(Box::new(reply))) }
-        Command::Filter(request) => { let caller = access::caller(hub, &origin).await?; filters::filter(hub, &caller, *request).await.map(|reply| Reply::Filter(Box::new(reply))) }
-        Command::AccountData(request) => { let caller = access::caller(hub, &origin).await?; account_data::account_data(hub, &caller, *request).await.map(|reply| Reply::AccountData(Box::new(reply))) }
-        Command::SetAccountData(request) => { let caller = access::caller(hub, &origin).await?; account_data::set_account_data(hub, &caller, *request).await.map(|reply| Reply::SetAccountData(Box::new(reply))) }
-        Command::RoomAccountData(request) => { let caller = access::caller(hub, &origin).await?; account_data::room_account_data(hub, &caller, *request).await.map(|reply| Reply::RoomAccountData(Box::new(reply))) }
-        Command::SetRoomAccountData(request) => { let caller = access::caller(hub, &origin).await?; account_data::set_room_account_data(hub, &caller, *request).await.map(|reply| Reply::SetRoomAccountData(Box::new(reply))) }
-        Command::Receipt(request) => { let caller = access::caller(hub, &origin).await?; receipts::receipt(hub, &caller, *request).await.map(|reply| Reply::Receipt(Box::new(reply))) }
-        Command::ReadMarkers(request) => { let caller = access::caller(hub, &origin).await?; receipts::read_markers(hub, &caller, *request).await.map(|reply| Reply::ReadMarkers(Box::new(reply))) }
-        Command::Typing(request) => { let caller = access::caller(hub, &origin).await?; receipts::typing(hub, &caller, *request).await.map(|reply| Reply::Typing(Box::new(reply))) }
-        Command::PushRules(request) => { let caller = access::caller(hub, &origin).await?; push_rules::push_rules(hub, &caller, *request).await.map(|reply| Reply::PushRules(Box::new(reply))) }
-        Command::PushRulesGlobal(request) => { let caller = access::caller(hub, &origin).await?; push_rules::push_rules_global(hub, &caller, *request).await.map(|reply| Reply::PushRulesGlobal(Box::new(reply))) }
-        Command::Devices(request) => { let caller = access::caller(hub, &origin).await?; devices::devices(hub, &caller, *request).await.map(|reply| Reply::Devices(Box::new(reply))) }
-        Command::Device(request) => { let caller = access::caller(hub, &origin).await?; devices::device(hub, &caller, *request).await.map(|reply| Reply::Device(Box::new(reply))) }
-        Command::UpdateDevice(request) => { let caller = access::caller(hub, &origin).await?; devices::update_device(hub, &caller, *request).await.map(|reply| Reply::UpdateDevice(Box::new(reply))) }
-        Command::DeleteDevice(request) => { let caller = access::caller(hub, &origin).await?; devices::delete_device(hub, &caller, *request).await.map(|reply| Reply::DeleteDevice(Box::new(reply))) }
-        Command::DeleteDevices(request) => { let caller = access::caller(hub, &origin).await?; devices::delete_devices(hub, &caller, *request).await.map(|reply| Reply::DeleteDevices(Box::new(reply))) }
-        Command::UploadKeys(request) => { let caller = access::caller(hub, &origin).await?; keys::upload_keys(hub, &caller, *request).await.map(|reply| Reply::UploadKeys(Box::new(reply))) }
-        Command::QueryKeys(request) => { let caller = access::caller(hub, &origin).await?; keys::query_keys(hub, &caller, *request).await.map(|reply| Reply::QueryKeys(Box::new(reply))) }
-        Command::ClaimKeys(request) => { let caller = access::caller(hub, &origin).await?; keys::claim_keys(hub, &caller, *request).await.map(|reply| Reply::ClaimKeys(Box::new(reply))) }
-        Command::KeyChanges(request) => { let caller = access::caller(hub, &origin).await?; keys::key_changes(hub, &caller, *request).await.map(|reply| Reply::KeyChanges(Box::new(reply))) }
-        Command::SendToDevice(request) => { let caller = access::caller(hub, &origin).await?; to_device::send_to_device(hub, &caller, *request).await.map(|reply| Reply::SendToDevice(Box::new(reply))) }
-        Command::Sync(request) => { let caller = access::caller(hub, &origin).await?; sync::sync(hub, &caller, *request).await.map(|reply| Reply::Sync(Box::new(reply))) }
-        Command::MediaConfig(request) => { let caller = access::caller(hub, &origin).await?; media::media_config(hub, &caller, *request).await.map(|reply| Reply::MediaConfig(Box::new(reply))) }
-        Command::AuthenticatedMediaConfig(request) => { let caller = access::caller(hub, &origin).await?; media::authenticated_media_config(hub, &caller, *request).await.map(|reply| Reply::AuthenticatedMediaConfig(Box::new(reply))) }
+        Command::Versions(request) => discovery::versions(hub, &origin, *request)
+            .await
+            .map(|reply| Reply::Versions(Box::new(reply))),
+        Command::Capabilities(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            discovery::capabilities(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Capabilities(Box::new(reply)))
+        }
+        Command::LoginTypes(request) => accounts::login_types(hub, &origin, *request)
+            .await
+            .map(|reply| Reply::LoginTypes(Box::new(reply))),
+        Command::Login(request) => accounts::login(hub, &origin, *request)
+            .await
+            .map(|reply| Reply::Login(Box::new(reply))),
+        Command::Logout(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            accounts::logout(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Logout(Box::new(reply)))
+        }
+        Command::LogoutAll(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            accounts::logout_all(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::LogoutAll(Box::new(reply)))
+        }
+        Command::Register(request) => accounts::register(hub, &origin, *request)
+            .await
+            .map(|reply| Reply::Register(Box::new(reply))),
+        Command::UsernameAvailable(request) => accounts::username_available(hub, &origin, *request)
+            .await
+            .map(|reply| Reply::UsernameAvailable(Box::new(reply))),
+        Command::Whoami(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            accounts::whoami(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Whoami(Box::new(reply)))
+        }
+        Command::Profile(request) => profile::profile(hub, &origin, *request)
+            .await
+            .map(|reply| Reply::Profile(Box::new(reply))),
+        Command::ProfileField(request) => profile::profile_field(hub, &origin, *request)
+            .await
+            .map(|reply| Reply::ProfileField(Box::new(reply))),
+        Command::SetProfileField(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            profile::set_profile_field(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::SetProfileField(Box::new(reply)))
+        }
+        Command::DeleteProfileField(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            profile::delete_profile_field(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::DeleteProfileField(Box::new(reply)))
+        }
+        Command::CreateRoom(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::create_room(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::CreateRoom(Box::new(reply)))
+        }
+        Command::Event(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::event(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Event(Box::new(reply)))
+        }
+        Command::RoomAliases(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::room_aliases(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::RoomAliases(Box::new(reply)))
+        }
+        Command::Join(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::join(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Join(Box::new(reply)))
+        }
+        Command::JoinByIdOrAlias(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::join_by_id_or_alias(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::JoinByIdOrAlias(Box::new(reply)))
+        }
+        Command::Knock(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::knock(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Knock(Box::new(reply)))
+        }
+        Command::Leave(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::leave(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Leave(Box::new(reply)))
+        }
+        Command::Forget(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::forget(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Forget(Box::new(reply)))
+        }
+        Command::Invite(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::invite(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Invite(Box::new(reply)))
+        }
+        Command::Kick(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::kick(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Kick(Box::new(reply)))
+        }
+        Command::Ban(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::ban(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Ban(Box::new(reply)))
+        }
+        Command::Unban(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::unban(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Unban(Box::new(reply)))
+        }
+        Command::Members(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::members(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Members(Box::new(reply)))
+        }
+        Command::JoinedMembers(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::joined_members(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::JoinedMembers(Box::new(reply)))
+        }
+        Command::JoinedRooms(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::joined_rooms(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::JoinedRooms(Box::new(reply)))
+        }
+        Command::Send(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::send(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Send(Box::new(reply)))
+        }
+        Command::Messages(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::messages(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Messages(Box::new(reply)))
+        }
+        Command::Context(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::context(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Context(Box::new(reply)))
+        }
+        Command::SendState(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::send_state(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::SendState(Box::new(reply)))
+        }
+        Command::State(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::state(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::State(Box::new(reply)))
+        }
+        Command::StateForKey(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::state_for_key(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::StateForKey(Box::new(reply)))
+        }
+        Command::Redact(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            rooms::redact(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Redact(Box::new(reply)))
+        }
+        Command::CreateAlias(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            aliases::create_alias(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::CreateAlias(Box::new(reply)))
+        }
+        Command::DeleteAlias(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            aliases::delete_alias(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::DeleteAlias(Box::new(reply)))
+        }
+        Command::Alias(request) => aliases::alias(hub, &origin, *request)
+            .await
+            .map(|reply| Reply::Alias(Box::new(reply))),
+        Command::CreateFilter(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            filters::create_filter(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::CreateFilter(Box::new(reply)))
+        }
+        Command::Filter(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            filters::filter(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Filter(Box::new(reply)))
+        }
+        Command::AccountData(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            account_data::account_data(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::AccountData(Box::new(reply)))
+        }
+        Command::SetAccountData(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            account_data::set_account_data(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::SetAccountData(Box::new(reply)))
+        }
+        Command::RoomAccountData(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            account_data::room_account_data(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::RoomAccountData(Box::new(reply)))
+        }
+        Command::SetRoomAccountData(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            account_data::set_room_account_data(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::SetRoomAccountData(Box::new(reply)))
+        }
+        Command::Receipt(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            receipts::receipt(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Receipt(Box::new(reply)))
+        }
+        Command::ReadMarkers(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            receipts::read_markers(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::ReadMarkers(Box::new(reply)))
+        }
+        Command::Typing(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            receipts::typing(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Typing(Box::new(reply)))
+        }
+        Command::PushRules(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            push_rules::push_rules(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::PushRules(Box::new(reply)))
+        }
+        Command::PushRulesGlobal(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            push_rules::push_rules_global(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::PushRulesGlobal(Box::new(reply)))
+        }
+        Command::Devices(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            devices::devices(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Devices(Box::new(reply)))
+        }
+        Command::Device(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            devices::device(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Device(Box::new(reply)))
+        }
+        Command::UpdateDevice(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            devices::update_device(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::UpdateDevice(Box::new(reply)))
+        }
+        Command::DeleteDevice(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            devices::delete_device(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::DeleteDevice(Box::new(reply)))
+        }
+        Command::DeleteDevices(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            devices::delete_devices(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::DeleteDevices(Box::new(reply)))
+        }
+        Command::UploadKeys(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            keys::upload_keys(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::UploadKeys(Box::new(reply)))
+        }
+        Command::QueryKeys(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            keys::query_keys(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::QueryKeys(Box::new(reply)))
+        }
+        Command::ClaimKeys(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            keys::claim_keys(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::ClaimKeys(Box::new(reply)))
+        }
+        Command::KeyChanges(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            keys::key_changes(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::KeyChanges(Box::new(reply)))
+        }
+        Command::SendToDevice(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            to_device::send_to_device(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::SendToDevice(Box::new(reply)))
+        }
+        Command::Sync(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            sync::sync(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Sync(Box::new(reply)))
+        }
+        Command::MediaConfig(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            media::media_config(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::MediaConfig(Box::new(reply)))
+        }
+        Command::AuthenticatedMediaConfig(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            media::authenticated_media_config(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::AuthenticatedMediaConfig(Box::new(reply)))
+        }
         Command::RegisterNonce => secret_registration::nonce(hub, &origin),
-        Command::RegisterWithSecret(request) => secret_registration::register(hub, &origin, *request).await.map(|reply| Reply::RegisterWithSecret(Box::new(reply))),
+        Command::RegisterWithSecret(request) => {
+            secret_registration::register(hub, &origin, *request)
+                .await
+                .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
+        }
     }
 }

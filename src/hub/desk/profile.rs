@@ -1,6 +1,6 @@
 //! Profile.
 
-use ruma::api::client::{profile};
+use ruma::api::client::profile;
 
 use crate::{
     api::{Caller, Origin, Refusal},

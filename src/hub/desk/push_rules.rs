@@ -1,6 +1,6 @@
 //! Push rules.
 
-use ruma::api::client::{push};
+use ruma::api::client::push;
 
 use crate::{
     api::{Caller, Refusal},

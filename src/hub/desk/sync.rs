@@ -1,6 +1,6 @@
 //! Sync.
 
-use ruma::api::client::{sync};
+use ruma::api::client::sync;
 
 use crate::{
     api::{Caller, Refusal},

@@ -1,6 +1,6 @@
 //! To device.
 
-use ruma::api::client::{to_device};
+use ruma::api::client::to_device;
 
 use crate::{
     api::{Caller, Refusal},

@@ -1,10 +1,8 @@
 //! The one committer: merges what waits into one fsynced commit, publishes, answers.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -85,7 +83,12 @@ impl Committer {
         stats: Arc<CommitterStats>,
         shards: usize,
     ) -> Self {
-        Self { store, fanout, stats, void: vec![None; shards] }
+        Self {
+            store,
+            fanout,
+            stats,
+            void: vec![None; shards],
+        }
     }
 
     /// Runs until the writer closes.
@@ -108,7 +111,9 @@ impl Committer {
             return;
         }
         let (batches, rest) = split(jobs);
-        let Err((error, mut rest)) = self.commit(&batches, rest).await else { return };
+        let Err((error, mut rest)) = self.commit(&batches, rest).await else {
+            return;
+        };
         if batches.len() == 1 || matches!(error, CommitError::Unknown(_)) {
             self.fail(rest, error);
             return;
@@ -150,11 +155,20 @@ impl Committer {
             Ok(committed) => committed,
             Err(error) => return Err((error, rest)),
         };
-        assert_eq!(committed.outcomes.len(), rest.len(), "a store answers for every batch");
+        assert_eq!(
+            committed.outcomes.len(),
+            rest.len(),
+            "a store answers for every batch"
+        );
         self.stats.healthy.store(true, Ordering::Release);
         self.stats.commits.fetch_add(1, Ordering::Relaxed);
-        self.stats.batches.fetch_add(batches.len() as u64, Ordering::Relaxed);
-        let touched: Vec<_> = rest.iter().flat_map(|job| job.touched.iter().cloned()).collect();
+        self.stats
+            .batches
+            .fetch_add(batches.len() as u64, Ordering::Relaxed);
+        let touched: Vec<_> = rest
+            .iter()
+            .flat_map(|job| job.touched.iter().cloned())
+            .collect();
         self.fanout.advance(committed.position, &touched);
         for (job, outcome) in rest.into_iter().zip(committed.outcomes) {
             let answer = match outcome {
@@ -180,7 +194,9 @@ impl Committer {
             {
                 *void = Some(void.map_or(generation, |void| void.max(generation)));
             }
-            let _ = job.reply.send(Err(WriteError::Store(Arc::<StoreError>::clone(&error))));
+            let _ = job
+                .reply
+                .send(Err(WriteError::Store(Arc::<StoreError>::clone(&error))));
         }
     }
 }
@@ -195,8 +211,20 @@ struct Waiting {
 fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
     jobs.into_iter()
         .map(|job| {
-            let CommitJob { batch, source, touched, reply } = job;
-            (batch, Waiting { source, touched, reply })
+            let CommitJob {
+                batch,
+                source,
+                touched,
+                reply,
+            } = job;
+            (
+                batch,
+                Waiting {
+                    source,
+                    touched,
+                    reply,
+                },
+            )
         })
         .unzip()
 }

@@ -96,19 +96,27 @@ impl Hot {
             removed: before.into_iter().collect(),
             snapshot,
         }));
-        out.push(Write::Current { room: self.nid, key, event: Some(nid) });
+        out.push(Write::Current {
+            room: self.nid,
+            key,
+            event: Some(nid),
+        });
     }
 
     fn change_membership(&mut self, pdu: &Pdu, nid: EventNid, out: &mut Vec<Write>) {
         let fields = pdu.fields();
-        let Some(user) =
-            fields.state_key.as_deref().and_then(|key| OwnedUserId::try_from(key).ok())
+        let Some(user) = fields
+            .state_key
+            .as_deref()
+            .and_then(|key| OwnedUserId::try_from(key).ok())
         else {
             return;
         };
         let membership = membership_of(pdu);
-        let listens =
-            matches!(membership, Membership::Join | Membership::Invite | Membership::Knock);
+        let listens = matches!(
+            membership,
+            Membership::Join | Membership::Invite | Membership::Knock
+        );
         if listens != self.audience.contains(&user) {
             let audience = Arc::make_mut(&mut self.audience);
             if listens {
@@ -117,12 +125,21 @@ impl Hot {
                 audience.remove(&user);
             }
         }
-        out.push(Write::Membership { user, room: self.nid, membership, event: nid });
+        out.push(Write::Membership {
+            user,
+            room: self.nid,
+            membership,
+            event: nid,
+        });
     }
 
     /// Where the room now stands, written once for all that a batch did to it.
     pub(super) fn heads(&self) -> Write {
-        Write::Heads { room: self.nid, heads: self.room.heads().clone(), state: self.state }
+        Write::Heads {
+            room: self.nid,
+            heads: self.room.heads().clone(),
+            state: self.state,
+        }
     }
 }
 

@@ -28,15 +28,15 @@ use tokio::{
 
 pub use committer::CommitterStats;
 use committer::{CommitJob, Committer, Source};
-use shard::{Job, Shard, Wanted};
+use shard::{Founded, Job, Shard, Wanted};
 
 use crate::{
     api::Refusal,
     base::{Clock, Position, Seq},
     hub::fanout::{Fanout, Touched},
-    room::{self, Draft, Founding, Part},
-    store::{Batch, Claimed, Conflict, SentBy, SharedStore, StoreError, TxnKey, Write},
-    wire::matrix::ServerKey,
+    room::{self, Draft, Part, Room},
+    store::{Batch, Claimed, Conflict, RoomNid, SentBy, SharedStore, StoreError, TxnKey},
+    wire::matrix::{Pdu, ServerKey},
 };
 
 /// How many drafts wait for one shard before it answers «busy».
@@ -109,7 +109,9 @@ impl From<WriteError> for Refusal {
         match error {
             WriteError::Refused(refusal) => refusal_of(&refusal),
             WriteError::NoSuchRoom(room) => Self::not_found(format!("no such room: {room}")),
-            WriteError::Conflict(conflict) => Self::new(Code::Unknown, conflict.what).with_status(409),
+            WriteError::Conflict(conflict) => {
+                Self::new(Code::Unknown, conflict.what).with_status(409)
+            }
             WriteError::Busy => Self::busy(BUSY_RETRY),
             WriteError::Store(error) => {
                 tracing::error!(error = &*error as &dyn std::error::Error, "a commit failed");
@@ -146,8 +148,12 @@ impl Writer {
     ) -> Self {
         let (commits, jobs) = mpsc::channel(COMMIT_QUEUE_MAX);
         let stats = Arc::new(CommitterStats::default());
-        let committer =
-            Committer::new(Arc::clone(&store), fanout, Arc::clone(&stats), shards.max(1));
+        let committer = Committer::new(
+            Arc::clone(&store),
+            fanout,
+            Arc::clone(&stats),
+            shards.max(1),
+        );
         let mut tasks = vec![tokio::spawn(committer.run(jobs))];
         let shards = (0..shards.max(1))
             .map(|index| {
@@ -181,16 +187,25 @@ impl Writer {
         self.send(room.to_owned(), Wanted::Append(submission)).await
     }
 
-    /// Founds a room: its create event, then `parts`, all or nothing, with `also` in the same
-    /// commit (aliases). `room` is the id the founding will have.
+    /// Stores a room that [`room::found`] made, and `parts` by its creator: all or nothing. `nid`
+    /// is a fresh number of the store.
     pub async fn found(
         &self,
-        room: OwnedRoomId,
-        founding: Founding,
+        (room, create): (Room, Arc<Pdu>),
+        nid: RoomNid,
         parts: Vec<Part>,
-        also: Vec<Write>,
     ) -> Result<Submitted, WriteError> {
-        self.send(room, Wanted::Found(Box::new((founding, parts, also)))).await
+        let id = room.id().clone();
+        self.send(
+            id,
+            Wanted::Found(Box::new(Founded {
+                room,
+                create,
+                nid,
+                parts,
+            })),
+        )
+        .await
     }
 
     /// Stores what belongs to no room's log. Gives its position and what its claims got.
@@ -203,7 +218,12 @@ impl Writer {
             return Err(WriteError::Busy);
         }
         let (reply, answer) = oneshot::channel();
-        let job = CommitJob { batch, source: Source::Desk, touched, reply };
+        let job = CommitJob {
+            batch,
+            source: Source::Desk,
+            touched,
+            reply,
+        };
         self.commits.try_send(job).map_err(|_| WriteError::Busy)?;
         answer.await.map_err(|_| WriteError::Busy)?
     }
@@ -228,8 +248,12 @@ impl Writer {
             }
         }
         let (reply, finished) = oneshot::channel();
-        let last =
-            CommitJob { batch: Batch::default(), source: Source::Close, touched: Vec::new(), reply };
+        let last = CommitJob {
+            batch: Batch::default(),
+            source: Source::Close,
+            touched: Vec::new(),
+            reply,
+        };
         if self.commits.send(last).await.is_ok() {
             let _ = finished.await;
         }
@@ -242,9 +266,18 @@ impl Writer {
         if self.closing.load(Ordering::Acquire) {
             return Err(WriteError::Busy);
         }
-        let shard = &self.shards[self.shard_of(&room)];
+        let shard = self
+            .shards
+            .get(self.shard_of(&room))
+            .ok_or(WriteError::Busy)?;
         let (reply, answer) = oneshot::channel();
-        shard.try_send(Job::Want { room, wanted, reply }).map_err(|_| WriteError::Busy)?;
+        shard
+            .try_send(Job::Want {
+                room,
+                wanted,
+                reply,
+            })
+            .map_err(|_| WriteError::Busy)?;
         answer.await.map_err(|_| WriteError::Busy)?
     }
 

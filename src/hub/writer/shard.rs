@@ -15,14 +15,14 @@ use crate::{
         writer::{
             Submission, Submitted, WriteError,
             committer::{CommitJob, Source},
-            hot::{Hot, membership_of},
+            hot::Hot,
             txns::Txns,
         },
     },
-    room::{Applied, Effect, Evidence, Founding, Part, Room, StateKey, found},
+    room::{Applied, Effect, Evidence, Part, Room, StateKey},
     store::{
-        Batch, Claimed, EventNid, SentBy, SharedStore, StateHead, StoreError, TxnAnswer, TxnKey,
-        Write, hash_of,
+        Batch, Claimed, Conflict, EventNid, RoomNid, SentBy, SharedStore, StateHead, StoreError,
+        TxnAnswer, TxnKey, Write, hash_of,
     },
     wire::matrix::{Pdu, ServerKey},
 };
@@ -57,7 +57,15 @@ pub(super) enum Job {
 /// What is wanted of a room.
 pub(super) enum Wanted {
     Append(Submission),
-    Found(Box<(Founding, Vec<Part>, Vec<Write>)>),
+    Found(Box<Founded>),
+}
+
+/// A founded room that is nowhere but here yet.
+pub(super) struct Founded {
+    pub(super) room: Room,
+    pub(super) create: Arc<Pdu>,
+    pub(super) nid: RoomNid,
+    pub(super) parts: Vec<Part>,
 }
 
 /// A shard's own state.
@@ -95,6 +103,24 @@ struct Staging {
     answers: Vec<Answer>,
     changed: Vec<OwnedRoomId>,
     touched: Vec<Touched>,
+}
+
+impl Staging {
+    fn mark(&self) -> (usize, usize) {
+        (self.writes.len(), self.touched.len())
+    }
+
+    fn back_to(&mut self, (writes, touched): (usize, usize)) {
+        self.writes.truncate(writes);
+        self.touched.truncate(touched);
+    }
+}
+
+/// What a redaction names.
+struct Target {
+    nid: EventNid,
+    pdu: Pdu,
+    redacted: String,
 }
 
 impl Shard {
@@ -152,7 +178,11 @@ impl Shard {
         for job in taken.drain(..) {
             match job {
                 Job::Drain(done) => drains.push(done),
-                Job::Want { room, wanted, reply } => {
+                Job::Want {
+                    room,
+                    wanted,
+                    reply,
+                } => {
                     self.want(&room, wanted, reply, &mut staging).await;
                 }
             }
@@ -181,7 +211,7 @@ impl Shard {
         };
         let outcome = match wanted {
             Wanted::Append(submission) => self.append(room, submission, staging).await,
-            Wanted::Found(wish) => self.found(room, *wish, staging).await,
+            Wanted::Found(founded) => self.found(room, *founded, staging).await,
         };
         if let (Some(key), Ok(submitted)) = (&txn, &outcome)
             && !submitted.replayed
@@ -190,12 +220,20 @@ impl Shard {
             let answer = TxnAnswer::Event(event.clone());
             self.txns.stage(key, &answer);
             let at = self.clock.now();
-            staging.writes.push(Write::Txn { key: key.clone(), answer, at });
+            staging.writes.push(Write::Txn {
+                key: key.clone(),
+                answer,
+                at,
+            });
         }
         if staging.writes.len() > before && !staging.changed.contains(room) {
             staging.changed.push(room.clone());
         }
-        staging.answers.push(Answer { reply, outcome, txn });
+        staging.answers.push(Answer {
+            reply,
+            outcome,
+            txn,
+        });
     }
 
     async fn append(
@@ -213,44 +251,59 @@ impl Shard {
         self.warm(id).await?;
         let Submission { draft, sent_by, .. } = submission;
         // One part is decided before it changes anything; several need a way back.
-        let undo = (draft.parts.len() > 1).then(|| self.rooms.get(id).cloned()).flatten();
-        let mark = (staging.writes.len(), staging.touched.len());
+        let undo = (draft.parts.len() > 1)
+            .then(|| self.rooms.get(id).cloned())
+            .flatten();
+        let mark = staging.mark();
         let mut events = Vec::with_capacity(draft.parts.len());
         for part in &draft.parts {
-            match self.part(id, &draft.sender, part, sent_by.clone(), staging).await {
+            match self
+                .part(id, &draft.sender, part, sent_by.clone(), staging)
+                .await
+            {
                 Ok(event) => events.extend(event),
                 Err(error) => {
                     if let Some(hot) = undo {
                         self.rooms.insert(id.clone(), hot);
                     }
-                    staging.writes.truncate(mark.0);
-                    staging.touched.truncate(mark.1);
+                    staging.back_to(mark);
                     return Err(error);
                 }
             }
         }
-        Ok(Submitted { room: id.clone(), position: Position::ZERO, events, replayed: false })
+        Ok(Submitted {
+            room: id.clone(),
+            position: Position::ZERO,
+            events,
+            replayed: false,
+        })
     }
 
     async fn found(
         &mut self,
         id: &OwnedRoomId,
-        (founding, parts, also): (Founding, Vec<Part>, Vec<Write>),
+        founded: Founded,
         staging: &mut Staging,
     ) -> Result<Submitted, WriteError> {
-        let now = self.clock.now();
-        let evidence = Evidence { now, key: &self.key, target: None };
-        let (room, create) = found(&founding, &evidence)?;
-        // The desk founded it once to learn where it belongs; the clock may have moved since.
-        let id = if room.id() == id { id.clone() } else { room.id().clone() };
-        if self.store.room(&id).await.map_err(ours)?.is_some() || self.rooms.contains_key(&id) {
-            let what = format!("the room {id} exists");
-            return Err(WriteError::Conflict(crate::store::Conflict { what }));
+        let Founded {
+            room,
+            create,
+            nid,
+            parts,
+        } = founded;
+        if self.rooms.contains_key(id) || self.store.room(id).await.map_err(ours)?.is_some() {
+            return Err(WriteError::Conflict(Conflict {
+                what: format!("the room {id} exists"),
+            }));
         }
-        let nid = self.store.numbers().room();
-        let mark = (staging.writes.len(), staging.touched.len());
-        staging.writes.push(Write::NewRoom { nid, id: id.clone(), version: founding.version });
-        let hot = Hot {
+        let mark = staging.mark();
+        let creator = create.fields().sender.clone();
+        staging.writes.push(Write::NewRoom {
+            nid,
+            id: id.clone(),
+            version: room.version(),
+        });
+        let mut hot = Hot {
             room,
             nid,
             state: StateHead::default(),
@@ -258,33 +311,32 @@ impl Shard {
             audience: Arc::default(),
             used: self.tick,
         };
-        self.rooms.insert(id.clone(), hot);
-        let mut events = Vec::with_capacity(parts.len() + 1);
         let effect = Effect::Append(create);
-        let mut outcome = self.effect(&id, &effect, None, staging).await.map(|at| events.extend(at));
+        let mut events: Vec<_> = self
+            .stage_effect(&mut hot, &effect, None, None, staging)
+            .into_iter()
+            .collect();
+        self.rooms.insert(id.clone(), hot);
         for part in &parts {
-            if outcome.is_err() {
-                break;
+            match self.part(id, &creator, part, None, staging).await {
+                Ok(event) => events.extend(event),
+                Err(error) => {
+                    self.rooms.remove(id);
+                    staging.back_to(mark);
+                    return Err(error);
+                }
             }
-            outcome = self
-                .part(&id, &founding.creator, part, None, staging)
-                .await
-                .map(|event| events.extend(event));
         }
-        if let Err(error) = outcome {
-            self.rooms.remove(&id);
-            staging.writes.truncate(mark.0);
-            staging.touched.truncate(mark.1);
-            return Err(error);
-        }
-        staging.writes.extend(also.into_iter().map(|write| in_room(write, nid)));
-        if !staging.changed.contains(&id) {
-            staging.changed.push(id.clone());
-        }
-        Ok(Submitted { room: id, position: Position::ZERO, events, replayed: false })
+        Ok(Submitted {
+            room: id.clone(),
+            position: Position::ZERO,
+            events,
+            replayed: false,
+        })
     }
 
-    /// Decides one part and stages its effects.
+    /// Decides one part and stages its effects. Everything that can fail comes before anything
+    /// changes.
     async fn part(
         &mut self,
         id: &OwnedRoomId,
@@ -295,13 +347,20 @@ impl Shard {
     ) -> Result<Vec<(OwnedEventId, Option<Seq>)>, WriteError> {
         let target = self.gather(id, sender, part).await?;
         let hot = self.rooms.get(id).expect("warm() put the room there");
-        let evidence =
-            Evidence { now: self.clock.now(), key: &self.key, target: target.as_ref() };
+        let evidence = Evidence {
+            now: self.clock.now(),
+            key: &self.key,
+            target: target.as_ref().map(|target| &target.pdu),
+        };
         let effects = hot.room.decide(sender, part, &evidence)?;
-        let mut events = Vec::with_capacity(1);
-        for effect in &effects {
-            events.extend(self.effect(id, effect, sent_by.clone(), staging).await?);
-        }
+        let mut hot = self.rooms.remove(id).expect("it was there a line ago");
+        let events = effects
+            .iter()
+            .filter_map(|effect| {
+                self.stage_effect(&mut hot, effect, target.as_ref(), sent_by.clone(), staging)
+            })
+            .collect();
+        self.rooms.insert(id.clone(), hot);
         Ok(events)
     }
 
@@ -311,74 +370,73 @@ impl Shard {
         id: &OwnedRoomId,
         sender: &ruma::UserId,
         part: &Part,
-    ) -> Result<Option<Pdu>, WriteError> {
+    ) -> Result<Option<Target>, WriteError> {
         let hot = self.rooms.get_mut(id).expect("warm() put the room there");
         let needs = hot.room.needs(sender, part);
         if !needs.state.is_empty() {
             learn(&self.store, hot, &needs.state).await.map_err(ours)?;
         }
-        let Some(hash) = needs.event.as_deref().and_then(hash_of) else { return Ok(None) };
+        let Some(hash) = needs.event.as_deref().and_then(hash_of) else {
+            return Ok(None);
+        };
         let stored = self.store.event(hash).await.map_err(ours)?;
         let Some(record) = stored.filter(|record| record.room == hot.nid) else {
             return Ok(None);
         };
-        let pdu = Pdu::stored(hash, id, Arc::clone(&record.json), hot.room.version());
-        pdu.map(Some).map_err(|error| ours(damaged(&error.to_string())))
+        let version = hot.room.version();
+        let target = Pdu::stored(hash, id, Arc::clone(&record.json), version).and_then(|pdu| {
+            let redacted = pdu.redacted_json(version)?;
+            Ok(Target {
+                nid: record.nid,
+                pdu,
+                redacted,
+            })
+        });
+        target
+            .map(Some)
+            .map_err(|error| ours(damaged(&error.to_string())))
     }
 
     /// Applies one effect to the staged room and writes it down.
-    async fn effect(
-        &mut self,
-        id: &OwnedRoomId,
+    fn stage_effect(
+        &self,
+        hot: &mut Hot,
         effect: &Effect,
+        target: Option<&Target>,
         sent_by: Option<SentBy>,
         staging: &mut Staging,
-    ) -> Result<Option<(OwnedEventId, Option<Seq>)>, WriteError> {
-        let hot = self.rooms.get_mut(id).expect("warm() put the room there");
+    ) -> Option<(OwnedEventId, Option<Seq>)> {
+        let applied = hot.room.apply(effect);
         match effect {
             Effect::Append(pdu) => {
-                let before = Arc::clone(&hot.audience);
-                let applied: Applied =
-                    hot.room.apply(effect).expect("an Append has a place in the log");
-                let numbers = self.store.numbers();
-                hot.store(pdu, applied, numbers, sent_by, &mut staging.writes);
-                if !Arc::ptr_eq(&before, &hot.audience) {
-                    staging.touched.push(Touched::Many(before)); // who just left hears of it too
-                } else if pdu.fields().kind == "m.room.member"
-                    && let Some(Ok(user)) = pdu.fields().state_key.as_deref().map(TryInto::try_into)
-                {
-                    let _ = membership_of(pdu);
-                    staging.touched.push(Touched::One(user));
+                let applied: Applied = applied.expect("an Append has a place in the log");
+                if let Some(user) = member_named(pdu) {
+                    staging.touched.push(Touched::One(user)); // who just left hears of it too
                 }
-                Ok(Some((pdu.id().clone(), Some(applied.seq))))
+                hot.store(
+                    pdu,
+                    applied,
+                    self.store.numbers(),
+                    sent_by,
+                    &mut staging.writes,
+                );
+                Some((pdu.id().clone(), Some(applied.seq)))
             }
-            Effect::Redact { target, because } => {
-                hot.room.apply(effect);
-                let version = hot.room.version();
-                let write = self.redact(id, target, because, version, staging).await.map_err(ours)?;
-                staging.writes.extend(write);
-                Ok(None)
+            Effect::Redact { because, .. } => {
+                let target = target.expect("decide() redacts only what gather() found");
+                let because = hash_of(because)
+                    .and_then(|hash| staged_nid(&staging.writes, hash))
+                    .expect("the redaction was appended just before");
+                let json = target.redacted.clone();
+                staging.writes.push(Write::Redact {
+                    event: target.nid,
+                    because,
+                    json,
+                });
+                None
             }
-            Effect::Already { event, .. } => Ok(event.clone().map(|event| (event, None))),
+            Effect::Already { event, .. } => event.clone().map(|event| (event, None)),
         }
-    }
-
-    async fn redact(
-        &self,
-        id: &OwnedRoomId,
-        target: &OwnedEventId,
-        because: &OwnedEventId,
-        version: crate::wire::matrix::Version,
-        staging: &Staging,
-    ) -> Result<Option<Write>, StoreError> {
-        let Some(hash) = hash_of(target) else { return Ok(None) };
-        let Some(record) = self.store.event(hash).await? else { return Ok(None) };
-        let because = hash_of(because).and_then(|hash| staged_nid(&staging.writes, hash));
-        let Some(because) = because else { return Ok(None) };
-        let damaged = |error: crate::wire::matrix::PduError| damaged(&error.to_string());
-        let pdu = Pdu::stored(hash, id, record.json, version).map_err(damaged)?;
-        let json = pdu.redacted_json(version).map_err(damaged)?;
-        Ok(Some(Write::Redact { event: record.nid, because, json }))
     }
 
     /// Makes sure the room is in memory.
@@ -390,7 +448,11 @@ impl Shard {
         }
         let record = self.store.room(id).await.map_err(ours)?;
         let record = record.ok_or_else(|| WriteError::NoSuchRoom(id.clone()))?;
-        let audience = self.store.audience(record.nid, self.key.name()).await.map_err(ours)?;
+        let audience = self
+            .store
+            .audience(record.nid, self.key.name())
+            .await
+            .map_err(ours)?;
         let room = Room::loaded(id.clone(), record.version, record.heads);
         self.rooms.insert(
             id.clone(),
@@ -415,7 +477,9 @@ impl Shard {
         for id in &staging.changed {
             if let Some(hot) = self.rooms.get(id) {
                 staging.writes.push(hot.heads());
-                staging.touched.push(Touched::Many(Arc::clone(&hot.audience)));
+                staging
+                    .touched
+                    .push(Touched::Many(Arc::clone(&hot.audience)));
             }
         }
         if staging.writes.is_empty() && self.in_flight.is_empty() {
@@ -426,12 +490,21 @@ impl Shard {
         }
         let (reply, stored) = oneshot::channel();
         let job = CommitJob {
-            batch: Batch { writes: staging.writes, may_conflict: false },
-            source: Source::Shard { index: self.index, generation: self.generation },
+            batch: Batch {
+                writes: staging.writes,
+                may_conflict: false,
+            },
+            source: Source::Shard {
+                index: self.index,
+                generation: self.generation,
+            },
             touched: staging.touched,
             reply,
         };
-        self.in_flight.push_back(InFlight { stored, answers: staging.answers });
+        self.in_flight.push_back(InFlight {
+            stored,
+            answers: staging.answers,
+        });
         if self.commits.send(job).await.is_err() {
             tracing::warn!("the committer is gone; drafts are answered «busy»");
         }
@@ -489,9 +562,14 @@ type Settled = (Result<(Position, Vec<Claimed>), WriteError>, Vec<Answer>);
 /// The outcome of the oldest batch; never, when none is on its way. Taking it out only once the
 /// outcome is there keeps this safe to drop half-way.
 async fn oldest(in_flight: &mut VecDeque<InFlight>) -> Settled {
-    let Some(first) = in_flight.front_mut() else { return std::future::pending().await };
+    let Some(first) = in_flight.front_mut() else {
+        return std::future::pending().await;
+    };
     let stored = (&mut first.stored).await.unwrap_or(Err(WriteError::Busy));
-    let answers = in_flight.pop_front().map(|batch| batch.answers).unwrap_or_default();
+    let answers = in_flight
+        .pop_front()
+        .map(|batch| batch.answers)
+        .unwrap_or_default();
     (stored, answers)
 }
 
@@ -502,8 +580,7 @@ async fn learn(store: &SharedStore, hot: &mut Hot, keys: &[StateKey]) -> Result<
             None => None,
             Some(record) => {
                 hot.nids.insert(key.clone(), record.nid);
-                let pdu =
-                    Pdu::stored(record.hash, hot.room.id(), record.json, hot.room.version());
+                let pdu = Pdu::stored(record.hash, hot.room.id(), record.json, hot.room.version());
                 Some(Arc::new(pdu.map_err(|error| damaged(&error.to_string()))?))
             }
         };
@@ -520,12 +597,14 @@ fn staged_nid(writes: &[Write], hash: crate::base::EventHash) -> Option<EventNid
     })
 }
 
-/// Writes that come with a founding do not know the room's number yet.
-fn in_room(write: Write, nid: crate::store::RoomNid) -> Write {
-    match write {
-        Write::NewAlias { alias, creator, .. } => Write::NewAlias { alias, room: nid, creator },
-        other => other,
-    }
+/// Whose membership an event is about.
+fn member_named(pdu: &Pdu) -> Option<ruma::OwnedUserId> {
+    let key = pdu
+        .fields()
+        .state_key
+        .as_deref()
+        .filter(|_| pdu.fields().kind == "m.room.member")?;
+    ruma::OwnedUserId::try_from(key).ok()
 }
 
 fn replayed(room: &OwnedRoomId, event: OwnedEventId) -> Submitted {
@@ -538,7 +617,9 @@ fn replayed(room: &OwnedRoomId, event: OwnedEventId) -> Submitted {
 }
 
 fn damaged(what: &str) -> StoreError {
-    StoreError::Damaged { what: what.to_owned() }
+    StoreError::Damaged {
+        what: what.to_owned(),
+    }
 }
 
 fn ours(error: StoreError) -> WriteError {

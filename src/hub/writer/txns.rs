@@ -60,7 +60,10 @@ impl Txns {
     /// Remembers the answer that is being stored.
     pub(super) fn stage(&mut self, key: &TxnKey, answer: &TxnAnswer) {
         let hash = self.hasher.hash_one((&key.endpoint, &key.txn));
-        if let Some(seen) = self.devices.get_mut(&(key.user.clone(), key.device.clone())) {
+        if let Some(seen) = self
+            .devices
+            .get_mut(&(key.user.clone(), key.device.clone()))
+        {
             seen.keys.insert(hash);
         }
         self.staged.insert(key.clone(), answer.clone());
@@ -82,7 +85,8 @@ impl Txns {
                 .map(|(endpoint, txn)| self.hasher.hash_one((endpoint, txn)))
                 .collect();
             self.make_room();
-            self.devices.insert(device.clone(), Seen { keys, used: tick });
+            self.devices
+                .insert(device.clone(), Seen { keys, used: tick });
         }
         let seen = self.devices.get_mut(&device).expect("inserted just above");
         seen.used = tick;
