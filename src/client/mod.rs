@@ -1,1 +1,336 @@
-//! The client library: used by the CLI, the demo and the tests.
+//! The client library: one API over the doors, used by the CLI, the demo and the tests.
+//!
+//! A [`Client`] speaks to one hub through one door and counts every byte at the socket. It keeps
+//! no state on disk; what it was told of its session is in [`Credentials`].
+
+mod coap;
+mod credentials;
+mod error;
+mod http;
+mod ledger;
+mod target;
+
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
+use serde_json::{Map, Value, json};
+
+pub use credentials::{Credentials, CredentialsError, ServerInfo};
+pub use error::ClientError;
+pub use ledger::{Cost, Ledger};
+pub use target::{Target, TargetError};
+
+/// An HTTP method, also where the door is CoAP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the methods' own names")]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Delete,
+}
+
+/// One request: the path in segments, not yet encoded for any door.
+#[derive(Clone, Debug)]
+pub struct Call<'a> {
+    /// The method.
+    pub method: Method,
+    /// Everything after `/_matrix/client/v3`, one segment each.
+    pub path: Vec<&'a str>,
+    /// Query parameters.
+    pub query: Vec<(&'a str, String)>,
+    /// The JSON body.
+    pub body: Option<Value>,
+}
+
+/// A session with a hub through one door.
+pub struct Client {
+    door: Door,
+    token: Option<String>,
+    ledger: Ledger,
+}
+
+enum Door {
+    Https(Box<http::HttpsDoor>),
+    Coap(Box<coap::CoapDoor>),
+}
+
+impl Client {
+    /// Gets ready to speak to `target`; connects with the first request.
+    pub async fn open(target: &Target) -> Result<Self, ClientError> {
+        let door = match target {
+            Target::Https(target) => Door::Https(Box::new(http::HttpsDoor::new(target)?)),
+            Target::Coap(address) => Door::Coap(Box::new(coap::CoapDoor::open(*address).await?)),
+        };
+        Ok(Self {
+            door,
+            token: None,
+            ledger: Ledger::default(),
+        })
+    }
+
+    /// The same, with an access token from before.
+    pub async fn resume(target: &Target, token: &str) -> Result<Self, ClientError> {
+        let mut client = Self::open(target).await?;
+        client.token = Some(token.to_owned());
+        Ok(client)
+    }
+
+    /// The access token, once logged in.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// What everything has cost so far, per operation.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Sends a request and waits for its answer. `operation` is the ledger's line.
+    pub async fn call(&mut self, operation: &str, call: Call<'_>) -> Result<Value, ClientError> {
+        let token = self.token.as_deref();
+        let (answer, cost) = match &mut self.door {
+            Door::Https(door) => door.call(token, &call).await,
+            Door::Coap(door) => door.call(token, &call).await,
+        };
+        self.ledger.add(operation, cost);
+        answer
+    }
+
+    /// Logs in with a password and keeps the token.
+    pub async fn login(
+        &mut self,
+        user: &str,
+        password: &str,
+        device_id: Option<&str>,
+    ) -> Result<Credentials, ClientError> {
+        let mut body = json!({
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": user},
+            "password": password,
+        });
+        if let (Some(device), Some(object)) = (device_id, body.as_object_mut()) {
+            object.insert("device_id".to_owned(), device.into());
+        }
+        let answer = self.call("login", Call::post(&["login"], body)).await?;
+        let token = text(&answer, "access_token")?;
+        self.token = Some(token.clone());
+        Ok(Credentials::new(
+            text(&answer, "user_id")?,
+            text(&answer, "device_id")?,
+            token,
+        ))
+    }
+
+    /// Ends the session.
+    pub async fn logout(&mut self) -> Result<(), ClientError> {
+        self.call("logout", Call::post(&["logout"], json!({})))
+            .await?;
+        self.token = None;
+        Ok(())
+    }
+
+    /// Creates a room; `wish` is the body of `createRoom`.
+    pub async fn create_room(&mut self, wish: Value) -> Result<OwnedRoomId, ClientError> {
+        let answer = self
+            .call("create room", Call::post(&["createRoom"], wish))
+            .await?;
+        id(&answer, "room_id")
+    }
+
+    /// Joins a room by id or alias.
+    pub async fn join(&mut self, room: &str) -> Result<OwnedRoomId, ClientError> {
+        let answer = self
+            .call("join", Call::post(&["join", room], json!({})))
+            .await?;
+        id(&answer, "room_id")
+    }
+
+    /// Leaves a room.
+    pub async fn leave(&mut self, room: &RoomId) -> Result<(), ClientError> {
+        self.call(
+            "leave",
+            Call::post(&["rooms", room.as_str(), "leave"], json!({})),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Invites someone.
+    pub async fn invite(&mut self, room: &RoomId, user: &UserId) -> Result<(), ClientError> {
+        let body = json!({ "user_id": user });
+        self.call(
+            "invite",
+            Call::post(&["rooms", room.as_str(), "invite"], body),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Sends an event under a transaction id of the caller's: a retry with the same id gets the
+    /// first answer.
+    pub async fn send(
+        &mut self,
+        room: &RoomId,
+        kind: &str,
+        txn: &str,
+        content: Value,
+    ) -> Result<OwnedEventId, ClientError> {
+        let call = Call::put(&["rooms", room.as_str(), "send", kind, txn], content);
+        id(&self.call("send", call).await?, "event_id")
+    }
+
+    /// Sends a text message.
+    pub async fn say(
+        &mut self,
+        room: &RoomId,
+        txn: &str,
+        text: &str,
+    ) -> Result<OwnedEventId, ClientError> {
+        let content = json!({"msgtype": "m.text", "body": text});
+        self.send(room, "m.room.message", txn, content).await
+    }
+
+    /// Sets a piece of state.
+    pub async fn set_state(
+        &mut self,
+        room: &RoomId,
+        kind: &str,
+        key: &str,
+        content: Value,
+    ) -> Result<OwnedEventId, ClientError> {
+        let call = Call::put(&["rooms", room.as_str(), "state", kind, key], content);
+        id(&self.call("set state", call).await?, "event_id")
+    }
+
+    /// Redacts an event.
+    pub async fn redact(
+        &mut self,
+        room: &RoomId,
+        event: &ruma::EventId,
+        txn: &str,
+    ) -> Result<OwnedEventId, ClientError> {
+        let call = Call::put(
+            &["rooms", room.as_str(), "redact", event.as_str(), txn],
+            json!({}),
+        );
+        id(&self.call("redact", call).await?, "event_id")
+    }
+
+    /// A page of a room's history; `from` none for the newest.
+    pub async fn messages(
+        &mut self,
+        room: &RoomId,
+        from: Option<&str>,
+        backward: bool,
+        limit: u32,
+    ) -> Result<Value, ClientError> {
+        let mut query = vec![
+            ("dir", if backward { "b" } else { "f" }.to_owned()),
+            ("limit", limit.to_string()),
+        ];
+        query.extend(from.map(|from| ("from", from.to_owned())));
+        let call = Call::get(&["rooms", room.as_str(), "messages"], query);
+        self.call("page back", call).await
+    }
+
+    /// What is new since `since`; waits up to `wait_ms` for something to be.
+    pub async fn sync(&mut self, since: Option<&str>, wait_ms: u64) -> Result<Value, ClientError> {
+        let mut query = vec![("timeout", wait_ms.to_string())];
+        query.extend(since.map(|since| ("since", since.to_owned())));
+        let operation = if since.is_some() {
+            "sync"
+        } else {
+            "initial sync"
+        };
+        self.call(operation, Call::get(&["sync"], query)).await
+    }
+
+    /// Who this session is.
+    pub async fn whoami(&mut self) -> Result<Value, ClientError> {
+        self.call("whoami", Call::get(&["account", "whoami"], Vec::new()))
+            .await
+    }
+
+    /// The rooms the user is in.
+    pub async fn joined_rooms(&mut self) -> Result<Vec<OwnedRoomId>, ClientError> {
+        let answer = self
+            .call("joined rooms", Call::get(&["joined_rooms"], Vec::new()))
+            .await?;
+        let rooms = answer.get("joined_rooms").cloned().unwrap_or_default();
+        serde_json::from_value(rooms).map_err(|_| ClientError::Shape {
+            wanted: "joined_rooms",
+        })
+    }
+}
+
+impl<'a> Call<'a> {
+    /// A GET.
+    pub fn get(path: &[&'a str], query: Vec<(&'a str, String)>) -> Self {
+        Self {
+            method: Method::Get,
+            path: path.to_vec(),
+            query,
+            body: None,
+        }
+    }
+
+    /// A POST.
+    pub fn post(path: &[&'a str], body: Value) -> Self {
+        Self {
+            method: Method::Post,
+            path: path.to_vec(),
+            query: Vec::new(),
+            body: Some(body),
+        }
+    }
+
+    /// A PUT.
+    pub fn put(path: &[&'a str], body: Value) -> Self {
+        Self {
+            method: Method::Put,
+            path: path.to_vec(),
+            query: Vec::new(),
+            body: Some(body),
+        }
+    }
+}
+
+fn text(answer: &Value, field: &'static str) -> Result<String, ClientError> {
+    answer
+        .get(field)
+        .and_then(Value::as_str)
+        .map(ToOwned::to_owned)
+        .ok_or(ClientError::Shape { wanted: field })
+}
+
+fn id<T: for<'a> TryFrom<&'a str>>(answer: &Value, field: &'static str) -> Result<T, ClientError> {
+    T::try_from(&text(answer, field)?).map_err(|_| ClientError::Shape { wanted: field })
+}
+
+/// Reads an answer's body: the value, or the refusal it spells.
+fn outcome(status: u16, body: Value) -> Result<Value, ClientError> {
+    if (200..300).contains(&status) {
+        return Ok(body);
+    }
+    let body: Map<String, Value> = match body {
+        Value::Object(body) => body,
+        _ => Map::new(),
+    };
+    let text = |field: &str| {
+        body.get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let errcode = if body.contains_key("errcode") {
+        text("errcode")
+    } else {
+        "M_UNKNOWN".to_owned()
+    };
+    let retry_after_ms = body.get("retry_after_ms").and_then(Value::as_u64);
+    Err(ClientError::Refused {
+        status,
+        errcode,
+        error: text("error"),
+        retry_after_ms,
+    })
+}

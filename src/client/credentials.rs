@@ -1,0 +1,160 @@
+//! The credential file: who a device is, and where its hub is.
+
+use std::{fmt, fs, io::Write as _, os::unix::fs::OpenOptionsExt, path::Path};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::client::{Target, target::HttpsTarget};
+
+/// A device's credentials, as the credential file has them. Parts not yet built are absent.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Credentials {
+    version: u32,
+    /// The user.
+    pub user_id: String,
+    /// The device.
+    pub device_id: String,
+    /// The access token.
+    pub access_token: String,
+    /// The hub.
+    pub server: ServerInfo,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({} on {})", self.user_id, self.device_id) // no token in logs
+    }
+}
+
+/// Where the hub is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// Its server name.
+    #[serde(default)]
+    pub name: String,
+    /// `host:port` of HTTPS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https: Option<String>,
+    /// `host:port` of CoAP over plain UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coap: Option<String>,
+    /// Certificates to trust, as PEM.
+    #[serde(default)]
+    pub ca_pem: Option<String>,
+}
+
+/// A credential file that cannot be used.
+#[derive(Debug, Error)]
+pub enum CredentialsError {
+    /// It cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not a credential file.
+    #[error("{path} is not a credential file: {source}")]
+    Format {
+        /// The file.
+        path: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// It is of another version.
+    #[error("{path} has version {found}; this program reads version 1")]
+    Version {
+        /// The file.
+        path: String,
+        /// What it says.
+        found: u32,
+    },
+    /// It names no door this program can use.
+    #[error("{path} names neither an https nor a coap address")]
+    NoDoor {
+        /// The file.
+        path: String,
+    },
+}
+
+impl Credentials {
+    /// Credentials of a session; the server is filled in by whoever knows it.
+    pub fn new(user_id: String, device_id: String, access_token: String) -> Self {
+        Self {
+            version: 1,
+            user_id,
+            device_id,
+            access_token,
+            server: ServerInfo::default(),
+        }
+    }
+
+    /// Reads a credential file.
+    pub fn read(path: &Path) -> Result<Self, CredentialsError> {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|source| CredentialsError::Io {
+            path: name.clone(),
+            source,
+        })?;
+        let read: Self =
+            serde_json::from_str(&text).map_err(|source| CredentialsError::Format {
+                path: name.clone(),
+                source,
+            })?;
+        if read.version != 1 {
+            return Err(CredentialsError::Version {
+                path: name,
+                found: read.version,
+            });
+        }
+        Ok(read)
+    }
+
+    /// Writes a new credential file that only its owner can read; never over an old one.
+    pub fn write(&self, path: &Path) -> Result<(), CredentialsError> {
+        let io = |source| CredentialsError::Io {
+            path: path.display().to_string(),
+            source,
+        };
+        let text = serde_json::to_string_pretty(self)
+            .expect("a struct of strings and options is always JSON");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(io)?;
+        writeln!(file, "{text}")
+            .and_then(|()| file.sync_all())
+            .map_err(io)
+    }
+
+    /// The door these credentials lead to: CoAP first, for it is the smaller one.
+    pub fn target(&self, path: &Path) -> Result<Target, CredentialsError> {
+        let no_door = || CredentialsError::NoDoor {
+            path: path.display().to_string(),
+        };
+        if let Some(coap) = &self.server.coap {
+            return Target::parse(&format!("coap://{coap}"), None).map_err(|_| no_door());
+        }
+        let https = self.server.https.as_ref().ok_or_else(no_door)?;
+        Target::parse(&format!("https://{https}"), self.server.ca_pem.as_deref())
+            .map_err(|_| no_door())
+    }
+
+    /// Notes where the hub was reached.
+    pub fn reached(&mut self, target: &Target) {
+        match target {
+            Target::Coap(address) => self.server.coap = Some(address.to_string()),
+            Target::Https(HttpsTarget { host, port, ca_pem }) => {
+                self.server.https = Some(format!("{host}:{port}"));
+                self.server.ca_pem = Some(ca_pem.clone());
+            }
+        }
+        if let Some((_, name)) = self.user_id.split_once(':') {
+            name.clone_into(&mut self.server.name);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What can go wrong for a client.
+
+use thiserror::Error;
+
+/// A request that was not answered as wanted.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The hub said no; its stable code and its reason.
+    #[error("{errcode}: {error} (HTTP {status})")]
+    Refused {
+        /// The HTTP status, or what the CoAP code stands for.
+        status: u16,
+        /// The Matrix error code.
+        errcode: String,
+        /// The reason, for a person.
+        error: String,
+        /// When to try again.
+        retry_after_ms: Option<u64>,
+    },
+    /// The hub could not be reached, or the connection broke; the request may have been done.
+    #[error("cannot reach the hub at {at}: {source}")]
+    Unreachable {
+        /// Where.
+        at: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The answer's bytes were wrong.
+    #[error("the answer is not what this request is answered with: {0}")]
+    Decode(String),
+    /// A field is missing from the answer.
+    #[error("the answer has no usable `{wanted}`")]
+    Shape {
+        /// The field.
+        wanted: &'static str,
+    },
+    /// The certificate authority file cannot be used.
+    #[error("cannot use the certificate file: {0}")]
+    Ca(String),
+}
+
+impl ClientError {
+    /// The hub's error code, when it was the hub that refused.
+    pub fn errcode(&self) -> Option<&str> {
+        match self {
+            Self::Refused { errcode, .. } => Some(errcode),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => matches!(status, 429 | 500..=599),
+            Self::Unreachable { .. } => true,
+            _ => false,
+        }
+    }
+}
