@@ -1,0 +1,36 @@
+//! Whole flows over real sockets, against programs nobody here wrote.
+//!
+//! One binary. A peer that cannot be had shows as ignored with its reason; under `CI=true` it is
+//! a failure.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the test allowances of clippy do not reach helpers in this binary"
+)]
+
+mod clients;
+mod command_line;
+mod durability;
+mod hub;
+mod oracle;
+mod peers;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials: Vec<Trial> = [
+        peers::trials(),
+        clients::trials(),
+        command_line::trials(),
+        durability::trials(),
+        oracle::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
