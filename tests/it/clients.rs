@@ -20,48 +20,44 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn matrix_nio() -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana", "bob"])?;
     let ca = hub.ca().display().to_string();
-    let report = peers::python_script(
+    ok(&peers::python_script(
         "nio_client.py",
-        &[
-            "--url", &hub.https(), "--ca", &ca, "--user", "ana", "--password", "secret-ana",
-            "--other-user", "bob", "--other-password", "secret-bob",
-        ],
-    )?;
-    ok(&report)
+        &["--url", &hub.https(), "--ca", &ca, "--user", ANA, "--other", BOB],
+    )?)
 }
 
 fn aiocoap() -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana", "bob"])?;
-    let report = peers::python_script(
+    let port = port_of(&hub.address("coap"));
+    ok(&peers::python_script(
         "aiocoap_client.py",
-        &[
-            "--url", &hub.coap(), "--user", "ana", "--password", "secret-ana",
-            "--other-user", "bob", "--other-password", "secret-bob",
-        ],
-    )?;
-    ok(&report)
+        &["--port", &port, "--user", ANA, "--other", BOB],
+    )?)
 }
 
 fn libcoap() -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana", "bob"])?;
     let client = peers::libcoap()?.display().to_string();
-    let report = peers::python_script(
+    let port = port_of(&hub.address("coap"));
+    ok(&peers::python_script(
         "libcoap_client.py",
-        &[
-            "--url", &hub.coap(), "--client", &client, "--user", "ana", "--password",
-            "secret-ana", "--other-user", "bob", "--other-password", "secret-bob",
-        ],
-    )?;
-    ok(&report)
+        &["--port", &port, "--client", &client, "--user", ANA, "--other", BOB],
+    )?)
 }
 
 fn matrix_js_sdk() -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana"])?;
-    let report = peers::js_script(
+    ok(&peers::js_script(
         &hub.ca(),
         &["--url", &hub.https(), "--user", "ana", "--password", "secret-ana"],
-    )?;
-    ok(&report)
+    )?)
+}
+
+const ANA: &str = "ana:secret-ana";
+const BOB: &str = "bob:secret-bob";
+
+fn port_of(address: &str) -> String {
+    address.rsplit(':').next().unwrap_or_default().to_owned()
 }
 
 fn ok(report: &Value) -> Result<(), Failed> {
