@@ -10,6 +10,8 @@ mod http;
 mod ledger;
 mod target;
 
+use std::sync::Arc;
+
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde_json::{Map, Value, json};
 
@@ -17,6 +19,8 @@ pub use credentials::{Credentials, CredentialsError, ServerInfo};
 pub use error::ClientError;
 pub use ledger::{Cost, Ledger};
 pub use target::{Target, TargetError};
+
+use crate::base::{Clock, Rng};
 
 /// An HTTP method, also where the door is CoAP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +30,15 @@ pub enum Method {
     Post,
     Put,
     Delete,
+}
+
+/// Where a client takes time and chance from.
+#[derive(Clone)]
+pub struct World {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// A fresh source of chance, unpredictable outside tests.
+    pub rng: fn() -> Box<dyn Rng + Send>,
 }
 
 /// One request: the path in segments, not yet encoded for any door.
@@ -55,10 +68,12 @@ enum Door {
 
 impl Client {
     /// Gets ready to speak to `target`; connects with the first request.
-    pub async fn open(target: &Target) -> Result<Self, ClientError> {
+    pub async fn open(target: &Target, world: &World) -> Result<Self, ClientError> {
         let door = match target {
             Target::Https(target) => Door::Https(Box::new(http::HttpsDoor::new(target)?)),
-            Target::Coap(address) => Door::Coap(Box::new(coap::CoapDoor::open(*address).await?)),
+            Target::Coap(address) => {
+                Door::Coap(Box::new(coap::CoapDoor::open(*address, world).await?))
+            }
         };
         Ok(Self {
             door,
@@ -68,8 +83,8 @@ impl Client {
     }
 
     /// The same, with an access token from before.
-    pub async fn resume(target: &Target, token: &str) -> Result<Self, ClientError> {
-        let mut client = Self::open(target).await?;
+    pub async fn resume(target: &Target, token: &str, world: &World) -> Result<Self, ClientError> {
+        let mut client = Self::open(target, world).await?;
         client.token = Some(token.to_owned());
         Ok(client)
     }

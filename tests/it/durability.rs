@@ -11,7 +11,10 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use ruma::{OwnedEventId, OwnedRoomId};
 use serde_json::json;
 use tokio::sync::watch;
-use tramline::client::{Client, Target};
+use tramline::{
+    app::clock::world,
+    client::{Client, Target},
+};
 
 use crate::{
     hub::{Hub, block_on},
@@ -110,7 +113,7 @@ async fn send_all(
 ) -> Result<Acked, Failed> {
     let mut acked = Acked::new();
     let now = target.borrow_and_update().clone();
-    let mut client = Client::resume(&now, &token).await?;
+    let mut client = Client::resume(&now, &token, &world()).await?;
     for number in 0..SENDS_EACH {
         let text = format!("{index}/{number}");
         loop {
@@ -123,7 +126,7 @@ async fn send_all(
                     // Until the hub is told to be elsewhere, a short pause: it may only be busy.
                     let _ = tokio::time::timeout(Duration::from_millis(50), target.changed()).await;
                     let now = target.borrow_and_update().clone();
-                    client = Client::resume(&now, &token).await?;
+                    client = Client::resume(&now, &token, &world()).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -134,7 +137,7 @@ async fn send_all(
 
 /// Every event id of a room, oldest first.
 async fn history(hub: &Hub, room: &OwnedRoomId, token: &str) -> Result<Vec<String>, Failed> {
-    let mut client = Client::resume(&hub.target("https")?, token).await?;
+    let mut client = Client::resume(&hub.target("https")?, token, &world()).await?;
     let mut from: Option<String> = None;
     let mut ids = Vec::new();
     loop {
@@ -204,7 +207,7 @@ fn power_cuts(synchronous: &str) -> Result<Vec<String>, Failed> {
                     let (acked, room, token) = (Arc::clone(&acked), room.clone(), token.clone());
                     let target = hub.target("https");
                     tokio::spawn(async move {
-                        let mut client = Client::resume(&target?, &token).await?;
+                        let mut client = Client::resume(&target?, &token, &world()).await?;
                         for number in 0.. {
                             let text = format!("{index}-{number}");
                             let Ok(event) = client.say(&room, &text, &text).await else { break };

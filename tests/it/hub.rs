@@ -12,7 +12,10 @@ use std::{
 use libtest_mimic::Failed;
 use serde_json::Value;
 use tempfile::TempDir;
-use tramline::client::{Client, Target};
+use tramline::{
+    app::clock::world,
+    client::{Client, Target},
+};
 
 /// The server name of every hub in these tests.
 pub(crate) const NAME: &str = "hub.example";
@@ -167,7 +170,7 @@ impl Hub {
 
     /// A client that is logged in.
     pub(crate) async fn client(&self, door: &str, user: &str) -> Result<Client, Failed> {
-        let mut client = Client::open(&self.target(door)?).await?;
+        let mut client = Client::open(&self.target(door)?, &world()).await?;
         client.login(user, &format!("secret-{user}"), None).await?;
         Ok(client)
     }

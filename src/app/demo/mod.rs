@@ -13,7 +13,10 @@ use ruma::{OwnedEventId, OwnedRoomId};
 use serde_json::{Value, json};
 
 use self::child::HubProcess;
-use crate::client::{Client, ClientError, Cost, Target};
+use crate::{
+    app::clock::world,
+    client::{Client, ClientError, Cost, Target},
+};
 
 /// How many messages each user sends while the hub is killed.
 const STREAM: usize = 60;
@@ -62,7 +65,7 @@ impl User {
         name: &'static str,
         door: &'static str,
     ) -> anyhow::Result<Self> {
-        let mut client = Client::open(&hub.target(door)?).await?;
+        let mut client = Client::open(&hub.target(door)?, &world()).await?;
         client
             .login(name, &child::password(name), None)
             .await
@@ -73,7 +76,7 @@ impl User {
     /// The same session through the door of a hub that was started again.
     async fn come_back(&mut self, target: &Target) -> Result<(), ClientError> {
         let token = self.client.token().unwrap_or_default().to_owned();
-        let fresh = Client::resume(target, &token).await?;
+        let fresh = Client::resume(target, &token, &world()).await?;
         let old = std::mem::replace(&mut self.client, fresh);
         self.keep(&old);
         Ok(())

@@ -45,7 +45,11 @@ enum Transfer {
     /// A block of the request body is under way.
     Upload { offset: usize, szx: Szx },
     /// Blocks of the response body come in.
-    Download { first: Response, body: Vec<u8>, szx: Szx },
+    Download {
+        first: Response,
+        body: Vec<u8>,
+        szx: Szx,
+    },
 }
 
 /// What an answer leads to.
@@ -128,7 +132,14 @@ impl<P> Call<P> {
             }
         };
         let code = self.request.method;
-        Message { kind: Kind::Con, code, id, token, options, payload: payload.to_vec() }
+        Message {
+            kind: Kind::Con,
+            code,
+            id,
+            token,
+            options,
+            payload: payload.to_vec(),
+        }
     }
 
     /// What the message that asks for the answer carries besides.
@@ -194,7 +205,9 @@ impl<P> Call<P> {
             return Outcome::Failed(FailReason::BadResponse);
         };
         let first = whole_response(message);
-        let Some(block) = block else { return Outcome::Done(first) };
+        let Some(block) = block else {
+            return Outcome::Done(first);
+        };
         let bytes = first.payload.len();
         let is_full = bytes == block.szx().bytes();
         if block.num() != 0 || (block.more() && !is_full) {
@@ -207,7 +220,11 @@ impl<P> Call<P> {
             return Outcome::Done(first);
         }
         let body = first.payload.to_vec();
-        self.transfer = Transfer::Download { first, body, szx: block.szx() };
+        self.transfer = Transfer::Download {
+            first,
+            body,
+            szx: block.szx(),
+        };
         Outcome::Next
     }
 
@@ -262,9 +279,19 @@ impl<P> Call<P> {
 /// A message as a response, without what belongs to the transfer.
 pub(super) fn whole_response(message: Message) -> Response {
     let mut options = message.options;
-    for ours in [number::BLOCK1, number::BLOCK2, number::OBSERVE, number::ECHO] {
+    for ours in [
+        number::BLOCK1,
+        number::BLOCK2,
+        number::OBSERVE,
+        number::ECHO,
+    ] {
         options.remove(ours);
     }
     let payload = Bytes::from(message.payload);
-    Response { code: message.code, options, payload, observing: false }
+    Response {
+        code: message.code,
+        options,
+        payload,
+        observing: false,
+    }
 }

@@ -52,19 +52,24 @@ impl Timers {
 
     /// The longest first timeout: `ack_timeout` times the random factor's upper end.
     pub(super) fn first_timeout_max(&self) -> Duration {
-        self.ack_timeout.saturating_mul(self.ack_random_percent.max(100)) / 100
+        self.ack_timeout
+            .saturating_mul(self.ack_random_percent.max(100))
+            / 100
     }
 
     /// From the first transmission of a message to its last.
     pub fn max_transmit_span(&self) -> Duration {
         let doublings = 1_u32.checked_shl(self.max_retransmit).unwrap_or(u32::MAX);
-        self.first_timeout_max().saturating_mul(doublings.saturating_sub(1))
+        self.first_timeout_max()
+            .saturating_mul(doublings.saturating_sub(1))
     }
 
     /// How long a message id means the same message. 247 s by default.
     pub fn exchange_lifetime(&self) -> Duration {
         let latencies = self.max_latency.saturating_mul(2);
-        self.max_transmit_span().saturating_add(latencies).saturating_add(self.ack_timeout)
+        self.max_transmit_span()
+            .saturating_add(latencies)
+            .saturating_add(self.ack_timeout)
     }
 }
 

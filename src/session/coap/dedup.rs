@@ -58,9 +58,18 @@ impl<P: Peer> Seen<P> {
     ) -> Option<Before> {
         self.forget_expired(now);
         if let Some(entry) = self.by_id.get(&(peer.clone(), id)) {
-            return Some(entry.answer.clone().map_or(Before::Unanswered, Before::Answered));
+            return Some(
+                entry
+                    .answer
+                    .clone()
+                    .map_or(Before::Unanswered, Before::Answered),
+            );
         }
-        if self.per_peer.get(peer).is_some_and(|serials| serials.len() >= SEEN_PER_PEER_MAX) {
+        if self
+            .per_peer
+            .get(peer)
+            .is_some_and(|serials| serials.len() >= SEEN_PER_PEER_MAX)
+        {
             self.forget_oldest_of(&peer.clone());
         }
         if self.by_id.len() >= SEEN_MAX {
@@ -68,9 +77,19 @@ impl<P: Peer> Seen<P> {
         }
         let serial = self.next_serial;
         self.next_serial += 1;
-        self.by_id.insert((peer.clone(), id), Entry { serial, expires, answer: None });
+        self.by_id.insert(
+            (peer.clone(), id),
+            Entry {
+                serial,
+                expires,
+                answer: None,
+            },
+        );
         self.order.insert(serial, (peer.clone(), id));
-        self.per_peer.entry(peer.clone()).or_default().push_back(serial);
+        self.per_peer
+            .entry(peer.clone())
+            .or_default()
+            .push_back(serial);
         None
     }
 
@@ -101,14 +120,20 @@ impl<P: Peer> Seen<P> {
     }
 
     fn forget_oldest_of(&mut self, peer: &P) {
-        let Some(serials) = self.per_peer.get_mut(peer) else { return };
+        let Some(serials) = self.per_peer.get_mut(peer) else {
+            return;
+        };
         let serial = serials.pop_front();
         if serials.is_empty() {
             self.per_peer.remove(peer);
         }
         if let Some(key) = serial.and_then(|serial| self.order.remove(&serial)) {
             let entry = self.by_id.remove(&key);
-            debug_assert_eq!(entry.map(|entry| entry.serial), serial, "one serial per entry");
+            debug_assert_eq!(
+                entry.map(|entry| entry.serial),
+                serial,
+                "one serial per entry"
+            );
         }
     }
 
@@ -134,7 +159,10 @@ mod tests {
 
         assert_eq!(seen.meet(now, now + LIFETIME, &"ana", 1), None);
         assert_eq!(seen.meet(now, now + LIFETIME, &"bob", 1), None);
-        assert_eq!(seen.meet(now, now + LIFETIME, &"ana", 1), Some(Before::Unanswered));
+        assert_eq!(
+            seen.meet(now, now + LIFETIME, &"ana", 1),
+            Some(Before::Unanswered)
+        );
         seen.answered(&"ana", 1, Bytes::from_static(b"ack"));
         let answered = Before::Answered(Bytes::from_static(b"ack"));
         assert_eq!(seen.meet(now, now + LIFETIME, &"ana", 1), Some(answered));

@@ -162,20 +162,16 @@ impl<P: Peer> Machine<P> {
 
     /// Sends an Empty message: four bytes, no token (lb sent one: defect 2).
     pub(super) fn send_empty(&mut self, peer: &P, kind: Kind, id: u16) -> Bytes {
-        let bytes = Message::empty(kind, id).encode().expect("an Empty message is four bytes");
+        let bytes = Message::empty(kind, id)
+            .encode()
+            .expect("an Empty message is four bytes");
         let bytes = Bytes::from(bytes);
         self.send(peer, bytes.clone());
         bytes
     }
 
     /// Whether the message is new; a duplicate is answered as the first time.
-    pub(super) fn is_first_copy(
-        &mut self,
-        now: Timestamp,
-        peer: &P,
-        kind: Kind,
-        id: u16,
-    ) -> bool {
+    pub(super) fn is_first_copy(&mut self, now: Timestamp, peer: &P, kind: Kind, id: u16) -> bool {
         let expires = now + self.config.timers.exchange_lifetime();
         match self.seen.meet(now, expires, peer, id) {
             None => true,
