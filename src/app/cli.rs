@@ -79,7 +79,7 @@ pub struct InitArgs {
 /// Which hub is meant.
 #[derive(Debug, Args)]
 pub struct HubArgs {
-    /// The configuration [default: $TRAMLINE_CONFIG, else ./tramline.toml]
+    /// The configuration [default: `$TRAMLINE_CONFIG`, else ./tramline.toml]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// A setting that is stronger than file and environment

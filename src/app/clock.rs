@@ -1,11 +1,15 @@
 //! The real clock and the real randomness: the one place that may ask the system for either.
 
 use std::{
+    io,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rand::{SeedableRng as _, rngs::StdRng};
+use rand::{
+    SeedableRng as _, TryRngCore as _,
+    rngs::{OsRng, StdRng},
+};
 
 use crate::base::{Clock, Timestamp};
 
@@ -74,6 +78,11 @@ fn system_time() -> (Duration, Instant) {
 /// Randomness for keys, tokens and everything else, seeded by the operating system.
 pub fn rng() -> StdRng {
     StdRng::from_os_rng()
+}
+
+/// Randomness straight from the operating system, for what must outlive this process.
+pub fn fill_from_system(bytes: &mut [u8]) -> io::Result<()> {
+    OsRng.try_fill_bytes(bytes).map_err(io::Error::other)
 }
 
 #[cfg(test)]

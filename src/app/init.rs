@@ -8,12 +8,11 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use rcgen::{CertificateParams, DnType, IsCa, KeyPair};
+use rcgen::{CertificateParams, DnType, IsCa, KeyPair, date_time_ymd};
 use ruma::ServerName;
 use serde_json::json;
 
 use super::{clock, config, failure::Failure, keys};
-use crate::base::Rng as _;
 
 /// What `init` made.
 #[derive(Debug)]
@@ -30,12 +29,10 @@ impl Initialised {
     /// For people.
     pub fn text(&self) -> String {
         let [serve, user, client] = &self.next;
-        let files: String = self
-            .files
-            .iter()
-            .map(|file| format!("  {}\n", self.dir.join(file).display()))
-            .collect();
-        format!("Wrote\n{files}\nNext:\n  {serve}\n  {user}\n  {client}\n")
+        let line = |file: &PathBuf| format!("  {}", self.dir.join(file).display());
+        let files: Vec<String> = self.files.iter().map(line).collect();
+        let files = files.join("\n");
+        format!("Wrote\n{files}\n\nNext:\n  {serve}\n  {user}\n  {client}\n")
     }
 
     /// For programs.
@@ -84,13 +81,16 @@ pub fn init(server_name: &str, dir: &Path) -> Result<Initialised, Failure> {
 fn contents(name: &ServerName) -> Result<Vec<Item>, Failure> {
     let (certificate, key) = certificate_for(name)
         .map_err(|error| Failure::failed("INIT", format!("cannot make a certificate: {error}")))?;
+    let no_chance = |error| Failure::failed("INIT", format!("no randomness: {error}"));
+    let signing_key = keys::generate().map_err(no_chance)?;
+    let token = admin_token().map_err(no_chance)?;
     let item = |path, mode, text| Item { path, mode, text };
     Ok(vec![
         item("keys", 0o700, None),
-        item("keys/signing.pem", 0o600, Some(keys::generate())),
+        item("keys/signing.pem", 0o600, Some(signing_key)),
         item("keys/https.cert.pem", 0o644, Some(certificate)),
         item("keys/https.key.pem", 0o600, Some(key)),
-        item("keys/admin.token", 0o600, Some(admin_token())),
+        item("keys/admin.token", 0o600, Some(token)),
         item("store", 0o700, None),
         item("run", 0o700, None),
         // Last: who finds it finds the rest. It may come to hold a token, so it is the owner's.
@@ -180,6 +180,9 @@ fn certificate_for(name: &ServerName) -> Result<(String, String), rcgen::Error> 
     let mut params = CertificateParams::new(names)?;
     // Not an authority: clients pin this very certificate, and it can vouch for no other.
     params.is_ca = IsCa::ExplicitNoCa;
+    // Good for as long as a two-digit year can say: it is replaced, not renewed.
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2049, 12, 31);
     params
         .distinguished_name
         .push(DnType::CommonName, format!("Tramline {name}"));
@@ -187,10 +190,10 @@ fn certificate_for(name: &ServerName) -> Result<(String, String), rcgen::Error> 
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-fn admin_token() -> String {
+fn admin_token() -> io::Result<String> {
     let mut bytes = [0; 32];
-    clock::rng().fill_bytes(&mut bytes);
-    format!("{}\n", URL_SAFE_NO_PAD.encode(bytes))
+    clock::fill_from_system(&mut bytes)?;
+    Ok(format!("{}\n", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
 fn next_commands(dir: &Path) -> [String; 3] {
@@ -335,7 +338,7 @@ mod tests {
         let certificate =
             tls::Certificate::from_files(&dir.path().join("cert"), &dir.path().join("key"))
                 .unwrap();
-        let server = tls::server_config(Arc::new(certificate));
+        let server = tls::server_config(Arc::new(certificate)).unwrap();
         for name in ["localhost", "127.0.0.1", "::1", "hub.example"] {
             tls::tests::handshake(&server, &dir.path().join("cert"), name).unwrap();
         }

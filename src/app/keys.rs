@@ -3,14 +3,14 @@
 //! The file is PKCS#8 in PEM. The key's id is a hash of its public half: it needs no second
 //! place to be written down, and a restored or copied key cannot meet another key's id.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ruma::signatures::Ed25519KeyPair;
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 
-use super::{failure::Failure, secrets};
+use super::{clock, failure::Failure, secrets};
 
 /// The hub's Ed25519 signing key.
 pub struct SigningKey {
@@ -55,26 +55,23 @@ impl SigningKey {
 }
 
 /// Makes a key from the operating system's randomness, as PEM.
-pub fn generate() -> String {
-    let body = STANDARD.encode(&*Ed25519KeyPair::generate());
-    let mut pem = "-----BEGIN PRIVATE KEY-----\n".to_owned();
-    let mut rest = body.as_str();
-    while let Some((line, after)) = rest.split_at_checked(PEM_LINE_CHARS) {
-        pem.extend([line, "\n"]);
-        rest = after;
-    }
-    if !rest.is_empty() {
-        pem.extend([rest, "\n"]);
-    }
-    pem.push_str("-----END PRIVATE KEY-----\n");
-    pem
+pub fn generate() -> io::Result<String> {
+    let mut seed = [0; 32];
+    clock::fill_from_system(&mut seed)?;
+    let body = STANDARD.encode([PKCS8_ED25519.as_slice(), &seed].concat());
+    Ok(format!(
+        "-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n"
+    ))
 }
+
+/// What stands before the seed in an Ed25519 key by RFC 8410 §7, without the public half: the
+/// form that every other tool reads (`openssl pkey -in keys/signing.pem -text`).
+const PKCS8_ED25519: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
 
 /// How much of the public key's hash names the key, in hex digits: enough for one server's few.
 const KEY_NAME_CHARS: usize = 8;
-
-/// The length of a PEM line (RFC 7468).
-const PEM_LINE_CHARS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -82,18 +79,32 @@ mod tests {
 
     #[test]
     fn a_generated_key_reads_back_under_the_same_id() {
-        let pem = generate();
+        let pem = generate().unwrap();
 
         let key = SigningKey::from_pem(&pem).unwrap();
 
         assert_eq!(key.id(), SigningKey::from_pem(&pem).unwrap().id());
         assert_eq!(key.id().len(), "ed25519:".len() + KEY_NAME_CHARS);
-        assert!(pem.lines().all(|line| line.len() <= PEM_LINE_CHARS));
+        assert_eq!(pem.lines().nth(1).unwrap().len(), 64); // RFC 7468's line
+    }
+
+    #[test]
+    fn a_known_key_gives_its_known_public_half() {
+        // RFC 8032 §7.1, test 1
+        let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+        let der = [PKCS8_ED25519.as_slice(), &hex::decode(seed).unwrap()].concat();
+
+        let public = SigningKey::from_der(&der).unwrap().pair.public_key();
+
+        assert_eq!(
+            hex::encode(public),
+            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+        );
     }
 
     #[test]
     fn two_keys_have_two_ids() {
-        let id = || SigningKey::from_pem(&generate()).unwrap().id();
+        let id = || SigningKey::from_pem(&generate().unwrap()).unwrap().id();
 
         assert_ne!(id(), id());
     }

@@ -42,8 +42,7 @@ impl Ready {
         }
     }
 
-    /// The line.
-    pub fn line(&self) -> String {
+    fn line(&self) -> String {
         serde_json::to_string(self).expect("strings, numbers and addresses are JSON")
     }
 

@@ -49,15 +49,16 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let telemetry = Telemetry::start(&config.log);
     let mut signals = Signals::listen().map_err(|error| Failure::failed("SIGNALS", error))?;
     let material = Material::read(&config)?;
+    // Store and socket before the listeners: a second hub is told that there is a first one,
+    // and not that some port is taken.
     let hub = Hub::open(&config, &material).await?;
-
+    let socket = operator::Server::bind(config.admin.socket.as_ref())
+        .await
+        .map_err(|error| operator_failure(&error))?;
     let listeners = Listeners::bind(&config).await?;
     let listening = listeners
         .addresses()
         .map_err(|error| Failure::failed("LISTEN", error))?;
-    let socket = operator::Server::bind(config.admin.socket.as_ref())
-        .await
-        .map_err(|error| operator_failure(&error))?;
 
     let (stop, stopping) = watch::channel(false);
     let mut doors = JoinSet::new();
@@ -66,19 +67,34 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     );
     let background = tokio::spawn(telemetry::upkeep(telemetry.metrics.clone()));
     let operators = tokio::spawn(socket.run(Arc::clone(&hub.operator)));
-
-    let notify = Notify::from_env();
-    let status = format!("serving {}", config.server_name);
     Ready::new(config.server_name.as_str(), listening).print()?;
-    notify.ready(&status);
-    tracing::info!(server_name = %config.server_name, "ready");
 
-    let Material {
-        certificate,
-        tokens,
-        ..
-    } = material;
+    let (certificate, tokens) = (material.certificate, material.tokens);
     let mut reloader = Reloader::new(inputs, loaded, telemetry, certificate, tokens);
+    let outcome = attend(&hub, &mut doors, &mut signals, &mut reloader).await;
+
+    hub.draining.store(true, Ordering::Relaxed);
+    let _ = stop.send(true);
+    drain(&mut doors, &mut signals, reloader.config()).await;
+    background.abort();
+    operators.abort();
+    let _ = operators.await; // its socket goes with it
+    hub.close().await?;
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Minds signals and doors until one of them ends the hub.
+async fn attend(
+    hub: &Hub,
+    doors: &mut JoinSet<Result<(), Failure>>,
+    signals: &mut Signals,
+    reloader: &mut Reloader,
+) -> Result<(), Failure> {
+    let notify = Notify::from_env();
+    let status = format!("serving {}", reloader.config().server_name);
+    notify.ready(&status);
+    tracing::info!("{status}");
     let outcome = loop {
         tokio::select! {
             signal = signals.next() => match signal {
@@ -94,17 +110,8 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
             Some(ended) = doors.join_next() => break Err(door_broke(ended)),
         }
     };
-
     tracing::info!("draining");
     notify.stopping();
-    hub.draining.store(true, Ordering::Relaxed);
-    let _ = stop.send(true);
-    drain(&mut doors, &mut signals, reloader.config()).await;
-    operators.abort();
-    background.abort();
-    let _ = operators.await; // its socket goes with it
-    hub.close().await?;
-    tracing::info!("stopped");
     outcome
 }
 
@@ -132,6 +139,7 @@ struct Material {
     )]
     signing_key: SigningKey,
     certificate: Option<Arc<Certificate>>,
+    tls: Option<Arc<rustls::ServerConfig>>,
     tokens: SharedTokens,
 }
 
@@ -146,10 +154,13 @@ impl Material {
                 read.map_err(|error| Failure::usage("CERTIFICATE", error))?,
             ))
         };
+        let tls = certificate.clone().map(tls::server_config).transpose();
+        let tls = tls.map_err(|error| Failure::failed("TLS", error))?;
         let tokens = Arc::new(RwLock::new(Tokens::read(config)?));
         Ok(Self {
             signing_key,
             certificate,
+            tls,
             tokens,
         })
     }
@@ -206,8 +217,7 @@ fn open_doors(
     telemetry: &Telemetry,
     stopping: &watch::Receiver<bool>,
 ) {
-    let tls = material.certificate.clone().map(tls::server_config);
-    if let Some(_tls) = tls {
+    if let Some(_tls) = &material.tls {
         for _listener in listeners.https {
             // SEAM(edge): doors.spawn(edge::http::serve(listener, tls, service, stopped(stopping)));
         }

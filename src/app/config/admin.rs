@@ -11,7 +11,7 @@ section! {
     "admin." Admin {
         /// Where to listen for /livez, /readyz, /metrics and /admin.
         listen: Listen = "127.0.0.1:9090", Restart;
-        /// The token that /metrics and /admin ask for; better in token_file.
+        /// The token that /metrics and /admin ask for; better in `token_file`.
         token: Option<Secret> = "", Live;
         /// The file with that token.
         token_file: Option<FilePath> = "keys/admin.token", Live;

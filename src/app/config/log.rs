@@ -8,7 +8,7 @@ use super::{
 section! {
     /// Logs, on stderr.
     "log." Log {
-        /// error, warn, info, debug or trace; or directives like "info,tramline::edge=debug".
+        /// error, warn, info, debug or trace; or directives like `info,tramline::edge=debug`.
         level: LogFilter = "info", Live;
         /// "text" for people, "json" for one object per line.
         format: LogFormat = "text", Restart;

@@ -115,7 +115,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
         Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => None,
         Err(source) => return Err(ConfigErrors(vec![ConfigError::Unreadable { path, source }])),
     };
-    let dir = path.parent().unwrap_or(Path::new("")).to_owned();
+    let dir = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
     let mut reader = Reader::new(&dir);
     if let Some(text) = &text {
         reader

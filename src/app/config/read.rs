@@ -52,7 +52,9 @@ impl Inputs {
                     .then(|| (name, value.to_string_lossy().into_owned()))
             })
             .collect();
-        let named = env.iter().find(|(name, _)| name == FILE_VARIABLE);
+        let named = env
+            .iter()
+            .find(|(name, path)| name == FILE_VARIABLE && !path.is_empty());
         let file = file.or_else(|| named.map(|(_, path)| PathBuf::from(path)));
         Self { file, env, options }
     }
@@ -111,7 +113,7 @@ impl<'a> Reader<'a> {
         };
         let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
             at: place(error.span().map_or(0, |span| span.start)),
-            message: error.message().replace('\n', ", "),
+            message: syntax_message(text, &error),
         })?;
         self.add_table("", table.get_ref(), &place);
         Ok(())
@@ -123,11 +125,9 @@ impl<'a> Reader<'a> {
             let source = place(name.span().start);
             let is_section = prefix.is_empty() && sections().any(|section| section.name == key);
             match value.get_ref() {
-                DeValue::Table(inner) if is_section => {
-                    self.add_table(&format!("{key}."), inner, place);
-                }
-                // Its keys tell more than its name: «federation.enabled» rather than «federation».
-                DeValue::Table(inner) if prefix.is_empty() && !inner.is_empty() => {
+                // An unknown table's keys tell more than its name: «federation.enabled». How deep
+                // this goes is bounded by the parser.
+                DeValue::Table(inner) if is_section || !inner.is_empty() => {
                     self.add_table(&format!("{key}."), inner, place);
                 }
                 other => self.add(key, raw_of(other), source),
@@ -260,6 +260,22 @@ fn known(name: &str) -> Option<&'static Key> {
 }
 
 fn fix_for_unknown(key: &str) -> String {
+    // «limits.shards = 3» below [log] is log.limits.shards to TOML.
+    let whole = |known: &&Key| {
+        key.strip_suffix(known.name)
+            .is_some_and(|p| p.ends_with('.'))
+    };
+    if let Some(known) = keys()
+        .filter(|known| known.name.contains('.'))
+        .find(|known| whole(known))
+    {
+        let section = key.split('.').next().unwrap_or_default();
+        return format!(
+            "did you mean `{}`? Here it belongs to [{section}]; move it above the first section, \
+             or into its own",
+            known.name
+        );
+    }
     if sections().any(|section| section.name == key) {
         return format!("`{key}` is a section; write [{key}] and its keys below it");
     }
@@ -296,6 +312,19 @@ fn raw_of(value: &DeValue<'_>) -> Raw {
         DeValue::Boolean(flag) => Raw::Flag(*flag),
         DeValue::Array(items) => Raw::List(items.iter().map(|v| raw_of(v.get_ref())).collect()),
         other => Raw::Other(other.type_str()),
+    }
+}
+
+/// What the parser says, and the key where a key is what it complains about. Other text is not
+/// repeated: an unquoted value may be a secret.
+fn syntax_message(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', ", ");
+    let key = error.span().and_then(|span| text.get(span));
+    match key {
+        Some(key) if message == "duplicate key" => {
+            format!("`{key}` is set twice; remove one of them")
+        }
+        _ => message,
     }
 }
 

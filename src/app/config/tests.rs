@@ -229,6 +229,25 @@ fn what_is_no_toml_names_the_line() {
 }
 
 #[test]
+fn a_key_that_is_set_twice_is_named() {
+    let wrong = with("[log]\nlevel = \"info\"\nlevel = \"warn\"").wrong();
+
+    assert!(
+        wrong.starts_with("error[CONFIG_SYNTAX]: tramline.toml:4: not TOML: `level` is set twice"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn a_whole_name_below_another_section_is_told_where_it_went() {
+    let wrong = with("[log]\nlimits.shards = 3").wrong();
+
+    assert!(wrong.contains("unknown key `log.limits.shards`"), "{wrong}");
+    assert!(wrong.contains("did you mean `limits.shards`?"), "{wrong}");
+    assert!(wrong.contains("[log]"), "{wrong}");
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let wrong = case("[https]\nlisen = 1\nlisten = 2").wrong();
 
@@ -381,6 +400,8 @@ fn secrets_show_in_no_output_and_no_error() {
     let wrong = with("[registration]\ntoken = [\"planted\"]").wrong();
     assert!(!wrong.contains("planted"), "{wrong}");
     let wrong = with("[registration]\ntoken = \"planted").wrong();
+    assert!(!wrong.contains("planted"), "{wrong}");
+    let wrong = with("[registration]\ntoken = planted").wrong();
     assert!(!wrong.contains("planted"), "{wrong}");
 }
 

@@ -28,7 +28,7 @@ pub(super) enum Raw {
     /// A TOML boolean.
     Flag(bool),
     /// A TOML array.
-    List(Vec<Raw>),
+    List(Vec<Self>),
     /// Something no key takes; its TOML name.
     Other(&'static str),
 }
@@ -93,7 +93,6 @@ impl Value for OwnedServerName {
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         let text = raw.text()?;
         ServerName::parse(text)
-            .map(|name| name.to_owned())
             .map_err(|error| format!("{error}; write a host name like \"hub.example\""))
     }
 

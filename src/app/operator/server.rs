@@ -244,7 +244,7 @@ async fn remove_stale(path: &Path) -> Result<(), ServerError> {
 const CONNECTIONS_MAX: usize = 16;
 
 /// How long a connection may sit between two requests.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_MAX: Duration = Duration::from_mins(1);
 
 /// How long to wait when the system is short of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
