@@ -1,3 +1,7 @@
-//! The binary: parses arguments and calls `app`.
+//! The binary: hands its arguments to `app`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tramline::app::main(std::env::args_os())
+}

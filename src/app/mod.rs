@@ -1,1 +1,27 @@
 //! Configuration, command line, wiring, telemetry, shutdown; the real clock and randomness.
+//!
+//! Read `cli` for what can be asked, `run` for how a hub is put together. What a room allows,
+//! what is stored and what crosses the wire is decided elsewhere; this is where files, sockets,
+//! signals and the terminal are.
+
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod failure;
+pub mod init;
+pub mod keys;
+pub mod listen;
+pub mod notify;
+pub mod operator;
+pub mod output;
+pub mod ready;
+pub mod reload;
+pub mod run;
+pub mod secrets;
+pub mod signals;
+pub mod telemetry;
+pub mod tls;
+pub mod users;
+
+pub use cli::main;

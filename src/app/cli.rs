@@ -1,0 +1,518 @@
+//! The command line: verbs, their help, and who does them.
+//!
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration, 3 the store is
+//! somebody else's. Results go to stdout, everything else to stderr.
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use super::{
+    config::{self, Inputs},
+    failure::{Exit, Failure},
+    init::init,
+    output::{self, Format},
+    run, users,
+};
+
+/// A hub for chat rooms that span providers, made for thin links.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tramline",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:\n  tramline init hub.example && tramline serve"
+)]
+pub struct Cli {
+    /// Print one JSON object per line instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Write the configuration, the keys and an empty store of a new hub
+    #[command(after_help = "Example:\n  tramline init hub.example --dir /srv/hub")]
+    Init(InitArgs),
+    /// Run the hub
+    #[command(
+        after_help = "Example:\n  tramline serve --config /srv/hub/tramline.toml -O log.level=debug\n\n\
+                      Prints one JSON line on stdout when it is ready. SIGTERM drains, SIGHUP reloads."
+    )]
+    Serve(HubArgs),
+    /// Show every setting: its value, its default, where it came from, whether a reload takes it
+    #[command(after_help = "Example:\n  tramline config --config /srv/hub/tramline.toml")]
+    Config(ConfigArgs),
+    /// Make and change accounts
+    #[command(after_help = "Example:\n  tramline user add ana --password-file ana.password")]
+    User(UserArgs),
+    /// Talk in rooms, over HTTPS or CoAP
+    #[command(
+        after_help = "Example:\n  tramline client --login https://127.0.0.1:8448 ana \
+                      --ca keys/https.cert.pem rooms\n  \
+                      tramline client --login coap://127.0.0.1:5683 ana send '#all:hub.example' hello"
+    )]
+    Client(ClientArgs),
+    /// Show and check the whole thing in a temporary directory
+    #[command(after_help = "Example:\n  tramline demo")]
+    Demo,
+    /// Check the store: walk every room's chain and rebuild its state
+    #[command(after_help = "Example:\n  tramline fsck --config /srv/hub/tramline.toml")]
+    Fsck(HubArgs),
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The hub's name: what stands behind the colon in its users' ids
+    #[arg(value_name = "SERVER_NAME")]
+    pub server_name: String,
+    /// Where to write
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+}
+
+/// Which hub is meant.
+#[derive(Debug, Args)]
+pub struct HubArgs {
+    /// The configuration [default: `$TRAMLINE_CONFIG`, else ./tramline.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A setting that is stronger than file and environment
+    #[arg(short = 'O', value_name = "SECTION.KEY=VALUE")]
+    pub options: Vec<String>,
+}
+
+/// Arguments of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+    /// Print the table of all keys for the documentation; needs no hub
+    #[arg(long, hide = true)]
+    pub markdown: bool,
+}
+
+/// Arguments of `user`.
+#[derive(Debug, Args)]
+pub struct UserArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: UserVerb,
+}
+
+/// What to do with accounts.
+#[derive(Debug, Subcommand)]
+pub enum UserVerb {
+    /// Make an account, on the running hub or in its store
+    #[command(
+        after_help = "Example:\n  tramline user add ana --password-file ana.password --admin"
+    )]
+    Add(AddArgs),
+}
+
+/// Arguments of `user add`.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// What stands before the colon in the user's id
+    pub localpart: String,
+    /// The file with the password, - for stdin; without it you are asked
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Make the account an operator's
+    #[arg(long)]
+    pub admin: bool,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// Arguments of `client`.
+#[derive(Debug, Args)]
+pub struct ClientArgs {
+    /// A credential file
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "login",
+        required_unless_present = "login"
+    )]
+    pub credentials: Option<PathBuf>,
+    /// Sign in with a password: an https:// or coap:// URL, and a user
+    #[arg(long, num_args = 2, value_names = ["URL", "USER"])]
+    pub login: Option<Vec<String>>,
+    /// Trust this certificate, in PEM, besides nothing else
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "login",
+        conflicts_with = "credentials"
+    )]
+    pub ca: Option<PathBuf>,
+    /// The file with the password, - for stdin; without it you are asked
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "login",
+        conflicts_with = "credentials"
+    )]
+    pub password_file: Option<PathBuf>,
+    /// Keep the new session as a credential file, for --credentials
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "login",
+        conflicts_with = "credentials"
+    )]
+    pub save: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: ClientVerb,
+}
+
+/// What a client does.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum ClientVerb {
+    /// List the rooms you are in
+    #[command(after_help = "Example:\n  tramline client --credentials ana.json rooms")]
+    Rooms,
+    /// Make a room and print its id
+    #[command(
+        after_help = "Example:\n  tramline client --credentials ana.json create --name Crew --invite @bob:hub.example"
+    )]
+    Create {
+        /// Its name
+        #[arg(long)]
+        name: Option<String>,
+        /// Its alias on this hub, without # and server
+        #[arg(long)]
+        alias: Option<String>,
+        /// Whom to invite; may be given again
+        #[arg(long, value_name = "USER")]
+        invite: Vec<String>,
+        /// Let anyone join
+        #[arg(long)]
+        public: bool,
+        /// Its version [default: the hub's]
+        #[arg(long, value_name = "VERSION")]
+        room_version: Option<String>,
+    },
+    /// Invite somebody
+    #[command(
+        after_help = "Example:\n  tramline client --credentials ana.json invite '#crew:hub.example' @bob:hub.example"
+    )]
+    Invite {
+        /// The room's id or alias
+        room: String,
+        /// The user's id
+        user: String,
+    },
+    /// Join a room, or accept an invitation
+    #[command(
+        after_help = "Example:\n  tramline client --credentials bob.json join '#crew:hub.example'"
+    )]
+    Join {
+        /// The room's id or alias
+        room: String,
+    },
+    /// Leave a room, or decline an invitation
+    #[command(
+        after_help = "Example:\n  tramline client --credentials bob.json leave '#crew:hub.example'"
+    )]
+    Leave {
+        /// The room's id or alias
+        room: String,
+    },
+    /// Send a message and print its event id
+    #[command(
+        after_help = "Example:\n  tramline client --credentials ana.json send '#crew:hub.example' 'hello, all'"
+    )]
+    Send {
+        /// The room's id or alias
+        room: String,
+        /// The text
+        text: String,
+        /// The transaction id; a retry with the same one is not sent twice
+        #[arg(long, value_name = "ID")]
+        txn: Option<String>,
+    },
+    /// Print the newest messages of a room, oldest first
+    #[command(
+        after_help = "Example:\n  tramline client --credentials ana.json read '#crew:hub.example' --limit 20"
+    )]
+    Read {
+        /// The room's id or alias
+        room: String,
+        /// How many
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        /// Go on from the place that an earlier read printed
+        #[arg(long, value_name = "TOKEN")]
+        from: Option<String>,
+    },
+    /// Print what is new
+    #[command(after_help = "Example:\n  tramline client --credentials ana.json sync --follow")]
+    Sync {
+        /// Since this place; without it from the beginning
+        #[arg(long, value_name = "TOKEN")]
+        since: Option<String>,
+        /// Wait so many seconds for something new
+        #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+        timeout: Duration,
+        /// Go on until interrupted
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Who am I, where, and does the hub answer?
+    #[command(after_help = "Example:\n  tramline client --credentials ana.json status")]
+    Status,
+}
+
+/// The door that a `--login` URL names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginDoor {
+    /// `https://`.
+    Https,
+    /// `coap://`.
+    Coap,
+}
+
+/// What `--login` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The door.
+    pub door: LoginDoor,
+    /// Host and port; the port may be left out.
+    pub authority: http::uri::Authority,
+    /// The user: a localpart or an id.
+    pub user: String,
+}
+
+impl ClientArgs {
+    /// What `--login` says, if it is there.
+    pub fn login(&self) -> Result<Option<Login>, Failure> {
+        let Some([url, user]) = self.login.as_deref() else {
+            return Ok(None);
+        };
+        let (door, rest) = if let Some(rest) = url.strip_prefix("https://") {
+            (LoginDoor::Https, rest)
+        } else if let Some(rest) = url.strip_prefix("coap://") {
+            (LoginDoor::Coap, rest)
+        } else {
+            return Err(login_url(url));
+        };
+        let authority: http::uri::Authority = rest
+            .trim_end_matches('/')
+            .parse()
+            .map_err(|_| login_url(url))?;
+        if authority.as_str().contains('@') {
+            return Err(login_url(url));
+        }
+        let user = user.clone();
+        Ok(Some(Login {
+            door,
+            authority,
+            user,
+        }))
+    }
+}
+
+impl HubArgs {
+    fn inputs(self) -> Inputs {
+        Inputs::of_process(self.config, self.options)
+    }
+}
+
+/// Does what the command line asks.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::note(&failure.to_string());
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let format = Format::of(cli.json);
+    match cli.verb {
+        Verb::Init(args) => {
+            let made = init(&args.server_name, &args.dir)?;
+            format.print(&made.text(), &made.json())
+        }
+        Verb::Serve(hub) => run::block_on(run::serve(hub.inputs())),
+        Verb::Config(args) if args.markdown => output::line(&config::as_markdown()),
+        Verb::Config(args) => show_config(&args.hub.inputs(), format),
+        Verb::User(UserArgs {
+            verb: UserVerb::Add(args),
+        }) => {
+            let loaded = config::load(&args.hub.inputs())?;
+            let request = users::request(
+                &args.localpart,
+                args.password_file.as_deref(),
+                args.admin,
+                &loaded.config.server_name,
+            )?;
+            run::block_on(run::operate(&loaded.config, request, format))
+        }
+        Verb::Client(args) => run::block_on(run::client(args, format)),
+        Verb::Demo => run::block_on(run::demo(format)),
+        Verb::Fsck(hub) => {
+            let loaded = config::load(&hub.inputs())?;
+            let request = super::operator::Request::Fsck;
+            run::block_on(run::operate(&loaded.config, request, format))
+        }
+    }
+}
+
+fn show_config(inputs: &Inputs, format: Format) -> Result<(), Failure> {
+    let loaded = config::load(inputs)?;
+    match format {
+        Format::Text => output::line(&config::as_text(&loaded)),
+        Format::Json => config::as_json(&loaded).try_for_each(|key| output::line(&key.to_string())),
+    }
+}
+
+/// Help and version go to stdout with 0; anything wrong goes to stderr with a code.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    output::note(text.replacen("error: ", "error[USAGE]: ", 1).trim_end());
+    Exit::Usage.into()
+}
+
+fn login_url(url: &str) -> Failure {
+    // An URL could carry a password; what stands before its @ is not repeated.
+    let shown = url.rsplit('@').next().unwrap_or(url);
+    Failure::usage(
+        "LOGIN_URL",
+        format!("{shown:?}: write https://HOST:PORT or coap://HOST:PORT"),
+    )
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: u64 = text
+        .trim_end_matches('s')
+        .parse()
+        .map_err(|_| "write a whole number")?;
+    if seconds > SYNC_SECONDS_MAX {
+        return Err(format!("at most {SYNC_SECONDS_MAX}"));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+/// How long one `client sync` may wait: longer than any hub holds a request.
+const SYNC_SECONDS_MAX: u64 = 3600;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    fn login(line: &str) -> Result<Option<Login>, Failure> {
+        let Verb::Client(args) = parse(line).unwrap().verb else {
+            panic!("not a client line")
+        };
+        args.login()
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_help_with_an_example_and_takes_json() {
+        fn check(command: &mut clap::Command, path: &str) {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example:\n  tramline "), "{path}: {help}");
+            assert!(help.contains("--json"), "{path}: {help}");
+            for verb in command.get_subcommands_mut() {
+                let path = format!("{path} {}", verb.get_name());
+                if !path.ends_with(" help") {
+                    check(verb, &path);
+                }
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&mut command, "tramline");
+    }
+
+    #[test]
+    fn the_contracts_lines_parse() {
+        for line in [
+            "tramline init hub.example --dir /srv/hub",
+            "tramline serve --config hub.toml -O log.level=debug -O https.listen=off",
+            "tramline user add ana --password-file pw --admin --config hub.toml",
+            "tramline config --json",
+            "tramline --json fsck",
+            "tramline demo",
+            "tramline client --credentials ana.json status",
+            "tramline client --login https://127.0.0.1:8448 ana --ca ca.pem rooms",
+            "tramline client --login coap://127.0.0.1:5683 ana send !room hello",
+            "tramline client --credentials ana.json sync --timeout 30 --json",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_by_the_parser() {
+        for line in [
+            "tramline init",
+            "tramline bogus",
+            "tramline client rooms",
+            "tramline client --credentials a --login https://h ana rooms",
+            "tramline client --login https://h",
+            "tramline client --credentials a --ca b rooms",
+            "tramline client --credentials a read !room --limit 0",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_login_url_names_its_door() {
+        let https = login("tramline client --login https://[::1]:8448/ ana rooms");
+        let coap = login("tramline client --login coap://hub.example ana rooms");
+
+        let https = https.unwrap().unwrap();
+        assert_eq!(https.door, LoginDoor::Https);
+        assert_eq!(https.authority.as_str(), "[::1]:8448");
+        assert_eq!(coap.unwrap().unwrap().door, LoginDoor::Coap);
+    }
+
+    #[test]
+    fn a_login_url_of_another_kind_is_wrong_usage_and_shows_no_password() {
+        for url in [
+            "http://h",
+            "h:8448",
+            "https://ana:planted@h",
+            "https://h/path",
+        ] {
+            let failure = login(&format!("tramline client --login {url} ana rooms")).unwrap_err();
+
+            assert_eq!(failure.exit, Exit::Usage, "{url}");
+            assert!(!failure.to_string().contains("planted"), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `[coap]`: the door for constrained clients.
+
+use std::net::SocketAddr;
+
+use super::{
+    key::section,
+    value::{Listen, PlainCoap},
+};
+
+section! {
+    /// The door for constrained clients: CoAP over UDP. In this release it has no security.
+    "coap." Coap {
+        /// Where to listen. Port 0 means any free port; the ready line tells which.
+        listen: Listen = "127.0.0.1:5683", Restart;
+        /// Who may speak CoAP without security: "off", "loopback" (peers on this machine) or "any".
+        plain: PlainCoap = "loopback", Restart;
+    }
+}
+
+impl Coap {
+    /// The addresses to bind: none while plain CoAP is off, since this release has no other.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        match self.plain {
+            PlainCoap::Off => &[],
+            PlainCoap::Loopback | PlainCoap::Any => self.listen.addresses(),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What can be wrong with a configuration: each error names the key, the place and the fix.
+
+use std::{fmt, io, path::PathBuf};
+
+use thiserror::Error;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody set it.
+    Default,
+    /// A line of the configuration file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// An environment variable, by its name.
+    Env(String),
+    /// `-O` on the command line.
+    Option,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Env(name) => f.write_str(name),
+            Self::Option => f.write_str("-O"),
+        }
+    }
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot read the configuration: {source}; name it with --config, or write one with `tramline init SERVER_NAME`", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{at}: not TOML: {message}")]
+    Syntax {
+        /// The place.
+        at: Source,
+        /// What the parser says.
+        message: String,
+    },
+    /// There is no such key.
+    #[error("{at}: unknown key `{key}`: {fix}")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The place.
+        at: Source,
+        /// What to do about it.
+        fix: String,
+    },
+    /// The key belongs to a part that this release does not have.
+    #[error("{at}: `{key}`: {what} is not in this release ({}); remove the setting", env!("CARGO_PKG_VERSION"))]
+    NotInThisRelease {
+        /// The key.
+        key: String,
+        /// The place.
+        at: Source,
+        /// The missing part.
+        what: &'static str,
+    },
+    /// The value is of the wrong kind or out of bounds.
+    #[error("{at}: `{key}` takes a {expected}, found {found}: {fix}")]
+    WrongValue {
+        /// The key.
+        key: String,
+        /// The place.
+        at: Source,
+        /// The kind it takes.
+        expected: &'static str,
+        /// What was there; hidden where the key is a secret.
+        found: String,
+        /// How to write it.
+        fix: String,
+    },
+    /// A mandatory key has no value.
+    #[error("`{key}` has no value: {fix}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// What to do about it.
+        fix: String,
+    },
+    /// `-O` without `=`.
+    #[error("-O {given}: write -O section.key=value")]
+    NotAnAssignment {
+        /// What was given, up to where it stops being a key.
+        given: String,
+    },
+    /// Two settings that exclude each other.
+    #[error("{at}: `{key}` and `{other}` exclude each other: {fix}")]
+    Conflict {
+        /// The one.
+        key: &'static str,
+        /// The other.
+        other: &'static str,
+        /// The place of the one.
+        at: Source,
+        /// What to do about it.
+        fix: String,
+    },
+}
+
+impl ConfigError {
+    /// The stable code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "CONFIG_UNREADABLE",
+            Self::Syntax { .. } => "CONFIG_SYNTAX",
+            Self::UnknownKey { .. } => "CONFIG_UNKNOWN_KEY",
+            Self::NotInThisRelease { .. } => "CONFIG_NOT_IN_THIS_RELEASE",
+            Self::WrongValue { .. } => "CONFIG_WRONG_VALUE",
+            Self::Missing { .. } => "CONFIG_MISSING_KEY",
+            Self::NotAnAssignment { .. } => "CONFIG_NOT_AN_ASSIGNMENT",
+            Self::Conflict { .. } => "CONFIG_CONFLICT",
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration, so that one run tells all of it.
+#[derive(Debug, Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, error) in self.0.iter().enumerate() {
+            let line = if n == 0 { "" } else { "\n" };
+            write!(f, "{line}error[{}]: {error}", error.code())?;
+        }
+        Ok(())
+    }
+}

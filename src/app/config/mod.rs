@@ -1,0 +1,201 @@
+//! The configuration: defaults < file < `TRAMLINE_SECTION__KEY` < `-O section.key=value`.
+//!
+//! One file per section declares its keys; `key` holds the form they are declared in, `value` the
+//! kinds of values, `read` the layers, `show` everything that prints keys. Nothing here opens
+//! what the settings name.
+
+mod admin;
+mod coap;
+mod error;
+mod https;
+mod identity;
+mod key;
+mod limits;
+mod log;
+mod nearest;
+mod read;
+mod registration;
+mod show;
+mod store;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use ruma::OwnedServerName;
+
+pub use admin::Admin;
+pub use coap::Coap;
+pub use error::{ConfigError, ConfigErrors, Source};
+pub use https::Https;
+pub use identity::Identity;
+pub use key::{Key, Reload, Section};
+pub use limits::Limits;
+pub use log::Log;
+pub use read::{Inputs, Setting};
+pub use registration::Registration;
+pub use show::{as_json, as_markdown, as_text, file_for};
+pub use store::Store;
+pub use value::{
+    BaseUrl, Count, FilePath, Listen, LogFilter, LogFormat, Pace, PlainCoap, Rate, Size, Span,
+    StoreUrl,
+};
+
+use self::read::Reader;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The hub's name: the part behind the colon of its users' ids.
+    pub server_name: OwnedServerName,
+    /// The key that signs the hub's events.
+    pub signing_key_file: FilePath,
+    /// Where everything is kept.
+    pub store: Store,
+    /// The door for ordinary clients.
+    pub https: Https,
+    /// The door for constrained clients.
+    pub coap: Coap,
+    /// The door for the operator.
+    pub admin: Admin,
+    /// Who may make an account.
+    pub registration: Registration,
+    /// Ceilings that an operator may move.
+    pub limits: Limits,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// A configuration, and where each of its values came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Every key with its value and its source, in the order of the tables.
+    pub settings: Vec<Setting>,
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
+}
+
+impl Loaded {
+    /// The keys whose values differ in `newer`. Secrets compare equal: they are read on use.
+    pub fn changed(&self, newer: &Self) -> Vec<&'static Key> {
+        self.settings
+            .iter()
+            .zip(&newer.settings)
+            .filter(|(old, new)| old.value != new.value)
+            .map(|(old, _)| old.key)
+            .collect()
+    }
+}
+
+/// Every section, in the order in which they are shown.
+pub fn sections() -> impl Iterator<Item = Section> {
+    let section = |name, about, keys| Section { name, about, keys };
+    [
+        section("", Identity::ABOUT, Identity::KEYS),
+        section("store", Store::ABOUT, Store::KEYS),
+        section("https", Https::ABOUT, Https::KEYS),
+        section("coap", Coap::ABOUT, Coap::KEYS),
+        section("admin", Admin::ABOUT, Admin::KEYS),
+        section("registration", Registration::ABOUT, Registration::KEYS),
+        section("limits", Limits::ABOUT, Limits::KEYS),
+        section("log", Log::ABOUT, Log::KEYS),
+    ]
+    .into_iter()
+}
+
+/// Reads all layers and checks them; an error tells everything that is wrong at once.
+pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
+    let (path, named) = inputs.path();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => return Err(ConfigErrors(vec![ConfigError::Unreadable { path, source }])),
+    };
+    let dir = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
+    let mut reader = Reader::new(&dir);
+    if let Some(text) = &text {
+        reader
+            .add_file(&path, text)
+            .map_err(|error| ConfigErrors(vec![error]))?;
+    }
+    reader.add_env(&inputs.env);
+    reader.add_options(&inputs.options);
+    let config = read_sections(&mut reader);
+    if let Some(config) = &config {
+        check_secrets(&mut reader);
+        check_addresses(config, &mut reader);
+    }
+    match config {
+        Some(config) if reader.errors.is_empty() => Ok(Loaded {
+            config,
+            settings: reader.settings,
+            file: text.map(|_| path),
+        }),
+        _ => Err(ConfigErrors(reader.errors)),
+    }
+}
+
+/// Every section is read before the first missing one ends it: all errors show in one run.
+fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
+    let identity = Identity::read(reader);
+    let store = Store::read(reader);
+    let https = Https::read(reader);
+    let coap = Coap::read(reader);
+    let admin = Admin::read(reader);
+    let registration = Registration::read(reader);
+    let limits = Limits::read(reader);
+    let log = Log::read(reader);
+    let identity = identity?;
+    Some(Config {
+        server_name: identity.server_name,
+        signing_key_file: identity.signing_key_file,
+        store: store?,
+        https: https?,
+        coap: coap?,
+        admin: admin?,
+        registration: registration?,
+        limits: limits?,
+        log: log?,
+    })
+}
+
+/// A secret comes from one place, so that nobody changes the one that is not used.
+fn check_secrets(reader: &mut Reader<'_>) {
+    for (key, other) in [
+        ("admin.token", "admin.token_file"),
+        ("registration.token", "registration.token_file"),
+        (
+            "registration.shared_secret",
+            "registration.shared_secret_file",
+        ),
+    ] {
+        let at = reader.source(key);
+        if at != Source::Default && reader.source(other) != Source::Default {
+            reader.errors.push(ConfigError::Conflict {
+                key,
+                other,
+                at,
+                fix: "remove one of them".to_owned(),
+            });
+        }
+    }
+}
+
+/// Two TCP listeners cannot share an address; the operating system's words for that name neither.
+fn check_addresses(config: &Config, reader: &mut Reader<'_>) {
+    let https = config.https.listen.addresses();
+    for address in config.admin.listen.addresses() {
+        if address.port() != 0 && https.contains(address) {
+            reader.errors.push(ConfigError::Conflict {
+                key: "admin.listen",
+                other: "https.listen",
+                at: reader.source("admin.listen"),
+                fix: format!("both say {address}; give one another port"),
+            });
+        }
+    }
+}

@@ -1,0 +1,514 @@
+use std::{fs, path::PathBuf};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A directory with a configuration file of `text`.
+struct Case {
+    dir: TempDir,
+    env: Vec<(String, String)>,
+    options: Vec<String>,
+}
+
+fn case(text: &str) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tramline.toml"), text).unwrap();
+    Case {
+        dir,
+        env: Vec::new(),
+        options: Vec::new(),
+    }
+}
+
+impl Case {
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn option(mut self, option: &str) -> Self {
+        self.options.push(option.to_owned());
+        self
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("tramline.toml")
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigErrors> {
+        load(&Inputs {
+            file: Some(self.file()),
+            env: self.env.clone(),
+            options: self.options.clone(),
+        })
+    }
+
+    fn loaded(&self) -> Loaded {
+        self.load().unwrap()
+    }
+
+    /// What is wrong, without the directory's name.
+    fn wrong(&self) -> String {
+        let errors = self.load().unwrap_err().to_string();
+        errors.replace(&format!("{}/", self.dir.path().display()), "")
+    }
+}
+
+const NAME: &str = "server_name = \"hub.example\"\n";
+
+fn with(text: &str) -> Case {
+    case(&format!("{NAME}{text}"))
+}
+
+#[test]
+fn the_server_name_is_enough() {
+    let config = case(NAME).loaded().config;
+
+    assert_eq!(config.server_name, "hub.example");
+    assert_eq!(
+        config.https.listen.addresses(),
+        ["127.0.0.1:8448".parse().unwrap()]
+    );
+    assert_eq!(config.coap.addresses(), ["127.0.0.1:5683".parse().unwrap()]);
+    assert_eq!(
+        config.admin.listen.addresses(),
+        ["127.0.0.1:9090".parse().unwrap()]
+    );
+    assert_eq!(config.coap.plain, PlainCoap::Loopback);
+    assert!(config.registration.token.is_none());
+}
+
+#[test]
+fn a_missing_server_name_says_every_way_to_set_it() {
+    let wrong = case("").wrong();
+
+    assert!(
+        wrong.starts_with("error[CONFIG_MISSING_KEY]: `server_name`"),
+        "{wrong}"
+    );
+    for way in ["TRAMLINE_SERVER_NAME", "-O server_name=", "tramline init"] {
+        assert!(wrong.contains(way), "{wrong}");
+    }
+}
+
+#[test]
+fn a_server_name_that_is_none_is_refused() {
+    let wrong = case("server_name = \"not a name\"").wrong();
+
+    assert!(wrong.contains("tramline.toml:1: `server_name`"), "{wrong}");
+}
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
+    for (text, line, key, meant) in [
+        (
+            "\n[https]\nlisen = \"off\"",
+            4,
+            "https.lisen",
+            "https.listen",
+        ),
+        ("[log]\n\nlvl = \"info\"", 4, "log.lvl", "log.level"),
+        ("listen = \"off\"", 2, "listen", "store.url"),
+        ("[htps]\nlisten = \"off\"", 3, "htps.listen", "https.listen"),
+        ("log.fromat = \"json\"", 2, "log.fromat", "log.format"),
+        (
+            "https = { cert-file = \"x\" }",
+            2,
+            "https.cert-file",
+            "https.cert_file",
+        ),
+    ] {
+        let wrong = with(text).wrong();
+
+        let expected =
+            format!("error[CONFIG_UNKNOWN_KEY]: tramline.toml:{line}: unknown key `{key}`");
+        assert!(wrong.starts_with(&expected), "{wrong}");
+        if key == "listen" {
+            assert!(wrong.contains(".listen`?"), "{wrong}");
+        } else {
+            assert!(
+                wrong.ends_with(&format!("did you mean `{meant}`?")),
+                "{wrong}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_unknown_key_near_nothing_points_to_the_list() {
+    let wrong = with("frobnicate = 1").wrong();
+
+    assert!(wrong.contains("`tramline config` lists"), "{wrong}");
+}
+
+#[test]
+fn a_section_written_as_a_key_is_told_how_to_write_it() {
+    let wrong = with("https = \"127.0.0.1:1\"").wrong();
+
+    assert!(wrong.contains("write [https]"), "{wrong}");
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_names_key_line_and_fix() {
+    for (text, key, fix) in [
+        ("[https]\nlisten = 8448", "https.listen", "in quotes"),
+        (
+            "[https]\nlisten = \"8448\"",
+            "https.listen",
+            "\"127.0.0.1:8448\"",
+        ),
+        (
+            "[https]\nlisten = [\"127.0.0.1:1\", 2]",
+            "https.listen",
+            "in quotes",
+        ),
+        ("[https]\nlisten = []", "https.listen", "\"off\""),
+        (
+            "[limits]\nmedia_size = 50",
+            "limits.media_size",
+            "\"64MiB\"",
+        ),
+        (
+            "[limits]\nmedia_size = \"50MB\"",
+            "limits.media_size",
+            "MiB",
+        ),
+        (
+            "[limits]\nmedia_size = \"99999999TiB\"",
+            "limits.media_size",
+            "MiB",
+        ),
+        ("[limits]\ndrain = \"10\"", "limits.drain", "\"30s\""),
+        ("[limits]\nshards = \"8\"", "limits.shards", "from 1 to 256"),
+        ("[limits]\nshards = 0", "limits.shards", "from 1 to 256"),
+        ("[limits]\nshards = -1", "limits.shards", "from 1 to 256"),
+        (
+            "[limits]\nlogin_per_address = \"5\"",
+            "limits.login_per_address",
+            "burst",
+        ),
+        (
+            "[limits]\nlogin_per_address = \"0/s\"",
+            "limits.login_per_address",
+            "burst",
+        ),
+        ("[coap]\nplain = true", "coap.plain", "\"loopback\""),
+        ("[log]\nlevel = \"verbose\"", "log.level", "debug"),
+        ("[log]\nformat = 2024-01-01", "log.format", "\"json\""),
+        (
+            "[store]\nurl = \"postgres://db\"",
+            "store.url",
+            "not in this release",
+        ),
+        ("[store]\nurl = \"hub.db\"", "store.url", "sqlite:"),
+        (
+            "[https]\npublic_url = \"hub.example\"",
+            "https.public_url",
+            "https://",
+        ),
+    ] {
+        let wrong = with(text).wrong();
+
+        let expected = format!("error[CONFIG_WRONG_VALUE]: tramline.toml:3: `{key}`");
+        assert!(wrong.starts_with(&expected), "{text}: {wrong}");
+        assert!(wrong.contains(fix), "{text}: {wrong}");
+    }
+}
+
+#[test]
+fn what_is_no_toml_names_the_line() {
+    let wrong = with("[https\nlisten = 1").wrong();
+
+    assert!(
+        wrong.starts_with("error[CONFIG_SYNTAX]: tramline.toml:2: not TOML"),
+        "{wrong}"
+    );
+    assert_eq!(wrong.lines().count(), 1);
+}
+
+#[test]
+fn a_key_that_is_set_twice_is_named() {
+    let wrong = with("[log]\nlevel = \"info\"\nlevel = \"warn\"").wrong();
+
+    assert!(
+        wrong.starts_with("error[CONFIG_SYNTAX]: tramline.toml:4: not TOML: `level` is set twice"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn a_whole_name_below_another_section_is_told_where_it_went() {
+    let wrong = with("[log]\nlimits.shards = 3").wrong();
+
+    assert!(wrong.contains("unknown key `log.limits.shards`"), "{wrong}");
+    assert!(wrong.contains("did you mean `limits.shards`?"), "{wrong}");
+    assert!(wrong.contains("[log]"), "{wrong}");
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let wrong = case("[https]\nlisen = 1\nlisten = 2").wrong();
+
+    assert_eq!(wrong.lines().count(), 3, "{wrong}");
+}
+
+#[test]
+fn doors_of_later_releases_are_refused_as_such() {
+    for (text, key) in [
+        ("[coaps]\nlisten = \"off\"", "coaps.listen"),
+        ("quic.listen = \"off\"", "quic.listen"),
+        ("[federation]\nenabled = true", "federation.enabled"),
+        ("[federation]", "federation"),
+    ] {
+        let wrong = with(text).wrong();
+
+        assert!(
+            wrong.starts_with("error[CONFIG_NOT_IN_THIS_RELEASE]"),
+            "{wrong}"
+        );
+        assert!(wrong.contains(&format!("`{key}`")), "{wrong}");
+        assert!(wrong.contains(env!("CARGO_PKG_VERSION")), "{wrong}");
+    }
+    let wrong = case(NAME).option("federation.enabled=true").wrong();
+    assert!(wrong.contains("not in this release"), "{wrong}");
+}
+
+#[test]
+fn file_beats_default_environment_beats_file_and_option_beats_all() {
+    let level = |case: &Case| {
+        let loaded = case.loaded();
+        let setting = loaded
+            .settings
+            .iter()
+            .find(|setting| setting.key.name == "log.level");
+        let setting = setting.unwrap().clone();
+        (loaded.config.log.level.0, setting.source)
+    };
+
+    let case = case(NAME);
+    assert_eq!(level(&case), ("info".to_owned(), Source::Default));
+    let case = with("[log]\nlevel = \"warn\"");
+    let file = Source::File {
+        path: case.file(),
+        line: 3,
+    };
+    assert_eq!(level(&case), ("warn".to_owned(), file));
+    let case = case.env("TRAMLINE_LOG__LEVEL", "error");
+    let env = Source::Env("TRAMLINE_LOG__LEVEL".to_owned());
+    assert_eq!(level(&case), ("error".to_owned(), env));
+    let case = case.option("log.level=debug").option("log.level=trace");
+    assert_eq!(level(&case), ("trace".to_owned(), Source::Option));
+}
+
+#[test]
+fn the_environment_alone_can_configure_a_hub() {
+    let case = case("")
+        .env("TRAMLINE_SERVER_NAME", "env.example")
+        .env("TRAMLINE_HTTPS__LISTEN", "127.0.0.1:1,[::1]:2")
+        .env("TRAMLINE_LIMITS__SHARDS", "3")
+        .env(
+            "TRAMLINE_COAP__LISTEN",
+            "[\"127.0.0.1:4\", \"127.0.0.1:5\"]",
+        );
+
+    let config = case.loaded().config;
+
+    assert_eq!(config.server_name, "env.example");
+    assert_eq!(config.https.listen.addresses().len(), 2);
+    assert_eq!(config.coap.listen.addresses().len(), 2);
+    assert_eq!(config.limits.shards.0, 3);
+}
+
+#[test]
+fn a_variable_that_was_meant_as_a_setting_is_not_overlooked() {
+    for (variable, meant) in [
+        ("TRAMLINE_HTTPS__LISEN", "`https.listen`"),
+        ("TRAMLINE_HTTPS_LISTEN", "`TRAMLINE_HTTPS__LISTEN`"),
+        ("TRAMLINE_SERVERNAME", "`TRAMLINE_SERVER_NAME`"),
+    ] {
+        let wrong = case(NAME).env(variable, "x").wrong();
+
+        assert!(wrong.contains(variable), "{wrong}");
+        assert!(
+            wrong.ends_with(&format!("did you mean {meant}?")),
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
+fn variables_that_an_orchestrator_adds_are_not_ours() {
+    let case = case(NAME)
+        .env("TRAMLINE_PORT", "tcp://10.0.0.1:80")
+        .env("TRAMLINE_SERVICE_HOST", "10.0.0.1")
+        .env("TRAMLINE_CONFIG", "elsewhere");
+
+    assert!(case.load().is_ok());
+}
+
+#[test]
+fn an_option_without_a_value_is_refused_without_repeating_what_may_be_secret() {
+    let wrong = case(NAME).option("registration.token:planted").wrong();
+
+    assert!(
+        wrong.starts_with("error[CONFIG_NOT_AN_ASSIGNMENT]"),
+        "{wrong}"
+    );
+    assert!(!wrong.contains("planted"), "{wrong}");
+}
+
+#[test]
+fn relative_paths_start_at_the_directory_of_the_file() {
+    let case = with("[store]\nurl = \"sqlite:data/hub.db\"\nmedia_dir = \"/var/media\"");
+
+    let config = case.loaded().config;
+
+    let StoreUrl::Sqlite(path) = config.store.url;
+    assert_eq!(path, case.dir.path().join("data/hub.db"));
+    assert_eq!(config.store.media_dir.0, PathBuf::from("/var/media"));
+    assert_eq!(
+        config.signing_key_file.0,
+        case.dir.path().join("keys/signing.pem")
+    );
+}
+
+#[test]
+fn a_file_that_somebody_named_has_to_be_there() {
+    let inputs = Inputs {
+        file: Some(PathBuf::from("/nonexistent/tramline.toml")),
+        ..Inputs::default()
+    };
+
+    let wrong = load(&inputs).unwrap_err().to_string();
+
+    assert!(wrong.starts_with("error[CONFIG_UNREADABLE]"), "{wrong}");
+}
+
+#[test]
+fn secrets_show_in_no_output_and_no_error() {
+    let case = with("[registration]\ntoken = \"planted-a\"\nshared_secret = \"planted-b\"")
+        .env("TRAMLINE_ADMIN__TOKEN", "planted-c");
+    let loaded = case.loaded();
+
+    let json: String = as_json(&loaded).map(|key| key.to_string()).collect();
+    for output in [as_text(&loaded), json, format!("{loaded:?}")] {
+        assert!(output.contains("registration"), "{output}");
+        assert!(!output.contains("planted"), "{output}");
+    }
+    let wrong = with("[registration]\ntoken = [\"planted\"]").wrong();
+    assert!(!wrong.contains("planted"), "{wrong}");
+    let wrong = with("[registration]\ntoken = \"planted").wrong();
+    assert!(!wrong.contains("planted"), "{wrong}");
+    let wrong = with("[registration]\ntoken = planted").wrong();
+    assert!(!wrong.contains("planted"), "{wrong}");
+}
+
+#[test]
+fn a_secret_has_one_source() {
+    let wrong = with("[registration]\ntoken = \"a\"\ntoken_file = \"b\"").wrong();
+
+    assert!(
+        wrong.starts_with("error[CONFIG_CONFLICT]: tramline.toml:3"),
+        "{wrong}"
+    );
+    assert!(with("[admin]\ntoken = \"a\"").load().is_ok());
+}
+
+#[test]
+fn two_tcp_listeners_do_not_share_an_address() {
+    let wrong = with("[admin]\nlisten = \"127.0.0.1:8448\"").wrong();
+    assert!(
+        wrong.contains("`admin.listen` and `https.listen`"),
+        "{wrong}"
+    );
+
+    let any = with("[admin]\nlisten = \"127.0.0.1:0\"\n[https]\nlisten = \"127.0.0.1:0\"");
+    assert!(any.load().is_ok());
+}
+
+#[test]
+fn every_default_reads_back_as_what_it_shows() {
+    for key in sections().flat_map(|section| section.keys) {
+        let shown = (key.default_json)();
+        assert_eq!(shown.is_null(), key.default.is_empty(), "{}", key.name);
+        if let Some(text) = shown.as_str() {
+            assert_eq!(text, key.default, "{}", key.name);
+        }
+        assert!(key.optional || key.name == "server_name" || !shown.is_null());
+        assert!(!key.doc.trim().is_empty(), "{}", key.name);
+    }
+}
+
+#[test]
+fn the_file_of_init_loads_as_it_is_and_with_every_line_switched_on() {
+    let text = file_for("hub.example");
+    assert!(case(&text).load().is_ok());
+
+    let on: String = text
+        .lines()
+        .filter(|line| !line.contains('…')) // unset keys have no default to switch on
+        .map(|line| match line.strip_prefix("# ") {
+            Some(setting) if setting.contains(" = ") => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let loaded = case(&on).loaded();
+    let unset = |setting: &&Setting| setting.source == Source::Default;
+    assert!(
+        loaded
+            .settings
+            .iter()
+            .filter(unset)
+            .all(|setting| setting.value.is_null()),
+        "{on}"
+    );
+}
+
+#[test]
+fn the_list_of_keys_tells_value_default_source_and_reload_class() {
+    let case = with("[limits]\ndrain = \"90s\"");
+    let loaded = case.loaded();
+
+    let text = as_text(&loaded);
+    let line = text.lines().find(|line| line.starts_with("limits.drain"));
+    let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+    let place = format!("{}:3", case.file().display());
+    assert_eq!(
+        words,
+        ["limits.drain", "\"90s\"", "\"10s\"", &place, "live"]
+    );
+
+    let key = as_json(&loaded).find(|key| key["key"] == "limits.drain");
+    let key = key.unwrap();
+    assert_eq!(key["value"], json!("90s"));
+    assert_eq!(key["default"], json!("10s"));
+    assert_eq!(key["from"]["line"], json!(3));
+    assert_eq!(key["reload"], json!("live"));
+}
+
+#[test]
+fn every_key_of_the_contract_is_in_the_documentations_table() {
+    let table = as_markdown();
+
+    for key in [
+        "server_name",
+        "store.url",
+        "https.listen",
+        "https.cert_file",
+        "https.key_file",
+        "coap.listen",
+        "coap.plain",
+        "admin.listen",
+        "registration.token",
+        "registration.shared_secret_file",
+        "log.level",
+    ] {
+        assert!(table.contains(&format!("| `{key}` |")), "{key}");
+    }
+    assert!(
+        table.contains("| `server_name` | **mandatory** |"),
+        "{table}"
+    );
+}

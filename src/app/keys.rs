@@ -1,0 +1,122 @@
+//! The hub's signing key: made once by `init`, read at each start.
+//!
+//! The file is PKCS#8 in PEM. The key's id is a hash of its public half: it needs no second
+//! place to be written down, and a restored or copied key cannot meet another key's id.
+
+use std::{io, path::Path};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ruma::signatures::Ed25519KeyPair;
+use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
+use sha2::{Digest as _, Sha256};
+
+use super::{clock, failure::Failure, secrets};
+
+/// The hub's Ed25519 signing key.
+pub struct SigningKey {
+    /// The key; its `version` is the part of the key id behind `ed25519:`.
+    pub pair: Ed25519KeyPair,
+}
+
+impl SigningKey {
+    /// The Matrix key id, like `ed25519:a1b2c3d4`.
+    pub fn id(&self) -> String {
+        format!("ed25519:{}", self.pair.version())
+    }
+
+    /// Reads the key from its file.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let text = secrets::read_file(path).map_err(|error| {
+            let fix = "`tramline init` makes one; `signing_key_file` names it";
+            Failure::usage(error.code(), format!("the signing key: {error}; {fix}"))
+        })?;
+        Self::from_pem(text.reveal()).map_err(|reason| {
+            Failure::usage(
+                "SIGNING_KEY",
+                format!("{}: no Ed25519 key in PEM: {reason}", path.display()),
+            )
+        })
+    }
+
+    fn from_pem(pem: &str) -> Result<Self, String> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| e.to_string())?;
+        Self::from_der(der.secret_pkcs8_der())
+    }
+
+    fn from_der(der: &[u8]) -> Result<Self, String> {
+        let parse = |version: String| {
+            Ed25519KeyPair::from_der(der, version).map_err(|error| error.to_string())
+        };
+        let public = parse("unnamed".to_owned())?.public_key();
+        let name = hex::encode(Sha256::digest(public));
+        let pair = parse(name.chars().take(KEY_NAME_CHARS).collect())?;
+        Ok(Self { pair })
+    }
+}
+
+/// Makes a key from the operating system's randomness, as PEM.
+pub fn generate() -> io::Result<String> {
+    let mut seed = [0; 32];
+    clock::fill_from_system(&mut seed)?;
+    let body = STANDARD.encode([PKCS8_ED25519.as_slice(), &seed].concat());
+    Ok(format!(
+        "-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n"
+    ))
+}
+
+/// What stands before the seed in an Ed25519 key by RFC 8410 §7, without the public half: the
+/// form that every other tool reads (`openssl pkey -in keys/signing.pem -text`).
+const PKCS8_ED25519: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
+
+/// How much of the public key's hash names the key, in hex digits: enough for one server's few.
+const KEY_NAME_CHARS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_key_reads_back_under_the_same_id() {
+        let pem = generate().unwrap();
+
+        let key = SigningKey::from_pem(&pem).unwrap();
+
+        assert_eq!(key.id(), SigningKey::from_pem(&pem).unwrap().id());
+        assert_eq!(key.id().len(), "ed25519:".len() + KEY_NAME_CHARS);
+        assert_eq!(pem.lines().nth(1).unwrap().len(), 64); // RFC 7468's line
+    }
+
+    #[test]
+    fn a_known_key_gives_its_known_public_half() {
+        // RFC 8032 §7.1, test 1
+        let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+        let der = [PKCS8_ED25519.as_slice(), &hex::decode(seed).unwrap()].concat();
+
+        let public = SigningKey::from_der(&der).unwrap().pair.public_key();
+
+        assert_eq!(
+            hex::encode(public),
+            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+        );
+    }
+
+    #[test]
+    fn two_keys_have_two_ids() {
+        let id = || SigningKey::from_pem(&generate().unwrap()).unwrap().id();
+
+        assert_ne!(id(), id());
+    }
+
+    #[test]
+    fn a_file_that_is_no_key_says_so_without_its_content() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "planted-secret").unwrap();
+
+        let failure = SigningKey::read(file.path()).err().unwrap().to_string();
+
+        assert!(failure.starts_with("error[SIGNING_KEY]"), "{failure}");
+        assert!(!failure.contains("planted-secret"), "{failure}");
+    }
+}

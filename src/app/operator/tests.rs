@@ -1,0 +1,207 @@
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+
+use serde_json::json;
+use tokio::{io::BufReader, net::UnixStream, task::JoinHandle};
+
+use super::*;
+use crate::api::{Code, Refusal};
+
+/// Adds anyone but bob, and tells three steps of any fsck.
+struct Desk;
+
+#[async_trait]
+impl Operator for Desk {
+    async fn ask(&self, request: Request, progress: Progress) -> Result<Json, Refusal> {
+        match request {
+            Request::AddUser { localpart, .. } if localpart == "bob" => {
+                Err(Refusal::new(Code::UserInUse, "bob is taken"))
+            }
+            Request::AddUser { localpart, .. } => Ok(json!({"user": localpart})),
+            Request::Status => Ok(json!({"ready": true})),
+            Request::Fsck => {
+                for step in 1..=3 {
+                    progress.tell(json!({"rooms": step}));
+                }
+                Ok(json!({"errors": 0}))
+            }
+        }
+    }
+}
+
+async fn hub(path: &Path) -> JoinHandle<()> {
+    let server = Server::bind(path).await.unwrap();
+    tokio::spawn(server.run(Arc::new(Desk)))
+}
+
+fn add(localpart: &str) -> Request {
+    Request::AddUser {
+        localpart: localpart.to_owned(),
+        password: Secret::new("planted-secret"),
+        admin: false,
+    }
+}
+
+#[tokio::test]
+async fn a_request_comes_back_answered_and_the_next_one_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run/operator.sock");
+    let _hub = hub(&path).await;
+    let mut client = Client::connect(&path).await.unwrap().unwrap();
+
+    let added = client.ask(&add("ana"), |_| {}).await.unwrap();
+    let refused = client.ask(&add("bob"), |_| {}).await.unwrap_err();
+
+    assert_eq!(added, json!({"user": "ana"}));
+    let ClientError::Refused { code, message } = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(
+        (code.as_str(), message.as_str()),
+        ("M_USER_IN_USE", "bob is taken")
+    );
+}
+
+#[tokio::test]
+async fn progress_arrives_before_the_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.sock");
+    let _hub = hub(&path).await;
+    let mut client = Client::connect(&path).await.unwrap().unwrap();
+    let mut steps = Vec::new();
+
+    let result = client
+        .ask(&Request::Fsck, |step| steps.push(step))
+        .await
+        .unwrap();
+
+    assert_eq!(result, json!({"errors": 0}));
+    assert_eq!(
+        steps,
+        [
+            json!({"rooms": 1}),
+            json!({"rooms": 2}),
+            json!({"rooms": 3})
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_oversized_line_is_refused_and_harms_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.sock");
+    let _hub = hub(&path).await;
+    let (reader, mut writer) = UnixStream::connect(&path).await.unwrap().into_split();
+    let mut reader = BufReader::new(reader);
+
+    // The hub may hang up before it has all of it.
+    let _ = writer
+        .write_all(&vec![b'x'; usize::try_from(LINE_BYTES_MAX).unwrap()])
+        .await;
+    let answer = read_line(&mut reader).await.unwrap().unwrap();
+
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.contains("OPERATOR_REQUEST"), "{answer}");
+    assert!(answer.contains("65536"), "{answer}");
+    assert!(matches!(read_line(&mut reader).await, Ok(None) | Err(_)));
+    let mut other = Client::connect(&path).await.unwrap().unwrap();
+    assert!(other.ask(&Request::Status, |_| {}).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_line_that_is_no_request_is_answered_without_repeating_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.sock");
+    let _hub = hub(&path).await;
+    for line in [
+        r#"{"verb":"add_user","localpart":"ana","password":["planted-secret"],"admin":false}"#,
+        r#"{"verb":"planted-secret"}"#,
+        "planted-secret",
+        "",
+        "\u{0}",
+    ] {
+        let (reader, mut writer) = UnixStream::connect(&path).await.unwrap().into_split();
+        writer
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .unwrap();
+        let answer = read_line(&mut BufReader::new(reader)).await.unwrap();
+
+        let answer = String::from_utf8(answer.unwrap()).unwrap();
+        assert!(answer.contains("OPERATOR_REQUEST"), "{answer}");
+        assert!(!answer.contains("planted-secret"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_socket_and_its_directory_are_the_owners_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run/operator.sock");
+    let _hub = hub(&path).await;
+
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+}
+
+#[tokio::test]
+async fn a_directory_that_others_may_write_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = dir.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+
+    let error = Server::bind(&open.join("operator.sock")).await.unwrap_err();
+
+    assert!(error.to_string().contains("chmod go-w"), "{error}");
+}
+
+#[tokio::test]
+async fn a_socket_left_by_a_killed_hub_is_replaced_and_a_living_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+
+    let hub = hub(&path).await;
+    let second = Server::bind(&path).await.unwrap_err();
+
+    assert!(matches!(second, ServerError::Answered { .. }), "{second}");
+    assert!(Client::connect(&path).await.unwrap().is_some());
+    hub.abort();
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.sock");
+    std::fs::write(&path, "mine").unwrap();
+
+    let error = Server::bind(&path).await.unwrap_err();
+
+    assert!(matches!(error, ServerError::NotASocket { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+}
+
+#[tokio::test]
+async fn a_directory_too_deep_for_a_socket_name_still_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d".repeat(150)).join("operator.sock");
+    let _hub = hub(&path).await;
+
+    let mut client = Client::connect(&path).await.unwrap().unwrap();
+
+    assert!(client.ask(&Request::Status, |_| {}).await.is_ok());
+}
+
+#[tokio::test]
+async fn no_hub_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+
+    let nobody = Client::connect(&dir.path().join("none/operator.sock")).await;
+
+    assert!(nobody.unwrap().is_none());
+}
+
+#[test]
+fn a_request_does_not_show_its_password() {
+    assert!(!format!("{:?}", add("ana")).contains("planted-secret"));
+}

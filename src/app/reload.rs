@@ -1,0 +1,218 @@
+//! SIGHUP: the configuration anew. All of it is taken, or none of it.
+//!
+//! Everything new is read and checked first; only then is anything changed. Keys that need a
+//! restart are named and keep their old value until then.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::{
+    config::{self, Config, Inputs, Loaded, Reload},
+    failure::Failure,
+    secrets::{self, Secret, SecretError},
+    telemetry::Telemetry,
+    tls::Certificate,
+};
+
+/// The secrets that are read again on a reload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Opens the admin listener.
+    pub admin: Option<Secret>,
+    /// Opens registration.
+    pub registration: Option<Secret>,
+    /// Lets a tool register anyone.
+    pub shared_secret: Option<Secret>,
+}
+
+impl Tokens {
+    /// Reads what the configuration names.
+    pub fn read(config: &Config) -> Result<Self, Failure> {
+        let about = |key: &'static str| {
+            move |error: SecretError| Failure::usage(error.code(), format!("`{key}`: {error}"))
+        };
+        let (admin, registration) = (&config.admin, &config.registration);
+        let admin_token = if admin.listen.addresses().is_empty() {
+            None // nobody would ask for it
+        } else {
+            secrets::resolve(admin.token.as_ref(), admin.token_file.as_ref())
+                .map_err(about("admin.token_file"))?
+        };
+        Ok(Self {
+            admin: admin_token,
+            registration: secrets::resolve(
+                registration.token.as_ref(),
+                registration.token_file.as_ref(),
+            )
+            .map_err(about("registration.token_file"))?,
+            shared_secret: secrets::resolve(
+                registration.shared_secret.as_ref(),
+                registration.shared_secret_file.as_ref(),
+            )
+            .map_err(about("registration.shared_secret_file"))?,
+        })
+    }
+}
+
+/// Tokens that a reload may replace under those who use them.
+pub type SharedTokens = Arc<RwLock<Tokens>>;
+
+/// What a reload did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys whose new values count now.
+    pub taken: Vec<&'static str>,
+    /// Keys whose new values wait for a restart.
+    pub waiting: Vec<&'static str>,
+}
+
+/// Takes the configuration anew, as often as asked.
+pub struct Reloader {
+    inputs: Inputs,
+    /// As the hub was started: what the keys that need a restart still say.
+    started: Loaded,
+    /// As of the last reload.
+    current: Loaded,
+    telemetry: Telemetry,
+    certificate: Option<Arc<Certificate>>,
+    tokens: SharedTokens,
+}
+
+impl Reloader {
+    /// Begins with what the hub was started with.
+    pub fn new(
+        inputs: Inputs,
+        loaded: Loaded,
+        telemetry: Telemetry,
+        certificate: Option<Arc<Certificate>>,
+        tokens: SharedTokens,
+    ) -> Self {
+        Self {
+            inputs,
+            started: loaded.clone(),
+            current: loaded,
+            telemetry,
+            certificate,
+            tokens,
+        }
+    }
+
+    /// The configuration as of the last reload.
+    pub const fn config(&self) -> &Config {
+        &self.current.config
+    }
+
+    /// Takes the configuration anew, or says why it stays as it is.
+    pub fn reload(&mut self) -> Result<Reloaded, Failure> {
+        let newer = config::load(&self.inputs)?;
+        let tokens = Tokens::read(&newer.config)?;
+        // Last of what can fail, since it checks and takes in one step.
+        if let Some(certificate) = &self.certificate {
+            certificate
+                .reload(&newer.config.https)
+                .map_err(|error| Failure::usage("CERTIFICATE", error))?;
+        }
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+        self.telemetry.set_level(&newer.config.log.level);
+        let names = |keys: Vec<&'static config::Key>, class: Reload| {
+            keys.into_iter()
+                .filter(|key| key.reload == class)
+                .map(|key| key.name)
+                .collect()
+        };
+        let reloaded = Reloaded {
+            taken: names(self.current.changed(&newer), Reload::Live),
+            waiting: names(self.started.changed(&newer), Reload::Restart),
+        };
+        self.current = newer;
+        Ok(reloaded)
+    }
+
+    /// [`Reloader::reload`], with the outcome in the log.
+    pub fn reload_and_log(&mut self) -> Result<Reloaded, Failure> {
+        let outcome = self.reload();
+        match &outcome {
+            Ok(Reloaded { taken, waiting }) => {
+                tracing::info!(?taken, needs_restart = ?waiting, "reload accepted");
+            }
+            Err(failure) => tracing::error!(%failure, "reload rejected; nothing changed"),
+        }
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    fn write(dir: &Path, text: &str) {
+        let text = format!("server_name = \"hub.example\"\n{text}");
+        fs::write(dir.join("tramline.toml"), text).unwrap();
+    }
+
+    fn reloader(dir: &Path) -> Reloader {
+        let inputs = Inputs {
+            file: Some(dir.join("tramline.toml")),
+            options: vec!["admin.listen=off".to_owned()],
+            ..Inputs::default()
+        };
+        let loaded = config::load(&inputs).unwrap();
+        let telemetry = Telemetry::start(&loaded.config.log);
+        let tokens = Arc::new(RwLock::new(Tokens::read(&loaded.config).unwrap()));
+        Reloader::new(inputs, loaded, telemetry, None, tokens)
+    }
+
+    #[test]
+    fn a_live_key_is_taken_and_one_that_needs_a_restart_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "");
+        let mut reloader = reloader(dir.path());
+        write(
+            dir.path(),
+            "limits.media_size = \"1MiB\"\nlimits.shards = 2\nregistration.token = \"open\"",
+        );
+
+        let first = reloader.reload().unwrap();
+        let second = reloader.reload().unwrap();
+
+        assert_eq!(first.waiting, ["limits.shards"]);
+        assert!(first.taken.contains(&"limits.media_size"));
+        assert_eq!(reloader.config().limits.media_size.0, 1 << 20);
+        let tokens = reloader.tokens.read().unwrap();
+        assert!(tokens.registration.as_ref().unwrap().matches("open"));
+        assert_eq!(second.taken, <[&str; 0]>::default());
+        assert_eq!(second.waiting, ["limits.shards"]);
+    }
+
+    #[test]
+    fn a_wrong_configuration_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "registration.token = \"old\"");
+        let mut reloader = reloader(dir.path());
+        write(
+            dir.path(),
+            "registration.token = \"new\"\nlimits.shards = 0",
+        );
+
+        let failure = reloader.reload().unwrap_err().to_string();
+
+        assert!(failure.contains("`limits.shards`"), "{failure}");
+        let tokens = reloader.tokens.read().unwrap();
+        assert!(tokens.registration.as_ref().unwrap().matches("old"));
+    }
+
+    #[test]
+    fn a_secret_file_is_read_again_though_its_name_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("secret"), "old\n").unwrap();
+        write(dir.path(), "registration.shared_secret_file = \"secret\"");
+        let mut reloader = reloader(dir.path());
+        fs::write(dir.path().join("secret"), "new\n").unwrap();
+
+        reloader.reload().unwrap();
+
+        let tokens = reloader.tokens.read().unwrap();
+        assert!(tokens.shared_secret.as_ref().unwrap().matches("new"));
+    }
+}

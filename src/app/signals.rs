@@ -1,0 +1,41 @@
+//! What the operating system tells a running hub.
+
+use std::io;
+
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Finish what is under way, then stop: SIGTERM, SIGINT. A second one means: now.
+    Drain,
+    /// Take the configuration anew: SIGHUP.
+    Reload,
+}
+
+/// The signals of this process. From here on they no longer end it.
+pub struct Signals {
+    terminate: Stream,
+    interrupt: Stream,
+    hang_up: Stream,
+}
+
+impl Signals {
+    /// Begins to listen; call it before the ready line, or an early SIGHUP ends the hub.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::Drain,
+            _ = self.interrupt.recv() => Signal::Drain,
+            _ = self.hang_up.recv() => Signal::Reload,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The HTTPS door's certificate: read from files, replaced by a reload without dropping anyone.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use thiserror::Error;
+
+use super::config::Https;
+
+/// Why a certificate cannot be used.
+#[derive(Debug, Error)]
+pub enum CertificateError {
+    /// The certificate file.
+    #[error("`https.cert_file`: {}: {reason}; `tramline init` makes a pair for this machine", path.display())]
+    Chain {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The key file.
+    #[error("`https.key_file`: {}: {reason}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The two do not belong together.
+    #[error("`https.cert_file` and `https.key_file` do not belong together: {0}")]
+    Pair(#[source] rustls::Error),
+}
+
+/// The certificate in use; new connections get the newest.
+#[derive(Debug)]
+pub struct Certificate {
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl Certificate {
+    /// Reads the files that the configuration names.
+    pub fn read(https: &Https) -> Result<Self, CertificateError> {
+        Self::from_files(https.cert_file.as_ref(), https.key_file.as_ref())
+    }
+
+    /// Reads a chain and its key.
+    pub fn from_files(chain: &Path, key: &Path) -> Result<Self, CertificateError> {
+        let current = RwLock::new(Arc::new(certified_key(chain, key)?));
+        Ok(Self { current })
+    }
+
+    /// Takes what the files hold now. What was in use stays when they are wrong.
+    pub fn reload(&self, https: &Https) -> Result<(), CertificateError> {
+        let new = certified_key(https.cert_file.as_ref(), https.key_file.as_ref())?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(&current))
+    }
+}
+
+/// TLS for the HTTPS door: rustls' safe defaults, HTTP/2 before HTTP/1.1.
+pub fn server_config(certificate: Arc<Certificate>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, CertificateError> {
+    let chain_error = |reason: String| CertificateError::Chain {
+        path: chain.to_owned(),
+        reason,
+    };
+    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(chain)
+        .and_then(Iterator::collect)
+        .map_err(|error| chain_error(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(chain_error("no certificate in it".to_owned()));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| CertificateError::Key {
+        path: key.to_owned(),
+        reason: error.to_string(),
+    })?;
+    CertifiedKey::from_der(certificates, private, &ring::default_provider())
+        .map_err(CertificateError::Pair)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io;
+
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+
+    use super::*;
+
+    /// One handshake in memory, by a client that trusts `root` and asks for `name`.
+    pub(in crate::app) fn handshake(
+        server: &Arc<ServerConfig>,
+        root: &Path,
+        name: &str,
+    ) -> io::Result<()> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(root).unwrap())
+            .unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = name.to_owned().try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire)?;
+            server.read_tls(&mut wire.as_slice())?;
+            server.process_new_packets().map_err(io::Error::other)?;
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire)?;
+            client.read_tls(&mut wire.as_slice())?;
+            client.process_new_packets().map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    fn pair(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let (cert, key) = (dir.join("cert"), dir.join("key"));
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        (cert, key)
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (cert, _) = pair(a.path(), "a.example");
+        let (_, key) = pair(b.path(), "b.example");
+
+        let error = Certificate::from_files(&cert, &key).unwrap_err();
+
+        assert!(matches!(error, CertificateError::Pair(_)), "{error}");
+    }
+
+    #[test]
+    fn a_missing_certificate_names_its_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("none.pem");
+
+        let error = Certificate::from_files(&missing, &missing).unwrap_err();
+
+        assert!(error.to_string().contains("https.cert_file"), "{error}");
+    }
+}
