@@ -83,7 +83,9 @@ class Gateway(resource.ObservableResource, resource.PathCapable):
             while True:
                 rest = [q for q in query if not q.startswith(("since=", "timeout="))]
                 old = [q for q in query if q.startswith("since=")] if since is None else [f"since={since}"]
-                status, body = await self.http(request, known, rest + old + ["timeout=20000"])
+                # the first is the one that the answer to the registration holds
+                wait = f"timeout={0 if since is None else 20000}"
+                status, body = await self.http(request, known, rest + old + [wait])
                 if status != 200:
                     return
                 if since is not None and body.get("rooms"):
