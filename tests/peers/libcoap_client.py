@@ -33,6 +33,10 @@ class Wrong(Exception):
     pass
 
 
+class NoAnswer(Wrong):
+    pass
+
+
 def check(holds, what):
     if not holds:
         raise Wrong(what)
@@ -43,7 +47,8 @@ class Answer:
 
     def __init__(self, command, trace, errors, body):
         self.messages = re.findall(r"^v:1 t:(\w+) c:(\d\.\d\d) i:\w+ \{\w*\} \[([^\n]*?)\]", trace, re.M)
-        check(self.messages, f"no answer to {' '.join(command)}: {errors.decode(errors='replace')[-400:]}")
+        if not self.messages:
+            raise NoAnswer(f"no answer to {' '.join(command)}: {errors.decode(errors='replace')[-400:]}")
         self.code = self.messages[-1][1]
         self.payload = body
         if self.code[0] in "45":
@@ -63,6 +68,8 @@ class Answer:
 
 
 class Client:
+    slow = 0  # answers that libcoap could not take because an acknowledgement came first
+
     def __init__(self, args, folder, content_format):
         self.args, self.folder, self.format = args, folder, content_format
         self.token = self.user = None
@@ -87,11 +94,22 @@ class Client:
         return [*command, *extra, uri], Path(f"{stem}.out")
 
     def ask(self, method, path, body=None, query=()):
-        command, out = self.command(method, path, body, query, ["-B", "20"])
-        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
-        answer = Answer(command, run.stdout.decode(errors="replace"), run.stderr,
-                        out.read_bytes() if out.exists() else b"")
+        try:
+            answer = self.run(method, path, body, query, ["-B", "5" if method == "get" else "20"])
+        except NoAnswer:
+            # libcoap 4.3.1 drops a block-wise answer that comes after an empty acknowledgement
+            # ("large body receive internal issue"); one to a non-confirmable request it takes
+            if method != "get":
+                raise
+            Client.slow += 1
+            answer = self.run(method, path, body, query, ["-N", "-B", "20"])
         return answer, self.read(answer.payload)
+
+    def run(self, method, path, body, query, extra):
+        command, out = self.command(method, path, body, query, extra)
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+        return Answer(command, run.stdout.decode(errors="replace"), run.stderr,
+                      out.read_bytes() if out.exists() else b"")
 
     def read(self, payload):
         try:
@@ -244,6 +262,7 @@ def run(args, folder):
     since = observe(ana, bob, room, sync["next_batch"], done)
     large_event(ana, bob, room, since, done)
     large_sync(ana, args, done)
+    done["slow_answers"] = Client.slow
     return done
 
 
