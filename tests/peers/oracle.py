@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+"""Synapse's own code as a judge of events: no server, no database, no network.
+
+One JSON request a line on stdin, one JSON answer a line on stdout, in order. Every answer has
+"ok"; where the request itself is unusable it is {"ok": false, "error": …}. A request may carry an
+"id", which the answer repeats. The first line, before any request, is {"ready": true, "synapse": …}.
+
+  {"op": "versions"}
+      -> {"ok": true, "synapse": "1.163.2", "rooms": ["1", …]}
+  {"op": "check_event", "version": "12", "event": {…}, "server": "hub.example",
+   "verify_key": {"key_id": "ed25519:x", "key": "unpadded base64"}}
+      -> {"ok", "event_id", "room_id", "reference_hash", "content_hash", "content_hash_ok",
+          "signature_ok", "format_ok", "auth_event_ids", "redacted", "error"}
+      ok is the three *_ok together. Without verify_key, signature_ok is null and not counted.
+  {"op": "check_event", "events": [{… as above, without op …}, …]}
+      -> {"ok": all of them, "results": [ … ]}
+  {"op": "sign", "version": "12", "event": {…}, "server": "hub.example", "key_id": "ed25519:x",
+   "seed": "unpadded base64 of 32 bytes"}
+      -> {"ok": true, "event": {… with hashes and signatures …}, "event_id", "verify_key"}
+  {"op": "auth_types", "version": "12", "event": {…}}
+      -> {"ok": true, "types": [["m.room.create", ""], …]}   sorted. Synapse counts the create event
+      in every version; that v12 events do not name it is a matter of their format.
+  {"op": "auth", "version": "10", "event": {…}, "auth_events": [{…}], "state": [{…}]}
+      -> {"ok", "accept", "stage", "reason", "event_id"}
+      state is the room state before the event; left out, it is the auth events.
+  {"op": "history", "version": "10", "events": [{…}, …]}
+      -> {"ok": true, "results": [{"accept", "stage", "reason", "event_id"}, …],
+          "state": [[type, state_key, event_id], …]}
+      Each event is judged as Synapse judges one that came over federation, with the state that the
+      accepted ones before it left, and is applied if accepted. Rejected events stay known, so
+      that one that names them in its auth events is rejected too.
+
+auth and history do not verify signatures (check_event does). With "signed": true they also demand
+what Synapse calls valid for the room version: sizes, and that the sender's server has signed at all.
+Instead of "event", "event_json" may give the text itself.
+
+"stage" says where a refusal came from: format, valid, auth_events (the rules that need no room
+state), claimed (the state rules over the event's own auth events), state (the same over the room).
+One is the oracle's own and not Synapse's: history, for a second create event.
+"""
+import json
+import sys
+
+try:
+    from signedjson.key import decode_signing_key_base64, decode_verify_key_bytes
+    from signedjson.sign import verify_signed_json
+    from unpaddedbase64 import decode_base64, encode_base64
+
+    import synapse
+    from synapse import event_auth
+    from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
+    from synapse.crypto.event_signing import (
+        add_hashes_and_signatures,
+        check_event_content_hash,
+        compute_content_hash,
+        compute_event_reference_hash,
+    )
+    from synapse.events import make_event_from_dict
+    from synapse.events.utils import prune_event
+    from synapse.federation.federation_base import event_from_pdu_json
+except ImportError as error:
+    sys.exit(f"oracle: needs the PyPI package matrix-synapse: {error}")
+
+import hashlib
+
+
+class Refused(Exception):
+    """An event Synapse does not take, and the stage that said so."""
+
+    def __init__(self, stage, error):
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.stage = stage
+
+
+class Known:
+    """The one look-up Synapse's auth rules make in its database, out of a dictionary."""
+
+    def __init__(self, events=()):
+        self.by_id = {event.event_id: event for event in events}
+
+    def add(self, event):
+        self.by_id[event.event_id] = event
+
+    async def get_events(self, event_ids, redact_behaviour=None, get_prev_content=False,
+                         allow_rejected=False):
+        return {i: self.by_id[i] for i in event_ids if i in self.by_id}
+
+
+def at_once(coroutine):
+    """The value of a coroutine that never waits for anything."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise RuntimeError("Synapse waited for something the oracle does not have")
+
+
+def room_version(request):
+    name = request.get("version")
+    if name not in KNOWN_ROOM_VERSIONS:
+        raise ValueError(f"Synapse {synapse.__version__} knows no room version {name!r}")
+    return KNOWN_ROOM_VERSIONS[name]
+
+
+def event_dict(request):
+    if "event_json" in request:
+        return json.loads(request["event_json"])
+    return request["event"]
+
+
+def copy_of(value):
+    # event_from_pdu_json changes what it is given
+    return json.loads(json.dumps(value))
+
+
+def read(event, version):
+    """The event as Synapse reads it off the wire; anything it trips over is a refusal."""
+    try:
+        parsed = event_from_pdu_json(copy_of(event), version)
+        # these are computed when asked for: ask now, inside the try
+        parsed.event_id, parsed.room_id, parsed.sender, parsed.type
+        return parsed
+    except Exception as error:
+        raise Refused("format", error) from error
+
+
+def judge(event, known, state, signed):
+    """Synapse's checks on receipt of an event, in its order (its `_check_event_auth`)."""
+    if signed:
+        try:
+            event_auth.validate_event_for_room_version(event)
+        except Exception as error:
+            raise Refused("valid", error) from error
+    try:
+        at_once(event_auth.check_state_independent_auth_rules(known, event))
+    except Exception as error:
+        raise Refused("auth_events", error) from error
+    claimed = [known.by_id[i] for i in event.auth_event_ids()]
+    try:
+        event_auth.check_state_dependent_auth_rules(event, claimed)
+    except Exception as error:
+        raise Refused("claimed", error) from error
+    types = event_auth.auth_types_for_event(event.room_version, event)
+    selected = [state[key] for key in types if key in state]
+    if {e.event_id for e in selected} == {e.event_id for e in claimed}:
+        return
+    try:
+        event_auth.check_state_dependent_auth_rules(event, selected)
+    except Exception as error:
+        raise Refused("state", error) from error
+
+
+def key_of(event):
+    return (event.type, event.state_key)
+
+
+def versions(_request):
+    return {"ok": True, "synapse": synapse.__version__, "rooms": sorted(KNOWN_ROOM_VERSIONS)}
+
+
+def check_event(request):
+    if "events" in request:
+        results = [check_event(one) for one in request["events"]]
+        return {"ok": all(r["ok"] for r in results), "results": results}
+    version, raw = room_version(request), event_dict(request)
+    answer = {"ok": False, "format_ok": False, "content_hash_ok": False, "signature_ok": None}
+    try:
+        event = read(raw, version)
+        event_auth.validate_event_for_room_version(event)
+        answer["format_ok"] = True
+    except Exception as error:
+        answer["error"] = str(error)
+        try:
+            event = make_event_from_dict(copy_of(raw), version)
+        except Exception:
+            return answer
+    try:
+        pruned = prune_event(event)
+        answer["event_id"] = event.event_id
+        answer["room_id"] = event.room_id
+        answer["auth_event_ids"] = list(event.auth_event_ids())
+        answer["reference_hash"] = encode_base64(compute_event_reference_hash(event)[1])
+        answer["content_hash"] = encode_base64(
+            compute_content_hash(event.get_pdu_json(), hashlib.sha256)[1])
+        answer["redacted"] = pruned.get_pdu_json()
+        answer["content_hash_ok"] = check_event_content_hash(event)
+        if "verify_key" in request:
+            key = decode_verify_key_bytes(
+                request["verify_key"]["key_id"], decode_base64(request["verify_key"]["key"]))
+            answer["signature_ok"] = False
+            verify_signed_json(pruned.get_pdu_json(), request["server"], key)
+            answer["signature_ok"] = True
+        if not answer["content_hash_ok"]:
+            answer.setdefault("error", "content hash does not match")
+    except Exception as error:
+        answer.setdefault("error", f"{type(error).__name__}: {error}")
+    answer["ok"] = (answer["format_ok"] and answer["content_hash_ok"]
+                    and answer["signature_ok"] is not False)
+    return answer
+
+
+def sign(request):
+    version, event = room_version(request), copy_of(event_dict(request))
+    algorithm, _, name = request["key_id"].partition(":")
+    key = decode_signing_key_base64(algorithm, name, request["seed"])
+    event.pop("hashes", None)
+    event.pop("signatures", None)
+    add_hashes_and_signatures(version, event, request["server"], key)
+    return {
+        "ok": True,
+        "event": event,
+        "event_id": make_event_from_dict(event, version).event_id,
+        "verify_key": encode_base64(key.verify_key.encode()),
+    }
+
+
+def auth_types(request):
+    version = room_version(request)
+    event = make_event_from_dict(event_dict(request), version)
+    return {"ok": True, "types": sorted(event_auth.auth_types_for_event(version, event))}
+
+
+def auth(request):
+    version = room_version(request)
+    claimed = [read(e, version) for e in request.get("auth_events", ())]
+    state = [read(e, version) for e in request["state"]] if "state" in request else claimed
+    known = Known(claimed + state)
+    return verdict(event_dict(request), version, known, {key_of(e): e for e in state},
+                   request.get("signed", False))
+
+
+def history(request):
+    version, known, state, results = room_version(request), Known(), {}, []
+    for raw in request["events"]:
+        results.append(verdict(raw, version, known, state, request.get("signed", False)))
+    return {
+        "ok": True,
+        "results": results,
+        "state": sorted([kind, key, event.event_id] for (kind, key), event in state.items()),
+    }
+
+
+def verdict(raw, version, known, state, signed):
+    """Judges one event, remembers it, and applies it to the state if it was accepted."""
+    try:
+        event = read(raw, version)
+        if state and event.type == "m.room.create":
+            raise Refused("history", ValueError("a history has one create event"))
+        judge(event, known, state, signed)
+    except Refused as refused:
+        return {"ok": True, "accept": False, "stage": refused.stage, "reason": str(refused),
+                "event_id": remember_rejected(raw, version, known)}
+    known.add(event)
+    if event.is_state():
+        state[key_of(event)] = event
+    return {"ok": True, "accept": True, "event_id": event.event_id}
+
+
+def remember_rejected(raw, version, known):
+    """The id of an event that was turned down, or None if it is too broken to have one."""
+    try:
+        event = make_event_from_dict(copy_of(raw), version, rejected_reason="auth_error")
+        if event.event_id not in known.by_id:
+            known.add(event)
+        return event.event_id
+    except Exception:
+        return None
+
+
+OPS = {f.__name__: f for f in (versions, check_event, sign, auth_types, auth, history)}
+
+
+def answer(line):
+    request = None
+    try:
+        request = json.loads(line)
+        out = OPS[request["op"]](request)
+    except Exception as error:  # the next request must still be answered
+        out = {"ok": False, "error": f"{type(error).__name__}: {error}"}
+    if isinstance(request, dict) and "id" in request:
+        out["id"] = request["id"]
+    return out
+
+
+def main():
+    print(json.dumps({"ready": True, "synapse": synapse.__version__}), flush=True)
+    for line in sys.stdin:
+        if line.strip():
+            # canonical JSON would refuse floats, which a reason may quote
+            print(json.dumps(answer(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
