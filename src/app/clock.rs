@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,7 +11,10 @@ use rand::{
     rngs::{OsRng, StdRng},
 };
 
-use crate::base::{Clock, Timestamp};
+use crate::{
+    base::{Clock, Timestamp},
+    client::World,
+};
 
 /// The system's clock, made to never run backwards.
 ///
@@ -78,6 +81,11 @@ fn system_time() -> (Duration, Instant) {
 /// Randomness for keys, tokens and everything else, seeded by the operating system.
 pub fn rng() -> StdRng {
     StdRng::from_os_rng()
+}
+
+/// The real time and chance, for the client library.
+pub fn world() -> World {
+    World { clock: Arc::new(SystemClock::new()), rng: || Box::new(rng()) }
 }
 
 /// Randomness straight from the operating system, for what must outlive this process.

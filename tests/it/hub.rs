@@ -144,7 +144,7 @@ impl Hub {
 
     /// The certificate clients trust.
     pub(crate) fn ca(&self) -> PathBuf {
-        self.path().join("cert.pem")
+        self.path().join("keys/https.cert.pem")
     }
 
     /// The configuration file.

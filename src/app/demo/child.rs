@@ -66,7 +66,7 @@ impl HubProcess {
     pub(super) fn target(&self, door: &str) -> anyhow::Result<Target> {
         let address = self.ready["listen"][door][0].as_str();
         let address = address.with_context(|| format!("no {door} door in {}", self.ready))?;
-        let ca = fs::read_to_string(self.dir.join("cert.pem"))?;
+        let ca = fs::read_to_string(self.dir.join("keys/https.cert.pem"))?;
         Ok(Target::parse(&format!("{door}://{address}"), Some(&ca))?)
     }
 

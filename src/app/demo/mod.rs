@@ -334,7 +334,8 @@ async fn stream(
     let mut acked = Vec::new();
     for number in from..STREAM {
         let text = format!("{} {number}", user.name);
-        let sent = user.client.say(room, &format!("stream-{number}"), &text);
+        let txn = format!("stream-{number}");
+        let sent = user.client.say(room, &txn, &text);
         // A killed hub answers nothing: over UDP only time can tell.
         match tokio::time::timeout(Duration::from_secs(3), sent).await {
             Ok(Ok(event)) => acked.push(event),
