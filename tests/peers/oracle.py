@@ -29,8 +29,16 @@ One JSON request a line on stdin, one JSON answer a line on stdout, in order. Ev
       Each event is judged as Synapse judges one that came over federation, with the state that the
       accepted ones before it left, and is applied if accepted. Rejected events stay known, so
       that one that names them in its auth events is rejected too.
+  {"op": "graph", "version": "10", "events": [{…}, …]}
+      -> as history, for events that fork: an event is judged at the state after its prev_events,
+         resolved by Synapse (v2, in room version 12 v2.1); state is that after all forward
+         extremities. Every event comes after those it names.
+  {"op": "resolve", "version": "10", "events": [{…}, …], "state_sets": [[event_id, …], …]}
+      -> {"ok": true, "state": [[type, state_key, event_id], …]}
+      events holds every event of the sets and their auth chains; "rejected": [event_id, …] names
+      those of them that were turned down.
 
-auth and history do not verify signatures (check_event does). With "signed": true they also demand
+auth, history and graph do not verify signatures (check_event does). With "signed": true they also demand
 what Synapse calls valid for the room version: sizes, and that the sender's server has signed at all.
 Instead of "event", "event_json" may give the text itself.
 
@@ -58,6 +66,8 @@ try:
     from synapse.events import make_event_from_dict
     from synapse.events.utils import prune_event
     from synapse.federation.federation_base import event_from_pdu_json
+    from synapse.state import v2
+    from synapse.storage.databases.main.event_federation import StateDifference
 except ImportError as error:
     sys.exit(f"oracle: needs the PyPI package matrix-synapse: {error}")
 
@@ -84,6 +94,23 @@ class Known:
     async def get_events(self, event_ids, redact_behaviour=None, get_prev_content=False,
                          allow_rejected=False):
         return {i: self.by_id[i] for i in event_ids if i in self.by_id}
+
+
+class NothingStored:
+    """For state resolution every event is in flight: Synapse finds the auth chains of those itself."""
+
+    async def get_events(self, event_ids, allow_rejected=False):
+        return {}
+
+    async def get_auth_chain_difference(self, room_id, state_sets, conflicted, additional):
+        return StateDifference(auth_difference=set(), conflicted_subgraph=set())
+
+
+class NoClock:
+    """Synapse lets others run now and then; here there are no others."""
+
+    async def sleep(self, *_):
+        pass
 
 
 def at_once(coroutine):
@@ -236,8 +263,55 @@ def history(request):
     return {
         "ok": True,
         "results": results,
-        "state": sorted([kind, key, event.event_id] for (kind, key), event in state.items()),
+        "state": listed(state),
     }
+
+
+def resolved(states, version, known):
+    """The state that Synapse resolves these to; each is a map of (type, state_key) to event."""
+    sets = [{key: event.event_id for key, event in state.items()} for state in states]
+    if len(sets) < 2 or all(one == sets[0] for one in sets):
+        return dict(states[0]) if states else {}
+    room = next(iter(states[0].values())).room_id
+    state = at_once(v2.resolve_events_with_store(
+        NoClock(), room, version, sets, dict(known.by_id), NothingStored()))
+    return {key: known.by_id[event_id] for key, event_id in state.items()}
+
+
+def listed(state):
+    return sorted([kind, key, event.event_id] for (kind, key), event in state.items())
+
+
+def resolve(request):
+    version, rejected = room_version(request), set(request.get("rejected", ()))
+    known = Known(read(e, version) for e in request["events"])
+    for raw in request["events"]:
+        event_id = read(raw, version).event_id
+        if event_id in rejected:
+            known.add(make_event_from_dict(copy_of(raw), version, rejected_reason="auth_error"))
+    states = [{key_of(known.by_id[i]): known.by_id[i] for i in ids} for ids in request["state_sets"]]
+    return {"ok": True, "state": listed(resolved(states, version, known))}
+
+
+def graph(request):
+    version, known, after, results = room_version(request), Known(), {}, []
+    ends = set()
+    for raw in request["events"]:
+        before = raw.get("prev_events", ()) if isinstance(raw, dict) else ()
+        unknown = [i for i in before if i not in after]
+        if unknown:
+            raise ValueError(f"prev_events that did not come before: {unknown}")
+        state = resolved([after[i] for i in before], version, known)
+        result = verdict(raw, version, known, state, request.get("signed", False))
+        results.append(result)
+        if result["event_id"] is None:
+            continue
+        # a rejected event is in the graph too, and changes nothing
+        after[result["event_id"]] = state
+        ends.difference_update(before)
+        ends.add(result["event_id"])
+    state = resolved([after[i] for i in sorted(ends)], version, known)
+    return {"ok": True, "results": results, "state": listed(state)}
 
 
 def verdict(raw, version, known, state, signed):
@@ -267,7 +341,8 @@ def remember_rejected(raw, version, known):
         return None
 
 
-OPS = {f.__name__: f for f in (versions, check_event, sign, auth_types, auth, history)}
+OPS = {f.__name__: f for f in (versions, check_event, sign, auth_types, auth, history, graph,
+                                 resolve)}
 
 
 def answer(line):

@@ -181,6 +181,34 @@ def the_rules_of_v12_are_those_of_v12(oracle):
         assert not bad.judged()["results"][0]["accept"], wrong
 
 
+def a_graph_without_forks_is_a_history(oracle, version):
+    room = Room(oracle, version).begin()
+    room.add(EVE, "m.room.member", {"membership": "join"}, EVE, apply=False)
+    room.add(ANA, "m.room.name", {"name": "one"}, "")
+    line = oracle.ask(op="graph", version=version, events=room.events)
+    assert line == room.judged(), line
+
+
+def a_ban_wins_over_what_the_banned_did_meanwhile(oracle, version):
+    room = Room(oracle, version).begin()
+    room.add(ANA, "m.room.member", {"membership": "invite"}, BOB)
+    room.add(BOB, "m.room.member", {"membership": "join"}, BOB)
+    levels = {BOB: 50} if version == "12" else {ANA: 100, BOB: 50}
+    fork = room.add(ANA, "m.room.power_levels", {"users": levels}, "")
+    ban = room.add(ANA, "m.room.member", {"membership": "ban"}, BOB, apply=False)
+    name = room.add(BOB, "m.room.name", {"name": "mine"}, "", prev_events=[fork])
+    answer = oracle.ask(op="graph", version=version, events=room.events)
+    assert answer["ok"] and all(r["accept"] for r in answer["results"]), answer
+    kinds = {kind: event_id for kind, _, event_id in answer["state"]}
+    assert "m.room.name" not in kinds and ["m.room.member", BOB, ban] in answer["state"], answer
+    # the same by hand
+    before = [i for i in room.state.values() if i != name]
+    banned = [i for i in before if i != room.state[("m.room.member", BOB)]] + [ban]
+    by_hand = oracle.ask(op="resolve", version=version, events=room.events,
+                         state_sets=[banned, [*before, name]])
+    assert by_hand["ok"] and by_hand["state"] == answer["state"], by_hand
+
+
 def one_event_can_be_judged_alone(oracle, version):
     room = Room(oracle, version).begin()
     room.add(ANA, "m.room.message", {"body": "x"})
@@ -222,6 +250,8 @@ def main():
         a_history_is_judged_in_order(oracle, version)
         an_event_that_leans_on_a_rejected_one_is_rejected(oracle, version)
         old_auth_events_do_not_outvote_the_room(oracle, version)
+        a_graph_without_forks_is_a_history(oracle, version)
+        a_ban_wins_over_what_the_banned_did_meanwhile(oracle, version)
         one_event_can_be_judged_alone(oracle, version)
     the_rules_of_v12_are_those_of_v12(oracle)
     auth_types_are_synapses(oracle)
