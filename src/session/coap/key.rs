@@ -63,6 +63,8 @@ pub(super) fn etag_of(code: Code, content_format: Option<u16>, body: &[u8]) -> [
     hash.update(body);
     let whole: [u8; 32] = hash.finalize().into();
     let mut tag = [0; 8];
-    tag.iter_mut().zip(whole).for_each(|(byte, hashed)| *byte = hashed);
+    tag.iter_mut()
+        .zip(whole)
+        .for_each(|(byte, hashed)| *byte = hashed);
     tag
 }

@@ -39,6 +39,5 @@ mod tests;
 pub use config::{Config, Timers};
 pub use machine::Machine;
 pub use types::{
-    Event, ExchangeId, FailReason, GoneReason, ObservationId, Peer, Request, RespondError,
-    Response,
+    Event, ExchangeId, FailReason, GoneReason, ObservationId, Peer, Request, RespondError, Response,
 };

@@ -7,14 +7,12 @@ use bytes::Bytes;
 use super::{
     alarms::Alarms,
     block::{BlockRefusal, Gathered, Kept, KeptKey, Representation, Uploads},
-    config::{EXCHANGES_MAX, EXCHANGES_PER_PEER_MAX, FULL_MAX_AGE_SECS},
+    config::{EXCHANGES_MAX, EXCHANGES_PER_PEER_MAX, EXCHANGES_UNVALIDATED_MAX, FULL_MAX_AGE_SECS},
     key::{BodyKey, RequestKey, etag_of},
     machine::Machine,
     observe::Observations,
     reliability::Owner,
-    types::{
-        Event, ExchangeId, GoneReason, ObservationId, Peer, Request, RespondError, Response,
-    },
+    types::{Event, ExchangeId, GoneReason, ObservationId, Peer, Request, RespondError, Response},
 };
 use crate::{
     base::Timestamp,
@@ -25,6 +23,7 @@ use crate::{
 pub(super) struct Server<P> {
     open: BTreeMap<ExchangeId, Open<P>>,
     open_per_peer: BTreeMap<P, usize>,
+    open_unvalidated: usize,
     duties: Alarms<(ExchangeId, Duty)>,
     uploads: Uploads<P>,
     kept: Kept<P>,
@@ -41,6 +40,8 @@ struct Open<P> {
     block1: Option<Block>,
     wants_size2: bool,
     observation: Option<ObservationId>,
+    /// The peer's address was proved when the request came.
+    is_validated: bool,
     state: State,
 }
 
@@ -90,6 +91,7 @@ impl<P: Peer> Server<P> {
         Self {
             open: BTreeMap::new(),
             open_per_peer: BTreeMap::new(),
+            open_unvalidated: 0,
             duties: Alarms::new(),
             uploads: Uploads::new(),
             kept: Kept::new(),
@@ -109,13 +111,19 @@ impl<P: Peer> Server<P> {
         .min()
     }
 
-    fn has_room_for(&self, peer: &P) -> bool {
+    fn has_room_for(&self, peer: &P, is_validated: bool) -> bool {
         let own = self.open_per_peer.get(peer).copied().unwrap_or(0);
-        own < EXCHANGES_PER_PEER_MAX && self.open.len() < EXCHANGES_MAX
+        own < EXCHANGES_PER_PEER_MAX
+            && self.open.len() < EXCHANGES_MAX
+            && (is_validated || self.open_unvalidated < EXCHANGES_UNVALIDATED_MAX)
     }
 
     fn insert(&mut self, id: ExchangeId, open: Open<P>) {
-        *self.open_per_peer.entry(open.origin.peer.clone()).or_default() += 1;
+        *self
+            .open_per_peer
+            .entry(open.origin.peer.clone())
+            .or_default() += 1;
+        self.open_unvalidated += usize::from(!open.is_validated);
         self.open.insert(id, open);
     }
 
@@ -123,6 +131,7 @@ impl<P: Peer> Server<P> {
         self.duties.clear(&(id, Duty::Acknowledge));
         self.duties.clear(&(id, Duty::Abandon));
         let open = self.open.remove(&id)?;
+        self.open_unvalidated -= usize::from(!open.is_validated);
         if let Some(own) = self.open_per_peer.get_mut(&open.origin.peer) {
             *own -= 1;
             if *own == 0 {
@@ -137,7 +146,14 @@ impl<P: Peer> Server<P> {
         let (uploads, upload_bytes) = self.uploads.len();
         let (kept, kept_bytes) = self.kept.len();
         let observations = self.observations.len();
-        [self.open.len(), uploads, upload_bytes, kept, kept_bytes, observations]
+        [
+            self.open.len(),
+            uploads,
+            upload_bytes,
+            kept,
+            kept_bytes,
+            observations,
+        ]
     }
 }
 
@@ -153,9 +169,20 @@ impl<P: Peer> Machine<P> {
         exchange: ExchangeId,
         response: Response,
     ) -> Result<(), RespondError> {
-        let open = self.server.open.get(&exchange).filter(|open| open.state != State::Answered);
+        let open = self
+            .server
+            .open
+            .get(&exchange)
+            .filter(|open| open.state != State::Answered);
         let open = open.cloned().ok_or(RespondError::Unknown)?;
         let accepts = response.observing;
+        // Nothing is kept for an address that may be made up.
+        let is_validated = self.peers.is_validated(&open.origin.peer);
+        let response = if is_validated || response.payload.len() <= open.szx.bytes() {
+            response
+        } else {
+            self.challenge(now, &open.origin.peer)
+        };
         let (mut part, more, result) =
             match self.first_block(now, &open.kept_key, open.szx, response) {
                 Ok((part, more, body_bytes)) => {
@@ -194,10 +221,17 @@ impl<P: Peer> Machine<P> {
         response: Response,
     ) -> Result<(), RespondError> {
         let bytes_max = self.config.response_bytes_max;
-        let active = self.server.observations.get_mut(observation).filter(|one| one.is_active);
+        let active = self
+            .server
+            .observations
+            .get_mut(observation)
+            .filter(|one| one.is_active);
         let waiting = active.ok_or(RespondError::Unknown)?;
         if response.payload.len() > bytes_max {
-            return Err(RespondError::TooLarge { bytes: response.payload.len(), bytes_max });
+            return Err(RespondError::TooLarge {
+                bytes: response.payload.len(),
+                bytes_max,
+            });
         }
         waiting.pending = Some(response);
         self.flush(now, observation);
@@ -206,8 +240,12 @@ impl<P: Peer> Machine<P> {
 
     /// Sends the waiting state of an observation if nothing is in its way.
     fn flush(&mut self, now: Timestamp, id: ObservationId) {
-        let Some(response) = self.server.observations.take_ready(id) else { return };
-        let Some(observation) = self.server.observations.get_mut(id) else { return };
+        let Some(response) = self.server.observations.take_ready(id) else {
+            return;
+        };
+        let Some(observation) = self.server.observations.get_mut(id) else {
+            return;
+        };
         let (key, szx) = (observation.kept_key.clone(), observation.szx);
         let (peer, token) = (observation.peer.clone(), observation.token);
         let (mut part, more) = match self.first_block(now, &key, szx, response) {
@@ -219,7 +257,8 @@ impl<P: Peer> Machine<P> {
         if let Some(observation) = self.server.observations.get_mut(id)
             && goes_on
         {
-            part.options.push_uint(number::OBSERVE, observation.next_number());
+            part.options
+                .push_uint(number::OBSERVE, observation.next_number());
         }
         let Some(message_id) = self.fresh_id(now, &peer) else {
             return self.end_observation(id, GoneReason::TimedOut);
@@ -230,7 +269,15 @@ impl<P: Peer> Machine<P> {
         self.send(&peer, bytes.clone());
         let timers = self.config.timers;
         let owner = Owner::Notification(id);
-        self.flights.begin(now, &timers, &mut *self.rng, &peer, message_id, bytes, owner);
+        self.flights.begin(
+            now,
+            &timers,
+            &mut *self.rng,
+            &peer,
+            message_id,
+            bytes,
+            owner,
+        );
         if !goes_on {
             // Not landed by its end: the error itself is still sent until acknowledged.
             self.server.observations.remove(id);
@@ -262,11 +309,15 @@ impl<P: Peer> Machine<P> {
         if !accepts || !part.code.is_success() {
             self.server.observations.remove(id);
             if accepts {
-                self.emit(Event::ObserverGone { observation: id, reason: GoneReason::Refused });
+                self.emit(Event::ObserverGone {
+                    observation: id,
+                    reason: GoneReason::Refused,
+                });
             }
         } else if let Some(observation) = self.server.observations.get_mut(id) {
             observation.is_active = true;
-            part.options.push_uint(number::OBSERVE, observation.next_number());
+            part.options
+                .push_uint(number::OBSERVE, observation.next_number());
             if more {
                 self.server.observations.fetching(now, id, true);
             }
@@ -307,7 +358,12 @@ impl<P: Peer> Machine<P> {
             return Err((told, RespondError::TooLarge { bytes, bytes_max }));
         };
         let lifetime = self.config.timers.exchange_lifetime();
-        if self.server.kept.keep(now, lifetime, key.clone(), whole).is_err() {
+        if self
+            .server
+            .kept
+            .keep(now, lifetime, key.clone(), whole)
+            .is_err()
+        {
             return Err((Response::unavailable(FULL_MAX_AGE_SECS), RespondError::Full));
         }
         response.options.push_block(number::BLOCK2, block);
@@ -330,7 +386,11 @@ impl<P: Peer> Machine<P> {
             (Kind::Con, Some(_)) => Kind::Con,
             _ => Kind::Non,
         };
-        let id = if kind == Kind::Ack { Some(origin.id) } else { self.fresh_id(now, peer) };
+        let id = if kind == Kind::Ack {
+            Some(origin.id)
+        } else {
+            self.fresh_id(now, peer)
+        };
         let Some(id) = id else { return Ok(Sent::Done) };
         let (bytes, result) = match encode(kind, id, origin.token, response) {
             Ok(bytes) => (bytes, Ok(())),
@@ -341,10 +401,14 @@ impl<P: Peer> Machine<P> {
         };
         if bytes.len() as u64 > self.peers.budget(peer) {
             // spec: rfc9175 §2.4. Never confirmable, which would repeat it to a victim.
-            let kind = if kind == Kind::Ack { Kind::Ack } else { Kind::Non };
+            let kind = if kind == Kind::Ack {
+                Kind::Ack
+            } else {
+                Kind::Non
+            };
             let challenge = self.challenge(now, peer);
             let bytes = encode(kind, id, origin.token, challenge)?;
-            self.seen.answered(peer, origin.id, bytes.clone());
+            self.remember_answer(peer, origin.id, bytes.clone());
             self.send(peer, bytes);
             return result.map(|()| Sent::Done);
         }
@@ -353,11 +417,12 @@ impl<P: Peer> Machine<P> {
             (Kind::Con, Some(exchange)) => {
                 let timers = self.config.timers;
                 let owner = Owner::Answer(exchange);
-                self.flights.begin(now, &timers, &mut *self.rng, peer, id, bytes, owner);
+                self.flights
+                    .begin(now, &timers, &mut *self.rng, peer, id, bytes, owner);
                 result.map(|()| Sent::InFlight)
             }
             (Kind::Ack, _) => {
-                self.seen.answered(peer, origin.id, bytes);
+                self.remember_answer(peer, origin.id, bytes);
                 result.map(|()| Sent::Done)
             }
             _ => result.map(|()| Sent::Done),
@@ -383,15 +448,25 @@ enum Sent {
     InFlight,
 }
 
-fn encode(
-    kind: Kind,
-    id: u16,
-    token: Token,
-    response: Response,
-) -> Result<Bytes, RespondError> {
-    let Response { code, options, payload, .. } = response;
-    let message = Message { kind, code, id, token, options, payload: payload.to_vec() };
-    message.encode().map(Bytes::from).map_err(|_| RespondError::Unsendable)
+fn encode(kind: Kind, id: u16, token: Token, response: Response) -> Result<Bytes, RespondError> {
+    let Response {
+        code,
+        options,
+        payload,
+        ..
+    } = response;
+    let message = Message {
+        kind,
+        code,
+        id,
+        token,
+        options,
+        payload: payload.to_vec(),
+    };
+    message
+        .encode()
+        .map(Bytes::from)
+        .map_err(|_| RespondError::Unsendable)
 }
 
 /// Taking requests in.
@@ -400,7 +475,12 @@ impl<P: Peer> Machine<P> {
         if !self.is_first_copy(now, &peer, message.kind, message.id) {
             return;
         }
-        let origin = Origin { peer, kind: message.kind, id: message.id, token: message.token };
+        let origin = Origin {
+            peer,
+            kind: message.kind,
+            id: message.id,
+            token: message.token,
+        };
         if let Err(Turned::Down(response)) = self.admit(now, &origin, message) {
             // Our own answers always fit; there is nobody to tell if one did not.
             let _sent = self.reply(now, &origin, response, None);
@@ -422,7 +502,8 @@ impl<P: Peer> Machine<P> {
         let block1 = block(&message.options, number::BLOCK1)?;
         let key = RequestKey::of(message.code, &message.options);
         let body = self.gather(now, origin, key, block1, &mut message)?;
-        if !self.server.has_room_for(&origin.peer) {
+        let is_validated = self.peers.is_validated(&origin.peer);
+        if !self.server.has_room_for(&origin.peer, is_validated) {
             return Err(Response::unavailable(FULL_MAX_AGE_SECS).into());
         }
         let kept_key = (origin.peer.clone(), key, BodyKey::of(&body));
@@ -434,6 +515,7 @@ impl<P: Peer> Machine<P> {
             block1,
             wants_size2: message.options.has(number::SIZE2),
             observation: None,
+            is_validated,
             state: State::Fresh,
         };
         self.deliver(now, open, message.code, message.options, body);
@@ -450,7 +532,9 @@ impl<P: Peer> Machine<P> {
         known.extend([number::BLOCK1, number::BLOCK2]);
         if let Some(fault) = options.fault(&known) {
             return Err(match message.kind {
-                Kind::Con => Response::new(Code::BAD_OPTION).saying(fault.to_string()).into(),
+                Kind::Con => Response::new(Code::BAD_OPTION)
+                    .saying(fault.to_string())
+                    .into(),
                 _ => Turned::Silence,
             });
         }
@@ -477,10 +561,13 @@ impl<P: Peer> Machine<P> {
             self.peers.validate(now, &mut *self.rng, &origin.peer);
             return Ok(());
         }
-        let leaves_state = !message.code.is_safe()
-            || options.observe() == Some(0)
-            || options.has(number::BLOCK1);
-        if leaves_state { Err(self.challenge(now, &origin.peer).into()) } else { Ok(()) }
+        let leaves_state =
+            !message.code.is_safe() || options.observe() == Some(0) || options.has(number::BLOCK1);
+        if leaves_state {
+            Err(self.challenge(now, &origin.peer).into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Serves a later block of a body we keep. Never of another one: what is not kept is 4.08.
@@ -509,7 +596,9 @@ impl<P: Peer> Machine<P> {
         response.payload = payload;
         let _sent = self.reply(now, origin, response, None);
         for observation in self.server.observations.of_body(&key) {
-            self.server.observations.fetching(now, observation, block.more());
+            self.server
+                .observations
+                .fetching(now, observation, block.more());
             self.flush(now, observation);
         }
         Ok(())
@@ -537,20 +626,25 @@ impl<P: Peer> Machine<P> {
         if stated > bytes_max || payload.len() > bytes_max {
             return Err(too_large().into());
         }
-        let Some(block) = block1 else { return Ok(payload.into()) };
+        let Some(block) = block1 else {
+            return Ok(payload.into());
+        };
         let lifetime = self.config.timers.exchange_lifetime();
         let place = (origin.peer.clone(), key);
-        let mut answer =
-            match self.server.uploads.gather(now, lifetime, place, block, &payload, bytes_max) {
-                Ok(Gathered::Whole(body)) => return Ok(body.into()),
-                Ok(Gathered::Partly) => Response::new(Code::CONTINUE),
-                Err(BlockRefusal::Gap) => Response::new(Code::INCOMPLETE),
-                Err(BlockRefusal::Length) => {
-                    Response::new(Code::BAD_REQUEST).saying("not the stated block size")
-                }
-                Err(BlockRefusal::TooLarge) => too_large(),
-                Err(BlockRefusal::Full) => Response::unavailable(FULL_MAX_AGE_SECS),
-            };
+        let mut answer = match self
+            .server
+            .uploads
+            .gather(now, lifetime, place, block, &payload, bytes_max)
+        {
+            Ok(Gathered::Whole(body)) => return Ok(body.into()),
+            Ok(Gathered::Partly) => Response::new(Code::CONTINUE),
+            Err(BlockRefusal::Gap) => Response::new(Code::INCOMPLETE),
+            Err(BlockRefusal::Length) => {
+                Response::new(Code::BAD_REQUEST).saying("not the stated block size")
+            }
+            Err(BlockRefusal::TooLarge) => too_large(),
+            Err(BlockRefusal::Full) => Response::unavailable(FULL_MAX_AGE_SECS),
+        };
         let szx = block.szx().min(self.config.szx);
         if answer.code == Code::CONTINUE
             && let Ok(control) = Block::new(block.num(), true, szx)
@@ -587,15 +681,22 @@ impl<P: Peer> Machine<P> {
             let at = now + timers.piggyback_within;
             self.server.duties.set((exchange, Duty::Acknowledge), at);
         }
-        self.server.duties.set((exchange, Duty::Abandon), now + timers.response_within);
-        let observation = open.observation;
+        self.server
+            .duties
+            .set((exchange, Duty::Abandon), now + timers.response_within);
+        let (observation, is_validated) = (open.observation, open.is_validated);
         self.server.insert(exchange, open);
         self.emit(Event::Request {
             exchange,
-            validated: self.peers.is_validated(&peer),
             peer,
-            request: Request { method, options, payload, observe: observation.is_some() },
+            request: Request {
+                method,
+                options,
+                payload,
+                observe: observation.is_some(),
+            },
             observation,
+            validated: is_validated,
         });
     }
 
@@ -613,8 +714,11 @@ impl<P: Peer> Machine<P> {
         let value = value.filter(|value| method.is_safe() && *value <= 1)?;
         let before = self.server.observations.of_token(peer, token);
         let replaced = before.and_then(|id| {
-            let reason =
-                if value == 0 { GoneReason::Replaced } else { GoneReason::Deregistered };
+            let reason = if value == 0 {
+                GoneReason::Replaced
+            } else {
+                GoneReason::Deregistered
+            };
             self.take_observation(id, reason)
         });
         if value != 0 {
@@ -659,7 +763,9 @@ impl<P: Peer> Machine<P> {
         id: ObservationId,
         was_reset: bool,
     ) {
-        let Some(observation) = self.server.observations.get_mut(id) else { return };
+        let Some(observation) = self.server.observations.get_mut(id) else {
+            return;
+        };
         observation.in_flight = None;
         if was_reset {
             return self.end_observation(id, GoneReason::Reset);
@@ -674,15 +780,20 @@ impl<P: Peer> Machine<P> {
     }
 
     fn acknowledge(&mut self, exchange: ExchangeId) {
-        let Some(open) = self.server.open.get_mut(&exchange) else { return };
+        let Some(open) = self.server.open.get_mut(&exchange) else {
+            return;
+        };
         open.state = State::Acknowledged;
         let (peer, id) = (open.origin.peer.clone(), open.origin.id);
         let bytes = self.send_empty(&peer, Kind::Ack, id);
-        self.seen.answered(&peer, id, bytes);
+        self.remember_answer(&peer, id, bytes);
     }
 
     fn abandon(&mut self, now: Timestamp, exchange: ExchangeId) {
-        if self.respond(now, exchange, Response::unavailable(FULL_MAX_AGE_SECS)).is_ok() {
+        if self
+            .respond(now, exchange, Response::unavailable(FULL_MAX_AGE_SECS))
+            .is_ok()
+        {
             self.emit(Event::Cancelled { exchange });
         }
     }
@@ -700,7 +811,10 @@ impl<P: Peer> Machine<P> {
         if let Some(message_id) = observation.in_flight {
             self.flights.land(&observation.peer, message_id);
         }
-        self.emit(Event::ObserverGone { observation: id, reason });
+        self.emit(Event::ObserverGone {
+            observation: id,
+            reason,
+        });
         Some(observation)
     }
 }
