@@ -20,33 +20,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("group", &["wire", "base"]),
     ("session", &["wire", "base"]),
     ("api", &["room", "group", "session", "wire", "base"]),
-    (
-        "store",
-        &["api", "room", "group", "session", "wire", "base"],
-    ),
-    (
-        "hub",
-        &["store", "api", "room", "group", "session", "wire", "base"],
-    ),
+    ("store", &["api", "room", "group", "session", "wire", "base"]),
+    ("hub", &["store", "api", "room", "group", "session", "wire", "base"]),
     ("edge", &["api", "session", "wire", "base"]),
     ("client", &["api", "session", "wire", "base"]),
     (
         "app",
-        &[
-            "edge", "hub", "client", "store", "api", "room", "group", "session", "wire", "base",
-        ],
+        &["edge", "hub", "client", "store", "api", "room", "group", "session", "wire", "base"],
     ),
 ];
 
 /// Words that mean I/O, tasks or a clock: none may stand right of `store`.
-const IMPURE: &[&str] = &[
-    "tokio::",
-    "sqlx::",
-    "std::fs",
-    "std::net::Tcp",
-    "std::net::Udp",
-    "async fn",
-];
+const IMPURE: &[&str] = &["tokio::", "sqlx::", "std::fs", "std::net::Tcp", "std::net::Udp", "async fn"];
 const PURE: &[&str] = &["base", "wire", "room", "group", "session"];
 
 #[test]
@@ -58,9 +43,8 @@ fn modules_depend_one_way() {
         if own == "lib" || own == "main" {
             continue;
         }
-        let allowed = may_use
-            .get(own.as_str())
-            .unwrap_or_else(|| panic!("{own} has no row in MAY_USE"));
+        let allowed =
+            may_use.get(own.as_str()).unwrap_or_else(|| panic!("{own} has no row in MAY_USE"));
         for used in crate_paths(&text) {
             if used != own && !allowed.contains(&used.as_str()) {
                 wrong.insert(format!("{}: {own} may not use {used}", path.display()));
@@ -95,20 +79,14 @@ fn spec_references_lead_to_a_note() {
     for (path, text) in sources("src") {
         for cited in text.lines().filter_map(|line| line.split_once("spec: ")) {
             let mut words = cited.1.split_whitespace();
-            let (Some(spec), Some(section)) = (words.next(), words.next()) else {
-                continue;
-            };
+            let (Some(spec), Some(section)) = (words.next(), words.next()) else { continue };
             let section = section.trim_end_matches(['.', ',', ';', ':', ')']);
             let note = fs::read_to_string(format!("spec-notes/{spec}.md")).unwrap_or_default();
             let heading = format!("{section} ");
             let found = note
                 .lines()
                 .filter(|line| line.starts_with('#'))
-                .any(|line| {
-                    format!("{line} ")
-                        .trim_start_matches(['#', ' '])
-                        .starts_with(&heading)
-                });
+                .any(|line| format!("{line} ").trim_start_matches(['#', ' ']).starts_with(&heading));
             if !found {
                 lost.insert(format!("{}: {spec} {section}", path.display()));
             }
@@ -138,18 +116,12 @@ fn spec_notes_name_code_and_tests_that_exist() {
             }
         }
     }
-    assert!(
-        lost.is_empty(),
-        "named in spec-notes, but not there: {lost:#?}"
-    );
+    assert!(lost.is_empty(), "named in spec-notes, but not there: {lost:#?}");
 }
 
 /// The module named first in every `crate::…` path, `crate::{a, b::C}` groups included.
 fn crate_paths(text: &str) -> BTreeSet<String> {
-    let code: String = text
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or(""))
-        .collect();
+    let code: String = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect();
     let mut found = BTreeSet::new();
     for (at, path) in code.match_indices("crate::") {
         let rest = &code[at + path.len()..];
@@ -178,31 +150,21 @@ fn crate_paths(text: &str) -> BTreeSet<String> {
 }
 
 fn module_name(text: &str) -> Option<String> {
-    let word = text
-        .trim_start()
-        .split(|c: char| !c.is_alphanumeric() && c != '_')
-        .next()?;
+    let word = text.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
     let is_macro = text.trim_start()[word.len()..].starts_with('!');
     (word.starts_with(char::is_lowercase) && !is_macro).then(|| word.to_owned())
 }
 
 fn top_module(path: &Path) -> String {
     let first = path.components().nth(1).unwrap();
-    Path::new(&first)
-        .file_stem()
-        .unwrap()
-        .to_string_lossy()
-        .into_owned()
+    Path::new(&first).file_stem().unwrap().to_string_lossy().into_owned()
 }
 
 fn sources(root: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut dirs = vec![PathBuf::from(root)];
     while let Some(dir) = dirs.pop() {
-        for path in fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-        {
+        for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
                 dirs.push(path);
             } else if path.extension().is_some_and(|ext| ext == "rs") {

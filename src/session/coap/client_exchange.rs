@@ -172,7 +172,7 @@ impl<P> Call<P> {
         match &self.transfer {
             Transfer::Upload { .. } => self.upload_answered(message, config, random),
             Transfer::Whole => self.first_part(message, config),
-            Transfer::Download { .. } => self.later_part(message, config, random),
+            Transfer::Download { .. } => self.later_part(&message, config, random),
         }
     }
 
@@ -238,8 +238,8 @@ impl<P> Call<P> {
         Outcome::Next
     }
 
-    /// spec: rfc7959 §2.4. Blocks of different ETags, or formats, never become one body.
-    fn later_part(&mut self, message: Message, config: &Config, random: u32) -> Outcome {
+    /// spec: rfc7959 §2.4. Blocks that differ in `ETag`, or formats, never become one body.
+    fn later_part(&mut self, message: &Message, config: &Config, random: u32) -> Outcome {
         let Transfer::Download { first, body, szx } = &mut self.transfer else {
             return Outcome::Failed(FailReason::BadResponse);
         };

@@ -33,7 +33,7 @@ impl Default for Timers {
             ack_random_percent: 150,
             max_retransmit: 4,
             max_latency: Duration::from_secs(100),
-            piggyback_within: Duration::from_millis(1000),
+            piggyback_within: Duration::from_secs(1),
             response_within: Duration::from_mins(6),
         }
     }
@@ -141,7 +141,7 @@ pub const OBSERVATIONS_MAX: usize = 65_536;
 
 /// Message ids remembered of one peer, each with the answer to replay.
 ///
-/// A peer that sends more than this within EXCHANGE_LIFETIME (over four a second) is not on a thin
+/// A peer that sends more than this within `EXCHANGE_LIFETIME` (over four a second) is not on a thin
 /// link, and does not retransmit what lies a thousand messages back.
 pub const SEEN_PER_PEER_MAX: usize = 1024;
 

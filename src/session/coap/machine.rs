@@ -11,7 +11,7 @@ use super::{
     dedup::{Before, Seen},
     echo::EchoKey,
     peers::Peers,
-    reliability::{Due, Flights, Owner},
+    reliability::{Due, Flights, Owner, SentCon},
     server::Server,
     types::{Event, ExchangeId, Peer},
 };
@@ -162,6 +162,13 @@ impl<P: Peer> Machine<P> {
             self.outbox.pop_front();
         }
         self.outbox.push_back((peer.clone(), bytes));
+    }
+
+    /// Puts a confirmable message out, to be sent again until acknowledged.
+    pub(super) fn send_reliably(&mut self, now: Timestamp, sent: SentCon<P>) {
+        self.send(&sent.peer, sent.bytes.clone());
+        self.flights
+            .begin(now, &self.config.timers, &mut *self.rng, sent);
     }
 
     /// Sends an Empty message: four bytes, no token (lb sent one: defect 2).

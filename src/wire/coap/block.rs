@@ -23,6 +23,7 @@ impl Szx {
     }
 
     /// Half the size, down to 16 bytes.
+    #[must_use]
     pub const fn smaller(self) -> Self {
         Self(self.0.saturating_sub(1))
     }
