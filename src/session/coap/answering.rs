@@ -94,16 +94,20 @@ impl<P: Peer> Machine<P> {
                 bytes_max,
             });
         }
-        waiting.pending = Some(response);
-        self.flush(now, observation);
+        let peer = waiting.peer.clone();
+        self.server.observations.wait(observation, response);
+        self.flush(now, &peer);
         Ok(())
     }
 
-    /// Sends the waiting state of an observation if nothing is in its way.
-    pub(super) fn flush(&mut self, now: Timestamp, id: ObservationId) {
-        let Some(response) = self.server.observations.take_ready(id) else {
-            return;
-        };
+    /// Sends a peer the state that waits for it longest, if nothing is in its way.
+    pub(super) fn flush(&mut self, now: Timestamp, peer: &P) {
+        while let Some((id, response)) = self.server.observations.take_ready(peer) {
+            self.push(now, id, response);
+        }
+    }
+
+    fn push(&mut self, now: Timestamp, id: ObservationId, response: Response) {
         let Some(observation) = self.server.observations.get_mut(id) else {
             return;
         };
@@ -145,9 +149,7 @@ impl<P: Peer> Machine<P> {
                 reason: GoneReason::Refused,
             });
         }
-        if let Some(observation) = self.server.observations.get_mut(id) {
-            observation.in_flight = Some(message_id);
-        }
+        self.server.observations.sent(id, message_id);
         if more {
             self.server.observations.fetching(now, id, true);
         }

@@ -80,6 +80,8 @@ pub struct Config {
     pub timers: Timers,
     /// The largest block we send or ask for.
     pub szx: Szx,
+    /// Whether requests are taken in. A pure client resets them.
+    pub serves_requests: bool,
     /// Server: the largest request body, in bytes.
     pub request_bytes_max: usize,
     /// The largest response body, in bytes: sent as server, taken as client.
@@ -99,6 +101,7 @@ impl Config {
         Self {
             timers: Timers::default(),
             szx: Szx::MAX,
+            serves_requests: true,
             request_bytes_max: BODY_BYTES_MAX,
             response_bytes_max: RESPONSE_BYTES_MAX,
             known_critical: vec![

@@ -77,7 +77,7 @@ impl<P: Peer> Machine<P> {
             (Kind::Ack | Kind::Rst, Code::EMPTY) => {
                 self.landed(now, &peer, message.kind, message.id);
             }
-            (Kind::Con | Kind::Non, code) if code.is_request() => {
+            (Kind::Con | Kind::Non, code) if code.is_request() && self.config.serves_requests => {
                 self.on_request(now, peer, message);
             }
             (Kind::Con | Kind::Non | Kind::Ack, code) if code.is_response() => {
@@ -97,7 +97,7 @@ impl<P: Peer> Machine<P> {
             match due {
                 Due::Again(peer, bytes) => self.send(&peer, bytes),
                 Due::GivenUp(_, Owner::Answer(exchange)) => self.close(exchange),
-                Due::GivenUp(_, Owner::Notification(id)) => self.notification_lost(id),
+                Due::GivenUp(_, Owner::Notification(id)) => self.notification_lost(now, id),
                 Due::GivenUp(_, Owner::Request(exchange)) => self.request_lost(now, exchange),
             }
         }

@@ -287,8 +287,8 @@ impl<P: Peer> Machine<P> {
             self.server
                 .observations
                 .fetching(now, observation, block.more());
-            self.flush(now, observation);
         }
+        self.flush(now, &origin.peer);
         Ok(())
     }
 
@@ -376,7 +376,7 @@ impl<P: Peer> Machine<P> {
         self.server.insert(exchange, open);
         self.emit(Event::Request {
             exchange,
-            peer,
+            peer: peer.clone(),
             request: Request {
                 method,
                 options,
@@ -386,6 +386,8 @@ impl<P: Peer> Machine<P> {
             observation,
             validated: is_validated,
         });
+        // A deregistration may have made room for another observation's state.
+        self.flush(now, &peer);
     }
 
     /// Registers or deregisters as the request asks.
@@ -435,8 +437,8 @@ impl<P: Peer> Machine<P> {
         }
         self.server.uploads.forget_expired(now);
         self.server.kept.forget_expired(now);
-        while let Some(observation) = self.server.observations.due(now) {
-            self.flush(now, observation);
+        while let Some(peer) = self.server.observations.due(now) {
+            self.flush(now, &peer);
         }
     }
 
@@ -451,20 +453,24 @@ impl<P: Peer> Machine<P> {
         id: ObservationId,
         was_reset: bool,
     ) {
-        let Some(observation) = self.server.observations.get_mut(id) else {
+        let Some(peer) = self.server.observations.landed(id) else {
             return;
         };
-        observation.in_flight = None;
         if was_reset {
-            return self.end_observation(id, GoneReason::Reset);
+            self.end_observation(id, GoneReason::Reset);
+        } else {
+            self.emit(Event::Delivered { observation: id });
         }
-        self.emit(Event::Delivered { observation: id });
-        self.flush(now, id);
+        self.flush(now, &peer);
     }
 
     /// spec: rfc7641 §4.5. lb went on every minute for ever: defect 9.
-    pub(super) fn notification_lost(&mut self, id: ObservationId) {
+    pub(super) fn notification_lost(&mut self, now: Timestamp, id: ObservationId) {
+        let Some(peer) = self.server.observations.landed(id) else {
+            return;
+        };
         self.end_observation(id, GoneReason::TimedOut);
+        self.flush(now, &peer);
     }
 
     fn acknowledge(&mut self, exchange: ExchangeId) {

@@ -166,6 +166,31 @@ fn registering_again_with_the_same_token_replaces_and_counts_on() {
 }
 
 #[test]
+fn a_peer_has_one_notification_in_flight_and_each_observation_its_turn() {
+    let mut bench = Bench::new();
+    let (a, _) = registered(&mut bench, 1, b"a");
+    let (b, _) = registered(&mut bench, 2, b"b");
+    let [mut in_flight] = push(&mut bench, a, "a0").try_into().unwrap();
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(push(&mut bench, b, "b"), []);
+        assert_eq!(push(&mut bench, a, "a"), []);
+        let [next] = ack(&mut bench, &in_flight).try_into().unwrap();
+        order.push(next.payload.clone());
+        in_flight = next;
+    }
+    assert_eq!(order, [b"b", b"a", b"b"]);
+
+    // An observer that is reset makes room for the other.
+    let [last] = bench
+        .hear(&Message::empty(Kind::Rst, in_flight.id))
+        .try_into()
+        .unwrap();
+    assert_eq!(last.payload, b"a");
+    assert_eq!(ack(&mut bench, &last), []);
+}
+
+#[test]
 fn a_peer_observes_only_so_much() {
     let mut bench = Bench::new();
     for id in 0..16 {

@@ -498,3 +498,16 @@ fn an_answer_above_the_ceiling_is_refused_and_the_client_told() {
     );
     assert_eq!(bench.one_sent().code, Code::INTERNAL_ERROR);
 }
+
+#[test]
+fn a_pure_client_resets_requests() {
+    let mut bench = Bench::with(Config {
+        serves_requests: false,
+        ..config()
+    });
+
+    let sent = bench.hear(&con(Code::GET, 1, b"t", "a"));
+
+    assert_eq!(sent, [Message::empty(Kind::Rst, 1)]);
+    assert_eq!(bench.server.poll_event(), None);
+}
