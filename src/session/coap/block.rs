@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::{
     alarms::Alarms,
     config::{
-        IDLE_BEFORE_EVICTION_SECS, KEPT_BYTES_TOTAL_MAX, KEPT_PER_PEER_MAX, UPLOAD_BYTES_TOTAL_MAX,
-        UPLOADS_PER_PEER_MAX,
+        IDLE_BEFORE_EVICTION_SECS, KEPT_BYTES_PER_PEER_MAX, KEPT_BYTES_TOTAL_MAX,
+        KEPT_PER_PEER_MAX, UPLOAD_BYTES_TOTAL_MAX, UPLOADS_PER_PEER_MAX,
     },
     key::{BodyKey, RequestKey},
     types::Peer,
@@ -74,7 +74,7 @@ impl<P: Peer> Uploads<P> {
         &mut self,
         now: Timestamp,
         lifetime: Duration,
-        key: (P, RequestKey),
+        key: &(P, RequestKey),
         block: Block,
         payload: &[u8],
         bytes_max: usize,
@@ -88,12 +88,12 @@ impl<P: Peer> Uploads<P> {
             return Err(BlockRefusal::Length);
         }
         if block.offset().saturating_add(payload.len()) > bytes_max {
-            self.drop(&key);
+            self.drop(key);
             return Err(BlockRefusal::TooLarge);
         }
         if block.num() == 0 {
             // A client that starts over, with the same tag or none, means the new body.
-            self.drop(&key);
+            self.drop(key);
             if !block.more() {
                 return Ok(Gathered::Whole(payload.to_vec()));
             }
@@ -106,7 +106,7 @@ impl<P: Peer> Uploads<P> {
                 },
             );
         }
-        let upload = self.by_key.get_mut(&key).ok_or(BlockRefusal::Gap)?;
+        let upload = self.by_key.get_mut(key).ok_or(BlockRefusal::Gap)?;
         if block.offset() != upload.body.len() {
             let again = upload
                 .body
@@ -119,7 +119,7 @@ impl<P: Peer> Uploads<P> {
             };
         }
         if self.bytes.saturating_add(payload.len()) > UPLOAD_BYTES_TOTAL_MAX {
-            self.drop(&key);
+            self.drop(key);
             return Err(BlockRefusal::Full);
         }
         upload.body.extend_from_slice(payload);
@@ -129,7 +129,7 @@ impl<P: Peer> Uploads<P> {
         if block.more() {
             return Ok(Gathered::Partly);
         }
-        let body = self.drop(&key).expect("the body was just extended");
+        let body = self.drop(key).expect("the body was just extended");
         Ok(Gathered::Whole(body))
     }
 
@@ -186,7 +186,7 @@ impl<P: Peer> Uploads<P> {
 #[derive(Clone, Debug)]
 pub(super) struct Representation {
     pub(super) code: Code,
-    /// With ETag, without block options.
+    /// With `ETag`, without block options.
     pub(super) options: Options,
     pub(super) body: Bytes,
 }
@@ -243,12 +243,7 @@ impl<P: Peer> Kept<P> {
         representation: Representation,
     ) -> Result<(), KeptFull> {
         self.drop(&key);
-        let own = self.of_peer(&key.0);
-        if own.len() >= KEPT_PER_PEER_MAX
-            && let Some(oldest) = own.into_iter().min_by_key(|key| self.expiry.at(key))
-        {
-            self.drop(&oldest);
-        }
+        self.make_room_for(&key.0, representation.body.len());
         while self.bytes.saturating_add(representation.body.len()) > KEPT_BYTES_TOTAL_MAX {
             let oldest = self
                 .expiry
@@ -338,13 +333,25 @@ impl<P: Peer> Kept<P> {
         }
     }
 
-    fn of_peer(&self, peer: &P) -> Vec<KeptKey<P>> {
+    /// A peer's own oldest bodies make way for its next.
+    fn make_room_for(&mut self, peer: &P, bytes: usize) {
         let first = (peer.clone(), RequestKey::FIRST, BodyKey::FIRST);
         let last = (peer.clone(), RequestKey::LAST, BodyKey::LAST);
-        self.by_key
-            .range(first..=last)
-            .map(|(key, _)| key.clone())
-            .collect()
+        let own = self.by_key.range(first..=last);
+        let mut own: Vec<_> = own
+            .map(|(key, kept)| (kept.touched, key.clone(), kept.representation.body.len()))
+            .collect();
+        own.sort();
+        let mut held: usize = own.iter().map(|(_, _, bytes)| bytes).sum();
+        let mut count = own.len();
+        for (_, key, freed) in own {
+            if count < KEPT_PER_PEER_MAX && held.saturating_add(bytes) <= KEPT_BYTES_PER_PEER_MAX {
+                break;
+            }
+            self.drop(&key);
+            held -= freed;
+            count -= 1;
+        }
     }
 
     #[cfg(test)]
@@ -373,7 +380,7 @@ mod tests {
     fn blocks_in_order_make_a_body_and_a_gap_is_refused() {
         let mut uploads = Uploads::new();
         let mut add = |num, more, bytes: &[u8]| {
-            uploads.gather(NOW, LIFETIME, key("a"), block(num, more), bytes, 100)
+            uploads.gather(NOW, LIFETIME, &key("a"), block(num, more), bytes, 100)
         };
 
         assert_eq!(add(1, true, &[1; 16]), Err(BlockRefusal::Gap));
@@ -402,10 +409,10 @@ mod tests {
         for path in ["a", "b"] {
             let bytes = [path.as_bytes()[0]; 16];
             uploads
-                .gather(NOW, LIFETIME, key(path), block(0, true), &bytes, 100)
+                .gather(NOW, LIFETIME, &key(path), block(0, true), &bytes, 100)
                 .unwrap();
         }
-        let whole = uploads.gather(NOW, LIFETIME, key("a"), block(1, false), b"!", 100);
+        let whole = uploads.gather(NOW, LIFETIME, &key("a"), block(1, false), b"!", 100);
 
         assert_eq!(whole, Ok(Gathered::Whole(b"aaaaaaaaaaaaaaaa!".to_vec())));
         uploads.forget_expired(NOW + LIFETIME);
@@ -416,10 +423,10 @@ mod tests {
     fn a_body_above_the_ceiling_is_refused_and_forgotten() {
         let mut uploads = Uploads::new();
         uploads
-            .gather(NOW, LIFETIME, key("a"), block(0, true), &[0; 16], 20)
+            .gather(NOW, LIFETIME, &key("a"), block(0, true), &[0; 16], 20)
             .unwrap();
 
-        let refusal = uploads.gather(NOW, LIFETIME, key("a"), block(1, true), &[0; 16], 20);
+        let refusal = uploads.gather(NOW, LIFETIME, &key("a"), block(1, true), &[0; 16], 20);
 
         assert_eq!(refusal, Err(BlockRefusal::TooLarge));
         assert_eq!(uploads.len(), (0, 0));
@@ -432,7 +439,7 @@ mod tests {
             let now = NOW + Duration::from_secs(n);
             let path = n.to_string();
             uploads
-                .gather(now, LIFETIME, key(&path), block(0, true), &[0; 16], 100)
+                .gather(now, LIFETIME, &key(&path), block(0, true), &[0; 16], 100)
                 .unwrap();
         }
 
@@ -440,7 +447,7 @@ mod tests {
             uploads.len(),
             (UPLOADS_PER_PEER_MAX, UPLOADS_PER_PEER_MAX * 16)
         );
-        let last = uploads.gather(NOW, LIFETIME, key("9"), block(1, false), &[], 100);
+        let last = uploads.gather(NOW, LIFETIME, &key("9"), block(1, false), &[], 100);
         assert!(matches!(last, Ok(Gathered::Whole(_))));
     }
 

@@ -10,7 +10,7 @@ use super::{
     config::WAITING_PER_PEER_MAX,
     machine::Machine,
     observe::is_newer,
-    reliability::Owner,
+    reliability::{Owner, SentCon},
     types::{Event, ExchangeId, FailReason, Peer, Request, Response},
 };
 use crate::{
@@ -215,10 +215,16 @@ impl<P: Peer> Machine<P> {
         let Ok(bytes) = message.encode().map(Bytes::from) else {
             return self.fail(now, exchange, FailReason::Unsendable);
         };
-        self.send(&peer, bytes.clone());
-        let (timers, owner) = (self.config.timers, Owner::Request(exchange));
-        self.flights
-            .begin(now, &timers, &mut *self.rng, &peer, id, bytes, owner);
+        let owner = Owner::Request(exchange);
+        self.send_reliably(
+            now,
+            SentCon {
+                peer,
+                id,
+                bytes,
+                owner,
+            },
+        );
     }
 
     /// spec: rfc7252 §4.4. Rather late than with an id the peer may still remember.
@@ -292,7 +298,7 @@ impl<P: Peer> Machine<P> {
             (true, _) => return,
         };
         let bytes = self.send_empty(peer, kind, message.id);
-        self.seen.answered(peer, message.id, bytes);
+        self.remember_answer(peer, message.id, bytes);
     }
 
     fn call_answered(&mut self, now: Timestamp, exchange: ExchangeId, message: Message) {

@@ -87,6 +87,16 @@ impl<P> Call<P> {
     }
 
     fn begin(&mut self, szx: Szx, random: u32) {
+        let options = self
+            .request
+            .options
+            .iter()
+            .map(|(_, value)| value.len() + 3);
+        let overhead_bytes = options.sum::<usize>() + OURS_BYTES;
+        let mut szx = szx;
+        while szx > Szx::MIN && szx.bytes() + overhead_bytes > DATAGRAM_BYTES_WANTED {
+            szx = szx.smaller();
+        }
         if self.request.payload.len() > szx.bytes() {
             self.transfer = Transfer::Upload { offset: 0, szx };
             self.request_tag = Some(random);
@@ -162,7 +172,7 @@ impl<P> Call<P> {
         match &self.transfer {
             Transfer::Upload { .. } => self.upload_answered(message, config, random),
             Transfer::Whole => self.first_part(message, config),
-            Transfer::Download { .. } => self.later_part(message, config, random),
+            Transfer::Download { .. } => self.later_part(&message, config, random),
         }
     }
 
@@ -228,8 +238,8 @@ impl<P> Call<P> {
         Outcome::Next
     }
 
-    /// spec: rfc7959 §2.4. Blocks of different ETags, or formats, never become one body.
-    fn later_part(&mut self, message: Message, config: &Config, random: u32) -> Outcome {
+    /// spec: rfc7959 §2.4. Blocks that differ in `ETag`, or formats, never become one body.
+    fn later_part(&mut self, message: &Message, config: &Config, random: u32) -> Outcome {
         let Transfer::Download { first, body, szx } = &mut self.transfer else {
             return Outcome::Failed(FailReason::BadResponse);
         };
@@ -275,6 +285,12 @@ impl<P> Call<P> {
         Outcome::Next
     }
 }
+
+/// What a datagram should not exceed, in bytes. spec: rfc7252 §4.6.
+const DATAGRAM_BYTES_WANTED: usize = 1152;
+
+/// Header, token, and the options this machine adds (Echo, Block, Size1, Request-Tag), in bytes.
+const OURS_BYTES: usize = 80;
 
 /// A message as a response, without what belongs to the transfer.
 pub(super) fn whole_response(message: Message) -> Response {

@@ -25,6 +25,9 @@ pub(super) struct Observations<P> {
     by_token: BTreeMap<(P, Token), ObservationId>,
     /// Until when each waits for its client to finish fetching a body.
     held: Alarms<ObservationId>,
+    /// The observation of each peer whose notification is in flight.
+    busy: BTreeMap<P, ObservationId>,
+    next_turn: u64,
 }
 
 #[derive(Debug)]
@@ -38,8 +41,8 @@ pub(super) struct Observation<P> {
     pub(super) is_active: bool,
     /// The message id of the notification that is not yet acknowledged.
     pub(super) in_flight: Option<u16>,
-    /// The newest state, to be sent when nothing is in flight; replaces older ones.
-    pub(super) pending: Option<Response>,
+    /// The newest state, to be sent when nothing is in flight, and its turn.
+    pending: Option<(u64, Response)>,
     last_number: Option<u32>,
 }
 
@@ -49,6 +52,8 @@ impl<P: Peer> Observations<P> {
             by_id: BTreeMap::new(),
             by_token: BTreeMap::new(),
             held: Alarms::new(),
+            busy: BTreeMap::new(),
+            next_turn: 0,
         }
     }
 
@@ -99,6 +104,7 @@ impl<P: Peer> Observations<P> {
         self.by_token
             .remove(&(observation.peer.clone(), observation.token));
         self.held.clear(&id);
+        self.free(&observation.peer, id);
         Some(observation)
     }
 
@@ -120,25 +126,72 @@ impl<P: Peer> Observations<P> {
             .collect()
     }
 
-    /// Takes the state to send now, if there is one and nothing is in the way.
-    pub(super) fn take_ready(&mut self, id: ObservationId) -> Option<Response> {
-        if self.held.at(&id).is_some() {
+    /// Notes a new state, in place of an older one that still waits; that one's turn is kept.
+    pub(super) fn wait(&mut self, id: ObservationId, response: Response) {
+        let Some(observation) = self.by_id.get_mut(&id) else {
+            return;
+        };
+        if let Some((_, older)) = &mut observation.pending {
+            *older = response;
+        } else {
+            observation.pending = Some((self.next_turn, response));
+            self.next_turn += 1;
+        }
+    }
+
+    /// Takes the state to send to a peer now: the one that waits longest, if nothing is in flight
+    /// to that peer.
+    ///
+    /// spec: rfc7641 §4.5. One unacknowledged notification per client, not per observation.
+    pub(super) fn take_ready(&mut self, peer: &P) -> Option<(ObservationId, Response)> {
+        if self.busy.contains_key(peer) {
             return None;
         }
+        let range = (peer.clone(), Token::EMPTY)..=(peer.clone(), Token::LONGEST);
+        let own = self.by_token.range(range).map(|(_, id)| *id);
+        let ready = own.filter_map(|id| {
+            let one = self.by_id.get(&id)?;
+            let (turn, _) = one.pending.as_ref()?;
+            (one.is_active && self.held.at(&id).is_none()).then_some((*turn, id))
+        });
+        let (_, id) = ready.min()?;
+        let (_, response) = self.by_id.get_mut(&id)?.pending.take()?;
+        Some((id, response))
+    }
+
+    /// A notification was sent.
+    pub(super) fn sent(&mut self, id: ObservationId, message_id: u16) {
+        if let Some(observation) = self.by_id.get_mut(&id) {
+            observation.in_flight = Some(message_id);
+            self.busy.insert(observation.peer.clone(), id);
+        }
+    }
+
+    /// It was acknowledged or reset; gives whose turn it is now.
+    pub(super) fn landed(&mut self, id: ObservationId) -> Option<P> {
         let observation = self.by_id.get_mut(&id)?;
-        if !observation.is_active || observation.in_flight.is_some() {
-            return None;
+        observation.in_flight = None;
+        let peer = observation.peer.clone();
+        self.free(&peer, id);
+        Some(peer)
+    }
+
+    fn free(&mut self, peer: &P, id: ObservationId) {
+        if self.busy.get(peer) == Some(&id) {
+            self.busy.remove(peer);
         }
-        observation.pending.take()
     }
 
     pub(super) fn next_timeout(&self) -> Option<Timestamp> {
         self.held.next()
     }
 
-    /// One observation whose client has had time enough to fetch.
-    pub(super) fn due(&mut self, now: Timestamp) -> Option<ObservationId> {
-        self.held.pop_due(now)
+    /// A peer that has had time enough to fetch.
+    pub(super) fn due(&mut self, now: Timestamp) -> Option<P> {
+        let id = self.held.pop_due(now)?;
+        self.by_id
+            .get(&id)
+            .map(|observation| observation.peer.clone())
     }
 
     #[cfg(test)]

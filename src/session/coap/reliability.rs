@@ -22,6 +22,14 @@ pub(super) enum Owner {
     Request(ExchangeId),
 }
 
+/// A confirmable message just sent.
+pub(super) struct SentCon<P> {
+    pub(super) peer: P,
+    pub(super) id: u16,
+    pub(super) bytes: Bytes,
+    pub(super) owner: Owner,
+}
+
 /// Everything sent and not acknowledged.
 #[derive(Debug)]
 pub(super) struct Flights<P> {
@@ -63,11 +71,14 @@ impl<P: Peer> Flights<P> {
         now: Timestamp,
         timers: &Timers,
         rng: &mut dyn Rng,
-        peer: &P,
-        id: u16,
-        bytes: Bytes,
-        owner: Owner,
+        sent: SentCon<P>,
     ) {
+        let SentCon {
+            peer,
+            id,
+            bytes,
+            owner,
+        } = sent;
         let spread = timers
             .first_timeout_max()
             .saturating_sub(timers.ack_timeout);
@@ -75,7 +86,7 @@ impl<P: Peer> Flights<P> {
         let extra_ms = rng.next_u64() % spread_ms.saturating_add(1).max(1);
         let timeout = timers.ack_timeout + Duration::from_millis(extra_ms);
         let span_ends = now + timers.max_transmit_span();
-        let key = (peer.clone(), id);
+        let key = (peer, id);
         self.alarms.set(key.clone(), now + timeout);
         self.by_id.insert(
             key,
@@ -148,10 +159,12 @@ mod tests {
             Timestamp(0),
             &timers,
             &mut rng,
-            &"ana",
-            5,
-            Bytes::from_static(b"x"),
-            owner,
+            SentCon {
+                peer: "ana",
+                id: 5,
+                bytes: Bytes::from_static(b"x"),
+                owner,
+            },
         );
 
         let mut sent_at = Vec::new();
@@ -181,7 +194,17 @@ mod tests {
             let mut flights = Flights::new();
             let mut rng = StdRng::seed_from_u64(seed);
             let owner = Owner::Answer(ExchangeId(1));
-            flights.begin(Timestamp(0), &timers, &mut rng, &1, 5, Bytes::new(), owner);
+            flights.begin(
+                Timestamp(0),
+                &timers,
+                &mut rng,
+                SentCon {
+                    peer: 1,
+                    id: 5,
+                    bytes: Bytes::new(),
+                    owner,
+                },
+            );
             let at = flights.next_timeout().unwrap().0;
             assert!((2000..=3000).contains(&at), "{at}");
         }
@@ -193,7 +216,17 @@ mod tests {
         let mut flights = Flights::new();
         let mut rng = StdRng::seed_from_u64(1);
         let owner = Owner::Request(ExchangeId(1));
-        flights.begin(Timestamp(0), &timers, &mut rng, &1, 5, Bytes::new(), owner);
+        flights.begin(
+            Timestamp(0),
+            &timers,
+            &mut rng,
+            SentCon {
+                peer: 1,
+                id: 5,
+                bytes: Bytes::new(),
+                owner,
+            },
+        );
 
         assert_eq!(flights.land(&2, 5), None);
         assert_eq!(flights.land(&1, 5), Some(owner));

@@ -76,7 +76,7 @@ impl Request {
 pub struct Response {
     /// How it went.
     pub code: Code,
-    /// Content-Format, Max-Age, ETag and the like.
+    /// Content-Format, Max-Age, `ETag` and the like.
     pub options: Options,
     /// The whole body.
     pub payload: Bytes,

@@ -22,6 +22,12 @@ impl Szx {
         }
     }
 
+    /// Half the size, down to 16 bytes.
+    #[must_use]
+    pub const fn smaller(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// The exponent on the wire.
     pub const fn exponent(self) -> u8 {
         self.0

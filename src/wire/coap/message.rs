@@ -137,6 +137,9 @@ pub enum Fault {
     /// More than [`OPTIONS_MAX`].
     #[error("more than {OPTIONS_MAX} options")]
     OptionCount,
+    /// `coap-lite` refused what we had let through.
+    #[error("coap-lite does not read this")]
+    Unread,
     /// A payload marker and then nothing.
     #[error("a payload marker with no payload")]
     MarkerAlone,
@@ -187,12 +190,13 @@ impl Message {
     /// Reads one datagram.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         check(bytes)?;
-        let packet = Packet::from_bytes(bytes).map_err(|_| DecodeError {
-            // Not reachable as far as we know: `check` is the stricter of the two.
+        // Not reachable as far as we know: `check` is the stricter of the two.
+        let unread = DecodeError {
             at: 0,
-            fault: Fault::Truncated,
+            fault: Fault::Unread,
             answer: Answer::Silence,
-        })?;
+        };
+        let packet = Packet::from_bytes(bytes).map_err(|_| unread)?;
         let mut options = Options::new();
         for (number, values) in packet.options() {
             for value in values {
@@ -208,7 +212,7 @@ impl Message {
             },
             code: Code(packet.header.code.into()),
             id: packet.header.message_id,
-            token: Token::new(packet.get_token()).expect("check() saw at most eight bytes"),
+            token: Token::new(packet.get_token()).ok_or(unread)?,
             options,
             payload: packet.payload,
         })
@@ -259,7 +263,7 @@ fn check(bytes: &[u8]) -> Result<(), DecodeError> {
     if first >> 6 != 1 {
         return Err(silent(0, Fault::Version(first >> 6)));
     }
-    let answer = if first >> 4 & 3 == 0 {
+    let answer = if first & 0x30 == 0 {
         Answer::Reset {
             id: u16::from_be_bytes([id_high, id_low]),
         }

@@ -18,7 +18,7 @@ pub const fn code_for_status(status: u16, method: Code) -> Code {
         200..=299 => Code::CONTENT,
         304 => Code::VALID,
         // Nobody follows redirects here: what stood behind us gave no usable answer.
-        300..=399 => Code::BAD_GATEWAY,
+        300..=399 | 502 => Code::BAD_GATEWAY,
         401 => Code::UNAUTHORIZED,
         403 => Code::FORBIDDEN,
         404 | 410 => Code::NOT_FOUND,
@@ -34,7 +34,6 @@ pub const fn code_for_status(status: u16, method: Code) -> Code {
         429 => Code::TOO_MANY_REQUESTS,
         400..=499 => Code::BAD_REQUEST,
         501 => Code::NOT_IMPLEMENTED,
-        502 => Code::BAD_GATEWAY,
         503 => Code::UNAVAILABLE,
         _ => Code::INTERNAL_ERROR,
     }

@@ -1,5 +1,9 @@
 //! The machine as a whole: as a server with handmade datagrams, and two or more machines with a
 //! network between them that loses, repeats and reorders.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "ids and filler are made from counters"
+)]
 
 mod hostile;
 mod observing;

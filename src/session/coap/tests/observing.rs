@@ -128,13 +128,7 @@ fn a_reset_a_deregistration_and_an_error_end_an_observation() {
     registered(&mut bench, 2, b"b");
     bench.hear(&with(con(Code::GET, 3, b"b", "sync"), number::OBSERVE, [1]));
     assert_eq!(gone(&mut bench), GoneReason::Deregistered);
-    let (exchange, ..) = {
-        let mut again = Bench::new();
-        std::mem::swap(&mut again, &mut bench);
-        bench = again;
-        bench.hear(&con(Code::GET, 4, b"z", "sync"));
-        bench.delivered()
-    };
+    let (exchange, ..) = bench.delivered();
     assert_eq!(
         bench.answer(exchange, content("plain")).options.observe(),
         None
@@ -169,6 +163,31 @@ fn registering_again_with_the_same_token_replaces_and_counts_on() {
     assert_ne!(old, new);
     bench.wait_ms(100_000);
     assert_eq!(bench.sent(), [], "the old notification is not sent again");
+}
+
+#[test]
+fn a_peer_has_one_notification_in_flight_and_each_observation_its_turn() {
+    let mut bench = Bench::new();
+    let (a, _) = registered(&mut bench, 1, b"a");
+    let (b, _) = registered(&mut bench, 2, b"b");
+    let [mut in_flight] = push(&mut bench, a, "a0").try_into().unwrap();
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(push(&mut bench, b, "b"), []);
+        assert_eq!(push(&mut bench, a, "a"), []);
+        let [next] = ack(&mut bench, &in_flight).try_into().unwrap();
+        order.push(next.payload.clone());
+        in_flight = next;
+    }
+    assert_eq!(order, [b"b", b"a", b"b"]);
+
+    // An observer that is reset makes room for the other.
+    let [last] = bench
+        .hear(&Message::empty(Kind::Rst, in_flight.id))
+        .try_into()
+        .unwrap();
+    assert_eq!(last.payload, b"a");
+    assert_eq!(ack(&mut bench, &last), []);
 }
 
 #[test]

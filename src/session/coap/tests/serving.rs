@@ -55,7 +55,7 @@ fn a_duplicate_gets_the_same_bytes_and_is_delivered_once() {
     let answer = bench.ask(&request, Response::new(Code::CHANGED));
 
     for _ in 0..5 {
-        assert_eq!(bench.hear(&request), [answer.clone()]);
+        assert_eq!(bench.hear(&request), std::slice::from_ref(&answer));
     }
     assert_eq!(bench.server.poll_event(), None);
     bench.wait_ms(247_000);
@@ -497,4 +497,17 @@ fn an_answer_above_the_ceiling_is_refused_and_the_client_told() {
         })
     );
     assert_eq!(bench.one_sent().code, Code::INTERNAL_ERROR);
+}
+
+#[test]
+fn a_pure_client_resets_requests() {
+    let mut bench = Bench::with(Config {
+        serves_requests: false,
+        ..config()
+    });
+
+    let sent = bench.hear(&con(Code::GET, 1, b"t", "a"));
+
+    assert_eq!(sent, [Message::empty(Kind::Rst, 1)]);
+    assert_eq!(bench.server.poll_event(), None);
 }

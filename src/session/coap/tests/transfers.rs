@@ -316,6 +316,21 @@ fn a_request_too_large_for_the_server_ends_with_its_refusal() {
 }
 
 #[test]
+fn blocks_shrink_when_the_options_are_long() {
+    let mut world = World::new(1, CALM, &["ana", "hub"]);
+    let long = put("a").option(number::ACCESS_TOKEN, vec![b't'; 300]);
+    world.request("ana", "hub", long.body(body(3000, 1)));
+
+    let ended = run(&mut world, |_, request| {
+        assert_eq!(request.payload, body(3000, 1));
+        Response::new(Code::CHANGED)
+    });
+
+    assert_eq!(ended.len(), 1);
+    assert!(world.sent.iter().all(|(_, _, bytes)| bytes.len() <= 1152));
+}
+
+#[test]
 fn a_request_that_fits_no_message_fails_at_once() {
     let mut world = World::new(1, CALM, &["ana", "hub"]);
     let asked = world.request(
