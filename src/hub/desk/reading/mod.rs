@@ -1,98 +1,101 @@
-//! Reading.
+//! Reading rooms: events, pages of the log, state, members.
+//!
+//! Every answer is of what [`visibility`] lets the caller see; [`page`] moves along the log.
 
-use ruma::api::client::{context, membership, message, room, state};
+mod context;
+mod event;
+mod members;
+mod messages;
+pub(super) mod page;
+mod state;
+#[cfg(test)]
+mod tests;
+pub(super) mod visibility;
 
+use ruma::RoomId;
+
+pub(super) use self::{
+    context::context,
+    event::{event, room_aliases},
+    members::{joined_members, joined_rooms, members},
+    messages::messages,
+    state::{state, state_for_key},
+};
 use crate::{
     api::{Caller, Refusal},
-    hub::Hub,
+    hub::{
+        Hub,
+        desk::{access::ours, reading::visibility::Standing, sync::view::Viewer},
+    },
+    room::StateKey,
+    store::{EventRecord, RoomNid, SharedStore, StateNid, StoreError},
 };
 
-/// See `api::Command::Event`.
-pub(super) async fn event(
-    hub: &Hub,
-    caller: &Caller,
-    request: room::get_room_event::v3::Request,
-) -> Result<room::get_room_event::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+/// How many events of a state are read at once.
+const STATE_CHUNK: usize = 512;
+
+/// Every event of a state for which `wanted` holds. Reads in chunks, so that a large room's
+/// members are never all in memory for someone who wants none of them.
+pub(super) async fn state_events(
+    store: &SharedStore,
+    state: StateNid,
+    wanted: &(dyn Fn(&EventRecord) -> bool + Send + Sync),
+) -> Result<Vec<EventRecord>, StoreError> {
+    if state == StateNid::default() {
+        return Ok(Vec::new());
+    }
+    let nids = store.state(state).await?;
+    let mut kept = Vec::new();
+    for chunk in nids.chunks(STATE_CHUNK) {
+        let events = store.events(chunk).await?;
+        kept.extend(events.into_iter().filter(|event| wanted(event)));
+    }
+    Ok(kept)
 }
 
-/// See `api::Command::RoomAliases`.
-pub(super) async fn room_aliases(
-    hub: &Hub,
-    caller: &Caller,
-    request: room::aliases::v3::Request,
-) -> Result<room::aliases::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+/// The member events of some users in a state.
+pub(super) async fn members_of(
+    store: &SharedStore,
+    room: RoomNid,
+    state: StateNid,
+    users: impl IntoIterator<Item = impl AsRef<str>>,
+) -> Result<Vec<EventRecord>, StoreError> {
+    let keys: Vec<_> = users
+        .into_iter()
+        .map(|user| StateKey::new("m.room.member", user.as_ref()))
+        .collect();
+    if keys.is_empty() || state == StateNid::default() {
+        return Ok(Vec::new());
+    }
+    let found = store.state_entries(room, state, &keys).await?;
+    Ok(found.into_iter().flatten().collect())
 }
 
-/// See `api::Command::Members`.
-pub(super) async fn members(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::get_member_events::v3::Request,
-) -> Result<membership::get_member_events::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+async fn standing(hub: &Hub, caller: &Caller, room: &RoomId) -> Result<Standing, Refusal> {
+    Standing::of(&hub.store, &caller.user, room).await
 }
 
-/// See `api::Command::JoinedMembers`.
-pub(super) async fn joined_members(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::joined_members::v3::Request,
-) -> Result<membership::joined_members::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+fn viewer<'a>(hub: &Hub, caller: &'a Caller, standing: &'a Standing) -> Viewer<'a> {
+    Viewer {
+        caller,
+        room: &standing.room,
+        now: hub.now(),
+        names_room: true,
+    }
 }
 
-/// See `api::Command::JoinedRooms`.
-pub(super) async fn joined_rooms(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::joined_rooms::v3::Request,
-) -> Result<membership::joined_rooms::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+/// A count a client asks for, no larger than `max`.
+fn at_most(wanted: ruma::UInt, max: usize) -> usize {
+    usize::try_from(u64::from(wanted)).map_or(max, |wanted| wanted.min(max))
 }
 
-/// See `api::Command::Messages`.
-pub(super) async fn messages(
+/// The state after an entry.
+async fn state_after(
     hub: &Hub,
-    caller: &Caller,
-    request: message::get_message_events::v3::Request,
-) -> Result<message::get_message_events::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
-}
-
-/// See `api::Command::Context`.
-pub(super) async fn context(
-    hub: &Hub,
-    caller: &Caller,
-    request: context::get_context::v3::Request,
-) -> Result<context::get_context::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
-}
-
-/// See `api::Command::State`.
-pub(super) async fn state(
-    hub: &Hub,
-    caller: &Caller,
-    request: state::get_state_events::v3::Request,
-) -> Result<state::get_state_events::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
-}
-
-/// See `api::Command::StateForKey`.
-pub(super) async fn state_for_key(
-    hub: &Hub,
-    caller: &Caller,
-    request: state::get_state_event_for_key::v3::Request,
-) -> Result<state::get_state_event_for_key::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    standing: &Standing,
+    seq: crate::base::Seq,
+) -> Result<StateNid, Refusal> {
+    visibility::state_at(&hub.store, standing.room.nid, seq)
+        .await
+        .map_err(ours)
 }

@@ -158,7 +158,7 @@ impl Standing {
     }
 
     /// Whether anyone may read the room as it is now.
-    async fn is_open_now(&self, store: &SharedStore) -> Result<bool, StoreError> {
+    pub(super) async fn is_open_now(&self, store: &SharedStore) -> Result<bool, StoreError> {
         let key = StateKey::new(VISIBILITY, "");
         let found = store.current(self.room.nid, &[key]).await?;
         let visibility = visibility_in(found.first().and_then(Option::as_ref));

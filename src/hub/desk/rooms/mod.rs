@@ -1,138 +1,118 @@
-//! Rooms.
+//! Changing rooms: founding them, who is in them, what is said in them.
+//!
+//! Everything here ends in the room's writer, whose rules decide; this reads requests, adds what
+//! only the hub knows and says what other servers' names would need.
 
-use ruma::api::client::{knock, membership, message, redact, room, state};
+mod create;
+mod membership;
+mod send;
+#[cfg(test)]
+mod tests;
 
-use crate::{
-    api::{Caller, Refusal},
-    hub::Hub,
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, RoomAliasId, RoomId, RoomOrAliasId, UserId,
+    OwnedRoomId, serde::Raw,
 };
 
-/// See `api::Command::CreateRoom`.
-pub(super) async fn create_room(
+pub(super) use self::{
+    create::create_room,
+    membership::{ban, forget, invite, join, join_by_id_or_alias, kick, knock, leave, unban},
+    send::{redact, send, send_state},
+};
+use crate::{
+    api::{Caller, Code, Refusal},
+    hub::{Hub, Submission, Submitted, WriteError, desk::access::ours},
+    room::{Draft, Part},
+    wire::json,
+};
+
+/// Appends one part as the caller.
+async fn submit(
     hub: &Hub,
     caller: &Caller,
-    request: room::create_room::v3::Request,
-) -> Result<room::create_room::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    room: &RoomId,
+    part: Part,
+) -> Result<Submitted, Refusal> {
+    let submission = Submission {
+        draft: Draft {
+            sender: caller.user.clone(),
+            parts: vec![part],
+        },
+        txn: None,
+        sent_by: None,
+    };
+    hub.writer
+        .submit(room, submission)
+        .await
+        .map_err(|error| refusal(error, hub, room))
 }
 
-/// See `api::Command::Join`.
-pub(super) async fn join(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::join_room_by_id::v3::Request,
-) -> Result<membership::join_room_by_id::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+/// The refusal for a write; of a room that may be elsewhere it says what is missing.
+fn refusal(error: WriteError, hub: &Hub, room: &RoomId) -> Refusal {
+    match error {
+        WriteError::NoSuchRoom(_) if room.server_name().is_some_and(|name| name != hub.key.name()) => {
+            elsewhere(room.as_str())
+        }
+        error => error.into(),
+    }
 }
 
-/// See `api::Command::JoinByIdOrAlias`.
-pub(super) async fn join_by_id_or_alias(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::join_room_by_id_or_alias::v3::Request,
-) -> Result<membership::join_room_by_id_or_alias::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+/// The content of a request, as events hold it.
+fn content<T>(raw: &Raw<T>) -> Result<CanonicalJsonObject, Refusal> {
+    json::read_object(raw.json().get().as_bytes())
+        .map_err(|error| Refusal::bad_json(error.to_string()))
 }
 
-/// See `api::Command::Knock`.
-pub(super) async fn knock(
-    hub: &Hub,
-    caller: &Caller,
-    request: knock::knock_room::v3::Request,
-) -> Result<knock::knock_room::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+/// What a user's profile says of them in a member event.
+async fn profile(hub: &Hub, user: &UserId) -> Result<CanonicalJsonObject, Refusal> {
+    let fields = hub.store.profile(user).await.map_err(ours)?;
+    let known = fields.into_iter().filter_map(|(field, value)| {
+        let text: String = serde_json::from_str(&value).ok()?;
+        let is_shown = matches!(field.as_str(), "displayname" | "avatar_url");
+        is_shown.then_some((field, CanonicalJsonValue::String(text)))
+    });
+    Ok(known.collect())
 }
 
-/// See `api::Command::Leave`.
-pub(super) async fn leave(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::leave_room::v3::Request,
-) -> Result<membership::leave_room::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+/// The room an id or an alias names.
+async fn named(hub: &Hub, name: &RoomOrAliasId) -> Result<OwnedRoomId, Refusal> {
+    match <&RoomId>::try_from(name) {
+        Ok(id) => Ok(id.to_owned()),
+        Err(alias) => aliased(hub, alias).await,
+    }
 }
 
-/// See `api::Command::Forget`.
-pub(super) async fn forget(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::forget_room::v3::Request,
-) -> Result<membership::forget_room::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+async fn aliased(hub: &Hub, alias: &RoomAliasId) -> Result<OwnedRoomId, Refusal> {
+    if alias.server_name() != hub.key.name() {
+        return Err(elsewhere(alias.as_str()));
+    }
+    let record = hub.store.alias(alias).await.map_err(ours)?;
+    match record {
+        Some(record) => Ok(record.room_id),
+        None => Err(Refusal::not_found(format!("no room has the alias {alias}"))),
+    }
 }
 
-/// See `api::Command::Invite`.
-pub(super) async fn invite(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::invite_user::v3::Request,
-) -> Result<membership::invite_user::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+/// Refuses users nobody here could tell of an invite.
+async fn must_be_here(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
+    if user.server_name() != hub.key.name() {
+        let message = format!("{user} is on another server: {NO_FEDERATION}");
+        return Err(Refusal::new(Code::Unknown, message).with_status(400));
+    }
+    match hub.store.user(user).await.map_err(ours)? {
+        Some(_) => Ok(()),
+        None => Err(Refusal::not_found(format!("there is no user {user}"))),
+    }
 }
 
-/// See `api::Command::Kick`.
-pub(super) async fn kick(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::kick_user::v3::Request,
-) -> Result<membership::kick_user::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+fn elsewhere(name: &str) -> Refusal {
+    Refusal::not_found(format!("{name} is not on this server: {NO_FEDERATION}"))
 }
 
-/// See `api::Command::Ban`.
-pub(super) async fn ban(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::ban_user::v3::Request,
-) -> Result<membership::ban_user::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+fn no_third_party() -> Refusal {
+    let message = "invites by e-mail address or phone number are not supported: there is no \
+                   identity server here";
+    Refusal::new(Code::Unknown, message).with_status(400)
 }
 
-/// See `api::Command::Unban`.
-pub(super) async fn unban(
-    hub: &Hub,
-    caller: &Caller,
-    request: membership::unban_user::v3::Request,
-) -> Result<membership::unban_user::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
-}
-
-/// See `api::Command::Send`.
-pub(super) async fn send(
-    hub: &Hub,
-    caller: &Caller,
-    request: message::send_message_event::v3::Request,
-) -> Result<message::send_message_event::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
-}
-
-/// See `api::Command::SendState`.
-pub(super) async fn send_state(
-    hub: &Hub,
-    caller: &Caller,
-    request: state::send_state_event::v3::Request,
-) -> Result<state::send_state_event::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
-}
-
-/// See `api::Command::Redact`.
-pub(super) async fn redact(
-    hub: &Hub,
-    caller: &Caller,
-    request: redact::redact_event::v3::Request,
-) -> Result<redact::redact_event::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
-}
+const NO_FEDERATION: &str = "federation is not in this release";
