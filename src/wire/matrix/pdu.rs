@@ -8,9 +8,10 @@ use std::sync::Arc;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
-    canonical_json::{CanonicalJsonFieldError, redact},
-    signatures::{JsonError, hash_and_sign_event, reference_hash},
+    canonical_json::{CanonicalJsonFieldError, RedactingSerializer, redact},
+    signatures::{JsonError, KeyPair, add_content_hash_to_event, reference_hash},
 };
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
@@ -131,16 +132,8 @@ impl Pdu {
         fields.at.0 = fields.at.0.min(DEPTH_MAX);
         let content = std::mem::take(&mut fields.content);
         let mut object = to_object(&fields, content, version);
-        let rules = &version.rules().redaction;
-        match hash_and_sign_event(key.name().as_str(), key.pair(), &mut object, rules) {
-            // ruma measures before the signature and keeps the number to itself
-            Err(JsonError::PduTooLarge) => {
-                let bytes = serde_json::to_string(&object)?.len();
-                return Err(PduError::TooLarge { bytes });
-            }
-            other => other?,
-        }
-        let mut pdu = Self::from_parts(fields, &object, version)?;
+        let hash = seal(&mut object, version, key)?;
+        let mut pdu = Self::from_parts(fields, hash, &object, version)?;
         if let Some(CanonicalJsonValue::Object(content)) = object.remove("content") {
             pdu.fields.content = content; // with `redacts`, where that belongs in it
         }
@@ -160,7 +153,8 @@ impl Pdu {
         if is_create && version.room_id_is_create_hash() && object.contains_key("room_id") {
             return Err(PduError::CreateWithRoomId);
         }
-        let mut pdu = Self::from_parts(fields, &object, version)?;
+        let hash = decode_hash(&reference_hash(&object, version.rules())?);
+        let mut pdu = Self::from_parts(fields, hash, &object, version)?;
         if &*pdu.json != json {
             pdu.json = Arc::from(json); // the exact bytes, also where they are not canonical
         }
@@ -225,6 +219,7 @@ impl Pdu {
 
     fn from_parts(
         mut fields: PduFields,
+        hash: EventHash,
         object: &CanonicalJsonObject,
         version: Version,
     ) -> Result<Self, PduError> {
@@ -232,7 +227,6 @@ impl Pdu {
         if json.len() > EVENT_BYTES_MAX {
             return Err(PduError::TooLarge { bytes: json.len() });
         }
-        let hash = decode_hash(&reference_hash(object, version.rules())?);
         if fields.kind == "m.room.create" && version.room_id_is_create_hash() {
             fields.room_id = room_id_of_create(hash);
         }
@@ -243,6 +237,36 @@ impl Pdu {
             json: Arc::from(json),
         })
     }
+}
+
+/// Writes the content hash and the signature into an event, and gives its reference hash.
+///
+/// What is signed and what the reference hash covers are the same bytes, so they are made once;
+/// `hash_and_sign_event` and `reference_hash` would each make them.
+///
+/// spec: server-server §Signing-events
+fn seal(
+    object: &mut CanonicalJsonObject,
+    version: Version,
+    key: &ServerKey,
+) -> Result<EventHash, PduError> {
+    match add_content_hash_to_event(object) {
+        // ruma keeps the number to itself
+        Err(JsonError::PduTooLarge) => {
+            let bytes = serde_json::to_string(object)?.len();
+            return Err(PduError::TooLarge { bytes });
+        }
+        other => other?,
+    }
+    let text = RedactingSerializer::new()
+        .rules(&version.rules().redaction)
+        .custom_redacted_root_fields(&["signatures", "unsigned"])
+        .serialize(object)?;
+    let signature = key.pair().sign(text.as_bytes());
+    let by_key = CanonicalJsonObject::from([(signature.id(), signature.base64().into())]);
+    let by_server = CanonicalJsonObject::from([(key.name().to_string(), by_key.into())]);
+    object.insert("signatures".to_owned(), by_server.into());
+    Ok(EventHash(Sha256::digest(text.as_bytes()).into()))
 }
 
 /// `$` and the URL-safe base64 of a reference hash.
