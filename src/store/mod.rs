@@ -9,6 +9,9 @@
 //! backend and [`contract`] for the tests every backend passes.
 
 pub mod contract;
+pub mod faulty;
+pub mod media;
+pub mod memory;
 pub mod records;
 pub mod sqlite;
 pub mod write;
