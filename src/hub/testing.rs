@@ -1,0 +1,181 @@
+//! A hub for tests: over SQLite in a directory that goes away, with a clock that moves only when
+//! told and chance that repeats.
+//!
+//! [`TestHub::account`] writes an account and a session past the desk, because a password hash
+//! takes longer than most tests.
+#![expect(
+    clippy::unwrap_used,
+    reason = "the test allowances of clippy do not reach helpers"
+)]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{SeedableRng, rngs::StdRng};
+use ruma::{OwnedDeviceId, OwnedUserId};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::{Hub, HubParts, Settings};
+use crate::{
+    api::{Caller, Command, Credentials, Door, Origin, Refusal, Reply, RequestId, Service},
+    base::{Clock, Timestamp},
+    store::{
+        Batch, SharedStore, Write,
+        media::MediaFiles,
+        sqlite::{OpenOptions, Sqlite},
+    },
+    wire::matrix::ServerKey,
+};
+
+/// The name of every hub in tests.
+pub(crate) const SERVER: &str = "hub.example";
+
+/// Time that moves only when told.
+pub(crate) struct StillClock(AtomicU64);
+
+impl StillClock {
+    /// Lets time pass.
+    pub(crate) fn advance(&self, span: Duration) {
+        let ms = u64::try_from(span.as_millis()).unwrap();
+        self.0.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for StillClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A running hub and what it stands on.
+pub(crate) struct TestHub {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) clock: Arc<StillClock>,
+    _dir: TempDir,
+}
+
+/// Someone with a session.
+#[derive(Clone)]
+pub(crate) struct Person {
+    pub(crate) user: OwnedUserId,
+    pub(crate) device: OwnedDeviceId,
+    pub(crate) origin: Origin,
+}
+
+impl Person {
+    /// What the desk makes of this person.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller {
+            user: self.user.clone(),
+            device: self.device.clone(),
+            admin: false,
+        }
+    }
+}
+
+/// A hub with the settings an operator gets who sets none.
+pub(crate) async fn hub() -> TestHub {
+    hub_with(Settings::default()).await
+}
+
+/// A hub with these settings.
+pub(crate) async fn hub_with(settings: Settings) -> TestHub {
+    let dir = TempDir::new().unwrap();
+    let options = OpenOptions::new(dir.path().join("hub.db"), SERVER.try_into().unwrap());
+    let store: SharedStore = Arc::new(Sqlite::open(options).await.unwrap());
+    let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
+    let hub = Hub::start(HubParts {
+        store,
+        media: MediaFiles::open(dir.path().join("media")).await.unwrap(),
+        key: Arc::new(key()),
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        rng: Box::new(StdRng::seed_from_u64(7)),
+        settings,
+    })
+    .await
+    .unwrap();
+    TestHub {
+        hub,
+        clock,
+        _dir: dir,
+    }
+}
+
+/// The signing key of every hub in tests: the seed of RFC 8032's first vector.
+pub(crate) fn key() -> ServerKey {
+    const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+    let der = hex::decode(format!("302e020100300506032b657004220420{SEED}")).unwrap();
+    ServerKey::from_der(SERVER.try_into().unwrap(), &der, "1").unwrap()
+}
+
+/// Someone who shows nothing.
+pub(crate) fn stranger() -> Origin {
+    Origin {
+        door: Door::Https,
+        address: Some([192, 0, 2, 1].into()),
+        request: RequestId(1),
+        credentials: Credentials::Nothing,
+    }
+}
+
+/// Someone who shows this token.
+pub(crate) fn bearer(token: &str) -> Origin {
+    Origin {
+        credentials: Credentials::Token(token.to_owned()),
+        ..stranger()
+    }
+}
+
+impl TestHub {
+    /// An account without a password, and its device `PHONE`.
+    pub(crate) async fn account(&self, localpart: &str) -> Person {
+        let user = OwnedUserId::try_from(format!("@{localpart}:{SERVER}")).unwrap();
+        let made = Write::NewUser {
+            user: user.clone(),
+            password: None,
+            admin: false,
+            at: self.hub.now(),
+        };
+        self.write(vec![made]).await;
+        self.device(&user, "PHONE").await
+    }
+
+    /// A further device of an account, or a new session of one it has.
+    pub(crate) async fn device(&self, user: &OwnedUserId, device: &str) -> Person {
+        let token = format!("tl_{device}_{user}");
+        let device = OwnedDeviceId::from(device);
+        let session = Write::Session {
+            user: user.clone(),
+            device: device.clone(),
+            token: Sha256::digest(token.as_bytes()).into(),
+            name: None,
+            at: self.hub.now(),
+        };
+        self.write(vec![session]).await;
+        Person {
+            user: user.clone(),
+            device,
+            origin: bearer(&token),
+        }
+    }
+
+    /// Asks as someone.
+    pub(crate) async fn ask(&self, origin: &Origin, command: Command) -> Result<Reply, Refusal> {
+        self.hub.ask(origin.clone(), command).await
+    }
+
+    /// Writes past the desk.
+    pub(crate) async fn write(&self, writes: Vec<Write>) {
+        let batch = Batch {
+            writes,
+            may_conflict: true,
+        };
+        self.hub.writer.write(batch, Vec::new()).await.unwrap();
+    }
+}
