@@ -1,1 +1,14 @@
 //! The ways in and out: sockets and tasks around the session machines. Knows no rules.
+//!
+//! A door turns bytes into a [`crate::api::Command`], hands it to the hub through
+//! [`crate::api::Service`] and turns what comes back into bytes. What a path and a body mean is
+//! the same on every door and lives in [`client_api`]; [`front`] counts, logs and contains what
+//! goes wrong on the way.
+
+pub mod client_api;
+pub mod front;
+
+#[cfg(test)]
+mod fake;
+
+pub use front::Front;

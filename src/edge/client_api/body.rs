@@ -1,0 +1,92 @@
+//! A request's body before ruma reads it, and what to say when ruma cannot.
+//!
+//! A refusal names the field and what was expected there. It never repeats a value: the value may
+//! be a password.
+
+use ruma::api::error::{DeserializationError, FromHttpRequestError};
+
+use super::{endpoint::Endpoint, place};
+use crate::{
+    api::{Code, Refusal},
+    base::limits::BODY_BYTES_MAX,
+};
+
+/// The body for ruma: strict JSON, an object, `{}` where it is absent and that means the same.
+// spec: client-server §API-Standards
+pub(super) fn checked(endpoint: Endpoint, body: &[u8]) -> Result<&[u8], Refusal> {
+    if body.len() > BODY_BYTES_MAX {
+        return Err(too_large());
+    }
+    if endpoint.method() == http::Method::GET {
+        return Ok(b""); // a GET's body means nothing (rfc9110 9.3.1)
+    }
+    if body.is_empty() && !endpoint.keeps_body() {
+        return Ok(b"{}");
+    }
+    strict(body)?;
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first != Some(&b'{') {
+        return Err(Refusal::bad_json("the body must be a JSON object"));
+    }
+    Ok(body)
+}
+
+/// The refusal of a body beyond [`BODY_BYTES_MAX`].
+pub(crate) fn too_large() -> Refusal {
+    Refusal::new(
+        Code::TooLarge,
+        format!("the body is larger than {BODY_BYTES_MAX} bytes"),
+    )
+}
+
+// SEAM: `wire::json` plugs in here.
+fn strict(body: &[u8]) -> Result<(), Refusal> {
+    serde_json::from_slice::<serde_json::Value>(body)
+        .map(|_| ())
+        .map_err(|error| Refusal::new(Code::NotJson, format!("the body is not JSON: {error}")))
+}
+
+/// What ruma's error says to whoever sent `body`.
+pub(super) fn refusal(error: FromHttpRequestError, body: &[u8]) -> Refusal {
+    let error = match error {
+        FromHttpRequestError::Deserialization(error) => error,
+        FromHttpRequestError::MethodMismatch { .. } => return super::routes::wrong_method(),
+        _ => return Refusal::bad_json("the request cannot be read"),
+    };
+    let (code, message, field) = match error {
+        DeserializationError::Json(error) => {
+            let field = place::named(body, error.line(), error.column());
+            (Code::BadJson, error.to_string(), field)
+        }
+        other => (Code::InvalidParam, other.to_string(), None),
+    };
+    let said = without_values(&message);
+    if let Some(missing) = said.strip_prefix("missing field ") {
+        return Refusal::new(Code::MissingParam, format!("{missing} is missing"));
+    }
+    match field {
+        Some(field) => Refusal::new(code, format!("`{field}`: {said}")),
+        None => Refusal::new(code, said),
+    }
+}
+
+/// serde's message without the value it met and without its line and column.
+fn without_values(message: &str) -> String {
+    let end = message.rfind(" at line ").unwrap_or(message.len());
+    let message = message.get(..end).unwrap_or(message);
+    let repeats_a_value = ["invalid type", "invalid value", "unknown variant"]
+        .iter()
+        .any(|start| message.starts_with(start));
+    if !repeats_a_value {
+        return message.chars().take(MESSAGE_CHARS_MAX).collect();
+    }
+    let expected = message
+        .rfind(", expected ")
+        .and_then(|at| message.get(at + 2..));
+    let expected = expected.unwrap_or("a value of another kind is expected here");
+    expected.chars().take(MESSAGE_CHARS_MAX).collect()
+}
+
+/// How much of a message of ruma's or serde's is passed on, in characters: more than any of
+/// theirs, unless it repeats something of the client's.
+const MESSAGE_CHARS_MAX: usize = 200;
