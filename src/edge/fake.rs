@@ -26,6 +26,8 @@ pub(super) struct Fake {
     pub(super) media: Mutex<Vec<(Option<String>, Option<String>, Vec<u8>)>>,
     /// What syncs wait for.
     pub(super) news: Notify,
+    /// Told when a sync is no longer waited for, answered or not.
+    pub(super) left: Notify,
     pub(super) draining: AtomicBool,
     pub(super) revoked: AtomicBool,
 }
@@ -69,6 +71,7 @@ impl Fake {
         let next = match request.since.as_deref() {
             None => "s1".to_owned(),
             Some(since) => {
+                let _left = Left(&self.left);
                 self.news.notified().await;
                 format!("{since}+")
             }
@@ -77,6 +80,15 @@ impl Fake {
             return Err(Refusal::new(Code::UnknownToken, "unknown token"));
         }
         Ok(Reply::Sync(Box::new(sync_events::v3::Response::new(next))))
+    }
+}
+
+/// Says so when it goes.
+struct Left<'a>(&'a Notify);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 

@@ -5,8 +5,10 @@
 //! the same on every door and lives in [`client_api`]; [`front`] counts, logs and contains what
 //! goes wrong on the way.
 
+pub mod admin;
 pub mod client_api;
 pub mod front;
+pub mod http;
 
 #[cfg(test)]
 mod fake;

@@ -32,7 +32,7 @@ pub(super) fn checked(endpoint: Endpoint, body: &[u8]) -> Result<&[u8], Refusal>
 }
 
 /// The refusal of a body beyond [`BODY_BYTES_MAX`].
-pub(crate) fn too_large() -> Refusal {
+pub(in crate::edge) fn too_large() -> Refusal {
     Refusal::new(
         Code::TooLarge,
         format!("the body is larger than {BODY_BYTES_MAX} bytes"),

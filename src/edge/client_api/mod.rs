@@ -20,6 +20,7 @@ use http::Method;
 use crate::api::{Code, Command, Refusal};
 
 pub use answer::Answer;
+pub(super) use body::too_large as body_too_large;
 pub use endpoint::Endpoint;
 pub use path::{Path, percent_decoded};
 

@@ -1,0 +1,595 @@
+//! Over real TLS connections on loopback, with a hub that is not one.
+
+use std::sync::atomic::Ordering;
+
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::*;
+use crate::{api::Command, edge::fake::Fake};
+
+struct Running {
+    hub: Arc<Fake>,
+    address: SocketAddr,
+    roots: RootCertStore,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    _tls: watch::Sender<Arc<rustls::ServerConfig>>,
+}
+
+async fn running(limits: Limits) -> Running {
+    let hub = Arc::new(Fake::default());
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = made.signing_key.serialize_pem();
+    let config = tls::server_config(made.cert.pem().as_bytes(), key.as_bytes()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_tls, tls) = watch::channel(config);
+    let (stop, stopped) = watch::channel(false);
+    let door = Https {
+        front: Front::new(hub.clone()),
+        limits,
+        well_known: WellKnown {
+            client_base_url: Some("https://hub.example".to_owned()),
+            server: None,
+        },
+    };
+    let task = tokio::spawn(serve(listener, tls, door, stopped));
+    Running {
+        hub,
+        address,
+        roots,
+        stop,
+        task,
+        _tls,
+    }
+}
+
+impl Running {
+    async fn connect(&self, alpn: &[u8]) -> TlsStream<TcpStream> {
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .unwrap()
+    }
+
+    /// Sends the text of a request on a connection of its own; gives head and body of the answer.
+    async fn send(&self, request: &str) -> Got {
+        let mut stream = self.connect(b"http/1.1").await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        // an end without a TLS close is still an end
+        let _ = stream.read_to_end(&mut bytes).await;
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        Got {
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    async fn ask(&self, line: &str, headers: &str, body: &str) -> Got {
+        let length = body.len();
+        self.send(&format!(
+            "{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-length: {length}\r\n{headers}\r\n{body}"
+        ))
+        .await
+    }
+
+    async fn as_ana(&self, line: &str, body: &str) -> Got {
+        self.ask(line, "authorization: Bearer ana\r\n", body).await
+    }
+}
+
+struct Got {
+    head: String,
+    body: String,
+}
+
+impl Got {
+    fn status(&self) -> u16 {
+        self.head[9..12].parse().unwrap()
+    }
+
+    fn errcode(&self) -> String {
+        let body: Value = serde_json::from_str(&self.body).unwrap();
+        body["errcode"].as_str().unwrap().to_owned()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+#[tokio::test]
+async fn an_id_with_an_encoded_slash_reaches_the_hub_whole() {
+    let door = running(Limits::default()).await;
+
+    let got = door
+        .as_ana("POST /_matrix/client/v3/rooms/%21a%2Fb:c/join", "{}")
+        .await;
+
+    assert_eq!(got.status(), 200, "{}", got.body);
+    assert_eq!(got.body, r#"{"room_id":"!a/b:c"}"#);
+    assert_eq!(got.header("content-type"), Some("application/json"));
+}
+
+#[tokio::test]
+async fn every_answer_carries_cors_headers_and_a_request_id() {
+    let door = running(Limits::default()).await;
+
+    for line in [
+        "GET /nowhere",
+        "GET /_matrix/client/versions",
+        "OPTIONS /_matrix/client/v3/sync",
+    ] {
+        let got = door.ask(line, "", "").await;
+        assert_eq!(
+            got.header("access-control-allow-origin"),
+            Some("*"),
+            "{line}"
+        );
+        let methods = got.header("access-control-allow-methods").unwrap();
+        assert!(methods.contains("options"), "{line}");
+        assert!(
+            got.header("access-control-allow-headers")
+                .unwrap()
+                .contains("authorization")
+        );
+        assert!(got.header("server").is_none());
+        if !line.starts_with("OPTIONS") {
+            assert!(got.header("x-request-id").is_some(), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn options_never_reaches_the_hub() {
+    let door = running(Limits::default()).await;
+
+    let got = door
+        .as_ana("OPTIONS /_matrix/client/v3/account/whoami", "")
+        .await;
+
+    assert_eq!((got.status(), door.hub.count()), (204, 0));
+}
+
+#[tokio::test]
+async fn unknown_paths_are_404_and_wrong_methods_405() {
+    let door = running(Limits::default()).await;
+
+    let unknown = door.as_ana("GET /_matrix/client/v3/nothing", "").await;
+    assert_eq!(
+        (unknown.status(), &*unknown.errcode()),
+        (404, "M_UNRECOGNIZED")
+    );
+    let wrong = door.as_ana("PATCH /_matrix/client/v3/sync", "").await;
+    assert_eq!((wrong.status(), &*wrong.errcode()), (405, "M_UNRECOGNIZED"));
+    let wrong = door.as_ana("GET /_matrix/media/v3/upload", "").await;
+    assert_eq!((wrong.status(), &*wrong.errcode()), (405, "M_UNRECOGNIZED"));
+}
+
+#[tokio::test]
+async fn head_says_what_get_would_without_the_body() {
+    let door = running(Limits::default()).await;
+    let get = door.ask("GET /_matrix/client/versions", "", "").await;
+
+    let head = door.ask("HEAD /_matrix/client/versions", "", "").await;
+
+    assert_eq!((head.status(), &*head.body), (200, ""));
+    assert_eq!(head.header("content-length"), get.header("content-length"));
+}
+
+#[tokio::test]
+async fn a_body_too_large_is_413_and_one_of_40_kb_passes_both_ways() {
+    let door = running(Limits::default()).await;
+    let send = "PUT /_matrix/client/v3/rooms/!a:b/send/m.room.message/1";
+
+    let large = door.as_ana(send, &"x".repeat(BODY_BYTES_MAX + 1)).await;
+    assert_eq!((large.status(), &*large.errcode()), (413, "M_TOO_LARGE"));
+    let fits = door
+        .as_ana(send, &format!(r#"{{"body":"{}"}}"#, "x".repeat(40_000)))
+        .await;
+    assert_eq!(fits.status(), 200, "{}", fits.body);
+    let state = door
+        .as_ana("GET /_matrix/client/v3/rooms/!a:b/state/m.room.topic", "")
+        .await;
+    assert_eq!(state.status(), 200);
+    assert!(state.body.len() > 40_000);
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_bounded_too() {
+    let door = running(Limits::default()).await;
+    let chunk = format!("{:x}\r\n{}\r\n", 0x8000, "x".repeat(0x8000));
+
+    let got = door
+        .send(&format!(
+            "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+             transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+            chunk.repeat(9)
+        ))
+        .await;
+
+    assert_eq!((got.status(), &*got.errcode()), (413, "M_TOO_LARGE"));
+}
+
+#[tokio::test]
+async fn two_authorization_headers_are_refused() {
+    let door = running(Limits::default()).await;
+    let two = "authorization: Bearer ana\r\nauthorization: Bearer bob\r\n";
+
+    let got = door
+        .ask("GET /_matrix/client/v3/account/whoami", two, "")
+        .await;
+
+    assert_eq!((got.status(), door.hub.count()), (400, 0));
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_is_taken_and_a_missing_one_is_401() {
+    let door = running(Limits::default()).await;
+
+    let whoami = "GET /_matrix/client/v3/account/whoami";
+    let got = door
+        .ask(&format!("{whoami}?access_token=ana"), "", "")
+        .await;
+    assert_eq!(got.status(), 200, "{}", got.body);
+    let got = door.ask(whoami, "", "").await;
+    assert_eq!((got.status(), &*got.errcode()), (401, "M_MISSING_TOKEN"));
+    let origin = door.hub.last_origin();
+    assert_eq!(
+        (origin.door, origin.address),
+        (Door::Https, Some("127.0.0.1".parse().unwrap()))
+    );
+}
+
+#[tokio::test]
+async fn a_rate_limit_says_when_to_come_back() {
+    let door = running(Limits::default()).await;
+
+    let got = door
+        .as_ana("POST /_matrix/client/v3/knock/!a:b", "{}")
+        .await;
+
+    assert_eq!((got.status(), got.header("retry-after")), (429, Some("3")));
+    assert!(got.body.contains(r#""retry_after_ms":2500"#));
+}
+
+#[tokio::test]
+async fn a_panic_harms_its_request_only() {
+    let door = running(Limits::default()).await;
+    let mut stream = door.connect(b"http/1.1").await;
+    let panics = "POST /_matrix/client/v3/logout/all HTTP/1.1\r\nhost: a\r\n\
+                  authorization: Bearer ana\r\ncontent-length: 0\r\n\r\n";
+    let works = "GET /_matrix/client/versions HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+    stream
+        .write_all(format!("{panics}{works}").as_bytes())
+        .await
+        .unwrap();
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+
+    assert!(text.starts_with("HTTP/1.1 500"), "{text}");
+    assert!(
+        text.contains("M_UNKNOWN") && text.contains("HTTP/1.1 200"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_the_handshake_harms_nobody() {
+    let door = running(Limits::default()).await;
+    let mut broken = TcpStream::connect(door.address).await.unwrap();
+    broken.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = broken.read_to_end(&mut rest).await;
+    let _silent = TcpStream::connect(door.address).await.unwrap();
+
+    assert_eq!(
+        door.ask("GET /_matrix/client/versions", "", "")
+            .await
+            .status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_drips_its_headers_or_handshake_is_cut_off() {
+    let short = Duration::from_millis(50);
+    let door = running(Limits {
+        header: short,
+        handshake: short,
+        ..Limits::default()
+    })
+    .await;
+
+    let mut silent = TcpStream::connect(door.address).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = silent.read_to_end(&mut rest).await; // returns: the door closed it
+    let got = door
+        .send("GET /_matrix/client/versions HTTP/1.1\r\nhost:")
+        .await;
+
+    assert!(!got.head.contains("200"), "{}", got.head);
+}
+
+#[tokio::test]
+async fn a_client_that_drips_its_body_is_told_so() {
+    let short = Duration::from_millis(50);
+    let door = running(Limits {
+        body: short,
+        ..Limits::default()
+    })
+    .await;
+
+    let login = "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{";
+
+    assert_eq!(door.send(login).await.status(), 408);
+}
+
+#[tokio::test]
+async fn an_address_has_only_so_many_connections() {
+    let door = running(Limits {
+        connections_per_address_max: 1,
+        ..Limits::default()
+    })
+    .await;
+    let _first = door.connect(b"http/1.1").await;
+
+    let mut second = TcpStream::connect(door.address).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = second.read_to_end(&mut rest).await;
+
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_stops_its_sync() {
+    let door = running(Limits::default()).await;
+    let mut stream = door.connect(b"http/1.1").await;
+    let sync = "GET /_matrix/client/v3/sync?since=s1&timeout=30000 HTTP/1.1\r\nhost: a\r\n\
+                authorization: Bearer ana\r\n\r\n";
+    stream.write_all(sync.as_bytes()).await.unwrap();
+    while door.hub.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+
+    drop(stream);
+
+    door.hub.left.notified().await;
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_to_those_who_ask_for_it() {
+    let door = running(Limits::default()).await;
+    let stream = TokioIo::new(door.connect(b"h2").await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let request = |method, path: &str| {
+        Request::builder()
+            .method(method)
+            .uri(format!("https://localhost{path}"))
+            .header("authorization", "Bearer ana")
+            .body(Full::<Bytes>::default())
+            .unwrap()
+    };
+
+    let path = "/_matrix/client/v3/rooms/%21a%2Fb:c/join";
+    let joined = sender.send_request(request("POST", path)).await.unwrap();
+    let head = sender
+        .send_request(request("HEAD", "/_matrix/client/versions"))
+        .await
+        .unwrap();
+
+    let body = joined.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(&*body, br#"{"room_id":"!a/b:c"}"#);
+    assert_eq!(head.status(), 200);
+    assert!(
+        head.into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn shutting_down_lets_a_request_under_way_finish() {
+    let door = running(Limits::default()).await;
+    let mut stream = door.connect(b"http/1.1").await;
+    let sync = "GET /_matrix/client/v3/sync?since=s1 HTTP/1.1\r\nhost: a\r\n\
+                authorization: Bearer ana\r\n\r\n";
+    stream.write_all(sync.as_bytes()).await.unwrap();
+    while door.hub.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+
+    door.stop.send(true).unwrap();
+    door.hub.news.notify_one();
+
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.contains("s1+"),
+        "{text}"
+    );
+    door.task.await.unwrap();
+    assert!(TcpStream::connect(door.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_drain_has_an_end() {
+    let door = running(Limits {
+        drain: Duration::from_millis(20),
+        ..Limits::default()
+    })
+    .await;
+    let mut stream = door.connect(b"http/1.1").await;
+    let sync = "GET /_matrix/client/v3/sync?since=s1 HTTP/1.1\r\nhost: a\r\n\
+                authorization: Bearer ana\r\n\r\n";
+    stream.write_all(sync.as_bytes()).await.unwrap();
+    while door.hub.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+
+    door.stop.send(true).unwrap();
+
+    door.task.await.unwrap();
+    door.hub.left.notified().await;
+}
+
+#[tokio::test]
+async fn a_file_comes_back_as_it_went_and_fenced_in() {
+    let door = running(Limits::default()).await;
+    let file = "x".repeat(300_000);
+    let headers = "authorization: Bearer ana\r\ncontent-type: text/html\r\n";
+
+    let up = door.ask(
+        "POST /_matrix/media/v3/upload?filename=a%22b%20%C3%A4.html",
+        headers,
+        &file,
+    );
+    assert_eq!(up.await.body, r#"{"content_uri":"mxc://hub.example/0"}"#);
+    let down = door
+        .as_ana("GET /_matrix/client/v1/media/download/hub.example/0", "")
+        .await;
+
+    assert_eq!((down.status(), down.body.len()), (200, 300_000));
+    assert_eq!(down.header("content-type"), Some("text/html"));
+    let disposition = "attachment; filename*=utf-8''a%22b%20%c3%a4.html";
+    assert_eq!(down.header("content-disposition"), Some(disposition));
+    assert_eq!(down.header("x-content-type-options"), Some("nosniff"));
+    assert!(
+        down.header("content-security-policy")
+            .unwrap()
+            .starts_with("sandbox;")
+    );
+    assert_eq!(
+        down.header("cross-origin-resource-policy"),
+        Some("cross-origin")
+    );
+}
+
+#[tokio::test]
+async fn a_picture_may_be_shown_in_place_under_another_name() {
+    let door = running(Limits::default()).await;
+    let headers = "authorization: Bearer ana\r\ncontent-type: image/PNG; q=1\r\n";
+    door.ask("POST /_matrix/media/r0/upload", headers, "png")
+        .await;
+
+    let path = "/_matrix/client/v1/media/download/hub.example/0/b.png";
+    let got = door.as_ana(&format!("GET {path}"), "").await;
+    let head = door.as_ana(&format!("HEAD {path}"), "").await;
+
+    assert_eq!(
+        got.header("content-disposition"),
+        Some("inline; filename*=utf-8''b.png")
+    );
+    assert_eq!(
+        (head.header("content-length"), &*head.body),
+        (Some("3"), "")
+    );
+}
+
+#[tokio::test]
+async fn files_are_not_served_without_a_token_nor_at_the_frozen_paths() {
+    let door = running(Limits::default()).await;
+    door.as_ana("POST /_matrix/media/v3/upload", "x").await;
+
+    let path = "GET /_matrix/client/v1/media/download/hub.example/0";
+    assert_eq!(door.ask(path, "", "").await.status(), 401);
+    let frozen = door
+        .as_ana("GET /_matrix/media/v3/download/hub.example/0", "")
+        .await;
+    assert_eq!((frozen.status(), &*frozen.errcode()), (404, "M_NOT_FOUND"));
+    let thumbnail = "GET /_matrix/client/v1/media/thumbnail/hub.example/0?width=1&height=1";
+    let thumbnail = door.as_ana(thumbnail, "").await;
+    assert_eq!(
+        (thumbnail.status(), &*thumbnail.errcode()),
+        (400, "M_UNKNOWN")
+    );
+}
+
+#[tokio::test]
+async fn a_media_id_that_is_a_path_is_refused() {
+    let door = running(Limits::default()).await;
+
+    for id in ["..%2F..%2Fpasswd", "%2E%2E", "a%00", "", "a.b"] {
+        let path = format!("GET /_matrix/client/v1/media/download/hub.example/{id}");
+        assert_eq!(door.as_ana(&path, "").await.status(), 400, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn well_known_addresses_come_from_the_configuration() {
+    let door = running(Limits::default()).await;
+
+    let client = door.ask("GET /.well-known/matrix/client", "", "").await;
+    assert_eq!(
+        client.body,
+        r#"{"m.homeserver":{"base_url":"https://hub.example"}}"#
+    );
+    let server = door.ask("GET /.well-known/matrix/server", "", "").await;
+    assert_eq!((server.status(), &*server.errcode()), (404, "M_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_repeat_what_was_sent() {
+    let door = running(Limits::default()).await;
+    let secret = "hunter2";
+
+    let answers = [
+        door.as_ana(
+            "POST /_matrix/client/v3/login",
+            &format!(r#"{{"type":{{"p":"{secret}"}}}}"#),
+        ),
+        door.as_ana(
+            "POST /_matrix/client/v3/login",
+            &format!(r#"{{"password":"{secret}""#),
+        ),
+        door.as_ana("GET /_matrix/client/v3/sync?full_state=hunter2", ""),
+    ];
+    for answer in answers {
+        let got = answer.await;
+        assert_eq!(got.status(), 400);
+        assert!(!got.body.contains(secret), "{}", got.body);
+    }
+    assert_eq!(door.hub.count(), 0);
+    assert!(!door.hub.draining.load(Ordering::SeqCst));
+    let got = door
+        .ask(
+            "GET /_matrix/client/v3/account/whoami?access_token=hunter2",
+            "",
+            "",
+        )
+        .await;
+    assert_eq!(got.status(), 401);
+    assert!(matches!(door.hub.last(), Command::Whoami(_)));
+}
