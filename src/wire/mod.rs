@@ -1,6 +1,11 @@
 //! Bytes to typed values and back. Pure and total: any bytes give a value or a `DecodeError`.
 
 pub mod cbor;
+pub mod chain;
 pub mod coap;
+pub mod error;
 pub mod json;
 pub mod keys;
+pub mod paths;
+
+pub use error::{DecodeError, Fault};
