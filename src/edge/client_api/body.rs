@@ -1,7 +1,7 @@
 //! A request's body before ruma reads it, and what to say when ruma cannot.
 //!
-//! A refusal names the field and what was expected there. It never repeats a value: the value may
-//! be a password.
+//! A refusal names the field and what was expected there. It never repeats a text: it may be a
+//! password.
 
 use ruma::api::error::{DeserializationError, FromHttpRequestError};
 
@@ -9,6 +9,7 @@ use super::{endpoint::Endpoint, place};
 use crate::{
     api::{Code, Refusal},
     base::limits::BODY_BYTES_MAX,
+    wire::json,
 };
 
 /// The body for ruma: strict JSON, an object, `{}` where it is absent and that means the same.
@@ -23,7 +24,7 @@ pub(super) fn checked(endpoint: Endpoint, body: &[u8]) -> Result<&[u8], Refusal>
     if body.is_empty() && !endpoint.keeps_body() {
         return Ok(b"{}");
     }
-    strict(body)?;
+    strict(endpoint, body)?;
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     if first != Some(&b'{') {
         return Err(Refusal::bad_json("the body must be a JSON object"));
@@ -39,11 +40,21 @@ pub(in crate::edge) fn too_large() -> Refusal {
     )
 }
 
-// SEAM: `wire::json` plugs in here.
-fn strict(body: &[u8]) -> Result<(), Refusal> {
-    serde_json::from_slice::<serde_json::Value>(body)
-        .map(|_| ())
-        .map_err(|error| Refusal::new(Code::NotJson, format!("the body is not JSON: {error}")))
+/// Whether it reads as JSON, in one way only; and, if it becomes an event, as canonical JSON.
+fn strict(endpoint: Endpoint, body: &[u8]) -> Result<(), Refusal> {
+    let read = if endpoint.makes_event() {
+        json::read(body).map(drop)
+    } else {
+        json::read_lax(body).map(drop)
+    };
+    read.map_err(|error| {
+        let code = if error.is_well_formed() {
+            Code::BadJson
+        } else {
+            Code::NotJson
+        };
+        Refusal::new(code, error.to_string())
+    })
 }
 
 /// What ruma's error says to whoever sent `body`.

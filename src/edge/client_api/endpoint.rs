@@ -94,6 +94,11 @@ for_each_endpoint!(endpoints);
 const REGISTER_WITH_SECRET: &str = "/_synapse/admin/v1/register";
 
 impl Endpoint {
+    /// Whether the body is the content of an event, which must be canonical JSON.
+    pub(super) const fn makes_event(self) -> bool {
+        matches!(self, Self::Send | Self::SendState)
+    }
+
     /// Whether the body is kept as it is, as the content of an event or of account data. For
     /// these an absent body is not the same as an empty object.
     pub(super) const fn keeps_body(self) -> bool {

@@ -148,6 +148,29 @@ fn what_is_not_json_and_what_has_the_wrong_shape_are_told_apart() {
 }
 
 #[test]
+fn a_body_that_two_readers_could_read_differently_is_refused() {
+    let send = "/_matrix/client/v3/rooms/!a:b/send/m.room.message/1";
+    for body in [
+        r#"{"body":"x","body":"y"}"#,
+        r#"{"n":1.5}"#,
+        r#"{"n":9007199254740993}"#,
+        r#"{"body":"\ud800"}"#,
+        &format!("{}1{}", r#"{"a":"#.repeat(65), "}".repeat(65)),
+    ] {
+        let refusal = read("PUT", send, body).unwrap_err();
+        assert_eq!(
+            (refusal.status, refusal.code),
+            (400, Code::BadJson),
+            "{body}"
+        );
+    }
+    let receipts = "/_matrix/client/v3/user/@a:b/account_data/m.x";
+    assert!(read("PUT", receipts, r#"{"order":0.5}"#).is_ok());
+    let twice = read("PUT", receipts, r#"{"a":1,"a":2}"#).unwrap_err();
+    assert_eq!(twice.code, Code::BadJson);
+}
+
+#[test]
 fn a_wrong_field_is_named_and_its_value_is_not_repeated() {
     let body = r#"{"username":"ana", "inhibit_login": "hunter2"}"#;
 

@@ -73,6 +73,7 @@ pub async fn serve(
             seconds = door.limits.drain.as_secs(),
             "connections cut after the drain"
         );
+        connections.shutdown().await;
     }
 }
 
