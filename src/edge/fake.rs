@@ -79,7 +79,12 @@ impl Fake {
         if self.revoked.load(Ordering::SeqCst) {
             return Err(Refusal::new(Code::UnknownToken, "unknown token"));
         }
-        Ok(Reply::Sync(Box::new(sync_events::v3::Response::new(next))))
+        let mut reply = sync_events::v3::Response::new(next);
+        reply
+            .device_lists
+            .changed
+            .push(ruma::user_id!("@bob:hub.example").to_owned());
+        Ok(Reply::Sync(Box::new(reply)))
     }
 }
 

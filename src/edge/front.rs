@@ -63,8 +63,9 @@ impl Front {
                 tracing::error!("the handler panicked");
                 Err(Refusal::internal())
             });
-            if let Err(refusal) = &outcome {
-                tracing::debug!(status = refusal.status, %refusal, "refused");
+            match &outcome {
+                Ok(_) => tracing::debug!("answered"),
+                Err(refusal) => tracing::debug!(status = refusal.status, %refusal, "refused"),
             }
             outcome
         }

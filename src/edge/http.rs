@@ -6,6 +6,7 @@
 
 mod media;
 mod serve;
+mod stall;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -52,7 +53,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// Time for the headers of a request; on HTTP/1.1 also the longest rest between two.
     pub header: Duration,
-    /// Time for the body of a request, media apart, and for each piece of an upload.
+    /// Time for the body of a request, media apart, for each piece of an upload, and for a client
+    /// that reads nothing of its answer.
     pub body: Duration,
     /// Time that requests under way get when the hub shuts down.
     pub drain: Duration,
@@ -119,6 +121,7 @@ impl Https {
         let head = request.method() == Method::HEAD;
         let number = self.front.number();
         let (parts, body) = request.into_parts();
+        let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         let target = self.target(&parts.method, parts.uri.path());
         let name = target.as_ref().map_or("Unknown", Target::name);
         let work = async {
@@ -134,6 +137,12 @@ impl Https {
         let mut response =
             outcome.unwrap_or_else(|refusal| json_response(Answer::of_refusal(refusal)));
         finish(&mut response, number);
+        if chunked {
+            // hyper hides whether there was a Content-Length too; if another server in front went
+            // by that one, what follows on this connection is not what it seems
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         if head {
             without_body(response)
         } else {

@@ -4,12 +4,13 @@
 //! password.
 
 use ruma::api::error::{DeserializationError, FromHttpRequestError};
+use serde_json::Value;
 
 use super::{endpoint::Endpoint, place};
 use crate::{
     api::{Code, Refusal},
     base::limits::BODY_BYTES_MAX,
-    wire::json,
+    wire::{DecodeError, json},
 };
 
 /// The body for ruma: strict JSON, an object, `{}` where it is absent and that means the same.
@@ -21,14 +22,9 @@ pub(super) fn checked(endpoint: Endpoint, body: &[u8]) -> Result<&[u8], Refusal>
     if endpoint.method() == http::Method::GET {
         return Ok(b""); // a GET's body means nothing (rfc9110 9.3.1)
     }
-    if body.is_empty() && !endpoint.keeps_body() {
-        return Ok(b"{}");
-    }
+    let absent = body.is_empty() && !endpoint.keeps_body();
+    let body = if absent { b"{}" } else { body };
     strict(endpoint, body)?;
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first != Some(&b'{') {
-        return Err(Refusal::bad_json("the body must be a JSON object"));
-    }
     Ok(body)
 }
 
@@ -40,21 +36,32 @@ pub(in crate::edge) fn too_large() -> Refusal {
     )
 }
 
-/// Whether it reads as JSON, in one way only; and, if it becomes an event, as canonical JSON.
+/// Whether it reads as an object, in one way only; and, if it becomes an event, as canonical JSON.
 fn strict(endpoint: Endpoint, body: &[u8]) -> Result<(), Refusal> {
-    let read = if endpoint.makes_event() {
-        json::read(body).map(drop)
-    } else {
-        json::read_lax(body).map(drop)
+    if endpoint.makes_event() {
+        return json::read_object(body).map(drop).map_err(unreadable);
+    }
+    let Value::Object(object) = json::read_lax(body).map_err(unreadable)? else {
+        return Err(Refusal::bad_json("the body must be a JSON object"));
     };
-    read.map_err(|error| {
-        let code = if error.is_well_formed() {
-            Code::BadJson
-        } else {
-            Code::NotJson
-        };
-        Refusal::new(code, error.to_string())
-    })
+    // ruma-client-api 0.25.2 panics over a login without a type
+    if endpoint == Endpoint::Login && !object.contains_key("type") {
+        return Err(missing("`type`"));
+    }
+    Ok(())
+}
+
+fn unreadable(error: DecodeError) -> Refusal {
+    let code = if error.is_well_formed() {
+        Code::BadJson
+    } else {
+        Code::NotJson
+    };
+    Refusal::new(code, error.to_string())
+}
+
+fn missing(what: &str) -> Refusal {
+    Refusal::new(Code::MissingParam, format!("{what} is missing"))
 }
 
 /// What ruma's error says to whoever sent `body`.
@@ -72,8 +79,8 @@ pub(super) fn refusal(error: FromHttpRequestError, body: &[u8]) -> Refusal {
         other => (Code::InvalidParam, other.to_string(), None),
     };
     let said = without_values(&message);
-    if let Some(missing) = said.strip_prefix("missing field ") {
-        return Refusal::new(Code::MissingParam, format!("{missing} is missing"));
+    if let Some(field) = said.strip_prefix("missing field ") {
+        return missing(field);
     }
     match field {
         Some(field) => Refusal::new(code, format!("`{field}`: {said}")),

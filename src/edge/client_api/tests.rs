@@ -1,4 +1,6 @@
 use http::Method;
+use proptest::prelude::*;
+use serde_json::Value;
 
 use super::{ClientApi, Match, Path, token::credentials};
 use crate::{
@@ -171,6 +173,107 @@ fn a_body_that_two_readers_could_read_differently_is_refused() {
 }
 
 #[test]
+fn a_login_without_a_type_is_refused() {
+    let refusal = read("POST", "/_matrix/client/v3/login", r#"{"password":"x"}"#).unwrap_err();
+
+    assert_eq!(
+        (refusal.code, &*refusal.message),
+        (Code::MissingParam, "`type` is missing")
+    );
+}
+
+/// Keys that the client API gives a meaning to, so that chance finds the deeper parts of it.
+const KEYS: &[&str] = &[
+    "type",
+    "identifier",
+    "user",
+    "user_id",
+    "password",
+    "auth",
+    "session",
+    "token",
+    "content",
+    "filter",
+    "room",
+    "timeline",
+    "limit",
+    "since",
+    "reason",
+    "visibility",
+    "initial_state",
+    "state_key",
+    "preset",
+    "device_keys",
+    "one_time_keys",
+    "messages",
+    "from",
+    "devices",
+    "displayname",
+    "m.fully_read",
+    "typing",
+    "timeout",
+    "room_version",
+    "creation_content",
+    "via",
+];
+
+/// Anything JSON can hold, a few levels deep.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        "[@!$#m.]?[a-z]{0,3}(:[a-z]{1,2})?".prop_map(Value::from),
+        prop::sample::select(&["m.login.password", "m.id.user", "*", "m.room.message"][..])
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            any_object(inner),
+        ]
+    })
+}
+
+fn any_object(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+    let key = prop::sample::select(KEYS).prop_map(str::to_owned);
+    prop::collection::vec((key, value), 0..5)
+        .prop_map(|members| Value::Object(members.into_iter().collect()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn no_request_makes_reading_panic(
+        body in any_object(any_json()),
+        argument in "[@!$#]?[a-z%/]{1,5}(:[a-z]{1,3})?",
+        query in "((since|filter|timeout|limit|kind|server_name|dir)=[a-z0-9%{}\"]{0,6}&){0,3}",
+    ) {
+        let body = body.to_string();
+        for &endpoint in super::Endpoint::ALL {
+            let arguments = vec![argument.clone(); 4];
+            for count in 0..=4 {
+                let found = Match { endpoint, arguments: arguments[..count].to_vec() };
+                if let Ok(command) = found.command(&query, body.as_bytes()) {
+                    assert_eq!(command.name(), endpoint.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_path_makes_finding_panic(path in "(/|%|2F|[a-z_.*]|\\PC|_matrix/client/v3/|rooms/){0,12}") {
+        let _ = Path::of_url(&path).and_then(|path| ClientApi::new().find(&Method::GET, &path));
+    }
+
+    #[test]
+    fn no_query_makes_the_token_panic(query in "(access_token=|&|=|%|2F|\\PC){0,8}", header in ".{0,12}") {
+        let _ = credentials([header.as_bytes()], &query);
+    }
+}
+
+#[test]
 fn a_wrong_field_is_named_and_its_value_is_not_repeated() {
     let body = r#"{"username":"ana", "inhibit_login": "hunter2"}"#;
 
@@ -257,7 +360,7 @@ fn a_refusal_is_a_standard_error_with_what_it_adds() {
 
     assert_eq!(answer.status, 429);
     assert_eq!(
-        serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap(),
+        serde_json::from_slice::<Value>(&answer.body).unwrap(),
         serde_json::json!({
             "errcode": "M_LIMIT_EXCEEDED", "error": "slow down",
             "retry_after_ms": 2500, "soft_logout": true,

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Https, Limits, tls::HTTP2};
+use super::{Https, Limits, stall::Stall, tls::HTTP2};
 
 /// Serves until `shutdown` becomes true (or its sender is gone), then drains.
 ///
@@ -146,6 +146,7 @@ impl Connection {
     async fn run(self, stream: TcpStream) {
         let peer = self.peer;
         let _ = stream.set_nodelay(true); // only slower without
+        let stream = Stall::new(stream, self.door.limits.body);
         let handshake = self.acceptor.accept(stream);
         let stream = match tokio::time::timeout(self.door.limits.handshake, handshake).await {
             Ok(Ok(stream)) => stream,

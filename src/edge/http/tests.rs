@@ -234,6 +234,28 @@ async fn a_body_without_a_length_is_bounded_too() {
 }
 
 #[tokio::test]
+async fn a_request_hidden_behind_another_is_not_served() {
+    let door = running(Limits::default()).await;
+    let hidden = "GET /_matrix/client/v3/account/whoami HTTP/1.1\r\nhost: a\r\n\
+                  authorization: Bearer ana\r\n\r\n";
+    let length = hidden.len() + 5;
+
+    let got = door
+        .send(&format!(
+            "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\
+             transfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"
+        ))
+        .await;
+
+    assert_eq!(got.status(), 400);
+    assert!(!got.body.contains("HTTP/1.1"), "{}", got.body);
+    assert_eq!(door.hub.count(), 0);
+    let two_lengths = "GET /_matrix/client/versions HTTP/1.1\r\nhost: a\r\n\
+                       content-length: 0\r\ncontent-length: 5\r\n\r\n";
+    assert_eq!(door.send(two_lengths).await.status(), 400);
+}
+
+#[tokio::test]
 async fn two_authorization_headers_are_refused() {
     let door = running(Limits::default()).await;
     let two = "authorization: Bearer ana\r\nauthorization: Bearer bob\r\n";
