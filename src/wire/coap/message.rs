@@ -42,8 +42,8 @@ pub struct Token {
 impl Token {
     /// No token.
     pub const EMPTY: Self = Self { bytes: [0; 8], len: 0 };
-    /// The last of all tokens in their order.
-    pub const LAST: Self = Self { bytes: [u8::MAX; 8], len: u8::MAX };
+    /// Eight bytes, and the last of all tokens in their order.
+    pub const LONGEST: Self = Self { bytes: [u8::MAX; 8], len: 8 };
 
     /// A token of at most eight bytes.
     pub fn new(value: &[u8]) -> Option<Self> {

@@ -1,0 +1,189 @@
+//! The machine: sorts what comes in, sends what goes out, and knows when to be woken.
+//! What it does as a server is in `server`, as a client in `client`.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::{
+    client::Client,
+    config::{Config, OUTBOX_MAX},
+    dedup::{Before, Seen},
+    echo::EchoKey,
+    peers::Peers,
+    reliability::{Due, Flights, Owner},
+    server::Server,
+    types::{Event, ExchangeId, Peer},
+};
+use crate::{
+    base::{Rng, Timestamp},
+    wire::coap::{Answer, Code, Kind, Message},
+};
+
+/// One end of any number of CoAP conversations.
+pub struct Machine<P> {
+    pub(super) config: Config,
+    pub(super) rng: Box<dyn Rng + Send>,
+    pub(super) echo: EchoKey,
+    pub(super) peers: Peers<P>,
+    pub(super) seen: Seen<P>,
+    pub(super) flights: Flights<P>,
+    pub(super) server: Server<P>,
+    pub(super) client: Client<P>,
+    outbox: VecDeque<(P, Bytes)>,
+    events: VecDeque<Event<P>>,
+    next_exchange: u64,
+}
+
+impl<P: Peer> Machine<P> {
+    /// A machine that has met nobody. `rng` must be unpredictable outside tests: tokens and first
+    /// message ids come from it.
+    pub fn new(config: Config, rng: Box<dyn Rng + Send>) -> Self {
+        Self {
+            echo: EchoKey::new(config.echo_key),
+            config,
+            rng,
+            peers: Peers::new(),
+            seen: Seen::new(),
+            flights: Flights::new(),
+            server: Server::new(),
+            client: Client::new(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+            next_exchange: 0,
+        }
+    }
+
+    /// Takes a peer's address as proved: it is loopback, or a security layer has seen to it.
+    pub fn mark_validated(&mut self, now: Timestamp, peer: &P) {
+        self.peers.validate(now, &mut *self.rng, peer);
+    }
+
+    /// Takes in a datagram.
+    pub fn handle_datagram(&mut self, now: Timestamp, peer: P, bytes: &[u8]) {
+        self.peers.received(now, &mut *self.rng, &peer, bytes.len());
+        let message = match Message::decode(bytes) {
+            Ok(message) => message,
+            Err(wrong) => {
+                if let Answer::Reset { id } = wrong.answer {
+                    self.send_empty(&peer, Kind::Rst, id);
+                }
+                return;
+            }
+        };
+        match (message.kind, message.code) {
+            (Kind::Ack | Kind::Rst, Code::EMPTY) => {
+                self.landed(now, &peer, message.kind, message.id);
+            }
+            (Kind::Con | Kind::Non, code) if code.is_request() => {
+                self.on_request(now, peer, message);
+            }
+            (Kind::Con | Kind::Non | Kind::Ack, code) if code.is_response() => {
+                self.on_response(now, &peer, message);
+            }
+            // spec: rfc7252 §4.2, §4.3. An Empty one is a ping; the rest are reserved classes.
+            (Kind::Con, _) => {
+                self.send_empty(&peer, Kind::Rst, message.id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        while let Some(due) = self.flights.due(now, &self.config.timers) {
+            match due {
+                Due::Again(peer, bytes) => self.send(&peer, bytes),
+                Due::GivenUp(_, Owner::Answer(exchange)) => self.close(exchange),
+                Due::GivenUp(_, Owner::Notification(id)) => self.notification_lost(id),
+                Due::GivenUp(_, Owner::Request(exchange)) => self.request_lost(now, exchange),
+            }
+        }
+        self.seen.forget_expired(now);
+        self.server_timeout(now);
+        self.client_timeout(now);
+    }
+
+    /// When to call `handle_timeout`.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        [
+            self.flights.next_timeout(),
+            self.seen.next_timeout(),
+            self.server.next_timeout(),
+            self.client.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// A datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<(P, Bytes)> {
+        self.outbox.pop_front()
+    }
+
+    /// Something that happened.
+    pub fn poll_event(&mut self) -> Option<Event<P>> {
+        self.events.pop_front()
+    }
+
+    fn landed(&mut self, now: Timestamp, peer: &P, kind: Kind, id: u16) {
+        let was_reset = kind == Kind::Rst;
+        match self.flights.land(peer, id) {
+            None => {}
+            // Either way nobody needs the answer again.
+            Some(Owner::Answer(exchange)) => self.close(exchange),
+            Some(Owner::Notification(observation)) => {
+                self.notification_landed(now, observation, was_reset);
+            }
+            Some(Owner::Request(exchange)) => self.request_landed(now, exchange, was_reset),
+        }
+    }
+
+    pub(super) fn new_exchange(&mut self) -> ExchangeId {
+        self.next_exchange += 1;
+        ExchangeId(self.next_exchange)
+    }
+
+    pub(super) fn emit(&mut self, event: Event<P>) {
+        self.events.push_back(event);
+    }
+
+    /// Puts a datagram out, unless the peer's address is unproved and has had its share.
+    pub(super) fn send(&mut self, peer: &P, bytes: Bytes) {
+        if !self.peers.may_send(peer, bytes.len()) {
+            return;
+        }
+        if self.outbox.len() >= OUTBOX_MAX {
+            self.outbox.pop_front();
+        }
+        self.outbox.push_back((peer.clone(), bytes));
+    }
+
+    /// Sends an Empty message: four bytes, no token (lb sent one: defect 2).
+    pub(super) fn send_empty(&mut self, peer: &P, kind: Kind, id: u16) -> Bytes {
+        let bytes = Message::empty(kind, id).encode().expect("an Empty message is four bytes");
+        let bytes = Bytes::from(bytes);
+        self.send(peer, bytes.clone());
+        bytes
+    }
+
+    /// Whether the message is new; a duplicate is answered as the first time.
+    pub(super) fn is_first_copy(
+        &mut self,
+        now: Timestamp,
+        peer: &P,
+        kind: Kind,
+        id: u16,
+    ) -> bool {
+        let expires = now + self.config.timers.exchange_lifetime();
+        match self.seen.meet(now, expires, peer, id) {
+            None => true,
+            Some(Before::Answered(bytes)) if kind == Kind::Con => {
+                self.send(peer, bytes);
+                false
+            }
+            Some(_) => false,
+        }
+    }
+}

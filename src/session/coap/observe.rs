@@ -1,0 +1,183 @@
+//! Who watches what, as a server sees it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    alarms::Alarms,
+    block::KeptKey,
+    config::{FETCH_PATIENCE_SECS, OBSERVATIONS_MAX, OBSERVATIONS_PER_PEER_MAX},
+    types::{ObservationId, Peer, Response},
+};
+use crate::{
+    base::Timestamp,
+    wire::coap::{Szx, Token},
+};
+
+/// Observe values have 24 bits.
+const NUMBER_MAX: u32 = 0x00ff_ffff;
+
+const PATIENCE: Duration = Duration::from_secs(FETCH_PATIENCE_SECS);
+
+/// The observers.
+#[derive(Debug)]
+pub(super) struct Observations<P> {
+    by_id: BTreeMap<ObservationId, Observation<P>>,
+    by_token: BTreeMap<(P, Token), ObservationId>,
+    /// Until when each waits for its client to finish fetching a body.
+    held: Alarms<ObservationId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Observation<P> {
+    pub(super) peer: P,
+    pub(super) token: Token,
+    /// The request, under which the rest of a large notification is asked for.
+    pub(super) kept_key: KeptKey<P>,
+    pub(super) szx: Szx,
+    /// The registration was answered with success.
+    pub(super) is_active: bool,
+    /// The message id of the notification that is not yet acknowledged.
+    pub(super) in_flight: Option<u16>,
+    /// The newest state, to be sent when nothing is in flight; replaces older ones.
+    pub(super) pending: Option<Response>,
+    last_number: Option<u32>,
+}
+
+impl<P: Peer> Observations<P> {
+    pub(super) const fn new() -> Self {
+        Self { by_id: BTreeMap::new(), by_token: BTreeMap::new(), held: Alarms::new() }
+    }
+
+    /// Notes a registration that is still to be answered, in place of `replaced` if there was one.
+    /// Gives false when there is no room: the client is then answered as if it had not asked.
+    ///
+    /// spec: rfc7641 §4.1
+    pub(super) fn register(
+        &mut self,
+        id: ObservationId,
+        token: Token,
+        kept_key: KeptKey<P>,
+        szx: Szx,
+        replaced: Option<&Observation<P>>,
+    ) -> bool {
+        let peer = kept_key.0.clone();
+        let range = (peer.clone(), Token::EMPTY)..=(peer.clone(), Token::LONGEST);
+        let own = self.by_token.range(range).count();
+        if own >= OBSERVATIONS_PER_PEER_MAX || self.by_id.len() >= OBSERVATIONS_MAX {
+            return false;
+        }
+        self.by_token.insert((peer.clone(), token), id);
+        let observation = Observation {
+            peer,
+            token,
+            kept_key,
+            szx,
+            is_active: false,
+            in_flight: None,
+            pending: None,
+            // Numbers go on, or the client would take the answer for an old notification.
+            last_number: replaced.and_then(|old| old.last_number),
+        };
+        self.by_id.insert(id, observation);
+        true
+    }
+
+    pub(super) fn of_token(&self, peer: &P, token: Token) -> Option<ObservationId> {
+        self.by_token.get(&(peer.clone(), token)).copied()
+    }
+
+    pub(super) fn get_mut(&mut self, id: ObservationId) -> Option<&mut Observation<P>> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: ObservationId) -> Option<Observation<P>> {
+        let observation = self.by_id.remove(&id)?;
+        self.by_token.remove(&(observation.peer.clone(), observation.token));
+        self.held.clear(&id);
+        Some(observation)
+    }
+
+    /// A large body was pushed or one of its blocks fetched: newer states wait a little, so that
+    /// the client can finish. `more` false: it has the last block.
+    pub(super) fn fetching(&mut self, now: Timestamp, id: ObservationId, more: bool) {
+        if more {
+            self.held.set(id, now + PATIENCE);
+        } else {
+            self.held.clear(&id);
+        }
+    }
+
+    /// The observations whose bodies are kept under this key.
+    pub(super) fn of_body(&self, key: &KeptKey<P>) -> Vec<ObservationId> {
+        let range = (key.0.clone(), Token::EMPTY)..=(key.0.clone(), Token::LONGEST);
+        let own = self.by_token.range(range).map(|(_, id)| *id);
+        own.filter(|id| self.by_id.get(id).is_some_and(|one| one.kept_key == *key)).collect()
+    }
+
+    /// Takes the state to send now, if there is one and nothing is in the way.
+    pub(super) fn take_ready(&mut self, id: ObservationId) -> Option<Response> {
+        if self.held.at(&id).is_some() {
+            return None;
+        }
+        let observation = self.by_id.get_mut(&id)?;
+        if !observation.is_active || observation.in_flight.is_some() {
+            return None;
+        }
+        observation.pending.take()
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Timestamp> {
+        self.held.next()
+    }
+
+    /// One observation whose client has had time enough to fetch.
+    pub(super) fn due(&mut self, now: Timestamp) -> Option<ObservationId> {
+        self.held.pop_due(now)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.by_id.len(), self.by_token.len());
+        self.by_id.len()
+    }
+}
+
+impl<P> Observation<P> {
+    /// The number of the next notification: larger than all before, in 24 bits that wrap.
+    ///
+    /// spec: rfc7641 §4.4. Counted, not taken from the clock: it starts with no byte at all and
+    /// stays at one for 255 notifications.
+    pub(super) fn next_number(&mut self) -> u32 {
+        let number = self.last_number.map_or(0, |last| (last + 1) & NUMBER_MAX);
+        self.last_number = Some(number);
+        number
+    }
+}
+
+/// Whether a notification is newer than the one before, as a client decides it.
+///
+/// spec: rfc7641 §3.4
+pub(super) fn is_newer(before: (u32, Timestamp), now: (u32, Timestamp)) -> bool {
+    const HALF: u32 = 1 << 23;
+    const WINDOW: Duration = Duration::from_secs(128);
+    (before.0 < now.0 && now.0 - before.0 < HALF)
+        || (before.0 > now.0 && before.0 - now.0 > HALF)
+        || now.1.since(before.1) > WINDOW
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_is_told_across_the_wrap_and_not_after_two_minutes() {
+        let at = Timestamp;
+
+        assert!(is_newer((1, at(0)), (2, at(0))));
+        assert!(!is_newer((2, at(0)), (1, at(0))));
+        assert!(!is_newer((2, at(0)), (2, at(0))));
+        assert!(is_newer((NUMBER_MAX, at(0)), (0, at(0))));
+        assert!(!is_newer((0, at(0)), (NUMBER_MAX, at(0))));
+        assert!(is_newer((2, at(0)), (1, at(128_001))));
+    }
+}

@@ -1,0 +1,263 @@
+//! What is known of each peer apart from its exchanges: whether its address is proved, what may
+//! still be sent there when not, and the message ids used with it.
+//!
+//! An address is proved by an Echo value that comes back, or by the caller (loopback, a security
+//! layer, an address we chose to call ourselves). An acknowledgement of our message id is not
+//! taken as proof: ids have sixteen bits and run in sequence, so an attacker could guess one for a
+//! victim's address at less cost than the amplification it would open.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    config::{PEERS_UNVALIDATED_MAX, PEERS_VALIDATED_MAX},
+    types::Peer,
+};
+use crate::base::{Rng, Timestamp};
+
+/// Bytes sent per byte received before the address is proved. spec: rfc9175 §2.4.
+const AMPLIFICATION_MAX: u64 = 3;
+
+#[derive(Debug)]
+pub(super) struct Peers<P> {
+    by_peer: BTreeMap<P, Known>,
+    unvalidated: BTreeSet<(Timestamp, P)>,
+    validated: BTreeSet<(Timestamp, P)>,
+}
+
+#[derive(Debug)]
+struct Known {
+    is_validated: bool,
+    touched: Timestamp,
+    received_bytes: u64,
+    sent_bytes: u64,
+    ids: MessageIds,
+    echo: Option<Vec<u8>>,
+}
+
+impl<P: Peer> Peers<P> {
+    pub(super) const fn new() -> Self {
+        Self {
+            by_peer: BTreeMap::new(),
+            unvalidated: BTreeSet::new(),
+            validated: BTreeSet::new(),
+        }
+    }
+
+    /// Counts a datagram that came in.
+    pub(super) fn received(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P, bytes: usize) {
+        let known = self.touch(now, rng, peer);
+        known.received_bytes = known.received_bytes.saturating_add(bytes as u64);
+    }
+
+    /// Counts a datagram that is to go out, or says that it may not.
+    pub(super) fn may_send(&mut self, peer: &P, bytes: usize) -> bool {
+        if bytes as u64 > self.budget(peer) {
+            return false;
+        }
+        if let Some(known) = self.by_peer.get_mut(peer) {
+            known.sent_bytes = known.sent_bytes.saturating_add(bytes as u64);
+        }
+        true
+    }
+
+    /// How many bytes may be sent to the peer now.
+    pub(super) fn budget(&self, peer: &P) -> u64 {
+        self.by_peer.get(peer).map_or(0, |known| {
+            if known.is_validated {
+                u64::MAX
+            } else {
+                let allowed = known.received_bytes.saturating_mul(AMPLIFICATION_MAX);
+                allowed.saturating_sub(known.sent_bytes)
+            }
+        })
+    }
+
+    pub(super) fn is_validated(&self, peer: &P) -> bool {
+        self.by_peer.get(peer).is_some_and(|known| known.is_validated)
+    }
+
+    /// The peer receives at its address.
+    pub(super) fn validate(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) {
+        let touched = self.touch(now, rng, peer).touched;
+        if let Some(known) = self.by_peer.get_mut(peer)
+            && !known.is_validated
+        {
+            known.is_validated = true;
+            self.unvalidated.remove(&(touched, peer.clone()));
+            self.validated.insert((touched, peer.clone()));
+            self.evict();
+        }
+    }
+
+    /// A message id not used with this peer within `lifetime`; none when all were.
+    pub(super) fn next_id(
+        &mut self,
+        now: Timestamp,
+        rng: &mut dyn Rng,
+        peer: &P,
+        lifetime: Duration,
+    ) -> Option<u16> {
+        self.touch(now, rng, peer).ids.next(now, lifetime)
+    }
+
+    /// When [`Peers::next_id`] will give an id again, should it give none now.
+    pub(super) fn id_free_at(&self, peer: &P, lifetime: Duration) -> Option<Timestamp> {
+        self.by_peer.get(peer).map(|known| known.ids.free_at(lifetime))
+    }
+
+    /// Client: an Echo value to send with the next request.
+    pub(super) fn keep_echo(&mut self, peer: &P, value: &[u8]) {
+        if let Some(known) = self.by_peer.get_mut(peer) {
+            known.echo = Some(value.to_vec());
+        }
+    }
+
+    /// Client: takes the Echo value to send.
+    pub(super) fn take_echo(&mut self, peer: &P) -> Option<Vec<u8>> {
+        self.by_peer.get_mut(peer).and_then(|known| known.echo.take())
+    }
+
+    fn touch(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) -> &mut Known {
+        let is_validated = self.by_peer.get(peer).map(|known| (known.is_validated, known.touched));
+        if let Some((is_validated, touched)) = is_validated {
+            let set = if is_validated { &mut self.validated } else { &mut self.unvalidated };
+            set.remove(&(touched, peer.clone()));
+            set.insert((now, peer.clone()));
+        } else {
+            self.unvalidated.insert((now, peer.clone()));
+        }
+        self.evict();
+        let known = self.by_peer.entry(peer.clone()).or_insert_with(|| Known {
+            is_validated: false,
+            touched: now,
+            received_bytes: 0,
+            sent_bytes: 0,
+            ids: MessageIds::starting_at(rng.next_u32()),
+            echo: None,
+        });
+        known.touched = now;
+        known
+    }
+
+    /// The idle ones go first; a flood of unproved addresses never pushes out a proved one.
+    fn evict(&mut self) {
+        for (set, max) in [
+            (&mut self.unvalidated, PEERS_UNVALIDATED_MAX),
+            (&mut self.validated, PEERS_VALIDATED_MAX),
+        ] {
+            if set.len() > max
+                && let Some((_, peer)) = set.pop_first()
+            {
+                self.by_peer.remove(&peer);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.by_peer.len(), self.unvalidated.len() + self.validated.len());
+        self.by_peer.len()
+    }
+}
+
+/// Message ids in sequence from a random start, none twice within their lifetime.
+///
+/// spec: rfc7252 §4.4. The last use is noted per eighth of the number space: enough to be strict,
+/// small enough to be kept for every peer.
+#[derive(Debug)]
+struct MessageIds {
+    next: u16,
+    last_used: [Option<Timestamp>; EIGHTHS],
+}
+
+const EIGHTHS: usize = 8;
+const EIGHTH_IDS: u16 = 8192;
+
+impl MessageIds {
+    const fn starting_at(random: u32) -> Self {
+        let [high, low, ..] = random.to_be_bytes();
+        let start = u16::from_be_bytes([high, low]);
+        Self { next: start, last_used: [None; EIGHTHS] }
+    }
+
+    fn next(&mut self, now: Timestamp, lifetime: Duration) -> Option<u16> {
+        let enters_eighth = self.next.is_multiple_of(EIGHTH_IDS);
+        if enters_eighth && self.free_at(lifetime) > now {
+            return None;
+        }
+        let id = self.next;
+        if let Some(last_used) = self.last_used.get_mut(usize::from(id / EIGHTH_IDS)) {
+            *last_used = Some(now);
+        }
+        self.next = id.wrapping_add(1);
+        Some(id)
+    }
+
+    fn free_at(&self, lifetime: Duration) -> Timestamp {
+        let last_used = self.last_used.get(usize::from(self.next / EIGHTH_IDS)).copied().flatten();
+        last_used.map_or(Timestamp(0), |used| used + lifetime)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn a_message_id_is_not_used_twice_within_its_lifetime() {
+        let lifetime = Duration::from_secs(247);
+        let mut peers = Peers::new();
+        let mut rng = StdRng::seed_from_u64(3);
+        let mut used: BTreeMap<u16, Timestamp> = BTreeMap::new();
+        let mut now = Timestamp(0);
+        let mut refused = 0;
+        for round in 0..200_000_u64 {
+            if round % 2 == 0 {
+                now.0 += 1;
+            }
+            let Some(id) = peers.next_id(now, &mut rng, &"ana", lifetime) else {
+                refused += 1;
+                now = peers.id_free_at(&"ana", lifetime).unwrap();
+                continue;
+            };
+            if let Some(before) = used.insert(id, now) {
+                assert!(now.since(before) >= lifetime);
+            }
+        }
+        assert!(refused > 0, "the space must have been used up");
+    }
+
+    #[test]
+    fn a_flood_of_unproved_addresses_pushes_out_no_proved_one() {
+        let mut peers = Peers::new();
+        let mut rng = StdRng::seed_from_u64(3);
+        peers.validate(Timestamp(0), &mut rng, &0);
+        for peer in 1..10_000_u32 {
+            peers.received(Timestamp(u64::from(peer)), &mut rng, &peer, 10);
+        }
+
+        assert_eq!(peers.len(), PEERS_UNVALIDATED_MAX + 1);
+        assert!(peers.is_validated(&0));
+    }
+
+    #[test]
+    fn an_unproved_address_gets_three_times_what_came_from_it() {
+        let mut peers = Peers::new();
+        let mut rng = StdRng::seed_from_u64(3);
+        peers.received(Timestamp(0), &mut rng, &1, 10);
+
+        assert!(peers.may_send(&1, 20));
+        assert!(!peers.may_send(&1, 11));
+        assert!(peers.may_send(&1, 10));
+        assert!(!peers.may_send(&1, 1));
+        peers.validate(Timestamp(0), &mut rng, &1);
+        assert!(peers.may_send(&1, 100_000));
+    }
+}

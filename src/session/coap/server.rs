@@ -1,0 +1,717 @@
+//! The machine as a server: requests in, answers and notifications out.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{
+    alarms::Alarms,
+    block::{BlockRefusal, Gathered, Kept, KeptKey, Representation, Uploads},
+    config::{EXCHANGES_MAX, EXCHANGES_PER_PEER_MAX, FULL_MAX_AGE_SECS},
+    key::{BodyKey, RequestKey, etag_of},
+    machine::Machine,
+    observe::Observations,
+    reliability::Owner,
+    types::{
+        Event, ExchangeId, GoneReason, ObservationId, Peer, Request, RespondError, Response,
+    },
+};
+use crate::{
+    base::Timestamp,
+    wire::coap::{Block, BlockError, Code, Kind, Message, Options, Szx, Token, options::number},
+};
+
+/// What a server remembers.
+pub(super) struct Server<P> {
+    open: BTreeMap<ExchangeId, Open<P>>,
+    open_per_peer: BTreeMap<P, usize>,
+    duties: Alarms<(ExchangeId, Duty)>,
+    uploads: Uploads<P>,
+    kept: Kept<P>,
+    observations: Observations<P>,
+}
+
+/// A request that was delivered and whose answer is not yet sent, or not yet acknowledged.
+#[derive(Clone)]
+struct Open<P> {
+    origin: Origin<P>,
+    kept_key: KeptKey<P>,
+    szx: Szx,
+    /// The last block of the request body, which the answer confirms.
+    block1: Option<Block>,
+    wants_size2: bool,
+    observation: Option<ObservationId>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing was sent.
+    Fresh,
+    /// An Empty acknowledgement was sent; the answer goes separately.
+    Acknowledged,
+    /// The separate answer is in flight.
+    Answered,
+}
+
+/// Where an answer goes.
+#[derive(Clone)]
+struct Origin<P> {
+    peer: P,
+    kind: Kind,
+    id: u16,
+    token: Token,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Duty {
+    /// No answer yet: say at least that the request arrived.
+    Acknowledge,
+    /// No answer in all this time: give it up.
+    Abandon,
+}
+
+/// A request that is not delivered.
+enum Turned {
+    /// It is ignored.
+    Silence,
+    /// It is answered by us.
+    Down(Response),
+}
+
+impl From<Response> for Turned {
+    fn from(response: Response) -> Self {
+        Self::Down(response)
+    }
+}
+
+impl<P: Peer> Server<P> {
+    pub(super) const fn new() -> Self {
+        Self {
+            open: BTreeMap::new(),
+            open_per_peer: BTreeMap::new(),
+            duties: Alarms::new(),
+            uploads: Uploads::new(),
+            kept: Kept::new(),
+            observations: Observations::new(),
+        }
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Timestamp> {
+        [
+            self.duties.next(),
+            self.uploads.next_timeout(),
+            self.kept.next_timeout(),
+            self.observations.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn has_room_for(&self, peer: &P) -> bool {
+        let own = self.open_per_peer.get(peer).copied().unwrap_or(0);
+        own < EXCHANGES_PER_PEER_MAX && self.open.len() < EXCHANGES_MAX
+    }
+
+    fn insert(&mut self, id: ExchangeId, open: Open<P>) {
+        *self.open_per_peer.entry(open.origin.peer.clone()).or_default() += 1;
+        self.open.insert(id, open);
+    }
+
+    fn remove(&mut self, id: ExchangeId) -> Option<Open<P>> {
+        self.duties.clear(&(id, Duty::Acknowledge));
+        self.duties.clear(&(id, Duty::Abandon));
+        let open = self.open.remove(&id)?;
+        if let Some(own) = self.open_per_peer.get_mut(&open.origin.peer) {
+            *own -= 1;
+            if *own == 0 {
+                self.open_per_peer.remove(&open.origin.peer);
+            }
+        }
+        Some(open)
+    }
+
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> [usize; 6] {
+        let (uploads, upload_bytes) = self.uploads.len();
+        let (kept, kept_bytes) = self.kept.len();
+        let observations = self.observations.len();
+        [self.open.len(), uploads, upload_bytes, kept, kept_bytes, observations]
+    }
+}
+
+/// Answering.
+impl<P: Peer> Machine<P> {
+    /// Answers a request: piggy-backed if its acknowledgement is still owed, else as a confirmable
+    /// message of its own. A body of more than a block is kept, and the client fetches the rest.
+    ///
+    /// On an error other than `Unknown` the client has been told so in place of the answer.
+    pub fn respond(
+        &mut self,
+        now: Timestamp,
+        exchange: ExchangeId,
+        response: Response,
+    ) -> Result<(), RespondError> {
+        let open = self.server.open.get(&exchange).filter(|open| open.state != State::Answered);
+        let open = open.cloned().ok_or(RespondError::Unknown)?;
+        let accepts = response.observing;
+        let (mut part, more, result) =
+            match self.first_block(now, &open.kept_key, open.szx, response) {
+                Ok((part, more, body_bytes)) => {
+                    let mut part = part;
+                    if more && open.wants_size2 {
+                        part.options.push_uint(number::SIZE2, body_bytes);
+                    }
+                    (part, more, Ok(()))
+                }
+                Err((part, error)) => (part, false, Err(error)),
+            };
+        if let Some(block1) = open.block1 {
+            part.options.push_block(number::BLOCK1, block1);
+        }
+        if let Some(observation) = open.observation {
+            self.settle_registration(now, observation, accepts, more, &mut part);
+        }
+        let separate = (open.state == State::Acknowledged).then_some(exchange);
+        let sent = self.reply(now, &open.origin, part, separate);
+        if sent != Ok(Sent::InFlight) {
+            self.close(exchange);
+        } else if let Some(open) = self.server.open.get_mut(&exchange) {
+            open.state = State::Answered;
+            self.server.duties.clear(&(exchange, Duty::Abandon));
+        }
+        result.and(sent.map(|_| ()))
+    }
+
+    /// Tells an observer the resource's new state. While the last notification is not
+    /// acknowledged, or its body still being fetched, the newest state waits and replaces older
+    /// waiting ones; [`Event::Delivered`] says when a state arrived.
+    pub fn notify(
+        &mut self,
+        now: Timestamp,
+        observation: ObservationId,
+        response: Response,
+    ) -> Result<(), RespondError> {
+        let bytes_max = self.config.response_bytes_max;
+        let active = self.server.observations.get_mut(observation).filter(|one| one.is_active);
+        let waiting = active.ok_or(RespondError::Unknown)?;
+        if response.payload.len() > bytes_max {
+            return Err(RespondError::TooLarge { bytes: response.payload.len(), bytes_max });
+        }
+        waiting.pending = Some(response);
+        self.flush(now, observation);
+        Ok(())
+    }
+
+    /// Sends the waiting state of an observation if nothing is in its way.
+    fn flush(&mut self, now: Timestamp, id: ObservationId) {
+        let Some(response) = self.server.observations.take_ready(id) else { return };
+        let Some(observation) = self.server.observations.get_mut(id) else { return };
+        let (key, szx) = (observation.kept_key.clone(), observation.szx);
+        let (peer, token) = (observation.peer.clone(), observation.token);
+        let (mut part, more) = match self.first_block(now, &key, szx, response) {
+            Ok((part, more, _)) => (part, more),
+            Err((part, _)) => (part, false),
+        };
+        // spec: rfc7641 §4.2. An error ends the observation and carries no Observe.
+        let goes_on = part.code.is_success();
+        if let Some(observation) = self.server.observations.get_mut(id)
+            && goes_on
+        {
+            part.options.push_uint(number::OBSERVE, observation.next_number());
+        }
+        let Some(message_id) = self.fresh_id(now, &peer) else {
+            return self.end_observation(id, GoneReason::TimedOut);
+        };
+        let Ok(bytes) = encode(Kind::Con, message_id, token, part) else {
+            return self.end_observation(id, GoneReason::Refused);
+        };
+        self.send(&peer, bytes.clone());
+        let timers = self.config.timers;
+        let owner = Owner::Notification(id);
+        self.flights.begin(now, &timers, &mut *self.rng, &peer, message_id, bytes, owner);
+        if !goes_on {
+            // Not landed by its end: the error itself is still sent until acknowledged.
+            self.server.observations.remove(id);
+            return self.emit(Event::ObserverGone {
+                observation: id,
+                reason: GoneReason::Refused,
+            });
+        }
+        if let Some(observation) = self.server.observations.get_mut(id) {
+            observation.in_flight = Some(message_id);
+        }
+        if more {
+            self.server.observations.fetching(now, id, true);
+        }
+    }
+
+    /// The answer to a registration decides about it.
+    ///
+    /// spec: rfc7641 §3.1. Without Observe in the answer the client is not registered (lb sent
+    /// none: defect 1), so it is there exactly when notifications will follow.
+    fn settle_registration(
+        &mut self,
+        now: Timestamp,
+        id: ObservationId,
+        accepts: bool,
+        more: bool,
+        part: &mut Response,
+    ) {
+        if !accepts || !part.code.is_success() {
+            self.server.observations.remove(id);
+            if accepts {
+                self.emit(Event::ObserverGone { observation: id, reason: GoneReason::Refused });
+            }
+        } else if let Some(observation) = self.server.observations.get_mut(id) {
+            observation.is_active = true;
+            part.options.push_uint(number::OBSERVE, observation.next_number());
+            if more {
+                self.server.observations.fetching(now, id, true);
+            }
+        }
+    }
+
+    /// The whole response if it fits into a block, else its first block, with the rest kept.
+    /// Says whether more follow and how large the body is.
+    fn first_block(
+        &mut self,
+        now: Timestamp,
+        key: &KeptKey<P>,
+        szx: Szx,
+        mut response: Response,
+    ) -> Result<(Response, bool, u32), (Response, RespondError)> {
+        let bytes = response.payload.len();
+        let bytes_max = self.config.response_bytes_max;
+        if bytes > bytes_max {
+            let told = Response::new(Code::INTERNAL_ERROR).saying("answer too large");
+            return Err((told, RespondError::TooLarge { bytes, bytes_max }));
+        }
+        if bytes <= szx.bytes() {
+            self.server.kept.drop(key);
+            return Ok((response, false, u32::try_from(bytes).unwrap_or(u32::MAX)));
+        }
+        if !response.options.has(number::ETAG) {
+            let format = response.options.content_format();
+            let tag = etag_of(response.code, format, &response.payload);
+            response.options.push(number::ETAG, tag);
+        }
+        let whole = Representation {
+            code: response.code,
+            options: response.options.clone(),
+            body: response.payload.clone(),
+        };
+        let Some((block, part)) = whole.block(0, szx) else {
+            let told = Response::new(Code::INTERNAL_ERROR);
+            return Err((told, RespondError::TooLarge { bytes, bytes_max }));
+        };
+        let lifetime = self.config.timers.exchange_lifetime();
+        if self.server.kept.keep(now, lifetime, key.clone(), whole).is_err() {
+            return Err((Response::unavailable(FULL_MAX_AGE_SECS), RespondError::Full));
+        }
+        response.options.push_block(number::BLOCK2, block);
+        response.payload = part;
+        Ok((response, true, u32::try_from(bytes).unwrap_or(u32::MAX)))
+    }
+
+    /// Sends an answer the way its request asks for.
+    fn reply(
+        &mut self,
+        now: Timestamp,
+        origin: &Origin<P>,
+        response: Response,
+        separate: Option<ExchangeId>,
+    ) -> Result<Sent, RespondError> {
+        let peer = &origin.peer;
+        let kind = match (origin.kind, separate) {
+            (Kind::Con, None) => Kind::Ack,
+            // lb sent these unconfirmed, and a lost one was lost: defect 3.
+            (Kind::Con, Some(_)) => Kind::Con,
+            _ => Kind::Non,
+        };
+        let id = if kind == Kind::Ack { Some(origin.id) } else { self.fresh_id(now, peer) };
+        let Some(id) = id else { return Ok(Sent::Done) };
+        let (bytes, result) = match encode(kind, id, origin.token, response) {
+            Ok(bytes) => (bytes, Ok(())),
+            Err(error) => {
+                let told = Response::new(Code::INTERNAL_ERROR);
+                (encode(kind, id, origin.token, told)?, Err(error))
+            }
+        };
+        if bytes.len() as u64 > self.peers.budget(peer) {
+            // spec: rfc9175 §2.4. Never confirmable, which would repeat it to a victim.
+            let kind = if kind == Kind::Ack { Kind::Ack } else { Kind::Non };
+            let challenge = self.challenge(now, peer);
+            let bytes = encode(kind, id, origin.token, challenge)?;
+            self.seen.answered(peer, origin.id, bytes.clone());
+            self.send(peer, bytes);
+            return result.map(|()| Sent::Done);
+        }
+        self.send(peer, bytes.clone());
+        match (kind, separate) {
+            (Kind::Con, Some(exchange)) => {
+                let timers = self.config.timers;
+                let owner = Owner::Answer(exchange);
+                self.flights.begin(now, &timers, &mut *self.rng, peer, id, bytes, owner);
+                result.map(|()| Sent::InFlight)
+            }
+            (Kind::Ack, _) => {
+                self.seen.answered(peer, origin.id, bytes);
+                result.map(|()| Sent::Done)
+            }
+            _ => result.map(|()| Sent::Done),
+        }
+    }
+
+    fn challenge(&self, now: Timestamp, peer: &P) -> Response {
+        let value = self.echo.challenge(now, peer);
+        Response::new(Code::UNAUTHORIZED).option(number::ECHO, value)
+    }
+
+    pub(super) fn fresh_id(&mut self, now: Timestamp, peer: &P) -> Option<u16> {
+        let lifetime = self.config.timers.exchange_lifetime();
+        self.peers.next_id(now, &mut *self.rng, peer, lifetime)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// There is nothing more to do.
+    Done,
+    /// It is sent again until acknowledged.
+    InFlight,
+}
+
+fn encode(
+    kind: Kind,
+    id: u16,
+    token: Token,
+    response: Response,
+) -> Result<Bytes, RespondError> {
+    let Response { code, options, payload, .. } = response;
+    let message = Message { kind, code, id, token, options, payload: payload.to_vec() };
+    message.encode().map(Bytes::from).map_err(|_| RespondError::Unsendable)
+}
+
+/// Taking requests in.
+impl<P: Peer> Machine<P> {
+    pub(super) fn on_request(&mut self, now: Timestamp, peer: P, message: Message) {
+        if !self.is_first_copy(now, &peer, message.kind, message.id) {
+            return;
+        }
+        let origin = Origin { peer, kind: message.kind, id: message.id, token: message.token };
+        if let Err(Turned::Down(response)) = self.admit(now, &origin, message) {
+            // Our own answers always fit; there is nobody to tell if one did not.
+            let _sent = self.reply(now, &origin, response, None);
+        }
+    }
+
+    fn admit(
+        &mut self,
+        now: Timestamp,
+        origin: &Origin<P>,
+        mut message: Message,
+    ) -> Result<(), Turned> {
+        self.check_options(&mut message)?;
+        self.check_address(now, origin, &message)?;
+        let block2 = block(&message.options, number::BLOCK2)?;
+        if let Some(block2) = block2.filter(|block| block.num() > 0) {
+            return self.serve_block(now, origin, &message, block2);
+        }
+        let block1 = block(&message.options, number::BLOCK1)?;
+        let key = RequestKey::of(message.code, &message.options);
+        let body = self.gather(now, origin, key, block1, &mut message)?;
+        if !self.server.has_room_for(&origin.peer) {
+            return Err(Response::unavailable(FULL_MAX_AGE_SECS).into());
+        }
+        let kept_key = (origin.peer.clone(), key, BodyKey::of(&body));
+        let asked = block2.map_or(Szx::MAX, Block::szx);
+        let open = Open {
+            origin: origin.clone(),
+            kept_key,
+            szx: asked.min(self.config.szx),
+            block1,
+            wants_size2: message.options.has(number::SIZE2),
+            observation: None,
+            state: State::Fresh,
+        };
+        self.deliver(now, open, message.code, message.options, body);
+        Ok(())
+    }
+
+    /// spec: rfc7252 §5.4.1, §5.10.2
+    fn check_options(&self, message: &mut Message) -> Result<(), Turned> {
+        let options = &mut message.options;
+        if options.has(number::PROXY_URI) || options.has(number::PROXY_SCHEME) {
+            return Err(Response::new(Code::PROXYING_NOT_SUPPORTED).into());
+        }
+        let mut known = self.config.known_critical.clone();
+        known.extend([number::BLOCK1, number::BLOCK2]);
+        if let Some(fault) = options.fault(&known) {
+            return Err(match message.kind {
+                Kind::Con => Response::new(Code::BAD_OPTION).saying(fault.to_string()).into(),
+                _ => Turned::Silence,
+            });
+        }
+        options.drop_unusable();
+        Ok(())
+    }
+
+    /// Lets through who has shown to receive at its address, and safe requests of others, whose
+    /// answers are kept small. The rest is challenged before it has any effect: an answer that
+    /// must be withheld afterwards would leave the client to repeat what was done.
+    fn check_address(
+        &mut self,
+        now: Timestamp,
+        origin: &Origin<P>,
+        message: &Message,
+    ) -> Result<(), Turned> {
+        if self.peers.is_validated(&origin.peer) {
+            return Ok(());
+        }
+        let options = &message.options;
+        if let Some(value) = options.first(number::ECHO)
+            && self.echo.proves(now, &origin.peer, value)
+        {
+            self.peers.validate(now, &mut *self.rng, &origin.peer);
+            return Ok(());
+        }
+        let leaves_state = !message.code.is_safe()
+            || options.observe() == Some(0)
+            || options.has(number::BLOCK1);
+        if leaves_state { Err(self.challenge(now, &origin.peer).into()) } else { Ok(()) }
+    }
+
+    /// Serves a later block of a body we keep. Never of another one: what is not kept is 4.08.
+    fn serve_block(
+        &mut self,
+        now: Timestamp,
+        origin: &Origin<P>,
+        message: &Message,
+        asked: Block,
+    ) -> Result<(), Turned> {
+        let request = RequestKey::of(message.code, &message.options);
+        let (key, kept) = self
+            .server
+            .kept
+            .find(&origin.peer, request, &message.payload)
+            .ok_or_else(|| Response::new(Code::INCOMPLETE))?;
+        let szx = asked.szx().min(self.config.szx);
+        let (block, payload) = kept
+            .block(asked.offset(), szx)
+            .ok_or_else(|| Response::new(Code::BAD_REQUEST).saying("no such block"))?;
+        let lifetime = self.config.timers.exchange_lifetime();
+        self.server.kept.served(now, lifetime, &key, block.more());
+        let mut response = Response::new(kept.code);
+        response.options = kept.options;
+        response.options.push_block(number::BLOCK2, block);
+        response.payload = payload;
+        let _sent = self.reply(now, origin, response, None);
+        for observation in self.server.observations.of_body(&key) {
+            self.server.observations.fetching(now, observation, block.more());
+            self.flush(now, observation);
+        }
+        Ok(())
+    }
+
+    /// The whole request body, or the answer to one of its blocks.
+    fn gather(
+        &mut self,
+        now: Timestamp,
+        origin: &Origin<P>,
+        key: RequestKey,
+        block1: Option<Block>,
+        message: &mut Message,
+    ) -> Result<Bytes, Turned> {
+        let bytes_max = self.config.request_bytes_max;
+        let stated = message.options.uint(number::SIZE1).unwrap_or(0);
+        let stated = usize::try_from(stated).unwrap_or(usize::MAX);
+        let too_large = || {
+            let mut response = Response::new(Code::TOO_LARGE);
+            let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
+            response.options.push_uint(number::SIZE1, bytes_max);
+            response
+        };
+        let payload = std::mem::take(&mut message.payload);
+        if stated > bytes_max || payload.len() > bytes_max {
+            return Err(too_large().into());
+        }
+        let Some(block) = block1 else { return Ok(payload.into()) };
+        let lifetime = self.config.timers.exchange_lifetime();
+        let place = (origin.peer.clone(), key);
+        let mut answer =
+            match self.server.uploads.gather(now, lifetime, place, block, &payload, bytes_max) {
+                Ok(Gathered::Whole(body)) => return Ok(body.into()),
+                Ok(Gathered::Partly) => Response::new(Code::CONTINUE),
+                Err(BlockRefusal::Gap) => Response::new(Code::INCOMPLETE),
+                Err(BlockRefusal::Length) => {
+                    Response::new(Code::BAD_REQUEST).saying("not the stated block size")
+                }
+                Err(BlockRefusal::TooLarge) => too_large(),
+                Err(BlockRefusal::Full) => Response::unavailable(FULL_MAX_AGE_SECS),
+            };
+        let szx = block.szx().min(self.config.szx);
+        if answer.code == Code::CONTINUE
+            && let Ok(control) = Block::new(block.num(), true, szx)
+        {
+            answer.options.push_block(number::BLOCK1, control);
+        }
+        Err(answer.into())
+    }
+
+    fn deliver(
+        &mut self,
+        now: Timestamp,
+        mut open: Open<P>,
+        method: Code,
+        mut options: Options,
+        payload: Bytes,
+    ) {
+        let exchange = self.new_exchange();
+        let peer = open.origin.peer.clone();
+        open.observation = self.observe(exchange, &open, method, options.observe());
+        for ours in [
+            number::OBSERVE,
+            number::BLOCK1,
+            number::BLOCK2,
+            number::SIZE1,
+            number::SIZE2,
+            number::ECHO,
+            number::REQUEST_TAG,
+        ] {
+            options.remove(ours);
+        }
+        let timers = self.config.timers;
+        if open.origin.kind == Kind::Con {
+            let at = now + timers.piggyback_within;
+            self.server.duties.set((exchange, Duty::Acknowledge), at);
+        }
+        self.server.duties.set((exchange, Duty::Abandon), now + timers.response_within);
+        let observation = open.observation;
+        self.server.insert(exchange, open);
+        self.emit(Event::Request {
+            exchange,
+            validated: self.peers.is_validated(&peer),
+            peer,
+            request: Request { method, options, payload, observe: observation.is_some() },
+            observation,
+        });
+    }
+
+    /// Registers or deregisters as the request asks.
+    ///
+    /// spec: rfc7641 §4.1
+    fn observe(
+        &mut self,
+        exchange: ExchangeId,
+        open: &Open<P>,
+        method: Code,
+        value: Option<u32>,
+    ) -> Option<ObservationId> {
+        let (peer, token) = (&open.origin.peer, open.origin.token);
+        let value = value.filter(|value| method.is_safe() && *value <= 1)?;
+        let before = self.server.observations.of_token(peer, token);
+        let replaced = before.and_then(|id| {
+            let reason =
+                if value == 0 { GoneReason::Replaced } else { GoneReason::Deregistered };
+            self.take_observation(id, reason)
+        });
+        if value != 0 {
+            return None;
+        }
+        let id = ObservationId(exchange.0);
+        let registered = self.server.observations.register(
+            id,
+            token,
+            open.kept_key.clone(),
+            open.szx,
+            replaced.as_ref(),
+        );
+        registered.then_some(id)
+    }
+}
+
+/// What time and acknowledgements bring.
+impl<P: Peer> Machine<P> {
+    pub(super) fn server_timeout(&mut self, now: Timestamp) {
+        while let Some((exchange, duty)) = self.server.duties.pop_due(now) {
+            match duty {
+                Duty::Acknowledge => self.acknowledge(exchange),
+                Duty::Abandon => self.abandon(now, exchange),
+            }
+        }
+        self.server.uploads.forget_expired(now);
+        self.server.kept.forget_expired(now);
+        while let Some(observation) = self.server.observations.due(now) {
+            self.flush(now, observation);
+        }
+    }
+
+    /// Drops an exchange whose answer is sent and needs no acknowledgement any more.
+    pub(super) fn close(&mut self, exchange: ExchangeId) {
+        self.server.remove(exchange);
+    }
+
+    pub(super) fn notification_landed(
+        &mut self,
+        now: Timestamp,
+        id: ObservationId,
+        was_reset: bool,
+    ) {
+        let Some(observation) = self.server.observations.get_mut(id) else { return };
+        observation.in_flight = None;
+        if was_reset {
+            return self.end_observation(id, GoneReason::Reset);
+        }
+        self.emit(Event::Delivered { observation: id });
+        self.flush(now, id);
+    }
+
+    /// spec: rfc7641 §4.5. lb went on every minute for ever: defect 9.
+    pub(super) fn notification_lost(&mut self, id: ObservationId) {
+        self.end_observation(id, GoneReason::TimedOut);
+    }
+
+    fn acknowledge(&mut self, exchange: ExchangeId) {
+        let Some(open) = self.server.open.get_mut(&exchange) else { return };
+        open.state = State::Acknowledged;
+        let (peer, id) = (open.origin.peer.clone(), open.origin.id);
+        let bytes = self.send_empty(&peer, Kind::Ack, id);
+        self.seen.answered(&peer, id, bytes);
+    }
+
+    fn abandon(&mut self, now: Timestamp, exchange: ExchangeId) {
+        if self.respond(now, exchange, Response::unavailable(FULL_MAX_AGE_SECS)).is_ok() {
+            self.emit(Event::Cancelled { exchange });
+        }
+    }
+
+    fn end_observation(&mut self, id: ObservationId, reason: GoneReason) {
+        self.take_observation(id, reason);
+    }
+
+    fn take_observation(
+        &mut self,
+        id: ObservationId,
+        reason: GoneReason,
+    ) -> Option<super::observe::Observation<P>> {
+        let observation = self.server.observations.remove(id)?;
+        if let Some(message_id) = observation.in_flight {
+            self.flights.land(&observation.peer, message_id);
+        }
+        self.emit(Event::ObserverGone { observation: id, reason });
+        Some(observation)
+    }
+}
+
+/// A block option; the reserved size is 4.00 and not 4.02. spec: rfc7959 §2.2.
+fn block(options: &Options, number: u16) -> Result<Option<Block>, Turned> {
+    options.block(number).map_err(|wrong| {
+        let code = match wrong {
+            BlockError::Long(_) => Code::BAD_OPTION,
+            BlockError::ReservedSize | BlockError::Number(_) => Code::BAD_REQUEST,
+        };
+        Response::new(code).saying(wrong.to_string()).into()
+    })
+}
