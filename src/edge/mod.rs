@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod client_api;
+pub mod coap;
 pub mod front;
 pub mod http;
 
