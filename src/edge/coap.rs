@@ -152,11 +152,15 @@ struct Driver {
 }
 
 /// A task that ends when nobody waits for it any more.
-struct Task(AbortHandle);
+struct Task {
+    handle: AbortHandle,
+    /// What its answer would begin, unless that ended before it began.
+    observation: Option<ObservationId>,
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.0.abort();
+        self.handle.abort();
     }
 }
 
@@ -258,7 +262,7 @@ impl Driver {
                 reason,
             } => {
                 tracing::debug!(?observation, ?reason, "observation ended");
-                self.observers.remove(&observation);
+                self.not_observed(observation);
             }
             // this end asks nothing
             Event::Response { .. } | Event::Notification { .. } | Event::Failed { .. } => {}
@@ -299,7 +303,24 @@ impl Driver {
                 })
                 .await;
         });
-        self.running.insert(exchange, Task(task.abort_handle()));
+        let handle = task.abort_handle();
+        self.running.insert(
+            exchange,
+            Task {
+                handle,
+                observation,
+            },
+        );
+    }
+
+    /// Ends an observation, also one whose first answer is still being made.
+    fn not_observed(&mut self, observation: ObservationId) {
+        if self.observers.remove(&observation).is_none() {
+            let mut tasks = self.running.values_mut();
+            if let Some(task) = tasks.find(|task| task.observation == Some(observation)) {
+                task.observation = None;
+            }
+        }
     }
 
     fn done(&mut self, done: Done) {
@@ -310,9 +331,10 @@ impl Driver {
                 response,
                 watch,
             } => {
-                if self.running.remove(&exchange).is_none() {
+                let Some(task) = self.running.remove(&exchange) else {
                     return; // cancelled while the report was under way
-                }
+                };
+                let watch = watch.filter(|_| task.observation.is_some());
                 self.answered(now, exchange, response, watch);
             }
             Done::News {

@@ -1,8 +1,11 @@
 //! A hub for the doors' tests: it answers a few commands and remembers who asked what.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -13,10 +16,42 @@ use ruma::api::client::{
     state::get_state_event_for_key, sync::sync_events,
 };
 use tokio::sync::Notify;
+use tracing::subscriber::DefaultGuard;
 
 use crate::api::{
     Code, Command, Credentials, MediaObject, Origin, Refusal, Reply, Service, Upload,
 };
+
+/// Everything logged on this thread, down to the last detail.
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Logs to it until the guard is gone.
+    pub(super) fn begin(&self) -> DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Fake {

@@ -44,9 +44,13 @@ fn strict(endpoint: Endpoint, body: &[u8]) -> Result<(), Refusal> {
     let Value::Object(object) = json::read_lax(body).map_err(unreadable)? else {
         return Err(Refusal::bad_json("the body must be a JSON object"));
     };
-    // ruma-client-api 0.25.2 panics over a login without a type
-    if endpoint == Endpoint::Login && !object.contains_key("type") {
-        return Err(missing("`type`"));
+    if endpoint == Endpoint::Login {
+        // ruma-client-api 0.25.2 panics over a login without a type
+        return match object.get("type") {
+            Some(Value::String(_)) => Ok(()),
+            Some(_) => Err(Refusal::bad_json("`type`: expected a string")),
+            None => Err(missing("`type`")),
+        };
     }
     Ok(())
 }

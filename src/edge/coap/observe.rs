@@ -87,6 +87,7 @@ impl Watch {
         }
     }
 
+    // spec: msc3079 §OBSERVE
     async fn push_news(
         mut self,
         observation: ObservationId,

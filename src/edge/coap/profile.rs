@@ -43,9 +43,8 @@ enum BodyForm {
 pub(super) enum Fault {
     /// With a Matrix error.
     Refused(Refusal),
-    /// The body's bytes are not in the format they claim to be: told in plain words, since there
+    /// The body's bytes are not in the format they claim to be: told in plain words (rfc7252 5.5.2), since there
     /// is no format to answer in.
-    // spec: rfc7252 §5.5.2
     Undecodable(DecodeError),
     /// The body has a format we do not read.
     UnknownFormat(u16),

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     api::Credentials,
-    edge::fake::Fake,
+    edge::fake::{Fake, Log},
     wire::{
         cbor::{self, KeyForm},
         coap::{Code, Kind, Message, Options, Token, options::number},
@@ -550,4 +550,78 @@ async fn the_door_opens_on_loopback_unless_told_otherwise() {
 
     assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     assert!(bind(anywhere, Exposure::Any).await.is_ok());
+}
+
+#[tokio::test]
+async fn no_secret_reaches_the_log() {
+    let log = Log::default();
+    let _logging = log.begin();
+    let door = running().await;
+    let mut client = Client::of(&door).await;
+
+    client
+        .ask(get(WHOAMI).option(number::ACCESS_TOKEN, "planted-1"))
+        .await;
+    client
+        .ask(get(WHOAMI).option(number::URI_QUERY, "access_token=planted-2"))
+        .await;
+    let login = Request::new(Code::POST, &["1"]);
+    client
+        .ask(cbor_body(
+            login.clone(),
+            &json!({"type": {"planted-3": 1}}),
+            KeyForm::Text,
+        ))
+        .await;
+    client
+        .ask(
+            login
+                .option(number::CONTENT_FORMAT, [50])
+                .body("{\"password\":\"planted-4"),
+        )
+        .await;
+
+    let log = log.text();
+    assert!(
+        log.contains("endpoint=\"Login\"") && log.contains("door=\"coap\""),
+        "{log}"
+    );
+    assert!(!log.contains("planted-"), "{log}");
+}
+
+#[tokio::test]
+async fn taking_back_an_observation_before_its_answer_leaves_nobody_observing() {
+    let door = running_with(Limits {
+        observers_max: 1,
+        ..Limits::default()
+    })
+    .await;
+    let raw = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let sync = |id: u16, observe: &[u8]| {
+        Message {
+            kind: Kind::Con,
+            code: Code::GET,
+            id,
+            token: Token::new(b"t").unwrap(),
+            options: Options::new()
+                .with(number::OBSERVE, observe)
+                .with(number::URI_PATH, "7")
+                .with(number::ACCESS_TOKEN, "ana"),
+            payload: Vec::new(),
+        }
+        .encode()
+        .unwrap()
+    };
+    raw.send_to(&sync(1, &[]), door.address).await.unwrap();
+    raw.send_to(&sync(2, &[1]), door.address).await.unwrap();
+    let mut buffer = [0; 2048];
+    raw.recv(&mut buffer).await.unwrap();
+    raw.recv(&mut buffer).await.unwrap();
+
+    let sync = as_ana(Request::new(Code::GET, &["7"])).observing();
+
+    assert!(
+        Client::of(&door).await.ask(sync).await.observing,
+        "the one place is free"
+    );
 }

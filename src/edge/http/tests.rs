@@ -13,7 +13,10 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;
-use crate::{api::Command, edge::fake::Fake};
+use crate::{
+    api::Command,
+    edge::fake::{Fake, Log},
+};
 
 struct Running {
     hub: Arc<Fake>,
@@ -600,4 +603,39 @@ async fn a_refusal_does_not_repeat_what_was_sent() {
     assert_eq!(got.status(), 401);
     assert!(!got.body.contains("hunter2"));
     assert!(matches!(door.hub.last(), Command::Whoami(_)));
+}
+
+#[tokio::test]
+async fn no_secret_reaches_the_log() {
+    let log = Log::default();
+    let _logging = log.begin();
+    let door = running(Limits::default()).await;
+
+    let path = "/_matrix/client/v3/rooms/!planted-room:b/join";
+    door.ask(
+        &format!("POST {path}?access_token=planted-1"),
+        "",
+        r#"{"reason":"planted-2"}"#,
+    )
+    .await;
+    let bearer = "authorization: Bearer planted-3\r\n";
+    door.ask(
+        "POST /_matrix/client/v3/login",
+        bearer,
+        r#"{"type":{"planted-4":1}}"#,
+    )
+    .await;
+    door.ask(
+        "POST /_matrix/client/v3/login",
+        "",
+        r#"{"password":"planted-5"#,
+    )
+    .await;
+
+    let log = log.text();
+    assert!(
+        log.contains("endpoint=\"Login\"") && log.contains("door=\"https\""),
+        "{log}"
+    );
+    assert!(!log.contains("planted-"), "{log}");
 }
