@@ -80,7 +80,7 @@ impl Default for Limits {
         Self {
             requests_max: 4096, // each a task and at most a body of 256 KiB, most of them idle
             observers_max: 8192,
-            observe_poll: Duration::from_secs(60),
+            observe_poll: Duration::from_mins(1),
             drain: Duration::from_secs(10),
         }
     }
@@ -126,7 +126,7 @@ enum Done {
         exchange: ExchangeId,
         response: Response,
         /// Set if the answer begins an observation.
-        watch: Option<(ObservationId, Watch)>,
+        watch: Option<(ObservationId, Box<Watch>)>,
     },
     News {
         observation: ObservationId,
@@ -357,7 +357,7 @@ impl Driver {
         now: Timestamp,
         exchange: ExchangeId,
         response: Response,
-        watch: Option<(ObservationId, Watch)>,
+        watch: Option<(ObservationId, Box<Watch>)>,
     ) {
         let place = Arc::clone(&self.observer_places).try_acquire_owned().ok();
         match watch.zip(place).filter(|_| !self.draining) {
@@ -425,11 +425,11 @@ struct Asking {
 struct Outcome {
     status: u16,
     response: Response,
-    watch: Option<Watch>,
+    watch: Option<Box<Watch>>,
 }
 
 impl Asking {
-    async fn answer(self) -> (Response, Option<Watch>) {
+    async fn answer(self) -> (Response, Option<Box<Watch>>) {
         let (form, body) = profile::body(&self.request, &self.meant);
         let asked = Asked::of(&self.front.api, &self.request, &self.meant);
         let endpoint = asked
@@ -480,7 +480,7 @@ impl Asking {
         }
         let reply = self.front.service.ask(origin, command).await?;
         let watch = match (&reply, watch) {
-            (Reply::Sync(sync), Some(watch)) => Some(watch.from(&sync.next_batch)),
+            (Reply::Sync(sync), Some(watch)) => Some(Box::new(watch.from(&sync.next_batch))),
             _ => None,
         };
         let answer = Answer::of(Ok(reply));

@@ -53,12 +53,19 @@ impl Write for Log {
     }
 }
 
+/// A stored file.
+pub(super) struct File {
+    content_type: Option<String>,
+    filename: Option<String>,
+    bytes: Vec<u8>,
+}
+
 #[derive(Default)]
 pub(super) struct Fake {
     /// What was asked, in order.
     pub(super) asked: Mutex<Vec<(Origin, Command)>>,
     /// Files by media id.
-    pub(super) media: Mutex<Vec<(Option<String>, Option<String>, Vec<u8>)>>,
+    pub(super) media: Mutex<Vec<File>>,
     /// What syncs wait for.
     pub(super) news: Notify,
     /// Told when a sync is no longer waited for, answered or not.
@@ -182,7 +189,11 @@ impl Service for Fake {
             bytes.extend(piece.map_err(|_| Refusal::bad_json("the upload broke off"))?);
         }
         let mut media = self.media.lock().unwrap();
-        media.push((upload.content_type, upload.filename, bytes));
+        media.push(File {
+            content_type: upload.content_type,
+            filename: upload.filename,
+            bytes,
+        });
         Ok(format!("mxc://hub.example/{}", media.len() - 1))
     }
 
@@ -197,18 +208,19 @@ impl Service for Fake {
         let index: usize = media_id
             .parse()
             .map_err(|_| Refusal::not_found("no such file"))?;
-        let (content_type, filename, bytes) = media
+        let file = media
             .get(index)
             .filter(|_| server == "hub.example")
             .expect("tests ask for what is there");
-        let pieces: Vec<_> = bytes
+        let pieces: Vec<_> = file
+            .bytes
             .chunks(1000)
             .map(|piece| Ok(Bytes::copy_from_slice(piece)))
             .collect();
         Ok(MediaObject {
-            content_type: content_type.clone(),
-            filename: filename.clone(),
-            length: u64::try_from(bytes.len()).unwrap(),
+            content_type: file.content_type.clone(),
+            filename: file.filename.clone(),
+            length: u64::try_from(file.bytes.len()).unwrap(),
             body: Box::pin(stream::iter(pieces)),
         })
     }

@@ -68,7 +68,7 @@ impl Default for Limits {
             streams_max: 64, // browsers open as many as we say; a client needs a sync and a few more
             handshake: Duration::from_secs(10), // three round trips on the worst satellite link
             header: Duration::from_secs(30),
-            body: Duration::from_secs(60), // 256 KiB at 35 kbit/s
+            body: Duration::from_mins(1), // 256 KiB at 35 kbit/s
             drain: Duration::from_secs(10),
         }
     }

@@ -39,9 +39,11 @@ pub(in crate::edge) fn too_large() -> Refusal {
 /// Whether it reads as an object, in one way only; and, if it becomes an event, as canonical JSON.
 fn strict(endpoint: Endpoint, body: &[u8]) -> Result<(), Refusal> {
     if endpoint.makes_event() {
-        return json::read_object(body).map(drop).map_err(unreadable);
+        return json::read_object(body)
+            .map(drop)
+            .map_err(|error| unreadable(&error));
     }
-    let Value::Object(object) = json::read_lax(body).map_err(unreadable)? else {
+    let Value::Object(object) = json::read_lax(body).map_err(|error| unreadable(&error))? else {
         return Err(Refusal::bad_json("the body must be a JSON object"));
     };
     if endpoint == Endpoint::Login {
@@ -55,7 +57,7 @@ fn strict(endpoint: Endpoint, body: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn unreadable(error: DecodeError) -> Refusal {
+fn unreadable(error: &DecodeError) -> Refusal {
     let code = if error.is_well_formed() {
         Code::BadJson
     } else {

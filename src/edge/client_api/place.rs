@@ -1,4 +1,4 @@
-//! Which member of a JSON text stands at a line and column, as serde_json counts them.
+//! Which member of a JSON text stands at a line and column, as `serde_json` counts them.
 //!
 //! ruma's errors say where, not what; people want `content.via[2]`.
 

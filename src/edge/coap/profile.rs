@@ -3,6 +3,8 @@
 //! Paths may be full or one character; bodies CBOR or JSON, as Content-Format and Accept say.
 //! Reliability, blocks and the order of notifications are `session::coap`'s.
 
+use std::fmt::Write as _;
+
 use http::Method;
 use serde_json::Value;
 
@@ -185,17 +187,19 @@ fn url_query<'a>(queries: impl Iterator<Item = &'a str>) -> String {
             if index > 0 {
                 text.push('=');
             }
-            part.bytes().for_each(|byte| push_encoded(&mut text, byte));
+            push_encoded(&mut text, part);
         }
     }
     text
 }
 
-fn push_encoded(text: &mut String, byte: u8) {
-    if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-        text.push(char::from(byte));
-    } else {
-        text.push_str(&format!("%{byte:02X}"));
+fn push_encoded(text: &mut String, part: &str) {
+    for byte in part.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}"); // writing to a String cannot fail
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl Sticky {
             (kept.token, kept.key_table) = (None, None);
         }
         kept.used = now;
-        kept.token = said.token.or(kept.token.take());
+        kept.token = said.token.or_else(|| kept.token.take());
         kept.key_table = said.key_table.or(kept.key_table);
         Words {
             token: kept.token.clone(),

@@ -102,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_reads_little_by_little_gets_it_all() {
         let (near, mut far) = tokio::io::duplex(10);
-        let mut stream = Stall::new(near, Duration::from_secs(60));
+        let mut stream = Stall::new(near, Duration::from_mins(1));
         let reading = tokio::spawn(async move {
             let mut all = Vec::new();
             far.read_to_end(&mut all).await.unwrap();
