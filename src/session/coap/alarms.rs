@@ -13,7 +13,10 @@ pub(super) struct Alarms<K> {
 
 impl<K: Clone + Ord> Alarms<K> {
     pub(super) const fn new() -> Self {
-        Self { by_key: BTreeMap::new(), by_time: BTreeSet::new() }
+        Self {
+            by_key: BTreeMap::new(),
+            by_time: BTreeSet::new(),
+        }
     }
 
     /// Sets or moves the key's time.

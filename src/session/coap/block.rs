@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::{
     alarms::Alarms,
     config::{
-        IDLE_BEFORE_EVICTION_SECS, KEPT_BYTES_TOTAL_MAX, KEPT_PER_PEER_MAX,
-        UPLOAD_BYTES_TOTAL_MAX, UPLOADS_PER_PEER_MAX,
+        IDLE_BEFORE_EVICTION_SECS, KEPT_BYTES_PER_PEER_MAX, KEPT_BYTES_TOTAL_MAX,
+        KEPT_PER_PEER_MAX, UPLOAD_BYTES_TOTAL_MAX, UPLOADS_PER_PEER_MAX,
     },
     key::{BodyKey, RequestKey},
     types::Peer,
@@ -60,7 +60,11 @@ pub(super) enum BlockRefusal {
 
 impl<P: Peer> Uploads<P> {
     pub(super) const fn new() -> Self {
-        Self { by_key: BTreeMap::new(), expiry: Alarms::new(), bytes: 0 }
+        Self {
+            by_key: BTreeMap::new(),
+            expiry: Alarms::new(),
+            bytes: 0,
+        }
     }
 
     /// Adds a block. Blocks must come in order; one that is already there is taken again.
@@ -70,7 +74,7 @@ impl<P: Peer> Uploads<P> {
         &mut self,
         now: Timestamp,
         lifetime: Duration,
-        key: (P, RequestKey),
+        key: &(P, RequestKey),
         block: Block,
         payload: &[u8],
         bytes_max: usize,
@@ -84,26 +88,38 @@ impl<P: Peer> Uploads<P> {
             return Err(BlockRefusal::Length);
         }
         if block.offset().saturating_add(payload.len()) > bytes_max {
-            self.drop(&key);
+            self.drop(key);
             return Err(BlockRefusal::TooLarge);
         }
         if block.num() == 0 {
             // A client that starts over, with the same tag or none, means the new body.
-            self.drop(&key);
+            self.drop(key);
             if !block.more() {
                 return Ok(Gathered::Whole(payload.to_vec()));
             }
             self.make_room(now, &key.0)?;
-            self.by_key.insert(key.clone(), Upload { body: Vec::new(), touched: now });
+            self.by_key.insert(
+                key.clone(),
+                Upload {
+                    body: Vec::new(),
+                    touched: now,
+                },
+            );
         }
-        let upload = self.by_key.get_mut(&key).ok_or(BlockRefusal::Gap)?;
+        let upload = self.by_key.get_mut(key).ok_or(BlockRefusal::Gap)?;
         if block.offset() != upload.body.len() {
-            let again = upload.body.get(block.offset()..block.offset().saturating_add(payload.len()));
+            let again = upload
+                .body
+                .get(block.offset()..block.offset().saturating_add(payload.len()));
             let is_again = block.more() && again == Some(payload);
-            return if is_again { Ok(Gathered::Partly) } else { Err(BlockRefusal::Gap) };
+            return if is_again {
+                Ok(Gathered::Partly)
+            } else {
+                Err(BlockRefusal::Gap)
+            };
         }
         if self.bytes.saturating_add(payload.len()) > UPLOAD_BYTES_TOTAL_MAX {
-            self.drop(&key);
+            self.drop(key);
             return Err(BlockRefusal::Full);
         }
         upload.body.extend_from_slice(payload);
@@ -113,7 +129,7 @@ impl<P: Peer> Uploads<P> {
         if block.more() {
             return Ok(Gathered::Partly);
         }
-        let body = self.drop(&key).expect("the body was just extended");
+        let body = self.drop(key).expect("the body was just extended");
         Ok(Gathered::Whole(body))
     }
 
@@ -137,7 +153,11 @@ impl<P: Peer> Uploads<P> {
     /// A peer's own oldest upload makes way for its next; others' only when idle.
     fn make_room(&mut self, now: Timestamp, peer: &P) -> Result<(), BlockRefusal> {
         let range = (peer.clone(), RequestKey::FIRST)..=(peer.clone(), RequestKey::LAST);
-        let own: Vec<_> = self.by_key.range(range).map(|(key, _)| key.clone()).collect();
+        let own: Vec<_> = self
+            .by_key
+            .range(range)
+            .map(|(key, _)| key.clone())
+            .collect();
         if own.len() >= UPLOADS_PER_PEER_MAX
             && let Some(oldest) = own.into_iter().min_by_key(|key| self.expiry.at(key))
         {
@@ -166,7 +186,7 @@ impl<P: Peer> Uploads<P> {
 #[derive(Clone, Debug)]
 pub(super) struct Representation {
     pub(super) code: Code,
-    /// With ETag, without block options.
+    /// With `ETag`, without block options.
     pub(super) options: Options,
     pub(super) body: Bytes,
 }
@@ -207,7 +227,11 @@ pub(super) struct KeptFull;
 
 impl<P: Peer> Kept<P> {
     pub(super) const fn new() -> Self {
-        Self { by_key: BTreeMap::new(), expiry: Alarms::new(), bytes: 0 }
+        Self {
+            by_key: BTreeMap::new(),
+            expiry: Alarms::new(),
+            bytes: 0,
+        }
     }
 
     /// Keeps a body in place of any older one of the same request.
@@ -219,14 +243,13 @@ impl<P: Peer> Kept<P> {
         representation: Representation,
     ) -> Result<(), KeptFull> {
         self.drop(&key);
-        let own = self.of_peer(&key.0);
-        if own.len() >= KEPT_PER_PEER_MAX
-            && let Some(oldest) = own.into_iter().min_by_key(|key| self.expiry.at(key))
-        {
-            self.drop(&oldest);
-        }
+        self.make_room_for(&key.0, representation.body.len());
         while self.bytes.saturating_add(representation.body.len()) > KEPT_BYTES_TOTAL_MAX {
-            let oldest = self.expiry.first().map(|(_, key)| key.clone()).ok_or(KeptFull)?;
+            let oldest = self
+                .expiry
+                .first()
+                .map(|(_, key)| key.clone())
+                .ok_or(KeptFull)?;
             let touched = self.by_key.get(&oldest).map(|kept| kept.touched);
             if touched.is_some_and(|touched| now.since(touched) < IDLE) {
                 return Err(KeptFull);
@@ -235,7 +258,11 @@ impl<P: Peer> Kept<P> {
         }
         self.bytes += representation.body.len();
         self.expiry.set(key.clone(), now + lifetime);
-        let kept = KeptBody { representation, last_block_served: false, touched: now };
+        let kept = KeptBody {
+            representation,
+            last_block_served: false,
+            touched: now,
+        };
         self.by_key.insert(key, kept);
         Ok(())
     }
@@ -306,10 +333,25 @@ impl<P: Peer> Kept<P> {
         }
     }
 
-    fn of_peer(&self, peer: &P) -> Vec<KeptKey<P>> {
+    /// A peer's own oldest bodies make way for its next.
+    fn make_room_for(&mut self, peer: &P, bytes: usize) {
         let first = (peer.clone(), RequestKey::FIRST, BodyKey::FIRST);
         let last = (peer.clone(), RequestKey::LAST, BodyKey::LAST);
-        self.by_key.range(first..=last).map(|(key, _)| key.clone()).collect()
+        let own = self.by_key.range(first..=last);
+        let mut own: Vec<_> = own
+            .map(|(key, kept)| (kept.touched, key.clone(), kept.representation.body.len()))
+            .collect();
+        own.sort();
+        let mut held: usize = own.iter().map(|(_, _, bytes)| bytes).sum();
+        let mut count = own.len();
+        for (_, key, freed) in own {
+            if count < KEPT_PER_PEER_MAX && held.saturating_add(bytes) <= KEPT_BYTES_PER_PEER_MAX {
+                break;
+            }
+            self.drop(&key);
+            held -= freed;
+            count -= 1;
+        }
     }
 
     #[cfg(test)]
@@ -338,7 +380,7 @@ mod tests {
     fn blocks_in_order_make_a_body_and_a_gap_is_refused() {
         let mut uploads = Uploads::new();
         let mut add = |num, more, bytes: &[u8]| {
-            uploads.gather(NOW, LIFETIME, key("a"), block(num, more), bytes, 100)
+            uploads.gather(NOW, LIFETIME, &key("a"), block(num, more), bytes, 100)
         };
 
         assert_eq!(add(1, true, &[1; 16]), Err(BlockRefusal::Gap));
@@ -346,8 +388,16 @@ mod tests {
         assert_eq!(add(2, true, &[2; 16]), Err(BlockRefusal::Gap));
         assert_eq!(add(0, true, &[0; 15]), Err(BlockRefusal::Length));
         assert_eq!(add(1, true, &[1; 16]), Ok(Gathered::Partly));
-        assert_eq!(add(1, true, &[1; 16]), Ok(Gathered::Partly), "the same block again");
-        assert_eq!(add(1, true, &[9; 16]), Err(BlockRefusal::Gap), "other bytes");
+        assert_eq!(
+            add(1, true, &[1; 16]),
+            Ok(Gathered::Partly),
+            "the same block again"
+        );
+        assert_eq!(
+            add(1, true, &[9; 16]),
+            Err(BlockRefusal::Gap),
+            "other bytes"
+        );
         let whole = [vec![0; 16], vec![1; 16], vec![2; 3]].concat();
         assert_eq!(add(2, false, &[2; 3]), Ok(Gathered::Whole(whole)));
         assert_eq!(uploads.len(), (0, 0));
@@ -358,9 +408,11 @@ mod tests {
         let mut uploads = Uploads::new();
         for path in ["a", "b"] {
             let bytes = [path.as_bytes()[0]; 16];
-            uploads.gather(NOW, LIFETIME, key(path), block(0, true), &bytes, 100).unwrap();
+            uploads
+                .gather(NOW, LIFETIME, &key(path), block(0, true), &bytes, 100)
+                .unwrap();
         }
-        let whole = uploads.gather(NOW, LIFETIME, key("a"), block(1, false), b"!", 100);
+        let whole = uploads.gather(NOW, LIFETIME, &key("a"), block(1, false), b"!", 100);
 
         assert_eq!(whole, Ok(Gathered::Whole(b"aaaaaaaaaaaaaaaa!".to_vec())));
         uploads.forget_expired(NOW + LIFETIME);
@@ -370,9 +422,11 @@ mod tests {
     #[test]
     fn a_body_above_the_ceiling_is_refused_and_forgotten() {
         let mut uploads = Uploads::new();
-        uploads.gather(NOW, LIFETIME, key("a"), block(0, true), &[0; 16], 20).unwrap();
+        uploads
+            .gather(NOW, LIFETIME, &key("a"), block(0, true), &[0; 16], 20)
+            .unwrap();
 
-        let refusal = uploads.gather(NOW, LIFETIME, key("a"), block(1, true), &[0; 16], 20);
+        let refusal = uploads.gather(NOW, LIFETIME, &key("a"), block(1, true), &[0; 16], 20);
 
         assert_eq!(refusal, Err(BlockRefusal::TooLarge));
         assert_eq!(uploads.len(), (0, 0));
@@ -384,11 +438,16 @@ mod tests {
         for n in 0..10_u64 {
             let now = NOW + Duration::from_secs(n);
             let path = n.to_string();
-            uploads.gather(now, LIFETIME, key(&path), block(0, true), &[0; 16], 100).unwrap();
+            uploads
+                .gather(now, LIFETIME, &key(&path), block(0, true), &[0; 16], 100)
+                .unwrap();
         }
 
-        assert_eq!(uploads.len(), (UPLOADS_PER_PEER_MAX, UPLOADS_PER_PEER_MAX * 16));
-        let last = uploads.gather(NOW, LIFETIME, key("9"), block(1, false), &[], 100);
+        assert_eq!(
+            uploads.len(),
+            (UPLOADS_PER_PEER_MAX, UPLOADS_PER_PEER_MAX * 16)
+        );
+        let last = uploads.gather(NOW, LIFETIME, &key("9"), block(1, false), &[], 100);
         assert!(matches!(last, Ok(Gathered::Whole(_))));
     }
 
@@ -410,7 +469,10 @@ mod tests {
         assert_eq!(kept.find(&peer, request, b"").unwrap().0, one);
         kept.keep(NOW, LIFETIME, two, representation(2)).unwrap();
 
-        assert!(kept.find(&peer, request, b"").is_none(), "two are under way");
+        assert!(
+            kept.find(&peer, request, b"").is_none(),
+            "two are under way"
+        );
         assert_eq!(kept.find(&peer, request, b"one").unwrap().0, one);
         assert!(kept.find(&peer, request, b"three").is_none());
         assert!(kept.find(&"bob", request, b"one").is_none());

@@ -10,7 +10,7 @@ use super::{
     config::WAITING_PER_PEER_MAX,
     machine::Machine,
     observe::is_newer,
-    reliability::Owner,
+    reliability::{Owner, SentCon},
     types::{Event, ExchangeId, FailReason, Peer, Request, Response},
 };
 use crate::{
@@ -71,12 +71,20 @@ impl<P: Peer> Client<P> {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Timestamp> {
-        [self.answers_due.next(), self.ids_due.next()].into_iter().flatten().min()
+        [self.answers_due.next(), self.ids_due.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 4] {
-        [self.calls.len(), self.watches.len(), self.by_token.len(), self.lines.len()]
+        [
+            self.calls.len(),
+            self.watches.len(),
+            self.by_token.len(),
+            self.lines.len(),
+        ]
     }
 }
 
@@ -88,15 +96,29 @@ impl<P: Peer> Machine<P> {
     pub fn request(&mut self, now: Timestamp, peer: P, request: Request) -> ExchangeId {
         let exchange = self.new_exchange();
         self.peers.validate(now, &mut *self.rng, &peer);
-        let waiting = self.client.lines.get(&peer).map_or(0, |line| line.waiting.len());
+        let waiting = self
+            .client
+            .lines
+            .get(&peer)
+            .map_or(0, |line| line.waiting.len());
         if waiting >= WAITING_PER_PEER_MAX {
-            self.emit(Event::Failed { exchange, reason: FailReason::Busy });
+            self.emit(Event::Failed {
+                exchange,
+                reason: FailReason::Busy,
+            });
             return exchange;
         }
         let random = self.rng.next_u32();
         let call = Call::new(peer, request, Purpose::Ask, &self.config, random);
-        if call.message(0, Token::LONGEST, &self.config).encode().is_err() {
-            self.emit(Event::Failed { exchange, reason: FailReason::Unsendable });
+        if call
+            .message(0, Token::LONGEST, &self.config)
+            .encode()
+            .is_err()
+        {
+            self.emit(Event::Failed {
+                exchange,
+                reason: FailReason::Unsendable,
+            });
             return exchange;
         }
         self.enqueue(now, exchange, call);
@@ -106,8 +128,15 @@ impl<P: Peer> Machine<P> {
     /// Forgets a request, or ends an observation and tells the server so.
     pub fn cancel(&mut self, now: Timestamp, exchange: ExchangeId) {
         self.finish(now, exchange);
-        let Some(watch) = self.drop_watch(now, exchange) else { return };
-        let Watch { peer, token, mut request, .. } = watch;
+        let Some(watch) = self.drop_watch(now, exchange) else {
+            return;
+        };
+        let Watch {
+            peer,
+            token,
+            mut request,
+            ..
+        } = watch;
         request.observe = false;
         let random = self.rng.next_u32();
         let mut call = Call::new(peer, request, Purpose::Deregister, &self.config, random);
@@ -121,7 +150,12 @@ impl<P: Peer> Machine<P> {
 impl<P: Peer> Machine<P> {
     fn enqueue(&mut self, now: Timestamp, exchange: ExchangeId, call: Call<P>) {
         let peer = call.peer.clone();
-        self.client.lines.entry(peer.clone()).or_default().waiting.push_back(exchange);
+        self.client
+            .lines
+            .entry(peer.clone())
+            .or_default()
+            .waiting
+            .push_back(exchange);
         self.client.calls.insert(exchange, call);
         self.advance(now, &peer);
     }
@@ -146,16 +180,25 @@ impl<P: Peer> Machine<P> {
     /// Sends the message a request has come to, with a fresh token: an answer that comes late is
     /// then not taken for the next block's.
     fn send_step(&mut self, now: Timestamp, exchange: ExchangeId) {
-        let Some(call) = self.client.calls.get(&exchange) else { return };
+        let Some(call) = self.client.calls.get(&exchange) else {
+            return;
+        };
         let (peer, old_token) = (call.peer.clone(), call.token);
         let is_registration_token = call.purpose == Purpose::Deregister;
         let Some(id) = self.fresh_id(now, &peer) else {
             return self.wait_for_id(now, &peer, exchange);
         };
-        let token =
-            if is_registration_token { Some(old_token) } else { self.fresh_token(&peer) };
-        let Some(call) = self.client.calls.get_mut(&exchange) else { return };
-        let Some(token) = token else { return self.fail(now, exchange, FailReason::Busy) };
+        let token = if is_registration_token {
+            Some(old_token)
+        } else {
+            self.fresh_token(&peer)
+        };
+        let Some(call) = self.client.calls.get_mut(&exchange) else {
+            return;
+        };
+        let Some(token) = token else {
+            return self.fail(now, exchange, FailReason::Busy);
+        };
         let mut message = call.message(id, token, &self.config);
         if let Some(echo) = self.peers.take_echo(&peer) {
             message.options.push(number::ECHO, echo);
@@ -166,13 +209,22 @@ impl<P: Peer> Machine<P> {
         if self.client.by_token.get(&old) == Some(&Waiting::Call(exchange)) {
             self.client.by_token.remove(&old);
         }
-        self.client.by_token.insert((peer.clone(), token), Waiting::Call(exchange));
+        self.client
+            .by_token
+            .insert((peer.clone(), token), Waiting::Call(exchange));
         let Ok(bytes) = message.encode().map(Bytes::from) else {
             return self.fail(now, exchange, FailReason::Unsendable);
         };
-        self.send(&peer, bytes.clone());
-        let (timers, owner) = (self.config.timers, Owner::Request(exchange));
-        self.flights.begin(now, &timers, &mut *self.rng, &peer, id, bytes, owner);
+        let owner = Owner::Request(exchange);
+        self.send_reliably(
+            now,
+            SentCon {
+                peer,
+                id,
+                bytes,
+                owner,
+            },
+        );
     }
 
     /// spec: rfc7252 §4.4. Rather late than with an id the peer may still remember.
@@ -204,7 +256,11 @@ impl<P: Peer> Machine<P> {
 /// Taking answers in.
 impl<P: Peer> Machine<P> {
     pub(super) fn on_response(&mut self, now: Timestamp, peer: &P, mut message: Message) {
-        let waiting = self.client.by_token.get(&(peer.clone(), message.token)).copied();
+        let waiting = self
+            .client
+            .by_token
+            .get(&(peer.clone(), message.token))
+            .copied();
         if message.kind == Kind::Ack {
             // spec: rfc7252 §5.3.2. Message id and token must both be the request's.
             let in_flight = self.flights.owner(peer, message.id);
@@ -242,13 +298,15 @@ impl<P: Peer> Machine<P> {
             (true, _) => return,
         };
         let bytes = self.send_empty(peer, kind, message.id);
-        self.seen.answered(peer, message.id, bytes);
+        self.remember_answer(peer, message.id, bytes);
     }
 
     fn call_answered(&mut self, now: Timestamp, exchange: ExchangeId, message: Message) {
         self.client.answers_due.clear(&exchange);
         let random = self.rng.next_u32();
-        let Some(call) = self.client.calls.get_mut(&exchange) else { return };
+        let Some(call) = self.client.calls.get_mut(&exchange) else {
+            return;
+        };
         let peer = call.peer.clone();
         if let Some(id) = call.in_flight.take() {
             self.flights.land(&peer, id);
@@ -271,7 +329,9 @@ impl<P: Peer> Machine<P> {
             };
             let token = call.token;
             self.client.watches.insert(exchange, watch);
-            self.client.by_token.insert((peer, token), Waiting::Watch(exchange));
+            self.client
+                .by_token
+                .insert((peer, token), Waiting::Watch(exchange));
         }
         match call.answered(message, &self.config, random) {
             Outcome::Next => self.go_on(now, exchange),
@@ -282,7 +342,9 @@ impl<P: Peer> Machine<P> {
 
     /// Sends a request's next message: at once if the line is its own or free.
     fn go_on(&mut self, now: Timestamp, exchange: ExchangeId) {
-        let Some(call) = self.client.calls.get(&exchange) else { return };
+        let Some(call) = self.client.calls.get(&exchange) else {
+            return;
+        };
         let peer = call.peer.clone();
         let line = self.client.lines.entry(peer.clone()).or_default();
         if line.busy == Some(exchange) {
@@ -294,15 +356,24 @@ impl<P: Peer> Machine<P> {
     }
 
     fn notified(&mut self, now: Timestamp, id: ExchangeId, message: Message) {
-        let Some(watch) = self.client.watches.get_mut(&id) else { return };
-        match message.options.observe().filter(|_| message.code.is_success()) {
+        let Some(watch) = self.client.watches.get_mut(&id) else {
+            return;
+        };
+        match message
+            .options
+            .observe()
+            .filter(|_| message.code.is_success())
+        {
             Some(order) if !is_newer(watch.newest, (order, now)) => return,
             Some(order) => watch.newest = (order, now),
             // An error, or no Observe: it is the last one.
             None => {
                 self.drop_watch(now, id);
                 let response = whole_response(message);
-                return self.emit(Event::Notification { exchange: id, response });
+                return self.emit(Event::Notification {
+                    exchange: id,
+                    response,
+                });
             }
         }
         let (peer, old_rest) = (watch.peer.clone(), watch.rest.take());
@@ -322,7 +393,10 @@ impl<P: Peer> Machine<P> {
                 self.enqueue(now, rest, call);
             }
             Outcome::Done(response) => {
-                self.emit(Event::Notification { exchange: id, response });
+                self.emit(Event::Notification {
+                    exchange: id,
+                    response,
+                });
             }
             Outcome::Failed(reason) => self.watch_lost(now, id, reason),
         }
@@ -340,16 +414,13 @@ impl<P: Peer> Machine<P> {
         }
     }
 
-    pub(super) fn request_landed(
-        &mut self,
-        now: Timestamp,
-        exchange: ExchangeId,
-        was_reset: bool,
-    ) {
+    pub(super) fn request_landed(&mut self, now: Timestamp, exchange: ExchangeId, was_reset: bool) {
         if was_reset {
             return self.fail(now, exchange, FailReason::Reset);
         }
-        let Some(call) = self.client.calls.get_mut(&exchange) else { return };
+        let Some(call) = self.client.calls.get_mut(&exchange) else {
+            return;
+        };
         call.in_flight = None;
         let peer = call.peer.clone();
         let at = now + self.config.timers.response_within;
@@ -363,24 +434,35 @@ impl<P: Peer> Machine<P> {
     }
 
     fn succeed(&mut self, now: Timestamp, exchange: ExchangeId, mut response: Response) {
-        let Some(call) = self.finish(now, exchange) else { return };
+        let Some(call) = self.finish(now, exchange) else {
+            return;
+        };
         match call.purpose {
             Purpose::Ask => {
                 response.observing = self.client.watches.contains_key(&exchange);
-                self.emit(Event::Response { exchange, peer: call.peer, response });
+                self.emit(Event::Response {
+                    exchange,
+                    peer: call.peer,
+                    response,
+                });
             }
             Purpose::Rest(watch) => {
                 if let Some(watch) = self.client.watches.get_mut(&watch) {
                     watch.rest = None;
                 }
-                self.emit(Event::Notification { exchange: watch, response });
+                self.emit(Event::Notification {
+                    exchange: watch,
+                    response,
+                });
             }
             Purpose::Deregister => {}
         }
     }
 
     fn fail(&mut self, now: Timestamp, exchange: ExchangeId, reason: FailReason) {
-        let Some(call) = self.finish(now, exchange) else { return };
+        let Some(call) = self.finish(now, exchange) else {
+            return;
+        };
         match call.purpose {
             Purpose::Ask => {
                 self.drop_watch(now, exchange);
@@ -393,13 +475,18 @@ impl<P: Peer> Machine<P> {
 
     fn watch_lost(&mut self, now: Timestamp, id: ExchangeId, reason: FailReason) {
         if self.drop_watch(now, id).is_some() {
-            self.emit(Event::Failed { exchange: id, reason });
+            self.emit(Event::Failed {
+                exchange: id,
+                reason,
+            });
         }
     }
 
     fn drop_watch(&mut self, now: Timestamp, id: ExchangeId) -> Option<Watch<P>> {
         let watch = self.client.watches.remove(&id)?;
-        self.client.by_token.remove(&(watch.peer.clone(), watch.token));
+        self.client
+            .by_token
+            .remove(&(watch.peer.clone(), watch.token));
         if let Some(rest) = watch.rest {
             self.finish(now, rest);
         }

@@ -45,7 +45,11 @@ enum Transfer {
     /// A block of the request body is under way.
     Upload { offset: usize, szx: Szx },
     /// Blocks of the response body come in.
-    Download { first: Response, body: Vec<u8>, szx: Szx },
+    Download {
+        first: Response,
+        body: Vec<u8>,
+        szx: Szx,
+    },
 }
 
 /// What an answer leads to.
@@ -83,6 +87,16 @@ impl<P> Call<P> {
     }
 
     fn begin(&mut self, szx: Szx, random: u32) {
+        let options = self
+            .request
+            .options
+            .iter()
+            .map(|(_, value)| value.len() + 3);
+        let overhead_bytes = options.sum::<usize>() + OURS_BYTES;
+        let mut szx = szx;
+        while szx > Szx::MIN && szx.bytes() + overhead_bytes > DATAGRAM_BYTES_WANTED {
+            szx = szx.smaller();
+        }
         if self.request.payload.len() > szx.bytes() {
             self.transfer = Transfer::Upload { offset: 0, szx };
             self.request_tag = Some(random);
@@ -128,7 +142,14 @@ impl<P> Call<P> {
             }
         };
         let code = self.request.method;
-        Message { kind: Kind::Con, code, id, token, options, payload: payload.to_vec() }
+        Message {
+            kind: Kind::Con,
+            code,
+            id,
+            token,
+            options,
+            payload: payload.to_vec(),
+        }
     }
 
     /// What the message that asks for the answer carries besides.
@@ -151,7 +172,7 @@ impl<P> Call<P> {
         match &self.transfer {
             Transfer::Upload { .. } => self.upload_answered(message, config, random),
             Transfer::Whole => self.first_part(message, config),
-            Transfer::Download { .. } => self.later_part(message, config, random),
+            Transfer::Download { .. } => self.later_part(&message, config, random),
         }
     }
 
@@ -194,7 +215,9 @@ impl<P> Call<P> {
             return Outcome::Failed(FailReason::BadResponse);
         };
         let first = whole_response(message);
-        let Some(block) = block else { return Outcome::Done(first) };
+        let Some(block) = block else {
+            return Outcome::Done(first);
+        };
         let bytes = first.payload.len();
         let is_full = bytes == block.szx().bytes();
         if block.num() != 0 || (block.more() && !is_full) {
@@ -207,12 +230,16 @@ impl<P> Call<P> {
             return Outcome::Done(first);
         }
         let body = first.payload.to_vec();
-        self.transfer = Transfer::Download { first, body, szx: block.szx() };
+        self.transfer = Transfer::Download {
+            first,
+            body,
+            szx: block.szx(),
+        };
         Outcome::Next
     }
 
-    /// spec: rfc7959 §2.4. Blocks of different ETags, or formats, never become one body.
-    fn later_part(&mut self, message: Message, config: &Config, random: u32) -> Outcome {
+    /// spec: rfc7959 §2.4. Blocks that differ in `ETag`, or formats, never become one body.
+    fn later_part(&mut self, message: &Message, config: &Config, random: u32) -> Outcome {
         let Transfer::Download { first, body, szx } = &mut self.transfer else {
             return Outcome::Failed(FailReason::BadResponse);
         };
@@ -259,12 +286,28 @@ impl<P> Call<P> {
     }
 }
 
+/// What a datagram should not exceed, in bytes. spec: rfc7252 §4.6.
+const DATAGRAM_BYTES_WANTED: usize = 1152;
+
+/// Header, token, and the options this machine adds (Echo, Block, Size1, Request-Tag), in bytes.
+const OURS_BYTES: usize = 80;
+
 /// A message as a response, without what belongs to the transfer.
 pub(super) fn whole_response(message: Message) -> Response {
     let mut options = message.options;
-    for ours in [number::BLOCK1, number::BLOCK2, number::OBSERVE, number::ECHO] {
+    for ours in [
+        number::BLOCK1,
+        number::BLOCK2,
+        number::OBSERVE,
+        number::ECHO,
+    ] {
         options.remove(ours);
     }
     let payload = Bytes::from(message.payload);
-    Response { code: message.code, options, payload, observing: false }
+    Response {
+        code: message.code,
+        options,
+        payload,
+        observing: false,
+    }
 }

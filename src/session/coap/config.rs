@@ -33,7 +33,7 @@ impl Default for Timers {
             ack_random_percent: 150,
             max_retransmit: 4,
             max_latency: Duration::from_secs(100),
-            piggyback_within: Duration::from_millis(1000),
+            piggyback_within: Duration::from_secs(1),
             response_within: Duration::from_mins(6),
         }
     }
@@ -52,19 +52,24 @@ impl Timers {
 
     /// The longest first timeout: `ack_timeout` times the random factor's upper end.
     pub(super) fn first_timeout_max(&self) -> Duration {
-        self.ack_timeout.saturating_mul(self.ack_random_percent.max(100)) / 100
+        self.ack_timeout
+            .saturating_mul(self.ack_random_percent.max(100))
+            / 100
     }
 
     /// From the first transmission of a message to its last.
     pub fn max_transmit_span(&self) -> Duration {
         let doublings = 1_u32.checked_shl(self.max_retransmit).unwrap_or(u32::MAX);
-        self.first_timeout_max().saturating_mul(doublings.saturating_sub(1))
+        self.first_timeout_max()
+            .saturating_mul(doublings.saturating_sub(1))
     }
 
     /// How long a message id means the same message. 247 s by default.
     pub fn exchange_lifetime(&self) -> Duration {
         let latencies = self.max_latency.saturating_mul(2);
-        self.max_transmit_span().saturating_add(latencies).saturating_add(self.ack_timeout)
+        self.max_transmit_span()
+            .saturating_add(latencies)
+            .saturating_add(self.ack_timeout)
     }
 }
 
@@ -124,6 +129,10 @@ pub const EXCHANGES_PER_PEER_MAX: usize = 32;
 /// Server: requests that may wait for their answers, in all.
 pub const EXCHANGES_MAX: usize = 16_384;
 
+/// The part of them that peers with unproved addresses may hold: a spoofed flood of long-polls
+/// leaves room for everyone else.
+pub const EXCHANGES_UNVALIDATED_MAX: usize = 1024;
+
 /// Server: observations of one peer: one per room in view and the inbox.
 pub const OBSERVATIONS_PER_PEER_MAX: usize = 16;
 
@@ -132,12 +141,17 @@ pub const OBSERVATIONS_MAX: usize = 65_536;
 
 /// Message ids remembered of one peer, each with the answer to replay.
 ///
-/// A peer that sends more than this within EXCHANGE_LIFETIME (over four a second) is not on a thin
+/// A peer that sends more than this within `EXCHANGE_LIFETIME` (over four a second) is not on a thin
 /// link, and does not retransmit what lies a thousand messages back.
 pub const SEEN_PER_PEER_MAX: usize = 1024;
 
-/// Message ids remembered in all. At most about 1.2 kB each, usually below 100 bytes.
+/// Message ids remembered of peers with proved addresses, in all. At most about 1.2 kB each,
+/// usually below 100 bytes.
 pub const SEEN_MAX: usize = 65_536;
+
+/// Message ids remembered of all other peers; a spoofed flood pushes out only its like. What is
+/// forgotten here was safe to repeat.
+pub const SEEN_UNVALIDATED_MAX: usize = 8192;
 
 /// Server: request bodies of one peer that may be incomplete at once.
 pub const UPLOADS_PER_PEER_MAX: usize = 4;
@@ -147,6 +161,9 @@ pub const UPLOAD_BYTES_TOTAL_MAX: usize = 64 * 1024 * 1024;
 
 /// Server: response bodies of one peer kept for their later blocks.
 pub const KEPT_PER_PEER_MAX: usize = 16;
+
+/// Server: bytes of them. Twice the largest body.
+pub const KEPT_BYTES_PER_PEER_MAX: usize = 2 * RESPONSE_BYTES_MAX;
 
 /// Server: bytes of kept response bodies, in all.
 pub const KEPT_BYTES_TOTAL_MAX: usize = 128 * 1024 * 1024;

@@ -4,10 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::{
-    config::{SEEN_MAX, SEEN_PER_PEER_MAX},
-    types::Peer,
-};
+use super::{config::SEEN_PER_PEER_MAX, types::Peer};
 use crate::base::Timestamp;
 
 /// Message ids of the last `EXCHANGE_LIFETIME`, oldest out first when there are too many.
@@ -18,6 +15,7 @@ pub(super) struct Seen<P> {
     order: BTreeMap<u64, (P, u16)>,
     per_peer: BTreeMap<P, VecDeque<u64>>,
     next_serial: u64,
+    max: usize,
 }
 
 #[derive(Debug)]
@@ -37,41 +35,57 @@ pub(super) enum Before {
 }
 
 impl<P: Peer> Seen<P> {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(max: usize) -> Self {
         Self {
             by_id: BTreeMap::new(),
             order: BTreeMap::new(),
             per_peer: BTreeMap::new(),
             next_serial: 0,
+            max,
         }
     }
 
-    /// Remembers a message until `expires`, or says what became of it the first time.
+    /// Whether the message came before, and what became of it then.
     ///
     /// spec: rfc7252 §4.5
-    pub(super) fn meet(
-        &mut self,
-        now: Timestamp,
-        expires: Timestamp,
-        peer: &P,
-        id: u16,
-    ) -> Option<Before> {
+    pub(super) fn recall(&mut self, now: Timestamp, peer: &P, id: u16) -> Option<Before> {
         self.forget_expired(now);
-        if let Some(entry) = self.by_id.get(&(peer.clone(), id)) {
-            return Some(entry.answer.clone().map_or(Before::Unanswered, Before::Answered));
+        let entry = self.by_id.get(&(peer.clone(), id))?;
+        Some(
+            entry
+                .answer
+                .clone()
+                .map_or(Before::Unanswered, Before::Answered),
+        )
+    }
+
+    /// Remembers a message not met before until `expires`, which never runs backwards.
+    pub(super) fn remember(&mut self, expires: Timestamp, peer: &P, id: u16) {
+        if self
+            .per_peer
+            .get(peer)
+            .is_some_and(|serials| serials.len() >= SEEN_PER_PEER_MAX)
+        {
+            self.forget_oldest_of(peer);
         }
-        if self.per_peer.get(peer).is_some_and(|serials| serials.len() >= SEEN_PER_PEER_MAX) {
-            self.forget_oldest_of(&peer.clone());
-        }
-        if self.by_id.len() >= SEEN_MAX {
+        if self.by_id.len() >= self.max {
             self.forget_oldest();
         }
         let serial = self.next_serial;
         self.next_serial += 1;
-        self.by_id.insert((peer.clone(), id), Entry { serial, expires, answer: None });
+        self.by_id.insert(
+            (peer.clone(), id),
+            Entry {
+                serial,
+                expires,
+                answer: None,
+            },
+        );
         self.order.insert(serial, (peer.clone(), id));
-        self.per_peer.entry(peer.clone()).or_default().push_back(serial);
-        None
+        self.per_peer
+            .entry(peer.clone())
+            .or_default()
+            .push_back(serial);
     }
 
     /// What duplicates of this message are answered from now on.
@@ -101,14 +115,20 @@ impl<P: Peer> Seen<P> {
     }
 
     fn forget_oldest_of(&mut self, peer: &P) {
-        let Some(serials) = self.per_peer.get_mut(peer) else { return };
+        let Some(serials) = self.per_peer.get_mut(peer) else {
+            return;
+        };
         let serial = serials.pop_front();
         if serials.is_empty() {
             self.per_peer.remove(peer);
         }
         if let Some(key) = serial.and_then(|serial| self.order.remove(&serial)) {
             let entry = self.by_id.remove(&key);
-            debug_assert_eq!(entry.map(|entry| entry.serial), serial, "one serial per entry");
+            debug_assert_eq!(
+                entry.map(|entry| entry.serial),
+                serial,
+                "one serial per entry"
+            );
         }
     }
 
@@ -127,33 +147,43 @@ mod tests {
 
     const LIFETIME: Duration = Duration::from_secs(247);
 
+    impl<P: Peer> Seen<P> {
+        fn meet(&mut self, now: Timestamp, peer: &P, id: u16) -> Option<Before> {
+            let before = self.recall(now, peer, id);
+            if before.is_none() {
+                self.remember(now + LIFETIME, peer, id);
+            }
+            before
+        }
+    }
+
     #[test]
     fn a_message_is_met_once_within_its_lifetime() {
-        let mut seen = Seen::new();
+        let mut seen = Seen::new(5000);
         let now = Timestamp(0);
 
-        assert_eq!(seen.meet(now, now + LIFETIME, &"ana", 1), None);
-        assert_eq!(seen.meet(now, now + LIFETIME, &"bob", 1), None);
-        assert_eq!(seen.meet(now, now + LIFETIME, &"ana", 1), Some(Before::Unanswered));
+        assert_eq!(seen.meet(now, &"ana", 1), None);
+        assert_eq!(seen.meet(now, &"bob", 1), None);
+        assert_eq!(seen.meet(now, &"ana", 1), Some(Before::Unanswered));
         seen.answered(&"ana", 1, Bytes::from_static(b"ack"));
         let answered = Before::Answered(Bytes::from_static(b"ack"));
-        assert_eq!(seen.meet(now, now + LIFETIME, &"ana", 1), Some(answered));
+        assert_eq!(seen.meet(now, &"ana", 1), Some(answered));
         let later = now + LIFETIME;
-        assert_eq!(seen.meet(later, later + LIFETIME, &"ana", 1), None);
+        assert_eq!(seen.meet(later, &"ana", 1), None);
     }
 
     #[test]
     fn a_busy_peer_forgets_its_own_oldest_messages_and_no_one_elses() {
-        let mut seen = Seen::new();
+        let mut seen = Seen::new(5000);
         let now = Timestamp(0);
-        seen.meet(now, now + LIFETIME, &"bob", 7);
+        seen.meet(now, &"bob", 7);
         for id in 0..3000 {
-            seen.meet(now, now + LIFETIME, &"ana", id);
+            seen.meet(now, &"ana", id);
         }
 
         assert_eq!(seen.len(), SEEN_PER_PEER_MAX + 1);
-        assert!(seen.meet(now, now + LIFETIME, &"bob", 7).is_some());
-        assert!(seen.meet(now, now + LIFETIME, &"ana", 2999).is_some());
+        assert!(seen.meet(now, &"bob", 7).is_some());
+        assert!(seen.meet(now, &"ana", 2999).is_some());
         seen.forget_expired(now + LIFETIME);
         assert_eq!(seen.len(), 0);
     }

@@ -45,7 +45,10 @@ impl EchoKey {
         peer.hash(&mut bytes);
         let mac = hmac_sha256(&self.0, &bytes.0);
         let mut value = [0; ECHO_BYTES];
-        value.iter_mut().zip(mac).for_each(|(byte, mac)| *byte = mac);
+        value
+            .iter_mut()
+            .zip(mac)
+            .for_each(|(byte, mac)| *byte = mac);
         value
     }
 }
@@ -74,11 +77,21 @@ fn same(ours: &[u8], theirs: &[u8]) -> bool {
 fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
     let padded = |with: u8| {
         let mut block = [with; 64];
-        block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+        block
+            .iter_mut()
+            .zip(key)
+            .for_each(|(byte, key)| *byte ^= key);
         block
     };
-    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(message).finalize();
-    Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().into()
+    let inner = Sha256::new()
+        .chain_update(padded(0x36))
+        .chain_update(message)
+        .finalize();
+    Sha256::new()
+        .chain_update(padded(0x5c))
+        .chain_update(inner)
+        .finalize()
+        .into()
 }
 
 #[cfg(test)]

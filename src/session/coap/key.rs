@@ -10,7 +10,7 @@ use crate::wire::coap::{
 /// The method and every option of the cache key: path, query, formats, access token, Request-Tag.
 ///
 /// Left out are the block options and Observe, which differ between the requests of one transfer,
-/// and ETag, which a client adds to say what it has. coap-lite's key knows only the path; that is
+/// and `ETag`, which a client adds to say what it has. coap-lite's key knows only the path; that is
 /// how one user got another's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RequestKey([u8; 32]);
@@ -63,6 +63,8 @@ pub(super) fn etag_of(code: Code, content_format: Option<u16>, body: &[u8]) -> [
     hash.update(body);
     let whole: [u8; 32] = hash.finalize().into();
     let mut tag = [0; 8];
-    tag.iter_mut().zip(whole).for_each(|(byte, hashed)| *byte = hashed);
+    tag.iter_mut()
+        .zip(whole)
+        .for_each(|(byte, hashed)| *byte = hashed);
     tag
 }

@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::{
     client::Client,
-    config::{Config, OUTBOX_MAX},
+    config::{Config, OUTBOX_MAX, SEEN_MAX, SEEN_UNVALIDATED_MAX},
     dedup::{Before, Seen},
     echo::EchoKey,
     peers::Peers,
-    reliability::{Due, Flights, Owner},
+    reliability::{Due, Flights, Owner, SentCon},
     server::Server,
     types::{Event, ExchangeId, Peer},
 };
@@ -27,6 +27,7 @@ pub struct Machine<P> {
     pub(super) echo: EchoKey,
     pub(super) peers: Peers<P>,
     pub(super) seen: Seen<P>,
+    pub(super) seen_unvalidated: Seen<P>,
     pub(super) flights: Flights<P>,
     pub(super) server: Server<P>,
     pub(super) client: Client<P>,
@@ -44,7 +45,8 @@ impl<P: Peer> Machine<P> {
             config,
             rng,
             peers: Peers::new(),
-            seen: Seen::new(),
+            seen: Seen::new(SEEN_MAX),
+            seen_unvalidated: Seen::new(SEEN_UNVALIDATED_MAX),
             flights: Flights::new(),
             server: Server::new(),
             client: Client::new(),
@@ -100,6 +102,7 @@ impl<P: Peer> Machine<P> {
             }
         }
         self.seen.forget_expired(now);
+        self.seen_unvalidated.forget_expired(now);
         self.server_timeout(now);
         self.client_timeout(now);
     }
@@ -109,6 +112,7 @@ impl<P: Peer> Machine<P> {
         [
             self.flights.next_timeout(),
             self.seen.next_timeout(),
+            self.seen_unvalidated.next_timeout(),
             self.server.next_timeout(),
             self.client.next_timeout(),
         ]
@@ -160,30 +164,51 @@ impl<P: Peer> Machine<P> {
         self.outbox.push_back((peer.clone(), bytes));
     }
 
+    /// Puts a confirmable message out, to be sent again until acknowledged.
+    pub(super) fn send_reliably(&mut self, now: Timestamp, sent: SentCon<P>) {
+        self.send(&sent.peer, sent.bytes.clone());
+        self.flights
+            .begin(now, &self.config.timers, &mut *self.rng, sent);
+    }
+
     /// Sends an Empty message: four bytes, no token (lb sent one: defect 2).
     pub(super) fn send_empty(&mut self, peer: &P, kind: Kind, id: u16) -> Bytes {
-        let bytes = Message::empty(kind, id).encode().expect("an Empty message is four bytes");
+        let bytes = Message::empty(kind, id)
+            .encode()
+            .expect("an Empty message is four bytes");
         let bytes = Bytes::from(bytes);
         self.send(peer, bytes.clone());
         bytes
     }
 
     /// Whether the message is new; a duplicate is answered as the first time.
-    pub(super) fn is_first_copy(
-        &mut self,
-        now: Timestamp,
-        peer: &P,
-        kind: Kind,
-        id: u16,
-    ) -> bool {
-        let expires = now + self.config.timers.exchange_lifetime();
-        match self.seen.meet(now, expires, peer, id) {
-            None => true,
+    pub(super) fn is_first_copy(&mut self, now: Timestamp, peer: &P, kind: Kind, id: u16) -> bool {
+        // Looked for in both: the address may have been proved in between.
+        let before = self.seen.recall(now, peer, id);
+        let before = before.or_else(|| self.seen_unvalidated.recall(now, peer, id));
+        match before {
+            None => {
+                let expires = now + self.config.timers.exchange_lifetime();
+                let is_validated = self.peers.is_validated(peer);
+                let seen = if is_validated {
+                    &mut self.seen
+                } else {
+                    &mut self.seen_unvalidated
+                };
+                seen.remember(expires, peer, id);
+                true
+            }
             Some(Before::Answered(bytes)) if kind == Kind::Con => {
                 self.send(peer, bytes);
                 false
             }
             Some(_) => false,
         }
+    }
+
+    /// What duplicates of a message are answered from now on.
+    pub(super) fn remember_answer(&mut self, peer: &P, id: u16, bytes: Bytes) {
+        self.seen.answered(peer, id, bytes.clone());
+        self.seen_unvalidated.answered(peer, id, bytes);
     }
 }

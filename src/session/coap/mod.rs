@@ -15,10 +15,11 @@
 //!
 //! Each part owns its data: `dedup` what was seen, `reliability` what is in flight, `block`
 //! bodies in pieces, `observe` who watches, `echo` and `peers` whose address is proved.
-//! [`machine`] ties them together, `server` and `client` are its two roles. What a request means,
+//! [`machine`] ties them together, `server` (outward `answering`) and `client` are its two roles. What a request means,
 //! and who may ask, is not decided here.
 
 mod alarms;
+mod answering;
 mod block;
 mod client;
 mod client_exchange;
@@ -39,6 +40,5 @@ mod tests;
 pub use config::{Config, Timers};
 pub use machine::Machine;
 pub use types::{
-    Event, ExchangeId, FailReason, GoneReason, ObservationId, Peer, Request, RespondError,
-    Response,
+    Event, ExchangeId, FailReason, GoneReason, ObservationId, Peer, Request, RespondError, Response,
 };

@@ -45,7 +45,11 @@ pub(super) struct Observation<P> {
 
 impl<P: Peer> Observations<P> {
     pub(super) const fn new() -> Self {
-        Self { by_id: BTreeMap::new(), by_token: BTreeMap::new(), held: Alarms::new() }
+        Self {
+            by_id: BTreeMap::new(),
+            by_token: BTreeMap::new(),
+            held: Alarms::new(),
+        }
     }
 
     /// Notes a registration that is still to be answered, in place of `replaced` if there was one.
@@ -92,7 +96,8 @@ impl<P: Peer> Observations<P> {
 
     pub(super) fn remove(&mut self, id: ObservationId) -> Option<Observation<P>> {
         let observation = self.by_id.remove(&id)?;
-        self.by_token.remove(&(observation.peer.clone(), observation.token));
+        self.by_token
+            .remove(&(observation.peer.clone(), observation.token));
         self.held.clear(&id);
         Some(observation)
     }
@@ -111,7 +116,8 @@ impl<P: Peer> Observations<P> {
     pub(super) fn of_body(&self, key: &KeptKey<P>) -> Vec<ObservationId> {
         let range = (key.0.clone(), Token::EMPTY)..=(key.0.clone(), Token::LONGEST);
         let own = self.by_token.range(range).map(|(_, id)| *id);
-        own.filter(|id| self.by_id.get(id).is_some_and(|one| one.kept_key == *key)).collect()
+        own.filter(|id| self.by_id.get(id).is_some_and(|one| one.kept_key == *key))
+            .collect()
     }
 
     /// Takes the state to send now, if there is one and nothing is in the way.

@@ -76,7 +76,9 @@ impl<P: Peer> Peers<P> {
     }
 
     pub(super) fn is_validated(&self, peer: &P) -> bool {
-        self.by_peer.get(peer).is_some_and(|known| known.is_validated)
+        self.by_peer
+            .get(peer)
+            .is_some_and(|known| known.is_validated)
     }
 
     /// The peer receives at its address.
@@ -105,7 +107,9 @@ impl<P: Peer> Peers<P> {
 
     /// When [`Peers::next_id`] will give an id again, should it give none now.
     pub(super) fn id_free_at(&self, peer: &P, lifetime: Duration) -> Option<Timestamp> {
-        self.by_peer.get(peer).map(|known| known.ids.free_at(lifetime))
+        self.by_peer
+            .get(peer)
+            .map(|known| known.ids.free_at(lifetime))
     }
 
     /// Client: an Echo value to send with the next request.
@@ -117,13 +121,22 @@ impl<P: Peer> Peers<P> {
 
     /// Client: takes the Echo value to send.
     pub(super) fn take_echo(&mut self, peer: &P) -> Option<Vec<u8>> {
-        self.by_peer.get_mut(peer).and_then(|known| known.echo.take())
+        self.by_peer
+            .get_mut(peer)
+            .and_then(|known| known.echo.take())
     }
 
     fn touch(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) -> &mut Known {
-        let is_validated = self.by_peer.get(peer).map(|known| (known.is_validated, known.touched));
+        let is_validated = self
+            .by_peer
+            .get(peer)
+            .map(|known| (known.is_validated, known.touched));
         if let Some((is_validated, touched)) = is_validated {
-            let set = if is_validated { &mut self.validated } else { &mut self.unvalidated };
+            let set = if is_validated {
+                &mut self.validated
+            } else {
+                &mut self.unvalidated
+            };
             set.remove(&(touched, peer.clone()));
             set.insert((now, peer.clone()));
         } else {
@@ -158,7 +171,10 @@ impl<P: Peer> Peers<P> {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        assert_eq!(self.by_peer.len(), self.unvalidated.len() + self.validated.len());
+        assert_eq!(
+            self.by_peer.len(),
+            self.unvalidated.len() + self.validated.len()
+        );
         self.by_peer.len()
     }
 }
@@ -180,7 +196,10 @@ impl MessageIds {
     const fn starting_at(random: u32) -> Self {
         let [high, low, ..] = random.to_be_bytes();
         let start = u16::from_be_bytes([high, low]);
-        Self { next: start, last_used: [None; EIGHTHS] }
+        Self {
+            next: start,
+            last_used: [None; EIGHTHS],
+        }
     }
 
     fn next(&mut self, now: Timestamp, lifetime: Duration) -> Option<u16> {
@@ -197,7 +216,11 @@ impl MessageIds {
     }
 
     fn free_at(&self, lifetime: Duration) -> Timestamp {
-        let last_used = self.last_used.get(usize::from(self.next / EIGHTH_IDS)).copied().flatten();
+        let last_used = self
+            .last_used
+            .get(usize::from(self.next / EIGHTH_IDS))
+            .copied()
+            .flatten();
         last_used.map_or(Timestamp(0), |used| used + lifetime)
     }
 }

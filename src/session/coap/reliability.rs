@@ -22,6 +22,14 @@ pub(super) enum Owner {
     Request(ExchangeId),
 }
 
+/// A confirmable message just sent.
+pub(super) struct SentCon<P> {
+    pub(super) peer: P,
+    pub(super) id: u16,
+    pub(super) bytes: Bytes,
+    pub(super) owner: Owner,
+}
+
 /// Everything sent and not acknowledged.
 #[derive(Debug)]
 pub(super) struct Flights<P> {
@@ -49,7 +57,10 @@ pub(super) enum Due<P> {
 
 impl<P: Peer> Flights<P> {
     pub(super) const fn new() -> Self {
-        Self { by_id: BTreeMap::new(), alarms: Alarms::new() }
+        Self {
+            by_id: BTreeMap::new(),
+            alarms: Alarms::new(),
+        }
     }
 
     /// Begins to wait for an acknowledgement of a message just sent.
@@ -60,24 +71,40 @@ impl<P: Peer> Flights<P> {
         now: Timestamp,
         timers: &Timers,
         rng: &mut dyn Rng,
-        peer: &P,
-        id: u16,
-        bytes: Bytes,
-        owner: Owner,
+        sent: SentCon<P>,
     ) {
-        let spread = timers.first_timeout_max().saturating_sub(timers.ack_timeout);
+        let SentCon {
+            peer,
+            id,
+            bytes,
+            owner,
+        } = sent;
+        let spread = timers
+            .first_timeout_max()
+            .saturating_sub(timers.ack_timeout);
         let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
         let extra_ms = rng.next_u64() % spread_ms.saturating_add(1).max(1);
         let timeout = timers.ack_timeout + Duration::from_millis(extra_ms);
         let span_ends = now + timers.max_transmit_span();
-        let key = (peer.clone(), id);
+        let key = (peer, id);
         self.alarms.set(key.clone(), now + timeout);
-        self.by_id.insert(key, Flight { bytes, owner, retransmissions: 0, timeout, span_ends });
+        self.by_id.insert(
+            key,
+            Flight {
+                bytes,
+                owner,
+                retransmissions: 0,
+                timeout,
+                span_ends,
+            },
+        );
     }
 
     /// Whose message this is, if it is in flight.
     pub(super) fn owner(&self, peer: &P, id: u16) -> Option<Owner> {
-        self.by_id.get(&(peer.clone(), id)).map(|flight| flight.owner)
+        self.by_id
+            .get(&(peer.clone(), id))
+            .map(|flight| flight.owner)
     }
 
     /// Acknowledged, reset, or no longer wanted.
@@ -121,11 +148,24 @@ mod tests {
 
     #[test]
     fn pauses_double_and_then_it_gives_up() {
-        let timers = Timers { ack_random_percent: 100, ..Timers::default() };
+        let timers = Timers {
+            ack_random_percent: 100,
+            ..Timers::default()
+        };
         let mut flights = Flights::new();
         let mut rng = StdRng::seed_from_u64(1);
         let owner = Owner::Answer(ExchangeId(1));
-        flights.begin(Timestamp(0), &timers, &mut rng, &"ana", 5, Bytes::from_static(b"x"), owner);
+        flights.begin(
+            Timestamp(0),
+            &timers,
+            &mut rng,
+            SentCon {
+                peer: "ana",
+                id: 5,
+                bytes: Bytes::from_static(b"x"),
+                owner,
+            },
+        );
 
         let mut sent_at = Vec::new();
         let given_up_at = loop {
@@ -154,7 +194,17 @@ mod tests {
             let mut flights = Flights::new();
             let mut rng = StdRng::seed_from_u64(seed);
             let owner = Owner::Answer(ExchangeId(1));
-            flights.begin(Timestamp(0), &timers, &mut rng, &1, 5, Bytes::new(), owner);
+            flights.begin(
+                Timestamp(0),
+                &timers,
+                &mut rng,
+                SentCon {
+                    peer: 1,
+                    id: 5,
+                    bytes: Bytes::new(),
+                    owner,
+                },
+            );
             let at = flights.next_timeout().unwrap().0;
             assert!((2000..=3000).contains(&at), "{at}");
         }
@@ -166,7 +216,17 @@ mod tests {
         let mut flights = Flights::new();
         let mut rng = StdRng::seed_from_u64(1);
         let owner = Owner::Request(ExchangeId(1));
-        flights.begin(Timestamp(0), &timers, &mut rng, &1, 5, Bytes::new(), owner);
+        flights.begin(
+            Timestamp(0),
+            &timers,
+            &mut rng,
+            SentCon {
+                peer: 1,
+                id: 5,
+                bytes: Bytes::new(),
+                owner,
+            },
+        );
 
         assert_eq!(flights.land(&2, 5), None);
         assert_eq!(flights.land(&1, 5), Some(owner));

@@ -1,4 +1,5 @@
-//! The machine as a server: requests in, answers and notifications out.
+//! The machine as a server, inward: which requests are delivered, and what time and acknowledgements
+//! bring. Answers and notifications leave through `answering`.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +7,12 @@ use bytes::Bytes;
 
 use super::{
     alarms::Alarms,
-    block::{BlockRefusal, Gathered, Kept, KeptKey, Representation, Uploads},
-    config::{EXCHANGES_MAX, EXCHANGES_PER_PEER_MAX, FULL_MAX_AGE_SECS},
-    key::{BodyKey, RequestKey, etag_of},
+    block::{BlockRefusal, Gathered, Kept, KeptKey, Uploads},
+    config::{EXCHANGES_MAX, EXCHANGES_PER_PEER_MAX, EXCHANGES_UNVALIDATED_MAX, FULL_MAX_AGE_SECS},
+    key::{BodyKey, RequestKey},
     machine::Machine,
     observe::Observations,
-    reliability::Owner,
-    types::{
-        Event, ExchangeId, GoneReason, ObservationId, Peer, Request, RespondError, Response,
-    },
+    types::{Event, ExchangeId, GoneReason, ObservationId, Peer, Request, Response},
 };
 use crate::{
     base::Timestamp,
@@ -23,29 +21,32 @@ use crate::{
 
 /// What a server remembers.
 pub(super) struct Server<P> {
-    open: BTreeMap<ExchangeId, Open<P>>,
+    pub(super) open: BTreeMap<ExchangeId, Open<P>>,
     open_per_peer: BTreeMap<P, usize>,
-    duties: Alarms<(ExchangeId, Duty)>,
+    open_unvalidated: usize,
+    pub(super) duties: Alarms<(ExchangeId, Duty)>,
     uploads: Uploads<P>,
-    kept: Kept<P>,
-    observations: Observations<P>,
+    pub(super) kept: Kept<P>,
+    pub(super) observations: Observations<P>,
 }
 
 /// A request that was delivered and whose answer is not yet sent, or not yet acknowledged.
 #[derive(Clone)]
-struct Open<P> {
-    origin: Origin<P>,
-    kept_key: KeptKey<P>,
-    szx: Szx,
+pub(super) struct Open<P> {
+    pub(super) origin: Origin<P>,
+    pub(super) kept_key: KeptKey<P>,
+    pub(super) szx: Szx,
     /// The last block of the request body, which the answer confirms.
-    block1: Option<Block>,
-    wants_size2: bool,
-    observation: Option<ObservationId>,
-    state: State,
+    pub(super) block1: Option<Block>,
+    pub(super) wants_size2: bool,
+    pub(super) observation: Option<ObservationId>,
+    /// The peer's address was proved when the request came.
+    pub(super) is_validated: bool,
+    pub(super) state: State,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Nothing was sent.
     Fresh,
     /// An Empty acknowledgement was sent; the answer goes separately.
@@ -56,15 +57,15 @@ enum State {
 
 /// Where an answer goes.
 #[derive(Clone)]
-struct Origin<P> {
-    peer: P,
-    kind: Kind,
-    id: u16,
-    token: Token,
+pub(super) struct Origin<P> {
+    pub(super) peer: P,
+    pub(super) kind: Kind,
+    pub(super) id: u16,
+    pub(super) token: Token,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Duty {
+pub(super) enum Duty {
     /// No answer yet: say at least that the request arrived.
     Acknowledge,
     /// No answer in all this time: give it up.
@@ -90,6 +91,7 @@ impl<P: Peer> Server<P> {
         Self {
             open: BTreeMap::new(),
             open_per_peer: BTreeMap::new(),
+            open_unvalidated: 0,
             duties: Alarms::new(),
             uploads: Uploads::new(),
             kept: Kept::new(),
@@ -109,13 +111,19 @@ impl<P: Peer> Server<P> {
         .min()
     }
 
-    fn has_room_for(&self, peer: &P) -> bool {
+    fn has_room_for(&self, peer: &P, is_validated: bool) -> bool {
         let own = self.open_per_peer.get(peer).copied().unwrap_or(0);
-        own < EXCHANGES_PER_PEER_MAX && self.open.len() < EXCHANGES_MAX
+        own < EXCHANGES_PER_PEER_MAX
+            && self.open.len() < EXCHANGES_MAX
+            && (is_validated || self.open_unvalidated < EXCHANGES_UNVALIDATED_MAX)
     }
 
     fn insert(&mut self, id: ExchangeId, open: Open<P>) {
-        *self.open_per_peer.entry(open.origin.peer.clone()).or_default() += 1;
+        *self
+            .open_per_peer
+            .entry(open.origin.peer.clone())
+            .or_default() += 1;
+        self.open_unvalidated += usize::from(!open.is_validated);
         self.open.insert(id, open);
     }
 
@@ -123,6 +131,7 @@ impl<P: Peer> Server<P> {
         self.duties.clear(&(id, Duty::Acknowledge));
         self.duties.clear(&(id, Duty::Abandon));
         let open = self.open.remove(&id)?;
+        self.open_unvalidated -= usize::from(!open.is_validated);
         if let Some(own) = self.open_per_peer.get_mut(&open.origin.peer) {
             *own -= 1;
             if *own == 0 {
@@ -137,261 +146,15 @@ impl<P: Peer> Server<P> {
         let (uploads, upload_bytes) = self.uploads.len();
         let (kept, kept_bytes) = self.kept.len();
         let observations = self.observations.len();
-        [self.open.len(), uploads, upload_bytes, kept, kept_bytes, observations]
+        [
+            self.open.len(),
+            uploads,
+            upload_bytes,
+            kept,
+            kept_bytes,
+            observations,
+        ]
     }
-}
-
-/// Answering.
-impl<P: Peer> Machine<P> {
-    /// Answers a request: piggy-backed if its acknowledgement is still owed, else as a confirmable
-    /// message of its own. A body of more than a block is kept, and the client fetches the rest.
-    ///
-    /// On an error other than `Unknown` the client has been told so in place of the answer.
-    pub fn respond(
-        &mut self,
-        now: Timestamp,
-        exchange: ExchangeId,
-        response: Response,
-    ) -> Result<(), RespondError> {
-        let open = self.server.open.get(&exchange).filter(|open| open.state != State::Answered);
-        let open = open.cloned().ok_or(RespondError::Unknown)?;
-        let accepts = response.observing;
-        let (mut part, more, result) =
-            match self.first_block(now, &open.kept_key, open.szx, response) {
-                Ok((part, more, body_bytes)) => {
-                    let mut part = part;
-                    if more && open.wants_size2 {
-                        part.options.push_uint(number::SIZE2, body_bytes);
-                    }
-                    (part, more, Ok(()))
-                }
-                Err((part, error)) => (part, false, Err(error)),
-            };
-        if let Some(block1) = open.block1 {
-            part.options.push_block(number::BLOCK1, block1);
-        }
-        if let Some(observation) = open.observation {
-            self.settle_registration(now, observation, accepts, more, &mut part);
-        }
-        let separate = (open.state == State::Acknowledged).then_some(exchange);
-        let sent = self.reply(now, &open.origin, part, separate);
-        if sent != Ok(Sent::InFlight) {
-            self.close(exchange);
-        } else if let Some(open) = self.server.open.get_mut(&exchange) {
-            open.state = State::Answered;
-            self.server.duties.clear(&(exchange, Duty::Abandon));
-        }
-        result.and(sent.map(|_| ()))
-    }
-
-    /// Tells an observer the resource's new state. While the last notification is not
-    /// acknowledged, or its body still being fetched, the newest state waits and replaces older
-    /// waiting ones; [`Event::Delivered`] says when a state arrived.
-    pub fn notify(
-        &mut self,
-        now: Timestamp,
-        observation: ObservationId,
-        response: Response,
-    ) -> Result<(), RespondError> {
-        let bytes_max = self.config.response_bytes_max;
-        let active = self.server.observations.get_mut(observation).filter(|one| one.is_active);
-        let waiting = active.ok_or(RespondError::Unknown)?;
-        if response.payload.len() > bytes_max {
-            return Err(RespondError::TooLarge { bytes: response.payload.len(), bytes_max });
-        }
-        waiting.pending = Some(response);
-        self.flush(now, observation);
-        Ok(())
-    }
-
-    /// Sends the waiting state of an observation if nothing is in its way.
-    fn flush(&mut self, now: Timestamp, id: ObservationId) {
-        let Some(response) = self.server.observations.take_ready(id) else { return };
-        let Some(observation) = self.server.observations.get_mut(id) else { return };
-        let (key, szx) = (observation.kept_key.clone(), observation.szx);
-        let (peer, token) = (observation.peer.clone(), observation.token);
-        let (mut part, more) = match self.first_block(now, &key, szx, response) {
-            Ok((part, more, _)) => (part, more),
-            Err((part, _)) => (part, false),
-        };
-        // spec: rfc7641 §4.2. An error ends the observation and carries no Observe.
-        let goes_on = part.code.is_success();
-        if let Some(observation) = self.server.observations.get_mut(id)
-            && goes_on
-        {
-            part.options.push_uint(number::OBSERVE, observation.next_number());
-        }
-        let Some(message_id) = self.fresh_id(now, &peer) else {
-            return self.end_observation(id, GoneReason::TimedOut);
-        };
-        let Ok(bytes) = encode(Kind::Con, message_id, token, part) else {
-            return self.end_observation(id, GoneReason::Refused);
-        };
-        self.send(&peer, bytes.clone());
-        let timers = self.config.timers;
-        let owner = Owner::Notification(id);
-        self.flights.begin(now, &timers, &mut *self.rng, &peer, message_id, bytes, owner);
-        if !goes_on {
-            // Not landed by its end: the error itself is still sent until acknowledged.
-            self.server.observations.remove(id);
-            return self.emit(Event::ObserverGone {
-                observation: id,
-                reason: GoneReason::Refused,
-            });
-        }
-        if let Some(observation) = self.server.observations.get_mut(id) {
-            observation.in_flight = Some(message_id);
-        }
-        if more {
-            self.server.observations.fetching(now, id, true);
-        }
-    }
-
-    /// The answer to a registration decides about it.
-    ///
-    /// spec: rfc7641 §3.1. Without Observe in the answer the client is not registered (lb sent
-    /// none: defect 1), so it is there exactly when notifications will follow.
-    fn settle_registration(
-        &mut self,
-        now: Timestamp,
-        id: ObservationId,
-        accepts: bool,
-        more: bool,
-        part: &mut Response,
-    ) {
-        if !accepts || !part.code.is_success() {
-            self.server.observations.remove(id);
-            if accepts {
-                self.emit(Event::ObserverGone { observation: id, reason: GoneReason::Refused });
-            }
-        } else if let Some(observation) = self.server.observations.get_mut(id) {
-            observation.is_active = true;
-            part.options.push_uint(number::OBSERVE, observation.next_number());
-            if more {
-                self.server.observations.fetching(now, id, true);
-            }
-        }
-    }
-
-    /// The whole response if it fits into a block, else its first block, with the rest kept.
-    /// Says whether more follow and how large the body is.
-    fn first_block(
-        &mut self,
-        now: Timestamp,
-        key: &KeptKey<P>,
-        szx: Szx,
-        mut response: Response,
-    ) -> Result<(Response, bool, u32), (Response, RespondError)> {
-        let bytes = response.payload.len();
-        let bytes_max = self.config.response_bytes_max;
-        if bytes > bytes_max {
-            let told = Response::new(Code::INTERNAL_ERROR).saying("answer too large");
-            return Err((told, RespondError::TooLarge { bytes, bytes_max }));
-        }
-        if bytes <= szx.bytes() {
-            self.server.kept.drop(key);
-            return Ok((response, false, u32::try_from(bytes).unwrap_or(u32::MAX)));
-        }
-        if !response.options.has(number::ETAG) {
-            let format = response.options.content_format();
-            let tag = etag_of(response.code, format, &response.payload);
-            response.options.push(number::ETAG, tag);
-        }
-        let whole = Representation {
-            code: response.code,
-            options: response.options.clone(),
-            body: response.payload.clone(),
-        };
-        let Some((block, part)) = whole.block(0, szx) else {
-            let told = Response::new(Code::INTERNAL_ERROR);
-            return Err((told, RespondError::TooLarge { bytes, bytes_max }));
-        };
-        let lifetime = self.config.timers.exchange_lifetime();
-        if self.server.kept.keep(now, lifetime, key.clone(), whole).is_err() {
-            return Err((Response::unavailable(FULL_MAX_AGE_SECS), RespondError::Full));
-        }
-        response.options.push_block(number::BLOCK2, block);
-        response.payload = part;
-        Ok((response, true, u32::try_from(bytes).unwrap_or(u32::MAX)))
-    }
-
-    /// Sends an answer the way its request asks for.
-    fn reply(
-        &mut self,
-        now: Timestamp,
-        origin: &Origin<P>,
-        response: Response,
-        separate: Option<ExchangeId>,
-    ) -> Result<Sent, RespondError> {
-        let peer = &origin.peer;
-        let kind = match (origin.kind, separate) {
-            (Kind::Con, None) => Kind::Ack,
-            // lb sent these unconfirmed, and a lost one was lost: defect 3.
-            (Kind::Con, Some(_)) => Kind::Con,
-            _ => Kind::Non,
-        };
-        let id = if kind == Kind::Ack { Some(origin.id) } else { self.fresh_id(now, peer) };
-        let Some(id) = id else { return Ok(Sent::Done) };
-        let (bytes, result) = match encode(kind, id, origin.token, response) {
-            Ok(bytes) => (bytes, Ok(())),
-            Err(error) => {
-                let told = Response::new(Code::INTERNAL_ERROR);
-                (encode(kind, id, origin.token, told)?, Err(error))
-            }
-        };
-        if bytes.len() as u64 > self.peers.budget(peer) {
-            // spec: rfc9175 §2.4. Never confirmable, which would repeat it to a victim.
-            let kind = if kind == Kind::Ack { Kind::Ack } else { Kind::Non };
-            let challenge = self.challenge(now, peer);
-            let bytes = encode(kind, id, origin.token, challenge)?;
-            self.seen.answered(peer, origin.id, bytes.clone());
-            self.send(peer, bytes);
-            return result.map(|()| Sent::Done);
-        }
-        self.send(peer, bytes.clone());
-        match (kind, separate) {
-            (Kind::Con, Some(exchange)) => {
-                let timers = self.config.timers;
-                let owner = Owner::Answer(exchange);
-                self.flights.begin(now, &timers, &mut *self.rng, peer, id, bytes, owner);
-                result.map(|()| Sent::InFlight)
-            }
-            (Kind::Ack, _) => {
-                self.seen.answered(peer, origin.id, bytes);
-                result.map(|()| Sent::Done)
-            }
-            _ => result.map(|()| Sent::Done),
-        }
-    }
-
-    fn challenge(&self, now: Timestamp, peer: &P) -> Response {
-        let value = self.echo.challenge(now, peer);
-        Response::new(Code::UNAUTHORIZED).option(number::ECHO, value)
-    }
-
-    pub(super) fn fresh_id(&mut self, now: Timestamp, peer: &P) -> Option<u16> {
-        let lifetime = self.config.timers.exchange_lifetime();
-        self.peers.next_id(now, &mut *self.rng, peer, lifetime)
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    /// There is nothing more to do.
-    Done,
-    /// It is sent again until acknowledged.
-    InFlight,
-}
-
-fn encode(
-    kind: Kind,
-    id: u16,
-    token: Token,
-    response: Response,
-) -> Result<Bytes, RespondError> {
-    let Response { code, options, payload, .. } = response;
-    let message = Message { kind, code, id, token, options, payload: payload.to_vec() };
-    message.encode().map(Bytes::from).map_err(|_| RespondError::Unsendable)
 }
 
 /// Taking requests in.
@@ -400,7 +163,12 @@ impl<P: Peer> Machine<P> {
         if !self.is_first_copy(now, &peer, message.kind, message.id) {
             return;
         }
-        let origin = Origin { peer, kind: message.kind, id: message.id, token: message.token };
+        let origin = Origin {
+            peer,
+            kind: message.kind,
+            id: message.id,
+            token: message.token,
+        };
         if let Err(Turned::Down(response)) = self.admit(now, &origin, message) {
             // Our own answers always fit; there is nobody to tell if one did not.
             let _sent = self.reply(now, &origin, response, None);
@@ -422,7 +190,8 @@ impl<P: Peer> Machine<P> {
         let block1 = block(&message.options, number::BLOCK1)?;
         let key = RequestKey::of(message.code, &message.options);
         let body = self.gather(now, origin, key, block1, &mut message)?;
-        if !self.server.has_room_for(&origin.peer) {
+        let is_validated = self.peers.is_validated(&origin.peer);
+        if !self.server.has_room_for(&origin.peer, is_validated) {
             return Err(Response::unavailable(FULL_MAX_AGE_SECS).into());
         }
         let kept_key = (origin.peer.clone(), key, BodyKey::of(&body));
@@ -434,6 +203,7 @@ impl<P: Peer> Machine<P> {
             block1,
             wants_size2: message.options.has(number::SIZE2),
             observation: None,
+            is_validated,
             state: State::Fresh,
         };
         self.deliver(now, open, message.code, message.options, body);
@@ -450,7 +220,9 @@ impl<P: Peer> Machine<P> {
         known.extend([number::BLOCK1, number::BLOCK2]);
         if let Some(fault) = options.fault(&known) {
             return Err(match message.kind {
-                Kind::Con => Response::new(Code::BAD_OPTION).saying(fault.to_string()).into(),
+                Kind::Con => Response::new(Code::BAD_OPTION)
+                    .saying(fault.to_string())
+                    .into(),
                 _ => Turned::Silence,
             });
         }
@@ -477,10 +249,13 @@ impl<P: Peer> Machine<P> {
             self.peers.validate(now, &mut *self.rng, &origin.peer);
             return Ok(());
         }
-        let leaves_state = !message.code.is_safe()
-            || options.observe() == Some(0)
-            || options.has(number::BLOCK1);
-        if leaves_state { Err(self.challenge(now, &origin.peer).into()) } else { Ok(()) }
+        let leaves_state =
+            !message.code.is_safe() || options.observe() == Some(0) || options.has(number::BLOCK1);
+        if leaves_state {
+            Err(self.challenge(now, &origin.peer).into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Serves a later block of a body we keep. Never of another one: what is not kept is 4.08.
@@ -509,7 +284,9 @@ impl<P: Peer> Machine<P> {
         response.payload = payload;
         let _sent = self.reply(now, origin, response, None);
         for observation in self.server.observations.of_body(&key) {
-            self.server.observations.fetching(now, observation, block.more());
+            self.server
+                .observations
+                .fetching(now, observation, block.more());
             self.flush(now, observation);
         }
         Ok(())
@@ -537,20 +314,25 @@ impl<P: Peer> Machine<P> {
         if stated > bytes_max || payload.len() > bytes_max {
             return Err(too_large().into());
         }
-        let Some(block) = block1 else { return Ok(payload.into()) };
+        let Some(block) = block1 else {
+            return Ok(payload.into());
+        };
         let lifetime = self.config.timers.exchange_lifetime();
         let place = (origin.peer.clone(), key);
-        let mut answer =
-            match self.server.uploads.gather(now, lifetime, place, block, &payload, bytes_max) {
-                Ok(Gathered::Whole(body)) => return Ok(body.into()),
-                Ok(Gathered::Partly) => Response::new(Code::CONTINUE),
-                Err(BlockRefusal::Gap) => Response::new(Code::INCOMPLETE),
-                Err(BlockRefusal::Length) => {
-                    Response::new(Code::BAD_REQUEST).saying("not the stated block size")
-                }
-                Err(BlockRefusal::TooLarge) => too_large(),
-                Err(BlockRefusal::Full) => Response::unavailable(FULL_MAX_AGE_SECS),
-            };
+        let mut answer = match self
+            .server
+            .uploads
+            .gather(now, lifetime, &place, block, &payload, bytes_max)
+        {
+            Ok(Gathered::Whole(body)) => return Ok(body.into()),
+            Ok(Gathered::Partly) => Response::new(Code::CONTINUE),
+            Err(BlockRefusal::Gap) => Response::new(Code::INCOMPLETE),
+            Err(BlockRefusal::Length) => {
+                Response::new(Code::BAD_REQUEST).saying("not the stated block size")
+            }
+            Err(BlockRefusal::TooLarge) => too_large(),
+            Err(BlockRefusal::Full) => Response::unavailable(FULL_MAX_AGE_SECS),
+        };
         let szx = block.szx().min(self.config.szx);
         if answer.code == Code::CONTINUE
             && let Ok(control) = Block::new(block.num(), true, szx)
@@ -587,15 +369,22 @@ impl<P: Peer> Machine<P> {
             let at = now + timers.piggyback_within;
             self.server.duties.set((exchange, Duty::Acknowledge), at);
         }
-        self.server.duties.set((exchange, Duty::Abandon), now + timers.response_within);
-        let observation = open.observation;
+        self.server
+            .duties
+            .set((exchange, Duty::Abandon), now + timers.response_within);
+        let (observation, is_validated) = (open.observation, open.is_validated);
         self.server.insert(exchange, open);
         self.emit(Event::Request {
             exchange,
-            validated: self.peers.is_validated(&peer),
             peer,
-            request: Request { method, options, payload, observe: observation.is_some() },
+            request: Request {
+                method,
+                options,
+                payload,
+                observe: observation.is_some(),
+            },
             observation,
+            validated: is_validated,
         });
     }
 
@@ -613,8 +402,11 @@ impl<P: Peer> Machine<P> {
         let value = value.filter(|value| method.is_safe() && *value <= 1)?;
         let before = self.server.observations.of_token(peer, token);
         let replaced = before.and_then(|id| {
-            let reason =
-                if value == 0 { GoneReason::Replaced } else { GoneReason::Deregistered };
+            let reason = if value == 0 {
+                GoneReason::Replaced
+            } else {
+                GoneReason::Deregistered
+            };
             self.take_observation(id, reason)
         });
         if value != 0 {
@@ -659,7 +451,9 @@ impl<P: Peer> Machine<P> {
         id: ObservationId,
         was_reset: bool,
     ) {
-        let Some(observation) = self.server.observations.get_mut(id) else { return };
+        let Some(observation) = self.server.observations.get_mut(id) else {
+            return;
+        };
         observation.in_flight = None;
         if was_reset {
             return self.end_observation(id, GoneReason::Reset);
@@ -674,20 +468,25 @@ impl<P: Peer> Machine<P> {
     }
 
     fn acknowledge(&mut self, exchange: ExchangeId) {
-        let Some(open) = self.server.open.get_mut(&exchange) else { return };
+        let Some(open) = self.server.open.get_mut(&exchange) else {
+            return;
+        };
         open.state = State::Acknowledged;
         let (peer, id) = (open.origin.peer.clone(), open.origin.id);
         let bytes = self.send_empty(&peer, Kind::Ack, id);
-        self.seen.answered(&peer, id, bytes);
+        self.remember_answer(&peer, id, bytes);
     }
 
     fn abandon(&mut self, now: Timestamp, exchange: ExchangeId) {
-        if self.respond(now, exchange, Response::unavailable(FULL_MAX_AGE_SECS)).is_ok() {
+        if self
+            .respond(now, exchange, Response::unavailable(FULL_MAX_AGE_SECS))
+            .is_ok()
+        {
             self.emit(Event::Cancelled { exchange });
         }
     }
 
-    fn end_observation(&mut self, id: ObservationId, reason: GoneReason) {
+    pub(super) fn end_observation(&mut self, id: ObservationId, reason: GoneReason) {
         self.take_observation(id, reason);
     }
 
@@ -700,7 +499,10 @@ impl<P: Peer> Machine<P> {
         if let Some(message_id) = observation.in_flight {
             self.flights.land(&observation.peer, message_id);
         }
-        self.emit(Event::ObserverGone { observation: id, reason });
+        self.emit(Event::ObserverGone {
+            observation: id,
+            reason,
+        });
         Some(observation)
     }
 }

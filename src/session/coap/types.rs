@@ -41,7 +41,12 @@ impl Request {
         for segment in path {
             options.push(number::URI_PATH, *segment);
         }
-        Self { method, options, payload: Bytes::new(), observe: false }
+        Self {
+            method,
+            options,
+            payload: Bytes::new(),
+            observe: false,
+        }
     }
 
     /// The same with one option more.
@@ -71,7 +76,7 @@ impl Request {
 pub struct Response {
     /// How it went.
     pub code: Code,
-    /// Content-Format, Max-Age, ETag and the like.
+    /// Content-Format, Max-Age, `ETag` and the like.
     pub options: Options,
     /// The whole body.
     pub payload: Bytes,
@@ -82,14 +87,20 @@ pub struct Response {
 impl Response {
     /// A response without a body.
     pub const fn new(code: Code) -> Self {
-        Self { code, options: Options::new(), payload: Bytes::new(), observing: false }
+        Self {
+            code,
+            options: Options::new(),
+            payload: Bytes::new(),
+            observing: false,
+        }
     }
 
     /// The same with a body of a content format.
     #[must_use]
     pub fn body(mut self, content_format: u16, payload: impl Into<Bytes>) -> Self {
         self.options.remove(number::CONTENT_FORMAT);
-        self.options.push_uint(number::CONTENT_FORMAT, u32::from(content_format));
+        self.options
+            .push_uint(number::CONTENT_FORMAT, u32::from(content_format));
         self.payload = payload.into();
         self
     }

@@ -15,7 +15,17 @@ impl Szx {
 
     /// Checks an exponent; 7 is reserved.
     pub const fn new(exponent: u8) -> Option<Self> {
-        if exponent <= Self::MAX.0 { Some(Self(exponent)) } else { None }
+        if exponent <= Self::MAX.0 {
+            Some(Self(exponent))
+        } else {
+            None
+        }
+    }
+
+    /// Half the size, down to 16 bytes.
+    #[must_use]
+    pub const fn smaller(self) -> Self {
+        Self(self.0.saturating_sub(1))
     }
 
     /// The exponent on the wire.
@@ -57,7 +67,11 @@ impl Block {
 
     /// A block by its number.
     pub const fn new(num: u32, more: bool, szx: Szx) -> Result<Self, BlockError> {
-        if num > Self::NUM_MAX { Err(BlockError::Number(num)) } else { Ok(Self { num, more, szx }) }
+        if num > Self::NUM_MAX {
+            Err(BlockError::Number(num))
+        } else {
+            Ok(Self { num, more, szx })
+        }
     }
 
     /// The block that starts `offset` bytes into the body, if one of this size starts there.
@@ -134,7 +148,10 @@ mod tests {
     fn a_reserved_size_and_a_long_value_are_told_apart() {
         assert_eq!(Block::decode(&[0x07]), Err(BlockError::ReservedSize));
         assert_eq!(Block::decode(&[0, 0, 0, 1]), Err(BlockError::Long(4)));
-        assert_eq!(Block::new(1 << 20, false, Szx::MIN), Err(BlockError::Number(1 << 20)));
+        assert_eq!(
+            Block::new(1 << 20, false, Szx::MIN),
+            Err(BlockError::Number(1 << 20))
+        );
     }
 
     proptest! {

@@ -41,20 +41,31 @@ pub struct Token {
 
 impl Token {
     /// No token.
-    pub const EMPTY: Self = Self { bytes: [0; 8], len: 0 };
+    pub const EMPTY: Self = Self {
+        bytes: [0; 8],
+        len: 0,
+    };
     /// Eight bytes, and the last of all tokens in their order.
-    pub const LONGEST: Self = Self { bytes: [u8::MAX; 8], len: 8 };
+    pub const LONGEST: Self = Self {
+        bytes: [u8::MAX; 8],
+        len: 8,
+    };
 
     /// A token of at most eight bytes.
     pub fn new(value: &[u8]) -> Option<Self> {
         let mut bytes = [0; 8];
         bytes.get_mut(..value.len())?.copy_from_slice(value);
-        Some(Self { bytes, len: u8::try_from(value.len()).ok()? })
+        Some(Self {
+            bytes,
+            len: u8::try_from(value.len()).ok()?,
+        })
     }
 
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
+        self.bytes
+            .get(..usize::from(self.len))
+            .unwrap_or(&self.bytes)
     }
 }
 
@@ -126,6 +137,9 @@ pub enum Fault {
     /// More than [`OPTIONS_MAX`].
     #[error("more than {OPTIONS_MAX} options")]
     OptionCount,
+    /// `coap-lite` refused what we had let through.
+    #[error("coap-lite does not read this")]
+    Unread,
     /// A payload marker and then nothing.
     #[error("a payload marker with no payload")]
     MarkerAlone,
@@ -176,12 +190,13 @@ impl Message {
     /// Reads one datagram.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         check(bytes)?;
-        let packet = Packet::from_bytes(bytes).map_err(|_| DecodeError {
-            // Not reachable as far as we know: `check` is the stricter of the two.
+        // Not reachable as far as we know: `check` is the stricter of the two.
+        let unread = DecodeError {
             at: 0,
-            fault: Fault::Truncated,
+            fault: Fault::Unread,
             answer: Answer::Silence,
-        })?;
+        };
+        let packet = Packet::from_bytes(bytes).map_err(|_| unread)?;
         let mut options = Options::new();
         for (number, values) in packet.options() {
             for value in values {
@@ -197,7 +212,7 @@ impl Message {
             },
             code: Code(packet.header.code.into()),
             id: packet.header.message_id,
-            token: Token::new(packet.get_token()).expect("check() saw at most eight bytes"),
+            token: Token::new(packet.get_token()).ok_or(unread)?,
             options,
             payload: packet.payload,
         })
@@ -227,7 +242,9 @@ impl Message {
             packet.add_option(CoapOption::from(number), value.to_vec());
         }
         packet.payload.clone_from(&self.payload);
-        packet.to_bytes_with_limit(MESSAGE_BYTES_MAX).map_err(|_| EncodeError::Size)
+        packet
+            .to_bytes_with_limit(MESSAGE_BYTES_MAX)
+            .map_err(|_| EncodeError::Size)
     }
 }
 
@@ -235,15 +252,21 @@ impl Message {
 ///
 /// spec: rfc7252 §3
 fn check(bytes: &[u8]) -> Result<(), DecodeError> {
-    let silent = |at, fault| DecodeError { at, fault, answer: Answer::Silence };
+    let silent = |at, fault| DecodeError {
+        at,
+        fault,
+        answer: Answer::Silence,
+    };
     let &[first, code, id_high, id_low, ..] = bytes else {
         return Err(silent(0, Fault::Header(bytes.len())));
     };
     if first >> 6 != 1 {
         return Err(silent(0, Fault::Version(first >> 6)));
     }
-    let answer = if first >> 4 & 3 == 0 {
-        Answer::Reset { id: u16::from_be_bytes([id_high, id_low]) }
+    let answer = if first & 0x30 == 0 {
+        Answer::Reset {
+            id: u16::from_be_bytes([id_high, id_low]),
+        }
     } else {
         Answer::Silence
     };
@@ -272,7 +295,11 @@ fn check_options(bytes: &[u8], mut at: usize) -> Result<(), (usize, Fault)> {
         let begin = at;
         at += 1;
         if head == 0xff {
-            return if at < bytes.len() { Ok(()) } else { Err((begin, Fault::MarkerAlone)) };
+            return if at < bytes.len() {
+                Ok(())
+            } else {
+                Err((begin, Fault::MarkerAlone))
+            };
         }
         let delta = extended(bytes, &mut at, head >> 4)?;
         let len = usize::from(extended(bytes, &mut at, head & 0x0f)?);
@@ -332,7 +359,10 @@ mod tests {
         let answer = b"\x60\x45\x7d\x34\xff22.3 C";
 
         let read = Message::decode(get).unwrap();
-        assert_eq!((read.kind, read.code, read.id), (Kind::Con, Code::GET, 0x7d34));
+        assert_eq!(
+            (read.kind, read.code, read.id),
+            (Kind::Con, Code::GET, 0x7d34)
+        );
         assert_eq!(read.options.path().collect::<Vec<_>>(), ["temperature"]);
         assert_eq!(read.encode().unwrap(), get);
         let read = Message::decode(answer).unwrap();
@@ -345,7 +375,10 @@ mod tests {
     fn a_payload_marker_with_nothing_after_it_is_reset() {
         let reset = Answer::Reset { id: 0x7d34 };
 
-        assert_eq!(fault(b"\x40\x01\x7d\x34\xff"), (4, Fault::MarkerAlone, reset));
+        assert_eq!(
+            fault(b"\x40\x01\x7d\x34\xff"),
+            (4, Fault::MarkerAlone, reset)
+        );
     }
 
     #[test]
@@ -354,7 +387,10 @@ mod tests {
         let ping = b"\x40\x00\x12\x34\x00";
 
         assert_eq!(fault(ack), (4, Fault::EmptyWithTail(8), Answer::Silence));
-        assert_eq!(fault(ping), (4, Fault::EmptyWithTail(1), Answer::Reset { id: 0x1234 }));
+        assert_eq!(
+            fault(ping),
+            (4, Fault::EmptyWithTail(1), Answer::Reset { id: 0x1234 })
+        );
         assert_eq!(Message::empty(Kind::Ack, 0x1234).encode().unwrap().len(), 4);
         let mut bad = Message::empty(Kind::Ack, 1);
         bad.token = Token::new(&[1]).unwrap();
@@ -363,7 +399,10 @@ mod tests {
 
     #[test]
     fn another_version_is_met_with_silence() {
-        assert_eq!(fault(b"\x80\x01\x00\x01"), (0, Fault::Version(2), Answer::Silence));
+        assert_eq!(
+            fault(b"\x80\x01\x00\x01"),
+            (0, Fault::Version(2), Answer::Silence)
+        );
         assert_eq!(fault(b"\x40\x01"), (0, Fault::Header(2), Answer::Silence));
     }
 
@@ -380,7 +419,10 @@ mod tests {
     #[test]
     fn an_option_that_runs_past_the_end_is_refused_with_its_place() {
         assert_eq!(fault(b"\x40\x01\x00\x01\xb5abc").0, 4);
-        assert_eq!(fault(b"\x50\x01\x00\x01\xb3abc\xf0"), (9, Fault::Nibble, Answer::Silence));
+        assert_eq!(
+            fault(b"\x50\x01\x00\x01\xb3abc\xf0"),
+            (9, Fault::Nibble, Answer::Silence)
+        );
         assert_eq!(fault(b"\x50\x01\x00\x01\xe0\xff\xff").1, Fault::Number);
     }
 
@@ -411,7 +453,10 @@ mod tests {
             payload: vec![0xff],
         };
 
-        assert_eq!(Message::decode(&message.encode().unwrap()).unwrap(), message);
+        assert_eq!(
+            Message::decode(&message.encode().unwrap()).unwrap(),
+            message
+        );
     }
 
     proptest! {

@@ -164,12 +164,16 @@ impl Options {
 
     /// All, by number and then in order.
     pub fn iter(&self) -> impl Iterator<Item = (u16, &[u8])> {
-        self.0.iter().map(|(number, value)| (*number, value.as_slice()))
+        self.0
+            .iter()
+            .map(|(number, value)| (*number, value.as_slice()))
     }
 
     /// Every value of one number, in order.
     pub fn all(&self, number: u16) -> impl Iterator<Item = &[u8]> {
-        self.iter().filter(move |(other, _)| *other == number).map(|(_, value)| value)
+        self.iter()
+            .filter(move |(other, _)| *other == number)
+            .map(|(_, value)| value)
     }
 
     /// The first value of one number.
@@ -199,12 +203,14 @@ impl Options {
 
     /// The content format of the body.
     pub fn content_format(&self) -> Option<u16> {
-        self.uint(number::CONTENT_FORMAT).and_then(|value| u16::try_from(value).ok())
+        self.uint(number::CONTENT_FORMAT)
+            .and_then(|value| u16::try_from(value).ok())
     }
 
     /// The content format the client wants.
     pub fn accept(&self) -> Option<u16> {
-        self.uint(number::ACCEPT).and_then(|value| u16::try_from(value).ok())
+        self.uint(number::ACCEPT)
+            .and_then(|value| u16::try_from(value).ok())
     }
 
     /// 24 bits of Observe: 0 registers, 1 deregisters, anything in a notification is its order.
@@ -224,12 +230,14 @@ impl Options {
 
     /// The path's segments in order. [`Options::fault`] has seen to it that they are UTF-8.
     pub fn path(&self) -> impl Iterator<Item = &str> {
-        self.all(number::URI_PATH).filter_map(|value| std::str::from_utf8(value).ok())
+        self.all(number::URI_PATH)
+            .filter_map(|value| std::str::from_utf8(value).ok())
     }
 
     /// The queries in the order the client gave them (lb lost it: defect 10).
     pub fn query(&self) -> impl Iterator<Item = &str> {
-        self.all(number::URI_QUERY).filter_map(|value| std::str::from_utf8(value).ok())
+        self.all(number::URI_QUERY)
+            .filter_map(|value| std::str::from_utf8(value).ok())
     }
 
     /// The first critical option that is not among `known`.
@@ -249,7 +257,10 @@ impl Options {
             }
             if let Some(shape) = Shape::of(number) {
                 if !shape.fits(value) {
-                    return Some(OptionFault::Length { number, bytes: value.len() });
+                    return Some(OptionFault::Length {
+                        number,
+                        bytes: value.len(),
+                    });
                 }
                 if before == Some(number) && !shape.repeats {
                     return Some(OptionFault::Repeated(number));
@@ -271,9 +282,8 @@ impl Options {
             let repeated = before == Some(*number);
             before = Some(*number);
             is_critical(*number)
-                || Shape::of(*number).is_none_or(|shape| {
-                    shape.fits(value) && (shape.repeats || !repeated)
-                })
+                || Shape::of(*number)
+                    .is_none_or(|shape| shape.fits(value) && (shape.repeats || !repeated))
         });
     }
 }
@@ -312,7 +322,12 @@ impl Shape {
             number::ACCESS_TOKEN => (0, OPTION_BYTES_MAX, false, true),
             _ => return None,
         };
-        Some(Self { bytes_min, bytes_max, repeats, is_text })
+        Some(Self {
+            bytes_min,
+            bytes_max,
+            repeats,
+            is_text,
+        })
     }
 }
 
@@ -323,20 +338,33 @@ pub fn uint(value: &[u8], bytes_max: usize) -> Option<u32> {
     if value.len() > bytes_max.min(4) {
         return None;
     }
-    Some(value.iter().fold(0, |whole, byte| whole << 8 | u32::from(*byte)))
+    Some(
+        value
+            .iter()
+            .fold(0, |whole, byte| whole << 8 | u32::from(*byte)),
+    )
 }
 
 /// The shortest uint option value; zero is no byte at all.
 pub fn uint_bytes(value: u32) -> Vec<u8> {
-    value.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect()
+    value
+        .to_be_bytes()
+        .into_iter()
+        .skip_while(|byte| *byte == 0)
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const KNOWN: [u16; 5] =
-        [number::URI_PATH, number::URI_QUERY, number::ACCEPT, number::BLOCK1, number::BLOCK2];
+    const KNOWN: [u16; 5] = [
+        number::URI_PATH,
+        number::URI_QUERY,
+        number::ACCEPT,
+        number::BLOCK1,
+        number::BLOCK2,
+    ];
 
     #[test]
     fn lb_defect_10_queries_keep_their_order() {
@@ -346,7 +374,10 @@ mod tests {
         options.push(number::URI_QUERY, "filter=1");
         options.push(number::URI_QUERY, "a=0");
 
-        assert_eq!(options.query().collect::<Vec<_>>(), ["since=2", "filter=1", "a=0"]);
+        assert_eq!(
+            options.query().collect::<Vec<_>>(),
+            ["since=2", "filter=1", "a=0"]
+        );
     }
 
     /// Number 256 is elective whatever MSC3079 calls it, so an unaware server would ignore the
@@ -370,7 +401,9 @@ mod tests {
 
     #[test]
     fn a_critical_option_we_do_not_know_is_named() {
-        let options = Options::new().with(65_003, "x").with(number::URI_PATH, "sync");
+        let options = Options::new()
+            .with(65_003, "x")
+            .with(number::URI_PATH, "sync");
 
         assert_eq!(options.fault(&KNOWN), Some(OptionFault::Unknown(65_003)));
     }
@@ -380,23 +413,38 @@ mod tests {
         let long = Options::new().with(number::URI_PATH, vec![b'a'; 256]);
         let odd = Options::new().with(number::URI_PATH, [0xff]);
 
-        assert_eq!(long.fault(&KNOWN), Some(OptionFault::Length { number: 11, bytes: 256 }));
+        assert_eq!(
+            long.fault(&KNOWN),
+            Some(OptionFault::Length {
+                number: 11,
+                bytes: 256
+            })
+        );
         assert_eq!(odd.fault(&KNOWN), Some(OptionFault::NotUtf8(11)));
     }
 
     #[test]
     fn a_second_block_option_is_refused_and_a_second_observe_ignored() {
-        let blocks = Options::new().with(number::BLOCK1, [1]).with(number::BLOCK1, [2]);
-        let mut observes = Options::new().with(number::OBSERVE, [1]).with(number::OBSERVE, [2]);
+        let blocks = Options::new()
+            .with(number::BLOCK1, [1])
+            .with(number::BLOCK1, [2]);
+        let mut observes = Options::new()
+            .with(number::OBSERVE, [1])
+            .with(number::OBSERVE, [2]);
         observes.drop_unusable();
 
-        assert_eq!(blocks.fault(&KNOWN), Some(OptionFault::Repeated(number::BLOCK1)));
+        assert_eq!(
+            blocks.fault(&KNOWN),
+            Some(OptionFault::Repeated(number::BLOCK1))
+        );
         assert_eq!(observes.all(number::OBSERVE).count(), 1);
     }
 
     #[test]
     fn an_elective_option_of_a_wrong_length_is_ignored() {
-        let mut options = Options::new().with(number::ETAG, [0; 9]).with(number::ETAG, [7]);
+        let mut options = Options::new()
+            .with(number::ETAG, [0; 9])
+            .with(number::ETAG, [7]);
         options.drop_unusable();
 
         assert_eq!(options.all(number::ETAG).collect::<Vec<_>>(), [[7]]);

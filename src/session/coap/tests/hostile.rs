@@ -9,7 +9,8 @@ use super::*;
 fn held(machine: &Machine<u32>) -> usize {
     let server: usize = machine.server.sizes().iter().sum();
     let client: usize = machine.client.sizes().iter().sum();
-    server + client + machine.seen.len() + machine.flights.len() + machine.peers.len()
+    let seen = machine.seen.len() + machine.seen_unvalidated.len();
+    server + client + seen + machine.flights.len() + machine.peers.len()
 }
 
 proptest! {
@@ -57,15 +58,21 @@ fn a_flood_from_many_addresses_is_held_in_bounds_and_forgotten() {
     for nth in 0..100_000_u32 {
         now = Timestamp(NOW.0 + u64::from(nth) / 100);
         let mut get = con(Code::GET, nth as u16, b"", "a");
-        get.options.push_uint(number::URI_QUERY, rng.next_u32());
+        get.options
+            .push(number::URI_QUERY, rng.next_u32().to_string());
         machine.handle_datagram(now, nth, &get.encode().unwrap());
         while machine.poll_transmit().is_some() {}
         while machine.poll_event().is_some() {}
     }
 
     let [open, ..] = machine.server.sizes();
-    assert_eq!(open, config::EXCHANGES_MAX, "nobody answers them");
-    assert!(machine.seen.len() <= config::SEEN_MAX);
+    assert_eq!(
+        open,
+        config::EXCHANGES_UNVALIDATED_MAX,
+        "nobody answers them"
+    );
+    assert_eq!(machine.seen_unvalidated.len(), config::SEEN_UNVALIDATED_MAX);
+    assert_eq!(machine.seen.len(), 0);
     assert!(machine.peers.len() <= config::PEERS_UNVALIDATED_MAX);
     machine.handle_timeout(Timestamp(now.0 + 10_000_000));
     while machine.poll_transmit().is_some() {}

@@ -1,5 +1,9 @@
 //! The machine as a whole: as a server with handmade datagrams, and two or more machines with a
 //! network between them that loses, repeats and reorders.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "ids and filler are made from counters"
+)]
 
 mod hostile;
 mod observing;
@@ -48,7 +52,8 @@ impl Bench {
     }
 
     fn hear_from(&mut self, peer: &'static str, message: &Message) -> Vec<Message> {
-        self.server.handle_datagram(self.now, peer, &message.encode().unwrap());
+        self.server
+            .handle_datagram(self.now, peer, &message.encode().unwrap());
         self.sent()
     }
 
@@ -69,9 +74,12 @@ impl Bench {
     /// The one request that was delivered.
     fn delivered(&mut self) -> (ExchangeId, Request, Option<ObservationId>) {
         match self.server.poll_event() {
-            Some(Event::Request { exchange, request, observation, .. }) => {
-                (exchange, request, observation)
-            }
+            Some(Event::Request {
+                exchange,
+                request,
+                observation,
+                ..
+            }) => (exchange, request, observation),
             other => panic!("expected a request, got {other:?}"),
         }
     }

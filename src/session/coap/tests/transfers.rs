@@ -16,12 +16,19 @@ fn run(
     let mut ended = BTreeMap::new();
     while let Some((_, event)) = world.next_event() {
         let (exchange, outcome) = match event {
-            Event::Request { exchange, peer, request, .. } => {
+            Event::Request {
+                exchange,
+                peer,
+                request,
+                ..
+            } => {
                 let response = answer(peer, request);
                 world.respond("hub", exchange, response);
                 continue;
             }
-            Event::Response { exchange, response, .. } => (exchange, Ok(response)),
+            Event::Response {
+                exchange, response, ..
+            } => (exchange, Ok(response)),
             Event::Failed { exchange, reason } => (exchange, Err(reason)),
             other => panic!("{other:?}"),
         };
@@ -51,7 +58,9 @@ fn a_body_of_forty_kilobytes_arrives_each_way_under_loss() {
             content(body(40_000, 2))
         });
 
-        let response = ended[&asked].as_ref().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let response = ended[&asked]
+            .as_ref()
+            .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         assert_eq!(response.payload, body(40_000, 2), "seed {seed}");
         assert_eq!(response.options.content_format(), Some(60));
         assert_eq!(delivered, 1, "seed {seed}");
@@ -63,7 +72,11 @@ fn a_body_of_forty_kilobytes_arrives_each_way_under_loss() {
 
 #[test]
 fn a_request_is_delivered_once_however_often_it_is_repeated() {
-    let weather = Weather { loss_percent: 40, duplicate_percent: 90, delay_ms_max: 3000 };
+    let weather = Weather {
+        loss_percent: 40,
+        duplicate_percent: 90,
+        delay_ms_max: 3000,
+    };
     for seed in 0..30 {
         let mut world = World::new(seed, weather, &["ana", "hub"]);
         let now = world.now;
@@ -77,7 +90,10 @@ fn a_request_is_delivered_once_however_often_it_is_repeated() {
             Response::new(Code::CHANGED).saying(request.payload[0].to_string())
         });
 
-        assert!(delivered.values().all(|times| *times == 1), "seed {seed}: {delivered:?}");
+        assert!(
+            delivered.values().all(|times| *times == 1),
+            "seed {seed}: {delivered:?}"
+        );
         for (nth, outcome) in ended.into_values().enumerate() {
             if let Ok(response) = outcome {
                 assert_eq!(response.payload, nth.to_string(), "seed {seed}");
@@ -89,7 +105,10 @@ fn a_request_is_delivered_once_however_often_it_is_repeated() {
 #[test]
 fn clients_and_queries_never_get_each_others_blocks() {
     for seed in 0..10 {
-        let weather = Weather { loss_percent: 10, ..STORM };
+        let weather = Weather {
+            loss_percent: 10,
+            ..STORM
+        };
         let mut world = World::new(seed, weather, &["ana", "bob", "hub"]);
         for machine in world.machines.values_mut() {
             machine.config.timers.max_retransmit = 10;
@@ -113,14 +132,21 @@ fn clients_and_queries_never_get_each_others_blocks() {
         let mut ended = 0;
         while let Some((name, event)) = world.next_event() {
             match event {
-                Event::Request { exchange, peer, request, .. } => {
+                Event::Request {
+                    exchange,
+                    peer,
+                    request,
+                    ..
+                } => {
                     let query = request.options.query().next().map(str::to_owned);
                     let query = query
                         .unwrap_or_else(|| String::from_utf8(request.payload.to_vec()).unwrap());
                     let whole = body(4000, salt(peer, &query));
                     world.respond("hub", exchange, content(whole));
                 }
-                Event::Response { exchange, response, .. } => {
+                Event::Response {
+                    exchange, response, ..
+                } => {
                     assert_eq!(response.payload, body(4000, asked[&(name, exchange)]));
                     ended += 1;
                 }
@@ -161,10 +187,17 @@ fn block_sizes_are_agreed_downwards_from_either_end() {
             content(body(3000, 2))
         });
 
-        assert_eq!(ended[&asked].as_ref().unwrap().payload, body(3000, 2), "{ana} {hub}");
+        assert_eq!(
+            ended[&asked].as_ref().unwrap().payload,
+            body(3000, 2),
+            "{ana} {hub}"
+        );
         let smaller = 16 << ana.min(hub);
         for (_, _, bytes) in world.sent.iter().skip(4) {
-            assert!(Message::decode(bytes).unwrap().payload.len() <= smaller, "{ana} {hub}");
+            assert!(
+                Message::decode(bytes).unwrap().payload.len() <= smaller,
+                "{ana} {hub}"
+            );
         }
     }
 }
@@ -180,7 +213,9 @@ fn one_request_is_in_transit_per_peer_and_a_long_poll_does_not_hold_the_others()
     let mut order = Vec::new();
     while let Some((_, event)) = world.next_event() {
         match event {
-            Event::Request { exchange, request, .. } => {
+            Event::Request {
+                exchange, request, ..
+            } => {
                 if request.options.path().next() == Some("poll") {
                     assert_eq!(world.sent.len(), 1, "the second waits for the first");
                     held = Some(exchange);
@@ -202,7 +237,10 @@ fn one_request_is_in_transit_per_peer_and_a_long_poll_does_not_hold_the_others()
 
 #[test]
 fn a_peer_that_is_not_there_is_given_up() {
-    let weather = Weather { loss_percent: 100, ..CALM };
+    let weather = Weather {
+        loss_percent: 100,
+        ..CALM
+    };
     let mut world = World::new(1, weather, &["ana", "hub"]);
     let first = world.request("ana", "hub", put("a").body("x"));
     let second = world.request("ana", "hub", put("a").body("y"));
@@ -237,7 +275,9 @@ fn a_body_that_changes_between_its_blocks_is_fetched_anew() {
                     world.machine(to).handle_datagram(now, "hub", &answer);
                 }
             }
-            Event::Response { exchange, response, .. } => {
+            Event::Response {
+                exchange, response, ..
+            } => {
                 assert_eq!(exchange, asked);
                 got = Some(response.payload);
             }
@@ -256,7 +296,10 @@ fn an_error_with_a_code_of_its_own_comes_back_as_it_was() {
     let ended = run(&mut world, |_, _| Response::too_many_requests(7));
 
     let response = ended[&asked].as_ref().unwrap();
-    assert_eq!((response.code, response.options.max_age()), (Code::TOO_MANY_REQUESTS, Some(7)));
+    assert_eq!(
+        (response.code, response.options.max_age()),
+        (Code::TOO_MANY_REQUESTS, Some(7))
+    );
 }
 
 #[test]
@@ -273,9 +316,28 @@ fn a_request_too_large_for_the_server_ends_with_its_refusal() {
 }
 
 #[test]
+fn blocks_shrink_when_the_options_are_long() {
+    let mut world = World::new(1, CALM, &["ana", "hub"]);
+    let long = put("a").option(number::ACCESS_TOKEN, vec![b't'; 300]);
+    world.request("ana", "hub", long.body(body(3000, 1)));
+
+    let ended = run(&mut world, |_, request| {
+        assert_eq!(request.payload, body(3000, 1));
+        Response::new(Code::CHANGED)
+    });
+
+    assert_eq!(ended.len(), 1);
+    assert!(world.sent.iter().all(|(_, _, bytes)| bytes.len() <= 1152));
+}
+
+#[test]
 fn a_request_that_fits_no_message_fails_at_once() {
     let mut world = World::new(1, CALM, &["ana", "hub"]);
-    let asked = world.request("ana", "hub", put("a").option(number::URI_QUERY, vec![b'x'; 2000]));
+    let asked = world.request(
+        "ana",
+        "hub",
+        put("a").option(number::URI_QUERY, vec![b'x'; 2000]),
+    );
 
     let ended = run(&mut world, |_, _| unreachable!("nothing is sent"));
 

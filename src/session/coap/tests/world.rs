@@ -16,9 +16,16 @@ pub(super) struct Weather {
     pub(super) delay_ms_max: u64,
 }
 
-pub(super) const CALM: Weather = Weather { loss_percent: 0, duplicate_percent: 0, delay_ms_max: 1 };
-pub(super) const STORM: Weather =
-    Weather { loss_percent: 30, duplicate_percent: 20, delay_ms_max: 900 };
+pub(super) const CALM: Weather = Weather {
+    loss_percent: 0,
+    duplicate_percent: 0,
+    delay_ms_max: 1,
+};
+pub(super) const STORM: Weather = Weather {
+    loss_percent: 30,
+    duplicate_percent: 20,
+    delay_ms_max: 900,
+};
 
 type Name = &'static str;
 
@@ -74,7 +81,11 @@ impl World {
                 }
             }
             let arrival = self.wire.first_key_value().map(|((at, _), _)| *at);
-            let wake = self.machines.values().filter_map(Machine::poll_timeout).min();
+            let wake = self
+                .machines
+                .values()
+                .filter_map(Machine::poll_timeout)
+                .min();
             self.now = [arrival, wake].into_iter().flatten().min()?.max(self.now);
             if arrival.is_some_and(|at| at <= self.now) {
                 let (_, (from, to, bytes)) = self.wire.pop_first().unwrap();
@@ -92,7 +103,8 @@ impl World {
         for (from, machine) in &mut self.machines {
             while let Some((to, bytes)) = machine.poll_transmit() {
                 self.sent.push((*from, to, bytes.clone()));
-                let copies = 1 + u32::from(self.rng.random_ratio(self.weather.duplicate_percent, 100));
+                let copies =
+                    1 + u32::from(self.rng.random_ratio(self.weather.duplicate_percent, 100));
                 for _ in 0..copies {
                     if self.rng.random_ratio(self.weather.loss_percent, 100) {
                         continue;
@@ -100,7 +112,8 @@ impl World {
                     let delay = self.rng.random_range(1..=self.weather.delay_ms_max);
                     self.serial += 1;
                     let at = Timestamp(self.now.0 + delay);
-                    self.wire.insert((at, self.serial), (*from, to, bytes.clone()));
+                    self.wire
+                        .insert((at, self.serial), (*from, to, bytes.clone()));
                 }
             }
         }
