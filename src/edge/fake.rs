@@ -1,9 +1,10 @@
 //! A hub for the doors' tests: it answers a few commands and remembers who asked what.
 
 use std::{
+    cell::RefCell,
     io::{self, Write},
     sync::{
-        Arc, Mutex,
+        Mutex, Once,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -16,36 +17,48 @@ use ruma::api::client::{
     state::get_state_event_for_key, sync::sync_events,
 };
 use tokio::sync::Notify;
-use tracing::subscriber::DefaultGuard;
 
 use crate::api::{
     Code, Command, Credentials, MediaObject, Origin, Refusal, Reply, Service, Upload,
 };
 
-/// Everything logged on this thread, down to the last detail.
-#[derive(Clone, Default)]
-pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+/// What is logged on this thread, down to the last detail, from [`Log::begin`] on.
+///
+/// One subscriber for the whole process: with one per thread, tracing may remember of a place in
+/// the code that nobody listens there, because nobody did on the thread that came by first.
+#[derive(Clone, Copy)]
+pub(super) struct Log;
+
+thread_local! {
+    static LOGGED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
 
 impl Log {
-    /// Logs to it until the guard is gone.
-    pub(super) fn begin(&self) -> DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(move || log.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
+    pub(super) fn begin() -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::TRACE)
+                .with_ansi(false)
+                .with_writer(|| Self)
+                .finish();
+            tracing::subscriber::set_global_default(subscriber).expect("only this sets one");
+        });
+        LOGGED.set(Some(Vec::new()));
+        Self
     }
 
-    pub(super) fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    pub(super) fn text(self) -> String {
+        String::from_utf8(LOGGED.take().unwrap()).unwrap()
     }
 }
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        LOGGED.with_borrow_mut(|logged| match logged {
+            Some(logged) => logged.write(bytes),
+            None => Ok(bytes.len()),
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -483,8 +483,7 @@ async fn the_door_opens_on_loopback_unless_told_otherwise() {
 
 #[tokio::test]
 async fn no_secret_reaches_the_log() {
-    let log = Log::default();
-    let _logging = log.begin();
+    let log = Log::begin();
     let door = running().await;
     let mut client = Client::of(&door).await;
 
@@ -516,4 +515,29 @@ async fn no_secret_reaches_the_log() {
         "{log}"
     );
     assert!(!log.contains("planted-"), "{log}");
+}
+
+#[tokio::test]
+async fn lb_defect_5_an_integer_of_the_hub_arrives_as_an_integer() {
+    let door = running().await;
+    let mut client = Client::of(&door).await;
+    let knock = ["_matrix", "client", "v3", "knock", "!a:b"];
+
+    let knock = as_ana(Request::new(Code::POST, &knock)).option(number::ACCEPT, [60]);
+    let limited = client.ask(knock).await;
+
+    assert_eq!(json_of(&limited)["retry_after_ms"].as_u64(), Some(2500));
+}
+
+#[tokio::test]
+async fn lb_defect_7_option_257_is_the_key_table_and_nothing_else() {
+    let door = running().await;
+    let mut client = Client::of(&door).await;
+    let signed = "X-Matrix origin=a,key=b,sig=c";
+
+    let refused = client
+        .ask(get(WHOAMI).option(number::KEY_TABLE_VERSION, signed))
+        .await;
+
+    assert_eq!(refused.code, Code::BAD_OPTION);
 }

@@ -29,13 +29,21 @@ struct Running {
     tls: watch::Sender<Arc<rustls::ServerConfig>>,
 }
 
-async fn running(limits: Limits) -> Running {
-    let hub = Arc::new(Fake::default());
+/// A certificate of its own, and what a client needs to trust it.
+fn certificate() -> (Arc<rustls::ServerConfig>, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let key = made.signing_key.serialize_pem();
-    let config = tls::server_config(made.cert.pem().as_bytes(), key.as_bytes()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
+    (
+        tls::server_config(made.cert.pem().as_bytes(), key.as_bytes()).unwrap(),
+        roots,
+    )
+}
+
+async fn running(limits: Limits) -> Running {
+    let hub = Arc::new(Fake::default());
+    let (config, roots) = certificate();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (tls_sender, tls) = watch::channel(config);
@@ -527,8 +535,7 @@ async fn a_refusal_does_not_repeat_what_was_sent() {
 
 #[tokio::test]
 async fn no_secret_reaches_the_log() {
-    let log = Log::default();
-    let _logging = log.begin();
+    let log = Log::begin();
     let door = running(Limits::default()).await;
 
     let path = "/_matrix/client/v3/rooms/!planted-room:b/join";
@@ -558,4 +565,21 @@ async fn no_secret_reaches_the_log() {
         "{log}"
     );
     assert!(!log.contains("planted-"), "{log}");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_to_the_next_connection() {
+    let mut door = running(Limits::default()).await;
+    door.ask("GET /_matrix/client/versions", "", "").await;
+
+    let (config, roots) = certificate();
+    door.tls.send(config).unwrap();
+    door.roots = roots;
+
+    assert_eq!(
+        door.ask("GET /_matrix/client/versions", "", "")
+            .await
+            .status(),
+        200
+    );
 }
