@@ -34,7 +34,7 @@ thread_local! {
 }
 
 impl Log {
-    pub(super) fn begin() -> Self {
+    pub(super) fn begin() {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
             let subscriber = tracing_subscriber::fmt()
@@ -45,10 +45,9 @@ impl Log {
             tracing::subscriber::set_global_default(subscriber).expect("only this sets one");
         });
         LOGGED.set(Some(Vec::new()));
-        Self
     }
 
-    pub(super) fn text(self) -> String {
+    pub(super) fn text() -> String {
         String::from_utf8(LOGGED.take().unwrap()).unwrap()
     }
 }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use serde_json::{Map, json};
+use serde_json::{Value, json};
 
 use super::{
     client_api::{Answer, Path, body_too_large, token},
@@ -116,7 +116,7 @@ impl Https {
     /// Answers one request. Never fails: what goes wrong is an answer too.
     async fn answer(&self, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
         if request.method() == Method::OPTIONS {
-            return self.preflight();
+            return preflight();
         }
         let head = request.method() == Method::HEAD;
         let number = self.front.number();
@@ -148,15 +148,6 @@ impl Https {
         } else {
             response
         }
-    }
-
-    /// spec: client-server §Web-Browser-Clients
-    #[expect(clippy::unused_self, reason = "it is one of the door's answers")]
-    fn preflight(&self) -> Response<Body> {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        allow_origins(response.headers_mut());
-        response
     }
 
     fn target(&self, method: &Method, path: &str) -> Result<Target, Refusal> {
@@ -228,15 +219,10 @@ const fn origin(peer: SocketAddr, request: RequestId, credentials: Credentials) 
 
 fn well_known(
     value: Option<&String>,
-    object: impl FnOnce(&str) -> serde_json::Value,
+    object: impl FnOnce(&str) -> Value,
 ) -> Result<Response<Body>, Refusal> {
     let value = value.ok_or_else(|| Refusal::not_found("this hub publishes no such address"))?;
-    let body = object(value).to_string().into_bytes();
-    Ok(json_response(Answer {
-        status: 200,
-        body,
-        retry_after: None,
-    }))
+    Ok(json_response(Answer::of_object(&object(value))))
 }
 
 /// The body of a request, if it is not too large and comes in time.
@@ -284,6 +270,15 @@ fn finish(response: &mut Response<Body>, number: RequestId) {
     }
 }
 
+/// The answer to OPTIONS, anywhere: nothing of an endpoint is run for it.
+// spec: client-server §Web-Browser-Clients
+fn preflight() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    allow_origins(response.headers_mut());
+    response
+}
+
 // spec: client-server §Web-Browser-Clients
 fn allow_origins(headers: &mut HeaderMap) {
     let allowed = [
@@ -318,9 +313,4 @@ fn without_body(response: Response<Body>) -> Response<Body> {
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     Response::from_parts(parts, Body::empty())
-}
-
-/// A small object as an answer.
-fn object(value: &serde_json::Value) -> Answer {
-    Answer::of_object(200, value.as_object().map_or_else(Map::new, Clone::clone))
 }

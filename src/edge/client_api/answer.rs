@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::endpoint::written;
 use crate::api::{Refusal, Reply};
@@ -54,21 +54,17 @@ impl Answer {
         }
         Self {
             status: refusal.status,
-            body: json(body),
+            body: Value::Object(body).to_string().into_bytes(),
             retry_after: refusal.retry_after,
         }
     }
 
-    /// An answer that is a JSON object.
-    pub fn of_object(status: u16, object: Map<String, Value>) -> Self {
+    /// An answer that is a small object.
+    pub fn of_object(object: &Value) -> Self {
         Self {
-            status,
-            body: json(object),
+            status: 200,
+            body: object.to_string().into_bytes(),
             retry_after: None,
         }
     }
-}
-
-fn json(object: Map<String, Value>) -> Vec<u8> {
-    serde_json::to_vec(&Value::Object(object)).expect("a JSON value can be written as JSON")
 }

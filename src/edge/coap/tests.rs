@@ -483,7 +483,7 @@ async fn the_door_opens_on_loopback_unless_told_otherwise() {
 
 #[tokio::test]
 async fn no_secret_reaches_the_log() {
-    let log = Log::begin();
+    Log::begin();
     let door = running().await;
     let mut client = Client::of(&door).await;
 
@@ -509,7 +509,7 @@ async fn no_secret_reaches_the_log() {
         )
         .await;
 
-    let log = log.text();
+    let log = Log::text();
     assert!(
         log.contains("endpoint=\"Login\"") && log.contains("door=\"coap\""),
         "{log}"

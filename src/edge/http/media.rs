@@ -12,10 +12,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::{Asked, Https, json_response, object};
+use super::{Asked, Https, json_response};
 use crate::{
     api::{ByteStream, Code, MediaObject, Refusal, Upload},
-    edge::client_api::percent_decoded,
+    edge::client_api::{Answer, percent_decoded},
 };
 
 /// What is done with which file.
@@ -115,7 +115,9 @@ impl Https {
             Target::Upload => {
                 let upload = upload(&asked, body, self.limits.body)?;
                 let uri = self.front.service.upload(asked.origin, upload).await?;
-                Ok(json_response(object(&json!({ "content_uri": uri }))))
+                Ok(json_response(Answer::of_object(
+                    &json!({ "content_uri": uri }),
+                )))
             }
             Target::Download {
                 server,
