@@ -480,7 +480,7 @@ impl Asking {
         }
         let reply = self.front.service.ask(origin, command).await?;
         let watch = match (&reply, watch) {
-            (Reply::Sync(sync), Some(watch)) => Some(Box::new(watch.from(&sync.next_batch))),
+            (Reply::Sync(sync), Some(watch)) => Some(Box::new(watch.going_on(&sync.next_batch))),
             _ => None,
         };
         let answer = Answer::of(Ok(reply));

@@ -4,6 +4,7 @@
 //! time for the handshake and for the headers, streams per connection. What a request means is in
 //! [`super::client_api`]; files are in `media`. There is no plain HTTP here.
 
+mod arriving;
 mod media;
 mod serve;
 mod stall;
@@ -14,20 +15,16 @@ pub mod tls;
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use self::arriving::Arriving;
 use super::{
-    client_api::{Answer, Path, body_too_large, token},
+    client_api::{Answer, Path, token},
     front::Front,
 };
-use crate::{
-    api::{Code, Credentials, Door, Origin, Refusal, RequestId},
-    base::limits::BODY_BYTES_MAX,
-};
+use crate::api::{Credentials, Door, Origin, Refusal, RequestId};
 
 pub use serve::serve;
 
@@ -121,6 +118,7 @@ impl Https {
         let head = request.method() == Method::HEAD;
         let number = self.front.number();
         let (parts, body) = request.into_parts();
+        let body = Arriving::new(body, &parts.headers);
         let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         let target = self.target(&parts.method, parts.uri.path());
         let name = target.as_ref().map_or("Unknown", Target::name);
@@ -169,7 +167,7 @@ impl Https {
         &self,
         target: Target,
         asked: Asked,
-        body: Incoming,
+        body: Arriving,
     ) -> Result<Response<Body>, Refusal> {
         match target {
             Target::WellKnownClient => well_known(
@@ -182,7 +180,7 @@ impl Https {
             ),
             Target::Media(media) => self.media(media, asked, body).await,
             Target::Api(found) => {
-                let body = whole(body, self.limits.body).await?;
+                let body = body.whole(self.limits.body).await?;
                 let command = found.command(&asked.query, &body)?;
                 let reply = self.front.service.ask(asked.origin, command).await?;
                 Ok(json_response(Answer::of(Ok(reply))))
@@ -223,19 +221,6 @@ fn well_known(
 ) -> Result<Response<Body>, Refusal> {
     let value = value.ok_or_else(|| Refusal::not_found("this hub publishes no such address"))?;
     Ok(json_response(Answer::of_object(&object(value))))
-}
-
-/// The body of a request, if it is not too large and comes in time.
-async fn whole(body: Incoming, time: Duration) -> Result<Bytes, Refusal> {
-    let read = Limited::new(body, BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(time, read).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(body_too_large()),
-        Ok(Err(_)) => Err(Refusal::bad_json("the body broke off")),
-        Err(_) => {
-            Err(Refusal::new(Code::Unknown, "the body did not come in time").with_status(408))
-        }
-    }
 }
 
 fn json_response(answer: Answer) -> Response<Body> {

@@ -59,7 +59,7 @@ impl Watch {
     }
 
     /// The same, going on from `next_batch`.
-    pub(super) fn from(mut self, next_batch: &str) -> Self {
+    pub(super) fn going_on(mut self, next_batch: &str) -> Self {
         self.request.since = Some(next_batch.to_owned());
         self
     }
@@ -100,7 +100,7 @@ impl Watch {
             let (answer, over) = match self.ask(front).await {
                 Ok(news) => {
                     failures = 0;
-                    self = self.from(&news.next_batch);
+                    self = self.going_on(&news.next_batch);
                     if is_empty(&news) {
                         tokio::time::sleep(EMPTY_PAUSE).await;
                         continue;

@@ -9,10 +9,9 @@ use std::{io, time::Duration};
 use axum::body::Body;
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
-use hyper::body::Incoming;
 use serde_json::json;
 
-use super::{Asked, Https, json_response};
+use super::{Asked, Https, arriving::Arriving, json_response};
 use crate::{
     api::{ByteStream, Code, MediaObject, Refusal, Upload},
     edge::client_api::{Answer, percent_decoded},
@@ -109,7 +108,7 @@ impl Https {
         &self,
         target: Target,
         asked: Asked,
-        body: Incoming,
+        body: Arriving,
     ) -> Result<Response<Body>, Refusal> {
         match target {
             Target::Upload => {
@@ -143,7 +142,7 @@ impl Https {
     }
 }
 
-fn upload(asked: &Asked, body: Incoming, patience: Duration) -> Result<Upload, Refusal> {
+fn upload(asked: &Asked, body: Arriving, patience: Duration) -> Result<Upload, Refusal> {
     let pairs = asked
         .query
         .split('&')
@@ -159,26 +158,9 @@ fn upload(asked: &Asked, body: Incoming, patience: Duration) -> Result<Upload, R
     Ok(Upload {
         content_type: text(header::CONTENT_TYPE),
         filename,
-        length: hyper::body::Body::size_hint(&body).exact(),
-        body: patient(body, patience),
+        length: body.length(),
+        body: body.pieces(patience),
     })
-}
-
-/// The body in pieces; the wait for each is bounded, so that a stalled client frees its place.
-fn patient(body: Incoming, patience: Duration) -> ByteStream {
-    let pieces = Body::new(body).into_data_stream();
-    Box::pin(futures_util::stream::unfold(
-        Some(pieces),
-        move |pieces| async move {
-            let mut pieces = pieces?;
-            match tokio::time::timeout(patience, pieces.next()).await {
-                Ok(None) => None,
-                Ok(Some(Ok(piece))) => Some((Ok(piece), Some(pieces))),
-                Ok(Some(Err(error))) => Some((Err(io::Error::other(error)), None)),
-                Err(_) => Some((Err(io::ErrorKind::TimedOut.into()), None)),
-            }
-        },
-    ))
 }
 
 fn download(file: MediaObject, method: &Method) -> Response<Body> {

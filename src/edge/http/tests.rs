@@ -2,7 +2,8 @@
 
 mod files;
 
-use http_body_util::Full;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 use serde_json::Value;
@@ -17,6 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::*;
 use crate::{
     api::Command,
+    base::limits::BODY_BYTES_MAX,
     edge::fake::{Fake, Log},
 };
 
@@ -244,6 +246,41 @@ async fn a_body_without_a_length_is_bounded_too() {
         .await;
 
     assert_eq!((got.status(), &*got.errcode()), (413, "M_TOO_LARGE"));
+}
+
+#[tokio::test]
+async fn a_client_that_sends_it_all_first_still_gets_its_refusal() {
+    let door = running(Limits::default()).await;
+    let large = "x".repeat(8 * 1024 * 1024);
+
+    let login = door.as_ana("POST /_matrix/client/v3/login", &large).await;
+    assert_eq!((login.status(), &*login.errcode()), (413, "M_TOO_LARGE"));
+    assert_eq!(
+        door.as_ana("POST /_matrix/client/v3/none", &large)
+            .await
+            .status(),
+        404
+    );
+    assert_eq!(
+        door.ask("POST /_matrix/media/v3/upload", "", &large)
+            .await
+            .status(),
+        401
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_refused_before_it_sends() {
+    let door = running(Limits::default()).await;
+
+    let got = door
+        .send(
+            "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+             content-length: 8000000\r\nexpect: 100-continue\r\n\r\n",
+        )
+        .await;
+
+    assert_eq!(got.status(), 413);
 }
 
 #[tokio::test]
