@@ -151,6 +151,9 @@ impl Https {
     fn target(&self, method: &Method, path: &str) -> Result<Target, Refusal> {
         let path = Path::of_url(path)?;
         let texts = path.texts();
+        if path.plain_segments() < texts.len().min(FIXED_SEGMENTS) {
+            return self.front.api.find(method, &path).map(Target::Api);
+        }
         let get = method == Method::GET || method == Method::HEAD;
         match texts.as_slice() {
             [".well-known", "matrix", "client"] if get => return Ok(Target::WellKnownClient),
@@ -299,3 +302,6 @@ fn without_body(response: Response<Body>) -> Response<Body> {
     }
     Response::from_parts(parts, Body::empty())
 }
+
+/// How many segments of the longest path of this door's own, beside the client API, are fixed.
+const FIXED_SEGMENTS: usize = 5;

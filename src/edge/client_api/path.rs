@@ -54,7 +54,16 @@ impl<'a> Path<'a> {
         Ok(Self { segments })
     }
 
-    /// The segments as text, where all that matters is what they say.
+    /// How many segments came unencoded before the first that did not: only these can be fixed
+    /// parts of a path.
+    pub fn plain_segments(&self) -> usize {
+        self.segments
+            .iter()
+            .take_while(|segment| !segment.encoded)
+            .count()
+    }
+
+    /// What the segments say.
     pub fn texts(&self) -> Vec<&str> {
         self.segments.iter().map(|s| s.text.as_ref()).collect()
     }

@@ -83,3 +83,15 @@ async fn a_media_id_that_is_a_path_is_refused() {
         assert_eq!(door.as_ana(&path, "").await.status(), 400, "{id}");
     }
 }
+
+#[tokio::test]
+async fn a_fixed_part_of_a_path_is_not_served_encoded() {
+    let door = running(Limits::default()).await;
+
+    let upload = door.as_ana("POST /_matrix/media/v3/%75pload", "x").await;
+
+    assert_eq!(
+        (upload.status(), &*upload.errcode()),
+        (404, "M_UNRECOGNIZED")
+    );
+}
