@@ -452,7 +452,7 @@ mod tests {
 
     #[test]
     fn uints_are_written_short_and_read_with_leading_zeros() {
-        assert_eq!(uint_bytes(0), []);
+        assert_eq!(uint_bytes(0), Vec::<u8>::new());
         assert_eq!(uint_bytes(256), [1, 0]);
         assert_eq!(uint(&[0, 0, 7], 4), Some(7));
         assert_eq!(uint(&[0, 0, 0, 0, 7], 4), None);

@@ -1,0 +1,115 @@
+//! The endpoints, from `api`'s list: path, method, how a request is read and a reply written.
+//!
+//! The work is ruma's. The two endpoints that are not Matrix's own (registration by shared secret,
+//! at the paths Synapse's tools use) are written out here.
+
+use http::Method;
+use ruma::api::{
+    IncomingRequestExt as _, Metadata as _, OutgoingResponse, OutgoingResponseExt as _,
+    error::{FromHttpRequestError, IntoHttpError},
+    path_builder::PathBuilder as _,
+};
+
+use crate::api::{Command, Reply, for_each_endpoint};
+
+macro_rules! endpoints {
+    ($($(#[$doc:meta])* $name:ident => $($path:ident)::+,)*) => {
+        /// An endpoint of the client API.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Endpoint {
+            $($(#[$doc])* $name,)*
+            /// `GET /_synapse/admin/v1/register`
+            RegisterNonce,
+            /// `POST /_synapse/admin/v1/register`
+            RegisterWithSecret,
+        }
+
+        #[expect(deprecated, reason = "old clients still ask for the unauthenticated media config")]
+        impl Endpoint {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)* Self::RegisterNonce, Self::RegisterWithSecret];
+
+            /// The name for logs and metrics; the same as [`Command::name`].
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                    Self::RegisterNonce => "RegisterNonce",
+                    Self::RegisterWithSecret => "RegisterWithSecret",
+                }
+            }
+
+            /// The method it is asked with.
+            pub const fn method(self) -> Method {
+                match self {
+                    $(Self::$name => ruma::api::client::$($path)::+::Request::METHOD,)*
+                    Self::RegisterNonce => Method::GET,
+                    Self::RegisterWithSecret => Method::POST,
+                }
+            }
+
+            /// The paths it is served at, variables in braces.
+            pub(super) fn paths(self) -> Vec<&'static str> {
+                match self {
+                    $(Self::$name => {
+                        ruma::api::client::$($path)::+::Request::PATH_BUILDER.all_paths().collect()
+                    })*
+                    Self::RegisterNonce | Self::RegisterWithSecret => vec![REGISTER_WITH_SECRET],
+                }
+            }
+
+            /// Reads a request of its method; the path's variables come decoded.
+            pub(super) fn command(
+                self,
+                request: http::Request<&[u8]>,
+                arguments: &[&str],
+            ) -> Result<Command, FromHttpRequestError> {
+                Ok(match self {
+                    $(Self::$name => Command::$name(Box::new(
+                        ruma::api::client::$($path)::+::Request::try_from_http_request(
+                            request, arguments,
+                        )?,
+                    )),)*
+                    Self::RegisterNonce => Command::RegisterNonce,
+                    Self::RegisterWithSecret => Command::RegisterWithSecret(Box::new(
+                        serde_json::from_slice(request.body())?,
+                    )),
+                })
+            }
+        }
+
+        /// Writes a reply as status and JSON.
+        pub(super) fn written(reply: Reply) -> Result<(u16, Vec<u8>), IntoHttpError> {
+            match reply {
+                $(Reply::$name(response) => rendered(*response),)*
+                Reply::RegisterNonce { nonce } => {
+                    Ok((200, serde_json::to_vec(&serde_json::json!({ "nonce": nonce }))?))
+                }
+                Reply::RegisterWithSecret(response) => rendered(*response),
+            }
+        }
+    };
+}
+for_each_endpoint!(endpoints);
+
+const REGISTER_WITH_SECRET: &str = "/_synapse/admin/v1/register";
+
+impl Endpoint {
+    /// Whether the body is the content of an event, which must be canonical JSON.
+    pub(super) const fn makes_event(self) -> bool {
+        matches!(self, Self::Send | Self::SendState)
+    }
+
+    /// Whether the body is kept as it is, as the content of an event or of account data. For
+    /// these an absent body is not the same as an empty object.
+    pub(super) const fn keeps_body(self) -> bool {
+        matches!(
+            self,
+            Self::Send | Self::SendState | Self::SetAccountData | Self::SetRoomAccountData
+        )
+    }
+}
+
+fn rendered<R: OutgoingResponse>(response: R) -> Result<(u16, Vec<u8>), IntoHttpError> {
+    let http = response.try_into_http_response::<Vec<u8>>()?;
+    Ok((http.status().as_u16(), http.into_body()))
+}

@@ -1,0 +1,100 @@
+//! The Matrix client API without a transport: path, query and JSON body to a `Command`, and a
+//! `Reply` or `Refusal` to a status and a JSON body. Every door uses this and nothing beside it,
+//! so that none can serve what another does not.
+//!
+//! It authorises nobody; it only takes the access token out of where clients put it ([`token`]).
+
+mod answer;
+mod body;
+mod endpoint;
+mod path;
+mod place;
+mod routes;
+pub mod token;
+
+#[cfg(test)]
+mod tests;
+
+use http::Method;
+
+use crate::api::{Code, Command, Refusal};
+
+pub use answer::Answer;
+pub(super) use body::too_large as body_too_large;
+pub use endpoint::Endpoint;
+pub use path::{Path, percent_decoded};
+
+/// The routes of the client API, built once.
+pub struct ClientApi {
+    routes: routes::Routes,
+}
+
+/// A request whose path and method name an endpoint; its query and body are unread.
+#[derive(Debug)]
+pub struct Match {
+    /// What it asks for.
+    pub endpoint: Endpoint,
+    /// The path's variables, decoded, in the order of the path.
+    arguments: Vec<String>,
+}
+
+impl ClientApi {
+    /// The routes of everything in [`crate::api`]'s list, at all paths the list knows.
+    pub fn new() -> Self {
+        Self {
+            routes: routes::Routes::new(),
+        }
+    }
+
+    /// The endpoint that `method` and `path` name.
+    // spec: client-server §Common-error-codes
+    pub fn find(&self, method: &Method, path: &Path<'_>) -> Result<Match, Refusal> {
+        let (endpoint, arguments) = self.routes.find(method, path)?;
+        Ok(Match {
+            endpoint,
+            arguments,
+        })
+    }
+}
+
+impl Default for ClientApi {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Match {
+    /// Reads the rest of the request. `query` is as it stood in a URL, without the token.
+    pub fn command(&self, query: &str, body: &[u8]) -> Result<Command, Refusal> {
+        let body = body::checked(self.endpoint, body)?;
+        let request = http::Request::builder()
+            .method(self.endpoint.method())
+            .uri(format!("/?{query}"))
+            .body(body)
+            .map_err(|_| Refusal::invalid_param("the query is not valid in a URL"))?;
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        self.endpoint
+            .command(request, &arguments)
+            .map_err(|error| with_repeated(body::refusal(error, body), query))
+    }
+}
+
+/// The refusal, with the parameter that the query holds twice: the usual reason for ruma's
+/// «unsupported value».
+fn with_repeated(mut refusal: Refusal, query: &str) -> Refusal {
+    let mut keys: Vec<&str> = query
+        .split('&')
+        .filter_map(|pair| pair.split('=').next())
+        .collect();
+    keys.sort_unstable();
+    let pair = keys
+        .windows(2)
+        .find(|pair| matches!(pair, [a, b] if a == b && !a.is_empty()));
+    if let Some([key, _]) = pair
+        && refusal.code == Code::InvalidParam
+    {
+        let key: String = key.chars().take(40).collect(); // longer than any that is known
+        refusal.message = format!("{} (`{key}` stands in the query twice)", refusal.message);
+    }
+    refusal
+}

@@ -1,0 +1,138 @@
+//! Which endpoint a path and a method name: a tree of path segments.
+//!
+//! A fixed segment wins over a variable one. An empty segment is never a variable: `//` in a path
+//! is a path we do not have, and `/state/{type}/` is a fixed path of its own.
+
+use std::collections::HashMap;
+
+use http::Method;
+
+use super::{
+    endpoint::Endpoint,
+    path::{Path, Segment},
+};
+use crate::api::{Code, Refusal};
+
+pub(super) struct Routes {
+    root: Node,
+}
+
+#[derive(Default)]
+struct Node {
+    fixed: HashMap<&'static str, Self>,
+    variable: Option<Box<Self>>,
+    endpoints: Vec<(Method, Endpoint)>,
+}
+
+impl Routes {
+    pub(super) fn new() -> Self {
+        let mut root = Node::default();
+        for &endpoint in Endpoint::ALL {
+            for path in endpoint.paths() {
+                root.insert(path, endpoint);
+                for variant in variants(path) {
+                    root.insert(variant, endpoint);
+                }
+            }
+        }
+        Self { root }
+    }
+
+    pub(super) fn find(
+        &self,
+        method: &Method,
+        path: &Path<'_>,
+    ) -> Result<(Endpoint, Vec<String>), Refusal> {
+        let asked = if method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
+        let mut search = Search {
+            method: asked,
+            path_exists: false,
+            arguments: Vec::new(),
+        };
+        match search.walk(&self.root, &path.segments) {
+            Some(endpoint) => Ok((endpoint, search.arguments)),
+            None if search.path_exists => Err(wrong_method()),
+            None => Err(unknown_path()),
+        }
+    }
+}
+
+impl Node {
+    fn insert(&mut self, path: &'static str, endpoint: Endpoint) {
+        let mut node = self;
+        for segment in path.trim_start_matches('/').split('/') {
+            node = if segment.starts_with('{') {
+                node.variable.get_or_insert_default()
+            } else {
+                node.fixed.entry(segment).or_default()
+            };
+        }
+        let method = endpoint.method();
+        if !node.endpoints.iter().any(|(known, _)| *known == method) {
+            node.endpoints.push((method, endpoint));
+        }
+    }
+}
+
+/// Further spellings of a path.
+///
+/// The empty state key is most often left out, with or without its slash; and the slash at the end
+/// of `/pushrules/` is as often forgotten.
+// spec: client-server §API-Standards
+fn variants(path: &'static str) -> Vec<&'static str> {
+    let mut variants = Vec::new();
+    if let Some(slashed) = path.strip_suffix("{state_key}") {
+        variants.push(slashed);
+        variants.extend(slashed.strip_suffix('/'));
+    }
+    variants.extend(path.strip_suffix('/'));
+    variants
+}
+
+struct Search<'m> {
+    method: &'m Method,
+    path_exists: bool,
+    arguments: Vec<String>,
+}
+
+impl Search<'_> {
+    /// As deep as the path has segments, of which [`Path`] has a bounded number.
+    fn walk(&mut self, node: &Node, rest: &[Segment<'_>]) -> Option<Endpoint> {
+        let Some((segment, rest)) = rest.split_first() else {
+            self.path_exists |= !node.endpoints.is_empty();
+            let mut endpoints = node.endpoints.iter();
+            return endpoints
+                .find(|(method, _)| method == self.method)
+                .map(|(_, endpoint)| *endpoint);
+        };
+        if !segment.encoded
+            && let Some(fixed) = node.fixed.get(segment.text.as_ref())
+            && let Some(endpoint) = self.walk(fixed, rest)
+        {
+            return Some(endpoint);
+        }
+        let variable = node
+            .variable
+            .as_ref()
+            .filter(|_| !segment.text.is_empty())?;
+        self.arguments.push(segment.text.clone().into_owned());
+        let found = self.walk(variable, rest);
+        if found.is_none() {
+            self.arguments.pop();
+        }
+        found
+    }
+}
+
+// spec: client-server §Common-error-codes
+pub(super) fn unknown_path() -> Refusal {
+    Refusal::new(Code::Unrecognized, "nothing is served at this path")
+}
+
+pub(super) fn wrong_method() -> Refusal {
+    Refusal::new(Code::Unrecognized, "this path does not take this method").with_status(405)
+}

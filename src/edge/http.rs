@@ -1,0 +1,307 @@
+//! The HTTPS door: HTTP/1.1 and HTTP/2 over TLS for ordinary Matrix clients.
+//!
+//! The accept loop is our own, because the ceilings sit in it: connections in all and per address,
+//! time for the handshake and for the headers, streams per connection. What a request means is in
+//! [`super::client_api`]; files are in `media`. There is no plain HTTP here.
+
+mod arriving;
+mod media;
+mod serve;
+mod stall;
+#[cfg(test)]
+mod tests;
+pub mod tls;
+
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use self::arriving::Arriving;
+use super::{
+    client_api::{Answer, Path, token},
+    front::Front,
+};
+use crate::api::{Credentials, Door, Origin, Refusal, RequestId};
+
+pub use serve::serve;
+
+/// What `/.well-known/matrix/…` says; what is absent is answered with 404.
+#[derive(Clone, Debug, Default)]
+pub struct WellKnown {
+    /// `m.homeserver.base_url` for clients.
+    pub client_base_url: Option<String>,
+    /// `m.server` for other servers, as `host:port`.
+    pub server: Option<String>,
+}
+
+/// How much and how long.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open connections. More wait in the kernel's queue.
+    pub connections_max: usize,
+    /// Open connections from one address. More are closed at once.
+    pub connections_per_address_max: usize,
+    /// Requests at a time on one HTTP/2 connection.
+    pub streams_max: u32,
+    /// Time for a TLS handshake.
+    pub handshake: Duration,
+    /// Time for the headers of a request; on HTTP/1.1 also the longest rest between two.
+    pub header: Duration,
+    /// Time for the body of a request, media apart, for each piece of an upload, and for a client
+    /// that reads nothing of its answer.
+    pub body: Duration,
+    /// Time that requests under way get when the hub shuts down.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000, // ~50 kB each, TLS and HTTP/2 buffers: half a gigabyte
+            connections_per_address_max: 1_000, // one NAT of a large office
+            streams_max: 64, // browsers open as many as we say; a client needs a sync and a few more
+            handshake: Duration::from_secs(10), // three round trips on the worst satellite link
+            header: Duration::from_secs(30),
+            body: Duration::from_mins(1), // 256 KiB at 35 kbit/s
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the door needs to be opened.
+pub struct Https {
+    /// The hub and what the doors share.
+    pub front: Arc<Front>,
+    /// The ceilings.
+    pub limits: Limits,
+    /// What the well-known paths say.
+    pub well_known: WellKnown,
+}
+
+/// One request's circumstances.
+struct Asked {
+    method: Method,
+    origin: Origin,
+    /// The query without the token.
+    query: String,
+    headers: HeaderMap,
+}
+
+/// What a request is for; its name is the `endpoint` of logs and metrics.
+enum Target {
+    Api(super::client_api::Match),
+    Media(media::Target),
+    WellKnownClient,
+    WellKnownServer,
+}
+
+impl Target {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Api(found) => found.endpoint.name(),
+            Self::Media(media) => media.name(),
+            Self::WellKnownClient => "WellKnownClient",
+            Self::WellKnownServer => "WellKnownServer",
+        }
+    }
+}
+
+impl Https {
+    /// Answers one request. Never fails: what goes wrong is an answer too.
+    async fn answer(&self, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+        if request.method() == Method::OPTIONS {
+            return preflight();
+        }
+        let head = request.method() == Method::HEAD;
+        let number = self.front.number();
+        let (parts, body) = request.into_parts();
+        let body = Arriving::new(body, &parts.headers);
+        let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+        let target = self.target(&parts.method, parts.uri.path());
+        let name = target.as_ref().map_or("Unknown", Target::name);
+        let work = async {
+            let query = parts.uri.query().unwrap_or_default();
+            let asked = asked(peer, number, &parts.method, query, parts.headers)?;
+            self.dispatch(target?, asked, body).await
+        };
+        let status = |response: &Response<Body>| response.status().as_u16();
+        let outcome = self
+            .front
+            .run(Door::Https, name, number, status, work)
+            .await;
+        let mut response =
+            outcome.unwrap_or_else(|refusal| json_response(Answer::of_refusal(refusal)));
+        finish(&mut response, number);
+        if chunked {
+            // hyper hides whether there was a Content-Length too; if another server in front went
+            // by that one, what follows on this connection is not what it seems
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        if head {
+            without_body(response)
+        } else {
+            response
+        }
+    }
+
+    fn target(&self, method: &Method, path: &str) -> Result<Target, Refusal> {
+        let path = Path::of_url(path)?;
+        let texts = path.texts();
+        if path.plain_segments() < texts.len().min(FIXED_SEGMENTS) {
+            return self.front.api.find(method, &path).map(Target::Api);
+        }
+        let get = method == Method::GET || method == Method::HEAD;
+        match texts.as_slice() {
+            [".well-known", "matrix", "client"] if get => return Ok(Target::WellKnownClient),
+            [".well-known", "matrix", "server"] if get => return Ok(Target::WellKnownServer),
+            _ => {}
+        }
+        if let Some(media) = media::Target::of(method, &texts)? {
+            return Ok(Target::Media(media));
+        }
+        self.front.api.find(method, &path).map(Target::Api)
+    }
+
+    async fn dispatch(
+        &self,
+        target: Target,
+        asked: Asked,
+        body: Arriving,
+    ) -> Result<Response<Body>, Refusal> {
+        match target {
+            Target::WellKnownClient => well_known(
+                self.well_known.client_base_url.as_ref(),
+                |url| json!({ "m.homeserver": { "base_url": url } }),
+            ),
+            Target::WellKnownServer => well_known(
+                self.well_known.server.as_ref(),
+                |server| json!({ "m.server": server }),
+            ),
+            Target::Media(media) => self.media(media, asked, body).await,
+            Target::Api(found) => {
+                let body = body.whole(self.limits.body).await?;
+                let command = found.command(&asked.query, &body)?;
+                let reply = self.front.service.ask(asked.origin, command).await?;
+                Ok(json_response(Answer::of(Ok(reply))))
+            }
+        }
+    }
+}
+
+fn asked(
+    peer: SocketAddr,
+    number: RequestId,
+    method: &Method,
+    query: &str,
+    headers: HeaderMap,
+) -> Result<Asked, Refusal> {
+    let shown = headers.get_all(header::AUTHORIZATION);
+    let (credentials, query) = token::credentials(shown.iter().map(HeaderValue::as_bytes), query)?;
+    Ok(Asked {
+        method: method.clone(),
+        origin: origin(peer, number, credentials),
+        query: Cow::into_owned(query),
+        headers,
+    })
+}
+
+const fn origin(peer: SocketAddr, request: RequestId, credentials: Credentials) -> Origin {
+    Origin {
+        door: Door::Https,
+        address: Some(peer.ip()),
+        request,
+        credentials,
+    }
+}
+
+fn well_known(
+    value: Option<&String>,
+    object: impl FnOnce(&str) -> Value,
+) -> Result<Response<Body>, Refusal> {
+    let value = value.ok_or_else(|| Refusal::not_found("this hub publishes no such address"))?;
+    Ok(json_response(Answer::of_object(&object(value))))
+}
+
+fn json_response(answer: Answer) -> Response<Body> {
+    let mut response = Response::new(Body::from(answer.body));
+    *response.status_mut() =
+        StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    // answers hold what only the caller may see, and change
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(after) = answer.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+    }
+    response
+}
+
+/// Rounded up: half a second early is a second refusal.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_secs()
+        .saturating_add(u64::from(span.subsec_nanos() > 0))
+}
+
+/// What every answer carries.
+fn finish(response: &mut Response<Body>, number: RequestId) {
+    let headers = response.headers_mut();
+    allow_origins(headers);
+    if let Ok(number) = HeaderValue::from_str(&number.to_string()) {
+        headers.insert(HeaderName::from_static("x-request-id"), number);
+    }
+}
+
+/// The answer to OPTIONS, anywhere: nothing of an endpoint is run for it.
+// spec: client-server §Web-Browser-Clients
+fn preflight() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    allow_origins(response.headers_mut());
+    response
+}
+
+// spec: client-server §Web-Browser-Clients
+fn allow_origins(headers: &mut HeaderMap) {
+    let allowed = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            "GET, HEAD, POST, PUT, DELETE, OPTIONS",
+        ),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "X-Requested-With, Content-Type, Authorization",
+        ),
+        (
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            "Retry-After, X-Request-Id",
+        ),
+    ];
+    for (name, value) in allowed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+/// The answer to a HEAD: what the GET would say of its length, and nothing of it.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let length = hyper::body::Body::size_hint(&body).exact();
+    if let Some(length) = length
+        && !parts.headers.contains_key(header::CONTENT_LENGTH)
+    {
+        parts
+            .headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(parts, Body::empty())
+}
+
+/// How many segments of the longest path of this door's own, beside the client API, are fixed.
+const FIXED_SEGMENTS: usize = 5;

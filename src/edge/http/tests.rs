@@ -1,0 +1,622 @@
+//! Over real TLS connections on loopback, with a hub that is not one.
+
+mod files;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::*;
+use crate::{
+    api::Command,
+    base::limits::BODY_BYTES_MAX,
+    edge::fake::{Fake, Log},
+};
+
+struct Running {
+    hub: Arc<Fake>,
+    address: SocketAddr,
+    roots: RootCertStore,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    tls: watch::Sender<Arc<rustls::ServerConfig>>,
+}
+
+/// A certificate of its own, and what a client needs to trust it.
+fn certificate() -> (Arc<rustls::ServerConfig>, RootCertStore) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = made.signing_key.serialize_pem();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    (
+        tls::server_config(made.cert.pem().as_bytes(), key.as_bytes()).unwrap(),
+        roots,
+    )
+}
+
+async fn running(limits: Limits) -> Running {
+    let hub = Arc::new(Fake::default());
+    let (config, roots) = certificate();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tls_sender, tls) = watch::channel(config);
+    let (stop, stopped) = watch::channel(false);
+    let door = Https {
+        front: Front::new(hub.clone()),
+        limits,
+        well_known: WellKnown {
+            client_base_url: Some("https://hub.example".to_owned()),
+            server: None,
+        },
+    };
+    let task = tokio::spawn(serve(listener, tls, door, stopped));
+    Running {
+        hub,
+        address,
+        roots,
+        stop,
+        task,
+        tls: tls_sender,
+    }
+}
+
+impl Running {
+    async fn connect(&self, alpn: &[u8]) -> TlsStream<TcpStream> {
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .unwrap()
+    }
+
+    /// Sends the text of a request on a connection of its own; gives head and body of the answer.
+    async fn send(&self, request: &str) -> Got {
+        let mut stream = self.connect(b"http/1.1").await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        // an end without a TLS close is still an end
+        let _ = stream.read_to_end(&mut bytes).await;
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        Got {
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    async fn ask(&self, line: &str, headers: &str, body: &str) -> Got {
+        let length = body.len();
+        self.send(&format!(
+            "{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-length: {length}\r\n{headers}\r\n{body}"
+        ))
+        .await
+    }
+
+    async fn as_ana(&self, line: &str, body: &str) -> Got {
+        self.ask(line, "authorization: Bearer ana\r\n", body).await
+    }
+}
+
+struct Got {
+    head: String,
+    body: String,
+}
+
+impl Got {
+    fn status(&self) -> u16 {
+        self.head[9..12].parse().unwrap()
+    }
+
+    fn errcode(&self) -> String {
+        let body: Value = serde_json::from_str(&self.body).unwrap();
+        body["errcode"].as_str().unwrap().to_owned()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+#[tokio::test]
+async fn an_id_with_an_encoded_slash_reaches_the_hub_whole() {
+    let door = running(Limits::default()).await;
+
+    let got = door
+        .as_ana("POST /_matrix/client/v3/rooms/%21a%2Fb:c/join", "{}")
+        .await;
+
+    assert_eq!(got.status(), 200, "{}", got.body);
+    assert_eq!(got.body, r#"{"room_id":"!a/b:c"}"#);
+    assert_eq!(got.header("content-type"), Some("application/json"));
+}
+
+#[tokio::test]
+async fn every_answer_carries_cors_headers_and_a_request_id() {
+    let door = running(Limits::default()).await;
+
+    for line in [
+        "GET /nowhere",
+        "GET /_matrix/client/versions",
+        "OPTIONS /_matrix/client/v3/sync",
+    ] {
+        let got = door.ask(line, "", "").await;
+        assert_eq!(
+            got.header("access-control-allow-origin"),
+            Some("*"),
+            "{line}"
+        );
+        let methods = got.header("access-control-allow-methods").unwrap();
+        assert!(methods.contains("options"), "{line}");
+        assert!(
+            got.header("access-control-allow-headers")
+                .unwrap()
+                .contains("authorization")
+        );
+        assert!(got.header("server").is_none());
+        if !line.starts_with("OPTIONS") {
+            assert!(got.header("x-request-id").is_some(), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn options_never_reaches_the_hub() {
+    let door = running(Limits::default()).await;
+
+    let got = door
+        .as_ana("OPTIONS /_matrix/client/v3/account/whoami", "")
+        .await;
+
+    assert_eq!((got.status(), door.hub.count()), (204, 0));
+}
+
+#[tokio::test]
+async fn unknown_paths_are_404_and_wrong_methods_405() {
+    let door = running(Limits::default()).await;
+
+    let unknown = door.as_ana("GET /_matrix/client/v3/nothing", "").await;
+    assert_eq!(
+        (unknown.status(), &*unknown.errcode()),
+        (404, "M_UNRECOGNIZED")
+    );
+    let wrong = door.as_ana("PATCH /_matrix/client/v3/sync", "").await;
+    assert_eq!((wrong.status(), &*wrong.errcode()), (405, "M_UNRECOGNIZED"));
+    let wrong = door.as_ana("GET /_matrix/media/v3/upload", "").await;
+    assert_eq!((wrong.status(), &*wrong.errcode()), (405, "M_UNRECOGNIZED"));
+}
+
+#[tokio::test]
+async fn head_says_what_get_would_without_the_body() {
+    let door = running(Limits::default()).await;
+    let get = door.ask("GET /_matrix/client/versions", "", "").await;
+
+    let head = door.ask("HEAD /_matrix/client/versions", "", "").await;
+
+    assert_eq!((head.status(), &*head.body), (200, ""));
+    assert_eq!(head.header("content-length"), get.header("content-length"));
+}
+
+#[tokio::test]
+async fn a_body_too_large_is_413_and_one_of_40_kb_passes_both_ways() {
+    let door = running(Limits::default()).await;
+    let send = "PUT /_matrix/client/v3/rooms/!a:b/send/m.room.message/1";
+
+    let large = door.as_ana(send, &"x".repeat(BODY_BYTES_MAX + 1)).await;
+    assert_eq!((large.status(), &*large.errcode()), (413, "M_TOO_LARGE"));
+    let fits = door
+        .as_ana(send, &format!(r#"{{"body":"{}"}}"#, "x".repeat(40_000)))
+        .await;
+    assert_eq!(fits.status(), 200, "{}", fits.body);
+    let state = door
+        .as_ana("GET /_matrix/client/v3/rooms/!a:b/state/m.room.topic", "")
+        .await;
+    assert_eq!(state.status(), 200);
+    assert!(state.body.len() > 40_000);
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_bounded_too() {
+    let door = running(Limits::default()).await;
+    let chunk = format!("{:x}\r\n{}\r\n", 0x8000, "x".repeat(0x8000));
+
+    let got = door
+        .send(&format!(
+            "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+             transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+            chunk.repeat(9)
+        ))
+        .await;
+
+    assert_eq!((got.status(), &*got.errcode()), (413, "M_TOO_LARGE"));
+}
+
+#[tokio::test]
+async fn a_client_that_sends_it_all_first_still_gets_its_refusal() {
+    let door = running(Limits::default()).await;
+    let large = "x".repeat(8 * 1024 * 1024);
+
+    let login = door.as_ana("POST /_matrix/client/v3/login", &large).await;
+    assert_eq!((login.status(), &*login.errcode()), (413, "M_TOO_LARGE"));
+    assert_eq!(
+        door.as_ana("POST /_matrix/client/v3/none", &large)
+            .await
+            .status(),
+        404
+    );
+    assert_eq!(
+        door.ask("POST /_matrix/media/v3/upload", "", &large)
+            .await
+            .status(),
+        401
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_refused_before_it_sends() {
+    let door = running(Limits::default()).await;
+
+    let got = door
+        .send(
+            "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+             content-length: 8000000\r\nexpect: 100-continue\r\n\r\n",
+        )
+        .await;
+
+    assert_eq!(got.status(), 413);
+}
+
+#[tokio::test]
+async fn a_request_hidden_behind_another_is_not_served() {
+    let door = running(Limits::default()).await;
+    let hidden = "GET /_matrix/client/v3/account/whoami HTTP/1.1\r\nhost: a\r\n\
+                  authorization: Bearer ana\r\n\r\n";
+    let length = hidden.len() + 5;
+
+    let got = door
+        .send(&format!(
+            "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\
+             transfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"
+        ))
+        .await;
+
+    assert_eq!(got.status(), 400);
+    assert!(!got.body.contains("HTTP/1.1"), "{}", got.body);
+    assert_eq!(door.hub.count(), 0);
+    let two_lengths = "GET /_matrix/client/versions HTTP/1.1\r\nhost: a\r\n\
+                       content-length: 0\r\ncontent-length: 5\r\n\r\n";
+    assert_eq!(door.send(two_lengths).await.status(), 400);
+}
+
+#[tokio::test]
+async fn two_authorization_headers_are_refused() {
+    let door = running(Limits::default()).await;
+    let two = "authorization: Bearer ana\r\nauthorization: Bearer bob\r\n";
+
+    let got = door
+        .ask("GET /_matrix/client/v3/account/whoami", two, "")
+        .await;
+
+    assert_eq!((got.status(), door.hub.count()), (400, 0));
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_is_taken_and_a_missing_one_is_401() {
+    let door = running(Limits::default()).await;
+
+    let whoami = "GET /_matrix/client/v3/account/whoami";
+    let got = door
+        .ask(&format!("{whoami}?access_token=ana"), "", "")
+        .await;
+    assert_eq!(got.status(), 200, "{}", got.body);
+    let got = door.ask(whoami, "", "").await;
+    assert_eq!((got.status(), &*got.errcode()), (401, "M_MISSING_TOKEN"));
+    let origin = door.hub.last_origin();
+    assert_eq!(
+        (origin.door, origin.address),
+        (Door::Https, Some("127.0.0.1".parse().unwrap()))
+    );
+}
+
+#[tokio::test]
+async fn a_rate_limit_says_when_to_come_back() {
+    let door = running(Limits::default()).await;
+
+    let got = door
+        .as_ana("POST /_matrix/client/v3/knock/!a:b", "{}")
+        .await;
+
+    assert_eq!((got.status(), got.header("retry-after")), (429, Some("3")));
+    assert!(got.body.contains(r#""retry_after_ms":2500"#));
+}
+
+#[tokio::test]
+async fn a_panic_harms_its_request_only() {
+    let door = running(Limits::default()).await;
+    let mut stream = door.connect(b"http/1.1").await;
+    let panics = "POST /_matrix/client/v3/logout/all HTTP/1.1\r\nhost: a\r\n\
+                  authorization: Bearer ana\r\ncontent-length: 0\r\n\r\n";
+    let works = "GET /_matrix/client/versions HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+    stream
+        .write_all(format!("{panics}{works}").as_bytes())
+        .await
+        .unwrap();
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+
+    assert!(text.starts_with("HTTP/1.1 500"), "{text}");
+    assert!(
+        text.contains("M_UNKNOWN") && text.contains("HTTP/1.1 200"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_the_handshake_harms_nobody() {
+    let door = running(Limits::default()).await;
+    let mut broken = TcpStream::connect(door.address).await.unwrap();
+    broken.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = broken.read_to_end(&mut rest).await;
+    let _silent = TcpStream::connect(door.address).await.unwrap();
+
+    assert_eq!(
+        door.ask("GET /_matrix/client/versions", "", "")
+            .await
+            .status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_drips_its_headers_or_handshake_is_cut_off() {
+    let short = Duration::from_millis(50);
+    let door = running(Limits {
+        header: short,
+        handshake: short,
+        ..Limits::default()
+    })
+    .await;
+
+    let mut silent = TcpStream::connect(door.address).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = silent.read_to_end(&mut rest).await; // returns: the door closed it
+    let got = door
+        .send("GET /_matrix/client/versions HTTP/1.1\r\nhost:")
+        .await;
+
+    assert!(!got.head.contains("200"), "{}", got.head);
+}
+
+#[tokio::test]
+async fn a_client_that_drips_its_body_is_told_so() {
+    let short = Duration::from_millis(50);
+    let door = running(Limits {
+        body: short,
+        ..Limits::default()
+    })
+    .await;
+
+    let login = "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{";
+
+    assert_eq!(door.send(login).await.status(), 408);
+}
+
+#[tokio::test]
+async fn an_address_has_only_so_many_connections() {
+    let door = running(Limits {
+        connections_per_address_max: 1,
+        ..Limits::default()
+    })
+    .await;
+    let _first = door.connect(b"http/1.1").await;
+
+    let mut second = TcpStream::connect(door.address).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = second.read_to_end(&mut rest).await;
+
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_stops_its_sync() {
+    let door = running(Limits::default()).await;
+    let mut stream = door.connect(b"http/1.1").await;
+    let sync = "GET /_matrix/client/v3/sync?since=s1&timeout=30000 HTTP/1.1\r\nhost: a\r\n\
+                authorization: Bearer ana\r\n\r\n";
+    stream.write_all(sync.as_bytes()).await.unwrap();
+    while door.hub.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+
+    drop(stream);
+
+    door.hub.left.notified().await;
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_to_those_who_ask_for_it() {
+    let door = running(Limits::default()).await;
+    let stream = TokioIo::new(door.connect(b"h2").await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let request = |method, path: &str| {
+        Request::builder()
+            .method(method)
+            .uri(format!("https://localhost{path}"))
+            .header("authorization", "Bearer ana")
+            .body(Full::<Bytes>::default())
+            .unwrap()
+    };
+
+    let path = "/_matrix/client/v3/rooms/%21a%2Fb:c/join";
+    let joined = sender.send_request(request("POST", path)).await.unwrap();
+    let head = sender
+        .send_request(request("HEAD", "/_matrix/client/versions"))
+        .await
+        .unwrap();
+
+    let body = joined.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(&*body, br#"{"room_id":"!a/b:c"}"#);
+    assert_eq!(head.status(), 200);
+    assert!(
+        head.into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn shutting_down_lets_a_request_under_way_finish() {
+    let door = running(Limits::default()).await;
+    let mut stream = door.connect(b"http/1.1").await;
+    let sync = "GET /_matrix/client/v3/sync?since=s1 HTTP/1.1\r\nhost: a\r\n\
+                authorization: Bearer ana\r\n\r\n";
+    stream.write_all(sync.as_bytes()).await.unwrap();
+    while door.hub.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+
+    door.stop.send(true).unwrap();
+    door.hub.news.notify_one();
+
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.contains("s1+"),
+        "{text}"
+    );
+    door.task.await.unwrap();
+    assert!(TcpStream::connect(door.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_drain_has_an_end() {
+    let door = running(Limits {
+        drain: Duration::from_millis(20),
+        ..Limits::default()
+    })
+    .await;
+    let mut stream = door.connect(b"http/1.1").await;
+    let sync = "GET /_matrix/client/v3/sync?since=s1 HTTP/1.1\r\nhost: a\r\n\
+                authorization: Bearer ana\r\n\r\n";
+    stream.write_all(sync.as_bytes()).await.unwrap();
+    while door.hub.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+
+    door.stop.send(true).unwrap();
+
+    door.task.await.unwrap();
+    door.hub.left.notified().await;
+}
+
+#[tokio::test]
+async fn well_known_addresses_come_from_the_configuration() {
+    let door = running(Limits::default()).await;
+
+    let client = door.ask("GET /.well-known/matrix/client", "", "").await;
+    assert_eq!(
+        client.body,
+        r#"{"m.homeserver":{"base_url":"https://hub.example"}}"#
+    );
+    let server = door.ask("GET /.well-known/matrix/server", "", "").await;
+    assert_eq!((server.status(), &*server.errcode()), (404, "M_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_repeat_what_was_sent() {
+    let door = running(Limits::default()).await;
+    let login = "POST /_matrix/client/v3/login";
+
+    for (line, body) in [
+        (login, r#"{"type":{"p":"hunter2"}}"#),
+        (login, r#"{"password":"hunter2""#),
+        ("GET /_matrix/client/v3/sync?full_state=hunter2", ""),
+    ] {
+        let got = door.as_ana(line, body).await;
+        assert_eq!(got.status(), 400, "{line} {body}");
+        assert!(!got.body.contains("hunter2"), "{}", got.body);
+    }
+    assert_eq!(door.hub.count(), 0);
+    let whoami = "GET /_matrix/client/v3/account/whoami?access_token=hunter2";
+    let got = door.ask(whoami, "", "").await;
+    assert_eq!(got.status(), 401);
+    assert!(!got.body.contains("hunter2"));
+    assert!(matches!(door.hub.last(), Command::Whoami(_)));
+}
+
+#[tokio::test]
+async fn no_secret_reaches_the_log() {
+    Log::begin();
+    let door = running(Limits::default()).await;
+
+    let path = "/_matrix/client/v3/rooms/!planted-room:b/join";
+    door.ask(
+        &format!("POST {path}?access_token=planted-1"),
+        "",
+        r#"{"reason":"planted-2"}"#,
+    )
+    .await;
+    let bearer = "authorization: Bearer planted-3\r\n";
+    door.ask(
+        "POST /_matrix/client/v3/login",
+        bearer,
+        r#"{"type":{"planted-4":1}}"#,
+    )
+    .await;
+    door.ask(
+        "POST /_matrix/client/v3/login",
+        "",
+        r#"{"password":"planted-5"#,
+    )
+    .await;
+
+    let log = Log::text();
+    assert!(
+        log.contains("endpoint=\"Login\"") && log.contains("door=\"https\""),
+        "{log}"
+    );
+    assert!(!log.contains("planted-"), "{log}");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_to_the_next_connection() {
+    let mut door = running(Limits::default()).await;
+    door.ask("GET /_matrix/client/versions", "", "").await;
+
+    let (config, roots) = certificate();
+    door.tls.send(config).unwrap();
+    door.roots = roots;
+
+    assert_eq!(
+        door.ask("GET /_matrix/client/versions", "", "")
+            .await
+            .status(),
+        200
+    );
+}
