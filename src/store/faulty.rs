@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use ruma::{OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
+use ruma::{DeviceId, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
 use thiserror::Error;
 
 use crate::{
@@ -146,9 +146,11 @@ reads! {
     membership(user: &UserId, room: RoomNid) -> Option<MembershipRecord>;
     memberships(user: &UserId, since: Option<Position>) -> Vec<MembershipRecord>;
     joined(room: RoomNid, server: Option<&ServerName>) -> Vec<OwnedUserId>;
+    audience(room: RoomNid, server: &ServerName) -> Vec<OwnedUserId>;
     neighbours(user: &UserId, limit: u32) -> Vec<OwnedUserId>;
     share_a_room(one: &UserId, other: &UserId) -> bool;
     txn(key: &TxnKey) -> Option<TxnAnswer>;
+    txns(user: &UserId, device: &DeviceId) -> Vec<(String, String)>;
     alias(alias: &RoomAliasId) -> Option<AliasRecord>;
     aliases(room: RoomNid) -> Vec<AliasRecord>;
     receipts(room: RoomNid, since: Position) -> Vec<ReceiptRecord>;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use ruma::{OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
+use ruma::{DeviceId, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
 
 use super::{Memory, Tables, write::algorithm_of};
 use crate::{
@@ -254,6 +254,23 @@ impl Rooms for Memory {
         Ok(tables.joined(room).filter(here).cloned().collect())
     }
 
+    async fn audience(
+        &self,
+        room: RoomNid,
+        server: &ServerName,
+    ) -> Result<Vec<OwnedUserId>, StoreError> {
+        let tables = self.tables();
+        let listens = |(user, of): &(OwnedUserId, RoomNid)| {
+            let member = tables.member(user, *of).filter(|member| member.room == room)?;
+            let told = matches!(
+                member.membership,
+                Membership::Join | Membership::Invite | Membership::Knock
+            );
+            (told && user.server_name() == server).then(|| user.clone())
+        };
+        Ok(tables.memberships.keys().filter_map(listens).collect())
+    }
+
     async fn neighbours(&self, user: &UserId, limit: u32) -> Result<Vec<OwnedUserId>, StoreError> {
         let near = self.tables().neighbours(user);
         Ok(near.into_iter().take(many(limit)).collect())
@@ -268,6 +285,16 @@ impl Rooms for Memory {
     async fn txn(&self, key: &TxnKey) -> Result<Option<TxnAnswer>, StoreError> {
         let tables = self.tables();
         Ok(tables.txns.get(key).map(|(answer, _)| answer.clone()))
+    }
+
+    async fn txns(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let tables = self.tables();
+        let mine = tables.txns.keys().filter(|key| key.user == user && key.device == device);
+        Ok(mine.map(|key| (key.endpoint.clone(), key.txn.clone())).collect())
     }
 
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError> {
