@@ -8,8 +8,10 @@
 //! Look at [`records`] for what is read, [`write`] for what is written, `sqlite/` for the default
 //! backend and [`contract`] for the tests every backend passes.
 
+pub mod contract;
 pub mod media;
 pub mod records;
+pub mod sqlite;
 pub mod write;
 
 use std::sync::Arc;

@@ -1,0 +1,233 @@
+//! Promises about the graph: forks, places, markers, and states coded as deltas.
+
+use std::collections::BTreeMap;
+
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Pen, commit,
+    pen::{hash, user},
+};
+use crate::{
+    base::Seq,
+    room::{Membership, StateKey},
+    store::{EventNid, Logged, NewLogged, Order, StateNid, Status, Store, Write},
+    wire::matrix::event_id,
+};
+
+/// Two events with the same parent, both tips; a merge; an event that soft-failed; one with a
+/// place only; and a marker where resolution changed the state.
+pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
+    let mut room = Pen::new(store, "fork");
+    let topic = StateKey::new("m.room.topic", "");
+    let root = room.state(store, &StateKey::new("m.room.create", ""));
+    let left = room.state(store, &topic);
+    let state_left = room.state;
+    // The right branch forks off the root and loses its topic to no one: it is resolved later.
+    let mut right = room.event(store, "m.room.topic", Some(""));
+    right.prev = vec![hash(root)];
+    right.depth = 2;
+    let right_nid = right.nid;
+    room.append(right);
+    room.heads.tips = vec![(event_id(hash(left)), 2), (event_id(hash(right_nid)), 2)];
+    // Resolution prefers the right one: current state changes, and a marker says so.
+    room.model.insert(topic.clone(), right_nid);
+    let resolved = room.change_state(store, vec![right_nid], vec![left]);
+    room.also(Write::Current {
+        room: room.nid,
+        key: topic.clone(),
+        event: Some(right_nid),
+    });
+    let marker = b"resolved".to_vec();
+    let marker_id: [u8; 32] = Sha256::digest(&marker).into();
+    room.entry(NewLogged::Marker(marker.clone()), &marker_id);
+    let mut soft = room.event(store, "m.room.message", None);
+    soft.soft_failed = true;
+    soft.prev = vec![hash(left)];
+    let soft_hash = soft.hash;
+    room.also(Write::Event(soft));
+    commit(store, room.take()).await;
+
+    let stored = store.room(&room.id).await.expect("read").expect("stored");
+    assert_eq!(stored.heads.tips.len(), 2);
+    assert_eq!(stored.heads, room.heads);
+
+    let mut merge = room.event(store, "m.room.message", None);
+    merge.prev = vec![hash(left), hash(right_nid)];
+    assert_eq!(merge.depth, 3);
+    room.append(merge);
+    let mut places = Vec::new();
+    for depth in [5, 7, 6] {
+        let mut old = room.event(store, "m.room.message", None);
+        old.status = Status::Outlier;
+        old.depth = depth;
+        places.push(old.nid);
+        room.also(Write::Place {
+            room: room.nid,
+            anchor: Seq(1),
+            depth,
+            event: old.nid,
+        });
+        room.also(Write::Event(old));
+    }
+    commit(store, room.take()).await;
+
+    let stored = store.room(&room.id).await.expect("read").expect("stored");
+    assert_eq!(stored.heads.tips.len(), 1);
+    let log = store
+        .log(room.nid, Seq::ZERO, Seq(9), Order::Forward, 9)
+        .await
+        .expect("read");
+    assert_eq!(log.len(), 5);
+    let markers: Vec<_> = log
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            Logged::Marker(bytes) => Some((entry.seq, bytes.clone())),
+            Logged::Event(_) => None,
+        })
+        .collect();
+    assert_eq!(markers, [(Seq(4), marker)]);
+    let soft = store.event(soft_hash).await.expect("read").expect("stored");
+    assert_eq!((soft.seq, soft.soft_failed), (None, true));
+    let found = store.places(room.nid, Seq(1), 2).await.expect("read");
+    let found: Vec<_> = found
+        .iter()
+        .map(|event| (event.depth, event.status, event.seq))
+        .collect();
+    assert_eq!(
+        found,
+        [(7, Status::Outlier, None), (6, Status::Outlier, None)]
+    );
+    assert!(
+        store
+            .places(room.nid, Seq(2), 9)
+            .await
+            .expect("read")
+            .is_empty()
+    );
+
+    let before = store.state_entries(room.nid, state_left.nid, std::slice::from_ref(&topic));
+    assert_eq!(one(before.await.expect("read")), Some(left));
+    let after = store.state_entries(room.nid, resolved, std::slice::from_ref(&topic));
+    assert_eq!(one(after.await.expect("read")), Some(right_nid));
+    assert_eq!(
+        store.state(resolved).await.expect("read"),
+        [root, right_nid]
+    );
+
+    // An event that came as an outlier gets its place in the log later.
+    let late = *places.first().expect("there are three");
+    room.entry(NewLogged::Event(late), &hash(late).0);
+    commit(store, room.take()).await;
+    let late = store
+        .event(hash(late))
+        .await
+        .expect("read")
+        .expect("stored");
+    assert_eq!(late.seq, Some(Seq(6)));
+}
+
+fn one(found: Vec<Option<crate::store::EventRecord>>) -> Option<EventNid> {
+    found.into_iter().flatten().next().map(|event| event.nid)
+}
+
+pub(super) async fn states_equal_a_model(store: &dyn Store, seed: u64, steps: u32) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut room = Pen::new(store, "states");
+    let mut past: Vec<(StateNid, BTreeMap<StateKey, EventNid>)> = Vec::new();
+    let kinds = ["m.room.member", "m.room.topic", "x"];
+    for _ in 0..steps {
+        let kind = kinds
+            .get(rng.random_range(0..3))
+            .copied()
+            .unwrap_or_default();
+        // A state key is any text, also with a zero in it.
+        let key = StateKey::new(kind, format!("\0{}", rng.random_range(0..40)));
+        if rng.random_range(0..8) == 0 && room.model.contains_key(&key) {
+            let gone = room.model.remove(&key).into_iter().collect();
+            room.change_state(store, Vec::new(), gone);
+            room.also(Write::Current {
+                room: room.nid,
+                key: key.clone(),
+                event: None,
+            });
+        } else {
+            room.state(store, &key);
+        }
+        past.push((room.state.nid, room.model.clone()));
+        if rng.random_range(0..5) == 0 {
+            commit(store, room.take()).await;
+        }
+    }
+    commit(store, room.take()).await;
+
+    let keys: Vec<StateKey> = (0..41)
+        .flat_map(|n| kinds.map(|kind| StateKey::new(kind, format!("\0{n}"))))
+        .collect();
+    for (nid, model) in past.iter().step_by(7) {
+        let mut wanted: Vec<EventNid> = model.values().copied().collect();
+        wanted.sort_unstable();
+        assert_eq!(
+            store.state(*nid).await.expect("read"),
+            wanted,
+            "state {nid:?}"
+        );
+        let found = store
+            .state_entries(room.nid, *nid, &keys)
+            .await
+            .expect("read");
+        for (key, event) in keys.iter().zip(found) {
+            assert_eq!(
+                event.map(|event| event.nid),
+                model.get(key).copied(),
+                "{key}"
+            );
+        }
+    }
+    let current = store.current(room.nid, &keys).await.expect("read");
+    for (key, event) in keys.iter().zip(current) {
+        assert_eq!(
+            event.map(|event| event.nid),
+            room.model.get(key).copied(),
+            "{key}"
+        );
+    }
+    let all = store.current_all(room.nid, None).await.expect("read");
+    let all: Vec<_> = all.iter().map(|event| event.nid).collect();
+    let wanted: Vec<_> = room.model.values().copied().collect();
+    assert_eq!(all, wanted, "ordered by type and key");
+    let topics = store
+        .current_all(room.nid, Some("m.room.topic"))
+        .await
+        .expect("read");
+    let wanted = room
+        .model
+        .keys()
+        .filter(|key| key.kind == "m.room.topic")
+        .count();
+    assert_eq!(topics.len(), wanted);
+    assert!(store.state(StateNid(0)).await.expect("read").is_empty());
+}
+
+pub(super) async fn one_room_does_not_read_anothers_state(store: &dyn Store) {
+    let ana = user("ana");
+    let mut rooms = ["one", "two"].map(|name| Pen::new(store, name));
+    for room in &mut rooms {
+        room.member(store, &ana, Membership::Join);
+        commit(store, room.take()).await;
+    }
+    let key = StateKey::member(&ana);
+    for room in &rooms {
+        let found = store
+            .current(room.nid, std::slice::from_ref(&key))
+            .await
+            .expect("read");
+        assert_eq!(one(found), room.model.get(&key).copied());
+        let found = store.state_entries(room.nid, room.state.nid, std::slice::from_ref(&key));
+        assert_eq!(
+            one(found.await.expect("read")),
+            room.model.get(&key).copied()
+        );
+    }
+}

@@ -1,0 +1,133 @@
+//! What every backend promises, as one suite: `contract::run` on an empty store per promise.
+//!
+//! It speaks only the traits of [`store`](crate::store), so it is compiled always: another
+//! backend, also one outside this crate, runs it from its own tests. It panics at the first
+//! promise that is not kept.
+
+mod accounts;
+mod graph;
+mod pen;
+mod rooms;
+
+use std::{fmt::Write as _, sync::Arc};
+
+pub use pen::Pen;
+
+use crate::{
+    base::Seq,
+    store::{Batch, CommitError, Committed, Order, RoomNid, Store, StoreError, Write},
+};
+
+/// Runs every promise, each on a store of its own that `make` gives.
+///
+/// # Panics
+/// When a promise is not kept.
+pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
+    rooms::a_log_is_read_back_in_order(&*make().await).await;
+    rooms::positions_rise_by_one(&*make().await).await;
+    rooms::seq_at_is_the_last_entry_of_a_position(&*make().await).await;
+    rooms::a_conflict_leaves_no_trace(&*make().await).await;
+    rooms::a_commit_that_contradicts_itself_stores_nothing(&*make().await).await;
+    rooms::a_txn_gets_its_first_answer(&*make().await).await;
+    rooms::redaction_keeps_the_hash(&*make().await).await;
+    rooms::an_alias_names_one_room(&*make().await).await;
+    rooms::a_receipt_replaces_its_elder(&*make().await).await;
+    rooms::memberships_since_equal_a_model(&*make().await).await;
+    rooms::sharing_a_room_makes_neighbours(&*make().await).await;
+    graph::a_forked_graph_is_loaded(&*make().await).await;
+    graph::states_equal_a_model(&*make().await, 1, 400).await;
+    graph::one_room_does_not_read_anothers_state(&*make().await).await;
+    accounts::an_account_is_made_once(&*make().await).await;
+    accounts::account_data_is_told_since(&*make().await).await;
+    accounts::a_session_replaces_the_devices_token(&*make().await).await;
+    accounts::a_removed_device_leaves_nothing(&*make().await).await;
+    accounts::mail_waits_until_it_is_read(&*make().await).await;
+    accounts::a_key_is_claimed_once(&*make().await).await;
+    accounts::device_changes_reach_neighbours_only(&*make().await).await;
+    accounts::media_is_counted(&*make().await).await;
+}
+
+/// A state that is changed at random equals a model of it.
+///
+/// # Panics
+/// When it does not.
+pub async fn states_equal_a_model(store: &dyn Store, seed: u64, steps: u32) {
+    graph::states_equal_a_model(store, seed, steps).await;
+}
+
+/// Everything the rooms of a store tell, as text: two stores that tell the same give the same.
+pub async fn describe(store: &dyn Store) -> Result<String, StoreError> {
+    let mut out = format!(
+        "{:?} {:?}\n",
+        store.position().await?,
+        store.totals().await?
+    );
+    let mut after = RoomNid(0);
+    loop {
+        let rooms = store.rooms(after, 100).await?;
+        let Some(last) = rooms.last() else {
+            return Ok(out);
+        };
+        after = last.nid;
+        for room in &rooms {
+            let log = store
+                .log(
+                    room.nid,
+                    Seq::ZERO,
+                    room.heads.seq,
+                    Order::Forward,
+                    u32::MAX,
+                )
+                .await?;
+            let current = store.current_all(room.nid, None).await?;
+            let state = store.state(room.state.nid).await?;
+            let joined = store.joined(room.nid, None).await?;
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{room:?}\n{log:?}\n{current:?}\n{state:?}\n{joined:?}");
+        }
+    }
+}
+
+/// Commits one ordinary batch.
+async fn commit(store: &dyn Store, writes: Vec<Write>) -> Committed {
+    let batch = Batch {
+        writes,
+        may_conflict: false,
+    };
+    store
+        .commit(&[batch])
+        .await
+        .expect("the commit is in order")
+}
+
+/// Commits one batch that may conflict; tells whether it did.
+async fn try_commit(store: &dyn Store, writes: Vec<Write>) -> bool {
+    let batch = Batch {
+        writes,
+        may_conflict: true,
+    };
+    let done = store
+        .commit(&[batch])
+        .await
+        .expect("a conflict is no failure");
+    done.outcomes.first().is_some_and(Result::is_ok)
+}
+
+/// Commits what must be refused as a contradiction.
+async fn commit_wrong(store: &dyn Store, writes: Vec<Write>) {
+    let before = describe(store).await.expect("the store can be read");
+    let batch = Batch {
+        writes,
+        may_conflict: false,
+    };
+    let refused = store.commit(&[batch]).await;
+    assert!(
+        matches!(
+            refused,
+            Err(CommitError::Failed(StoreError::Damaged { .. }))
+        ),
+        "{refused:?}"
+    );
+    let after = describe(store).await.expect("the store can be read");
+    assert_eq!(before, after, "a refused commit left a trace");
+}

@@ -1,0 +1,148 @@
+//! Reads of devices, their keys and their mailboxes.
+
+use async_trait::async_trait;
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+
+use super::{
+    Sqlite,
+    rows::{Cells, all, int, membership_code, user_of},
+};
+use crate::{
+    base::{Position, Timestamp},
+    room::Membership,
+    store::{DeviceKeysRecord, DeviceRecord, Devices, MailRecord, StoreError},
+};
+
+#[async_trait]
+impl Devices for Sqlite {
+    async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError> {
+        let statement = sqlx::query(
+            "SELECT device, name, seen, seen_at FROM devices WHERE user = ? ORDER BY device",
+        )
+        .bind(user.as_str());
+        all(&self.rows(statement).await?, |row| {
+            let mut cells = Cells::of(row);
+            Ok(DeviceRecord {
+                device: OwnedDeviceId::from(cells.next::<&str>()?),
+                name: cells.next()?,
+                seen: cells.optional_number()?.map(Timestamp),
+                seen_at: cells.next()?,
+            })
+        })
+    }
+
+    async fn device_keys(&self, user: &UserId) -> Result<Vec<DeviceKeysRecord>, StoreError> {
+        let statement = sqlx::query(
+            "SELECT k.device, d.name, k.json FROM device_keys k
+             LEFT JOIN devices d ON d.user = k.user AND d.device = k.device
+             WHERE k.user = ? ORDER BY k.device",
+        )
+        .bind(user.as_str());
+        all(&self.rows(statement).await?, |row| {
+            let mut cells = Cells::of(row);
+            Ok(DeviceKeysRecord {
+                device: OwnedDeviceId::from(cells.next::<&str>()?),
+                name: cells.next()?,
+                json: cells.next()?,
+            })
+        })
+    }
+
+    async fn one_time_counts(
+        &self,
+        user: &UserId,
+        device: &str,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
+        let statement = sqlx::query(
+            "SELECT algorithm, count(*) FROM one_time_keys
+             WHERE user = ? AND device = ? GROUP BY algorithm ORDER BY algorithm",
+        )
+        .bind(user.as_str())
+        .bind(device);
+        all(&self.rows(statement).await?, |row| {
+            let mut cells = Cells::of(row);
+            Ok((cells.next()?, cells.number()?))
+        })
+    }
+
+    async fn one_time_key(
+        &self,
+        user: &UserId,
+        device: &str,
+        key_id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let statement = sqlx::query(
+            "SELECT json FROM one_time_keys
+             WHERE user = ? AND device = ? AND algorithm = ? AND key_id = ?",
+        )
+        .bind(user.as_str())
+        .bind(device)
+        .bind(super::singles::algorithm_of(key_id))
+        .bind(key_id);
+        let row = self.row(statement).await?;
+        row.map(|row| Cells::of(&row).next()).transpose()
+    }
+
+    async fn unused_fallbacks(
+        &self,
+        user: &UserId,
+        device: &str,
+    ) -> Result<Vec<String>, StoreError> {
+        let statement = sqlx::query(
+            "SELECT algorithm FROM fallback_keys
+             WHERE user = ? AND device = ? AND used = 0 ORDER BY algorithm",
+        )
+        .bind(user.as_str())
+        .bind(device);
+        all(&self.rows(statement).await?, |row| Cells::of(row).next())
+    }
+
+    async fn device_changes(
+        &self,
+        user: &UserId,
+        since: Position,
+        to: Position,
+    ) -> Result<Vec<OwnedUserId>, StoreError> {
+        let statement = sqlx::query(DEVICE_CHANGES)
+            .bind(user.as_str())
+            .bind(int(since.0))
+            .bind(int(to.0))
+            .bind(membership_code(Membership::Join));
+        all(&self.rows(statement).await?, user_of)
+    }
+
+    async fn mail(
+        &self,
+        user: &UserId,
+        device: &str,
+        after: Position,
+        to: Position,
+        limit: u32,
+    ) -> Result<Vec<MailRecord>, StoreError> {
+        let statement = sqlx::query(
+            "SELECT position, json FROM mail
+             WHERE user = ? AND device = ? AND position > ? AND position <= ?
+             ORDER BY position, part LIMIT ?",
+        )
+        .bind(user.as_str())
+        .bind(device)
+        .bind(int(after.0))
+        .bind(int(to.0))
+        .bind(limit);
+        all(&self.rows(statement).await?, |row| {
+            let mut cells = Cells::of(row);
+            Ok(MailRecord {
+                position: cells.position()?,
+                json: cells.next()?,
+            })
+        })
+    }
+}
+
+/// From the changes, which are few, to whether their users are near.
+pub(super) const DEVICE_CHANGES: &str = "SELECT DISTINCT d.user FROM device_changes d
+    WHERE d.position > ?2 AND d.position <= ?3 AND (d.user = ?1 OR EXISTS (
+        SELECT 1 FROM memberships a CROSS JOIN memberships b
+        ON b.user = d.user AND b.room = a.room AND b.membership = ?4
+        WHERE a.user = ?1 AND a.membership = ?4))
+    ORDER BY d.user";

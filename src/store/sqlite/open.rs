@@ -1,0 +1,296 @@
+//! Opens a store: the lock, the checks that it is ours, the migrations, the connections.
+
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ruma::OwnedServerName;
+use sqlx::{
+    ConnectOptions, Connection, SqliteConnection, SqlitePool,
+    migrate::{MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::sync::Mutex;
+use tracing::warn;
+
+use super::{Sqlite, backend, commit::Writer, damaged};
+use crate::store::{EventNid, Numbers, OpenError, RoomNid, StateNid, StoreError};
+
+/// Where a store is and how to open it.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    path: PathBuf,
+    server_name: OwnedServerName,
+    readers: u32,
+    synced: bool,
+}
+
+impl OpenOptions {
+    /// A store in the file `path`, of the hub `server_name`.
+    pub fn new(path: impl Into<PathBuf>, server_name: OwnedServerName) -> Self {
+        Self {
+            path: path.into(),
+            server_name,
+            readers: READERS,
+            synced: true,
+        }
+    }
+
+    /// A store named by a URL: `sqlite:` and a path, which is taken from `dir` when it is relative.
+    ///
+    /// `?synchronous=off` gives up what this store is for; it is there for the test that must
+    /// fail with it.
+    pub fn from_url(
+        url: &str,
+        dir: &Path,
+        server_name: OwnedServerName,
+    ) -> Result<Self, OpenError> {
+        let bad = |why: &str| damaged(format!("the store's url {url:?} {why}"));
+        let rest = url
+            .strip_prefix("sqlite:")
+            .ok_or_else(|| bad("does not begin with `sqlite:`"))?;
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if path.is_empty() {
+            return Err(bad("names no file").into());
+        }
+        let mut options = Self::new(dir.join(path), server_name);
+        match query {
+            "" => {}
+            "synchronous=off" => options.synced = false,
+            _ => return Err(bad("has an unknown parameter").into()),
+        }
+        Ok(options)
+    }
+
+    /// How many connections read.
+    #[must_use]
+    pub fn readers(mut self, readers: u32) -> Self {
+        self.readers = readers.max(1);
+        self
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The writer's connection.
+    pub(super) fn writer(&self) -> SqliteConnectOptions {
+        let synchronous = if self.synced {
+            SqliteSynchronous::Full
+        } else {
+            SqliteSynchronous::Off
+        };
+        self.common(WRITER_CACHE_KIB)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous)
+            .foreign_keys(false)
+            .pragma("journal_size_limit", WAL_BYTES_KEPT.to_string())
+            .statement_cache_capacity(WRITER_STATEMENTS)
+            .thread_name(|_| "store-writer".to_owned())
+    }
+
+    fn reader(&self) -> SqliteConnectOptions {
+        self.common(READER_CACHE_KIB)
+            .read_only(true)
+            .statement_cache_capacity(READER_STATEMENTS)
+            .thread_name(|id| format!("store-read-{id}"))
+    }
+
+    fn common(&self, cache_kib: i64) -> SqliteConnectOptions {
+        SqliteConnectOptions::new()
+            .filename(&self.path)
+            .busy_timeout(BUSY_TIMEOUT)
+            .pragma("cache_size", (-cache_kib).to_string())
+            .disable_statement_logging()
+    }
+}
+
+pub(super) async fn open(options: OpenOptions) -> Result<Sqlite, OpenError> {
+    let lock = lock(&options.path)?;
+    if !options.synced {
+        warn!("synchronous=off: a power cut will lose acknowledged messages");
+    }
+    let mut conn = connect(&options.writer()).await?;
+    check_ours(&mut conn).await?;
+    migrate(&mut conn).await?;
+    check_owner(&mut conn, &options).await?;
+    let numbers = numbers(&mut conn).await.map_err(backend)?;
+    let writer = Writer::new(conn, options.writer()).await?;
+    let read = readers(&options).await.map_err(backend)?;
+    Ok(Sqlite {
+        read,
+        writer: Mutex::new(writer),
+        numbers,
+        _lock: lock,
+    })
+}
+
+/// A second process must be refused before it reads a byte, or it could fold our log away.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let path = path.with_extension("lock");
+    let io = |error| StoreError::Backend(Box::new(error));
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
+            path: path.display().to_string(),
+        }),
+        Err(TryLockError::Error(error)) => Err(io(error).into()),
+    }
+}
+
+/// Connects; a file that is no database at all is a foreign format, not a broken disk.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
+    options.connect().await.map_err(|error| {
+        let code = error.as_database_error().and_then(|e| e.code());
+        if code.as_deref() == Some(SQLITE_NOTADB) {
+            format_error("not a SQLite file")
+        } else {
+            backend(error).into()
+        }
+    })
+}
+
+/// Refuses the database of another program, and that of a newer version of this one.
+async fn check_ours(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    let application: i64 = pragma(conn, "PRAGMA application_id").await?;
+    let version: i64 = pragma(conn, "PRAGMA user_version").await?;
+    let tables: i64 = pragma(
+        conn,
+        "SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE '%sqlx_migrations%'",
+    )
+    .await?;
+    if application == APPLICATION_ID || (application == 0 && version == 0 && tables == 0) {
+        return if version > FORMAT {
+            Err(format_error(version.to_string()))
+        } else {
+            Ok(())
+        };
+    }
+    Err(format_error(format!(
+        "of another program (application id {application:#x})"
+    )))
+}
+
+async fn pragma(conn: &mut SqliteConnection, sql: &'static str) -> Result<i64, OpenError> {
+    let value = sqlx::query_scalar(sql).fetch_one(conn).await;
+    value.map_err(|error| backend(error).into())
+}
+
+async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    MIGRATIONS
+        .run(&mut *conn)
+        .await
+        .map_err(|error| match error {
+            MigrateError::VersionMissing(_)
+            | MigrateError::VersionMismatch(_)
+            | MigrateError::VersionTooNew(..)
+            | MigrateError::Dirty(_) => format_error(error.to_string()),
+            other => StoreError::Backend(Box::new(other)).into(),
+        })?;
+    sqlx::query(SET_USER_VERSION)
+        .execute(conn)
+        .await
+        .map_err(backend)?;
+    Ok(())
+}
+
+/// Notes whose store it is when it is new, and refuses another's. Counts the opening.
+async fn check_owner(conn: &mut SqliteConnection, options: &OpenOptions) -> Result<(), OpenError> {
+    let ours = options.server_name.as_str();
+    sqlx::query(
+        "INSERT INTO meta VALUES ('server_name', ?1), ('generation', '0') ON CONFLICT DO NOTHING",
+    )
+    .bind(ours)
+    .execute(&mut *conn)
+    .await
+    .map_err(backend)?;
+    let found: String = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'server_name'")
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(backend)?;
+    if found != ours {
+        return Err(OpenError::OtherServer {
+            found,
+            wanted: ours.to_owned(),
+        });
+    }
+    sqlx::query("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
+        .execute(conn)
+        .await
+        .map_err(backend)?;
+    Ok(())
+}
+
+async fn numbers(conn: &mut SqliteConnection) -> Result<Numbers, sqlx::Error> {
+    let (room, event, state): (i64, i64, i64) = sqlx::query_as(
+        "SELECT (SELECT coalesce(max(nid), 0) FROM rooms),
+                (SELECT coalesce(max(nid), 0) FROM events),
+                (SELECT coalesce(max(nid), 0) FROM states)",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Numbers::after(
+        RoomNid(room),
+        EventNid(event),
+        StateNid(state),
+    ))
+}
+
+async fn readers(options: &OpenOptions) -> Result<SqlitePool, sqlx::Error> {
+    SqlitePoolOptions::new()
+        .min_connections(1)
+        .max_connections(options.readers)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_with(options.reader())
+        .await
+}
+
+fn format_error(found: impl Into<String>) -> OpenError {
+    OpenError::Format {
+        found: found.into(),
+        wanted: FORMAT.to_string(),
+    }
+}
+
+pub(super) async fn close(conn: SqliteConnection) {
+    if let Err(error) = conn.close().await {
+        warn!(%error, "a connection to the store did not close well");
+    }
+}
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
+
+/// The format of the store: the number of its last migration.
+const FORMAT: i64 = 1;
+const SET_USER_VERSION: &str = "PRAGMA user_version = 1";
+/// "TRML", set by the first migration.
+const APPLICATION_ID: i64 = 0x5452_4d4c;
+const SQLITE_NOTADB: &str = "26";
+
+/// Connections that read, unless told otherwise: reads are short, and two cores are common.
+const READERS: u32 = 4;
+/// The writer's page cache, in KiB: the upper levels of every index of some million events.
+const WRITER_CACHE_KIB: i64 = 16 * 1024;
+/// A reader's page cache, in KiB. The kernel caches the file; this saves calls, and is paid by
+/// each connection.
+const READER_CACHE_KIB: i64 = 2 * 1024;
+/// How many prepared statements the writer keeps: all it has, or the rare ones push out the hot.
+const WRITER_STATEMENTS: usize = 160;
+const READER_STATEMENTS: usize = 80;
+/// What is left of the write-ahead log file after it was folded in, in bytes.
+const WAL_BYTES_KEPT: i64 = 16 * 1024 * 1024;
+/// Only a writer that is being replaced after a failure can be in the way.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,347 @@
+//! The contract on SQLite, and what only a file can show: reopening, refusals, plans, sizes.
+
+use std::{future::poll_fn, sync::Arc, task::Poll};
+
+use ruma::{OwnedServerName, OwnedUserId};
+use sqlx::Row as _;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    base::Position,
+    room::{Membership, StateKey},
+    store::{
+        Batch, Commits as _, Rooms as _, Store,
+        contract::{self, Pen},
+    },
+};
+
+fn options(dir: &TempDir) -> OpenOptions {
+    OpenOptions::new(dir.path().join("store.db"), name("hub.example"))
+}
+
+fn name(name: &str) -> OwnedServerName {
+    OwnedServerName::try_from(name).unwrap()
+}
+
+async fn open(dir: &TempDir) -> Sqlite {
+    Sqlite::open(options(dir)).await.unwrap()
+}
+
+async fn commit(store: &Sqlite, pen: &mut Pen) -> Position {
+    let batch = Batch {
+        writes: pen.take(),
+        may_conflict: false,
+    };
+    store.commit(&[batch]).await.unwrap().position
+}
+
+async fn sql(store: &Sqlite, text: &'static str) -> Vec<sqlx::sqlite::SqliteRow> {
+    let mut conn = store.read.acquire().await.unwrap();
+    sqlx::query(text).fetch_all(&mut *conn).await.unwrap()
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract() {
+    let dirs = std::sync::Mutex::new(Vec::new());
+    contract::run(async || {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(open(&dir).await);
+        dirs.lock().unwrap().push(dir);
+        store
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reopened_store_tells_the_same_and_gives_new_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    contract::states_equal_a_model(&store, 5, 100).await;
+    let before = contract::describe(&store).await.unwrap();
+    let last = store.numbers().event();
+    store.close().await;
+
+    let store = open(&dir).await;
+    assert_eq!(contract::describe(&store).await.unwrap(), before);
+    assert!(store.numbers().event() >= last);
+    let mut room = Pen::new(&store, "after");
+    room.message(&store);
+    commit(&store, &mut room).await;
+    drop(store);
+    let store = open(&dir).await; // without a clean end
+    assert!(store.room(&room.id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_open_store_is_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let _open = open(&dir).await;
+    let second = Sqlite::open(options(&dir)).await;
+    assert!(matches!(second.err(), Some(OpenError::Locked { .. })));
+}
+
+#[tokio::test]
+async fn another_servers_store_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    open(&dir).await.close().await;
+    let other = OpenOptions::new(options(&dir).path(), name("other.example"));
+    let refused = Sqlite::open(other).await.err();
+    assert!(
+        matches!(refused, Some(OpenError::OtherServer { .. })),
+        "{refused:?}"
+    );
+}
+
+/// Changes a store file behind our back.
+async fn tamper(dir: &TempDir, text: &'static str) {
+    let mut conn = sqlx::ConnectOptions::connect(&options(dir).writer())
+        .await
+        .unwrap();
+    sqlx::raw_sql(text).execute(&mut conn).await.unwrap();
+    sqlx::Connection::close(conn).await.unwrap();
+}
+
+async fn refused_format(dir: &TempDir) -> String {
+    match Sqlite::open(options(dir)).await.err() {
+        Some(OpenError::Format { found, .. }) => found,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    open(&dir).await.close().await;
+    tamper(&dir, "PRAGMA user_version = 2").await;
+    assert_eq!(refused_format(&dir).await, "2");
+}
+
+#[tokio::test]
+async fn a_changed_migration_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    open(&dir).await.close().await;
+    tamper(&dir, "UPDATE _sqlx_migrations SET checksum = x'00'").await;
+    assert!(refused_format(&dir).await.contains("modified"));
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_ours_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    tamper(&dir, "CREATE TABLE recipes (name TEXT)").await;
+    assert!(refused_format(&dir).await.contains("another program"));
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        options(&dir).path(),
+        "not a database, but long enough".repeat(99),
+    )
+    .unwrap();
+    assert!(refused_format(&dir).await.contains("not a SQLite file"));
+}
+
+#[test]
+fn a_url_names_a_file_and_one_parameter() {
+    let dir = std::path::Path::new("/var/lib/hub");
+    let read = |url: &str| OpenOptions::from_url(url, dir, name("hub.example"));
+    assert_eq!(
+        read("sqlite:store.db").unwrap().path(),
+        dir.join("store.db")
+    );
+    assert_eq!(
+        read("sqlite:///x.db").unwrap().path(),
+        std::path::Path::new("/x.db")
+    );
+    assert!(
+        format!("{:?}", read("sqlite:x.db?synchronous=off").unwrap()).contains("synced: false")
+    );
+    for wrong in ["postgres:x", "sqlite:", "sqlite:x?mode=ro"] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+}
+
+async fn pragma(options: &OpenOptions, text: &'static str) -> i64 {
+    let mut conn = sqlx::ConnectOptions::connect(&options.writer())
+        .await
+        .unwrap();
+    sqlx::query_scalar(text).fetch_one(&mut conn).await.unwrap()
+}
+
+#[tokio::test]
+async fn commits_are_synced_unless_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(pragma(&options(&dir), "PRAGMA synchronous").await, 2);
+    let off = OpenOptions::from_url("sqlite:s.db?synchronous=off", dir.path(), name("h.example"));
+    assert_eq!(pragma(&off.unwrap(), "PRAGMA synchronous").await, 0);
+}
+
+/// How SQLite goes about a statement, a line for each table.
+async fn plan(store: &Sqlite, statement: &str) -> String {
+    let mut conn = store.read.acquire().await.unwrap();
+    let text = format!("EXPLAIN QUERY PLAN {statement}");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+        .fetch_all(&mut *conn)
+        .await
+        .unwrap();
+    let lines: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+    lines.join("\n")
+}
+
+#[tokio::test]
+async fn hot_statements_scan_no_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    for statement in [
+        rooms::MEMBERSHIPS_ALL,
+        rooms::MEMBERSHIPS_BY_CHANGE,
+        rooms::MEMBERSHIPS_BY_USER,
+        rooms::SEQ_AT,
+        devices::DEVICE_CHANGES,
+        pending::rooms_statement(),
+    ] {
+        let plan = plan(&store, statement).await;
+        for line in plan.lines().filter(|line| line.starts_with("SCAN")) {
+            let small = [
+                "SCAN s",
+                "SCAN search",
+                "SCAN v",
+                "SCAN 16-ROW VALUES CLAUSE",
+            ];
+            assert!(
+                small.iter().any(|small| line.starts_with(small)),
+                "{statement}\n{plan}"
+            );
+        }
+    }
+    let by_change = plan(&store, rooms::MEMBERSHIPS_BY_CHANGE).await;
+    assert!(
+        by_change.contains("SEARCH r USING INDEX rooms_by_position"),
+        "{by_change}"
+    );
+    assert!(
+        by_change.contains("SEARCH m USING PRIMARY KEY (user=? AND room=?)"),
+        "{by_change}"
+    );
+    let by_user = plan(&store, rooms::MEMBERSHIPS_BY_USER).await;
+    assert!(
+        by_user.contains("SEARCH r USING INTEGER PRIMARY KEY"),
+        "{by_user}"
+    );
+    let heads = plan(&store, pending::rooms_statement()).await;
+    assert!(
+        heads.contains("SEARCH rooms USING INTEGER PRIMARY KEY"),
+        "{heads}"
+    );
+}
+
+/// The two join orders give the same, also beyond the border between them.
+#[tokio::test]
+async fn many_changed_rooms_are_told_like_few() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    let [few, many] =
+        ["few", "many"].map(|n| OwnedUserId::try_from(format!("@{n}:h.example")).unwrap());
+    for n in 0..260 {
+        let mut room = Pen::new(&store, &format!("r{n}"));
+        room.member(&store, &many, Membership::Join);
+        if n % 100 == 0 {
+            room.member(&store, &few, Membership::Join);
+        }
+        commit(&store, &mut room).await;
+    }
+    for user in [&few, &many] {
+        let all = store.memberships(user, None).await.unwrap();
+        assert_eq!(
+            store.memberships(user, Some(Position::ZERO)).await.unwrap(),
+            all
+        );
+        let since = Position(150);
+        let new: Vec<_> = all
+            .into_iter()
+            .filter(|m| m.room_position > since)
+            .collect();
+        assert_eq!(store.memberships(user, Some(since)).await.unwrap(), new);
+    }
+}
+
+/// Bytes of `states` for each state event of a room with so many members.
+async fn state_bytes(members: u32) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    let mut room = Pen::new(&store, "big");
+    for n in 0..members {
+        room.state(
+            &store,
+            &StateKey::new("m.room.member", format!("@u{n}:h.example")),
+        );
+        if n % 1000 == 999 {
+            commit(&store, &mut room).await;
+        }
+    }
+    commit(&store, &mut room).await;
+    let before = state_size(&store).await;
+    // As many changes as members, so that snapshots are paid for.
+    let changes = members * 2;
+    for n in 0..changes {
+        let name = format!("@u{}:h.example", n.wrapping_mul(7919) % members);
+        room.state(&store, &StateKey::new("m.room.member", name));
+        if n % 1000 == 999 {
+            commit(&store, &mut room).await;
+        }
+    }
+    commit(&store, &mut room).await;
+    #[expect(clippy::cast_precision_loss, reason = "a few million bytes")]
+    let bytes = (state_size(&store).await - before) as f64;
+    bytes / f64::from(changes)
+}
+
+async fn state_size(store: &Sqlite) -> i64 {
+    let rows = sql(
+        store,
+        "SELECT coalesce(sum(length(deltas) + coalesce(length(snapshot), 0)), 0) FROM states",
+    )
+    .await;
+    rows[0].get(0)
+}
+
+#[tokio::test]
+async fn a_state_event_costs_the_same_in_a_large_room() {
+    let small = state_bytes(100).await;
+    let large = state_bytes(10_000).await;
+    assert!(
+        small < 12.0 && large < 12.0,
+        "{small} and {large} bytes a state event"
+    );
+    assert!(
+        large < small * 1.6,
+        "{small} and {large} bytes a state event"
+    );
+}
+
+#[tokio::test]
+async fn a_commit_dropped_half_way_stores_nothing_and_harms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    let mut room = Pen::new(&store, "dropped");
+    for _ in 0..500 {
+        room.message(&store);
+    }
+    let mut half = room.clone();
+    let batch = Batch {
+        writes: half.take(),
+        may_conflict: false,
+    };
+    let batches = [batch];
+    {
+        let mut commit = Box::pin(store.commit(&batches));
+        for _ in 0..3 {
+            let pending =
+                poll_fn(|context| Poll::Ready(commit.as_mut().poll(context).is_pending()));
+            assert!(pending.await);
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(commit(&store, &mut room).await, Position(1));
+    let stored = store.room(&room.id).await.unwrap().unwrap();
+    assert_eq!(stored.heads, room.heads);
+}
