@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedEventId, OwnedUserId, UserId};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedUserId, UserId};
 
 use crate::{
     base::Timestamp,
-    room::{Part, Refusal, Room},
-    wire::matrix::{Pdu, ServerKey},
+    room::{
+        MemberChange, Membership, Needs, Part, Refusal, Room, StateKey,
+        auth::{Level, Levels, REDACT, check_auth, select},
+    },
+    wire::matrix::{DEPTH_MAX, PREV_EVENTS_MAX, Pdu, PduFields, ServerKey},
 };
 
 /// What the decision may look at besides the staged room.
@@ -42,7 +45,64 @@ pub enum Effect {
     },
 }
 
+/// An event as the sender means it, before the room gives it its place.
+pub(super) struct Wanted {
+    pub(super) kind: String,
+    pub(super) state_key: Option<String>,
+    pub(super) content: CanonicalJsonObject,
+    pub(super) redacts: Option<OwnedEventId>,
+}
+
 impl Room {
+    /// What has to be learnt before [`Room::decide`] can say something about the part.
+    pub fn needs(&self, sender: &UserId, part: &Part) -> Needs {
+        let mut needs = Needs::default();
+        let mut keys = vec![
+            StateKey::new("m.room.create", ""),
+            StateKey::new("m.room.power_levels", ""),
+            StateKey::member(sender),
+        ];
+        match part {
+            Part::Event {
+                kind,
+                state_key,
+                content,
+            } => {
+                if let Some(key) = state_key {
+                    keys.extend(select(kind, sender, Some(key), content, self.version()));
+                    keys.push(StateKey::new(kind, key));
+                }
+                if kind == "m.room.redaction" {
+                    needs.event = redacts(content);
+                }
+                if kind == "m.room.member" {
+                    keys.push(StateKey::new("m.room.join_rules", ""));
+                }
+            }
+            Part::Redact { target, .. } => needs.event = Some(target.clone()),
+            Part::Member {
+                target,
+                change,
+                content,
+            } => {
+                let content = with_membership(content, *change);
+                let target = Some(target.as_str());
+                keys.extend(select(
+                    "m.room.member",
+                    sender,
+                    target,
+                    &content,
+                    self.version(),
+                ));
+            }
+        }
+        keys.retain(|key| !self.knows(key));
+        keys.sort_unstable();
+        keys.dedup();
+        needs.state = keys;
+        needs
+    }
+
     /// Turns a part into its effects, or says why not. Everything [`Room::needs`] named must have
     /// been learnt.
     pub fn decide(
@@ -51,7 +111,233 @@ impl Room {
         part: &Part,
         evidence: &Evidence<'_>,
     ) -> Result<Vec<Effect>, Refusal> {
-        let _ = (sender, part, evidence);
-        unimplemented!("being written")
+        debug_assert_eq!(
+            self.needs(sender, part).state,
+            [],
+            "not everything was learnt"
+        );
+        match part {
+            Part::Event {
+                kind,
+                state_key,
+                content,
+            } => self.decide_event(sender, kind, state_key.as_deref(), content, evidence),
+            Part::Redact { target, reason } => {
+                let reason = reason
+                    .clone()
+                    .map(|reason| ("reason".to_owned(), reason.into()));
+                let content = reason.into_iter().collect();
+                self.decide_redaction(sender, target, content, evidence)
+            }
+            Part::Member {
+                target,
+                change,
+                content,
+            } => self.decide_member(sender, target, *change, content, evidence),
+        }
+    }
+
+    fn decide_event(
+        &self,
+        sender: &UserId,
+        kind: &str,
+        state_key: Option<&str>,
+        content: &CanonicalJsonObject,
+        evidence: &Evidence<'_>,
+    ) -> Result<Vec<Effect>, Refusal> {
+        match (kind, state_key) {
+            ("m.room.create", _) | ("m.room.redaction", Some(_)) => {
+                return Err(Refusal::NotForClients(kind.to_owned()));
+            }
+            // The membership calls in another dress: the same way in.
+            ("m.room.member", Some(target)) => {
+                let (target, change) = self.read_member(sender, target, content)?;
+                return self.decide_member(sender, &target, change, content, evidence);
+            }
+            ("m.room.redaction", None) => {
+                let target =
+                    redacts(content).ok_or_else(|| wrong(kind, "`redacts`", "an event id"))?;
+                let mut content = content.clone();
+                content.remove("redacts"); // goes where the room version wants it
+                return self.decide_redaction(sender, &target, content, evidence);
+            }
+            _ => {}
+        }
+        self.must_be_joined(sender)?;
+        if let Some(key) = state_key
+            && let Some(already) = self.already(sender, kind, key, content)
+        {
+            return Ok(vec![already]);
+        }
+        let wanted = Wanted {
+            kind: kind.to_owned(),
+            state_key: state_key.map(ToOwned::to_owned),
+            content: content.clone(),
+            redacts: None,
+        };
+        let fields = self.authorised(sender, wanted, evidence)?;
+        Ok(vec![Effect::Append(self.signed(fields, evidence)?)])
+    }
+
+    /// spec: matrix-v12 §Handling-redactions. Our own users may redact what is theirs; the text's
+    /// second condition, the same server, is how others' redactions are received.
+    fn decide_redaction(
+        &self,
+        sender: &UserId,
+        target: &OwnedEventId,
+        content: CanonicalJsonObject,
+        evidence: &Evidence<'_>,
+    ) -> Result<Vec<Effect>, Refusal> {
+        self.must_be_joined(sender)?;
+        let theirs = evidence
+            .target
+            .filter(|event| event.id() == target && event.fields().room_id == *self.id())
+            .ok_or(Refusal::UnknownTarget)?
+            .fields();
+        if theirs.kind == "m.room.create" {
+            // In v10 it would take the room's version and `m.federate` away.
+            return Err(wrong(
+                "m.room.redaction",
+                "its target",
+                "another event than the first",
+            ));
+        }
+        let wanted = Wanted {
+            kind: "m.room.redaction".to_owned(),
+            state_key: None,
+            content,
+            redacts: Some(target.clone()),
+        };
+        let fields = self.authorised(sender, wanted, evidence)?;
+        if theirs.sender != sender
+            && let Some(levels) = self.levels()
+        {
+            let needed = levels.field(REDACT);
+            match levels.of(sender.as_str()) {
+                Level::Finite(has) if has < needed => {
+                    return Err(Refusal::MayNotRedact { needed, has });
+                }
+                _ => {}
+            }
+        }
+        let redaction = self.signed(fields, evidence)?;
+        let because = redaction.id().clone();
+        let target = target.clone();
+        Ok(vec![
+            Effect::Append(redaction),
+            Effect::Redact { target, because },
+        ])
+    }
+
+    /// Gives the event its place in the graph and asks the rules.
+    pub(super) fn authorised(
+        &self,
+        sender: &UserId,
+        wanted: Wanted,
+        evidence: &Evidence<'_>,
+    ) -> Result<PduFields, Refusal> {
+        let tips = &self.heads().tips;
+        let deepest = tips.iter().map(|(_, depth)| *depth).max().unwrap_or(0);
+        let auth = select(
+            &wanted.kind,
+            sender,
+            wanted.state_key.as_deref(),
+            &wanted.content,
+            self.version(),
+        );
+        let fields = PduFields {
+            room_id: self.id().clone(),
+            kind: wanted.kind,
+            sender: sender.to_owned(),
+            state_key: wanted.state_key,
+            content: wanted.content,
+            redacts: wanted.redacts,
+            at: evidence.now,
+            depth: deepest.saturating_add(1).min(DEPTH_MAX),
+            prev: tips
+                .iter()
+                .take(PREV_EVENTS_MAX)
+                .map(|(id, _)| id.clone())
+                .collect(),
+            auth: auth
+                .iter()
+                .filter_map(|key| Some(self.state(&key.kind, &key.key)?.id().clone()))
+                .collect(),
+        };
+        let state = |kind: &str, key: &str| self.state(kind, key).cloned();
+        check_auth(&fields, self.version(), &state)?;
+        Ok(fields)
+    }
+
+    /// Hashes and signs what the rules allowed.
+    pub(super) fn signed(
+        &self,
+        fields: PduFields,
+        evidence: &Evidence<'_>,
+    ) -> Result<Arc<Pdu>, Refusal> {
+        Ok(Arc::new(Pdu::sign(fields, self.version(), evidence.key)?))
+    }
+
+    /// The current state that already says what this sender wants it to say.
+    pub(super) fn already(
+        &self,
+        sender: &UserId,
+        kind: &str,
+        key: &str,
+        content: &CanonicalJsonObject,
+    ) -> Option<Effect> {
+        let current = self.state(kind, key)?;
+        let fields = current.fields();
+        (fields.sender == sender && fields.content == *content).then(|| Effect::Already {
+            event: Some(current.id().clone()),
+            user: sender.to_owned(),
+        })
+    }
+
+    pub(super) fn must_be_joined(&self, sender: &UserId) -> Result<(), Refusal> {
+        if self.membership(sender) == Membership::Join {
+            return Ok(());
+        }
+        Err(Refusal::NotMember(sender.to_owned()))
+    }
+
+    pub(super) fn levels(&self) -> Option<Levels<'_>> {
+        let create = self.state("m.room.create", "")?;
+        let levels = self.state("m.room.power_levels", "").map(Arc::as_ref);
+        Some(Levels::new(create, levels, self.version()))
+    }
+}
+
+/// What a membership call asks for, as content.
+pub(super) fn with_membership(
+    content: &CanonicalJsonObject,
+    change: MemberChange,
+) -> CanonicalJsonObject {
+    let membership = match change {
+        MemberChange::Join => Membership::Join,
+        MemberChange::Invite => Membership::Invite,
+        MemberChange::Leave | MemberChange::Kick | MemberChange::Unban => Membership::Leave,
+        MemberChange::Ban => Membership::Ban,
+        MemberChange::Knock => Membership::Knock,
+    };
+    let mut content = content.clone();
+    content.insert("membership".to_owned(), membership.as_str().into());
+    // Ours to say, never the client's: it makes a server vouch for the join.
+    content.remove("join_authorised_via_users_server");
+    content
+}
+
+/// What a redaction written as an event names; clients put it here in every room version.
+fn redacts(content: &CanonicalJsonObject) -> Option<OwnedEventId> {
+    let id = content
+        .get("redacts")
+        .and_then(CanonicalJsonValue::as_str)?;
+    OwnedEventId::try_from(id).ok()
+}
+
+pub(super) fn wrong(kind: &str, field: &str, wanted: &str) -> Refusal {
+    Refusal::Content {
+        kind: kind.to_owned(),
+        wrong: format!("{field} must be {wanted}"),
     }
 }

@@ -45,7 +45,8 @@ pub enum Part {
 /// client API names (one can only unban who is banned).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberChange {
-    /// The sender joins; no effect when already joined.
+    /// The sender joins; no effect when already joined with the same content. Another content, such
+    /// as a new `displayname`, is written.
     Join,
     /// The sender invites the target.
     Invite,

@@ -9,16 +9,24 @@ mod auth;
 mod decide;
 mod draft;
 mod found;
+mod membership;
+mod presets;
 mod refusal;
 mod staged;
 mod state_key;
 mod visibility;
 
-pub use auth::{Clause, auth_state_keys, check_auth};
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use auth::{AuthEntry, Clause, Level, auth_state_keys, check_auth, check_auth_events};
 pub use decide::{Effect, Evidence};
 pub use draft::{Draft, MemberChange, Part};
 pub use found::{Founding, found};
+pub use presets::{InitialState, Preset, RoomWish, founding, initial_parts};
 pub use refusal::Refusal;
 pub use staged::{Applied, Heads, Needs, Room};
 pub use state_key::StateKey;
-pub use visibility::{HistoryVisibility, Membership, Reader, may_see};
+pub use visibility::{HistoryVisibility, Membership, Reader, UnknownWord, may_see, may_see_change};

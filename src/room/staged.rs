@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ruma::{OwnedEventId, OwnedRoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId};
 
 use crate::{
     base::{ChainHash, Seq},
@@ -121,9 +121,17 @@ impl Room {
     /// Puts an effect of [`Room::decide`] in force for the drafts after it. Gives the place in the
     /// log for an `Append`.
     pub fn apply(&mut self, effect: &Effect) -> Option<Applied> {
-        let Effect::Append(pdu) = effect else {
-            return None;
-        };
+        match effect {
+            Effect::Append(pdu) => Some(self.append(pdu)),
+            Effect::Redact { target, .. } => {
+                self.redact(target);
+                None
+            }
+            Effect::Already { .. } => None,
+        }
+    }
+
+    fn append(&mut self, pdu: &Arc<Pdu>) -> Applied {
         let seq = self.heads.seq.next();
         let chain = chain::link(self.id.as_str(), seq, self.heads.chain, &pdu.hash().0);
         self.heads = Heads {
@@ -137,6 +145,18 @@ impl Room {
                 Some(Arc::clone(pdu)),
             );
         }
-        Some(Applied { seq, chain })
+        Applied { seq, chain }
+    }
+
+    /// State stays in force when its event is redacted, with the content that is left.
+    fn redact(&mut self, target: &EventId) {
+        let version = self.version;
+        for event in self.known.values_mut().flatten() {
+            if event.id() == target
+                && let Ok(redacted) = event.redacted(version)
+            {
+                *event = Arc::new(redacted);
+            }
+        }
     }
 }

@@ -4,6 +4,11 @@ mod key;
 mod pdu;
 mod version;
 
+#[cfg(test)]
+mod tests;
+
 pub use key::{KeyError, ServerKey};
-pub use pdu::{Pdu, PduError, PduFields, event_hash, event_id};
+pub use pdu::{
+    AUTH_EVENTS_MAX, DEPTH_MAX, PREV_EVENTS_MAX, Pdu, PduError, PduFields, event_hash, event_id,
+};
 pub use version::Version;

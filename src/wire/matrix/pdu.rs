@@ -8,15 +8,31 @@ use std::sync::Arc;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
-    canonical_json::{CanonicalJsonFieldError, redact},
-    signatures::{hash_and_sign_event, reference_hash},
+    canonical_json::{CanonicalJsonFieldError, RedactingSerializer, redact},
+    signatures::{JsonError, KeyPair, add_content_hash_to_event, reference_hash},
 };
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
     base::{EventHash, Timestamp, limits::EVENT_BYTES_MAX},
     wire::matrix::{ServerKey, Version},
 };
+
+/// How many `prev_events` an event may name.
+///
+/// spec: matrix-v12 §Event-format
+pub const PREV_EVENTS_MAX: usize = 20;
+
+/// How many `auth_events` an event may name.
+///
+/// spec: matrix-v12 §Event-format
+pub const AUTH_EVENTS_MAX: usize = 10;
+
+/// The largest `depth`: the largest integer of canonical JSON. Events after it keep it.
+///
+/// spec: matrix-v12 §Event-format
+pub const DEPTH_MAX: u64 = (1 << 53) - 1;
 
 /// A signed event.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +56,7 @@ pub struct PduFields {
     pub state_key: Option<String>,
     /// `content`.
     pub content: CanonicalJsonObject,
-    /// `redacts`: top-level before v11, in the content since; here in either case.
+    /// `redacts` of a redaction: top-level before v11, in the content since; here in either case.
     pub redacts: Option<OwnedEventId>,
     /// `origin_server_ts`.
     pub at: Timestamp,
@@ -77,6 +93,19 @@ pub enum PduError {
         /// What it should have been.
         wanted: &'static str,
     },
+    /// A list names more events than it may.
+    #[error("`{field}` names {count} events, {max} are allowed")]
+    TooMany {
+        /// The field.
+        field: &'static str,
+        /// What it names.
+        count: usize,
+        /// What it may name.
+        max: usize,
+    },
+    /// A create event carries a room id in a version where its own hash is the room id.
+    #[error("the create event of this version must not have a `room_id`")]
+    CreateWithRoomId,
     /// The bytes are not JSON of the canonical kind.
     #[error("not canonical JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -85,7 +114,7 @@ pub enum PduError {
     Redaction(#[from] CanonicalJsonFieldError),
     /// It could not be hashed or signed.
     #[error("cannot be hashed or signed: {0}")]
-    Hash(#[from] ruma::signatures::JsonError),
+    Hash(#[from] JsonError),
 }
 
 impl Pdu {
@@ -93,16 +122,22 @@ impl Pdu {
     ///
     /// For the create event of a v12 room `fields.room_id` is a placeholder: the room id is the
     /// event's own hash, and [`Pdu::fields`] of the result has it.
-    pub fn sign(fields: PduFields, version: Version, key: &ServerKey) -> Result<Self, PduError> {
+    pub fn sign(
+        mut fields: PduFields,
+        version: Version,
+        key: &ServerKey,
+    ) -> Result<Self, PduError> {
         check_lengths(&fields)?;
-        let mut object = to_object(&fields, version);
-        hash_and_sign_event(
-            key.name().as_str(),
-            key.pair(),
-            &mut object,
-            &version.rules().redaction,
-        )?;
-        Self::from_parts(fields, &object, version)
+        fields.depth = fields.depth.min(DEPTH_MAX);
+        fields.at.0 = fields.at.0.min(DEPTH_MAX);
+        let content = std::mem::take(&mut fields.content);
+        let mut object = to_object(&fields, content, version);
+        let hash = seal(&mut object, version, key)?;
+        let mut pdu = Self::from_parts(fields, hash, &object, version)?;
+        if let Some(CanonicalJsonValue::Object(content)) = object.remove("content") {
+            pdu.fields.content = content; // with `redacts`, where that belongs in it
+        }
+        Ok(pdu)
     }
 
     /// Reads an event of a room whose version is known. Checks form and size, and computes its id;
@@ -114,7 +149,12 @@ impl Pdu {
         let object: CanonicalJsonObject = serde_json::from_str(json)?;
         let fields = from_object(&object, version)?;
         check_lengths(&fields)?;
-        let mut pdu = Self::from_parts(fields, &object, version)?;
+        let is_create = fields.kind == "m.room.create";
+        if is_create && version.room_id_is_create_hash() && object.contains_key("room_id") {
+            return Err(PduError::CreateWithRoomId);
+        }
+        let hash = decode_hash(&reference_hash(&object, version.rules())?);
+        let mut pdu = Self::from_parts(fields, hash, &object, version)?;
         if &*pdu.json != json {
             pdu.json = Arc::from(json); // the exact bytes, also where they are not canonical
         }
@@ -171,8 +211,15 @@ impl Pdu {
         Ok(CanonicalJsonValue::Object(redacted).to_string())
     }
 
+    /// What is left of this event after its redaction: the same id, and the content that stays.
+    pub fn redacted(&self, version: Version) -> Result<Self, PduError> {
+        let json = self.redacted_json(version)?;
+        Self::stored(self.hash, &self.fields.room_id, Arc::from(json), version)
+    }
+
     fn from_parts(
         mut fields: PduFields,
+        hash: EventHash,
         object: &CanonicalJsonObject,
         version: Version,
     ) -> Result<Self, PduError> {
@@ -180,7 +227,6 @@ impl Pdu {
         if json.len() > EVENT_BYTES_MAX {
             return Err(PduError::TooLarge { bytes: json.len() });
         }
-        let hash = decode_hash(&reference_hash(object, version.rules())?);
         if fields.kind == "m.room.create" && version.room_id_is_create_hash() {
             fields.room_id = room_id_of_create(hash);
         }
@@ -191,6 +237,36 @@ impl Pdu {
             json: Arc::from(json),
         })
     }
+}
+
+/// Writes the content hash and the signature into an event, and gives its reference hash.
+///
+/// What is signed and what the reference hash covers are the same bytes, so they are made once;
+/// `hash_and_sign_event` and `reference_hash` would each make them.
+///
+/// spec: server-server §Signing-events
+fn seal(
+    object: &mut CanonicalJsonObject,
+    version: Version,
+    key: &ServerKey,
+) -> Result<EventHash, PduError> {
+    match add_content_hash_to_event(object) {
+        // ruma keeps the number to itself
+        Err(JsonError::PduTooLarge) => {
+            let bytes = serde_json::to_string(object)?.len();
+            return Err(PduError::TooLarge { bytes });
+        }
+        other => other?,
+    }
+    let text = RedactingSerializer::new()
+        .rules(&version.rules().redaction)
+        .custom_redacted_root_fields(&["signatures", "unsigned"])
+        .serialize(object)?;
+    let signature = key.pair().sign(text.as_bytes());
+    let by_key = CanonicalJsonObject::from([(signature.id(), signature.base64().into())]);
+    let by_server = CanonicalJsonObject::from([(key.name().to_string(), by_key.into())]);
+    object.insert("signatures".to_owned(), by_server.into());
+    Ok(EventHash(Sha256::digest(text.as_bytes()).into()))
 }
 
 /// `$` and the URL-safe base64 of a reference hash.
@@ -220,7 +296,11 @@ fn decode_hash(base64: &str) -> EventHash {
     EventHash(bytes.try_into().expect("SHA-256 has 32 bytes"))
 }
 
-fn to_object(fields: &PduFields, version: Version) -> CanonicalJsonObject {
+fn to_object(
+    fields: &PduFields,
+    mut content: CanonicalJsonObject,
+    version: Version,
+) -> CanonicalJsonObject {
     let ids = |ids: &[OwnedEventId]| {
         CanonicalJsonValue::Array(
             ids.iter()
@@ -229,13 +309,19 @@ fn to_object(fields: &PduFields, version: Version) -> CanonicalJsonObject {
         )
     };
     let is_create = fields.kind == "m.room.create";
+    let mut top_level = None;
+    if let Some(id) = &fields.redacts {
+        let value = CanonicalJsonValue::String(id.to_string());
+        if version.rules().redaction.content_field_redacts {
+            content.insert("redacts".to_owned(), value);
+        } else {
+            top_level = Some(value);
+        }
+    }
     let mut object = CanonicalJsonObject::from([
         ("type".to_owned(), fields.kind.clone().into()),
         ("sender".to_owned(), fields.sender.to_string().into()),
-        (
-            "content".to_owned(),
-            CanonicalJsonValue::Object(fields.content.clone()),
-        ),
+        ("content".to_owned(), CanonicalJsonValue::Object(content)),
         ("origin_server_ts".to_owned(), integer(fields.at.0)),
         ("depth".to_owned(), integer(fields.depth)),
         ("prev_events".to_owned(), ids(&fields.prev)),
@@ -247,22 +333,15 @@ fn to_object(fields: &PduFields, version: Version) -> CanonicalJsonObject {
     if let Some(key) = &fields.state_key {
         object.insert("state_key".to_owned(), key.clone().into());
     }
-    if let Some(id) = &fields.redacts {
-        let value = CanonicalJsonValue::String(id.to_string());
-        if version.rules().redaction.content_field_redacts {
-            if let Some(CanonicalJsonValue::Object(content)) = object.get_mut("content") {
-                content.insert("redacts".to_owned(), value);
-            }
-        } else {
-            object.insert("redacts".to_owned(), value);
-        }
+    if let Some(redacts) = top_level {
+        object.insert("redacts".to_owned(), redacts);
     }
     object
 }
 
 /// Canonical JSON ends at 2^53 - 1; our clocks and depths stay far below, a hostile one is cut.
 fn integer(number: u64) -> CanonicalJsonValue {
-    let cut = number.min((1 << 53) - 1);
+    let cut = number.min(DEPTH_MAX);
     CanonicalJsonValue::Integer(
         i64::try_from(cut)
             .unwrap_or(0)
@@ -294,7 +373,10 @@ fn from_object(object: &CanonicalJsonObject, version: Version) -> Result<PduFiel
         object.get("redacts")
     };
     let redacts = match redacts {
-        Some(CanonicalJsonValue::String(text)) => OwnedEventId::try_from(text.as_str()).ok(),
+        // In other types the word means nothing.
+        Some(CanonicalJsonValue::String(text)) if kind == "m.room.redaction" => {
+            OwnedEventId::try_from(text.as_str()).ok()
+        }
         _ => None,
     };
     Ok(PduFields {
@@ -385,6 +467,14 @@ fn check_lengths(fields: &PduFields) -> Result<(), PduError> {
     ] {
         if bytes > 255 {
             return Err(PduError::FieldTooLong { field, bytes });
+        }
+    }
+    for (field, count, max) in [
+        ("prev_events", fields.prev.len(), PREV_EVENTS_MAX),
+        ("auth_events", fields.auth.len(), AUTH_EVENTS_MAX),
+    ] {
+        if count > max {
+            return Err(PduError::TooMany { field, count, max });
         }
     }
     Ok(())

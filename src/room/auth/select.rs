@@ -1,0 +1,77 @@
+//! Which state an event's `auth_events` name.
+
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
+
+use crate::{
+    room::{Membership, StateKey},
+    wire::matrix::{PduFields, Version},
+};
+
+/// Which state an event's `auth_events` are taken from.
+///
+/// spec: server-server §Auth-events-selection
+pub fn auth_state_keys(fields: &PduFields, version: Version) -> Vec<StateKey> {
+    select(
+        &fields.kind,
+        &fields.sender,
+        fields.state_key.as_deref(),
+        &fields.content,
+        version,
+    )
+}
+
+/// The same before there is an event, in the text's order.
+pub(in crate::room) fn select(
+    kind: &str,
+    sender: &UserId,
+    state_key: Option<&str>,
+    content: &CanonicalJsonObject,
+    version: Version,
+) -> Vec<StateKey> {
+    let rules = &version.rules().authorization;
+    let mut keys = Vec::with_capacity(3);
+    if kind == "m.room.create" {
+        return keys;
+    }
+    // Since v12 the room id stands for the create event.
+    if !rules.room_create_event_id_as_room_id {
+        keys.push(StateKey::new("m.room.create", ""));
+    }
+    keys.push(StateKey::new("m.room.power_levels", ""));
+    keys.push(StateKey::member(sender));
+    if kind != "m.room.member" {
+        return keys;
+    }
+    let mut add = |kind: &str, key: &str| {
+        let key = StateKey::new(kind, key);
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    };
+    if let Some(target) = state_key {
+        add("m.room.member", target);
+    }
+    let membership = Membership::named_in(content);
+    if let Some(Membership::Join | Membership::Invite | Membership::Knock) = membership {
+        add("m.room.join_rules", "");
+    }
+    if membership == Some(Membership::Invite)
+        && let Some(token) = token(content)
+    {
+        add("m.room.third_party_invite", token);
+    }
+    if membership == Some(Membership::Join)
+        && rules.restricted_join_rule
+        && let Some(by) = content.get("join_authorised_via_users_server")
+        && let Some(by) = by.as_str()
+    {
+        add("m.room.member", by);
+    }
+    keys
+}
+
+fn token(content: &CanonicalJsonObject) -> Option<&str> {
+    let invite = content.get("third_party_invite")?.as_object()?;
+    let signed = invite.get("signed")?.as_object()?;
+    signed.get("token").and_then(CanonicalJsonValue::as_str)
+}
