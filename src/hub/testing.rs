@@ -92,7 +92,7 @@ pub(crate) async fn hub_with(settings: Settings) -> TestHub {
     let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
     let hub = Hub::start(HubParts {
         store,
-        media: MediaFiles::open(dir.path().join("media")).await.unwrap(),
+        media: MediaFiles::new(dir.path().join("media")).await.unwrap(),
         key: Arc::new(key()),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         rng: Box::new(StdRng::seed_from_u64(7)),
