@@ -243,18 +243,3 @@ mod tests {
         assert!("owner".parse::<M>().is_err());
     }
 }
-
-impl std::str::FromStr for Membership {
-    type Err = ();
-
-    fn from_str(word: &str) -> Result<Self, ()> {
-        match word {
-            "join" => Ok(Self::Join),
-            "leave" => Ok(Self::Leave),
-            "invite" => Ok(Self::Invite),
-            "ban" => Ok(Self::Ban),
-            "knock" => Ok(Self::Knock),
-            _ => Err(()),
-        }
-    }
-}

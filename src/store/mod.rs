@@ -9,7 +9,11 @@
 //! backend and [`contract`] for the tests every backend passes.
 
 pub mod contract;
+pub mod faulty;
+pub mod fsck;
+pub mod marker;
 pub mod media;
+pub mod memory;
 pub mod records;
 pub mod sqlite;
 pub mod write;
@@ -20,6 +24,7 @@ use async_trait::async_trait;
 use ruma::{EventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use thiserror::Error;
 
+pub use marker::Marker;
 pub use records::*;
 pub use write::*;
 

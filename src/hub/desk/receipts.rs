@@ -1,42 +1,239 @@
-//! Receipts.
+//! What has been read and who types: told to a room, and in no room's log.
 
-use ruma::api::client::{read_marker, receipt, typing};
+use std::sync::Arc;
 
-use crate::{
-    api::{Caller, Refusal},
-    hub::Hub,
+use ruma::{
+    EventId, OwnedEventId, RoomId,
+    api::client::{
+        read_marker::set_read_marker::v3 as markers,
+        receipt::create_receipt::v3::{self as receipts, ReceiptType},
+        typing::create_typing_event::v3::{self as typing_now, Typing},
+    },
+    events::receipt::ReceiptThread,
 };
 
+pub(super) use self::board::TypingBoard;
+use crate::{
+    api::{Caller, Refusal},
+    base::Position,
+    hub::{
+        Hub,
+        desk::{access::ours, reading::visibility::Standing},
+        fanout::Touched,
+    },
+    store::{Batch, ReceiptRecord, RoomNid, Write, hash_of},
+};
+
+mod board;
+#[cfg(test)]
+mod tests;
+
+/// How long someone types at most without saying so again.
+const TYPING_MAX: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// See `api::Command::Receipt`.
+///
+/// spec: client-server-sync §Receipts
 pub(super) async fn receipt(
     hub: &Hub,
     caller: &Caller,
-    request: receipt::create_receipt::v3::Request,
-) -> Result<receipt::create_receipt::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    request: receipts::Request,
+) -> Result<receipts::Response, Refusal> {
+    let mut marks = Marks::of(hub, caller, &request.room_id).await?;
+    let thread = thread(&request.thread)?;
+    match request.receipt_type {
+        ReceiptType::FullyRead if !thread.is_empty() => {
+            return Err(Refusal::invalid_param(
+                "`m.fully_read` is one for the room: it has no `thread_id`",
+            ));
+        }
+        ReceiptType::FullyRead => marks.fully_read(&request.event_id),
+        ReceiptType::Read => marks.read(READ, &thread, request.event_id).await?,
+        ReceiptType::ReadPrivate => marks.read(READ_PRIVATE, &thread, request.event_id).await?,
+        other => {
+            let message = format!("`receiptType` cannot be {:?}", other.as_str());
+            return Err(Refusal::invalid_param(message));
+        }
+    }
+    marks.store().await?;
+    Ok(receipts::Response::new())
 }
 
 /// See `api::Command::ReadMarkers`.
+///
+/// spec: client-server-sync §Fully-read-markers
 pub(super) async fn read_markers(
     hub: &Hub,
     caller: &Caller,
-    request: read_marker::set_read_marker::v3::Request,
-) -> Result<read_marker::set_read_marker::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    request: markers::Request,
+) -> Result<markers::Response, Refusal> {
+    let mut marks = Marks::of(hub, caller, &request.room_id).await?;
+    if let Some(event) = &request.fully_read {
+        marks.fully_read(event);
+    }
+    if let Some(event) = request.read_receipt {
+        marks.read(READ, "", event).await?;
+    }
+    if let Some(event) = request.private_read_receipt {
+        marks.read(READ_PRIVATE, "", event).await?;
+    }
+    marks.store().await?;
+    Ok(markers::Response::new())
 }
 
 /// See `api::Command::Typing`.
+///
+/// spec: client-server-sync §Typing-notifications
 pub(super) async fn typing(
     hub: &Hub,
     caller: &Caller,
-    request: typing::create_typing_event::v3::Request,
-) -> Result<typing::create_typing_event::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    request: typing_now::Request,
+) -> Result<typing_now::Response, Refusal> {
+    if request.user_id != caller.user {
+        return Err(Refusal::forbidden("one can type only as oneself"));
+    }
+    let standing = Standing::of(&hub.store, &caller.user, &request.room_id).await?;
+    standing.must_be_joined()?;
+    let until = match request.state {
+        Typing::No => None,
+        Typing::Yes(info) => Some(hub.now() + info.timeout.min(TYPING_MAX)),
+    };
+    let room = (standing.room.nid, &*request.room_id);
+    if hub.desk.typing.set(room, &caller.user, until) {
+        let audience = audience(hub, standing.room.nid).await?;
+        hub.fanout.ring(std::slice::from_ref(&audience));
+        if until.is_some() {
+            let board = hub.desk.typing.clone();
+            let (clock, fanout) = (Arc::clone(&hub.clock), Arc::clone(&hub.fanout));
+            tokio::spawn(board.watch(standing.room.nid, caller.user.clone(), clock, move || {
+                fanout.ring(std::slice::from_ref(&audience));
+            }));
+        }
+    }
+    Ok(typing_now::Response::new())
 }
 
-/// Who types where, until when. In memory only: typing is worth nothing after a restart.
-#[derive(Default)]
-pub(super) struct TypingBoard {}
+/// What one request marks in one room.
+struct Marks<'a> {
+    hub: &'a Hub,
+    caller: &'a Caller,
+    room: RoomNid,
+    room_id: &'a RoomId,
+    before: Vec<ReceiptRecord>,
+    writes: Vec<Write>,
+    /// Whether others are told too.
+    public: bool,
+    /// Whether a receipt is among them.
+    receipts: bool,
+}
+
+impl<'a> Marks<'a> {
+    async fn of(hub: &'a Hub, caller: &'a Caller, room_id: &'a RoomId) -> Result<Self, Refusal> {
+        let standing = Standing::of(&hub.store, &caller.user, room_id).await?;
+        standing.must_be_joined()?;
+        let room = standing.room.nid;
+        let before = hub.store.receipts_of(room, &caller.user).await;
+        Ok(Self {
+            hub,
+            caller,
+            room,
+            room_id,
+            before: before.map_err(ours)?,
+            writes: Vec::new(),
+            public: false,
+            receipts: false,
+        })
+    }
+
+    fn fully_read(&mut self, event: &EventId) {
+        self.writes.push(Write::AccountData {
+            user: self.caller.user.clone(),
+            room: Some(self.room_id.to_owned()),
+            kind: "m.fully_read".to_owned(),
+            json: serde_json::json!({ "event_id": event }).to_string(),
+        });
+    }
+
+    /// A receipt; one that would go back in the log is passed over.
+    async fn read(&mut self, kind: &str, thread: &str, event: OwnedEventId) -> Result<(), Refusal> {
+        let seq = self.seq(&event).await?;
+        let seq = seq.ok_or_else(|| Refusal::not_found(format!("no event {event} in this room")))?;
+        let before = self
+            .before
+            .iter()
+            .find(|receipt| receipt.kind == kind && receipt.thread == thread);
+        if let Some(before) = before
+            && self.seq(&before.event).await?.is_some_and(|at| at >= seq)
+        {
+            return Ok(());
+        }
+        self.public |= kind == READ;
+        self.receipts = true;
+        self.writes.push(Write::Receipt {
+            room: self.room,
+            receipt: ReceiptRecord {
+                user: self.caller.user.clone(),
+                kind: kind.to_owned(),
+                thread: thread.to_owned(),
+                event,
+                at: self.hub.now(),
+                position: Position::ZERO, // the commit's, which the store knows
+            },
+        });
+        Ok(())
+    }
+
+    async fn seq(&self, event: &EventId) -> Result<Option<crate::base::Seq>, Refusal> {
+        let Some(hash) = hash_of(event) else {
+            return Ok(None);
+        };
+        let record = self.hub.store.event(hash).await.map_err(ours)?;
+        Ok(record
+            .filter(|record| record.room == self.room)
+            .and_then(|record| record.seq))
+    }
+
+    async fn store(self) -> Result<(), Refusal> {
+        if self.writes.is_empty() {
+            return Ok(());
+        }
+        let touched = if self.public {
+            audience(self.hub, self.room).await?
+        } else {
+            Touched::One(self.caller.user.clone())
+        };
+        let batch = Batch {
+            writes: self.writes,
+            may_conflict: false,
+        };
+        let board = &self.hub.desk.typing;
+        // Noted before and after: a sync that sees the commit must see the note.
+        let now = self.hub.fanout.position();
+        let noted = self.receipts.then(|| board.expect_receipts(self.room, now));
+        let (position, _) = self.hub.writer.write(batch, vec![touched]).await?;
+        if let Some(noted) = noted {
+            noted.settle(position);
+        }
+        Ok(())
+    }
+}
+
+async fn audience(hub: &Hub, room: RoomNid) -> Result<Touched, Refusal> {
+    let users = hub.store.audience(room, hub.key.name()).await;
+    Ok(Touched::Many(Arc::new(users.map_err(ours)?.into_iter().collect())))
+}
+
+fn thread(thread: &ReceiptThread) -> Result<String, Refusal> {
+    match thread {
+        ReceiptThread::Unthreaded => Ok(String::new()),
+        ReceiptThread::Main => Ok("main".to_owned()),
+        ReceiptThread::Thread(root) => Ok(root.to_string()),
+        other => {
+            let message = format!("`thread_id` cannot be {:?}", other.as_str().unwrap_or(""));
+            Err(Refusal::invalid_param(message))
+        }
+    }
+}
+
+pub(super) const READ: &str = "m.read";
+pub(super) const READ_PRIVATE: &str = "m.read.private";

@@ -46,7 +46,10 @@ impl<'r> Cells<'r> {
 
     /// The next column as it is.
     pub(super) fn next<T: Decode<'r, Sqlite> + Type<Sqlite>>(&mut self) -> Result<T, StoreError> {
-        let value = self.row.try_get(self.at).map_err(backend)?;
+        let value = self.row.try_get(self.at).map_err(|error| match error {
+            sqlx::Error::ColumnDecode { .. } => damaged(error.to_string()),
+            other => backend(other),
+        })?;
         self.at += 1;
         Ok(value)
     }

@@ -1,0 +1,101 @@
+//! Reading rooms: events, pages of the log, state, members.
+//!
+//! Every answer is of what [`visibility`] lets the caller see; [`page`] moves along the log.
+
+mod context;
+mod event;
+mod members;
+mod messages;
+pub(super) mod page;
+mod state;
+#[cfg(test)]
+mod tests;
+pub(super) mod visibility;
+
+use ruma::RoomId;
+
+pub(super) use self::{
+    context::context,
+    event::{event, room_aliases},
+    members::{joined_members, joined_rooms, members},
+    messages::messages,
+    state::{state, state_for_key},
+};
+use crate::{
+    api::{Caller, Refusal},
+    hub::{
+        Hub,
+        desk::{access::ours, reading::visibility::Standing, sync::view::Viewer},
+    },
+    room::StateKey,
+    store::{EventRecord, RoomNid, SharedStore, StateNid, StoreError},
+};
+
+/// How many events of a state are read at once.
+const STATE_CHUNK: usize = 512;
+
+/// Every event of a state for which `wanted` holds. Reads in chunks, so that a large room's
+/// members are never all in memory for someone who wants none of them.
+pub(super) async fn state_events(
+    store: &SharedStore,
+    state: StateNid,
+    wanted: &(dyn Fn(&EventRecord) -> bool + Send + Sync),
+) -> Result<Vec<EventRecord>, StoreError> {
+    if state == StateNid::default() {
+        return Ok(Vec::new());
+    }
+    let nids = store.state(state).await?;
+    let mut kept = Vec::new();
+    for chunk in nids.chunks(STATE_CHUNK) {
+        let events = store.events(chunk).await?;
+        kept.extend(events.into_iter().filter(|event| wanted(event)));
+    }
+    Ok(kept)
+}
+
+/// The member events of some users in a state.
+pub(super) async fn members_of(
+    store: &SharedStore,
+    room: RoomNid,
+    state: StateNid,
+    users: impl IntoIterator<Item = impl AsRef<str>>,
+) -> Result<Vec<EventRecord>, StoreError> {
+    let keys: Vec<_> = users
+        .into_iter()
+        .map(|user| StateKey::new("m.room.member", user.as_ref()))
+        .collect();
+    if keys.is_empty() || state == StateNid::default() {
+        return Ok(Vec::new());
+    }
+    let found = store.state_entries(room, state, &keys).await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+async fn standing(hub: &Hub, caller: &Caller, room: &RoomId) -> Result<Standing, Refusal> {
+    Standing::of(&hub.store, &caller.user, room).await
+}
+
+fn viewer<'a>(hub: &Hub, caller: &'a Caller, standing: &'a Standing) -> Viewer<'a> {
+    Viewer {
+        caller,
+        room: &standing.room,
+        now: hub.now(),
+        names_room: true,
+    }
+}
+
+/// A count a client asks for, no larger than `max`.
+fn at_most(wanted: ruma::UInt, max: usize) -> usize {
+    usize::try_from(u64::from(wanted)).map_or(max, |wanted| wanted.min(max))
+}
+
+/// The state after an entry.
+async fn state_after(
+    hub: &Hub,
+    standing: &Standing,
+    seq: crate::base::Seq,
+) -> Result<StateNid, Refusal> {
+    visibility::state_at(&hub.store, standing.room.nid, seq)
+        .await
+        .map_err(ours)
+}

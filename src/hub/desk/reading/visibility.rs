@@ -1,0 +1,313 @@
+//! Who may read what of a room. [`Sight`] is the only place that asks [`may_see_change`].
+//!
+//! The visibility in force and the reader's membership are looked up once per page, at the state
+//! before it, and then moved along the log.
+
+use ruma::{OwnedUserId, RoomId, UserId};
+
+use crate::{
+    api::Refusal,
+    base::Seq,
+    hub::desk::{access::ours, sync::view::Stored},
+    room::{HistoryVisibility, Membership, Reader, StateKey, may_see_change},
+    store::{
+        EventRecord, Logged, MembershipRecord, Order, RoomNid, RoomRecord, SharedStore, StateNid,
+        StoreError,
+    },
+};
+
+/// How many of one's own earlier memberships are looked through to find when one was last joined.
+///
+/// Someone invited and rejected more often than this since they were last joined reads nothing.
+const MEMBERSHIPS_BACK_MAX: u32 = 64;
+
+/// How many markers in a row are passed over to find the event before them.
+const MARKERS_MAX: u32 = 16;
+
+/// A reader of a room: what they are to it now and were before.
+#[derive(Clone, Debug)]
+pub(in crate::hub::desk) struct Standing {
+    pub(in crate::hub::desk) room: RoomRecord,
+    pub(in crate::hub::desk) user: OwnedUserId,
+    pub(in crate::hub::desk) now: Membership,
+    /// From this entry on the reader has been joined without a break.
+    pub(in crate::hub::desk) joined_after: Option<Seq>,
+    /// The newest entry at which the reader was joined by an event of their own, when they are
+    /// joined no more.
+    last_join: Option<Seq>,
+    /// The event that ended that.
+    pub(in crate::hub::desk) ended: Option<EventRecord>,
+}
+
+/// Which state of a room a reader may ask for.
+#[derive(Clone, Debug)]
+pub(in crate::hub::desk) enum Horizon {
+    /// Whatever is current.
+    Current,
+    /// As it was when the reader left.
+    Left(Box<EventRecord>),
+}
+
+impl Standing {
+    /// Looks a reader up. A room nobody knows and a room nobody let them into look the same.
+    pub(in crate::hub::desk) async fn of(
+        store: &SharedStore,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Self, Refusal> {
+        let record = store.room(room).await.map_err(ours)?;
+        let record = record.ok_or_else(|| not_in(room))?;
+        let membership = store.membership(user, record.nid).await.map_err(ours)?;
+        Self::with(store, record, user, membership.as_ref())
+            .await
+            .map_err(ours)
+    }
+
+    /// The same where room and membership are known.
+    pub(in crate::hub::desk) async fn with(
+        store: &SharedStore,
+        room: RoomRecord,
+        user: &UserId,
+        membership: Option<&MembershipRecord>,
+    ) -> Result<Self, StoreError> {
+        let now = membership.map_or(Membership::Leave, |record| record.membership);
+        let mut standing = Self {
+            room,
+            user: user.to_owned(),
+            now,
+            joined_after: None,
+            last_join: None,
+            ended: None,
+        };
+        let Some(record) = membership.filter(|record| !record.forgotten) else {
+            return Ok(standing);
+        };
+        let newest = store.events(&[record.event]).await?.into_iter().next();
+        match newest {
+            Some(event) if now == Membership::Join => standing.joined_after = event.seq,
+            Some(event) => standing.look_back(store, event).await?,
+            None => {}
+        }
+        Ok(standing)
+    }
+
+    /// A reader who is joined and has been since `seq`; asks nobody.
+    pub(in crate::hub::desk) fn joined(room: RoomRecord, user: &UserId, seq: Option<Seq>) -> Self {
+        Self {
+            room,
+            user: user.to_owned(),
+            now: Membership::Join,
+            joined_after: seq,
+            last_join: None,
+            ended: None,
+        }
+    }
+
+    /// Follows the reader's own member events back to the last join.
+    async fn look_back(
+        &mut self,
+        store: &SharedStore,
+        newest: EventRecord,
+    ) -> Result<(), StoreError> {
+        let key = StateKey::member(&self.user);
+        let mut later = newest;
+        for _ in 0..MEMBERSHIPS_BACK_MAX {
+            let Some(seq) = later.seq else { break };
+            let before = state_at(store, self.room.nid, Seq(seq.0.saturating_sub(1))).await?;
+            let found = store
+                .state_entries(self.room.nid, before, std::slice::from_ref(&key))
+                .await?;
+            let Some(earlier) = found.into_iter().flatten().next() else {
+                break;
+            };
+            if membership_in(&earlier) == Membership::Join {
+                self.last_join = earlier.seq;
+                self.ended = Some(later);
+                break;
+            }
+            later = earlier;
+        }
+        Ok(())
+    }
+
+    /// Which state the reader may ask for; refused when none.
+    ///
+    /// spec: client-server-rooms §Getting-events-for-a-room
+    pub(in crate::hub::desk) async fn horizon(
+        &self,
+        store: &SharedStore,
+    ) -> Result<Horizon, Refusal> {
+        if self.now == Membership::Join {
+            return Ok(Horizon::Current);
+        }
+        if self.is_open_now(store).await.map_err(ours)? {
+            return Ok(Horizon::Current);
+        }
+        match &self.ended {
+            Some(event) => Ok(Horizon::Left(Box::new(event.clone()))),
+            None => Err(not_in(&self.room.id)),
+        }
+    }
+
+    /// Refused unless joined right now.
+    pub(in crate::hub::desk) fn must_be_joined(&self) -> Result<(), Refusal> {
+        if self.now == Membership::Join {
+            return Ok(());
+        }
+        Err(not_in(&self.room.id))
+    }
+
+    /// Whether anyone may read the room as it is now.
+    pub(super) async fn is_open_now(&self, store: &SharedStore) -> Result<bool, StoreError> {
+        let key = StateKey::new(VISIBILITY, "");
+        let found = store.current(self.room.nid, &[key]).await?;
+        let visibility = visibility_in(found.first().and_then(Option::as_ref));
+        Ok(visibility == HistoryVisibility::WorldReadable)
+    }
+}
+
+impl Horizon {
+    /// The last entry before the horizon.
+    pub(in crate::hub::desk) fn seq(&self, standing: &Standing) -> Seq {
+        match self {
+            Self::Current => standing.room.heads.seq,
+            Self::Left(event) => event.seq.unwrap_or(standing.room.heads.seq),
+        }
+    }
+}
+
+/// What a reader may see at one point of the log; moves along it.
+pub(in crate::hub::desk) struct Sight<'a> {
+    standing: &'a Standing,
+    visibility: HistoryVisibility,
+    membership: Membership,
+    state: StateNid,
+}
+
+impl<'a> Sight<'a> {
+    /// Looks the reader up in a state of the room.
+    pub(in crate::hub::desk) async fn at(
+        store: &SharedStore,
+        standing: &'a Standing,
+        state: StateNid,
+    ) -> Result<Self, StoreError> {
+        let keys = [
+            StateKey::new(VISIBILITY, ""),
+            StateKey::member(&standing.user),
+        ];
+        let mut found = if state == StateNid::default() {
+            Vec::new()
+        } else {
+            store
+                .state_entries(standing.room.nid, state, &keys)
+                .await?
+        }
+        .into_iter();
+        let visibility = visibility_in(found.next().flatten().as_ref());
+        let membership = found.next().flatten();
+        Ok(Self {
+            standing,
+            visibility,
+            membership: membership.map_or(Membership::Leave, |event| membership_in(&event)),
+            state,
+        })
+    }
+
+    /// For a reader who is joined all along, whom the visibility does not concern.
+    pub(in crate::hub::desk) fn joined(standing: &'a Standing, state: StateNid) -> Self {
+        Self {
+            standing,
+            visibility: HistoryVisibility::default(),
+            membership: Membership::Join,
+            state,
+        }
+    }
+
+    /// The state just before the next event.
+    pub(in crate::hub::desk) fn state(&self) -> StateNid {
+        self.state
+    }
+
+    /// The reader's membership here.
+    pub(in crate::hub::desk) fn membership(&self) -> Membership {
+        self.membership
+    }
+
+    /// Moves past an event and tells whether the reader may see it.
+    pub(in crate::hub::desk) fn pass(&mut self, event: &EventRecord) -> bool {
+        let before = self.reader(event.seq);
+        self.state = event.state_after;
+        let Some(stored) = Stored::read(event) else {
+            return false;
+        };
+        match stored.state_key.as_deref() {
+            Some("") if stored.kind == VISIBILITY => {
+                self.visibility = visibility_in(Some(event));
+            }
+            Some(key) if stored.kind == MEMBER && key == self.standing.user.as_str() => {
+                self.membership = membership_in(event);
+            }
+            _ => {}
+        }
+        may_see_change(before, self.reader(event.seq))
+    }
+
+    fn reader(&self, seq: Option<Seq>) -> Reader {
+        // What has no place in the log is older than all that has.
+        let seq = seq.unwrap_or(Seq::ZERO);
+        Reader {
+            visibility: self.visibility,
+            at_event: self.membership,
+            now: self.standing.now,
+            joined_later: self.standing.last_join.is_some_and(|join| join > seq),
+        }
+    }
+}
+
+/// The state after an entry of a log; the empty one before the first.
+pub(in crate::hub::desk) async fn state_at(
+    store: &SharedStore,
+    room: RoomNid,
+    seq: Seq,
+) -> Result<StateNid, StoreError> {
+    if seq == Seq::ZERO {
+        return Ok(StateNid::default());
+    }
+    for limit in [1, MARKERS_MAX] {
+        let entries = store
+            .log(room, Seq::ZERO, seq, Order::Backward, limit)
+            .await?;
+        for entry in entries {
+            if let Logged::Event(event) = entry.what {
+                return Ok(event.state_after);
+            }
+        }
+    }
+    Err(StoreError::Damaged {
+        what: format!("no event among the {MARKERS_MAX} entries of room {room:?} before {seq}"),
+    })
+}
+
+/// The `membership` of a stored member event.
+pub(in crate::hub::desk) fn membership_in(event: &EventRecord) -> Membership {
+    Stored::read(event)
+        .and_then(|stored| stored.text("membership")?.parse().ok())
+        .unwrap_or_default()
+}
+
+/// «Not in the room» and «no such room», which nobody outside can tell apart.
+pub(in crate::hub::desk) fn not_in(room: &RoomId) -> Refusal {
+    Refusal::forbidden(format!(
+        "you are not in {room}, or no such room is known here"
+    ))
+}
+
+fn visibility_in(event: Option<&EventRecord>) -> HistoryVisibility {
+    event
+        .and_then(Stored::read)
+        .and_then(|stored| stored.text("history_visibility")?.parse().ok())
+        .unwrap_or_default()
+}
+
+const VISIBILITY: &str = "m.room.history_visibility";
+const MEMBER: &str = "m.room.member";

@@ -1,0 +1,249 @@
+//! What moves in rooms beside their logs, in memory: who types, and where receipts were stored.
+//!
+//! Typing is worth nothing after a restart. Receipts are stored; the board only says in which
+//! rooms to look for them, so that a sync need not ask every room. What it does not know any more
+//! it says it does not know.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+
+use crate::{
+    base::{Clock, Position, Timestamp},
+    store::RoomNid,
+};
+
+/// In how many rooms typing is remembered; the room longest unchanged is forgotten.
+const TYPING_ROOMS_MAX: usize = 4096;
+
+/// How many users type in one room at once; more are not shown, and nobody could read them.
+const TYPING_USERS_MAX: usize = 64;
+
+/// In how many rooms recent receipts are remembered.
+const RECEIPT_ROOMS_MAX: usize = 16_384;
+
+/// How many commits may come before one that was asked for: twice what the committer's queue holds.
+const COMMITS_AHEAD_MAX: u64 = 2048;
+
+/// Who types where, until when; and where receipts were stored lately.
+#[derive(Clone, Default)]
+pub(in crate::hub::desk) struct TypingBoard(Arc<Mutex<Board>>);
+
+#[derive(Default)]
+struct Board {
+    version: u64,
+    rooms: HashMap<RoomNid, Room>,
+    receipts: Receipts,
+}
+
+struct Room {
+    id: OwnedRoomId,
+    /// The board's version when this last changed.
+    version: u64,
+    users: BTreeMap<OwnedUserId, Timestamp>,
+}
+
+#[derive(Default)]
+struct Receipts {
+    /// Before this nothing is known; set once the board has been used.
+    since: Option<Position>,
+    rooms: HashMap<RoomNid, Noted>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Noted {
+    position: Position,
+    on_their_way: usize,
+}
+
+/// A room's typing users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::hub::desk) struct TypingRoom {
+    pub(in crate::hub::desk) room: RoomNid,
+    pub(in crate::hub::desk) id: OwnedRoomId,
+    pub(in crate::hub::desk) users: Vec<OwnedUserId>,
+}
+
+/// A receipt that is being stored.
+pub(in crate::hub::desk) struct ExpectedReceipts {
+    board: TypingBoard,
+    room: RoomNid,
+    /// At the latest where it will be stored; exact once that is known.
+    position: Position,
+}
+
+impl TypingBoard {
+    /// How often the board has changed.
+    pub(in crate::hub::desk) fn version(&self) -> u64 {
+        self.board().version
+    }
+
+    /// Someone types until then, or no longer. Tells whether others see a difference.
+    pub(super) fn set(
+        &self,
+        (room, id): (RoomNid, &RoomId),
+        user: &UserId,
+        until: Option<Timestamp>,
+    ) -> bool {
+        let mut board = self.board();
+        let next = board.version + 1;
+        if !board.rooms.contains_key(&room) {
+            if until.is_none() {
+                return false;
+            }
+            board.make_room();
+        }
+        let entry = board.rooms.entry(room).or_insert_with(|| Room {
+            id: id.to_owned(),
+            version: next,
+            users: BTreeMap::new(),
+        });
+        let changed = match until {
+            Some(_) if entry.users.len() >= TYPING_USERS_MAX && !entry.users.contains_key(user) => {
+                false
+            }
+            Some(until) => entry.users.insert(user.to_owned(), until).is_none(),
+            None => entry.users.remove(user).is_some(),
+        };
+        if changed {
+            entry.version = next;
+            board.version = next;
+        }
+        changed
+    }
+
+    /// Rooms whose typing users changed after `since`; all with typing users when that is none.
+    pub(in crate::hub::desk) fn changed(&self, since: Option<u64>) -> Vec<TypingRoom> {
+        let board = self.board();
+        // A version from before a restart is from another count.
+        let since = since.filter(|since| *since <= board.version);
+        let rooms = board.rooms.iter().filter(|(_, room)| match since {
+            Some(since) => room.version > since,
+            None => !room.users.is_empty(),
+        });
+        rooms
+            .map(|(nid, room)| TypingRoom {
+                room: *nid,
+                id: room.id.clone(),
+                users: room.users.keys().cloned().collect(),
+            })
+            .collect()
+    }
+
+    /// Who types in a room, if anyone does.
+    pub(in crate::hub::desk) fn in_room(&self, room: RoomNid) -> Option<Vec<OwnedUserId>> {
+        let board = self.board();
+        let users = &board.rooms.get(&room)?.users;
+        (!users.is_empty()).then(|| users.keys().cloned().collect())
+    }
+
+    /// Waits until someone's typing has run out or was taken back, and rings when it ran out.
+    pub(super) async fn watch(
+        self,
+        room: RoomNid,
+        user: OwnedUserId,
+        clock: Arc<dyn Clock>,
+        ring: impl FnOnce() + Send,
+    ) {
+        while let Some(until) = self.until(room, &user) {
+            let left = until.since(clock.now());
+            if left == Duration::ZERO {
+                let id = self.board().rooms.get(&room).map(|room| room.id.clone());
+                if let Some(id) = id
+                    && self.set((room, &id), &user, None)
+                {
+                    ring();
+                }
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    fn until(&self, room: RoomNid, user: &UserId) -> Option<Timestamp> {
+        self.board().rooms.get(&room)?.users.get(user).copied()
+    }
+
+    /// A receipt is about to be stored in `room`, the hub being at `now`.
+    pub(super) fn expect_receipts(&self, room: RoomNid, now: Position) -> ExpectedReceipts {
+        let mut board = self.board();
+        board.receipts.make_room();
+        let noted = board.receipts.rooms.entry(room).or_default();
+        noted.on_their_way += 1;
+        drop(board);
+        ExpectedReceipts {
+            board: self.clone(),
+            room,
+            position: Position(now.0.saturating_add(COMMITS_AHEAD_MAX)),
+        }
+    }
+
+    /// The rooms in which receipts may have been stored after `since`; none when not known.
+    /// `now` is the hub's position, from which on a new board knows everything.
+    pub(in crate::hub::desk) fn receipts_since(
+        &self,
+        since: Position,
+        now: Position,
+    ) -> Option<Vec<RoomNid>> {
+        let mut board = self.board();
+        let known_since = *board.receipts.since.get_or_insert(now);
+        if since < known_since {
+            return None;
+        }
+        let rooms = board.receipts.rooms.iter();
+        let rooms = rooms.filter(|(_, noted)| noted.on_their_way > 0 || noted.position > since);
+        Some(rooms.map(|(room, _)| *room).collect())
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ExpectedReceipts {
+    /// It was stored there. Without this, whoever asked has gone while it was on its way, or the
+    /// store does not know: then it may still turn up until [`COMMITS_AHEAD_MAX`] commits later.
+    pub(super) fn settle(mut self, position: Position) {
+        self.position = position;
+    }
+}
+
+impl Drop for ExpectedReceipts {
+    fn drop(&mut self) {
+        if let Some(noted) = self.board.board().receipts.rooms.get_mut(&self.room) {
+            noted.on_their_way = noted.on_their_way.saturating_sub(1);
+            noted.position = noted.position.max(self.position);
+        }
+    }
+}
+
+impl Board {
+    fn make_room(&mut self) {
+        if self.rooms.len() < TYPING_ROOMS_MAX {
+            return;
+        }
+        // A quarter at once, so that the scan is paid rarely.
+        let mut versions: Vec<u64> = self.rooms.values().map(|room| room.version).collect();
+        versions.sort_unstable();
+        let cut = versions.get(versions.len() / 4).copied().unwrap_or(0);
+        self.rooms.retain(|_, room| room.version > cut);
+    }
+}
+
+impl Receipts {
+    fn make_room(&mut self) {
+        if self.rooms.len() < RECEIPT_ROOMS_MAX {
+            return;
+        }
+        let mut positions: Vec<Position> = self.rooms.values().map(|noted| noted.position).collect();
+        positions.sort_unstable();
+        let cut = positions.get(positions.len() / 4).copied().unwrap_or_default();
+        self.rooms
+            .retain(|_, noted| noted.on_their_way > 0 || noted.position > cut);
+        self.since = self.since.map(|since| since.max(cut));
+    }
+}

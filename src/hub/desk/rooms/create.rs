@@ -1,0 +1,228 @@
+//! Founding rooms.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, ServerName,
+    api::client::room::{
+        Visibility,
+        create_room::v3::{Request, Response, RoomPreset},
+    },
+};
+
+use crate::{
+    api::{Caller, Code, Refusal},
+    hub::{
+        Hub, WriteError,
+        desk::rooms::{content, must_be_here, no_third_party, profile},
+    },
+    room::{
+        Evidence, InitialState, Preset, Refusal as RoomRefusal, RoomWish, found, founding,
+        initial_parts,
+    },
+    store::{Batch, RoomNid, Write},
+    wire::matrix::Version,
+};
+
+/// How many users a new room may invite.
+///
+/// The room is stored in one commit; each invite is an event of about a kilobyte in it.
+const INVITES_MAX: usize = 200;
+
+/// How much initial state a new room may have, in events; for the same reason.
+const INITIAL_STATE_MAX: usize = 200;
+
+/// Random bytes in the id of a room whose id is not a hash: 24 characters, none to be guessed.
+const ROOM_ID_BYTES: usize = 18;
+
+/// See `api::Command::CreateRoom`.
+///
+/// spec: client-server-rooms §Creation
+pub(in crate::hub::desk) async fn create_room(
+    hub: &Hub,
+    caller: &Caller,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let wish = wish(hub, caller, request).await?;
+    let nid = hub.store.numbers().room();
+    if let Some(alias) = &wish.alias {
+        take_alias(hub, caller, alias.clone(), nid).await?;
+    }
+    let made = make(hub, &wish, nid).await;
+    if made.is_err()
+        && let Some(alias) = &wish.alias
+    {
+        free_alias(hub, alias.clone()).await;
+    }
+    made.map(Response::new)
+}
+
+async fn make(hub: &Hub, wish: &RoomWish, nid: RoomNid) -> Result<OwnedRoomId, Refusal> {
+    let evidence = Evidence {
+        now: hub.now(),
+        key: &hub.key,
+        target: None,
+    };
+    let founding = founding(wish, room_id(hub)?);
+    let (room, create) = found(&founding, &evidence).map_err(invalid)?;
+    let id = room.id().clone();
+    let parts = initial_parts(wish);
+    match hub.writer.found((room, create), nid, parts).await {
+        Ok(_) => Ok(id),
+        Err(WriteError::Refused(refusal)) => Err(invalid(refusal)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the rules turn down in a new room is the fault of what was asked for.
+fn invalid(refusal: RoomRefusal) -> Refusal {
+    match refusal {
+        RoomRefusal::Rules(_) | RoomRefusal::Membership(_) | RoomRefusal::NotForClients(_) => {
+            Refusal::new(Code::InvalidRoomState, refusal.to_string())
+        }
+        other => WriteError::Refused(other).into(),
+    }
+}
+
+/// Reads the request.
+async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, Refusal> {
+    if !request.invite_3pid.is_empty() {
+        return Err(no_third_party());
+    }
+    let version = version(&request)?;
+    let preset = preset(&request)?;
+    at_most("invite", request.invite.len(), INVITES_MAX)?;
+    at_most("initial_state", request.initial_state.len(), INITIAL_STATE_MAX)?;
+    for user in &request.invite {
+        must_be_here(hub, user).await?;
+    }
+    let alias = request.room_alias_name.as_deref();
+    Ok(RoomWish {
+        creator: caller.user.clone(),
+        version,
+        preset,
+        creation_content: optional(request.creation_content.as_ref().map(content))?,
+        profile: profile(hub, &caller.user).await?,
+        power_levels: optional(request.power_level_content_override.as_ref().map(content))?,
+        alias: alias.map(|name| alias_of(name, hub.key.name())).transpose()?,
+        initial_state: request
+            .initial_state
+            .iter()
+            .enumerate()
+            .map(|(index, raw)| initial_state(index, content(raw)?))
+            .collect::<Result<_, _>>()?,
+        name: request.name,
+        topic: request.topic,
+        invite: request.invite,
+        is_direct: request.is_direct,
+    })
+}
+
+fn version(request: &Request) -> Result<Version, Refusal> {
+    match &request.room_version {
+        None => Ok(Version::DEFAULT),
+        Some(id) => id.as_str().parse::<Version>().map_err(|error| {
+            Refusal::new(Code::UnsupportedRoomVersion, error.to_string())
+        }),
+    }
+}
+
+fn preset(request: &Request) -> Result<Preset, Refusal> {
+    match &request.preset {
+        None => Ok(Preset::of_visibility(request.visibility == Visibility::Public)),
+        Some(RoomPreset::PrivateChat) => Ok(Preset::PrivateChat),
+        Some(RoomPreset::TrustedPrivateChat) => Ok(Preset::TrustedPrivateChat),
+        Some(RoomPreset::PublicChat) => Ok(Preset::PublicChat),
+        Some(other) => Err(Refusal::invalid_param(format!(
+            "`preset` cannot be {:?}",
+            other.as_str()
+        ))),
+    }
+}
+
+fn initial_state(index: usize, mut entry: CanonicalJsonObject) -> Result<InitialState, Refusal> {
+    let wrong = |what: &str| Refusal::bad_json(format!("`initial_state[{index}]` {what}"));
+    let Some(CanonicalJsonValue::String(kind)) = entry.remove("type") else {
+        return Err(wrong("needs a `type` that is a string"));
+    };
+    let state_key = match entry.remove("state_key") {
+        None => String::new(),
+        Some(CanonicalJsonValue::String(key)) => key,
+        Some(_) => return Err(wrong("has a `state_key` that is not a string")),
+    };
+    match entry.remove("content") {
+        Some(CanonicalJsonValue::Object(content)) => Ok(InitialState {
+            kind,
+            state_key,
+            content,
+        }),
+        _ => Err(wrong("needs a `content` that is an object")),
+    }
+}
+
+fn alias_of(name: &str, server: &ServerName) -> Result<OwnedRoomAliasId, Refusal> {
+    let wrong = || {
+        let message = format!("`room_alias_name` cannot be {name:?}: only the part before `:`");
+        Refusal::invalid_param(message)
+    };
+    if name.is_empty() || name.contains([':', '#', '\0']) || name.contains(char::is_whitespace) {
+        return Err(wrong());
+    }
+    OwnedRoomAliasId::try_from(format!("#{name}:{server}")).map_err(|_| wrong())
+}
+
+async fn take_alias(
+    hub: &Hub,
+    caller: &Caller,
+    alias: OwnedRoomAliasId,
+    room: RoomNid,
+) -> Result<(), Refusal> {
+    let in_use = format!("the alias {alias} is taken");
+    let write = Write::NewAlias {
+        alias,
+        room,
+        creator: caller.user.clone(),
+    };
+    match hub.writer.write(alone(write), Vec::new()).await {
+        Ok(_) => Ok(()),
+        Err(WriteError::Conflict(_)) => Err(Refusal::new(Code::RoomInUse, in_use)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn free_alias(hub: &Hub, alias: OwnedRoomAliasId) {
+    let name = alias.clone();
+    let write = Write::RemoveAlias { alias };
+    if let Err(error) = hub.writer.write(alone(write), Vec::new()).await {
+        tracing::warn!(%error, alias = %name, "an alias of a room that was not made stays taken");
+    }
+}
+
+fn alone(write: Write) -> Batch {
+    Batch {
+        writes: vec![write],
+        may_conflict: true,
+    }
+}
+
+fn room_id(hub: &Hub) -> Result<OwnedRoomId, Refusal> {
+    let random = URL_SAFE_NO_PAD.encode(hub.random::<ROOM_ID_BYTES>());
+    let id = format!("!{random}:{}", hub.key.name());
+    OwnedRoomId::try_from(id).map_err(|error| {
+        tracing::error!(%error, "the server's name is too long for a room id");
+        Refusal::internal()
+    })
+}
+
+fn at_most(field: &str, count: usize, max: usize) -> Result<(), Refusal> {
+    if count <= max {
+        return Ok(());
+    }
+    let message = format!("`{field}` has {count} entries, {max} are allowed");
+    Err(Refusal::invalid_param(message))
+}
+
+fn optional(
+    content: Option<Result<CanonicalJsonObject, Refusal>>,
+) -> Result<CanonicalJsonObject, Refusal> {
+    content.unwrap_or_else(|| Ok(CanonicalJsonObject::new()))
+}

@@ -1,0 +1,118 @@
+//! Changing rooms: founding them, who is in them, what is said in them.
+//!
+//! Everything here ends in the room's writer, whose rules decide; this reads requests, adds what
+//! only the hub knows and says what other servers' names would need.
+
+mod create;
+mod membership;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, RoomAliasId, RoomId, RoomOrAliasId, UserId,
+    OwnedRoomId, serde::Raw,
+};
+
+pub(super) use self::{
+    create::create_room,
+    membership::{ban, forget, invite, join, join_by_id_or_alias, kick, knock, leave, unban},
+    send::{redact, send, send_state},
+};
+use crate::{
+    api::{Caller, Code, Refusal},
+    hub::{Hub, Submission, Submitted, WriteError, desk::access::ours},
+    room::{Draft, Part},
+    wire::json,
+};
+
+/// Appends one part as the caller.
+async fn submit(
+    hub: &Hub,
+    caller: &Caller,
+    room: &RoomId,
+    part: Part,
+) -> Result<Submitted, Refusal> {
+    let submission = Submission {
+        draft: Draft {
+            sender: caller.user.clone(),
+            parts: vec![part],
+        },
+        txn: None,
+        sent_by: None,
+    };
+    hub.writer
+        .submit(room, submission)
+        .await
+        .map_err(|error| refusal(error, hub, room))
+}
+
+/// The refusal for a write; of a room that may be elsewhere it says what is missing.
+fn refusal(error: WriteError, hub: &Hub, room: &RoomId) -> Refusal {
+    match error {
+        WriteError::NoSuchRoom(_) if room.server_name().is_some_and(|name| name != hub.key.name()) => {
+            elsewhere(room.as_str())
+        }
+        error => error.into(),
+    }
+}
+
+/// The content of a request, as events hold it.
+fn content<T>(raw: &Raw<T>) -> Result<CanonicalJsonObject, Refusal> {
+    json::read_object(raw.json().get().as_bytes())
+        .map_err(|error| Refusal::bad_json(error.to_string()))
+}
+
+/// What a user's profile says of them in a member event.
+async fn profile(hub: &Hub, user: &UserId) -> Result<CanonicalJsonObject, Refusal> {
+    let fields = hub.store.profile(user).await.map_err(ours)?;
+    let known = fields.into_iter().filter_map(|(field, value)| {
+        let text: String = serde_json::from_str(&value).ok()?;
+        let is_shown = matches!(field.as_str(), "displayname" | "avatar_url");
+        is_shown.then_some((field, CanonicalJsonValue::String(text)))
+    });
+    Ok(known.collect())
+}
+
+/// The room an id or an alias names.
+async fn named(hub: &Hub, name: &RoomOrAliasId) -> Result<OwnedRoomId, Refusal> {
+    match <&RoomId>::try_from(name) {
+        Ok(id) => Ok(id.to_owned()),
+        Err(alias) => aliased(hub, alias).await,
+    }
+}
+
+async fn aliased(hub: &Hub, alias: &RoomAliasId) -> Result<OwnedRoomId, Refusal> {
+    if alias.server_name() != hub.key.name() {
+        return Err(elsewhere(alias.as_str()));
+    }
+    let record = hub.store.alias(alias).await.map_err(ours)?;
+    match record {
+        Some(record) => Ok(record.room_id),
+        None => Err(Refusal::not_found(format!("no room has the alias {alias}"))),
+    }
+}
+
+/// Refuses users nobody here could tell of an invite.
+async fn must_be_here(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
+    if user.server_name() != hub.key.name() {
+        let message = format!("{user} is on another server: {NO_FEDERATION}");
+        return Err(Refusal::new(Code::Unknown, message).with_status(400));
+    }
+    match hub.store.user(user).await.map_err(ours)? {
+        Some(_) => Ok(()),
+        None => Err(Refusal::not_found(format!("there is no user {user}"))),
+    }
+}
+
+fn elsewhere(name: &str) -> Refusal {
+    Refusal::not_found(format!("{name} is not on this server: {NO_FEDERATION}"))
+}
+
+fn no_third_party() -> Refusal {
+    let message = "invites by e-mail address or phone number are not supported: there is no \
+                   identity server here";
+    Refusal::new(Code::Unknown, message).with_status(400)
+}
+
+const NO_FEDERATION: &str = "federation is not in this release";

@@ -1,0 +1,106 @@
+//! What is said in rooms: messages, state, redactions.
+
+use ruma::api::client::{
+    message::send_message_event::v3 as message, redact::redact_event::v3 as redaction,
+    state::send_state_event::v3 as state,
+};
+use ruma::{OwnedEventId, RoomId};
+
+use crate::{
+    api::{Caller, Refusal},
+    hub::{
+        Hub, Submission,
+        desk::rooms::{content, refusal, submit},
+    },
+    room::{Draft, Part},
+    store::{SentBy, TxnKey},
+};
+
+/// See `api::Command::Send`.
+///
+/// spec: client-server-rooms §Transaction-identifiers
+pub(in crate::hub::desk) async fn send(
+    hub: &Hub,
+    caller: &Caller,
+    request: message::Request,
+) -> Result<message::Response, Refusal> {
+    let kind = request.event_type.to_string();
+    let endpoint = format!("send {} {kind}", request.room_id);
+    let part = Part::Event {
+        kind,
+        state_key: None,
+        content: content(&request.body)?,
+    };
+    let txn = request.txn_id.to_string();
+    let event = once(hub, caller, &request.room_id, part, endpoint, txn).await?;
+    Ok(message::Response::new(event))
+}
+
+/// See `api::Command::SendState`.
+pub(in crate::hub::desk) async fn send_state(
+    hub: &Hub,
+    caller: &Caller,
+    request: state::Request,
+) -> Result<state::Response, Refusal> {
+    let part = Part::Event {
+        kind: request.event_type.to_string(),
+        state_key: Some(request.state_key),
+        content: content(&request.body)?,
+    };
+    let done = submit(hub, caller, &request.room_id, part).await?;
+    first(done.events).map(state::Response::new)
+}
+
+/// See `api::Command::Redact`.
+pub(in crate::hub::desk) async fn redact(
+    hub: &Hub,
+    caller: &Caller,
+    request: redaction::Request,
+) -> Result<redaction::Response, Refusal> {
+    let endpoint = format!("redact {} {}", request.room_id, request.event_id);
+    let part = Part::Redact {
+        target: request.event_id,
+        reason: request.reason,
+    };
+    let txn = request.txn_id.to_string();
+    let event = once(hub, caller, &request.room_id, part, endpoint, txn).await?;
+    Ok(redaction::Response::new(event))
+}
+
+/// Appends a part under a transaction id: a retry gets the first answer.
+async fn once(
+    hub: &Hub,
+    caller: &Caller,
+    room: &RoomId,
+    part: Part,
+    endpoint: String,
+    txn: String,
+) -> Result<OwnedEventId, Refusal> {
+    let submission = Submission {
+        draft: Draft {
+            sender: caller.user.clone(),
+            parts: vec![part],
+        },
+        sent_by: Some(SentBy {
+            device: caller.device.clone(),
+            txn: txn.clone(),
+        }),
+        txn: Some(TxnKey {
+            user: caller.user.clone(),
+            device: caller.device.clone(),
+            endpoint,
+            txn,
+        }),
+    };
+    let done = hub
+        .writer
+        .submit(room, submission)
+        .await
+        .map_err(|error| refusal(error, hub, room))?;
+    first(done.events)
+}
+
+fn first(events: Vec<(OwnedEventId, Option<crate::base::Seq>)>) -> Result<OwnedEventId, Refusal> {
+    let mut events = events.into_iter();
+    events.next().map(|(id, _)| id).ok_or_else(Refusal::internal)
+}

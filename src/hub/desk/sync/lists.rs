@@ -1,0 +1,46 @@
+//! Whose devices to look at anew, and whose no longer matter.
+
+use std::collections::BTreeSet;
+
+use ruma::{OwnedUserId, api::client::sync::sync_events::v3::Response};
+
+use crate::{
+    api::Refusal,
+    hub::desk::{access::ours, sync::Round},
+};
+
+/// Whom the caller met and parted from in encrypted rooms since the last sync.
+#[derive(Debug, Default)]
+pub(super) struct Met {
+    pub(super) met: BTreeSet<OwnedUserId>,
+    pub(super) parted: BTreeSet<OwnedUserId>,
+}
+
+/// Adds the device lists; a first sync has none, for its client asks for all it needs.
+///
+/// spec: client-server-sync §Tracking-the-device-list-for-a-user
+pub(super) async fn fill(
+    round: &Round<'_>,
+    met: Met,
+    response: &mut Response,
+) -> Result<(), Refusal> {
+    let Some(since) = round.since else {
+        return Ok(());
+    };
+    let store = &round.hub.store;
+    let user = &round.caller.user;
+    let changed = store
+        .device_changes(user, since.position, round.now.position)
+        .await
+        .map_err(ours)?;
+    let mut changed: BTreeSet<_> = changed.into_iter().collect();
+    changed.extend(met.met.into_iter().filter(|other| other != user));
+    for other in met.parted {
+        if other != *user && !store.share_a_room(user, &other).await.map_err(ours)? {
+            changed.remove(&other);
+            response.device_lists.left.push(other);
+        }
+    }
+    response.device_lists.changed = changed.into_iter().collect();
+    Ok(())
+}

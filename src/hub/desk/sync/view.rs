@@ -1,0 +1,294 @@
+//! A stored event as a client sees it: no hashes, no signatures, no graph; `unsigned` added.
+//!
+//! Works on the stored bytes: content is copied as it stands, never read into event types, so that
+//! an event of a kind nobody knows costs what any other costs. Who may see it is decided elsewhere.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use ruma::{EventId, OwnedEventId, RoomId, serde::Raw};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::{
+    api::Caller,
+    base::Timestamp,
+    hub::desk::reading::page::Seen,
+    room::StateKey,
+    store::{EventNid, EventRecord, RoomRecord, SharedStore, StoreError},
+    wire::matrix::event_id,
+};
+
+/// What the hub looks at in a stored event, borrowed from its bytes.
+#[derive(Debug, Deserialize)]
+pub(in crate::hub::desk) struct Stored<'a> {
+    #[serde(rename = "type", borrow)]
+    pub(in crate::hub::desk) kind: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(in crate::hub::desk) sender: Cow<'a, str>,
+    pub(in crate::hub::desk) state_key: Option<String>,
+    #[serde(borrow)]
+    pub(in crate::hub::desk) content: &'a RawValue,
+    origin_server_ts: u64,
+    #[serde(borrow)]
+    redacts: Option<&'a RawValue>,
+}
+
+impl<'a> Stored<'a> {
+    /// Reads a stored event; a damaged one is logged and gives nothing, so that it never takes its
+    /// neighbours with it.
+    pub(in crate::hub::desk) fn read(event: &'a EventRecord) -> Option<Self> {
+        match serde_json::from_str(&event.json) {
+            Ok(stored) => Some(stored),
+            Err(error) => {
+                let id = event_id(event.hash);
+                tracing::error!(event = %id, %error, "a stored event cannot be read; it is left out");
+                None
+            }
+        }
+    }
+
+    /// What piece of state it is, if it is state.
+    pub(in crate::hub::desk) fn key(&self) -> Option<StateKey> {
+        let key = self.state_key.as_ref()?;
+        Some(StateKey::new(self.kind.as_ref(), key))
+    }
+
+    /// A text member of the content.
+    pub(in crate::hub::desk) fn text(&self, member: &str) -> Option<String> {
+        let content: HashMap<Cow<'_, str>, &RawValue> =
+            serde_json::from_str(self.content.get()).ok()?;
+        serde_json::from_str(content.get(member)?.get()).ok()
+    }
+}
+
+/// For whom, when and in what shape events are shown.
+#[derive(Clone, Copy)]
+pub(in crate::hub::desk) struct Viewer<'a> {
+    pub(in crate::hub::desk) caller: &'a Caller,
+    pub(in crate::hub::desk) room: &'a RoomRecord,
+    pub(in crate::hub::desk) now: Timestamp,
+    /// Whether each event names its room; in a sync the section it stands in does.
+    pub(in crate::hub::desk) names_room: bool,
+}
+
+#[derive(Serialize)]
+struct ClientEvent<'a> {
+    content: &'a RawValue,
+    event_id: &'a EventId,
+    origin_server_ts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacts: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_id: Option<&'a RoomId>,
+    sender: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_key: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    unsigned: Unsigned<'a>,
+}
+
+#[derive(Default, Serialize)]
+struct Unsigned<'a> {
+    age: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    membership: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_content: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacted_because: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces_state: Option<OwnedEventId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<&'a str>,
+}
+
+/// What surrounds the events of a page: the redactions of some, the predecessors of others.
+struct Surroundings {
+    redactions: HashMap<EventNid, EventRecord>,
+    replaced: HashMap<EventNid, EventRecord>,
+}
+
+/// Shows events of a page, each with its redaction and the state it replaced.
+pub(in crate::hub::desk) async fn show<T>(
+    store: &SharedStore,
+    viewer: Viewer<'_>,
+    page: &[Seen],
+) -> Result<Vec<Raw<T>>, StoreError> {
+    let around = surroundings(store, viewer.room, page).await?;
+    let shown = page.iter().filter_map(|seen| {
+        let replaced = around.replaced.get(&seen.event.nid);
+        let unsigned = Unsigned {
+            membership: Some(word(seen.membership)),
+            ..Unsigned::default()
+        };
+        client_event(viewer, &seen.event, replaced, &around.redactions, unsigned)
+    });
+    Ok(shown.map(Raw::from_json).collect())
+}
+
+/// Shows pieces of state, without what surrounds them.
+pub(in crate::hub::desk) async fn show_state<T>(
+    store: &SharedStore,
+    viewer: Viewer<'_>,
+    state: &[EventRecord],
+) -> Result<Vec<Raw<T>>, StoreError> {
+    let redactions = redactions(store, state.iter()).await?;
+    let shown = state.iter().filter_map(|event| {
+        client_event(viewer, event, None, &redactions, Unsigned::default())
+    });
+    Ok(shown.map(Raw::from_json).collect())
+}
+
+/// Shows a piece of state to someone who is not in the room.
+///
+/// spec: client-server-sync §Stripped-state
+pub(in crate::hub::desk) fn strip<T>(event: &EventRecord) -> Option<Raw<T>> {
+    #[derive(Serialize)]
+    struct Stripped<'a> {
+        content: &'a RawValue,
+        sender: &'a str,
+        state_key: &'a str,
+        #[serde(rename = "type")]
+        kind: &'a str,
+    }
+    let stored = Stored::read(event)?;
+    let stripped = Stripped {
+        content: stored.content,
+        sender: &stored.sender,
+        state_key: stored.state_key.as_deref()?,
+        kind: &stored.kind,
+    };
+    to_raw_value(&stripped).ok().map(Raw::from_json)
+}
+
+fn client_event(
+    viewer: Viewer<'_>,
+    event: &EventRecord,
+    replaced: Option<&EventRecord>,
+    redactions: &HashMap<EventNid, EventRecord>,
+    unsigned: Unsigned<'_>,
+) -> Option<Box<RawValue>> {
+    let stored = Stored::read(event)?;
+    let before = replaced.and_then(Stored::read);
+    let redaction = event.redacted_because.and_then(|nid| redactions.get(&nid));
+    let unsigned = Unsigned {
+        age: viewer.now.0.saturating_sub(stored.origin_server_ts),
+        prev_content: before.as_ref().map(|before| before.content),
+        redacted_because: redaction.and_then(|event| {
+            // A redaction that is itself redacted is shown as it stands, not followed further.
+            client_event(viewer, event, None, &HashMap::new(), Unsigned::default())
+        }),
+        replaces_state: replaced.map(|event| event_id(event.hash)),
+        transaction_id: transaction_id(viewer.caller, event, &stored),
+        ..unsigned
+    };
+    let redacts = Redacts::of(&stored);
+    let shown = ClientEvent {
+        content: redacts.content.as_deref().unwrap_or(stored.content),
+        event_id: &event_id(event.hash),
+        origin_server_ts: stored.origin_server_ts,
+        redacts: redacts.top_level.as_deref().or(stored.redacts),
+        room_id: viewer.names_room.then_some(&*viewer.room.id),
+        sender: &stored.sender,
+        state_key: stored.state_key.as_deref(),
+        kind: &stored.kind,
+        unsigned,
+    };
+    to_raw_value(&shown).ok()
+}
+
+/// Clients look for `redacts` where their own time had it: it is shown in both places.
+///
+/// spec: client-server-sync §Redactions
+#[derive(Default)]
+struct Redacts {
+    top_level: Option<Box<RawValue>>,
+    content: Option<Box<RawValue>>,
+}
+
+impl Redacts {
+    fn of(stored: &Stored<'_>) -> Self {
+        if stored.kind != "m.room.redaction" {
+            return Self::default();
+        }
+        let Ok(mut content) =
+            serde_json::from_str::<std::collections::BTreeMap<String, Box<RawValue>>>(
+                stored.content.get(),
+            )
+        else {
+            return Self::default();
+        };
+        match (stored.redacts, content.get("redacts")) {
+            (Some(top), None) => {
+                content.insert("redacts".to_owned(), top.to_owned());
+                Self {
+                    top_level: None,
+                    content: to_raw_value(&content).ok(),
+                }
+            }
+            (None, Some(inner)) => Self {
+                top_level: Some(inner.clone()),
+                content: None,
+            },
+            _ => Self::default(),
+        }
+    }
+}
+
+/// Only the device that sent an event learns under which transaction id.
+fn transaction_id<'a>(
+    caller: &Caller,
+    event: &'a EventRecord,
+    stored: &Stored<'_>,
+) -> Option<&'a str> {
+    let sent = event.sent_by.as_ref()?;
+    (sent.device == caller.device && stored.sender == caller.user.as_str())
+        .then_some(sent.txn.as_str())
+}
+
+async fn surroundings(
+    store: &SharedStore,
+    room: &RoomRecord,
+    page: &[Seen],
+) -> Result<Surroundings, StoreError> {
+    let mut replaced = HashMap::new();
+    for seen in page.iter().filter(|seen| seen.before.0 != 0) {
+        let Some(key) = Stored::read(&seen.event).and_then(|stored| stored.key()) else {
+            continue;
+        };
+        let found = store.state_entries(room.nid, seen.before, &[key]).await?;
+        if let Some(before) = found.into_iter().flatten().next()
+            && before.nid != seen.event.nid
+        {
+            replaced.insert(seen.event.nid, before);
+        }
+    }
+    Ok(Surroundings {
+        redactions: redactions(store, page.iter().map(|seen| &seen.event)).await?,
+        replaced,
+    })
+}
+
+async fn redactions(
+    store: &SharedStore,
+    events: impl Iterator<Item = &EventRecord>,
+) -> Result<HashMap<EventNid, EventRecord>, StoreError> {
+    let nids: Vec<_> = events.filter_map(|event| event.redacted_because).collect();
+    if nids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let found = store.events(&nids).await?;
+    Ok(found.into_iter().map(|event| (event.nid, event)).collect())
+}
+
+fn word(membership: crate::room::Membership) -> &'static str {
+    use crate::room::Membership;
+    match membership {
+        Membership::Leave => "leave",
+        Membership::Join => "join",
+        Membership::Invite => "invite",
+        Membership::Ban => "ban",
+        Membership::Knock => "knock",
+    }
+}

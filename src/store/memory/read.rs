@@ -1,0 +1,519 @@
+//! Reads in memory: most walk a whole table, which is small in a test.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use ruma::{OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
+
+use super::{Memory, Tables, write::algorithm_of};
+use crate::{
+    base::{EventHash, Position, Seq},
+    room::{Membership, StateKey},
+    store::{
+        AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
+        EventNid, EventRecord, LogRecord, Logged, MailRecord, MediaIndex, MediaRecord,
+        MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid, RoomRecord, Rooms,
+        SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey, UserRecord,
+    },
+};
+
+impl Tables {
+    fn event(&self, nid: EventNid) -> Option<EventRecord> {
+        self.events.get(&nid).map(|event| event.record.clone())
+    }
+
+    fn member(&self, user: &UserId, room: RoomNid) -> Option<MembershipRecord> {
+        let member = self.memberships.get(&(user.to_owned(), room))?;
+        let known = self.rooms.get(&room)?;
+        Some(MembershipRecord {
+            user: user.to_owned(),
+            room,
+            room_id: known.id.clone(),
+            membership: member.membership,
+            event: member.event,
+            position: member.position,
+            room_position: known.position,
+            forgotten: member.forgotten,
+        })
+    }
+
+    /// The rooms a user is joined to.
+    fn rooms_of(&self, user: &UserId) -> BTreeSet<RoomNid> {
+        self.memberships
+            .range((user.to_owned(), RoomNid(i64::MIN))..)
+            .take_while(|((whose, _), _)| whose == user)
+            .filter(|(_, member)| member.membership == Membership::Join)
+            .map(|((_, room), _)| *room)
+            .collect()
+    }
+
+    fn joined(&self, room: RoomNid) -> impl Iterator<Item = &OwnedUserId> {
+        self.memberships
+            .iter()
+            .filter(move |((_, of), member)| *of == room && member.membership == Membership::Join)
+            .map(|((user, _), _)| user)
+    }
+
+    fn neighbours(&self, user: &UserId) -> BTreeSet<OwnedUserId> {
+        let rooms = self.rooms_of(user);
+        self.memberships
+            .iter()
+            .filter(|((whose, room), member)| {
+                whose != user && member.membership == Membership::Join && rooms.contains(room)
+            })
+            .map(|((whose, _), _)| whose.clone())
+            .collect()
+    }
+
+    fn logged(&self, room: RoomNid, seq: Seq) -> Option<LogRecord> {
+        let entry = self.log.get(&(room, seq))?;
+        Some(LogRecord {
+            seq,
+            position: entry.position,
+            chain: entry.chain,
+            what: match &entry.what {
+                NewLogged::Event(nid) => Logged::Event(self.event(*nid)?),
+                NewLogged::Marker(bytes) => Logged::Marker(bytes.clone()),
+            },
+        })
+    }
+
+    fn alias(&self, alias: &RoomAliasId) -> Option<AliasRecord> {
+        let (room, creator) = self.aliases.get(alias)?;
+        Some(AliasRecord {
+            alias: alias.to_owned(),
+            room: *room,
+            room_id: self.rooms.get(room)?.id.clone(),
+            creator: creator.clone(),
+        })
+    }
+}
+
+fn many(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+#[async_trait]
+impl Rooms for Memory {
+    async fn room(&self, id: &RoomId) -> Result<Option<RoomRecord>, StoreError> {
+        let tables = self.tables();
+        let nid = tables.room_ids.get(id);
+        Ok(nid.and_then(|nid| tables.rooms.get(nid)).cloned())
+    }
+
+    async fn room_by_nid(&self, nid: RoomNid) -> Result<Option<RoomRecord>, StoreError> {
+        Ok(self.tables().rooms.get(&nid).cloned())
+    }
+
+    async fn rooms(&self, after: RoomNid, limit: u32) -> Result<Vec<RoomRecord>, StoreError> {
+        let tables = self.tables();
+        let rooms = tables.rooms.values().filter(|room| room.nid > after);
+        Ok(rooms.take(many(limit)).cloned().collect())
+    }
+
+    async fn event(&self, id: EventHash) -> Result<Option<EventRecord>, StoreError> {
+        let tables = self.tables();
+        let nid = tables.hashes.get(&id).copied();
+        Ok(nid.and_then(|nid| tables.event(nid)))
+    }
+
+    async fn events(&self, nids: &[EventNid]) -> Result<Vec<EventRecord>, StoreError> {
+        let tables = self.tables();
+        Ok(nids.iter().filter_map(|nid| tables.event(*nid)).collect())
+    }
+
+    async fn current(
+        &self,
+        room: RoomNid,
+        keys: &[StateKey],
+    ) -> Result<Vec<Option<EventRecord>>, StoreError> {
+        let tables = self.tables();
+        let current = tables.current.get(&room);
+        let nid = |key| current.and_then(|current| current.get(key)).copied();
+        let event = |key| nid(key).and_then(|nid| tables.event(nid));
+        Ok(keys.iter().map(event).collect())
+    }
+
+    async fn current_all(
+        &self,
+        room: RoomNid,
+        kind: Option<&str>,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        let tables = self.tables();
+        let current = tables.current.get(&room).into_iter().flatten();
+        Ok(current
+            .filter(|(key, _)| kind.is_none_or(|kind| key.kind == kind))
+            .filter_map(|(_, nid)| tables.event(*nid))
+            .collect())
+    }
+
+    async fn state(&self, state: StateNid) -> Result<Vec<EventNid>, StoreError> {
+        Ok(self.tables().state_set(state).iter().copied().collect())
+    }
+
+    async fn state_entries(
+        &self,
+        room: RoomNid,
+        state: StateNid,
+        keys: &[StateKey],
+    ) -> Result<Vec<Option<EventRecord>>, StoreError> {
+        let tables = self.tables();
+        let state = tables.state_set(state);
+        let find = |wanted: &StateKey| {
+            state
+                .iter()
+                .filter_map(|nid| tables.events.get(nid))
+                .find(|event| event.record.room == room && event.key.as_ref() == Some(wanted))
+                .map(|event| event.record.clone())
+        };
+        Ok(keys.iter().map(find).collect())
+    }
+
+    async fn log(
+        &self,
+        room: RoomNid,
+        from: Seq,
+        to: Seq,
+        order: Order,
+        limit: u32,
+    ) -> Result<Vec<LogRecord>, StoreError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let tables = self.tables();
+        let seqs = tables
+            .log
+            .range((room, from.next())..=(room, to))
+            .map(|((_, seq), _)| *seq);
+        let found = |seq| tables.logged(room, seq);
+        Ok(match order {
+            Order::Forward => seqs.take(many(limit)).filter_map(found).collect(),
+            Order::Backward => seqs.rev().take(many(limit)).filter_map(found).collect(),
+        })
+    }
+
+    async fn seq_at(&self, room: RoomNid, position: Position) -> Result<Seq, StoreError> {
+        let tables = self.tables();
+        let range = tables.log.range((room, Seq::ZERO)..=(room, Seq(u64::MAX)));
+        let last = range.rev().find(|(_, entry)| entry.position <= position);
+        Ok(last.map_or(Seq::ZERO, |((_, seq), _)| *seq))
+    }
+
+    async fn places(
+        &self,
+        room: RoomNid,
+        anchor: Seq,
+        limit: u32,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        let tables = self.tables();
+        let here = tables
+            .places
+            .iter()
+            .rev()
+            .filter(|place| (place.0, place.1) == (room, anchor));
+        Ok(here
+            .take(many(limit))
+            .filter_map(|place| tables.event(place.3))
+            .collect())
+    }
+
+    async fn membership(
+        &self,
+        user: &UserId,
+        room: RoomNid,
+    ) -> Result<Option<MembershipRecord>, StoreError> {
+        Ok(self.tables().member(user, room))
+    }
+
+    async fn memberships(
+        &self,
+        user: &UserId,
+        since: Option<Position>,
+    ) -> Result<Vec<MembershipRecord>, StoreError> {
+        let tables = self.tables();
+        let mine = tables
+            .memberships
+            .range((user.to_owned(), RoomNid(i64::MIN))..)
+            .take_while(|((whose, _), _)| whose == user);
+        let new = |member: &MembershipRecord| {
+            since.is_none_or(|since| member.position > since || member.room_position > since)
+        };
+        Ok(mine
+            .filter_map(|((_, room), _)| tables.member(user, *room))
+            .filter(|member| !member.forgotten && new(member))
+            .collect())
+    }
+
+    async fn joined(
+        &self,
+        room: RoomNid,
+        server: Option<&ServerName>,
+    ) -> Result<Vec<OwnedUserId>, StoreError> {
+        let tables = self.tables();
+        let here = |user: &&OwnedUserId| server.is_none_or(|name| user.server_name() == name);
+        Ok(tables.joined(room).filter(here).cloned().collect())
+    }
+
+    async fn neighbours(&self, user: &UserId, limit: u32) -> Result<Vec<OwnedUserId>, StoreError> {
+        let near = self.tables().neighbours(user);
+        Ok(near.into_iter().take(many(limit)).collect())
+    }
+
+    async fn share_a_room(&self, one: &UserId, other: &UserId) -> Result<bool, StoreError> {
+        let tables = self.tables();
+        let shared = !tables.rooms_of(one).is_disjoint(&tables.rooms_of(other));
+        Ok(shared)
+    }
+
+    async fn txn(&self, key: &TxnKey) -> Result<Option<TxnAnswer>, StoreError> {
+        let tables = self.tables();
+        Ok(tables.txns.get(key).map(|(answer, _)| answer.clone()))
+    }
+
+    async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError> {
+        Ok(self.tables().alias(alias))
+    }
+
+    async fn aliases(&self, room: RoomNid) -> Result<Vec<AliasRecord>, StoreError> {
+        let tables = self.tables();
+        let named = tables.aliases.iter().filter(|(_, (of, _))| *of == room);
+        Ok(named.filter_map(|(alias, _)| tables.alias(alias)).collect())
+    }
+
+    async fn receipts(
+        &self,
+        room: RoomNid,
+        since: Position,
+    ) -> Result<Vec<ReceiptRecord>, StoreError> {
+        let tables = self.tables();
+        let new = |((of, ..), receipt): &(&(RoomNid, _, _, _), &ReceiptRecord)| {
+            *of == room && receipt.position > since
+        };
+        let mut found: Vec<ReceiptRecord> = tables
+            .receipts
+            .iter()
+            .filter(new)
+            .map(|(_, receipt)| receipt.clone())
+            .collect();
+        found.sort_by_key(|receipt| receipt.position);
+        Ok(found)
+    }
+
+    async fn receipts_of(
+        &self,
+        room: RoomNid,
+        user: &UserId,
+    ) -> Result<Vec<ReceiptRecord>, StoreError> {
+        let tables = self.tables();
+        let mine = tables
+            .receipts
+            .iter()
+            .filter(|((of, whose, ..), _)| *of == room && whose == user);
+        Ok(mine.map(|(_, receipt)| receipt.clone()).collect())
+    }
+
+    async fn totals(&self) -> Result<Totals, StoreError> {
+        let tables = self.tables();
+        Ok(Totals {
+            rooms: tables.rooms.len() as u64,
+            events: tables.events.len() as u64,
+            users: tables.users.len() as u64,
+        })
+    }
+}
+
+#[async_trait]
+impl Accounts for Memory {
+    async fn user(&self, user: &UserId) -> Result<Option<UserRecord>, StoreError> {
+        Ok(self.tables().users.get(user).cloned())
+    }
+
+    async fn session(&self, token: &[u8; 32]) -> Result<Option<SessionRecord>, StoreError> {
+        let tables = self.tables();
+        let found = tables
+            .devices
+            .iter()
+            .find(|(_, known)| known.token == *token);
+        Ok(found.and_then(|((user, device), _)| {
+            Some(SessionRecord {
+                user: user.clone(),
+                device: device.clone(),
+                admin: tables.users.get(user)?.admin,
+            })
+        }))
+    }
+
+    async fn profile(&self, user: &UserId) -> Result<Vec<(String, String)>, StoreError> {
+        let tables = self.tables();
+        let mine = tables
+            .profiles
+            .iter()
+            .filter(|((whose, _), _)| whose == user);
+        Ok(mine
+            .map(|((_, field), json)| (field.clone(), json.clone()))
+            .collect())
+    }
+
+    async fn account_data(
+        &self,
+        user: &UserId,
+        since: Position,
+    ) -> Result<Vec<AccountDataRecord>, StoreError> {
+        let tables = self.tables();
+        let mut found: Vec<AccountDataRecord> = tables
+            .account_data
+            .iter()
+            .filter(|((whose, ..), (_, position))| whose == user && *position > since)
+            .map(|((_, room, kind), (json, position))| AccountDataRecord {
+                room: room.clone(),
+                kind: kind.clone(),
+                json: json.clone(),
+                position: *position,
+            })
+            .collect();
+        found.sort_by_key(|piece| piece.position);
+        Ok(found)
+    }
+
+    async fn account_data_of(
+        &self,
+        user: &UserId,
+        room: Option<&RoomId>,
+        kind: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let key = (user.to_owned(), room.map(RoomId::to_owned), kind.to_owned());
+        let tables = self.tables();
+        Ok(tables.account_data.get(&key).map(|(json, _)| json.clone()))
+    }
+
+    async fn filter(&self, user: &UserId, id: u64) -> Result<Option<String>, StoreError> {
+        Ok(self.tables().filters.get(&(user.to_owned(), id)).cloned())
+    }
+}
+
+#[async_trait]
+impl Devices for Memory {
+    async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError> {
+        let tables = self.tables();
+        let mine = tables
+            .devices
+            .iter()
+            .filter(|((whose, _), _)| whose == user);
+        Ok(mine.map(|(_, device)| device.record.clone()).collect())
+    }
+
+    async fn device_keys(&self, user: &UserId) -> Result<Vec<DeviceKeysRecord>, StoreError> {
+        let tables = self.tables();
+        let mine = tables
+            .device_keys
+            .iter()
+            .filter(|((whose, _), _)| whose == user);
+        Ok(mine
+            .map(|(key, json)| DeviceKeysRecord {
+                device: key.1.clone(),
+                name: tables
+                    .devices
+                    .get(key)
+                    .and_then(|known| known.record.name.clone()),
+                json: json.clone(),
+            })
+            .collect())
+    }
+
+    async fn one_time_counts(
+        &self,
+        user: &UserId,
+        device: &str,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
+        let tables = self.tables();
+        let mut counts: Vec<(String, u64)> = Vec::new();
+        for ((whose, algorithm, _), _) in &tables.one_time_keys {
+            if whose.0 != user || whose.1 != device {
+                continue;
+            }
+            match counts.last_mut() {
+                Some((last, count)) if last == algorithm => *count += 1,
+                _ => counts.push((algorithm.clone(), 1)),
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn one_time_key(
+        &self,
+        user: &UserId,
+        device: &str,
+        key_id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let whose = (user.to_owned(), device.into());
+        let key = (whose, algorithm_of(key_id), key_id.to_owned());
+        Ok(self.tables().one_time_keys.get(&key).cloned())
+    }
+
+    async fn unused_fallbacks(
+        &self,
+        user: &UserId,
+        device: &str,
+    ) -> Result<Vec<String>, StoreError> {
+        let tables = self.tables();
+        let unused = tables
+            .fallback_keys
+            .iter()
+            .filter(|((whose, _), key)| whose.0 == user && whose.1 == device && !key.used);
+        Ok(unused
+            .map(|((_, algorithm), _)| algorithm.clone())
+            .collect())
+    }
+
+    async fn device_changes(
+        &self,
+        user: &UserId,
+        since: Position,
+        to: Position,
+    ) -> Result<Vec<OwnedUserId>, StoreError> {
+        let tables = self.tables();
+        let near = tables.neighbours(user);
+        let told: BTreeSet<OwnedUserId> = tables
+            .device_changes
+            .iter()
+            .filter(|(position, _)| *position > since && *position <= to)
+            .filter(|(_, who)| who == user || near.contains(who))
+            .map(|(_, who)| who.clone())
+            .collect();
+        Ok(told.into_iter().collect())
+    }
+
+    async fn mail(
+        &self,
+        user: &UserId,
+        device: &str,
+        after: Position,
+        to: Position,
+        limit: u32,
+    ) -> Result<Vec<MailRecord>, StoreError> {
+        let tables = self.tables();
+        let mine = tables.mail.iter().filter(|((whose, position, _), _)| {
+            whose.0 == user && whose.1 == device && *position > after && *position <= to
+        });
+        Ok(mine
+            .take(many(limit))
+            .map(|((_, position, _), json)| MailRecord {
+                position: *position,
+                json: json.clone(),
+            })
+            .collect())
+    }
+}
+
+#[async_trait]
+impl MediaIndex for Memory {
+    async fn media(&self, id: &str) -> Result<Option<MediaRecord>, StoreError> {
+        Ok(self.tables().media.get(id).cloned())
+    }
+
+    async fn media_used(&self, user: &UserId) -> Result<u64, StoreError> {
+        let tables = self.tables();
+        let mine = tables.media.values().filter(|media| media.user == user);
+        Ok(mine.map(|media| media.size).sum())
+    }
+}

@@ -1,0 +1,609 @@
+//! Commits in memory.
+//!
+//! What an ordinary batch can get wrong is looked for before anything is changed; a batch that
+//! may conflict is tried on a copy.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map},
+    sync::Arc,
+};
+
+use super::{Device, Entry, Event, Fallback, Member, Tables};
+use crate::{
+    base::{Position, Seq},
+    room::{Heads, StateKey},
+    store::{
+        Batch, Claimed, CommitError, Committed, Conflict, DeviceRecord, EventNid, EventRecord,
+        NewEntry, NewEvent, NewLogged, NewState, ReceiptRecord, RoomNid, RoomRecord, StateHead,
+        StateNid, StoreError, UserRecord, Write,
+    },
+    wire::chain,
+};
+
+/// Why a batch cannot go on.
+enum Stop {
+    Conflict(String),
+    Damaged(String),
+}
+
+pub(super) fn commit(tables: &mut Tables, batches: &[Batch]) -> Result<Committed, CommitError> {
+    let failed = |what| CommitError::Failed(StoreError::Damaged { what });
+    let may_fail = batches.iter().any(may_fail);
+    let backup = may_fail.then(|| tables.clone());
+    let position = tables.position.next();
+    let mut outcomes = Vec::with_capacity(batches.len());
+    let done = (|| {
+        // Up to a batch that may conflict, and from there on.
+        for run in batches.chunk_by(|one, next| !one.may_conflict && !next.may_conflict) {
+            check(tables, run)?;
+            for batch in run {
+                outcomes.push(take(tables, batch, position)?);
+            }
+        }
+        Ok(())
+    })();
+    match done {
+        Ok(()) => {
+            tables.position = position;
+            Ok(Committed { position, outcomes })
+        }
+        Err(Stop::Damaged(what) | Stop::Conflict(what)) => {
+            if let Some(backup) = backup {
+                *tables = backup;
+            }
+            Err(failed(what))
+        }
+    }
+}
+
+/// Whether a batch has a write that can fail half-way. Simulations commit mostly others, and
+/// copying a store for each of those would be slow.
+fn may_fail(batch: &Batch) -> bool {
+    batch.may_conflict
+        || batch.writes.iter().any(|write| {
+            matches!(
+                write,
+                Write::NewRoom { .. }
+                    | Write::NewAlias { .. }
+                    | Write::RemoveAlias { .. }
+                    | Write::NewUser { .. }
+                    | Write::Session { .. }
+                    | Write::Redact { .. }
+                    | Write::Media(_)
+            )
+        })
+}
+
+fn take(
+    tables: &mut Tables,
+    batch: &Batch,
+    position: Position,
+) -> Result<Result<Vec<Claimed>, Conflict>, Stop> {
+    let before = batch.may_conflict.then(|| tables.clone());
+    let mut claimed = Vec::new();
+    for (part, write) in batch.writes.iter().enumerate() {
+        let part = u32::try_from(part).unwrap_or(u32::MAX);
+        match tables.apply(write, position, part) {
+            Ok(claim) => claimed.extend(claim),
+            Err(Stop::Conflict(what)) => {
+                let Some(before) = before else {
+                    return Err(Stop::Conflict(what));
+                };
+                *tables = before;
+                return Ok(Err(Conflict { what }));
+            }
+            Err(damaged) => return Err(damaged),
+        }
+    }
+    Ok(Ok(claimed))
+}
+
+/// Walks what a run of batches writes without changing anything.
+fn check(tables: &Tables, run: &[Batch]) -> Result<(), Stop> {
+    let mut rooms: BTreeMap<RoomNid, Walk> = BTreeMap::new();
+    let mut known = BTreeSet::new();
+    let mut txns = BTreeSet::new();
+    for write in run.iter().flat_map(|batch| &batch.writes) {
+        match write {
+            Write::NewRoom { nid, .. } => {
+                rooms.insert(*nid, Walk::default());
+            }
+            Write::Event(event) => {
+                if !known.insert(event.nid) || tables.events.contains_key(&event.nid) {
+                    return Err(twice("event", event.nid.0));
+                }
+            }
+            Write::Txn { key, .. } => {
+                let there = !txns.insert(key) || tables.txns.contains_key(key);
+                if there && !run.iter().any(|batch| batch.may_conflict) {
+                    return Err(twice("transaction", &key.txn));
+                }
+            }
+            Write::Entry(entry) => {
+                if let NewLogged::Event(nid) = entry.what
+                    && !known.contains(&nid)
+                    && !tables.events.contains_key(&nid)
+                {
+                    return Err(Stop::Damaged(format!("there is no event {}", nid.0)));
+                }
+                Walk::of(&mut rooms, tables, entry.room)?.entry(entry)?;
+            }
+            Write::Heads { room, heads, .. } => {
+                Walk::of(&mut rooms, tables, *room)?.heads = Some(heads.seq);
+            }
+            _ => {}
+        }
+    }
+    rooms
+        .into_iter()
+        .try_for_each(|(room, walk)| walk.end(room))
+}
+
+fn twice(what: &str, which: impl std::fmt::Display) -> Stop {
+    Stop::Damaged(format!("{what} {which} is already there"))
+}
+
+/// One room's log in a commit.
+#[derive(Default)]
+struct Walk {
+    last: Seq,
+    grew: bool,
+    heads: Option<Seq>,
+}
+
+impl Walk {
+    fn of<'a>(
+        rooms: &'a mut BTreeMap<RoomNid, Self>,
+        tables: &Tables,
+        room: RoomNid,
+    ) -> Result<&'a mut Self, Stop> {
+        let stored = tables.rooms.get(&room).map(|known| known.heads.seq);
+        match rooms.entry(room) {
+            btree_map::Entry::Occupied(walk) => Ok(walk.into_mut()),
+            btree_map::Entry::Vacant(slot) => match stored {
+                Some(last) => Ok(slot.insert(Self {
+                    last,
+                    ..Self::default()
+                })),
+                None => Err(Stop::Damaged(format!("there is no room {}", room.0))),
+            },
+        }
+    }
+
+    fn entry(&mut self, entry: &NewEntry) -> Result<(), Stop> {
+        if entry.seq != self.last.next() {
+            return Err(Stop::Damaged(format!(
+                "room {} was given entry {} after entry {}",
+                entry.room.0, entry.seq, self.last
+            )));
+        }
+        self.last = entry.seq;
+        self.grew = true;
+        Ok(())
+    }
+
+    fn end(self, room: RoomNid) -> Result<(), Stop> {
+        if (self.grew && self.heads.is_none()) || self.heads.is_some_and(|seq| seq != self.last) {
+            return Err(Stop::Damaged(format!(
+                "room {} was given entries up to {} and head {:?}",
+                room.0, self.last, self.heads
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Tables {
+    fn apply(
+        &mut self,
+        write: &Write,
+        position: Position,
+        part: u32,
+    ) -> Result<Option<Claimed>, Stop> {
+        match write {
+            Write::ClaimKey {
+                user,
+                device,
+                algorithm,
+            } => return Ok(Some(self.claim(user, device, algorithm))),
+            Write::NewRoom { .. }
+            | Write::Heads { .. }
+            | Write::Event(_)
+            | Write::State(_)
+            | Write::Entry(_)
+            | Write::Place { .. }
+            | Write::Current { .. }
+            | Write::Membership { .. }
+            | Write::Forget { .. }
+            | Write::Redact { .. }
+            | Write::Txn { .. }
+            | Write::ForgetTxns { .. }
+            | Write::NewAlias { .. }
+            | Write::RemoveAlias { .. }
+            | Write::Receipt { .. }
+            | Write::Media(_) => self.apply_room(write, position)?,
+            Write::NewUser { .. }
+            | Write::Password { .. }
+            | Write::Profile { .. }
+            | Write::AccountData { .. }
+            | Write::Filter { .. } => self.apply_account(write, position)?,
+            _ => self.apply_device(write, position, part)?,
+        }
+        Ok(None)
+    }
+
+    fn apply_room(&mut self, write: &Write, position: Position) -> Result<(), Stop> {
+        match write {
+            Write::NewRoom { nid, id, version } => {
+                if self.room_ids.contains_key(id) {
+                    return Err(Stop::Conflict(format!("{id} is already there")));
+                }
+                self.room_ids.insert(id.clone(), *nid);
+                let heads = Heads {
+                    seq: Seq::ZERO,
+                    chain: chain::genesis(id.as_str()),
+                    tips: Vec::new(),
+                };
+                let room = RoomRecord {
+                    nid: *nid,
+                    id: id.clone(),
+                    version: *version,
+                    heads,
+                    state: StateHead::default(),
+                    position: Position::ZERO,
+                };
+                self.rooms.insert(*nid, room);
+            }
+            Write::Heads { room, heads, state } => {
+                if let Some(known) = self.rooms.get_mut(room) {
+                    known.heads = heads.clone();
+                    known.state = *state;
+                    known.position = position;
+                }
+            }
+            Write::Event(event) => self.add_event(event),
+            Write::State(state) => self.add_state(state),
+            Write::Entry(entry) => self.add_entry(entry, position),
+            Write::Place {
+                room,
+                anchor,
+                depth,
+                event,
+            } => {
+                self.places.insert((*room, *anchor, *depth, *event));
+            }
+            Write::Current { room, key, event } => {
+                let current = self.current.entry(*room).or_default();
+                match event {
+                    Some(event) => current.insert(key.clone(), *event),
+                    None => current.remove(key),
+                };
+            }
+            Write::Membership {
+                user,
+                room,
+                membership,
+                event,
+            } => {
+                let member = Member {
+                    membership: *membership,
+                    event: *event,
+                    position,
+                    forgotten: false,
+                };
+                self.memberships.insert((user.clone(), *room), member);
+            }
+            Write::Forget { user, room } => {
+                if let Some(member) = self.memberships.get_mut(&(user.clone(), *room)) {
+                    member.forgotten = true;
+                }
+            }
+            other => self.apply_names(other, position)?,
+        }
+        Ok(())
+    }
+
+    fn apply_names(&mut self, write: &Write, position: Position) -> Result<(), Stop> {
+        match write {
+            Write::Redact {
+                event,
+                because,
+                json,
+            } => {
+                let Some(known) = self.events.get_mut(event) else {
+                    return Err(Stop::Damaged(format!("there is no event {}", event.0)));
+                };
+                let record = &mut Arc::make_mut(known).record;
+                record.json = Arc::from(json.as_str());
+                record.redacted_because = Some(*because);
+            }
+            Write::Txn { key, .. } if self.txns.contains_key(key) => {
+                return Err(Stop::Conflict(format!("{} is already there", key.txn)));
+            }
+            Write::Txn { key, answer, at } => {
+                self.txns.insert(key.clone(), (answer.clone(), *at));
+            }
+            Write::ForgetTxns { before } => self.txns.retain(|_, (_, at)| *at >= *before),
+            Write::NewAlias {
+                alias,
+                room,
+                creator,
+            } => {
+                if self.aliases.contains_key(alias) {
+                    return Err(Stop::Conflict(format!("{alias} is already there")));
+                }
+                self.aliases.insert(alias.clone(), (*room, creator.clone()));
+            }
+            Write::RemoveAlias { alias } => {
+                if self.aliases.remove(alias).is_none() {
+                    return Err(Stop::Conflict(format!("{alias} is not there")));
+                }
+            }
+            Write::Receipt { room, receipt } => {
+                let key = (
+                    *room,
+                    receipt.user.clone(),
+                    receipt.kind.clone(),
+                    receipt.thread.clone(),
+                );
+                let receipt = ReceiptRecord {
+                    position,
+                    ..receipt.clone()
+                };
+                self.receipts.insert(key, receipt);
+            }
+            Write::Media(media) => {
+                if self.media.contains_key(&media.id) {
+                    return Err(Stop::Conflict(format!("{} is already there", media.id)));
+                }
+                self.media.insert(media.id.clone(), media.clone());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn add_event(&mut self, new: &NewEvent) {
+        let key = new.state_key.as_ref();
+        let event = Event {
+            key: key.map(|key| StateKey::new(&new.kind, key)),
+            record: EventRecord {
+                nid: new.nid,
+                room: new.room,
+                hash: new.hash,
+                seq: None,
+                status: new.status,
+                soft_failed: new.soft_failed,
+                depth: new.depth,
+                state_after: new.state_after,
+                redacted_because: None,
+                sent_by: new.sent_by.clone(),
+                json: Arc::clone(&new.json),
+            },
+        };
+        self.hashes.insert(new.hash, new.nid);
+        self.events.insert(new.nid, Arc::new(event));
+    }
+
+    fn add_state(&mut self, new: &NewState) {
+        let mut events = self.state_set(new.parent).as_ref().clone();
+        for nid in &new.removed {
+            events.remove(nid);
+        }
+        events.extend(&new.added);
+        self.states.insert(new.nid, Arc::new(events));
+    }
+
+    pub(super) fn state_set(&self, nid: StateNid) -> Arc<BTreeSet<EventNid>> {
+        self.states.get(&nid).cloned().unwrap_or_default()
+    }
+
+    fn add_entry(&mut self, new: &NewEntry, position: Position) {
+        if let NewLogged::Event(nid) = new.what
+            && let Some(event) = self.events.get_mut(&nid)
+        {
+            Arc::make_mut(event).record.seq = Some(new.seq);
+        }
+        let entry = Entry {
+            position,
+            chain: new.chain,
+            what: new.what.clone(),
+        };
+        self.log.insert((new.room, new.seq), Arc::new(entry));
+    }
+
+    fn apply_account(&mut self, write: &Write, position: Position) -> Result<(), Stop> {
+        match write {
+            Write::NewUser {
+                user,
+                password,
+                admin,
+                at,
+            } => {
+                if self.users.contains_key(user) {
+                    return Err(Stop::Conflict(format!("{user} is already there")));
+                }
+                let record = UserRecord {
+                    user: user.clone(),
+                    password: password.clone(),
+                    admin: *admin,
+                    created: *at,
+                };
+                self.users.insert(user.clone(), record);
+            }
+            Write::Password { user, password } => {
+                if let Some(known) = self.users.get_mut(user) {
+                    known.password = Some(password.clone());
+                }
+            }
+            Write::Profile { user, field, json } => {
+                let key = (user.clone(), field.clone());
+                match json {
+                    Some(json) => self.profiles.insert(key, json.clone()),
+                    None => self.profiles.remove(&key),
+                };
+            }
+            Write::AccountData {
+                user,
+                room,
+                kind,
+                json,
+            } => {
+                let key = (user.clone(), room.clone(), kind.clone());
+                self.account_data.insert(key, (json.clone(), position));
+            }
+            Write::Filter { user, id, json } => {
+                self.filters.insert((user.clone(), *id), json.clone());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn apply_device(&mut self, write: &Write, position: Position, part: u32) -> Result<(), Stop> {
+        match write {
+            Write::Session {
+                user,
+                device,
+                token,
+                name,
+                ..
+            } => {
+                let key = (user.clone(), device.clone());
+                let taken = self
+                    .devices
+                    .iter()
+                    .any(|(other, known)| *other != key && known.token == *token);
+                if taken {
+                    return Err(Stop::Conflict("the token is another device's".to_owned()));
+                }
+                let known = self.devices.entry(key).or_insert_with(|| Device {
+                    token: *token,
+                    record: DeviceRecord {
+                        device: device.clone(),
+                        name: None,
+                        seen: None,
+                        seen_at: None,
+                    },
+                });
+                known.token = *token;
+                if name.is_some() {
+                    known.record.name.clone_from(name);
+                }
+            }
+            Write::DeviceName { user, device, name } => {
+                if let Some(known) = self.devices.get_mut(&(user.clone(), device.clone())) {
+                    known.record.name.clone_from(name);
+                }
+            }
+            Write::DeviceSeen {
+                user,
+                device,
+                at,
+                from,
+            } => {
+                if let Some(known) = self.devices.get_mut(&(user.clone(), device.clone())) {
+                    known.record.seen = Some(*at);
+                    known.record.seen_at.clone_from(from);
+                }
+            }
+            Write::RemoveDevice { user, device } => {
+                let gone = (user.clone(), device.clone());
+                self.devices.remove(&gone);
+                self.device_keys.remove(&gone);
+                self.one_time_keys.retain(|(key, ..), _| *key != gone);
+                self.fallback_keys.retain(|(key, _), _| *key != gone);
+                self.mail.retain(|(key, ..), _| *key != gone);
+                self.txns
+                    .retain(|key, _| (&key.user, &key.device) != (user, device));
+            }
+            other => self.apply_keys(other, position, part),
+        }
+        Ok(())
+    }
+
+    fn apply_keys(&mut self, write: &Write, position: Position, part: u32) {
+        match write {
+            Write::DeviceKeys { user, device, json } => {
+                let key = (user.clone(), device.clone());
+                self.device_keys.insert(key, json.clone());
+            }
+            Write::OneTimeKey {
+                user,
+                device,
+                key_id,
+                json,
+            } => {
+                let key = (user.clone(), device.clone());
+                let key = (key, algorithm_of(key_id), key_id.clone());
+                self.one_time_keys.insert(key, json.clone());
+            }
+            Write::FallbackKey {
+                user,
+                device,
+                key_id,
+                json,
+            } => {
+                let key = (user.clone(), device.clone());
+                let fallback = Fallback {
+                    key_id: key_id.clone(),
+                    json: json.clone(),
+                    used: false,
+                };
+                self.fallback_keys
+                    .insert((key, algorithm_of(key_id)), fallback);
+            }
+            Write::DevicesChanged { user } => {
+                self.device_changes.insert((position, user.clone()));
+            }
+            Write::Mail { user, device, json } => {
+                let key = (user.clone(), device.clone());
+                if self.devices.contains_key(&key) {
+                    // Batches of one commit follow each other: the next free part.
+                    let mut part = part;
+                    while self.mail.contains_key(&(key.clone(), position, part)) {
+                        part = part.saturating_add(1);
+                    }
+                    self.mail.insert((key, position, part), json.clone());
+                }
+            }
+            Write::MailRead { user, device, to } => {
+                self.mail.retain(|((whose, which), position, _), _| {
+                    (whose, which) != (user, device) || position > to
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn claim(
+        &mut self,
+        user: &ruma::OwnedUserId,
+        device: &ruma::OwnedDeviceId,
+        algorithm: &str,
+    ) -> Claimed {
+        let whose = (user.clone(), device.clone());
+        let first = self
+            .one_time_keys
+            .keys()
+            .find(|(key, kind, _)| *key == whose && kind == algorithm)
+            .cloned();
+        let one_time =
+            first.and_then(|key| Some((key.2.clone(), self.one_time_keys.remove(&key)?)));
+        let key = one_time.or_else(|| {
+            let fallback = self.fallback_keys.get_mut(&(whose, algorithm.to_owned()))?;
+            fallback.used = true;
+            Some((fallback.key_id.clone(), fallback.json.clone()))
+        });
+        Claimed {
+            user: user.clone(),
+            device: device.clone(),
+            key,
+        }
+    }
+}
+
+pub(super) fn algorithm_of(key_id: &str) -> String {
+    let algorithm = key_id.split_once(':').map(|(algorithm, _)| algorithm);
+    algorithm.unwrap_or(key_id).to_owned()
+}
