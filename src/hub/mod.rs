@@ -6,6 +6,8 @@
 mod desk;
 mod fanout;
 mod settings;
+#[cfg(test)]
+mod testing;
 mod writer;
 
 use std::sync::{
@@ -76,7 +78,7 @@ impl Hub {
             Arc::clone(&fanout),
             settings.shards,
         );
-        let desk = Desk::new(settings, media);
+        let desk = Desk::new(settings, media, &clock);
         Ok(Arc::new(Self {
             store,
             key,

@@ -33,6 +33,20 @@ use crate::{
     wire::matrix::ServerKey,
 };
 
+/// Asks as someone and gives the answer of the command's own type:
+/// `ask!(hub, ana.origin, Whoami(request))`.
+macro_rules! ask {
+    ($hub:expr, $origin:expr, $name:ident($request:expr)) => {
+        $hub.ask(&$origin, $crate::api::Command::$name(Box::new($request)))
+            .await
+            .map(|reply| match reply {
+                $crate::api::Reply::$name(reply) => *reply,
+                other => panic!("{other:?}"),
+            })
+    };
+}
+pub(crate) use ask;
+
 /// The name of every hub in tests.
 pub(crate) const SERVER: &str = "hub.example";
 
@@ -92,7 +106,7 @@ pub(crate) async fn hub_with(settings: Settings) -> TestHub {
     let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
     let hub = Hub::start(HubParts {
         store,
-        media: MediaFiles::open(dir.path().join("media")).await.unwrap(),
+        media: MediaFiles::new(dir.path().join("media")).await.unwrap(),
         key: Arc::new(key()),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         rng: Box::new(StdRng::seed_from_u64(7)),
@@ -144,6 +158,16 @@ impl TestHub {
         };
         self.write(vec![made]).await;
         self.device(&user, "PHONE").await
+    }
+
+    /// Gives an account a password.
+    pub(crate) async fn password(&self, person: &Person, password: &str) {
+        let hash = self.hub.desk.hash_password(password).await;
+        let changed = Write::Password {
+            user: person.user.clone(),
+            password: hash,
+        };
+        self.write(vec![changed]).await;
     }
 
     /// A further device of an account, or a new session of one it has.

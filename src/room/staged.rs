@@ -112,12 +112,6 @@ impl Room {
         self.known.len()
     }
 
-    /// What a part needs (stub: comes with the rules).
-    pub fn needs(&self, sender: &ruma::UserId, part: &crate::room::Part) -> Needs {
-        let _ = (sender, part);
-        Needs::default()
-    }
-
     /// Puts an effect of [`Room::decide`] in force for the drafts after it. Gives the place in the
     /// log for an `Append`.
     pub fn apply(&mut self, effect: &Effect) -> Option<Applied> {

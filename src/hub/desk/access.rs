@@ -1,33 +1,96 @@
 //! From what a request shows to who asks.
+//!
+//! A session that was read is remembered, so that a send costs no read of the store. What ends a
+//! session ([`Sessions::forget`]) does so before it is answered.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use ruma::{DeviceId, UserId};
 use sha2::{Digest, Sha256};
 
 use crate::{
     api::{Caller, Code, Credentials, Origin, Refusal},
+    base::Timestamp,
     hub::Hub,
-    store::StoreError,
+    store::{Batch, StoreError, Write},
 };
 
-/// The caller behind an origin, or why there is none.
+/// How many sessions are remembered. At about 200 bytes each this is 4 MB.
+const SESSIONS_MAX: usize = 16_384;
+
+/// How often «last seen» is written for a device. Nobody needs it to the minute, and each is a
+/// write.
+const SEEN_EVERY: Duration = Duration::from_secs(300);
+
+/// The SHA-256 of an access token: all that is ever stored or remembered of one.
+pub(super) type TokenHash = [u8; 32];
+
+/// The caller behind an origin, at the cost of one request of the account's budget.
 pub(super) async fn caller(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
+    let caller = authorised(hub, origin).await?;
+    hub.desk.rates.requests(&caller)?;
+    Ok(caller)
+}
+
+/// The caller behind an origin that wants an event made, at the cost of one event.
+pub(super) async fn sender(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
+    let caller = authorised(hub, origin).await?;
+    hub.desk.rates.events(&caller)?;
+    Ok(caller)
+}
+
+async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     let Credentials::Token(token) = &origin.credentials else {
         return Err(Refusal::new(
             Code::MissingToken,
             "this needs an access token",
         ));
     };
-    let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-    match hub.store.session(&hash).await.map_err(ours)? {
-        Some(session) => Ok(Caller {
-            user: session.user,
-            device: session.device,
-            admin: session.admin,
-        }),
-        None => Err(Refusal::new(
+    let hash = token_hash(token);
+    let now = hub.now();
+    let sessions = &hub.desk.sessions;
+    if let Some(known) = sessions.get(&hash, now) {
+        if known.seen_is_due {
+            note_seen(hub, origin, &known.caller);
+        }
+        return Ok(known.caller);
+    }
+    let changes = sessions.changes();
+    let Some(session) = hub.store.session(&hash).await.map_err(ours)? else {
+        return Err(Refusal::new(
             Code::UnknownToken,
             "this access token is not known (any more)",
-        )),
+        ));
+    };
+    let caller = Caller {
+        user: session.user,
+        device: session.device,
+        admin: session.admin,
+    };
+    sessions.remember(hash, &caller, now, changes);
+    note_seen(hub, origin, &caller);
+    Ok(caller)
+}
+
+/// What is stored of a token.
+pub(super) fn token_hash(token: &str) -> TokenHash {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// Refuses to act on what belongs to another user.
+pub(super) fn must_be(caller: &Caller, user: &UserId) -> Result<(), Refusal> {
+    if caller.user == user {
+        return Ok(());
     }
+    Err(Refusal::forbidden(format!(
+        "{} cannot do this for {user}",
+        caller.user
+    )))
 }
 
 /// Logs a store's failure in full and shows «try later».
@@ -35,4 +98,152 @@ pub(super) async fn caller(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal
 pub(super) fn ours(error: StoreError) -> Refusal {
     tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
     Refusal::internal()
+}
+
+/// Writes when and from where a device was seen, without making the request wait for it: the first
+/// poll of a write hands it to the committer, and nobody needs its answer.
+fn note_seen(hub: &Hub, origin: &Origin, caller: &Caller) {
+    let batch = Batch {
+        writes: vec![Write::DeviceSeen {
+            user: caller.user.clone(),
+            device: caller.device.clone(),
+            at: hub.now(),
+            from: origin.address.map(|address| address.to_string()),
+        }],
+        may_conflict: false,
+    };
+    let _ = hub.writer.write(batch, Vec::new()).now_or_never();
+}
+
+/// Sessions that were read from the store, by the hash of their token.
+#[derive(Default)]
+pub(super) struct Sessions(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    sessions: HashMap<TokenHash, Entry>,
+    /// Grows with every session that ends. A read that began before one ended must not be
+    /// remembered after it.
+    changes: u64,
+}
+
+struct Entry {
+    caller: Caller,
+    seen: Timestamp,
+}
+
+struct Known {
+    caller: Caller,
+    seen_is_due: bool,
+}
+
+impl Sessions {
+    fn get(&self, hash: &TokenHash, now: Timestamp) -> Option<Known> {
+        let mut kept = self.lock();
+        let entry = kept.sessions.get_mut(hash)?;
+        let seen_is_due = now.since(entry.seen) >= SEEN_EVERY;
+        if seen_is_due {
+            entry.seen = now;
+        }
+        Some(Known {
+            caller: entry.caller.clone(),
+            seen_is_due,
+        })
+    }
+
+    fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    fn remember(&self, hash: TokenHash, caller: &Caller, now: Timestamp, changes: u64) {
+        let mut kept = self.lock();
+        if kept.changes != changes {
+            return;
+        }
+        if kept.sessions.len() >= SESSIONS_MAX {
+            // Any will do: who is dropped costs one read.
+            let dropped = kept.sessions.keys().next().copied();
+            dropped.and_then(|hash| kept.sessions.remove(&hash));
+        }
+        let entry = Entry {
+            caller: caller.clone(),
+            seen: now,
+        };
+        kept.sessions.insert(hash, entry);
+    }
+
+    /// Drops what is remembered of a user's device, or of all of them. Called after the store has
+    /// ended the session and before anyone is told.
+    pub(super) fn forget(&self, user: &UserId, device: Option<&DeviceId>) {
+        let mut kept = self.lock();
+        kept.changes += 1;
+        kept.sessions.retain(|_, entry| {
+            entry.caller.user != user || device.is_some_and(|device| entry.caller.device != device)
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ana() -> Caller {
+        Caller {
+            user: "@ana:hub.example".try_into().unwrap(),
+            device: "PHONE".into(),
+            admin: false,
+        }
+    }
+
+    #[test]
+    fn a_session_that_ended_while_it_was_read_is_not_remembered() {
+        let sessions = Sessions::default();
+        let before = sessions.changes();
+        sessions.forget(&ana().user, None);
+
+        sessions.remember([1; 32], &ana(), Timestamp(0), before);
+
+        assert!(sessions.get(&[1; 32], Timestamp(0)).is_none());
+    }
+
+    #[test]
+    fn forgetting_one_device_leaves_the_others() {
+        let sessions = Sessions::default();
+        let tablet = Caller {
+            device: "TABLET".into(),
+            ..ana()
+        };
+        sessions.remember([1; 32], &ana(), Timestamp(0), 0);
+        sessions.remember([2; 32], &tablet, Timestamp(0), 0);
+
+        sessions.forget(&ana().user, Some("PHONE".into()));
+
+        assert!(sessions.get(&[1; 32], Timestamp(0)).is_none());
+        assert!(sessions.get(&[2; 32], Timestamp(0)).is_some());
+    }
+
+    #[test]
+    fn the_number_of_remembered_sessions_is_bounded() {
+        let sessions = Sessions::default();
+        for n in 0..SESSIONS_MAX + 10 {
+            let hash = token_hash(&n.to_string());
+            sessions.remember(hash, &ana(), Timestamp(0), 0);
+        }
+        assert_eq!(sessions.lock().sessions.len(), SESSIONS_MAX);
+    }
+
+    #[test]
+    fn last_seen_is_due_every_few_minutes_only() {
+        let sessions = Sessions::default();
+        sessions.remember([1; 32], &ana(), Timestamp(0), 0);
+        let due = |ms| sessions.get(&[1; 32], Timestamp(ms)).unwrap().seen_is_due;
+
+        assert!(!due(299_999));
+        assert!(due(300_000));
+        assert!(!due(300_001));
+    }
 }

@@ -1,88 +1,292 @@
-//! Accounts.
+//! Logging in and out.
+//!
+//! Whether an account exists shows in none of these answers, nor in the time they take. For making
+//! accounts see [`super::registration`].
 
-use ruma::api::client::{account, session};
+use std::time::Duration;
 
-use crate::{
-    api::{Caller, Origin, Refusal},
-    hub::Hub,
+use ruma::{
+    OwnedDeviceId, OwnedUserId, UserId,
+    api::client::{
+        account,
+        session::{
+            self,
+            get_login_types::v3::{LoginType, PasswordLoginType, TokenLoginType},
+            login::v3::{LoginInfo, Password},
+        },
+        uiaa::UserIdentifier,
+    },
 };
+
+use super::{
+    access::{ours, token_hash},
+    devices, keep,
+    tickets::Tickets,
+    words,
+};
+use crate::{
+    api::{Caller, Code, Origin, Refusal},
+    hub::Hub,
+    store::{Batch, Write},
+};
+
+/// How many devices an account may have. People have a dozen; what logs in anew each time shows
+/// here.
+const DEVICES_MAX: usize = 500;
+
+/// The longest device id, in bytes: as long as the longest user id.
+const DEVICE_ID_BYTES_MAX: usize = 255;
+
+/// The longest name of a device, in bytes.
+pub(super) const DEVICE_NAME_BYTES_MAX: usize = 400;
+
+/// How long a login token lives: the time the specification gives as the default.
+const LOGIN_TOKEN_LIFETIME: Duration = Duration::from_secs(120);
+
+/// How many login tokens may be out at a time; only operators make them.
+const LOGIN_TOKENS_MAX: usize = 1000;
+
+/// Login tokens given out, and for whom.
+pub(super) struct LoginTokens(Tickets<OwnedUserId>);
+
+impl Default for LoginTokens {
+    fn default() -> Self {
+        Self(Tickets::new(LOGIN_TOKEN_LIFETIME, LOGIN_TOKENS_MAX))
+    }
+}
 
 /// See `api::Command::LoginTypes`.
 pub(super) async fn login_types(
-    hub: &Hub,
-    origin: &Origin,
-    request: session::get_login_types::v3::Request,
+    _hub: &Hub,
+    _origin: &Origin,
+    _request: session::get_login_types::v3::Request,
 ) -> Result<session::get_login_types::v3::Response, Refusal> {
-    let _ = (hub, origin, request);
-    Err(Refusal::internal())
+    let flows = vec![
+        LoginType::Password(PasswordLoginType::new()),
+        LoginType::Token(TokenLoginType::new()),
+    ];
+    Ok(session::get_login_types::v3::Response::new(flows))
 }
 
 /// See `api::Command::Login`.
+// spec: client-server-accounts §Login
 pub(super) async fn login(
     hub: &Hub,
     origin: &Origin,
     request: session::login::v3::Request,
 ) -> Result<session::login::v3::Response, Refusal> {
-    let _ = (hub, origin, request);
-    Err(Refusal::internal())
+    let user = match &request.login_info {
+        LoginInfo::Password(shown) => by_password(hub, origin, shown).await?,
+        LoginInfo::Token(shown) => {
+            hub.desk.rates.login_from(origin.address)?;
+            let tokens = &hub.desk.login_tokens.0;
+            tokens
+                .redeem(&token_hash(&shown.token), hub.now())
+                .ok_or_else(|| Refusal::forbidden("this login token is not valid (any more)"))?
+        }
+        other => {
+            let kind = other.login_type();
+            let message = format!("the login type {kind:?} is not served here");
+            return Err(Refusal::new(Code::Unknown, message).with_status(400));
+        }
+    };
+    let wish = DeviceWish {
+        id: request.device_id,
+        name: request.initial_device_display_name,
+    };
+    let session = NewSession::of(hub, &user, wish)?;
+    must_have_room(hub, &user, &session.device).await?;
+    keep(hub, vec![session.write(hub, &user)], Vec::new()).await?;
+    // The device's earlier token, if it had one, was replaced.
+    hub.desk.sessions.forget(&user, Some(&session.device));
+    Ok(session::login::v3::Response::new(
+        user,
+        session.token,
+        session.device,
+    ))
+}
+
+async fn by_password(hub: &Hub, origin: &Origin, shown: &Password) -> Result<OwnedUserId, Refusal> {
+    let user = UserId::parse_with_server_name(named(shown)?, hub.key.name()).ok();
+    let mut stored = None;
+    match &user {
+        Some(user) => {
+            hub.desk.rates.login(origin.address, user)?;
+            let account = hub.store.user(user).await.map_err(ours)?;
+            stored = account.and_then(|account| account.password);
+        }
+        None => hub.desk.rates.login_from(origin.address)?,
+    }
+    let passwords = &hub.desk.passwords;
+    let is_right = passwords.is_right(&shown.password, stored).await?;
+    user.filter(|_| is_right)
+        .ok_or_else(|| Refusal::forbidden("wrong user name or password"))
+}
+
+#[expect(deprecated, reason = "old and small clients still send `user`")]
+fn named(shown: &Password) -> Result<&str, Refusal> {
+    match (&shown.identifier, &shown.user) {
+        (Some(UserIdentifier::Matrix(id)), _) => Ok(&id.user),
+        (Some(_), _) => Err(Refusal::new(
+            Code::Unknown,
+            "only identifiers of type m.id.user are served here",
+        )
+        .with_status(400)),
+        (None, Some(user)) => Ok(user),
+        (None, None) => Err(Refusal::new(
+            Code::MissingParam,
+            "identifier: who logs in is missing",
+        )),
+    }
 }
 
 /// See `api::Command::Logout`.
 pub(super) async fn logout(
     hub: &Hub,
     caller: &Caller,
-    request: session::logout::v3::Request,
+    _request: session::logout::v3::Request,
 ) -> Result<session::logout::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    devices::remove(hub, &caller.user, std::slice::from_ref(&caller.device)).await?;
+    Ok(session::logout::v3::Response::new())
 }
 
 /// See `api::Command::LogoutAll`.
 pub(super) async fn logout_all(
     hub: &Hub,
     caller: &Caller,
-    request: session::logout_all::v3::Request,
+    _request: session::logout_all::v3::Request,
 ) -> Result<session::logout_all::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
-}
-
-/// See `api::Command::Register`.
-pub(super) async fn register(
-    hub: &Hub,
-    origin: &Origin,
-    request: account::register::v3::Request,
-) -> Result<account::register::v3::Response, Refusal> {
-    let _ = (hub, origin, request);
-    Err(Refusal::internal())
-}
-
-/// See `api::Command::UsernameAvailable`.
-pub(super) async fn username_available(
-    hub: &Hub,
-    origin: &Origin,
-    request: account::get_username_availability::v3::Request,
-) -> Result<account::get_username_availability::v3::Response, Refusal> {
-    let _ = (hub, origin, request);
-    Err(Refusal::internal())
+    let all = devices::ids(hub, &caller.user).await?;
+    devices::remove(hub, &caller.user, &all).await?;
+    Ok(session::logout_all::v3::Response::new())
 }
 
 /// See `api::Command::Whoami`.
 pub(super) async fn whoami(
-    hub: &Hub,
+    _hub: &Hub,
     caller: &Caller,
-    request: account::whoami::v3::Request,
+    _request: account::whoami::v3::Request,
 ) -> Result<account::whoami::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    let mut reply = account::whoami::v3::Response::new(caller.user.clone(), false);
+    reply.device_id = Some(caller.device.clone());
+    Ok(reply)
 }
 
-/// An account an operator or a registration wants made.
-pub struct AccountWish {
-    /// Its localpart.
-    pub localpart: String,
-    /// Its password.
-    pub password: Option<String>,
-    /// Whether it is an operator's.
-    pub admin: bool,
+impl Hub {
+    /// A token with which `user` can log in once, within two minutes (`m.login.token`). For the
+    /// operator.
+    pub async fn mint_login_token(&self, user: &UserId) -> Result<String, Refusal> {
+        must_exist(self, user).await?;
+        let token = words::random::<32>(self);
+        let tokens = &self.desk.login_tokens.0;
+        tokens.give(token_hash(&token), user.to_owned(), self.now())?;
+        Ok(token)
+    }
+
+    /// Gives `user` another password and ends all sessions. For the operator.
+    pub async fn set_password(&self, user: &UserId, password: &str) -> Result<(), Refusal> {
+        must_exist(self, user).await?;
+        let hash = self.desk.passwords.hash(password, self.random()).await?;
+        let changed = Write::Password {
+            user: user.to_owned(),
+            password: hash,
+        };
+        keep(self, vec![changed], Vec::new()).await?;
+        let all = devices::ids(self, user).await?;
+        devices::remove(self, user, &all).await
+    }
+}
+
+async fn must_exist(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
+    match hub.store.user(user).await.map_err(ours)? {
+        Some(_) => Ok(()),
+        None => Err(Refusal::not_found(format!("there is no account {user}"))),
+    }
+}
+
+/// Which device a client wants to be.
+#[derive(Default)]
+pub(super) struct DeviceWish {
+    pub(super) id: Option<OwnedDeviceId>,
+    pub(super) name: Option<String>,
+}
+
+/// A session that is not stored yet.
+pub(super) struct NewSession {
+    pub(super) device: OwnedDeviceId,
+    pub(super) token: String,
+    name: Option<String>,
+}
+
+impl NewSession {
+    pub(super) fn of(hub: &Hub, user: &UserId, wish: DeviceWish) -> Result<Self, Refusal> {
+        let device = match wish.id {
+            Some(id) => checked_device_id(user, id)?,
+            None => words::device_id(hub).into(),
+        };
+        Ok(Self {
+            device,
+            token: words::access_token(hub),
+            name: wish.name.map(checked_device_name).transpose()?,
+        })
+    }
+
+    /// A name is only for a new device: the store keeps the name that is there.
+    pub(super) fn write(&self, hub: &Hub, user: &UserId) -> Write {
+        Write::Session {
+            user: user.to_owned(),
+            device: self.device.clone(),
+            token: token_hash(&self.token),
+            name: self.name.clone(),
+            at: hub.now(),
+        }
+    }
+}
+
+fn checked_device_id(user: &UserId, id: OwnedDeviceId) -> Result<OwnedDeviceId, Refusal> {
+    let text = id.as_str();
+    let wrong = match text.len() {
+        0 => "device_id: must not be empty",
+        // In a to-device message `*` is every device, and a device must not sign as its user.
+        1 if text == "*" => "device_id: `*` cannot name one device",
+        1..=DEVICE_ID_BYTES_MAX if !text.contains(char::is_control) && text != user.as_str() => {
+            return Ok(id);
+        }
+        1..=DEVICE_ID_BYTES_MAX => "device_id: must not hold control characters or be the user id",
+        _ => "device_id: at most 255 bytes",
+    };
+    Err(Refusal::invalid_param(wrong))
+}
+
+/// A device's name, unless it is too long.
+pub(super) fn checked_device_name(name: String) -> Result<String, Refusal> {
+    if name.len() > DEVICE_NAME_BYTES_MAX {
+        return Err(Refusal::new(
+            Code::TooLarge,
+            format!(
+                "the device's name has {} bytes, at most {DEVICE_NAME_BYTES_MAX} are kept",
+                name.len()
+            ),
+        ));
+    }
+    Ok(name)
+}
+
+async fn must_have_room(hub: &Hub, user: &UserId, device: &OwnedDeviceId) -> Result<(), Refusal> {
+    let devices = devices::ids(hub, user).await?;
+    if devices.len() < DEVICES_MAX || devices.contains(device) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::ResourceLimitExceeded,
+        format!("this account has {DEVICES_MAX} devices; log one out first"),
+    ))
+}
+
+/// A batch that may collide with what is stored.
+pub(super) fn contested(writes: Vec<Write>) -> Batch {
+    Batch {
+        writes,
+        may_conflict: true,
+    }
 }

@@ -1,40 +1,382 @@
-//! Keys.
+//! Keys of devices: uploaded, asked for, taken.
+//!
+//! The hub checks that keys are somebody's to upload and can be written as canonical JSON (others
+//! will hash them); whether a signature is right is for the clients, who need not trust a hub.
 
-use ruma::api::client::keys;
+use std::collections::BTreeMap;
 
-use crate::{
-    api::{Caller, Refusal},
-    hub::Hub,
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId,
+    OwnedUserId, UInt, UserId,
+    api::client::keys,
+    encryption::{DeviceKeys, OneTimeKey},
+    serde::Raw,
 };
 
+use super::{access::ours, devices};
+use crate::{
+    api::{Caller, Code, Refusal},
+    base::Position,
+    hub::{Hub, fanout::Touched},
+    store::{Batch, Claimed, DeviceKeysRecord, Write},
+    wire::json,
+};
+
+/// The largest device keys object, in bytes; today's have about 800.
+const DEVICE_KEYS_BYTES_MAX: usize = 16 * 1024;
+
+/// The largest one-time or fallback key, in bytes; today's have about 250.
+const KEY_BYTES_MAX: usize = 4 * 1024;
+
+/// The longest key id, in bytes.
+const KEY_ID_BYTES_MAX: usize = 255;
+
+/// How many one-time keys a device may leave here. Clients keep fifty.
+const ONE_TIME_KEYS_MAX: usize = 1000;
+
+/// How many algorithms a device may have a fallback key for. There is one.
+const FALLBACK_KEYS_MAX: usize = 8;
+
+/// How many users one query may name; clients ask for 250 at a time.
+const QUERIED_MAX: usize = 1000;
+
+/// How many keys one claim may take.
+const CLAIMED_MAX: usize = 2000;
+
 /// See `api::Command::UploadKeys`.
+// spec: client-server-e2ee §Key-upload
 pub(super) async fn upload_keys(
     hub: &Hub,
     caller: &Caller,
     request: keys::upload_keys::v3::Request,
 ) -> Result<keys::upload_keys::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    let _turn = hub
+        .desk
+        .turns
+        .take(("keys", &caller.user, &caller.device))
+        .await;
+    let mut writes = Vec::new();
+    let mut touched = Vec::new();
+    if let Some(keys) = &request.device_keys
+        && let Some(json) = new_device_keys(hub, caller, keys).await?
+    {
+        writes.push(Write::DeviceKeys {
+            user: caller.user.clone(),
+            device: caller.device.clone(),
+            json,
+        });
+        writes.push(devices::changed(&caller.user));
+        touched = devices::concerned(hub, &caller.user).await?;
+    }
+    writes.extend(one_time_keys(hub, caller, &request.one_time_keys).await?);
+    writes.extend(fallback_keys(caller, &request.fallback_keys)?);
+    if !writes.is_empty() {
+        super::keep(hub, writes, touched).await?;
+    }
+    let counts = one_time_counts(hub, caller).await?;
+    Ok(keys::upload_keys::v3::Response::new(counts))
+}
+
+/// How many one-time keys the caller's device has left. The common algorithm is always named: a
+/// device that has none must be told so.
+pub(super) async fn one_time_counts(
+    hub: &Hub,
+    caller: &Caller,
+) -> Result<BTreeMap<OneTimeKeyAlgorithm, UInt>, Refusal> {
+    let counts = hub
+        .store
+        .one_time_counts(&caller.user, caller.device.as_str())
+        .await
+        .map_err(ours)?;
+    let mut told = BTreeMap::from([(OneTimeKeyAlgorithm::SignedCurve25519, UInt::MIN)]);
+    for (algorithm, count) in counts {
+        let count = UInt::try_from(count).unwrap_or(UInt::MAX);
+        told.insert(OneTimeKeyAlgorithm::from(algorithm), count);
+    }
+    Ok(told)
+}
+
+/// The keys to store, unless they are the ones that are there.
+async fn new_device_keys(
+    hub: &Hub,
+    caller: &Caller,
+    keys: &Raw<DeviceKeys>,
+) -> Result<Option<String>, Refusal> {
+    let json = checked_device_keys(caller, keys.json().get())?;
+    let there = hub.store.device_keys(&caller.user).await.map_err(ours)?;
+    let is_there = there
+        .iter()
+        .any(|record| record.device == caller.device && record.json == json);
+    Ok((!is_there).then_some(json))
+}
+
+fn checked_device_keys(caller: &Caller, text: &str) -> Result<String, Refusal> {
+    if text.len() > DEVICE_KEYS_BYTES_MAX {
+        return Err(too_large("device_keys", text.len(), DEVICE_KEYS_BYTES_MAX));
+    }
+    let mut object = json::read_object(text.as_bytes())
+        .map_err(|error| Refusal::bad_json(format!("device_keys: {error}")))?;
+    object.remove("unsigned"); // ours to add
+    belongs(&object, "user_id", caller.user.as_str())?;
+    belongs(&object, "device_id", caller.device.as_str())?;
+    let algorithms = object.get("algorithms").and_then(|list| list.as_array());
+    if !algorithms.is_some_and(|list| list.iter().all(|name| name.as_str().is_some())) {
+        return Err(Refusal::bad_json("device_keys.algorithms: a list of names"));
+    }
+    if object
+        .get("signatures")
+        .and_then(|it| it.as_object())
+        .is_none()
+    {
+        return Err(Refusal::bad_json("device_keys.signatures: an object"));
+    }
+    let keys = object.get("keys").and_then(|keys| keys.as_object());
+    let keys = keys.ok_or_else(|| Refusal::bad_json("device_keys.keys: an object"))?;
+    for (id, key) in keys {
+        let device = id.split_once(':').map(|(_, device)| device);
+        if device != Some(caller.device.as_str()) || key.as_str().is_none() {
+            return Err(Refusal::invalid_param(format!(
+                "device_keys.keys.{id:?}: must be a key of {} in base64",
+                caller.device
+            )));
+        }
+    }
+    Ok(json::canonical(&object))
+}
+
+fn belongs(object: &CanonicalJsonObject, field: &str, wanted: &str) -> Result<(), Refusal> {
+    let found = object.get(field).and_then(CanonicalJsonValue::as_str);
+    if found == Some(wanted) {
+        return Ok(());
+    }
+    Err(Refusal::invalid_param(format!(
+        "device_keys.{field}: is {found:?}, you are {wanted:?}"
+    )))
+}
+
+async fn one_time_keys(
+    hub: &Hub,
+    caller: &Caller,
+    keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>,
+) -> Result<Vec<Write>, Refusal> {
+    let mut writes = Vec::new();
+    for (id, key) in keys {
+        let json = checked_key("one_time_keys", id, key)?;
+        let stored = hub
+            .store
+            .one_time_key(&caller.user, caller.device.as_str(), id.as_str())
+            .await
+            .map_err(ours)?;
+        match stored {
+            Some(stored) if stored == json => {}
+            Some(_) => {
+                return Err(Refusal::invalid_param(format!(
+                    "one_time_keys.{id}: another key has this id"
+                )));
+            }
+            None => writes.push(Write::OneTimeKey {
+                user: caller.user.clone(),
+                device: caller.device.clone(),
+                key_id: id.to_string(),
+                json,
+            }),
+        }
+    }
+    if !writes.is_empty() {
+        must_fit(hub, caller, writes.len()).await?;
+    }
+    Ok(writes)
+}
+
+async fn must_fit(hub: &Hub, caller: &Caller, new: usize) -> Result<(), Refusal> {
+    let counts = one_time_counts(hub, caller).await?;
+    let there: u64 = counts.into_values().map(u64::from).sum();
+    let there = usize::try_from(there).unwrap_or(usize::MAX);
+    if there.saturating_add(new) <= ONE_TIME_KEYS_MAX {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::ResourceLimitExceeded,
+        format!(
+            "one_time_keys: {there} are here and {new} came, at most {ONE_TIME_KEYS_MAX} are kept"
+        ),
+    ))
+}
+
+fn fallback_keys(
+    caller: &Caller,
+    keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>,
+) -> Result<Vec<Write>, Refusal> {
+    if keys.len() > FALLBACK_KEYS_MAX {
+        return Err(too_large("fallback_keys", keys.len(), FALLBACK_KEYS_MAX));
+    }
+    let write = |(id, key): (&OwnedOneTimeKeyId, &Raw<OneTimeKey>)| {
+        Ok(Write::FallbackKey {
+            user: caller.user.clone(),
+            device: caller.device.clone(),
+            key_id: id.to_string(),
+            json: checked_key("fallback_keys", id, key)?,
+        })
+    };
+    keys.iter().map(write).collect()
+}
+
+/// A key as canonical JSON, so that an equal one is the same text.
+fn checked_key(
+    field: &str,
+    id: &OwnedOneTimeKeyId,
+    key: &Raw<OneTimeKey>,
+) -> Result<String, Refusal> {
+    let text = key.json().get();
+    if id.as_str().len() > KEY_ID_BYTES_MAX {
+        return Err(too_large(field, id.as_str().len(), KEY_ID_BYTES_MAX));
+    }
+    if text.len() > KEY_BYTES_MAX {
+        return Err(too_large(
+            &format!("{field}.{id}"),
+            text.len(),
+            KEY_BYTES_MAX,
+        ));
+    }
+    let value = json::read(text.as_bytes())
+        .map_err(|error| Refusal::bad_json(format!("{field}.{id}: {error}")))?;
+    match value {
+        CanonicalJsonValue::Object(object)
+            if object.get("key").is_some_and(|key| key.as_str().is_some()) =>
+        {
+            Ok(json::canonical(&object))
+        }
+        CanonicalJsonValue::String(_)
+            if id.algorithm() != OneTimeKeyAlgorithm::SignedCurve25519 =>
+        {
+            Ok(text.trim().to_owned())
+        }
+        _ => Err(Refusal::bad_json(format!(
+            "{field}.{id}: must be an object with `key` and `signatures`"
+        ))),
+    }
+}
+
+fn too_large(field: &str, found: usize, max: usize) -> Refusal {
+    Refusal::new(
+        Code::TooLarge,
+        format!("{field}: {found} where {max} are the most"),
+    )
 }
 
 /// See `api::Command::QueryKeys`.
+// spec: client-server-e2ee §Key-query
 pub(super) async fn query_keys(
     hub: &Hub,
-    caller: &Caller,
+    _caller: &Caller,
     request: keys::get_keys::v3::Request,
 ) -> Result<keys::get_keys::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    if request.device_keys.len() > QUERIED_MAX {
+        return Err(too_large(
+            "device_keys",
+            request.device_keys.len(),
+            QUERIED_MAX,
+        ));
+    }
+    let mut reply = keys::get_keys::v3::Response::new();
+    for (user, wanted) in request.device_keys {
+        if is_ours(hub, &user) {
+            let devices = keys_of(hub, &user, &wanted).await?;
+            reply.device_keys.insert(user, devices);
+        }
+    }
+    Ok(reply)
+}
+
+fn is_ours(hub: &Hub, user: &UserId) -> bool {
+    user.server_name() == hub.key.name()
+}
+
+/// Keys of the devices wanted, of all when none is named. Who does not exist has none.
+async fn keys_of(
+    hub: &Hub,
+    user: &UserId,
+    wanted: &[OwnedDeviceId],
+) -> Result<BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>, Refusal> {
+    let records = hub.store.device_keys(user).await.map_err(ours)?;
+    let is_wanted =
+        |record: &DeviceKeysRecord| wanted.is_empty() || wanted.contains(&record.device);
+    records
+        .into_iter()
+        .filter(is_wanted)
+        .map(|record| Ok((record.device.clone(), with_name(record)?)))
+        .collect()
+}
+
+/// The keys as uploaded, and the device's name where signatures do not cover it.
+fn with_name(record: DeviceKeysRecord) -> Result<Raw<DeviceKeys>, Refusal> {
+    let damaged = |error: &(dyn std::error::Error + 'static)| {
+        let device = &record.device;
+        tracing::error!(error, %device, "stored device keys are damaged");
+        Refusal::internal()
+    };
+    let mut object = json::read_object(record.json.as_bytes()).map_err(|error| damaged(&error))?;
+    if let Some(name) = &record.name {
+        let name = CanonicalJsonValue::String(name.clone());
+        let unsigned = [("device_display_name".to_owned(), name)].into();
+        object.insert("unsigned".to_owned(), CanonicalJsonValue::Object(unsigned));
+    }
+    Raw::from_json_string(json::canonical(&object)).map_err(|error| damaged(&error))
 }
 
 /// See `api::Command::ClaimKeys`.
+// spec: client-server-e2ee §Key-claim
 pub(super) async fn claim_keys(
     hub: &Hub,
-    caller: &Caller,
+    _caller: &Caller,
     request: keys::claim_keys::v3::Request,
 ) -> Result<keys::claim_keys::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    let mut writes = Vec::new();
+    let mut touched = Vec::new();
+    for (user, devices) in request.one_time_keys {
+        if !is_ours(hub, &user) {
+            continue;
+        }
+        // Whose keys grow few hears of it with the next sync.
+        touched.push(Touched::One(user.clone()));
+        writes.extend(
+            devices
+                .into_iter()
+                .map(|(device, algorithm)| Write::ClaimKey {
+                    user: user.clone(),
+                    device,
+                    algorithm: algorithm.to_string(),
+                }),
+        );
+    }
+    if writes.len() > CLAIMED_MAX {
+        return Err(too_large("one_time_keys", writes.len(), CLAIMED_MAX));
+    }
+    let mut told = BTreeMap::<OwnedUserId, keys::claim_keys::v3::OneTimeKeys>::new();
+    if !writes.is_empty() {
+        let batch = Batch {
+            writes,
+            may_conflict: false,
+        };
+        let (_, claimed) = hub.writer.write(batch, touched).await?;
+        for Claimed { user, device, key } in claimed {
+            if let Some((id, json)) = key {
+                let key = one_key(id, json)?;
+                told.entry(user).or_default().insert(device, key.into());
+            }
+        }
+    }
+    Ok(keys::claim_keys::v3::Response::new(told))
+}
+
+fn one_key(id: String, json: String) -> Result<[(OwnedOneTimeKeyId, Raw<OneTimeKey>); 1], Refusal> {
+    let damaged = |error: &(dyn std::error::Error + 'static)| {
+        tracing::error!(error, "a stored one-time key is damaged");
+        Refusal::internal()
+    };
+    let id = OwnedOneTimeKeyId::try_from(id).map_err(|error| damaged(&error))?;
+    let key = Raw::from_json_string(json).map_err(|error| damaged(&error))?;
+    Ok([(id, key)])
 }
 
 /// See `api::Command::KeyChanges`.
@@ -43,6 +385,38 @@ pub(super) async fn key_changes(
     caller: &Caller,
     request: keys::get_key_changes::v3::Request,
 ) -> Result<keys::get_key_changes::v3::Response, Refusal> {
-    let _ = (hub, caller, request);
-    Err(Refusal::internal())
+    let from = position("from", &request.from)?;
+    let to = position("to", &request.to)?;
+    let changed = hub.store.device_changes(&caller.user, from, to).await;
+    let changed = changed.map_err(ours)?;
+    Ok(keys::get_key_changes::v3::Response::new(
+        changed,
+        Vec::new(),
+    ))
+}
+
+/// The position in a sync token: `s`, the position, and what sync appends after `_`.
+fn position(field: &str, token: &str) -> Result<Position, Refusal> {
+    let position = token.strip_prefix('s').and_then(|rest| {
+        let digits = rest.split_once('_').map_or(rest, |(digits, _)| digits);
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        digits.parse().ok().filter(|_| plain)
+    });
+    position
+        .map(Position)
+        .ok_or_else(|| Refusal::invalid_param(format!("{field}: not a token of /sync")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_token_is_read_with_and_without_what_follows_the_position() {
+        assert_eq!(position("from", "s17").unwrap(), Position(17));
+        assert_eq!(position("from", "s17_4").unwrap(), Position(17));
+        for bad in ["", "s", "17", "s+1", "s_4", "s-1", "s99999999999999999999"] {
+            assert!(position("from", bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -17,40 +17,71 @@ mod push_rules;
 mod rates;
 mod reading;
 mod receipts;
+mod registration;
 mod rooms;
 mod secret_registration;
 mod sync;
+#[cfg(test)]
+mod tests_accounts;
+#[cfg(test)]
+mod tests_devices;
+mod tickets;
 mod to_device;
+mod turns;
+mod uia;
+mod words;
 
-pub use accounts::AccountWish;
+use std::sync::Arc;
+
+pub use registration::AccountWish;
 
 use crate::{
     api::{Command, Origin, Refusal, Reply},
-    hub::{Hub, Settings},
-    store::media::MediaFiles,
+    base::Clock,
+    hub::{Hub, Settings, fanout::Touched},
+    store::{Batch, Write, media::MediaFiles},
 };
 
 /// What the desk holds between requests: settings, budgets, what is typed right now.
 pub struct Desk {
     settings: Settings,
     media: MediaFiles,
+    sessions: access::Sessions,
     rates: rates::Rates,
     passwords: passwords::Passwords,
     nonces: secret_registration::Nonces,
+    passed: registration::Passed,
+    login_tokens: accounts::LoginTokens,
+    turns: turns::Turns,
     typing: receipts::TypingBoard,
 }
 
 impl Desk {
     /// A desk with nothing on it.
-    pub fn new(settings: Settings, media: MediaFiles) -> Self {
+    pub fn new(settings: Settings, media: MediaFiles, clock: &Arc<dyn Clock>) -> Self {
         Self {
-            rates: rates::Rates::new(&settings.limits),
+            sessions: access::Sessions::default(),
+            rates: rates::Rates::new(&settings.limits, clock),
             passwords: passwords::Passwords::new(settings.limits.password_hashes_at_once),
             nonces: secret_registration::Nonces::default(),
+            passed: registration::Passed::default(),
+            login_tokens: accounts::LoginTokens::default(),
+            turns: turns::Turns::default(),
             typing: receipts::TypingBoard::default(),
             settings,
             media,
         }
+    }
+}
+
+#[cfg(test)]
+impl Desk {
+    /// What is stored of a password.
+    pub(super) async fn hash_password(&self, password: &str) -> String {
+        self.passwords
+            .hash(password, [7; 16])
+            .await
+            .expect("the queue is empty")
     }
 }
 
@@ -83,12 +114,14 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .await
                 .map(|reply| Reply::LogoutAll(Box::new(reply)))
         }
-        Command::Register(request) => accounts::register(hub, &origin, *request)
+        Command::Register(request) => registration::register(hub, &origin, *request)
             .await
             .map(|reply| Reply::Register(Box::new(reply))),
-        Command::UsernameAvailable(request) => accounts::username_available(hub, &origin, *request)
-            .await
-            .map(|reply| Reply::UsernameAvailable(Box::new(reply))),
+        Command::UsernameAvailable(request) => {
+            registration::username_available(hub, &origin, *request)
+                .await
+                .map(|reply| Reply::UsernameAvailable(Box::new(reply)))
+        }
         Command::Whoami(request) => {
             let caller = access::caller(hub, &origin).await?;
             accounts::whoami(hub, &caller, *request)
@@ -114,7 +147,7 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .map(|reply| Reply::DeleteProfileField(Box::new(reply)))
         }
         Command::CreateRoom(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::create_room(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::CreateRoom(Box::new(reply)))
@@ -132,25 +165,25 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .map(|reply| Reply::RoomAliases(Box::new(reply)))
         }
         Command::Join(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::join(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Join(Box::new(reply)))
         }
         Command::JoinByIdOrAlias(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::join_by_id_or_alias(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::JoinByIdOrAlias(Box::new(reply)))
         }
         Command::Knock(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::knock(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Knock(Box::new(reply)))
         }
         Command::Leave(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::leave(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Leave(Box::new(reply)))
@@ -162,25 +195,25 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .map(|reply| Reply::Forget(Box::new(reply)))
         }
         Command::Invite(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::invite(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Invite(Box::new(reply)))
         }
         Command::Kick(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::kick(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Kick(Box::new(reply)))
         }
         Command::Ban(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::ban(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Ban(Box::new(reply)))
         }
         Command::Unban(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::unban(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Unban(Box::new(reply)))
@@ -204,7 +237,7 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .map(|reply| Reply::JoinedRooms(Box::new(reply)))
         }
         Command::Send(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::send(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Send(Box::new(reply)))
@@ -222,7 +255,7 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .map(|reply| Reply::Context(Box::new(reply)))
         }
         Command::SendState(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::send_state(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::SendState(Box::new(reply)))
@@ -240,7 +273,7 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .map(|reply| Reply::StateForKey(Box::new(reply)))
         }
         Command::Redact(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::sender(hub, &origin).await?;
             rooms::redact(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Redact(Box::new(reply)))
@@ -411,4 +444,14 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
         }
     }
+}
+
+/// Stores what belongs to no room's log and cannot collide with what is there.
+async fn keep(hub: &Hub, writes: Vec<Write>, touched: Vec<Touched>) -> Result<(), Refusal> {
+    let batch = Batch {
+        writes,
+        may_conflict: false,
+    };
+    hub.writer.write(batch, touched).await?;
+    Ok(())
 }

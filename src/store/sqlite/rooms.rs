@@ -261,6 +261,23 @@ impl Rooms for Sqlite {
         all(&self.rows(statement).await?, user_of)
     }
 
+    async fn audience(
+        &self,
+        room: RoomNid,
+        server: &ServerName,
+    ) -> Result<Vec<OwnedUserId>, StoreError> {
+        let statement = sqlx::query(
+            "SELECT user FROM memberships WHERE room = ?1 AND membership IN (?2, ?3, ?4)
+             AND substr(user, -length(?5)) = ?5 ORDER BY user",
+        )
+        .bind(room.0)
+        .bind(membership_code(Membership::Join))
+        .bind(membership_code(Membership::Invite))
+        .bind(membership_code(Membership::Knock))
+        .bind(format!(":{server}"));
+        all(&self.rows(statement).await?, user_of)
+    }
+
     async fn neighbours(&self, user: &UserId, limit: u32) -> Result<Vec<OwnedUserId>, StoreError> {
         let statement = sqlx::query(
             "SELECT DISTINCT o.user FROM memberships m CROSS JOIN memberships o
@@ -302,6 +319,20 @@ impl Rooms for Sqlite {
         } else {
             TxnAnswer::Event(cells.text()?)
         }))
+    }
+
+    async fn txns(
+        &self,
+        user: &UserId,
+        device: &ruma::DeviceId,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let statement = sqlx::query("SELECT endpoint, txn FROM txns WHERE user = ? AND device = ?")
+            .bind(user.as_str())
+            .bind(device.as_str());
+        all(&self.rows(statement).await?, |row| {
+            let mut cells = Cells::of(row);
+            Ok((cells.next()?, cells.next()?))
+        })
     }
 
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError> {
