@@ -109,7 +109,7 @@ impl<'a> Levels<'a> {
     }
 
     /// The level needed to send an event of a type.
-    pub(in crate::room) fn to_send(&self, kind: &str, is_state: bool) -> i64 {
+    pub(in crate::room) fn needed_for(&self, kind: &str, is_state: bool) -> i64 {
         self.content
             .and_then(|content| integer(map(content, "events")?.get(kind)?))
             .unwrap_or_else(|| {

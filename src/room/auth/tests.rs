@@ -236,10 +236,10 @@ fn a_restricted_room_lets_in_whom_an_inviter_vouches_for() {
     }
 }
 
-fn signed(mxid: &str, signer: &str) -> CanonicalJsonObject {
-    let mut signed = json(json!({ "mxid": mxid, "token": "t" }));
-    sign_json(signer, key(signer).pair(), &mut signed).unwrap();
-    signed
+fn signed(mxid: &str, by: &str) -> CanonicalJsonObject {
+    let mut object = json(json!({ "mxid": mxid, "token": "t" }));
+    sign_json(by, key(by).pair(), &mut object).unwrap();
+    object
 }
 
 #[test]
