@@ -48,14 +48,23 @@ pub struct Clause {
 #[derive(Clone, Copy, Debug)]
 struct At(&'static str, &'static str);
 
+/// How many characters a refusal has at most: the values it quotes come from outside and can be as
+/// long as an event.
+const RULE_CHARS_MAX: usize = 400;
+
 impl At {
     fn refuse(self, version: Version, rule: impl Into<String>) -> Clause {
+        let mut rule = rule.into();
+        if let Some((end, _)) = rule.char_indices().nth(RULE_CHARS_MAX) {
+            rule.truncate(end);
+            rule.push('…');
+        }
         Clause {
             clause: match version {
                 Version::V10 | Version::V11 => self.0,
                 Version::V12 => self.1,
             },
-            rule: rule.into(),
+            rule,
         }
     }
 }

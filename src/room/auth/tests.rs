@@ -441,3 +441,14 @@ fn the_creator_may_join_right_after_the_create_event_and_only_then() {
         assert_eq!(check(&table, &event), v12_else(version, "5.3.7", "4.3.7"));
     }
 }
+
+#[test]
+fn a_refusal_quotes_no_more_than_a_few_lines() {
+    let table = Table::busy(Version::V12);
+    let long = json!({ "ban": "é".repeat(30_000) });
+    let event = fields(&table, ANA, "m.room.power_levels", Some(""), long);
+    let state = |kind: &str, key: &str| table.stored.get(&StateKey::new(kind, key)).cloned();
+    let clause = check_auth(&event, Version::V12, &state).unwrap_err();
+    assert_eq!(clause.clause, "10.1");
+    assert_eq!(clause.rule.chars().count(), 401);
+}
