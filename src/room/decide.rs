@@ -56,30 +56,39 @@ pub(super) struct Wanted {
 impl Room {
     /// What has to be learnt before [`Room::decide`] can say something about the part.
     pub fn needs(&self, sender: &UserId, part: &Part) -> Needs {
-        let mut needs = Needs::default();
+        let mut state = self.touched(sender, part);
+        state.retain(|key| !self.knows(key));
+        state.sort_unstable();
+        state.dedup();
+        let event = match part {
+            Part::Redact { target, .. } => Some(target.clone()),
+            Part::Event { kind, content, .. } if kind == "m.room.redaction" => redacts(content),
+            Part::Event { .. } | Part::Member { .. } => None,
+        };
+        Needs { state, event }
+    }
+
+    /// The state that the rules or the preconditions look at, known or not.
+    fn touched(&self, sender: &UserId, part: &Part) -> Vec<StateKey> {
         let mut keys = vec![
-            StateKey::new("m.room.create", ""),
+            StateKey::new("m.room.create", ""), // not among the auth events since v12
             StateKey::new("m.room.power_levels", ""),
             StateKey::member(sender),
         ];
+        let version = self.version();
         match part {
             Part::Event {
                 kind,
-                state_key,
+                state_key: Some(key),
                 content,
             } => {
-                if let Some(key) = state_key {
-                    keys.extend(select(kind, sender, Some(key), content, self.version()));
-                    keys.push(StateKey::new(kind, key));
-                }
-                if kind == "m.room.redaction" {
-                    needs.event = redacts(content);
-                }
-                if kind == "m.room.member" {
-                    keys.push(StateKey::new("m.room.join_rules", ""));
-                }
+                keys.extend(select(kind, sender, Some(key), content, version));
+                keys.push(StateKey::new(kind, key)); // it may say so already
             }
-            Part::Redact { target, .. } => needs.event = Some(target.clone()),
+            Part::Event { kind, .. } if kind == "m.room.member" => {
+                keys.push(StateKey::new("m.room.join_rules", ""));
+            }
+            Part::Event { .. } | Part::Redact { .. } => {}
             Part::Member {
                 target,
                 change,
@@ -87,20 +96,10 @@ impl Room {
             } => {
                 let content = with_membership(content, *change);
                 let target = Some(target.as_str());
-                keys.extend(select(
-                    "m.room.member",
-                    sender,
-                    target,
-                    &content,
-                    self.version(),
-                ));
+                keys.extend(select("m.room.member", sender, target, &content, version));
             }
         }
-        keys.retain(|key| !self.knows(key));
-        keys.sort_unstable();
-        keys.dedup();
-        needs.state = keys;
-        needs
+        keys
     }
 
     /// Turns a part into its effects, or says why not. Everything [`Room::needs`] named must have
@@ -238,13 +237,9 @@ impl Room {
     ) -> Result<PduFields, Refusal> {
         let tips = &self.heads().tips;
         let deepest = tips.iter().map(|(_, depth)| *depth).max().unwrap_or(0);
-        let auth = select(
-            &wanted.kind,
-            sender,
-            wanted.state_key.as_deref(),
-            &wanted.content,
-            self.version(),
-        );
+        let state_key = wanted.state_key.as_deref();
+        let (kind, content) = (&wanted.kind, &wanted.content);
+        let auth = select(kind, sender, state_key, content, self.version());
         let fields = PduFields {
             room_id: self.id().clone(),
             kind: wanted.kind,

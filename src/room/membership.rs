@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ruma::{CanonicalJsonObject, OwnedUserId, UserId};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId};
 
 use super::decide::{Wanted, with_membership, wrong};
 use crate::room::{Effect, Evidence, MemberChange, Membership, Refusal, Room};
@@ -135,7 +135,7 @@ impl Room {
             .is_none_or(|create| {
                 let fields = create.fields();
                 let federate = fields.content.get("m.federate");
-                federate.and_then(|value| value.as_bool()) != Some(false)
+                federate.and_then(CanonicalJsonValue::as_bool) != Some(false)
                     || fields.sender.server_name() == target.server_name()
             })
     }

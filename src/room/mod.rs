@@ -17,6 +17,8 @@ mod state_key;
 mod visibility;
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -9,9 +9,12 @@ use ruma::{
 };
 
 use crate::{
-    base::Timestamp,
+    base::{Seq, Timestamp},
     room::{Effect, Evidence, Founding, MemberChange, Part, Refusal, Room, StateKey, found},
-    wire::matrix::{Pdu, ServerKey, Version},
+    wire::{
+        chain,
+        matrix::{Pdu, ServerKey, Version},
+    },
 };
 
 pub(crate) const ANA: &str = "@ana:hub";
@@ -187,8 +190,14 @@ impl Table {
         }
     }
 
-    /// Every event's hash and signature, by ruma's eyes.
+    /// Every event's hash and signature, by ruma's eyes, and the chain over all of them.
     pub(crate) fn verify(&self) {
+        let room = self.room.id().as_str();
+        let mut link = chain::genesis(room);
+        for (n, event) in (1..).map(Seq).zip(&self.log) {
+            link = chain::link(room, n, link, &event.hash().0);
+        }
+        assert_eq!(self.room.heads().chain, link);
         let public = Base64::new(self.key.public().to_vec());
         let keys = PublicKeyMap::from([(
             self.key.name().to_string(),

@@ -167,12 +167,11 @@ impl History {
             .collect();
         let pick = |n: usize, from: &[OwnedEventId]| from.get(n % from.len().max(1)).cloned();
         match step.spoil {
-            Spoil::Nothing => {}
             Spoil::DropAuth(n) if !fields.auth.is_empty() => {
                 let n = n % fields.auth.len();
                 fields.auth.remove(n);
             }
-            Spoil::DropAuth(_) => {}
+            Spoil::Nothing | Spoil::DropAuth(_) => {}
             Spoil::DoubleAuth(n) => fields.auth.extend(pick(n, &fields.auth)),
             Spoil::AddAuth(n) => fields.auth.extend(pick(n, &self.order)),
         }

@@ -109,7 +109,7 @@ impl<'a> Levels<'a> {
     }
 
     /// The level needed to send an event of a type.
-    pub(in crate::room) fn to_send(&self, kind: &str, is_state: bool) -> i64 {
+    pub(in crate::room) fn needed_for(&self, kind: &str, is_state: bool) -> i64 {
         self.content
             .and_then(|content| integer(map(content, "events")?.get(kind)?))
             .unwrap_or_else(|| {
@@ -121,29 +121,31 @@ impl<'a> Levels<'a> {
             })
     }
 
-    /// Whether the user made the room, or since v12 is named by whoever did.
-    pub(in crate::room) fn is_creator(&self, user: &str) -> bool {
+    fn is_creator(&self, user: &str) -> bool {
+        self.creators().any(|creator| creator == user)
+    }
+
+    /// Who made the room, and since v12 whoever is named beside.
+    pub(super) fn creators(&self) -> impl Iterator<Item = &'a str> {
         let rules = &self.version.rules().authorization;
-        let create = self.create.fields();
-        is_first_creator(self.create, self.version, user)
-            || (rules.additional_room_creators
-                && create
-                    .content
-                    .get("additional_creators")
-                    .and_then(CanonicalJsonValue::as_array)
-                    .is_some_and(|ids| ids.iter().any(|id| id.as_str() == Some(user))))
+        let named = self.create.fields().content.get("additional_creators");
+        let named = named
+            .filter(|_| rules.additional_room_creators)
+            .and_then(CanonicalJsonValue::as_array)
+            .unwrap_or_default();
+        first_creator(self.create, self.version)
+            .into_iter()
+            .chain(named.iter().filter_map(CanonicalJsonValue::as_str))
     }
 }
 
-/// Whether the user is the one whose join may follow the create event: `creator` in v10, the
-/// sender since.
-pub(super) fn is_first_creator(create: &Pdu, version: Version, user: &str) -> bool {
+/// The one whose join may follow the create event: `creator` in v10, the sender since.
+pub(super) fn first_creator(create: &Pdu, version: Version) -> Option<&str> {
     let fields = create.fields();
     if version.rules().authorization.use_room_create_sender {
-        fields.sender.as_str() == user
+        Some(fields.sender.as_str())
     } else {
-        let creator = fields.content.get("creator");
-        creator.and_then(CanonicalJsonValue::as_str) == Some(user)
+        fields.content.get("creator")?.as_str()
     }
 }
 

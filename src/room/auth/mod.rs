@@ -20,6 +20,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use ruma::CanonicalJsonValue;
+
 use crate::{
     room::Membership,
     wire::matrix::{Pdu, PduFields, Version},
@@ -46,14 +48,23 @@ pub struct Clause {
 #[derive(Clone, Copy, Debug)]
 struct At(&'static str, &'static str);
 
+/// How many characters a refusal has at most: the values it quotes come from outside and can be as
+/// long as an event.
+const RULE_CHARS_MAX: usize = 400;
+
 impl At {
     fn refuse(self, version: Version, rule: impl Into<String>) -> Clause {
+        let mut rule = rule.into();
+        if let Some((end, _)) = rule.char_indices().nth(RULE_CHARS_MAX) {
+            rule.truncate(end);
+            rule.push('…');
+        }
         Clause {
             clause: match version {
                 Version::V10 | Version::V11 => self.0,
                 Version::V12 => self.1,
             },
-            rule: rule.into(),
+            rule,
         }
     }
 }
@@ -131,7 +142,7 @@ impl Auth<'_> {
             fields.sender.server_name(),
             self.create.fields().sender.server_name(),
         );
-        if federate.and_then(|value| value.as_bool()) == Some(false) && own != creating {
+        if federate.and_then(CanonicalJsonValue::as_bool) == Some(false) && own != creating {
             return Err(self.refuse(
                 At("3", "4"),
                 format!("only {creating} may take part in this room, the sender is of {own}"),
@@ -152,7 +163,7 @@ impl Auth<'_> {
             return self.needs(At("6.1", "7.1"), has, levels.field(INVITE), "to invite");
         }
         // 7 / 8. The level that the type needs.
-        let needed = levels.to_send(&fields.kind, fields.state_key.is_some());
+        let needed = levels.needed_for(&fields.kind, fields.state_key.is_some());
         self.needs(At("7", "8"), has, needed, "to send this type")?;
         // 8 / 9. A state key that names a user must name the sender.
         if let Some(key) = &fields.state_key

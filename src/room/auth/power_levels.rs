@@ -70,14 +70,17 @@ fn form(auth: &Auth<'_>, new: &CanonicalJsonObject) -> Result<(), Clause> {
                 format!("`users` names {user:?}, which is not a user id"),
             ));
         }
-        // 10.4, since v12. No creator may be named: their power is not a number.
-        let rules = &auth.version.rules().authorization;
-        if rules.explicitly_privilege_room_creators && auth.levels().is_creator(user) {
-            return Err(auth.refuse(
-                At("9.3", "10.4"),
-                format!("`users` names {user}, who is a creator of this room"),
-            ));
-        }
+    }
+    // 10.4, since v12. No creator may be named: their power is not a number.
+    let rules = &auth.version.rules().authorization;
+    if rules.explicitly_privilege_room_creators
+        && let Some(users) = users
+        && let Some(named) = auth.levels().creators().find(|id| users.contains_key(*id))
+    {
+        return Err(auth.refuse(
+            At("9.3", "10.4"),
+            format!("`users` names {named}, who is a creator of this room"),
+        ));
     }
     Ok(())
 }

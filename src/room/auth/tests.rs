@@ -236,10 +236,10 @@ fn a_restricted_room_lets_in_whom_an_inviter_vouches_for() {
     }
 }
 
-fn signed(mxid: &str, signer: &str) -> CanonicalJsonObject {
-    let mut signed = json(json!({ "mxid": mxid, "token": "t" }));
-    sign_json(signer, key(signer).pair(), &mut signed).unwrap();
-    signed
+fn signed(mxid: &str, by: &str) -> CanonicalJsonObject {
+    let mut object = json(json!({ "mxid": mxid, "token": "t" }));
+    sign_json(by, key(by).pair(), &mut object).unwrap();
+    object
 }
 
 #[test]
@@ -440,4 +440,15 @@ fn the_creator_may_join_right_after_the_create_event_and_only_then() {
         event.prev = vec![create.clone(), create];
         assert_eq!(check(&table, &event), v12_else(version, "5.3.7", "4.3.7"));
     }
+}
+
+#[test]
+fn a_refusal_quotes_no_more_than_a_few_lines() {
+    let table = Table::busy(Version::V12);
+    let long = json!({ "ban": "é".repeat(30_000) });
+    let event = fields(&table, ANA, "m.room.power_levels", Some(""), long);
+    let state = |kind: &str, key: &str| table.stored.get(&StateKey::new(kind, key)).cloned();
+    let clause = check_auth(&event, Version::V12, &state).unwrap_err();
+    assert_eq!(clause.clause, "10.1");
+    assert_eq!(clause.rule.chars().count(), 401);
 }

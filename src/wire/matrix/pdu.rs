@@ -199,7 +199,11 @@ impl Pdu {
         &self.json
     }
 
-    /// Its bytes as an object, for views; cannot fail for what was read or made here.
+    /// Its bytes as an object, for views.
+    ///
+    /// # Panics
+    ///
+    /// Never: whatever is a [`Pdu`] was read or written as an object.
     pub fn object(&self) -> CanonicalJsonObject {
         serde_json::from_str(&self.json).expect("a Pdu's bytes were read or written as an object")
     }
@@ -270,6 +274,10 @@ fn seal(
 }
 
 /// `$` and the URL-safe base64 of a reference hash.
+///
+/// # Panics
+///
+/// Never: every hash spells an event id.
 pub fn event_id(hash: EventHash) -> OwnedEventId {
     OwnedEventId::try_from(format!("${}", URL_SAFE_NO_PAD.encode(hash.0)))
         .expect("`$` and 43 base64 characters are an event id")
