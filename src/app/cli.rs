@@ -12,7 +12,7 @@ use super::{
     failure::{Exit, Failure},
     init::init,
     output::{self, Format},
-    run, users,
+    run, talk, users,
 };
 
 /// A hub for chat rooms that span providers, made for thin links.
@@ -365,7 +365,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             )?;
             run::block_on(run::operate(&loaded.config, request, format))
         }
-        Verb::Client(args) => run::block_on(run::client(args, format)),
+        Verb::Client(args) => run::block_on(talk::client(args, format)),
         Verb::Demo => run::block_on(run::demo(format)),
         Verb::Fsck(hub) => {
             let loaded = config::load(&hub.inputs())?;

@@ -4,7 +4,12 @@ use std::{io, net::SocketAddr};
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::{config::Config, failure::Failure, ready::Listening};
+use super::{
+    config::{Config, PlainCoap},
+    failure::Failure,
+    ready::Listening,
+};
+use crate::edge::{self, coap::Exposure};
 
 /// The bound listeners.
 #[derive(Debug, Default)]
@@ -21,6 +26,10 @@ impl Listeners {
     /// Binds what the configuration names.
     pub async fn bind(config: &Config) -> Result<Self, Failure> {
         let mut bound = Self::default();
+        let exposure = match config.coap.plain {
+            PlainCoap::Any => Exposure::Any,
+            PlainCoap::Loopback | PlainCoap::Off => Exposure::Loopback,
+        };
         for address in config.https.listen.addresses() {
             let listener = TcpListener::bind(address).await;
             bound
@@ -28,7 +37,7 @@ impl Listeners {
                 .push(listener.map_err(|e| refused("https.listen", *address, &e))?);
         }
         for address in config.coap.addresses() {
-            let socket = UdpSocket::bind(address).await;
+            let socket = edge::coap::bind(*address, exposure).await;
             bound
                 .coap
                 .push(socket.map_err(|e| refused("coap.listen", *address, &e))?);

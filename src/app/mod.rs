@@ -14,6 +14,7 @@ pub mod init;
 pub mod keys;
 pub mod listen;
 pub mod notify;
+pub mod open;
 pub mod operator;
 pub mod output;
 pub mod ready;

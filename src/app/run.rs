@@ -1,29 +1,27 @@
-//! How a hub is put together, run and taken down; and the verbs that need store or client.
-//!
-//! Everything that touches `store`, `hub`, `edge` or `client` is in this file, at the places
-//! marked SEAM.
+//! How a hub is put together, run and taken down; and the operator's verbs.
 
 use std::{
     future::Future,
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, RwLock},
 };
 
-use async_trait::async_trait;
-use serde_json::{Value as Json, json};
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use serde_json::Value as Json;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
 
 use super::{
     admin::{self, Health},
-    cli::ClientArgs,
+    clock::{self, SystemClock},
     config::{self, Config, Inputs},
     failure::Failure,
     keys::SigningKey,
     listen::Listeners,
     notify::Notify,
-    operator::{self, Operator, Progress, Request},
+    open::OpenHub,
+    operator::{self, Operator as _, Progress, Request},
     output::{self, Format},
     ready::Ready,
     reload::{Reloader, SharedTokens, Tokens},
@@ -31,7 +29,16 @@ use super::{
     telemetry::{self, Telemetry},
     tls::{self, Certificate},
 };
-use crate::api::{Code, Refusal};
+use crate::{
+    api::Service,
+    edge::{
+        self, Front,
+        coap::Coap,
+        http::{Https, WellKnown},
+    },
+    session::coap::Timers,
+    wire::matrix::ServerKey,
+};
 
 /// Runs a verb to its end.
 pub fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -51,7 +58,7 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let material = Material::read(&config)?;
     // Store and socket before the listeners: a second hub is told that there is a first one,
     // and not that some port is taken.
-    let hub = Hub::open(&config, &material).await?;
+    let hub = OpenHub::open(&config, &material).await?;
     let socket = operator::Server::bind(config.admin.socket.as_ref())
         .await
         .map_err(|error| operator_failure(&error))?;
@@ -63,30 +70,31 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let (stop, stopping) = watch::channel(false);
     let mut doors = JoinSet::new();
     open_doors(
-        &mut doors, listeners, &hub, &material, &telemetry, &stopping,
-    );
+        &mut doors, listeners, &hub, &material, &config, &telemetry, &stopping,
+    )?;
     let background = tokio::spawn(telemetry::upkeep(telemetry.metrics.clone()));
-    let operators = tokio::spawn(socket.run(Arc::clone(&hub.operator)));
+    let operators = tokio::spawn(socket.run(hub.running()));
     Ready::new(config.server_name.as_str(), listening).print()?;
 
-    let (certificate, tokens) = (material.certificate, material.tokens);
+    let (certificate, tokens) = (material.certificate.clone(), Arc::clone(&material.tokens));
     let mut reloader = Reloader::new(inputs, loaded, telemetry, certificate, tokens);
-    let outcome = attend(&hub, &mut doors, &mut signals, &mut reloader).await;
+    let outcome = attend(&hub, &material, &mut doors, &mut signals, &mut reloader).await;
 
-    hub.draining.store(true, Ordering::Relaxed);
+    hub.stop_waiting();
     let _ = stop.send(true);
     drain(&mut doors, &mut signals, reloader.config()).await;
     background.abort();
     operators.abort();
     let _ = operators.await; // its socket goes with it
-    hub.close().await?;
+    hub.close().await;
     tracing::info!("stopped");
     outcome
 }
 
 /// Minds signals and doors until one of them ends the hub.
 async fn attend(
-    hub: &Hub,
+    hub: &OpenHub,
+    material: &Material,
     doors: &mut JoinSet<Result<(), Failure>>,
     signals: &mut Signals,
     reloader: &mut Reloader,
@@ -102,7 +110,7 @@ async fn attend(
                 Signal::Reload => {
                     notify.reloading();
                     if reloader.reload_and_log().is_ok() {
-                        hub.apply(reloader.config());
+                        hub.apply(reloader.config(), &material.tokens);
                     }
                     notify.ready(&status);
                 }
@@ -132,20 +140,20 @@ async fn drain(doors: &mut JoinSet<Result<(), Failure>>, signals: &mut Signals, 
 }
 
 /// Keys, certificate and tokens: everything that can be wrong before the first socket is open.
-struct Material {
-    #[expect(
-        dead_code,
-        reason = "SEAM(hub): `Hub::open` hands it to the room rules"
-    )]
-    signing_key: SigningKey,
-    certificate: Option<Arc<Certificate>>,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    tokens: SharedTokens,
+pub struct Material {
+    /// The name and key events are signed with.
+    pub signing_key: Arc<ServerKey>,
+    /// What the HTTPS door shows.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Secrets that a reload replaces.
+    pub tokens: SharedTokens,
 }
 
 impl Material {
-    fn read(config: &Config) -> Result<Self, Failure> {
-        let signing_key = SigningKey::read(config.signing_key_file.as_ref())?;
+    /// Reads the files that the configuration names.
+    pub fn read(config: &Config) -> Result<Self, Failure> {
+        let SigningKey { pair } = SigningKey::read(config.signing_key_file.as_ref())?;
+        let signing_key = Arc::new(ServerKey::new(config.server_name.clone(), pair));
         let certificate = if config.https.listen.addresses().is_empty() {
             None
         } else {
@@ -154,57 +162,12 @@ impl Material {
                 read.map_err(|error| Failure::usage("CERTIFICATE", error))?,
             ))
         };
-        let tls = certificate.clone().map(tls::server_config).transpose();
-        let tls = tls.map_err(|error| Failure::failed("TLS", error))?;
         let tokens = Arc::new(RwLock::new(Tokens::read(config)?));
         Ok(Self {
             signing_key,
             certificate,
-            tls,
             tokens,
         })
-    }
-}
-
-/// The parts of a running hub that the doors and the operator meet.
-struct Hub {
-    // SEAM(hub): service: Arc<dyn crate::api::Service>,
-    operator: Arc<dyn Operator>,
-    draining: Arc<AtomicBool>,
-}
-
-impl Hub {
-    /// Opens the store alone and starts the hub on it.
-    #[expect(clippy::unused_async, reason = "SEAM(store): opening will wait")]
-    async fn open(_config: &Config, _material: &Material) -> Result<Self, Failure> {
-        // SEAM(store): open `config.store.url` and `config.store.media_dir`; a lock that is held,
-        //   another format or another server name is `Failure::store(code, reason)`, exit code 3.
-        // SEAM(hub): build the desk from the store, `material.signing_key`, `clock::SystemClock`,
-        //   `clock::rng()`, `config.limits` and `material.tokens`; let it implement `Operator`.
-        let operator = Arc::new(NoHub);
-        let draining = Arc::new(AtomicBool::new(false));
-        Ok(Self { operator, draining })
-    }
-
-    /// Whether work is accepted.
-    fn is_ready(&self) -> impl Fn() -> bool + Send + Sync + 'static {
-        let draining = Arc::clone(&self.draining);
-        // SEAM(hub): `&& service.ready()`
-        move || !draining.load(Ordering::Relaxed)
-    }
-
-    /// Takes the settings that a reload may change. The tokens are shared and already new.
-    #[expect(clippy::unused_self, reason = "SEAM(hub): hands them to the desk")]
-    fn apply(&self, _config: &Config) {
-        // SEAM(hub): limits of media and rates, `https.public_url`
-    }
-
-    /// Finishes the last commit and closes the store.
-    #[expect(clippy::unused_async, reason = "SEAM(store): closing will wait")]
-    async fn close(self) -> Result<(), Failure> {
-        // SEAM(hub, store): stop the writer, then close the store.
-        drop(self);
-        Ok(())
     }
 }
 
@@ -212,21 +175,41 @@ impl Hub {
 fn open_doors(
     doors: &mut JoinSet<Result<(), Failure>>,
     listeners: Listeners,
-    hub: &Hub,
+    hub: &OpenHub,
     material: &Material,
+    config: &Config,
     telemetry: &Telemetry,
     stopping: &watch::Receiver<bool>,
-) {
-    if let Some(_tls) = &material.tls {
-        for _listener in listeners.https {
-            // SEAM(edge): doors.spawn(edge::http::serve(listener, tls, service, stopped(stopping)));
+) -> Result<(), Failure> {
+    let front = Front::new(Arc::clone(&hub.hub) as Arc<dyn Service>);
+    if let Some(certificate) = &material.certificate {
+        let tls = tls::server_config(Arc::clone(certificate))
+            .map_err(|error| Failure::usage("CERTIFICATE", error))?;
+        for listener in listeners.https {
+            // The certificate itself is replaced behind the configuration; see `tls`.
+            let (_, tls) = watch::channel(Arc::clone(&tls));
+            let door = https_door(&front, config);
+            let served = edge::http::serve(listener, tls, door, stopping.clone());
+            doors.spawn(async move { Ok(served.await) });
         }
     }
-    for _socket in listeners.coap {
-        // SEAM(edge): doors.spawn(edge::coap::serve(socket, config.coap.plain, service, clock, …));
+    for socket in listeners.coap {
+        let door = Coap {
+            front: Arc::clone(&front),
+            clock: Arc::new(SystemClock::new()),
+            rng: Box::new(clock::rng()),
+            timers: Timers::default(),
+            limits: edge::coap::Limits {
+                drain: config.limits.drain.0,
+                ..edge::coap::Limits::default()
+            },
+        };
+        let served = edge::coap::serve(socket, door, stopping.clone());
+        doors.spawn(async move { Ok(served.await) });
     }
+    let service = Arc::clone(&hub.hub);
     let health = Health {
-        ready: Arc::new(hub.is_ready()),
+        ready: Arc::new(move || service.ready()),
         metrics: telemetry.metrics.clone(),
         tokens: Arc::clone(&material.tokens),
     };
@@ -239,6 +222,24 @@ fn open_doors(
                 .await
                 .map_err(|error| Failure::failed("ADMIN_LISTENER", error))
         });
+    }
+    Ok(())
+}
+
+fn https_door(front: &Arc<Front>, config: &Config) -> Https {
+    let limits = &config.limits;
+    Https {
+        front: Arc::clone(front),
+        limits: edge::http::Limits {
+            connections_max: limits.connections.0 as usize,
+            connections_per_address_max: limits.connections_per_address.0 as usize,
+            drain: limits.drain.0,
+            ..edge::http::Limits::default()
+        },
+        well_known: WellKnown {
+            client_base_url: config.https.public_url.as_ref().map(|url| url.0.clone()),
+            server: None, // federation is not in this release
+        },
     }
 }
 
@@ -276,46 +277,30 @@ pub async fn operate(config: &Config, request: Request, format: Format) -> Resul
 }
 
 /// Opens the store alone, does the verb, closes it.
-#[expect(clippy::unused_async, reason = "SEAM(store): opening will wait")]
-async fn operate_alone(_config: &Config, _request: Request) -> Result<Json, Failure> {
-    // SEAM(store, hub): as in `Hub::open`, but without listeners; then
-    //   let (sender, steps) = mpsc::channel(16), tell_progress for each step,
-    //   hub.operator.ask(request, Progress::to(sender)).await, and hub.close().await.
-    Err(not_built("the store"))
+async fn operate_alone(config: &Config, request: Request) -> Result<Json, Failure> {
+    let material = Material::read(config)?;
+    let hub = OpenHub::open(config, &material).await?;
+    let (sender, mut steps) = mpsc::channel(PROGRESS_WAITING_MAX);
+    let told = tokio::spawn(async move {
+        while let Some(step) = steps.recv().await {
+            tell_progress(&step);
+        }
+    });
+    let answer = hub.alone().ask(request, Progress::to(sender)).await;
+    hub.close().await;
+    let _ = told.await; // it only prints
+    Ok(answer?)
 }
 
-/// Does a client's verb.
-#[expect(clippy::unused_async, reason = "SEAM(client): talking will wait")]
-pub async fn client(args: ClientArgs, _format: Format) -> Result<(), Failure> {
-    let _login = args.login()?;
-    // SEAM(client): sign in over the door of `login` (password: `args.password_file` through
-    //   `users::password_from`, else `users::prompt`) or read `args.credentials`; then do
-    //   `args.verb` and print its result with `format.print`.
-    Err(not_built("the client"))
-}
+/// How many steps of progress may wait to be printed.
+const PROGRESS_WAITING_MAX: usize = 16;
 
 /// Shows and checks the whole thing in a temporary directory.
-#[expect(clippy::unused_async, reason = "SEAM(demo): it will wait")]
-pub async fn demo(_format: Format) -> Result<(), Failure> {
-    // SEAM(demo)
-    Err(not_built("the demo"))
-}
-
-fn not_built(what: &str) -> Failure {
-    Failure::failed("NOT_BUILT", format!("{what} is not in this build"))
-}
-
-/// Stands in the hub's place until there is one. SEAM(hub): goes.
-struct NoHub;
-
-#[async_trait]
-impl Operator for NoHub {
-    async fn ask(&self, request: Request, _: Progress) -> Result<Json, Refusal> {
-        match request {
-            Request::Status => Ok(json!({"version": env!("CARGO_PKG_VERSION")})),
-            _ => Err(Refusal::new(Code::Unrecognized, "not in this build")),
-        }
-    }
+pub async fn demo(format: Format) -> Result<(), Failure> {
+    let json = format == Format::Json;
+    super::demo::run(&mut std::io::stdout(), json)
+        .await
+        .map_err(|error| Failure::failed("DEMO", format!("{error:#}")))
 }
 
 fn operator_failure(error: &operator::ServerError) -> Failure {

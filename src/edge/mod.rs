@@ -14,7 +14,6 @@
 //! admin::serve(TcpListener, Admin { service, metrics, token, more }, shutdown)
 //! ```
 
-pub mod admin;
 pub mod client_api;
 pub mod coap;
 pub mod front;

@@ -91,11 +91,21 @@ impl Hub {
         }))
     }
 
-    /// Stops taking work, lets what was taken finish, and closes the writer.
-    pub async fn drain(&self) {
+    /// Takes no new work, and tells everyone who waits for news that there will be none.
+    pub fn stop_waiting(&self) {
         self.ready.store(false, Ordering::Release);
         self.fanout.close();
+    }
+
+    /// Stops taking work, lets what was taken finish, and closes the writer.
+    pub async fn drain(&self) {
+        self.stop_waiting();
         self.writer.drain().await;
+    }
+
+    /// Takes new settings; the number of shards and of password hashes at once stay.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.desk.reconfigure(settings, &self.clock);
     }
 
     /// The store, for reading.

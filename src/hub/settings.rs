@@ -38,7 +38,7 @@ pub struct Quota {
 }
 
 /// Ceilings an operator may move.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Failed and successful logins per address.
     pub login_per_address: Quota,

@@ -101,7 +101,7 @@ impl Hub {
             "login_per_account",
             "register_per_address",
             "messages_per_account",
-            "requests_per_address",
+            "requests_per_account",
         ] {
             command.args(["-O", &format!("limits.{limit}=off")]);
         }

@@ -15,6 +15,6 @@ section! {
         /// The certificate's private key, in PEM.
         key_file: FilePath = "keys/https.key.pem", Live;
         /// What /.well-known/matrix/client tells clients to use; unset, there is no such answer.
-        public_url: Option<BaseUrl> = "", Live;
+        public_url: Option<BaseUrl> = "", Restart;
     }
 }

@@ -20,14 +20,12 @@ section! {
         register_per_address: Rate = "6/m burst 12", Live;
         /// Messages and other events sent by one account.
         messages_per_account: Rate = "20/s burst 200", Live;
-        /// Requests of any kind from one address.
-        requests_per_address: Rate = "200/s burst 1000", Live;
+        /// Requests of any other kind by one account.
+        requests_per_account: Rate = "50/s burst 500", Live;
         /// Connections over HTTPS at the same time.
         connections: Count<1, 1_000_000> = "4096", Restart;
         /// Of those, from one address.
         connections_per_address: Count<1, 1_000_000> = "512", Restart;
-        /// CoAP peers whose exchanges are remembered at the same time.
-        coap_peers: Count<1, 1_000_000> = "16384", Restart;
         /// Passwords checked at the same time; each takes about 20 MiB while it lasts.
         password_checks: Count<1, 64> = "2", Restart;
         /// Tasks among which the rooms are shared out.

@@ -7,6 +7,7 @@ use ruma::{OwnedEventId, OwnedRoomId};
 use serde_json::Value;
 
 use crate::{
+    app::open,
     base::{ChainHash, Seq},
     client::Client,
     store::{Logged, Order, Rooms as _, fsck},
@@ -72,7 +73,9 @@ pub(super) struct Line {
 
 /// The log as it is on disk, and fsck over all of it.
 pub(super) async fn read_log(dir: &Path, room: &OwnedRoomId) -> anyhow::Result<Vec<Line>> {
-    let store = crate::app::run::open_store(&dir.join("tramline.toml")).await?;
+    let store = open::store_of(&dir.join("tramline.toml"))
+        .await
+        .map_err(|failure| anyhow::anyhow!("{failure}"))?;
     let report = fsck::fsck(&store, &mut |_| {}).await?;
     ensure!(report.is_clean(), "fsck found: {report:?}");
     let record = store.room(room).await?.context("the room is stored")?;

@@ -33,14 +33,14 @@ pub(super) type TokenHash = [u8; 32];
 /// The caller behind an origin, at the cost of one request of the account's budget.
 pub(super) async fn caller(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     let caller = authorised(hub, origin).await?;
-    hub.desk.rates.requests(&caller)?;
+    hub.desk.rates().requests(&caller)?;
     Ok(caller)
 }
 
 /// The caller behind an origin that wants an event made, at the cost of one event.
 pub(super) async fn sender(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     let caller = authorised(hub, origin).await?;
-    hub.desk.rates.events(&caller)?;
+    hub.desk.rates().events(&caller)?;
     Ok(caller)
 }
 

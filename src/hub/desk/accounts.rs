@@ -78,7 +78,7 @@ pub(super) async fn login(
     let user = match &request.login_info {
         LoginInfo::Password(shown) => by_password(hub, origin, shown).await?,
         LoginInfo::Token(shown) => {
-            hub.desk.rates.login_from(origin.address)?;
+            hub.desk.rates().login_from(origin.address)?;
             let tokens = &hub.desk.login_tokens.0;
             tokens
                 .redeem(&token_hash(&shown.token), hub.now())
@@ -111,11 +111,11 @@ async fn by_password(hub: &Hub, origin: &Origin, shown: &Password) -> Result<Own
     let mut stored = None;
     match &user {
         Some(user) => {
-            hub.desk.rates.login(origin.address, user)?;
+            hub.desk.rates().login(origin.address, user)?;
             let account = hub.store.user(user).await.map_err(ours)?;
             stored = account.and_then(|account| account.password);
         }
-        None => hub.desk.rates.login_from(origin.address)?,
+        None => hub.desk.rates().login_from(origin.address)?,
     }
     let passwords = &hub.desk.passwords;
     let is_right = passwords.is_right(&shown.password, stored).await?;

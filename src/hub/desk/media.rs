@@ -48,7 +48,7 @@ pub(super) async fn authenticated_media_config(
 }
 
 fn largest(hub: &Hub) -> UInt {
-    UInt::try_from(hub.desk.settings.limits.media_bytes_max).unwrap_or(UInt::MAX)
+    UInt::try_from(hub.desk.settings().limits.media_bytes_max).unwrap_or(UInt::MAX)
 }
 
 /// Stores a file; see [`crate::api::Service::upload`].
@@ -155,7 +155,7 @@ struct Allowed {
 
 impl Allowed {
     async fn of(hub: &Hub, user: &UserId) -> Result<Self, Refusal> {
-        let limits = &hub.desk.settings.limits;
+        let limits = &hub.desk.settings().limits;
         let used = hub.store.media_used(user).await.map_err(ours)?;
         Ok(Self {
             file: limits.media_bytes_max,

@@ -31,7 +31,7 @@ mod turns;
 mod uia;
 mod words;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 pub use registration::AccountWish;
 
@@ -44,10 +44,9 @@ use crate::{
 
 /// What the desk holds between requests: settings, budgets, what is typed right now.
 pub struct Desk {
-    settings: Settings,
+    rules: RwLock<Rules>,
     media: MediaFiles,
     sessions: access::Sessions,
-    rates: rates::Rates,
     passwords: passwords::Passwords,
     nonces: secret_registration::Nonces,
     passed: registration::Passed,
@@ -56,21 +55,48 @@ pub struct Desk {
     typing: receipts::TypingBoard,
 }
 
+/// What a reload may replace under those who use it.
+#[derive(Clone)]
+struct Rules {
+    settings: Arc<Settings>,
+    rates: Arc<rates::Rates>,
+}
+
 impl Desk {
     /// A desk with nothing on it.
     pub fn new(settings: Settings, media: MediaFiles, clock: &Arc<dyn Clock>) -> Self {
+        let rates = Arc::new(rates::Rates::new(&settings.limits, clock));
+        let settings = Arc::new(settings);
         Self {
             sessions: access::Sessions::default(),
-            rates: rates::Rates::new(&settings.limits, clock),
             passwords: passwords::Passwords::new(settings.limits.password_hashes_at_once),
             nonces: secret_registration::Nonces::default(),
             passed: registration::Passed::default(),
             login_tokens: accounts::LoginTokens::default(),
             turns: turns::Turns::default(),
             typing: receipts::TypingBoard::default(),
-            settings,
+            rules: RwLock::new(Rules { settings, rates }),
             media,
         }
+    }
+
+    /// Takes new settings. Budgets that did not change keep what was used of them.
+    pub(super) fn reconfigure(&self, settings: Settings, clock: &Arc<dyn Clock>) {
+        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        if rules.settings.limits != settings.limits {
+            rules.rates = Arc::new(rates::Rates::new(&settings.limits, clock));
+        }
+        rules.settings = Arc::new(settings);
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&rules.settings)
+    }
+
+    fn rates(&self) -> Arc<rates::Rates> {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&rules.rates)
     }
 }
 

@@ -82,9 +82,9 @@ pub(super) async fn register(
         return Err(Refusal::forbidden("there are no application services here"));
     }
     if request.auth.is_some() {
-        hub.desk.rates.register(origin.address)?;
+        hub.desk.rates().register(origin.address)?;
     }
-    let session = pass(hub, token, request.auth.as_ref())?;
+    let session = pass(hub, &token, request.auth.as_ref())?;
     let made = made_by(hub, request).await;
     if made.is_err() {
         let passed = &hub.desk.passed.0;
@@ -94,8 +94,8 @@ pub(super) async fn register(
 }
 
 /// The token that opens registration.
-fn open_to(hub: &Hub) -> Result<&str, Refusal> {
-    let token = hub.desk.settings.registration.token.as_deref();
+fn open_to(hub: &Hub) -> Result<String, Refusal> {
+    let token = hub.desk.settings().registration.token.clone();
     token
         .filter(|token| !token.is_empty())
         .ok_or_else(|| Refusal::forbidden("registration is closed; ask the operator"))
@@ -192,7 +192,7 @@ pub(super) async fn username_available(
     request: account::get_username_availability::v3::Request,
 ) -> Result<account::get_username_availability::v3::Response, Refusal> {
     open_to(hub)?;
-    hub.desk.rates.probe(origin.address)?;
+    hub.desk.rates().probe(origin.address)?;
     free_user(hub, &request.username).await?;
     Ok(account::get_username_availability::v3::Response::new(true))
 }

@@ -36,7 +36,7 @@ impl Default for Nonces {
 /// See `api::Command::RegisterNonce`.
 pub(super) fn nonce(hub: &Hub, origin: &Origin) -> Result<Reply, Refusal> {
     secret(hub)?;
-    hub.desk.rates.probe(origin.address)?;
+    hub.desk.rates().probe(origin.address)?;
     let nonce = words::random::<24>(hub);
     let nonces = &hub.desk.nonces.0;
     nonces.give(token_hash(&nonce), (), hub.now())?;
@@ -50,14 +50,14 @@ pub(super) async fn register(
     request: SecretRegistration,
 ) -> Result<account::register::v3::Response, Refusal> {
     let secret = secret(hub)?;
-    hub.desk.rates.register(origin.address)?;
+    hub.desk.rates().register(origin.address)?;
     let nonces = &hub.desk.nonces.0;
     nonces
         .redeem(&token_hash(&request.nonce), hub.now())
         .ok_or_else(|| {
             Refusal::new(Code::Unknown, "nonce: not one of ours, used, or too old").with_status(400)
         })?;
-    if !is_signed(secret, &request) {
+    if !is_signed(&secret, &request) {
         return Err(Refusal::forbidden("mac: not made with the shared secret"));
     }
     let user = free_user(hub, &request.username).await?;
@@ -69,8 +69,8 @@ pub(super) async fn register(
     with_session(hub, user, wish, Some(DeviceWish::default())).await
 }
 
-fn secret(hub: &Hub) -> Result<&str, Refusal> {
-    let secret = hub.desk.settings.registration.shared_secret.as_deref();
+fn secret(hub: &Hub) -> Result<String, Refusal> {
+    let secret = hub.desk.settings().registration.shared_secret.clone();
     secret
         .filter(|secret| !secret.is_empty())
         .ok_or_else(|| Refusal::forbidden("registration by shared secret is off"))

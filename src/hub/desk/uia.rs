@@ -46,7 +46,7 @@ pub(super) async fn prove_password(
     let Some(AuthData::Password(shown)) = auth else {
         return Err(ask());
     };
-    hub.desk.rates.login(None, &caller.user)?;
+    hub.desk.rates().login(None, &caller.user)?;
     let account = hub.store.user(&caller.user).await.map_err(ours)?;
     let stored = account.and_then(|account| account.password);
     let passwords = &hub.desk.passwords;

@@ -30,6 +30,11 @@ impl ServerKey {
         })
     }
 
+    /// A name and its key.
+    pub fn new(name: OwnedServerName, pair: Ed25519KeyPair) -> Self {
+        Self { name, pair }
+    }
+
     /// The server's name.
     pub fn name(&self) -> &OwnedServerName {
         &self.name

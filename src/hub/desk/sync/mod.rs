@@ -105,7 +105,7 @@ fn wait(hub: &Hub, request: &Request) -> Duration {
         return Duration::ZERO;
     }
     let wanted = request.timeout.unwrap_or(Duration::ZERO);
-    wanted.min(hub.desk.settings.limits.sync_wait_max)
+    wanted.min(hub.desk.settings().limits.sync_wait_max)
 }
 
 /// One round, with everything that is new.

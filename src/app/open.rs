@@ -1,0 +1,268 @@
+//! A store opened by this process alone, and the hub on it.
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use serde_json::{Value as Json, json};
+
+use super::{
+    clock::{self, SystemClock},
+    config::{self, Config, Inputs, Rate, StoreUrl},
+    failure::Failure,
+    operator::{Operator, Progress, Request},
+    reload::{SharedTokens, Tokens},
+    run::Material,
+};
+use crate::{
+    api::{Code, Refusal},
+    hub::{AccountWish, Hub, HubParts, Limits, Quota, RegistrationRules, Settings},
+    store::{
+        OpenError, SharedStore, fsck,
+        media::MediaFiles,
+        sqlite::{OpenOptions, Sqlite},
+    },
+};
+
+/// A hub and the store under it.
+pub struct OpenHub {
+    /// The hub.
+    pub hub: Arc<Hub>,
+    store: Arc<Sqlite>,
+    server_name: String,
+}
+
+/// Opens the store that a configuration names; nobody else may have it.
+pub async fn store(config: &Config) -> Result<Sqlite, Failure> {
+    let StoreUrl::Sqlite(path) = &config.store.url;
+    if let Some(dir) = path.parent() {
+        make_dir(dir)?;
+    }
+    // The path may carry a parameter for the power-cut test; see `OpenOptions::from_url`.
+    let url = format!("sqlite:{}", path.display());
+    let options = OpenOptions::from_url(&url, Path::new(""), config.server_name.clone());
+    let opened = match options {
+        Ok(options) => Sqlite::open(options).await,
+        Err(error) => Err(error),
+    };
+    opened.map_err(|error| match &error {
+        OpenError::Locked { .. } => Failure::store("STORE_LOCKED", error),
+        OpenError::Format { .. } => Failure::store("STORE_FORMAT", error),
+        OpenError::OtherServer { .. } => Failure::store("STORE_OF_ANOTHER_SERVER", error),
+        OpenError::Store(_) => Failure::failed("STORE", with_causes(&error)),
+    })
+}
+
+/// The same, from a configuration file.
+pub async fn store_of(file: &Path) -> Result<Sqlite, Failure> {
+    let inputs = Inputs::of_process(Some(file.to_owned()), Vec::new());
+    store(&config::load(&inputs)?.config).await
+}
+
+impl OpenHub {
+    /// Opens the store and starts a hub on it.
+    pub async fn open(config: &Config, material: &Material) -> Result<Self, Failure> {
+        let sqlite = Arc::new(store(config).await?);
+        let media_dir: &Path = config.store.media_dir.as_ref();
+        let media = MediaFiles::new(media_dir).await.map_err(|error| {
+            Failure::failed("MEDIA_DIR", format!("{}: {error}", media_dir.display()))
+        })?;
+        let hub = Hub::start(HubParts {
+            store: Arc::clone(&sqlite) as SharedStore,
+            media,
+            key: Arc::clone(&material.signing_key),
+            clock: Arc::new(SystemClock::new()),
+            rng: Box::new(clock::rng()),
+            settings: settings(config, &material.tokens),
+        })
+        .await
+        .map_err(|error| Failure::failed("STORE", with_causes(&error)))?;
+        Ok(Self {
+            hub,
+            store: sqlite,
+            server_name: config.server_name.to_string(),
+        })
+    }
+
+    /// What operators meet through the socket of a hub that runs.
+    pub fn running(&self) -> Arc<dyn Operator> {
+        Arc::new(self.operations(Alone::SharedWithClients))
+    }
+
+    /// What an operator meets who has the store to himself.
+    pub fn alone(&self) -> impl Operator + use<> {
+        self.operations(Alone::AloneOnTheStore)
+    }
+
+    /// Takes the settings that a reload may change.
+    pub fn apply(&self, config: &Config, tokens: &SharedTokens) {
+        self.hub.reconfigure(settings(config, tokens));
+    }
+
+    /// Tells everyone who waits for news that there will be none.
+    pub fn stop_waiting(&self) {
+        self.hub.stop_waiting();
+    }
+
+    /// Finishes what was taken, then closes the store.
+    pub async fn close(self) {
+        self.hub.drain().await;
+        drop(self.hub);
+        match Arc::try_unwrap(self.store) {
+            Ok(store) => store.close().await,
+            // Some request outlived its door. What it was told is stored; the rest is not owed.
+            Err(_) => tracing::warn!("the store is still being read; leaving it as it is"),
+        }
+    }
+
+    fn operations(&self, alone: Alone) -> Operations {
+        Operations {
+            hub: Arc::clone(&self.hub),
+            server_name: self.server_name.clone(),
+            alone,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Alone {
+    AloneOnTheStore,
+    SharedWithClients,
+}
+
+/// The operator's verbs.
+struct Operations {
+    hub: Arc<Hub>,
+    server_name: String,
+    alone: Alone,
+}
+
+#[async_trait]
+impl Operator for Operations {
+    async fn ask(&self, request: Request, progress: Progress) -> Result<Json, Refusal> {
+        match request {
+            Request::Status => self.status().await,
+            Request::AddUser {
+                localpart,
+                password,
+                admin,
+            } => {
+                let password = Some(password.reveal().to_owned());
+                let wish = AccountWish {
+                    localpart,
+                    password,
+                    admin,
+                };
+                let user = self.hub.add_user(wish).await?;
+                Ok(json!({ "user_id": user }))
+            }
+            // Entries that arrive while it reads would look like findings.
+            Request::Fsck if self.alone == Alone::SharedWithClients => Err(Refusal::new(
+                Code::BadState,
+                "fsck needs the store at rest: stop the hub first, or check a copy of its files",
+            )),
+            Request::Fsck => self.fsck(&progress).await,
+        }
+    }
+}
+
+impl Operations {
+    async fn status(&self) -> Result<Json, Refusal> {
+        let totals = self.hub.store().totals().await.map_err(|error| {
+            tracing::error!(%error, "the store failed");
+            Refusal::internal()
+        })?;
+        Ok(json!({
+            "server_name": self.server_name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "rooms": totals.rooms, "events": totals.events, "users": totals.users,
+        }))
+    }
+
+    async fn fsck(&self, progress: &Progress) -> Result<Json, Refusal> {
+        let mut tell = |step: fsck::Progress| {
+            if step.rooms.is_multiple_of(FSCK_ROOMS_PER_STEP) {
+                progress.tell(json!({"rooms": step.rooms, "of": step.rooms_all,
+                    "entries": step.entries}));
+            }
+        };
+        let checked = fsck::fsck(self.hub.store().as_ref(), &mut tell).await;
+        let report = checked.map_err(|error| {
+            tracing::error!(%error, "the store failed");
+            Refusal::new(Code::Unknown, format!("the store cannot be read: {error}"))
+        })?;
+        if !report.is_clean() {
+            let total = report.findings.len() as u64 + report.more;
+            let mut text = format!("{total} findings");
+            for finding in &report.findings {
+                text.push_str("\n  ");
+                text.push_str(&finding.to_string());
+            }
+            return Err(Refusal::new(Code::InvalidRoomState, text));
+        }
+        let fsck::Progress { rooms, entries, .. } = report.checked;
+        Ok(json!({"rooms": rooms, "entries": entries, "findings": 0}))
+    }
+}
+
+/// After how many rooms fsck says how far it is.
+const FSCK_ROOMS_PER_STEP: u64 = 1000;
+
+fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
+    let Tokens {
+        registration,
+        shared_secret,
+        ..
+    } = tokens
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .clone();
+    let limits = &config.limits;
+    Settings {
+        registration: RegistrationRules {
+            token: registration.map(|token| token.reveal().to_owned()),
+            shared_secret: shared_secret.map(|secret| secret.reveal().to_owned()),
+        },
+        limits: Limits {
+            login_per_address: quota(limits.login_per_address),
+            login_per_account: quota(limits.login_per_account),
+            register_per_address: quota(limits.register_per_address),
+            events_per_account: quota(limits.messages_per_account),
+            requests_per_account: quota(limits.requests_per_account),
+            password_hashes_at_once: limits.password_checks.0 as usize,
+            media_bytes_max: limits.media_size.0,
+            media_bytes_per_account: limits.media_quota.0,
+            ..Limits::default()
+        },
+        shards: limits.shards.0 as usize,
+    }
+}
+
+fn quota(Rate(pace): Rate) -> Quota {
+    pace.map_or(
+        Quota {
+            per_second: 0.0,
+            burst: 0,
+        },
+        |pace| Quota {
+            per_second: f64::from(pace.count.get()) / pace.per.as_secs_f64(),
+            burst: pace.burst.get(),
+        },
+    )
+}
+
+fn make_dir(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| Failure::failed("STORE_DIR", format!("{}: {error}", dir.display())))
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
