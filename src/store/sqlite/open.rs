@@ -152,7 +152,9 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 /// Connects; a file that is no database at all is a foreign format, not a broken disk.
 async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
     options.connect().await.map_err(|error| {
-        let code = error.as_database_error().and_then(|e| e.code());
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
         if code.as_deref() == Some(SQLITE_NOTADB) {
             format_error("not a SQLite file")
         } else {
