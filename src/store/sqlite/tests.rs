@@ -344,6 +344,48 @@ async fn a_commit_dropped_half_way_stores_nothing_and_harms_nothing() {
     assert_eq!(stored.heads, room.heads);
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(8))]
+
+    #[test]
+    fn any_run_of_state_changes_equals_a_model(seed: u64, steps in 1_u32..150) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            contract::states_equal_a_model(&open(&dir).await, seed, steps).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_reader_sees_whole_commits_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&dir).await);
+    let mut room = Pen::new(&*store, "whole");
+    let nid = room.nid;
+    let writer = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move {
+            for _ in 0..40 {
+                for _ in 0..7 {
+                    room.message(&*store);
+                }
+                commit(&store, &mut room).await;
+            }
+        }
+    });
+    let (forward, all) = (crate::store::Order::Forward, crate::base::Seq(u64::MAX));
+    while !writer.is_finished() {
+        let from = crate::base::Seq::ZERO;
+        let log = store.log(nid, from, all, forward, 1000).await.unwrap();
+        assert_eq!(log.len() % 7, 0);
+        let told = log.last().map_or(Position::ZERO, |entry| entry.position);
+        assert!(told <= store.position().await.unwrap());
+        assert_eq!(told.0 * 7, log.len() as u64);
+    }
+    writer.await.unwrap();
+}
+
 /// Appends a second through the store, and through the same statements without it. By hand, in
 /// release: `cargo test --release --lib store::sqlite -- --ignored --nocapture`.
 #[tokio::test]
