@@ -32,6 +32,9 @@ struct Form {
 
 impl Marker {
     /// Its bytes.
+    ///
+    /// # Panics
+    /// Never: text and ids are JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         let form = Form {
             new: self.new.clone(),

@@ -5,8 +5,9 @@
 //! hub-wide *position*. Rules live elsewhere: a store keeps what it is told, all of a batch or
 //! none of it, and tells it back.
 //!
-//! Look at [`records`] for what is read, [`write`] for what is written, `sqlite/` for the default
-//! backend and [`contract`] for the tests every backend passes.
+//! Look at [`records`] for what is read, [`write`] for what is written, [`sqlite`] for the default
+//! backend and [`contract`] for the tests every backend passes. [`memory`] and [`faulty`] are for
+//! tests and the simulation; [`fsck`] checks any store against itself; [`media`] keeps files.
 
 pub mod contract;
 pub mod faulty;

@@ -21,12 +21,12 @@ use crate::{
 pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
     let mut room = Pen::new(store, "fork");
     let topic = StateKey::new("m.room.topic", "");
-    let root = room.state(store, &StateKey::new("m.room.create", ""));
+    let creation = room.state(store, &StateKey::new("m.room.create", ""));
     let left = room.state(store, &topic);
     let state_left = room.state;
     // The right branch forks off the root and loses its topic to no one: it is resolved later.
     let mut right = room.event(store, "m.room.topic", Some(""));
-    right.prev = vec![hash(root)];
+    right.prev = vec![hash(creation)];
     right.depth = 2;
     let right_nid = right.nid;
     room.append(right);
@@ -113,11 +113,13 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
     assert_eq!(one(after.await.expect("read")), Some(right_nid));
     assert_eq!(
         store.state(resolved).await.expect("read"),
-        [root, right_nid]
+        [creation, right_nid]
     );
+    an_outlier_is_placed(store, &mut room, *places.first().expect("there are three")).await;
+}
 
-    // An event that came as an outlier gets its place in the log later.
-    let late = *places.first().expect("there are three");
+/// An event that came as an outlier gets its place in the log later.
+async fn an_outlier_is_placed(store: &dyn Store, room: &mut Pen, late: EventNid) {
     room.entry(NewLogged::Event(late), &hash(late).0);
     commit(store, room.take()).await;
     let late = store

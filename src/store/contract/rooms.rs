@@ -479,7 +479,7 @@ pub(super) async fn sharing_a_room_makes_neighbours(store: &dyn Store) {
         .joined(room.nid, Some(&elsewhere))
         .await
         .expect("read");
-    assert_eq!(joined, [far.clone()]);
+    assert_eq!(joined, std::slice::from_ref(&far));
     let mut near = store.neighbours(&ana, 10).await.expect("read");
     near.sort();
     assert_eq!(near, [bob.clone(), far]);

@@ -454,7 +454,7 @@ impl Devices for Memory {
     ) -> Result<Vec<(String, u64)>, StoreError> {
         let tables = self.tables();
         let mut counts: Vec<(String, u64)> = Vec::new();
-        for ((whose, algorithm, _), _) in &tables.one_time_keys {
+        for (whose, algorithm, _) in tables.one_time_keys.keys() {
             if whose.0 != user || whose.1 != device {
                 continue;
             }

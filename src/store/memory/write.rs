@@ -3,25 +3,22 @@
 //! What an ordinary batch can get wrong is looked for before anything is changed; a batch that
 //! may conflict is tried on a copy.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, btree_map},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Device, Entry, Event, Fallback, Member, Tables};
+use super::{Device, Entry, Event, Fallback, Member, Tables, check::check};
 use crate::{
     base::{Position, Seq},
     room::{Heads, StateKey},
     store::{
         Batch, Claimed, CommitError, Committed, Conflict, DeviceRecord, EventNid, EventRecord,
-        NewEntry, NewEvent, NewLogged, NewState, ReceiptRecord, RoomNid, RoomRecord, StateHead,
-        StateNid, StoreError, UserRecord, Write,
+        NewEntry, NewEvent, NewLogged, NewState, ReceiptRecord, RoomRecord, StateHead, StateNid,
+        StoreError, UserRecord, Write,
     },
     wire::chain,
 };
 
 /// Why a batch cannot go on.
-enum Stop {
+pub(super) enum Stop {
     Conflict(String),
     Damaged(String),
 }
@@ -96,101 +93,6 @@ fn take(
         }
     }
     Ok(Ok(claimed))
-}
-
-/// Walks what a run of batches writes without changing anything.
-fn check(tables: &Tables, run: &[Batch]) -> Result<(), Stop> {
-    let mut rooms: BTreeMap<RoomNid, Walk> = BTreeMap::new();
-    let mut known = BTreeSet::new();
-    let mut txns = BTreeSet::new();
-    for write in run.iter().flat_map(|batch| &batch.writes) {
-        match write {
-            Write::NewRoom { nid, .. } => {
-                rooms.insert(*nid, Walk::default());
-            }
-            Write::Event(event) => {
-                if !known.insert(event.nid) || tables.events.contains_key(&event.nid) {
-                    return Err(twice("event", event.nid.0));
-                }
-            }
-            Write::Txn { key, .. } => {
-                let there = !txns.insert(key) || tables.txns.contains_key(key);
-                if there && !run.iter().any(|batch| batch.may_conflict) {
-                    return Err(twice("transaction", &key.txn));
-                }
-            }
-            Write::Entry(entry) => {
-                if let NewLogged::Event(nid) = entry.what
-                    && !known.contains(&nid)
-                    && !tables.events.contains_key(&nid)
-                {
-                    return Err(Stop::Damaged(format!("there is no event {}", nid.0)));
-                }
-                Walk::of(&mut rooms, tables, entry.room)?.entry(entry)?;
-            }
-            Write::Heads { room, heads, .. } => {
-                Walk::of(&mut rooms, tables, *room)?.heads = Some(heads.seq);
-            }
-            _ => {}
-        }
-    }
-    rooms
-        .into_iter()
-        .try_for_each(|(room, walk)| walk.end(room))
-}
-
-fn twice(what: &str, which: impl std::fmt::Display) -> Stop {
-    Stop::Damaged(format!("{what} {which} is already there"))
-}
-
-/// One room's log in a commit.
-#[derive(Default)]
-struct Walk {
-    last: Seq,
-    grew: bool,
-    heads: Option<Seq>,
-}
-
-impl Walk {
-    fn of<'a>(
-        rooms: &'a mut BTreeMap<RoomNid, Self>,
-        tables: &Tables,
-        room: RoomNid,
-    ) -> Result<&'a mut Self, Stop> {
-        let stored = tables.rooms.get(&room).map(|known| known.heads.seq);
-        match rooms.entry(room) {
-            btree_map::Entry::Occupied(walk) => Ok(walk.into_mut()),
-            btree_map::Entry::Vacant(slot) => match stored {
-                Some(last) => Ok(slot.insert(Self {
-                    last,
-                    ..Self::default()
-                })),
-                None => Err(Stop::Damaged(format!("there is no room {}", room.0))),
-            },
-        }
-    }
-
-    fn entry(&mut self, entry: &NewEntry) -> Result<(), Stop> {
-        if entry.seq != self.last.next() {
-            return Err(Stop::Damaged(format!(
-                "room {} was given entry {} after entry {}",
-                entry.room.0, entry.seq, self.last
-            )));
-        }
-        self.last = entry.seq;
-        self.grew = true;
-        Ok(())
-    }
-
-    fn end(self, room: RoomNid) -> Result<(), Stop> {
-        if (self.grew && self.heads.is_none()) || self.heads.is_some_and(|seq| seq != self.last) {
-            return Err(Stop::Damaged(format!(
-                "room {} was given entries up to {} and head {:?}",
-                room.0, self.last, self.heads
-            )));
-        }
-        Ok(())
-    }
 }
 
 impl Tables {
@@ -335,9 +237,8 @@ impl Tables {
                 self.aliases.insert(alias.clone(), (*room, creator.clone()));
             }
             Write::RemoveAlias { alias } => {
-                if self.aliases.remove(alias).is_none() {
-                    return Err(Stop::Conflict(format!("{alias} is not there")));
-                }
+                let known = self.aliases.remove(alias);
+                known.ok_or_else(|| Stop::Conflict(format!("{alias} is not there")))?;
             }
             Write::Receipt { room, receipt } => {
                 let key = (

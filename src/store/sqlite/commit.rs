@@ -367,3 +367,78 @@ async fn execute(
 ) -> Result<sqlx::sqlite::SqliteQueryResult, sqlx::Error> {
     sqlx::query(sql).execute(conn).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Rooms as _, contract::Pen, sqlite::OpenOptions};
+
+    async fn open(dir: &tempfile::TempDir) -> Sqlite {
+        let name = ruma::OwnedServerName::try_from("hub.example").unwrap();
+        let options = OpenOptions::new(dir.path().join("store.db"), name);
+        Sqlite::open(options).await.unwrap()
+    }
+
+    /// Does something to the writer's connection.
+    async fn meddle(store: &Sqlite, text: &'static str) {
+        let mut writer = store.writer.lock().await;
+        let conn = &mut writer.ready.as_mut().unwrap().conn;
+        sqlx::raw_sql(text).execute(conn).await.unwrap();
+    }
+
+    async fn commit(store: &Sqlite, pen: &Pen) -> Result<Committed, CommitError> {
+        let batch = Batch {
+            writes: pen.clone().take(),
+            may_conflict: false,
+        };
+        store.commit(&[batch]).await
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_stores_nothing_and_the_next_commit_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        meddle(&store, "PRAGMA max_page_count = 100").await;
+        let mut large = Pen::new(&store, "large");
+        for _ in 0..5000 {
+            large.message(&store);
+        }
+        let refused = commit(&store, &large).await;
+        assert!(
+            matches!(refused, Err(CommitError::Failed(StoreError::Backend(_)))),
+            "{refused:?}"
+        );
+        assert_eq!(store.room(&large.id).await.unwrap(), None);
+
+        let small = Pen::new(&store, "small");
+        assert_eq!(commit(&store, &small).await.unwrap().position, Position(1));
+        meddle(&store, "PRAGMA max_page_count = 1000000").await;
+        assert_eq!(commit(&store, &large).await.unwrap().position, Position(2));
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_fails_at_its_end_is_unknown_and_the_next_connects_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        // What is checked only by COMMIT itself makes it fail.
+        meddle(
+            &store,
+            "PRAGMA foreign_keys = ON;
+             CREATE TEMP TABLE parents (id INTEGER PRIMARY KEY);
+             CREATE TEMP TABLE children (parent INTEGER REFERENCES parents (id)
+                 DEFERRABLE INITIALLY DEFERRED);
+             CREATE TEMP TRIGGER orphan AFTER UPDATE ON main.hub
+                 BEGIN INSERT INTO children VALUES (1); END;",
+        )
+        .await;
+        let room = Pen::new(&store, "room");
+        let unknown = commit(&store, &room).await;
+        assert!(
+            matches!(unknown, Err(CommitError::Unknown(_))),
+            "{unknown:?}"
+        );
+        assert!(store.writer.lock().await.ready.is_none());
+        assert_eq!(store.position().await.unwrap(), Position(0));
+        assert_eq!(commit(&store, &room).await.unwrap().position, Position(1));
+    }
+}

@@ -6,6 +6,7 @@
 //! Start with [`open`](mod@open), then [`commit`] (the write side) and the schema in `migrations/`.
 
 mod accounts;
+mod bulk;
 mod codec;
 mod commit;
 mod devices;

@@ -1,13 +1,20 @@
 //! Reads of rooms: events, state, the log, memberships.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use async_trait::async_trait;
 use ruma::{OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
-use sqlx::{Sqlite as Db, SqliteConnection, pool::PoolConnection, sqlite::SqliteRow};
+use sqlx::{
+    AssertSqlSafe, Sqlite as Db, SqliteConnection, pool::PoolConnection, sqlite::SqliteRow,
+};
 
 use super::{
-    Sqlite, backend, damaged,
+    Sqlite, backend,
+    bulk::Statement,
+    damaged,
     rows::{Cells, all, event_columns, int, membership_code, room_columns, user_of},
     states,
 };
@@ -26,19 +33,13 @@ impl Sqlite {
     }
 
     /// All rows of a statement with its arguments bound.
-    pub(super) async fn rows(
-        &self,
-        statement: super::pending::Statement,
-    ) -> Result<Vec<SqliteRow>, StoreError> {
+    pub(super) async fn rows(&self, statement: Statement) -> Result<Vec<SqliteRow>, StoreError> {
         let mut conn = self.reader().await?;
         statement.fetch_all(&mut *conn).await.map_err(backend)
     }
 
     /// The one row of a statement, or none.
-    pub(super) async fn row(
-        &self,
-        statement: super::pending::Statement,
-    ) -> Result<Option<SqliteRow>, StoreError> {
+    pub(super) async fn row(&self, statement: Statement) -> Result<Option<SqliteRow>, StoreError> {
         let mut conn = self.reader().await?;
         statement.fetch_optional(&mut *conn).await.map_err(backend)
     }
@@ -94,23 +95,11 @@ impl Rooms for Sqlite {
         room: RoomNid,
         keys: &[StateKey],
     ) -> Result<Vec<Option<EventRecord>>, StoreError> {
-        const SQL: &str = concat!(
-            "SELECT ",
-            event_columns!(),
-            " FROM current c CROSS JOIN events e ON e.nid = c.event \
-             WHERE c.room = ? AND c.kind = ? AND c.key = ?"
-        );
         let mut conn = self.reader().await?;
         let mut found = Vec::with_capacity(keys.len());
-        for key in keys {
-            let row = sqlx::query(SQL)
-                .bind(room.0)
-                .bind(key.kind.as_str())
-                .bind(key.key.as_str())
-                .fetch_optional(&mut *conn)
-                .await
-                .map_err(backend)?;
-            found.push(row.map(|row| Cells::of(&row).event()).transpose()?);
+        // All of a decision's keys fit one statement, and so come from one commit.
+        for keys in keys.chunks(KEYS_MAX) {
+            found.extend(current(&mut conn, room, keys).await?);
         }
         Ok(found)
     }
@@ -418,6 +407,62 @@ async fn events(
         .map_err(backend)?;
     all(&rows, |row| Cells::of(row).event())
 }
+
+/// Up to [`KEYS_MAX`] pieces of current state in one statement, which has room for 4, 16 or 64.
+async fn current(
+    conn: &mut SqliteConnection,
+    room: RoomNid,
+    keys: &[StateKey],
+) -> Result<Vec<Option<EventRecord>>, StoreError> {
+    let fitting = CURRENT.iter().find(|(size, _)| keys.len() <= *size);
+    let (size, sql) = fitting.ok_or_else(|| damaged(format!("{} keys", keys.len())))?;
+    let mut statement: Statement = sqlx::query(AssertSqlSafe(sql.as_str()));
+    for index in 0..*size {
+        // What is too much stays null and equals nothing.
+        let key = keys.get(index);
+        statement = statement
+            .bind(i64::try_from(index).unwrap_or(i64::MAX))
+            .bind(key.map(|key| key.kind.as_str()))
+            .bind(key.map(|key| key.key.as_str()));
+    }
+    let rows = statement
+        .bind(room.0)
+        .fetch_all(conn)
+        .await
+        .map_err(backend)?;
+    let mut found = vec![None; keys.len()];
+    for row in &rows {
+        let mut cells = Cells::of(row);
+        let index: usize = cells.number()?;
+        if let Some(slot) = found.get_mut(index) {
+            *slot = Some(cells.event()?);
+        }
+    }
+    Ok(found)
+}
+
+static CURRENT: LazyLock<[(usize, String); 3]> = LazyLock::new(|| {
+    [4, 16, KEYS_MAX].map(|size| {
+        let wanted = vec!["(?,?,?)"; size].join(",");
+        let sql = format!(
+            "SELECT v.column1, {} FROM (VALUES {wanted}) AS v CROSS JOIN current c \
+             ON c.room = ? AND c.kind = v.column2 AND c.key = v.column3 \
+             CROSS JOIN events e ON e.nid = c.event",
+            event_columns!()
+        );
+        (size, sql)
+    })
+});
+
+/// The statement for 16 keys, for the test of its plan.
+#[cfg(test)]
+pub(super) fn current_statement() -> &'static str {
+    let [_, (_, sql), _] = &*CURRENT;
+    sql
+}
+
+/// How many pieces of current state are read at once: more than any event's authorization names.
+const KEYS_MAX: usize = 64;
 
 /// For each key its few candidates by index, then which of them the state holds.
 async fn state_entries(

@@ -3,11 +3,7 @@
 use ruma::{DeviceId, UserId};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 
-use super::{
-    commit::Stop,
-    pending::{Grown, Statement},
-    rows::int,
-};
+use super::{bulk::Statement, commit::Stop, pending::Grown, rows::int};
 use crate::{
     base::{Position, Seq},
     store::{Claimed, EventNid, Write},

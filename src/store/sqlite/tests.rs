@@ -11,7 +11,7 @@ use crate::{
     base::Position,
     room::{Membership, StateKey},
     store::{
-        Batch, Commits as _, Rooms as _, Store,
+        Accounts as _, Batch, Commits as _, Devices as _, Rooms as _, Store,
         contract::{self, Pen},
     },
 };
@@ -198,6 +198,7 @@ async fn hot_statements_scan_no_table() {
         rooms::SEQ_AT,
         devices::DEVICE_CHANGES,
         pending::rooms_statement(),
+        rooms::current_statement(),
     ] {
         let plan = plan(&store, statement).await;
         for line in plan.lines().filter(|line| line.starts_with("SCAN")) {
@@ -343,10 +344,53 @@ async fn a_commit_dropped_half_way_stores_nothing_and_harms_nothing() {
     assert_eq!(stored.heads, room.heads);
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(8))]
+
+    #[test]
+    fn any_run_of_state_changes_equals_a_model(seed: u64, steps in 1_u32..150) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            contract::states_equal_a_model(&open(&dir).await, seed, steps).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_reader_sees_whole_commits_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&dir).await);
+    let mut room = Pen::new(&*store, "whole");
+    let nid = room.nid;
+    let writer = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move {
+            for _ in 0..40 {
+                for _ in 0..7 {
+                    room.message(&*store);
+                }
+                commit(&store, &mut room).await;
+            }
+        }
+    });
+    let (forward, all) = (crate::store::Order::Forward, crate::base::Seq(u64::MAX));
+    while !writer.is_finished() {
+        let from = crate::base::Seq::ZERO;
+        let log = store.log(nid, from, all, forward, 1000).await.unwrap();
+        assert_eq!(log.len() % 7, 0);
+        let told = log.last().map_or(Position::ZERO, |entry| entry.position);
+        assert!(told <= store.position().await.unwrap());
+        assert_eq!(told.0 * 7, log.len() as u64);
+    }
+    writer.await.unwrap();
+}
+
 /// Appends a second through the store, and through the same statements without it. By hand, in
 /// release: `cargo test --release --lib store::sqlite -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "a measurement, not a check"]
+#[expect(clippy::disallowed_methods, reason = "it measures real time")]
 async fn how_fast_messages_are_appended() {
     for (rooms, per_commit) in [(1, 1), (1, 64), (50, 64), (1, 256), (50, 256)] {
         let dir = tempfile::tempdir_in("target").unwrap();
@@ -393,4 +437,68 @@ async fn how_fast_messages_are_appended() {
         let rate = f64::from(u32::try_from(commits * per_commit).unwrap()) / spent.as_secs_f64();
         println!("{rooms} rooms, {per_commit} a commit: {rate:.0} appends/s");
     }
+}
+
+/// What a sync costs that finds nothing new, for a user of one room and one of ten thousand; and
+/// how much memory the process has then. By hand, as above.
+#[tokio::test]
+#[ignore = "a measurement, not a check"]
+#[expect(clippy::disallowed_methods, reason = "it measures real time")]
+async fn how_much_many_rooms_cost() {
+    let dir = tempfile::tempdir_in("target").unwrap();
+    let store = open(&dir).await;
+    let [one, all] =
+        ["one", "all"].map(|n| OwnedUserId::try_from(format!("@{n}:h.example")).unwrap());
+    let mut pens: Vec<Pen> = (0..10_000)
+        .map(|n| Pen::new(&store, &format!("r{n}")))
+        .collect();
+    for (n, pens) in pens.chunks_mut(100).enumerate() {
+        let mut batches = Vec::new();
+        for pen in pens {
+            pen.member(&store, &all, Membership::Join);
+            if n == 0 {
+                pen.member(&store, &one, Membership::Join);
+            }
+            for _ in 0..messages_per_room() {
+                pen.message(&store);
+            }
+            batches.push(Batch {
+                writes: pen.take(),
+                may_conflict: false,
+            });
+        }
+        store.commit(&batches).await.unwrap();
+    }
+    let last = store.position().await.unwrap();
+    for round in 0..3 {
+        for (user, since) in [(&one, last), (&all, last), (&all, Position(last.0 - 1))] {
+            let started = tokio::time::Instant::now();
+            for _ in 0..500 {
+                store.memberships(user, Some(since)).await.unwrap();
+                store.device_changes(user, since, last).await.unwrap();
+                store.account_data(user, since).await.unwrap();
+            }
+            println!(
+                "{round} {user} since {since} of {last}: {:?}",
+                started.elapsed() / 500
+            );
+        }
+    }
+    drop(pens);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let totals = store.totals().await.unwrap();
+    println!(
+        "{totals:?} {:?}",
+        status.lines().find(|line| line.starts_with("VmRSS"))
+    );
+    store.close().await;
+    let started = tokio::time::Instant::now();
+    let store = open(&dir).await;
+    println!("opened in {:?}", started.elapsed());
+    drop(store);
+}
+
+fn messages_per_room() -> u32 {
+    let asked = std::env::var("MESSAGES_PER_ROOM").ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(10)
 }
