@@ -43,7 +43,7 @@ fn init_refuses_to_overwrite() -> Result<(), Failed> {
 fn a_wrong_key() -> Result<(), Failed> {
     let hub = Hub::init()?;
     let mut text = fs::read_to_string(hub.config())?;
-    let line = text.lines().count() + 2;
+    let line = text.lines().count() + 3;
     text.push_str("\n[lgo]\nlevel = \"info\"\n");
     fs::write(hub.config(), text)?;
     let output = tramline().arg("config").arg("--config").arg(hub.config()).output()?;

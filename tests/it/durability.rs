@@ -32,14 +32,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             "durability::every_acked_message_survives_a_power_cut",
             Need::Required,
             &[Peer::Powercut],
-            || power_cuts("full").and_then(|lost| assert_nothing(&lost)),
+            || power_cuts("").and_then(|lost| assert_nothing(&lost)),
         ),
         peers::trial(
             "durability::the_power_cut_shows_when_nothing_is_synced",
             Need::Required,
             &[Peer::Powercut],
             || {
-                let lost = power_cuts("off")?;
+                let lost = power_cuts("?synchronous=off")?;
                 if lost.is_empty() {
                     return Err("with synchronous=OFF a power cut must lose something".into());
                 }
@@ -182,7 +182,7 @@ fn check(log: &[String], acked: &[Acked]) -> Result<(), Failed> {
 }
 
 /// Runs hubs under the power-cut model and tells which acked messages were lost.
-fn power_cuts(synchronous: &str) -> Result<Vec<String>, Failed> {
+fn power_cuts(parameter: &str) -> Result<Vec<String>, Failed> {
     let shim = peers::powercut()?;
     let mut lost = Vec::new();
     for round in 0..5_u64 {
@@ -195,7 +195,7 @@ fn power_cuts(synchronous: &str) -> Result<Vec<String>, Failed> {
         hub.env("POWERCUT_DIR", disk.display().to_string());
         hub.env("POWERCUT_SHADOW", kept.display().to_string());
         hub.env("POWERCUT_SEED", round.to_string());
-        hub.option(&format!("store.url=sqlite:store?synchronous={synchronous}"));
+        hub.option(&format!("store.url=sqlite:store/tramline.db{parameter}"));
         hub.start()?;
         let acked = block_on(async {
             let mut ana = hub.client("https", "ana").await?;

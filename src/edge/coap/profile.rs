@@ -45,9 +45,6 @@ enum BodyForm {
 pub(super) enum Fault {
     /// With a Matrix error.
     Refused(Refusal),
-    /// The body's bytes are not in the format they claim to be: told in plain words (rfc7252 5.5.2), since there
-    /// is no format to answer in.
-    Undecodable(DecodeError),
     /// The body has a format we do not read.
     UnknownFormat(u16),
     /// The client wants a format we do not write.
@@ -127,7 +124,7 @@ pub(super) fn body(request: &Request, meant: &Words) -> (Form, Result<Vec<u8>, F
         Some(CBOR) if request.payload.is_empty() => (Ok(Vec::new()), KeyForm::Text),
         Some(CBOR) => match cbor::decode(&request.payload) {
             Ok(body) => (Ok(body.value.to_string().into_bytes()), body.keys),
-            Err(error) => (Err(undecodable(error)), KeyForm::Text),
+            Err(error) => (Err(undecodable(&error)), KeyForm::Text),
         },
         None | Some(JSON) => (Ok(request.payload.to_vec()), KeyForm::Text),
         Some(other) => (Err(Fault::UnknownFormat(other)), KeyForm::Text),
@@ -155,12 +152,14 @@ fn key_form(named: Option<u32>, sent: KeyForm) -> KeyForm {
     }
 }
 
-fn undecodable(error: DecodeError) -> Fault {
-    if error.is_well_formed() {
-        Refusal::bad_json(error.to_string()).into()
+/// A body we cannot read is refused in the form its sender claimed to write.
+fn undecodable(error: &DecodeError) -> Fault {
+    let code = if error.is_well_formed() {
+        Refused::BadJson
     } else {
-        Fault::Undecodable(error)
-    }
+        Refused::NotJson
+    };
+    Refusal::new(code, error.to_string()).into()
 }
 
 fn method(code: Code) -> Result<Method, Refusal> {
@@ -232,7 +231,6 @@ impl Form {
     pub(super) fn fault(self, fault: Fault) -> Response {
         match fault {
             Fault::Refused(refusal) => self.response(Answer::of_refusal(refusal)),
-            Fault::Undecodable(error) => Response::new(Code::BAD_REQUEST).saying(error.to_string()),
             Fault::UnknownFormat(format) => Response::new(Code::UNSUPPORTED_FORMAT).saying(
                 format!("Content-Format {format}: bodies are {CBOR} (CBOR) or {JSON} (JSON)"),
             ),
@@ -253,7 +251,6 @@ impl Fault {
     pub(super) const fn status(&self) -> u16 {
         match self {
             Self::Refused(refusal) => refusal.status,
-            Self::Undecodable(_) => 400,
             Self::UnknownFormat(_) => 415,
             Self::NotAcceptable(_) => 406,
         }

@@ -334,7 +334,7 @@ async fn a_refusal_has_its_code_and_a_rate_limit_its_max_age() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_decode_is_told_in_words() {
+async fn a_body_that_does_not_decode_is_refused_in_its_own_format() {
     let door = running().await;
     let mut client = Client::of(&door).await;
     let send = |format: u8, body: &[u8]| {
@@ -349,9 +349,11 @@ async fn a_body_that_does_not_decode_is_told_in_words() {
     let torn = client.ask(send(60, &[0xa1, 0x61])).await;
     assert_eq!(
         (torn.code, torn.options.content_format()),
-        (Code::BAD_REQUEST, None)
+        (Code::BAD_REQUEST, Some(60))
     );
-    assert!(std::str::from_utf8(&torn.payload).unwrap().contains("byte"));
+    let told = cbor::decode(&torn.payload).unwrap().value;
+    assert_eq!(told["errcode"], "M_NOT_JSON");
+    assert!(told["error"].as_str().unwrap().contains("byte"));
     let unknown_key = client.ask(send(60, &[0xa1, 0x18, 0xc8, 0x01])).await;
     assert_eq!(json_of(&unknown_key)["errcode"], "M_BAD_JSON");
     let twice = client.ask(send(50, br#"{"a":1,"a":2}"#)).await;

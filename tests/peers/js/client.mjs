@@ -69,6 +69,10 @@ try {
         preset: "private_chat",
         room_version: args["room-version"],
     });
+    // the SDK orders its own messages only in a room that /sync has told it of
+    if (!client.getRoom(roomId)) {
+        await until(client, sdk.ClientEvent.Room, (room) => room.roomId === roomId);
+    }
     // a message of one's own is in the timeline at once, with a status until /sync has brought it
     const bodies = () =>
         (client.getRoom(roomId)?.getLiveTimeline().getEvents() ?? [])
