@@ -10,8 +10,8 @@ mod send;
 mod tests;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, RoomAliasId, RoomId, RoomOrAliasId, UserId,
-    OwnedRoomId, serde::Raw,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomAliasId, RoomId, RoomOrAliasId,
+    UserId, serde::Raw,
 };
 
 pub(super) use self::{
@@ -50,7 +50,11 @@ async fn submit(
 /// The refusal for a write; of a room that may be elsewhere it says what is missing.
 fn refusal(error: WriteError, hub: &Hub, room: &RoomId) -> Refusal {
     match error {
-        WriteError::NoSuchRoom(_) if room.server_name().is_some_and(|name| name != hub.key.name()) => {
+        WriteError::NoSuchRoom(_)
+            if room
+                .server_name()
+                .is_some_and(|name| name != hub.key.name()) =>
+        {
             elsewhere(room.as_str())
         }
         error => error.into(),
