@@ -3,7 +3,7 @@
 //! The hub checks that keys are somebody's to upload and can be written as canonical JSON (others
 //! will hash them); whether a signature is right is for the clients, who need not trust a hub.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId,
@@ -210,6 +210,12 @@ fn fallback_keys(
     if keys.len() > FALLBACK_KEYS_MAX {
         return Err(too_large("fallback_keys", keys.len(), FALLBACK_KEYS_MAX));
     }
+    let algorithms: BTreeSet<_> = keys.keys().map(|id| id.algorithm()).collect();
+    if algorithms.len() < keys.len() {
+        return Err(Refusal::invalid_param(
+            "fallback_keys: one key for each algorithm",
+        ));
+    }
     let write = |(id, key): (&OwnedOneTimeKeyId, &Raw<OneTimeKey>)| {
         Ok(Write::FallbackKey {
             user: caller.user.clone(),
@@ -242,7 +248,10 @@ fn checked_key(
         .map_err(|error| Refusal::bad_json(format!("{field}.{id}: {error}")))?;
     match value {
         CanonicalJsonValue::Object(object)
-            if object.get("key").is_some_and(|key| key.as_str().is_some()) =>
+            if object.get("key").is_some_and(|key| key.as_str().is_some())
+                && object
+                    .get("signatures")
+                    .is_some_and(|it| it.as_object().is_some()) =>
         {
             Ok(json::canonical(&object))
         }
@@ -304,12 +313,12 @@ async fn keys_of(
     records
         .into_iter()
         .filter(is_wanted)
-        .map(|record| Ok((record.device.clone(), with_name(record)?)))
+        .map(|record| Ok((record.device.clone(), with_name(&record)?)))
         .collect()
 }
 
 /// The keys as uploaded, and the device's name where signatures do not cover it.
-fn with_name(record: DeviceKeysRecord) -> Result<Raw<DeviceKeys>, Refusal> {
+fn with_name(record: &DeviceKeysRecord) -> Result<Raw<DeviceKeys>, Refusal> {
     let damaged = |error: &(dyn std::error::Error + 'static)| {
         let device = &record.device;
         tracing::error!(error, %device, "stored device keys are damaged");

@@ -1,6 +1,7 @@
 //! Media: files that users upload and anyone with an account here may read.
 //!
 //! Files are opaque: nothing here looks inside one.
+#![expect(clippy::unused_async, reason = "every command is asked in one way")]
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -156,10 +157,10 @@ struct Allowed {
 impl Allowed {
     async fn of(hub: &Hub, user: &UserId) -> Result<Self, Refusal> {
         let limits = &hub.desk.settings.limits;
-        let used = hub.store.media_used(user).await.map_err(ours)?;
+        let taken = hub.store.media_used(user).await.map_err(ours)?;
         Ok(Self {
             file: limits.media_bytes_max,
-            left: limits.media_bytes_per_account.saturating_sub(used),
+            left: limits.media_bytes_per_account.saturating_sub(taken),
         })
     }
 

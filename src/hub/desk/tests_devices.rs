@@ -34,14 +34,14 @@ use crate::{
     },
 };
 
-fn password_of(user: &str, password: &str) -> Option<AuthData> {
+fn password_of(user: &str, password: &str) -> AuthData {
     let shown = json!({
         "type": "m.login.password",
         "identifier": { "type": "m.id.user", "user": user },
         "password": password,
         "session": "S",
     });
-    Some(serde_json::from_value(shown).unwrap())
+    serde_json::from_value(shown).unwrap()
 }
 
 async fn shared_room(hub: &TestHub, ana: &Person, bob: &Person) -> OwnedRoomId {
@@ -134,7 +134,7 @@ async fn removing_a_device_needs_the_password_and_ends_its_session_at_once() {
     let ana = hub.account("ana").await;
     hub.password(&ana, "s3cret").await;
     let tablet = hub.device(&ana.user, "TABLET").await;
-    let list = || get_devices::v3::Request::new();
+    let list = get_devices::v3::Request::new;
     ask!(hub, tablet.origin, Devices(list())).unwrap();
 
     let remove = |auth| {
@@ -148,20 +148,23 @@ async fn removing_a_device_needs_the_password_and_ends_its_session_at_once() {
         asked.body.unwrap()["flows"],
         json!([{ "stages": ["m.login.password"] }])
     );
-    for wrong in [password_of("ana", "guess"), password_of("bob", "s3cret")] {
+    for wrong in [
+        Some(password_of("ana", "guess")),
+        Some(password_of("bob", "s3cret")),
+    ] {
         let refusal = ask!(hub, ana.origin, DeleteDevice(remove(wrong))).unwrap_err();
         assert_eq!(refusal.status, 401);
         assert_eq!(refusal.body.unwrap()["session"], "S");
     }
     ask!(hub, tablet.origin, Devices(list())).unwrap();
 
-    let right = remove(password_of("@ana:hub.example", "s3cret"));
+    let right = remove(Some(password_of("@ana:hub.example", "s3cret")));
     ask!(hub, ana.origin, DeleteDevice(right)).unwrap();
     let refusal = ask!(hub, tablet.origin, Devices(list())).unwrap_err();
     assert_eq!(refusal.code, Code::UnknownToken);
 
     let mut several = delete_devices::v3::Request::new(vec!["NONE".into(), "PHONE".into()]);
-    several.auth = password_of("ana", "s3cret");
+    several.auth = Some(password_of("ana", "s3cret"));
     ask!(hub, ana.origin, DeleteDevices(several)).unwrap();
     ask!(hub, ana.origin, Devices(list())).unwrap_err();
 }
@@ -606,4 +609,19 @@ async fn last_seen_is_written_again_after_minutes() {
     assert_eq!(seen().await, first);
     hub.clock.advance(Duration::from_secs(200));
     assert_eq!(seen().await.since(first), Duration::from_secs(400));
+}
+
+#[tokio::test]
+async fn one_fallback_key_of_an_algorithm_is_kept() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let two = json!({ "signed_curve25519:F": key("f"), "signed_curve25519:G": key("g") });
+    let refusal = ask!(hub, ana.origin, UploadKeys(upload(None, json!({}), two))).unwrap_err();
+    assert_eq!(refusal.code, Code::InvalidParam);
+    for id in ["F", "G"] {
+        let one = json!({ format!("signed_curve25519:{id}"): key(id) });
+        ask!(hub, ana.origin, UploadKeys(upload(None, json!({}), one))).unwrap();
+    }
+    let (id, given) = claim(&hub, &ana, &ana).await.unwrap();
+    assert_eq!((id.as_str(), given), ("signed_curve25519:G", key("G")));
 }
