@@ -146,9 +146,11 @@ reads! {
     membership(user: &UserId, room: RoomNid) -> Option<MembershipRecord>;
     memberships(user: &UserId, since: Option<Position>) -> Vec<MembershipRecord>;
     joined(room: RoomNid, server: Option<&ServerName>) -> Vec<OwnedUserId>;
+    audience(room: RoomNid, server: &ServerName) -> Vec<OwnedUserId>;
     neighbours(user: &UserId, limit: u32) -> Vec<OwnedUserId>;
     share_a_room(one: &UserId, other: &UserId) -> bool;
     txn(key: &TxnKey) -> Option<TxnAnswer>;
+    txns(user: &UserId, device: &ruma::DeviceId) -> Vec<(String, String)>;
     alias(alias: &RoomAliasId) -> Option<AliasRecord>;
     aliases(room: RoomNid) -> Vec<AliasRecord>;
     receipts(room: RoomNid, since: Position) -> Vec<ReceiptRecord>;

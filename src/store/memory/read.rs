@@ -254,6 +254,22 @@ impl Rooms for Memory {
         Ok(tables.joined(room).filter(here).cloned().collect())
     }
 
+    async fn audience(
+        &self,
+        room: RoomNid,
+        server: &ServerName,
+    ) -> Result<Vec<OwnedUserId>, StoreError> {
+        let tables = self.tables();
+        let told = tables.memberships.iter().filter(|((user, of), member)| {
+            let listens = matches!(
+                member.membership,
+                Membership::Join | Membership::Invite | Membership::Knock
+            );
+            *of == room && listens && user.server_name() == server
+        });
+        Ok(told.map(|((user, _), _)| user.clone()).collect())
+    }
+
     async fn neighbours(&self, user: &UserId, limit: u32) -> Result<Vec<OwnedUserId>, StoreError> {
         let near = self.tables().neighbours(user);
         Ok(near.into_iter().take(many(limit)).collect())
@@ -263,6 +279,19 @@ impl Rooms for Memory {
         let tables = self.tables();
         let shared = !tables.rooms_of(one).is_disjoint(&tables.rooms_of(other));
         Ok(shared)
+    }
+
+    async fn txns(
+        &self,
+        user: &UserId,
+        device: &ruma::DeviceId,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let tables = self.tables();
+        let keys = tables.txns.keys();
+        let own = keys.filter(|key| key.user == user && key.device == device);
+        Ok(own
+            .map(|key| (key.endpoint.clone(), key.txn.clone()))
+            .collect())
     }
 
     async fn txn(&self, key: &TxnKey) -> Result<Option<TxnAnswer>, StoreError> {

@@ -42,6 +42,7 @@ pub(in crate::hub::desk) async fn create_room(
     caller: &Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
+    hub.desk.rates.events(caller)?;
     let wish = wish(hub, caller, request).await?;
     let nid = hub.store.numbers().room();
     if let Some(alias) = &wish.alias {

@@ -33,6 +33,7 @@ async fn submit(
     room: &RoomId,
     part: Part,
 ) -> Result<Submitted, Refusal> {
+    hub.desk.rates.events(caller)?;
     let submission = Submission {
         draft: Draft {
             sender: caller.user.clone(),

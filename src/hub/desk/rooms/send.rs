@@ -76,6 +76,7 @@ async fn once(
     endpoint: String,
     txn: String,
 ) -> Result<OwnedEventId, Refusal> {
+    hub.desk.rates.events(caller)?;
     let submission = Submission {
         draft: Draft {
             sender: caller.user.clone(),
