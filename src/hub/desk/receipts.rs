@@ -105,11 +105,9 @@ pub(super) async fn typing(
         if until.is_some() {
             let board = hub.desk.typing.clone();
             let (clock, fanout) = (Arc::clone(&hub.clock), Arc::clone(&hub.fanout));
-            tokio::spawn(
-                board.watch(standing.room.nid, caller.user.clone(), clock, move || {
-                    fanout.ring(std::slice::from_ref(&audience));
-                }),
-            );
+            tokio::spawn(board.watch(standing.room.nid, caller.user.clone(), clock, move || {
+                fanout.ring(std::slice::from_ref(&audience));
+            }));
         }
     }
     Ok(typing_now::Response::new())
@@ -159,8 +157,7 @@ impl<'a> Marks<'a> {
     /// A receipt; one that would go back in the log is passed over.
     async fn read(&mut self, kind: &str, thread: &str, event: OwnedEventId) -> Result<(), Refusal> {
         let seq = self.seq(&event).await?;
-        let seq =
-            seq.ok_or_else(|| Refusal::not_found(format!("no event {event} in this room")))?;
+        let seq = seq.ok_or_else(|| Refusal::not_found(format!("no event {event} in this room")))?;
         let before = self
             .before
             .iter()
@@ -223,9 +220,7 @@ impl<'a> Marks<'a> {
 
 async fn audience(hub: &Hub, room: RoomNid) -> Result<Touched, Refusal> {
     let users = hub.store.audience(room, hub.key.name()).await;
-    Ok(Touched::Many(Arc::new(
-        users.map_err(ours)?.into_iter().collect(),
-    )))
+    Ok(Touched::Many(Arc::new(users.map_err(ours)?.into_iter().collect())))
 }
 
 fn thread(thread: &ReceiptThread) -> Result<String, Refusal> {

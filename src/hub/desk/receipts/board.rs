@@ -239,13 +239,9 @@ impl Receipts {
         if self.rooms.len() < RECEIPT_ROOMS_MAX {
             return;
         }
-        let mut positions: Vec<Position> =
-            self.rooms.values().map(|noted| noted.position).collect();
+        let mut positions: Vec<Position> = self.rooms.values().map(|noted| noted.position).collect();
         positions.sort_unstable();
-        let cut = positions
-            .get(positions.len() / 4)
-            .copied()
-            .unwrap_or_default();
+        let cut = positions.get(positions.len() / 4).copied().unwrap_or_default();
         self.rooms
             .retain(|_, noted| noted.on_their_way > 0 || noted.position > cut);
         self.since = self.since.map(|since| since.max(cut));

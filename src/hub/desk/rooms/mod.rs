@@ -10,8 +10,8 @@ mod send;
 mod tests;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomAliasId, RoomId, RoomOrAliasId,
-    UserId, serde::Raw,
+    CanonicalJsonObject, CanonicalJsonValue, RoomAliasId, RoomId, RoomOrAliasId, UserId,
+    OwnedRoomId, serde::Raw,
 };
 
 pub(super) use self::{
@@ -33,6 +33,7 @@ async fn submit(
     room: &RoomId,
     part: Part,
 ) -> Result<Submitted, Refusal> {
+    hub.desk.rates.events(caller)?;
     let submission = Submission {
         draft: Draft {
             sender: caller.user.clone(),
@@ -50,11 +51,7 @@ async fn submit(
 /// The refusal for a write; of a room that may be elsewhere it says what is missing.
 fn refusal(error: WriteError, hub: &Hub, room: &RoomId) -> Refusal {
     match error {
-        WriteError::NoSuchRoom(_)
-            if room
-                .server_name()
-                .is_some_and(|name| name != hub.key.name()) =>
-        {
+        WriteError::NoSuchRoom(_) if room.server_name().is_some_and(|name| name != hub.key.name()) => {
             elsewhere(room.as_str())
         }
         error => error.into(),
