@@ -102,7 +102,7 @@ pub(in crate::hub) async fn download(
 ) -> Result<MediaObject, Refusal> {
     access::caller(hub, origin).await?;
     let unknown = || Refusal::not_found("there is no such file here");
-    if server != hub.key.name().as_str() {
+    if server != hub.key.name().as_str() || !is_media_id(media_id) {
         return Err(unknown());
     }
     let record = hub.store.media(media_id).await.map_err(ours)?;
@@ -115,6 +115,12 @@ pub(in crate::hub) async fn download(
         length,
         body: pieces(file),
     })
+}
+
+/// Ours have 24 characters. The id only ever looks up a row, and never becomes part of a path.
+fn is_media_id(id: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    !id.is_empty() && id.len() <= LABEL_BYTES_MAX && id.chars().all(is_plain)
 }
 
 /// A file, a piece at a time.

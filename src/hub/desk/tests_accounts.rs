@@ -266,7 +266,11 @@ async fn the_login_types_are_those_that_work() {
         LoginTypes(get_login_types::v3::Request::new())
     )
     .unwrap();
-    let names: Vec<_> = types.flows.iter().map(|flow| flow.login_type()).collect();
+    let names: Vec<_> = types
+        .flows
+        .iter()
+        .map(get_login_types::v3::LoginType::login_type)
+        .collect();
     assert_eq!(names, ["m.login.password", "m.login.token"]);
 }
 

@@ -327,7 +327,7 @@ async fn who_shares_a_room_hears_of_changed_keys_and_is_woken() {
         get_key_changes::v3::Request::new(format!("s{from}"), format!("s{to}_0"))
     };
     let told = ask!(hub, bob.origin, KeyChanges(changes(before, after))).unwrap();
-    assert_eq!(told.changed, [ana.user.clone()]);
+    assert_eq!(told.changed, std::slice::from_ref(&ana.user));
     let told = ask!(hub, eve.origin, KeyChanges(changes(before, after))).unwrap();
     assert!(told.changed.is_empty());
     // The same keys again are no change.
