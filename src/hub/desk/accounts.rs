@@ -102,9 +102,10 @@ pub(super) async fn login(
     } else {
         must_fit_in(&devices)?;
     }
-    keep(hub, vec![session.write(hub, &user)], Vec::new()).await?;
-    // The device's earlier token, if it had one, was replaced.
+    let kept = keep(hub, vec![session.write(hub, &user)], Vec::new()).await;
+    // The device's earlier token, if it had one, was replaced; or that is not known.
     hub.desk.sessions.forget(&user, Some(&session.device));
+    kept?;
     Ok(session::login::v3::Response::new(
         user,
         session.token,
@@ -197,9 +198,8 @@ impl Hub {
             user: user.to_owned(),
             password: hash,
         };
-        keep(self, vec![changed], Vec::new()).await?;
         let all = devices::ids(self, user).await?;
-        devices::remove(self, user, &all).await
+        devices::remove_with(self, user, &all, vec![changed]).await
     }
 }
 

@@ -1,6 +1,9 @@
 //! Accounts, from the door's side.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use ruma::{
     OwnedUserId,
@@ -20,7 +23,7 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{Code, Command, Refusal, Reply, SecretRegistration},
+    api::{Code, Command, Credentials, Refusal, Reply, SecretRegistration},
     hub::{
         AccountWish, Quota, RegistrationRules, Settings,
         testing::{Person, SERVER, TestHub, ask, bearer, hub, hub_with, stranger},
@@ -576,4 +579,71 @@ async fn the_hub_says_what_it_can_do() {
         json!({ "default": "12", "available": { "10": "stable", "11": "stable", "12": "stable" } })
     );
     assert_eq!(told["m.change_password"], json!({ "enabled": false }));
+}
+
+/// A log that is kept in memory, for the test that looks for secrets in it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_logged_at_any_level() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    tracing::info!("the log is on");
+
+    let hub = open_hub().await;
+    let made = registration("ana", Some(token("letmein")));
+    let made = ask!(hub, stranger(), Register(made)).unwrap();
+    ask!(
+        hub,
+        stranger(),
+        Register(registration("ana", Some(token("planted-guess"))))
+    )
+    .unwrap_err();
+    let ana = log_in(&hub, by_name("ana", "s3cret")).await.unwrap();
+    log_in(&hub, by_name("ana", "planted-wrong"))
+        .await
+        .err()
+        .unwrap();
+    let login_token = hub.hub.mint_login_token(&ana.user).await.unwrap();
+    hub.hub
+        .set_password(&ana.user, "planted-new")
+        .await
+        .unwrap();
+    ask!(hub, ana.origin, Whoami(whoami())).unwrap_err();
+    drop(guard);
+
+    let Credentials::Token(session) = ana.origin.credentials else {
+        panic!()
+    };
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("the log is on"));
+    let made = made.access_token.unwrap();
+    for secret in [
+        "s3cret",
+        "letmein",
+        "planted",
+        "argon2",
+        &made,
+        &session,
+        &login_token,
+    ] {
+        assert!(!text.contains(secret), "{secret} is in {text}");
+    }
 }
