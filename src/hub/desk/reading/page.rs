@@ -153,11 +153,6 @@ fn walk(sight: &mut Sight<'_>, entries: Vec<LogRecord>, wanted: Wanted<'_>) -> V
         .collect()
 }
 
-/// Everything is wanted.
-pub(in crate::hub::desk) fn everything(_: &EventRecord) -> bool {
-    true
-}
-
 /// The distinct senders of a page.
 pub(in crate::hub::desk) fn senders(page: &[Seen]) -> std::collections::BTreeSet<Arc<str>> {
     page.iter()

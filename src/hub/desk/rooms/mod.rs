@@ -7,6 +7,8 @@ mod create;
 mod membership;
 mod send;
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;
 
 use ruma::{
