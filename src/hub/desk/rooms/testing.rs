@@ -49,6 +49,7 @@ impl TestHub {
         who: &Person,
         request: room::create_room::v3::Request,
     ) -> Result<OwnedRoomId, Refusal> {
+        self.clock.advance(std::time::Duration::from_secs(1));
         let made = rooms::create_room(&self.hub, &who.caller(), request).await;
         made.map(|made| made.room_id)
     }

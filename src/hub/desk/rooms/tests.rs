@@ -103,6 +103,17 @@ async fn every_version_makes_a_room_with_an_id_of_its_form() {
 }
 
 #[tokio::test]
+async fn rooms_wanted_alike_in_one_millisecond_are_different_rooms() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let caller = ana.caller();
+    let want = || rooms::create_room(&hub.hub, &caller, wish("private_chat", &json!([])));
+    let one = want().await.unwrap().room_id;
+    let other = want().await.unwrap().room_id;
+    assert_ne!(one, other);
+}
+
+#[tokio::test]
 async fn a_retry_gets_the_first_answer_and_sends_nothing() {
     let hub = hub().await;
     let ana = hub.account("ana").await;
