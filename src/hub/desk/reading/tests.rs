@@ -90,7 +90,9 @@ async fn scene(hub: &TestHub, ana: &Person, reader: Person, is: Is, visibility: 
         _ => {}
     }
     let name = json!({ "name": "after" });
-    hub.set(ana, &room, ("m.room.name", ""), name).await.unwrap();
+    hub.set(ana, &room, ("m.room.name", ""), name)
+        .await
+        .unwrap();
     let after = hub.say(ana, &room, "after").await;
     Scene {
         room,
@@ -125,8 +127,7 @@ async fn reads_events(hub: &TestHub, scene: &Scene, is: Is, visibility: &str) {
         let expected = if sees { 200 } else { 404 };
         let found = hub.event(&scene.reader, &scene.room, event).await;
         assert_eq!(status(&found), expected, "event: {case}");
-        let request =
-            context::get_context::v3::Request::new(scene.room.clone(), event.clone());
+        let request = context::get_context::v3::Request::new(scene.room.clone(), event.clone());
         let around = reading::context(&hub.hub, &scene.reader.caller(), request).await;
         let around = around.map(body);
         assert_eq!(status(&around), expected, "context: {case}");
@@ -181,7 +182,9 @@ async fn reads_state(hub: &TestHub, scene: &Scene, is: Is, visibility: &str) {
         "m.room.name".into(),
         String::new(),
     );
-    let name = reading::state_for_key(&hub.hub, &caller, name).await.map(body);
+    let name = reading::state_for_key(&hub.hub, &caller, name)
+        .await
+        .map(body);
     assert_eq!(status(&name), code, "state for key: {case}");
     let request = membership::get_member_events::v3::Request::new(room());
     let members = reading::members(&hub.hub, &caller, request).await.map(body);
@@ -196,11 +199,15 @@ async fn reads_state(hub: &TestHub, scene: &Scene, is: Is, visibility: &str) {
 
     let code = if is == Is::Joined { 200 } else { 403 };
     let request = membership::joined_members::v3::Request::new(room());
-    let joined = reading::joined_members(&hub.hub, &caller, request).await.map(body);
+    let joined = reading::joined_members(&hub.hub, &caller, request)
+        .await
+        .map(body);
     assert_eq!(status(&joined), code, "joined members: {case}");
     let code = if open || is == Is::Joined { 200 } else { 403 };
     let request = room::aliases::v3::Request::new(room());
-    let aliases = reading::room_aliases(&hub.hub, &caller, request).await.map(body);
+    let aliases = reading::room_aliases(&hub.hub, &caller, request)
+        .await
+        .map(body);
     assert_eq!(status(&aliases), code, "aliases: {case}");
 }
 
@@ -213,8 +220,12 @@ async fn pages_in_both_directions_hold_every_event_once() {
         hub.say(&ana, &room, &format!("m{n}")).await;
     }
     for limit in [1, 4, 10, 250] {
-        let forward = hub.pages(&ana, &room, Direction::Forward, None, limit).await;
-        let mut backward = hub.pages(&ana, &room, Direction::Backward, None, limit).await;
+        let forward = hub
+            .pages(&ana, &room, Direction::Forward, None, limit)
+            .await;
+        let mut backward = hub
+            .pages(&ana, &room, Direction::Backward, None, limit)
+            .await;
         backward.reverse();
         assert_eq!(ids(&forward), ids(&backward));
         assert_eq!(texts(&forward.into()).len(), 23);
@@ -262,7 +273,15 @@ async fn an_event_shows_nothing_of_the_graph_and_the_transaction_to_its_device_o
     keys.sort();
     assert_eq!(
         keys,
-        ["content", "event_id", "origin_server_ts", "room_id", "sender", "type", "unsigned"]
+        [
+            "content",
+            "event_id",
+            "origin_server_ts",
+            "room_id",
+            "sender",
+            "type",
+            "unsigned"
+        ]
     );
     assert_eq!(shown["unsigned"]["transaction_id"], "hello");
     let tablet = hub.device(&ana.user, "TABLET").await;
@@ -318,8 +337,14 @@ async fn context_has_events_on_both_sides_and_tokens_that_go_on() {
     assert_eq!(around["event"]["content"]["body"], "m4");
     assert_eq!(texts(&around["events_after"]), ["m5", "m6"]);
     let (start, end) = (around["start"].as_str(), around["end"].as_str());
-    let older = hub.page(&ana, &room, Direction::Backward, start, 1).await.unwrap();
-    let newer = hub.page(&ana, &room, Direction::Forward, end, 1).await.unwrap();
+    let older = hub
+        .page(&ana, &room, Direction::Backward, start, 1)
+        .await
+        .unwrap();
+    let newer = hub
+        .page(&ana, &room, Direction::Forward, end, 1)
+        .await
+        .unwrap();
     assert_eq!(texts(&older["chunk"]), ["m1"]);
     assert_eq!(texts(&newer["chunk"]), ["m7"]);
 }
@@ -340,8 +365,14 @@ async fn members_are_filtered_by_either_word_and_by_time() {
         body(found.unwrap())["chunk"].as_array().unwrap().len()
     };
     assert_eq!(ask(&|_| {}).await, 2);
-    assert_eq!(ask(&|request| request.membership = Some("join".into())).await, 1);
-    assert_eq!(ask(&|request| request.not_membership = Some("join".into())).await, 1);
+    assert_eq!(
+        ask(&|request| request.membership = Some("join".into())).await,
+        1
+    );
+    assert_eq!(
+        ask(&|request| request.not_membership = Some("join".into())).await,
+        1
+    );
     let at = start.as_str().unwrap().to_owned();
     assert_eq!(ask(&|request| request.at = Some(at.clone())).await, 1);
 }

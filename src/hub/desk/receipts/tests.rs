@@ -44,7 +44,9 @@ async fn a_receipt_never_goes_back() {
     let one = hub.say(&ana, &room, "one").await;
     let two = hub.say(&ana, &room, "two").await;
     for event in [&two, &one] {
-        mark(&hub, &ana, &room, READ, event, ReceiptThread::Unthreaded).await.unwrap();
+        mark(&hub, &ana, &room, READ, event, ReceiptThread::Unthreaded)
+            .await
+            .unwrap();
     }
     let nid = hub.hub.store.room(&room).await.unwrap().unwrap().nid;
     let kept = hub.hub.store.receipts_of(nid, &ana.user).await.unwrap();
@@ -59,12 +61,18 @@ async fn threads_have_receipts_of_their_own_and_markers_do_not() {
     let room = hub.public_room(&ana, &[]).await;
     let root = hub.say(&ana, &room, "root").await;
     let thread = ReceiptThread::Thread(root.clone());
-    mark(&hub, &ana, &room, READ, &root, thread.clone()).await.unwrap();
-    mark(&hub, &ana, &room, READ, &root, ReceiptThread::Main).await.unwrap();
+    mark(&hub, &ana, &room, READ, &root, thread.clone())
+        .await
+        .unwrap();
+    mark(&hub, &ana, &room, READ, &root, ReceiptThread::Main)
+        .await
+        .unwrap();
     let answer = hub.sync(&ana, None, json!({})).await;
     let events = &answer["rooms"]["join"][room.as_str()]["ephemeral"]["events"];
     assert_eq!(events.as_array().unwrap().len(), 2);
-    let refusal = mark(&hub, &ana, &room, "m.fully_read", &root, thread).await.unwrap_err();
+    let refusal = mark(&hub, &ana, &room, "m.fully_read", &root, thread)
+        .await
+        .unwrap_err();
     assert_eq!(refusal.code, Code::InvalidParam);
 }
 
@@ -78,7 +86,9 @@ async fn read_markers_become_account_data_and_receipts() {
     let mut request = set_read_marker::v3::Request::new(room.clone());
     request.fully_read = Some(said.clone());
     request.read_receipt = Some(said.clone());
-    read_markers(&hub.hub, &ana.caller(), request).await.unwrap();
+    read_markers(&hub.hub, &ana.caller(), request)
+        .await
+        .unwrap();
     let answer = hub.sync(&ana, Some(&since), json!({})).await;
     let section = &answer["rooms"]["join"][room.as_str()];
     let data = &section["account_data"]["events"][0];
@@ -113,10 +123,12 @@ async fn typing_that_is_not_renewed_ends_and_is_told() {
     assert!(!board.set(room, &ana, Some(now + Duration::from_secs(9))));
     let clock = Arc::new(At(now + Duration::from_secs(9)));
     let version = board.version();
+    assert!(board.begin_watch(room.0, &ana));
+    assert!(!board.begin_watch(room.0, &ana), "one watch is enough");
     let (rung, told) = tokio::sync::oneshot::channel();
     board
         .clone()
-        .watch(room.0, ana, clock, move || drop(rung.send(())))
+        .watch(room.0, ana, clock, move || rung.send(()).unwrap())
         .await;
     told.await.unwrap();
     let changed = board.changed(Some(version));
@@ -139,10 +151,19 @@ fn the_board_says_where_receipts_were_stored_and_when_it_does_not_know() {
     assert_eq!(board.receipts_since(Position(3), Position(5)), None);
     assert_eq!(board.receipts_since(Position(5), Position(9)), Some(vec![]));
     let expected = board.expect_receipts(RoomNid(1), Position(6));
-    assert_eq!(board.receipts_since(Position(6), Position(9)), Some(vec![RoomNid(1)]));
+    assert_eq!(
+        board.receipts_since(Position(6), Position(9)),
+        Some(vec![RoomNid(1)])
+    );
     expected.settle(Position(7));
-    assert_eq!(board.receipts_since(Position(6), Position(9)), Some(vec![RoomNid(1)]));
+    assert_eq!(
+        board.receipts_since(Position(6), Position(9)),
+        Some(vec![RoomNid(1)])
+    );
     assert_eq!(board.receipts_since(Position(7), Position(9)), Some(vec![]));
     drop(board.expect_receipts(RoomNid(2), Position(8)));
-    assert_eq!(board.receipts_since(Position(9), Position(9)), Some(vec![RoomNid(2)]));
+    assert_eq!(
+        board.receipts_since(Position(9), Position(9)),
+        Some(vec![RoomNid(2)])
+    );
 }

@@ -115,7 +115,11 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
     let version = version(&request)?;
     let preset = preset(&request)?;
     at_most("invite", request.invite.len(), INVITES_MAX)?;
-    at_most("initial_state", request.initial_state.len(), INITIAL_STATE_MAX)?;
+    at_most(
+        "initial_state",
+        request.initial_state.len(),
+        INITIAL_STATE_MAX,
+    )?;
     for user in &request.invite {
         must_be_here(hub, user).await?;
     }
@@ -127,7 +131,9 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
         creation_content: optional(request.creation_content.as_ref().map(content))?,
         profile: profile(hub, &caller.user).await?,
         power_levels: optional(request.power_level_content_override.as_ref().map(content))?,
-        alias: alias.map(|name| alias_of(name, hub.key.name())).transpose()?,
+        alias: alias
+            .map(|name| alias_of(name, hub.key.name()))
+            .transpose()?,
         initial_state: request
             .initial_state
             .iter()
@@ -144,15 +150,18 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
 fn version(request: &Request) -> Result<Version, Refusal> {
     match &request.room_version {
         None => Ok(Version::DEFAULT),
-        Some(id) => id.as_str().parse::<Version>().map_err(|error| {
-            Refusal::new(Code::UnsupportedRoomVersion, error.to_string())
-        }),
+        Some(id) => id
+            .as_str()
+            .parse::<Version>()
+            .map_err(|error| Refusal::new(Code::UnsupportedRoomVersion, error.to_string())),
     }
 }
 
 fn preset(request: &Request) -> Result<Preset, Refusal> {
     match &request.preset {
-        None => Ok(Preset::of_visibility(request.visibility == Visibility::Public)),
+        None => Ok(Preset::of_visibility(
+            request.visibility == Visibility::Public,
+        )),
         Some(RoomPreset::PrivateChat) => Ok(Preset::PrivateChat),
         Some(RoomPreset::TrustedPrivateChat) => Ok(Preset::TrustedPrivateChat),
         Some(RoomPreset::PublicChat) => Ok(Preset::PublicChat),

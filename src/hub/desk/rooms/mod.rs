@@ -12,8 +12,8 @@ pub(super) mod testing;
 mod tests;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, RoomAliasId, RoomId, RoomOrAliasId, UserId,
-    OwnedRoomId, serde::Raw,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomAliasId, RoomId, RoomOrAliasId,
+    UserId, serde::Raw,
 };
 
 pub(super) use self::{
@@ -53,7 +53,11 @@ async fn submit(
 /// The refusal for a write; of a room that may be elsewhere it says what is missing.
 fn refusal(error: WriteError, hub: &Hub, room: &RoomId) -> Refusal {
     match error {
-        WriteError::NoSuchRoom(_) if room.server_name().is_some_and(|name| name != hub.key.name()) => {
+        WriteError::NoSuchRoom(_)
+            if room
+                .server_name()
+                .is_some_and(|name| name != hub.key.name()) =>
+        {
             elsewhere(room.as_str())
         }
         error => error.into(),

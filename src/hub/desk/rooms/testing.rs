@@ -8,9 +8,7 @@ use ruma::{
     OwnedEventId, OwnedRoomId, OwnedTransactionId,
     api::{
         Direction, OutgoingResponse, OutgoingResponseExt as _,
-        client::{
-            filter::FilterDefinition, knock, membership, message, redact, room, state, sync,
-        },
+        client::{filter::FilterDefinition, knock, membership, message, redact, room, state, sync},
     },
     serde::Raw,
 };
@@ -60,7 +58,10 @@ impl TestHub {
         who: &Person,
         others: &[&Person],
     ) -> OwnedRoomId {
-        let room = self.create(who, wish("public_chat", &json!([]))).await.unwrap();
+        let room = self
+            .create(who, wish("public_chat", &json!([])))
+            .await
+            .unwrap();
         for other in others {
             self.join(other, &room).await.unwrap();
         }
@@ -81,6 +82,7 @@ impl TestHub {
             kind.into(),
             Raw::from_json_string(content.to_owned()).unwrap(),
         );
+        self.clock.advance(std::time::Duration::from_secs(1));
         let sent = rooms::send(&self.hub, &who.caller(), request).await;
         sent.map(|sent| sent.event_id)
     }
@@ -136,7 +138,9 @@ impl TestHub {
         room: &OwnedRoomId,
     ) -> Result<(), Refusal> {
         let request = membership::join_room_by_id::v3::Request::new(room.clone());
-        rooms::join(&self.hub, &who.caller(), request).await.map(drop)
+        rooms::join(&self.hub, &who.caller(), request)
+            .await
+            .map(drop)
     }
 
     pub(in crate::hub::desk) async fn knock(
@@ -145,7 +149,9 @@ impl TestHub {
         room: &OwnedRoomId,
     ) -> Result<(), Refusal> {
         let request = knock::knock_room::v3::Request::new(room.clone().into());
-        rooms::knock(&self.hub, &who.caller(), request).await.map(drop)
+        rooms::knock(&self.hub, &who.caller(), request)
+            .await
+            .map(drop)
     }
 
     pub(in crate::hub::desk) async fn leave(
@@ -154,7 +160,9 @@ impl TestHub {
         room: &OwnedRoomId,
     ) -> Result<(), Refusal> {
         let request = membership::leave_room::v3::Request::new(room.clone());
-        rooms::leave(&self.hub, &who.caller(), request).await.map(drop)
+        rooms::leave(&self.hub, &who.caller(), request)
+            .await
+            .map(drop)
     }
 
     pub(in crate::hub::desk) async fn forget(
@@ -163,7 +171,9 @@ impl TestHub {
         room: &OwnedRoomId,
     ) -> Result<(), Refusal> {
         let request = membership::forget_room::v3::Request::new(room.clone());
-        rooms::forget(&self.hub, &who.caller(), request).await.map(drop)
+        rooms::forget(&self.hub, &who.caller(), request)
+            .await
+            .map(drop)
     }
 
     pub(in crate::hub::desk) async fn invite(
@@ -175,7 +185,9 @@ impl TestHub {
         use membership::invite_user::v3::{InviteUserId, Request};
         let recipient = InviteUserId::new(whom.user.clone()).into();
         let request = Request::new(room.clone(), recipient);
-        rooms::invite(&self.hub, &who.caller(), request).await.map(drop)
+        rooms::invite(&self.hub, &who.caller(), request)
+            .await
+            .map(drop)
     }
 
     pub(in crate::hub::desk) async fn kick(
@@ -185,7 +197,9 @@ impl TestHub {
         whom: &Person,
     ) -> Result<(), Refusal> {
         let request = membership::kick_user::v3::Request::new(room.clone(), whom.user.clone());
-        rooms::kick(&self.hub, &who.caller(), request).await.map(drop)
+        rooms::kick(&self.hub, &who.caller(), request)
+            .await
+            .map(drop)
     }
 
     pub(in crate::hub::desk) async fn ban(
@@ -195,7 +209,9 @@ impl TestHub {
         whom: &Person,
     ) -> Result<(), Refusal> {
         let request = membership::ban_user::v3::Request::new(room.clone(), whom.user.clone());
-        rooms::ban(&self.hub, &who.caller(), request).await.map(drop)
+        rooms::ban(&self.hub, &who.caller(), request)
+            .await
+            .map(drop)
     }
 
     pub(in crate::hub::desk) async fn event(
@@ -205,7 +221,9 @@ impl TestHub {
         event: &OwnedEventId,
     ) -> Result<Value, Refusal> {
         let request = room::get_room_event::v3::Request::new(room.clone(), event.clone());
-        reading::event(&self.hub, &who.caller(), request).await.map(body)
+        reading::event(&self.hub, &who.caller(), request)
+            .await
+            .map(body)
     }
 
     /// A page of a room's log, backwards from `from`.
@@ -247,7 +265,10 @@ impl TestHub {
         let mut all = Vec::new();
         let mut from = from.map(ToOwned::to_owned);
         loop {
-            let page = self.page(who, room, dir, from.as_deref(), limit).await.unwrap();
+            let page = self
+                .page(who, room, dir, from.as_deref(), limit)
+                .await
+                .unwrap();
             all.extend(page["chunk"].as_array().unwrap().clone());
             match page["end"].as_str() {
                 None => return all,
@@ -298,7 +319,9 @@ pub(in crate::hub::desk) fn texts(events: &Value) -> Vec<String> {
 
 /// The ids of events, in their order.
 pub(in crate::hub::desk) fn ids(events: &[Value]) -> Vec<String> {
-    let ids = events.iter().map(|event| event["event_id"].as_str().unwrap());
+    let ids = events
+        .iter()
+        .map(|event| event["event_id"].as_str().unwrap());
     ids.map(ToOwned::to_owned).collect()
 }
 

@@ -35,7 +35,10 @@ async fn a_new_room_holds_what_was_asked_for_in_the_order_of_the_specification()
     let log = hub
         .pages(&ana, &room, ruma::api::Direction::Forward, None, 50)
         .await;
-    let kinds: Vec<_> = log.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    let kinds: Vec<_> = log
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
     assert_eq!(
         kinds,
         [
@@ -79,7 +82,10 @@ async fn a_taken_alias_and_an_unknown_version_are_refused_by_name() {
 async fn a_room_that_cannot_be_made_leaves_its_alias_free() {
     let hub = hub().await;
     let ana = hub.account("ana").await;
-    let mut bad = wish("private_chat", &json!([{ "type": "m.room.create", "content": {} }]));
+    let mut bad = wish(
+        "private_chat",
+        &json!([{ "type": "m.room.create", "content": {} }]),
+    );
     bad.room_alias_name = Some("mill".to_owned());
     let refusal = hub.create(&ana, bad).await.unwrap_err();
     assert_eq!(refusal.code, Code::InvalidRoomState);
@@ -130,9 +136,20 @@ async fn content_that_two_servers_could_read_differently_is_refused() {
     let hub = hub().await;
     let ana = hub.account("ana").await;
     let room = hub.public_room(&ana, &[]).await;
-    for (txn, content) in [("a", r#"{"n":1.5}"#), ("b", r#"{"k":1,"k":2}"#), ("c", r#"{"n":9007199254740993}"#)] {
-        let refusal = hub.send(&ana, &room, "m.test", txn, content).await.unwrap_err();
-        assert_eq!((refusal.code, refusal.status), (Code::BadJson, 400), "{content}");
+    for (txn, content) in [
+        ("a", r#"{"n":1.5}"#),
+        ("b", r#"{"k":1,"k":2}"#),
+        ("c", r#"{"n":9007199254740993}"#),
+    ] {
+        let refusal = hub
+            .send(&ana, &room, "m.test", txn, content)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (refusal.code, refusal.status),
+            (Code::BadJson, 400),
+            "{content}"
+        );
     }
 }
 
@@ -151,7 +168,9 @@ async fn names_on_other_servers_are_refused_with_the_reason() {
     let far = OwnedUserId::try_from("@eve:elsewhere.example").unwrap();
     let recipient = invite_user::v3::InviteUserId::new(far).into();
     let request = invite_user::v3::Request::new(room, recipient);
-    let refusal = rooms::invite(&hub.hub, &ana.caller(), request).await.unwrap_err();
+    let refusal = rooms::invite(&hub.hub, &ana.caller(), request)
+        .await
+        .unwrap_err();
     assert_eq!((refusal.code, refusal.status), (Code::Unknown, 400));
     assert!(refusal.message.contains("federation"), "{refusal}");
 }
@@ -162,13 +181,19 @@ async fn outsiders_cannot_speak_and_members_without_power_cannot_ban() {
     let ana = hub.account("ana").await;
     let bob = hub.account("bob").await;
     let room = hub.public_room(&ana, &[]).await;
-    let refusal = hub.send(&bob, &room, "m.test", "t", "{}").await.unwrap_err();
+    let refusal = hub
+        .send(&bob, &room, "m.test", "t", "{}")
+        .await
+        .unwrap_err();
     assert_eq!((refusal.code, refusal.status), (Code::Forbidden, 403));
     hub.join(&bob, &room).await.unwrap();
     let refusal = hub.ban(&bob, &room, &ana).await.unwrap_err();
     assert_eq!(refusal.code, Code::Forbidden);
     hub.ban(&ana, &room, &bob).await.unwrap();
-    assert_eq!(hub.join(&bob, &room).await.unwrap_err().code, Code::Forbidden);
+    assert_eq!(
+        hub.join(&bob, &room).await.unwrap_err().code,
+        Code::Forbidden
+    );
 }
 
 #[tokio::test]

@@ -37,7 +37,9 @@ fn kinds(events: &Value) -> Vec<String> {
 async fn receipt(hub: &TestHub, who: &Person, room: &OwnedRoomId, kind: &str, event: &str) {
     let request =
         create_receipt::v3::Request::new(room.clone(), kind.into(), event.try_into().unwrap());
-    receipts::receipt(&hub.hub, &who.caller(), request).await.unwrap();
+    receipts::receipt(&hub.hub, &who.caller(), request)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -58,7 +60,11 @@ async fn a_first_sync_and_the_pages_before_it_hold_every_event_once() {
     all.extend(timeline(section));
     let log = hub.pages(&ana, &room, Direction::Forward, None, 100).await;
     assert_eq!(ids(&all), ids(&log));
-    assert!(timeline(section).iter().all(|event| event.get("room_id").is_none()));
+    assert!(
+        timeline(section)
+            .iter()
+            .all(|event| event.get("room_id").is_none())
+    );
 }
 
 #[tokio::test]
@@ -70,7 +76,9 @@ async fn a_gap_is_told_with_the_state_that_changed_in_it_and_can_be_filled() {
     let first = hub.sync(&ana, None, json!({})).await;
     hub.join(&bob, &room).await.unwrap();
     let name = json!({ "name": "in the gap" });
-    hub.set(&ana, &room, ("m.room.name", ""), name).await.unwrap();
+    hub.set(&ana, &room, ("m.room.name", ""), name)
+        .await
+        .unwrap();
     for n in 0..15 {
         hub.say(&bob, &room, &format!("m{n}")).await;
     }
@@ -102,7 +110,9 @@ async fn state_after_the_timeline_is_told_when_asked_for() {
     let room = hub.public_room(&ana, &[]).await;
     let first = hub.sync(&ana, None, json!({})).await;
     let name = json!({ "name": "new" });
-    hub.set(&ana, &room, ("m.room.name", ""), name).await.unwrap();
+    hub.set(&ana, &room, ("m.room.name", ""), name)
+        .await
+        .unwrap();
     let mut request = ruma::api::client::sync::sync_events::v3::Request::new();
     request.since = Some(next(&first));
     request.use_state_after = true;
@@ -138,13 +148,21 @@ async fn an_invite_shows_what_the_room_is_and_goes_when_it_is_turned_down() {
     let ana = hub.account("ana").await;
     let bob = hub.account("bob").await;
     let state = json!([{ "type": "m.room.name", "content": { "name": "Mill" } }]);
-    let room = hub.create(&ana, wish("private_chat", &state)).await.unwrap();
+    let room = hub
+        .create(&ana, wish("private_chat", &state))
+        .await
+        .unwrap();
     let since = next(&hub.sync(&bob, None, json!({})).await);
     hub.invite(&ana, &room, &bob).await.unwrap();
     let answer = hub.sync(&bob, Some(&since), json!({})).await;
     let invite = &answer["rooms"]["invite"][room.as_str()]["invite_state"]["events"];
     let shown = kinds(invite);
-    for kind in ["m.room.create", "m.room.name", "m.room.join_rules", "m.room.member"] {
+    for kind in [
+        "m.room.create",
+        "m.room.name",
+        "m.room.join_rules",
+        "m.room.member",
+    ] {
         assert!(shown.contains(&kind.to_owned()), "{kind} in {shown:?}");
     }
     for event in invite.as_array().unwrap() {
@@ -227,8 +245,15 @@ async fn a_full_mailbox_is_emptied_over_several_syncs_and_loses_nothing() {
         let answer = hub.sync(&ana, Some(&since), json!({})).await;
         since = next(&answer);
         let none = Vec::new();
-        let events = answer["to_device"]["events"].as_array().unwrap_or(&none).clone();
-        told.extend(events.iter().map(|event| event["content"]["n"].as_u64().unwrap()));
+        let events = answer["to_device"]["events"]
+            .as_array()
+            .unwrap_or(&none)
+            .clone();
+        told.extend(
+            events
+                .iter()
+                .map(|event| event["content"]["n"].as_u64().unwrap()),
+        );
     }
     assert_eq!(told, (0..300).collect::<Vec<u64>>());
 }
@@ -268,7 +293,9 @@ async fn typing(hub: &TestHub, who: &Person, room: &OwnedRoomId) {
     use ruma::api::client::typing::create_typing_event::v3::{Request, Typing, TypingInfo};
     let state = Typing::Yes(TypingInfo::new(std::time::Duration::from_secs(30)));
     let request = Request::new(who.user.clone(), room.clone(), state);
-    receipts::typing(&hub.hub, &who.caller(), request).await.unwrap();
+    receipts::typing(&hub.hub, &who.caller(), request)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -303,8 +330,12 @@ async fn a_large_room_tells_only_the_members_who_speak() {
     let answer = hub.sync(&bob, None, filter.clone()).await;
     let section = joined(&answer, &room);
     let state = section["state"]["events"].as_array().unwrap();
-    let members = state.iter().filter(|event| event["type"] == "m.room.member");
-    let members: Vec<_> = members.map(|event| event["state_key"].as_str().unwrap()).collect();
+    let members = state
+        .iter()
+        .filter(|event| event["type"] == "m.room.member");
+    let members: Vec<_> = members
+        .map(|event| event["state_key"].as_str().unwrap())
+        .collect();
     let summary = &section["summary"];
     assert_eq!(summary["m.joined_member_count"], 32);
     let heroes = summary["m.heroes"].as_array().unwrap();
@@ -313,12 +344,16 @@ async fn a_large_room_tells_only_the_members_who_speak() {
     assert!(members.len() <= 7, "{members:?}");
     let all = hub.sync(&bob, None, json!({})).await;
     let state = joined(&all, &room)["state"]["events"].as_array().unwrap();
-    let members = state.iter().filter(|event| event["type"] == "m.room.member");
+    let members = state
+        .iter()
+        .filter(|event| event["type"] == "m.room.member");
     assert_eq!(members.count(), 32);
 
     hub.say(&ana, &room, "more").await;
     let answer = hub.sync(&bob, Some(&next(&answer)), filter).await;
-    let state = joined(&answer, &room)["state"]["events"].as_array().unwrap();
+    let state = joined(&answer, &room)["state"]["events"]
+        .as_array()
+        .unwrap();
     assert_eq!(state.len(), 1, "the sender's member event, told again");
 }
 
@@ -331,14 +366,19 @@ async fn unread_counts_follow_receipts_and_own_messages() {
     let counts = async || {
         let answer = hub.sync(&bob, None, json!({})).await;
         let counts = joined(&answer, &room)["unread_notifications"].clone();
-        (counts["notification_count"].as_u64(), counts["highlight_count"].as_u64())
+        (
+            counts["notification_count"].as_u64(),
+            counts["highlight_count"].as_u64(),
+        )
     };
     hub.say(&ana, &room, "one").await;
     let two = hub.say(&ana, &room, "two").await;
     let mention = json!({
         "msgtype": "m.text", "body": "hey", "m.mentions": { "user_ids": [bob.user] },
     });
-    hub.send(&ana, &room, "m.room.message", "x", &mention.to_string()).await.unwrap();
+    hub.send(&ana, &room, "m.room.message", "x", &mention.to_string())
+        .await
+        .unwrap();
     assert_eq!(counts().await, (Some(3), Some(1)));
     receipt(&hub, &bob, &room, "m.read.private", two.as_str()).await;
     assert_eq!(counts().await, (Some(1), Some(1)));
@@ -370,7 +410,13 @@ async fn one_damaged_event_is_left_out_and_nothing_else() {
     hub.say(&ana, &room, "good").await;
     let bad = hub.say(&ana, &room, "bad").await;
     hub.say(&ana, &room, "also good").await;
-    let bad = hub.hub.store().event(hash_of(&bad).unwrap()).await.unwrap().unwrap();
+    let bad = hub
+        .hub
+        .store()
+        .event(hash_of(&bad).unwrap())
+        .await
+        .unwrap()
+        .unwrap();
     hub.write(vec![Write::Redact {
         event: bad.nid,
         because: bad.nid,
@@ -390,7 +436,11 @@ async fn tokens_that_are_not_ours_are_refused() {
         let mut request = ruma::api::client::sync::sync_events::v3::Request::new();
         request.since = Some(token.to_owned());
         let refusal = sync(&hub.hub, &ana.caller(), request).await.unwrap_err();
-        assert_eq!((refusal.code, refusal.status), (Code::InvalidParam, 400), "{token}");
+        assert_eq!(
+            (refusal.code, refusal.status),
+            (Code::InvalidParam, 400),
+            "{token}"
+        );
     }
 }
 
@@ -428,7 +478,10 @@ async fn filters_choose_rooms_and_types() {
     let filter = json!({ "room": { "rooms": [room], "timeline": { "types": ["m.room.mess*"] } } });
     let answer = hub.sync(&ana, None, filter).await;
     assert!(joined(&answer, &other).is_null());
-    assert_eq!(kinds(&joined(&answer, &room)["timeline"]["events"]), ["m.room.message"]);
+    assert_eq!(
+        kinds(&joined(&answer, &room)["timeline"]["events"]),
+        ["m.room.message"]
+    );
 }
 
 #[tokio::test]
@@ -439,7 +492,10 @@ async fn meeting_and_parting_in_encrypted_rooms_changes_the_device_lists() {
     let encryption = json!([
         { "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } },
     ]);
-    let room = hub.create(&ana, wish("public_chat", &encryption)).await.unwrap();
+    let room = hub
+        .create(&ana, wish("public_chat", &encryption))
+        .await
+        .unwrap();
     let since = next(&hub.sync(&ana, None, json!({})).await);
     let bobs = next(&hub.sync(&bob, None, json!({})).await);
     hub.join(&bob, &room).await.unwrap();
@@ -452,6 +508,31 @@ async fn meeting_and_parting_in_encrypted_rooms_changes_the_device_lists() {
     assert_eq!(parted["device_lists"]["left"], json!([bob.user]));
     let parted = hub.sync(&bob, Some(&next(&met_too)), json!({})).await;
     assert_eq!(parted["device_lists"]["left"], json!([ana.user]));
+}
+
+/// Several people write at once while one syncs: commits land in the middle of rounds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn syncing_while_others_write_loses_and_doubles_nothing() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let bob = hub.account("bob").await;
+    let eve = hub.account("eve").await;
+    let room = hub.public_room(&ana, &[&bob, &eve]).await;
+    let mut reader = Told::default();
+    reader.sync(&hub, &eve, &room).await;
+    let write = async |who: &Person| {
+        for n in 0..40 {
+            hub.say(who, &room, &format!("{} {n}", who.user)).await;
+        }
+    };
+    let read = async {
+        while reader.events.len() < 88 {
+            reader.sync(&hub, &eve, &room).await;
+        }
+    };
+    tokio::join!(write(&ana), write(&bob), read);
+    let log = hub.pages(&eve, &room, Direction::Forward, None, 50).await;
+    assert_eq!(reader.events, ids(&log));
 }
 
 /// Random histories in several rooms: what a reader is told piece by piece, gaps filled, is the
@@ -501,12 +582,16 @@ async fn act(
     match rng.random_range(0..8) {
         0 => {
             let topic = json!({ "topic": text });
-            hub.set(ana, room, ("m.room.topic", ""), topic).await.unwrap();
+            hub.set(ana, room, ("m.room.topic", ""), topic)
+                .await
+                .unwrap();
         }
         1 => {
             let content = json!({ "n": step });
             let key = rng.random_range(0..4).to_string();
-            hub.set(ana, room, ("test.state", &key), content).await.unwrap();
+            hub.set(ana, room, ("test.state", &key), content)
+                .await
+                .unwrap();
         }
         2 => {
             let said = hub.say(bob, room, &text).await;
@@ -547,7 +632,8 @@ impl Told {
             if let Some(key) = event["state_key"].as_str() {
                 let kind = event["type"].as_str().unwrap();
                 let id = event["event_id"].as_str().unwrap();
-                self.state.insert((kind.to_owned(), key.to_owned()), id.to_owned());
+                self.state
+                    .insert((kind.to_owned(), key.to_owned()), id.to_owned());
             }
         }
         self.events.extend(ids(&timeline(section)));
