@@ -139,7 +139,10 @@ async fn look(
         rules: push_rules::ruleset(&caller.user),
     };
     let mut response = Response::new(String::new());
-    let data = round.account_data(round.position_since()).await.map_err(ours)?;
+    let data = round
+        .account_data(round.position_since())
+        .await
+        .map_err(ours)?;
     round.fill_account_data(&data, &mut response)?;
     let met = rooms::fill(&round, &data, &mut response).await?;
     lists::fill(&round, met, &mut response).await?;
@@ -154,14 +157,9 @@ impl Round<'_> {
     }
 
     /// Account data stored after `since`, up to now.
-    async fn account_data(
-        &self,
-        since: Position,
-    ) -> Result<Vec<AccountDataRecord>, StoreError> {
+    async fn account_data(&self, since: Position) -> Result<Vec<AccountDataRecord>, StoreError> {
         let store = &self.hub.store;
-        let mut data = store
-            .account_data(&self.caller.user, since)
-            .await?;
+        let mut data = store.account_data(&self.caller.user, since).await?;
         data.retain(|record| record.position <= self.now.position);
         Ok(data)
     }
@@ -199,8 +197,8 @@ fn as_event<T>(kind: &str, content: &str) -> Option<Raw<T>> {
         #[serde(rename = "type")]
         kind: &'a str,
     }
-    let event = serde_json::from_str(content)
-        .and_then(|content| to_raw_value(&Event { content, kind }));
+    let event =
+        serde_json::from_str(content).and_then(|content| to_raw_value(&Event { content, kind }));
     match event {
         Ok(event) => Some(Raw::from_json(event)),
         Err(error) => {
