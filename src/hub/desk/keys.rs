@@ -13,10 +13,9 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{access::ours, devices};
+use super::{access::ours, devices, sync::token::SyncToken};
 use crate::{
     api::{Caller, Code, Refusal},
-    base::Position,
     hub::{Hub, fanout::Touched},
     store::{Batch, Claimed, DeviceKeysRecord, Write},
     wire::json,
@@ -394,38 +393,15 @@ pub(super) async fn key_changes(
     caller: &Caller,
     request: keys::get_key_changes::v3::Request,
 ) -> Result<keys::get_key_changes::v3::Response, Refusal> {
-    let from = position("from", &request.from)?;
-    let to = position("to", &request.to)?;
-    let changed = hub.store.device_changes(&caller.user, from, to).await;
+    let from: SyncToken = request.from.parse()?;
+    let to: SyncToken = request.to.parse()?;
+    let changed = hub
+        .store
+        .device_changes(&caller.user, from.position, to.position)
+        .await;
     let changed = changed.map_err(ours)?;
     Ok(keys::get_key_changes::v3::Response::new(
         changed,
         Vec::new(),
     ))
-}
-
-/// The position in a sync token: `s`, the position, and what sync appends after `_`.
-fn position(field: &str, token: &str) -> Result<Position, Refusal> {
-    let position = token.strip_prefix('s').and_then(|rest| {
-        let digits = rest.split_once('_').map_or(rest, |(digits, _)| digits);
-        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-        digits.parse().ok().filter(|_| plain)
-    });
-    position
-        .map(Position)
-        .ok_or_else(|| Refusal::invalid_param(format!("{field}: not a token of /sync")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sync_token_is_read_with_and_without_what_follows_the_position() {
-        assert_eq!(position("from", "s17").unwrap(), Position(17));
-        assert_eq!(position("from", "s17_4").unwrap(), Position(17));
-        for bad in ["", "s", "17", "s+1", "s_4", "s-1", "s99999999999999999999"] {
-            assert!(position("from", bad).is_err(), "{bad}");
-        }
-    }
 }

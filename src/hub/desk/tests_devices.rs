@@ -324,7 +324,7 @@ async fn who_shares_a_room_hears_of_changed_keys_and_is_woken() {
     assert_eq!(listener.woken().await, Woken::News);
     let after = hub.hub.store().position().await.unwrap();
     let changes = |from: Position, to: Position| {
-        get_key_changes::v3::Request::new(format!("s{from}"), format!("s{to}_0"))
+        get_key_changes::v3::Request::new(format!("s{from}_0"), format!("s{to}_0"))
     };
     let told = ask!(hub, bob.origin, KeyChanges(changes(before, after))).unwrap();
     assert_eq!(told.changed, std::slice::from_ref(&ana.user));
@@ -335,7 +335,7 @@ async fn who_shares_a_room_hears_of_changed_keys_and_is_woken() {
     let later = hub.hub.store().position().await.unwrap();
     let told = ask!(hub, bob.origin, KeyChanges(changes(after, later))).unwrap();
     assert!(told.changed.is_empty());
-    let bad = get_key_changes::v3::Request::new("x".to_owned(), "s1".to_owned());
+    let bad = get_key_changes::v3::Request::new("x".to_owned(), "s1_0".to_owned());
     let refusal = ask!(hub, bob.origin, KeyChanges(bad)).unwrap_err();
     assert_eq!(refusal.code, Code::InvalidParam);
 }
