@@ -1,12 +1,8 @@
-//! A hub for tests: over SQLite in a directory that goes away, with a clock that moves only when
+//! A hub for tests: over `SQLite` in a directory that goes away, with a clock that moves only when
 //! told and chance that repeats.
 //!
 //! [`TestHub::account`] writes an account and a session past the desk, because a password hash
 //! takes longer than most tests.
-#![expect(
-    clippy::unwrap_used,
-    reason = "the test allowances of clippy do not reach helpers"
-)]
 
 use std::{
     sync::{

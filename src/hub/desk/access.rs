@@ -25,7 +25,7 @@ const SESSIONS_MAX: usize = 16_384;
 
 /// How often «last seen» is written for a device. Nobody needs it to the minute, and each is a
 /// write.
-const SEEN_EVERY: Duration = Duration::from_secs(300);
+const SEEN_EVERY: Duration = Duration::from_mins(5);
 
 /// The SHA-256 of an access token: all that is ever stored or remembered of one.
 pub(super) type TokenHash = [u8; 32];

@@ -111,6 +111,7 @@ impl Desk {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one flat list")]
 pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<Reply, Refusal> {
     match command {
         Command::Versions(request) => discovery::versions(hub, &origin, *request)

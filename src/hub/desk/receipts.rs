@@ -102,12 +102,14 @@ pub(super) async fn typing(
     if hub.desk.typing.set(room, &caller.user, until) {
         let audience = audience(hub, standing.room.nid).await?;
         hub.fanout.ring(std::slice::from_ref(&audience));
-        if until.is_some() {
+        if until.is_some() && hub.desk.typing.begin_watch(standing.room.nid, &caller.user) {
             let board = hub.desk.typing.clone();
             let (clock, fanout) = (Arc::clone(&hub.clock), Arc::clone(&hub.fanout));
-            tokio::spawn(board.watch(standing.room.nid, caller.user.clone(), clock, move || {
-                fanout.ring(std::slice::from_ref(&audience));
-            }));
+            tokio::spawn(
+                board.watch(standing.room.nid, caller.user.clone(), clock, move || {
+                    fanout.ring(std::slice::from_ref(&audience));
+                }),
+            );
         }
     }
     Ok(typing_now::Response::new())
@@ -157,7 +159,8 @@ impl<'a> Marks<'a> {
     /// A receipt; one that would go back in the log is passed over.
     async fn read(&mut self, kind: &str, thread: &str, event: OwnedEventId) -> Result<(), Refusal> {
         let seq = self.seq(&event).await?;
-        let seq = seq.ok_or_else(|| Refusal::not_found(format!("no event {event} in this room")))?;
+        let seq =
+            seq.ok_or_else(|| Refusal::not_found(format!("no event {event} in this room")))?;
         let before = self
             .before
             .iter()
@@ -220,7 +223,9 @@ impl<'a> Marks<'a> {
 
 async fn audience(hub: &Hub, room: RoomNid) -> Result<Touched, Refusal> {
     let users = hub.store.audience(room, hub.key.name()).await;
-    Ok(Touched::Many(Arc::new(users.map_err(ours)?.into_iter().collect())))
+    Ok(Touched::Many(Arc::new(
+        users.map_err(ours)?.into_iter().collect(),
+    )))
 }
 
 fn thread(thread: &ReceiptThread) -> Result<String, Refusal> {

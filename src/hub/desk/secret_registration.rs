@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long a nonce may be used: as long as Synapse's.
-const NONCE_LIFETIME: Duration = Duration::from_secs(60);
+const NONCE_LIFETIME: Duration = Duration::from_mins(1);
 
 /// How many nonces may be out at a time, at about 60 bytes each.
 const NONCES_MAX: usize = 10_000;

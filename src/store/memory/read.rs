@@ -260,15 +260,14 @@ impl Rooms for Memory {
         server: &ServerName,
     ) -> Result<Vec<OwnedUserId>, StoreError> {
         let tables = self.tables();
-        let listens = |(user, of): &(OwnedUserId, RoomNid)| {
-            let member = tables.member(user, *of).filter(|member| member.room == room)?;
-            let told = matches!(
+        let told = tables.memberships.iter().filter(|((user, of), member)| {
+            let listens = matches!(
                 member.membership,
                 Membership::Join | Membership::Invite | Membership::Knock
             );
-            (told && user.server_name() == server).then(|| user.clone())
-        };
-        Ok(tables.memberships.keys().filter_map(listens).collect())
+            *of == room && listens && user.server_name() == server
+        });
+        Ok(told.map(|((user, _), _)| user.clone()).collect())
     }
 
     async fn neighbours(&self, user: &UserId, limit: u32) -> Result<Vec<OwnedUserId>, StoreError> {

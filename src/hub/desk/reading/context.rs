@@ -73,7 +73,9 @@ pub(in crate::hub::desk) async fn context(
     response.end = Some(RoomToken::after(newer.reached).to_string());
     response.events_before = view::show(store, viewer, &older.seen).await.map_err(ours)?;
     response.events_after = view::show(store, viewer, &newer.seen).await.map_err(ours)?;
-    response.state = view::show_state(store, viewer, &state).await.map_err(ours)?;
+    response.state = view::show_state(store, viewer, &state)
+        .await
+        .map_err(ours)?;
     let event = view::show(store, viewer, &[seen]).await.map_err(ours)?;
     response.event = event.into_iter().next();
     Ok(response)
@@ -92,7 +94,9 @@ async fn state(
         wants_event(&request.filter, event)
             && !(lazy && Stored::read(event).is_some_and(|event| event.kind == "m.room.member"))
     };
-    let mut state = state_events(&hub.store, last, &wanted).await.map_err(ours)?;
+    let mut state = state_events(&hub.store, last, &wanted)
+        .await
+        .map_err(ours)?;
     if lazy {
         let around: Vec<Seen> = around.iter().map(|seen| (*seen).clone()).collect();
         let senders = page::senders(&around);

@@ -31,7 +31,9 @@ pub(in crate::hub::desk) async fn event(
         .map_err(|refusal| hidden(refusal, &request.event_id))?;
     let seen = visible(hub, &standing, &request.event_id).await?;
     let viewer = viewer(hub, caller, &standing);
-    let shown = view::show(&hub.store, viewer, &[seen]).await.map_err(ours)?;
+    let shown = view::show(&hub.store, viewer, &[seen])
+        .await
+        .map_err(ours)?;
     let event = shown.into_iter().next().ok_or_else(Refusal::internal)?;
     Ok(room::get_room_event::v3::Response::new(event))
 }
@@ -77,7 +79,8 @@ pub(in crate::hub::desk) async fn room_aliases(
     request: room::aliases::v3::Request,
 ) -> Result<room::aliases::v3::Response, Refusal> {
     let standing = standing(hub, caller, &request.room_id).await?;
-    if standing.must_be_joined().is_err() && !standing.is_open_now(&hub.store).await.map_err(ours)?
+    if standing.must_be_joined().is_err()
+        && !standing.is_open_now(&hub.store).await.map_err(ours)?
     {
         standing.must_be_joined()?;
     }

@@ -48,7 +48,9 @@ pub(in crate::hub::desk) async fn members(
                 seq = point(hub, &standing, token).await?.seq.min(seq);
             }
             let state = state_after(hub, &standing, seq).await?;
-            state_events(&hub.store, state, &is_member).await.map_err(ours)?
+            state_events(&hub.store, state, &is_member)
+                .await
+                .map_err(ours)?
         }
     };
     let wanted: Vec<_> = members

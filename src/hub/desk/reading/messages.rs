@@ -219,7 +219,10 @@ async fn members(
 }
 
 fn want(request: &Request) -> usize {
-    let limit = request.filter.limit.map_or(request.limit, |limit| limit.min(request.limit));
+    let limit = request
+        .filter
+        .limit
+        .map_or(request.limit, |limit| limit.min(request.limit));
     at_most(limit, PAGE_MAX).max(1)
 }
 

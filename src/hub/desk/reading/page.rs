@@ -66,7 +66,15 @@ pub(in crate::hub::desk) async fn older(
         let size = chunk(want - page.seen.len());
         let bottom = Seq(page.reached.0.saturating_sub(size).max(span.from.0));
         let top = page.reached;
-        let (entries, mut sight) = chunk_of(store, standing, Span { from: bottom, to: top }).await?;
+        let (entries, mut sight) = chunk_of(
+            store,
+            standing,
+            Span {
+                from: bottom,
+                to: top,
+            },
+        )
+        .await?;
         scanned += entries.len();
         let visible = walk(&mut sight, entries, wanted);
         page.reached = bottom;
@@ -99,7 +107,15 @@ pub(in crate::hub::desk) async fn newer(
         let size = chunk(want - page.seen.len());
         let top = Seq(page.reached.0.saturating_add(size).min(span.to.0));
         let bottom = page.reached;
-        let (entries, mut sight) = chunk_of(store, standing, Span { from: bottom, to: top }).await?;
+        let (entries, mut sight) = chunk_of(
+            store,
+            standing,
+            Span {
+                from: bottom,
+                to: top,
+            },
+        )
+        .await?;
         scanned += entries.len();
         for seen in walk(&mut sight, entries, wanted) {
             page.reached = seen.event.seq.unwrap_or(top);
@@ -151,11 +167,6 @@ fn walk(sight: &mut Sight<'_>, entries: Vec<LogRecord>, wanted: Wanted<'_>) -> V
             })
         })
         .collect()
-}
-
-/// Everything is wanted.
-pub(in crate::hub::desk) fn everything(_: &EventRecord) -> bool {
-    true
 }
 
 /// The distinct senders of a page.

@@ -198,9 +198,7 @@ impl<'a> Sight<'a> {
         let mut found = if state == StateNid::default() {
             Vec::new()
         } else {
-            store
-                .state_entries(standing.room.nid, state, &keys)
-                .await?
+            store.state_entries(standing.room.nid, state, &keys).await?
         }
         .into_iter();
         let visibility = visibility_in(found.next().flatten().as_ref());

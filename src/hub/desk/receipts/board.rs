@@ -5,7 +5,7 @@
 //! it says it does not know.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -37,6 +37,8 @@ pub(in crate::hub::desk) struct TypingBoard(Arc<Mutex<Board>>);
 struct Board {
     version: u64,
     rooms: HashMap<RoomNid, Room>,
+    /// Whose typing a task watches.
+    watched: HashSet<(RoomNid, OwnedUserId)>,
     receipts: Receipts,
 }
 
@@ -141,6 +143,11 @@ impl TypingBoard {
         (!users.is_empty()).then(|| users.keys().cloned().collect())
     }
 
+    /// Whether someone's typing has to be watched from now on: nobody does it yet.
+    pub(super) fn begin_watch(&self, room: RoomNid, user: &UserId) -> bool {
+        self.board().watched.insert((room, user.to_owned()))
+    }
+
     /// Waits until someone's typing has run out or was taken back, and rings when it ran out.
     pub(super) async fn watch(
         self,
@@ -149,23 +156,15 @@ impl TypingBoard {
         clock: Arc<dyn Clock>,
         ring: impl FnOnce() + Send,
     ) {
-        while let Some(until) = self.until(room, &user) {
-            let left = until.since(clock.now());
-            if left == Duration::ZERO {
-                let id = self.board().rooms.get(&room).map(|room| room.id.clone());
-                if let Some(id) = id
-                    && self.set((room, &id), &user, None)
-                {
-                    ring();
-                }
-                return;
+        let key = (room, user);
+        loop {
+            let left = self.board().left(&key, clock.now());
+            match left {
+                Left::Time(left) => tokio::time::sleep(left).await,
+                Left::TakenBack => return,
+                Left::Nothing => return ring(),
             }
-            tokio::time::sleep(left).await;
         }
-    }
-
-    fn until(&self, room: RoomNid, user: &UserId) -> Option<Timestamp> {
-        self.board().rooms.get(&room)?.users.get(user).copied()
     }
 
     /// A receipt is about to be stored in `room`, the hub being at `now`.
@@ -221,7 +220,35 @@ impl Drop for ExpectedReceipts {
     }
 }
 
+/// What is left of someone's typing.
+enum Left {
+    Time(Duration),
+    /// It has just been taken off the board.
+    Nothing,
+    TakenBack,
+}
+
 impl Board {
+    fn left(&mut self, key: &(RoomNid, OwnedUserId), now: Timestamp) -> Left {
+        let room = self.rooms.get_mut(&key.0);
+        let until = room.as_ref().and_then(|room| room.users.get(&key.1));
+        let left = until.map(|until| until.since(now));
+        match (room, left) {
+            (Some(_), Some(left)) if left > Duration::ZERO => Left::Time(left),
+            (Some(room), Some(_)) => {
+                self.version += 1;
+                room.version = self.version;
+                room.users.remove(&key.1);
+                self.watched.remove(key);
+                Left::Nothing
+            }
+            _ => {
+                self.watched.remove(key);
+                Left::TakenBack
+            }
+        }
+    }
+
     fn make_room(&mut self) {
         if self.rooms.len() < TYPING_ROOMS_MAX {
             return;
@@ -239,9 +266,13 @@ impl Receipts {
         if self.rooms.len() < RECEIPT_ROOMS_MAX {
             return;
         }
-        let mut positions: Vec<Position> = self.rooms.values().map(|noted| noted.position).collect();
+        let mut positions: Vec<Position> =
+            self.rooms.values().map(|noted| noted.position).collect();
         positions.sort_unstable();
-        let cut = positions.get(positions.len() / 4).copied().unwrap_or_default();
+        let cut = positions
+            .get(positions.len() / 4)
+            .copied()
+            .unwrap_or_default();
         self.rooms
             .retain(|_, noted| noted.on_their_way > 0 || noted.position > cut);
         self.since = self.since.map(|since| since.max(cut));

@@ -1,5 +1,7 @@
 //! Founding rooms.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, ServerName,
@@ -11,6 +13,7 @@ use ruma::{
 
 use crate::{
     api::{Caller, Code, Refusal},
+    base::Timestamp,
     hub::{
         Hub, WriteError,
         desk::rooms::{content, must_be_here, no_third_party, profile},
@@ -34,6 +37,9 @@ const INITIAL_STATE_MAX: usize = 200;
 /// Random bytes in the id of a room whose id is not a hash: 24 characters, none to be guessed.
 const ROOM_ID_BYTES: usize = 18;
 
+/// How many rooms one user may want alike in one millisecond.
+const ALIKE_MAX: u64 = 16;
+
 /// See `api::Command::CreateRoom`.
 ///
 /// spec: client-server-rooms §Creation
@@ -42,6 +48,7 @@ pub(in crate::hub::desk) async fn create_room(
     caller: &Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
+    hub.desk.rates().events(caller)?;
     let wish = wish(hub, caller, request).await?;
     let nid = hub.store.numbers().room();
     if let Some(alias) = &wish.alias {
@@ -56,21 +63,38 @@ pub(in crate::hub::desk) async fn create_room(
     made.map(Response::new)
 }
 
+/// Makes the room. Since v12 its id is the hash of its first event: two rooms that one user wants
+/// alike in one millisecond would be one, so that the second is dated a little later.
 async fn make(hub: &Hub, wish: &RoomWish, nid: RoomNid) -> Result<OwnedRoomId, Refusal> {
+    let now = hub.now();
+    for later in 0..ALIKE_MAX {
+        let now = now + Duration::from_millis(later);
+        match make_at(hub, wish, nid, now).await {
+            Ok(id) => return Ok(id),
+            Err(WriteError::Refused(refusal)) => return Err(invalid(refusal)),
+            Err(WriteError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Refusal::busy(Duration::from_millis(ALIKE_MAX)))
+}
+
+async fn make_at(
+    hub: &Hub,
+    wish: &RoomWish,
+    nid: RoomNid,
+    now: Timestamp,
+) -> Result<OwnedRoomId, WriteError> {
     let evidence = Evidence {
-        now: hub.now(),
+        now,
         key: &hub.key,
         target: None,
     };
-    let founding = founding(wish, room_id(hub)?);
-    let (room, create) = found(&founding, &evidence).map_err(invalid)?;
-    let id = room.id().clone();
+    let founding = founding(wish, room_id(hub));
+    let founded = found(&founding, &evidence)?;
     let parts = initial_parts(wish);
-    match hub.writer.found((room, create), nid, parts).await {
-        Ok(_) => Ok(id),
-        Err(WriteError::Refused(refusal)) => Err(invalid(refusal)),
-        Err(error) => Err(error.into()),
-    }
+    let done = hub.writer.found(founded, nid, parts).await?;
+    Ok(done.room)
 }
 
 /// What the rules turn down in a new room is the fault of what was asked for.
@@ -91,7 +115,11 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
     let version = version(&request)?;
     let preset = preset(&request)?;
     at_most("invite", request.invite.len(), INVITES_MAX)?;
-    at_most("initial_state", request.initial_state.len(), INITIAL_STATE_MAX)?;
+    at_most(
+        "initial_state",
+        request.initial_state.len(),
+        INITIAL_STATE_MAX,
+    )?;
     for user in &request.invite {
         must_be_here(hub, user).await?;
     }
@@ -103,7 +131,9 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
         creation_content: optional(request.creation_content.as_ref().map(content))?,
         profile: profile(hub, &caller.user).await?,
         power_levels: optional(request.power_level_content_override.as_ref().map(content))?,
-        alias: alias.map(|name| alias_of(name, hub.key.name())).transpose()?,
+        alias: alias
+            .map(|name| alias_of(name, hub.key.name()))
+            .transpose()?,
         initial_state: request
             .initial_state
             .iter()
@@ -120,15 +150,18 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
 fn version(request: &Request) -> Result<Version, Refusal> {
     match &request.room_version {
         None => Ok(Version::DEFAULT),
-        Some(id) => id.as_str().parse::<Version>().map_err(|error| {
-            Refusal::new(Code::UnsupportedRoomVersion, error.to_string())
-        }),
+        Some(id) => id
+            .as_str()
+            .parse::<Version>()
+            .map_err(|error| Refusal::new(Code::UnsupportedRoomVersion, error.to_string())),
     }
 }
 
 fn preset(request: &Request) -> Result<Preset, Refusal> {
     match &request.preset {
-        None => Ok(Preset::of_visibility(request.visibility == Visibility::Public)),
+        None => Ok(Preset::of_visibility(
+            request.visibility == Visibility::Public,
+        )),
         Some(RoomPreset::PrivateChat) => Ok(Preset::PrivateChat),
         Some(RoomPreset::TrustedPrivateChat) => Ok(Preset::TrustedPrivateChat),
         Some(RoomPreset::PublicChat) => Ok(Preset::PublicChat),
@@ -204,13 +237,11 @@ fn alone(write: Write) -> Batch {
     }
 }
 
-fn room_id(hub: &Hub) -> Result<OwnedRoomId, Refusal> {
+/// An id for versions before 12.
+fn room_id(hub: &Hub) -> OwnedRoomId {
     let random = URL_SAFE_NO_PAD.encode(hub.random::<ROOM_ID_BYTES>());
     let id = format!("!{random}:{}", hub.key.name());
-    OwnedRoomId::try_from(id).map_err(|error| {
-        tracing::error!(%error, "the server's name is too long for a room id");
-        Refusal::internal()
-    })
+    OwnedRoomId::try_from(id).expect("a server name of at most 230 bytes ends a room id")
 }
 
 fn at_most(field: &str, count: usize, max: usize) -> Result<(), Refusal> {

@@ -5,10 +5,14 @@ use ruma::{
     api::client::{
         knock::knock_room::v3 as knocking,
         membership::{
-            ban_user::v3 as banning, forget_room::v3 as forgetting,
+            ban_user::v3 as banning,
+            forget_room::v3 as forgetting,
             invite_user::v3::{self as inviting, InvitationRecipient},
-            join_room_by_id::v3 as joining, join_room_by_id_or_alias::v3 as joining_by_alias,
-            kick_user::v3 as kicking, leave_room::v3 as leaving, unban_user::v3 as unbanning,
+            join_room_by_id::v3 as joining,
+            join_room_by_id_or_alias::v3 as joining_by_alias,
+            kick_user::v3 as kicking,
+            leave_room::v3 as leaving,
+            unban_user::v3 as unbanning,
         },
     },
 };
@@ -37,7 +41,14 @@ pub(in crate::hub::desk) async fn join(
     if request.third_party_signed.is_some() {
         return Err(no_third_party());
     }
-    enter(hub, caller, &request.room_id, MemberChange::Join, request.reason).await?;
+    enter(
+        hub,
+        caller,
+        &request.room_id,
+        MemberChange::Join,
+        request.reason,
+    )
+    .await?;
     Ok(joining::Response::new(request.room_id))
 }
 
@@ -74,7 +85,15 @@ pub(in crate::hub::desk) async fn leave(
 ) -> Result<leaving::Response, Refusal> {
     let user = caller.user.clone();
     let content = reasoned(request.reason);
-    change(hub, caller, &request.room_id, user, MemberChange::Leave, content).await?;
+    change(
+        hub,
+        caller,
+        &request.room_id,
+        user,
+        MemberChange::Leave,
+        content,
+    )
+    .await?;
     Ok(leaving::Response::new())
 }
 
@@ -123,7 +142,15 @@ pub(in crate::hub::desk) async fn invite(
     let mut content = profile(hub, &recipient.user_id).await?;
     content.extend(reasoned(recipient.reason));
     let user = recipient.user_id;
-    change(hub, caller, &request.room_id, user, MemberChange::Invite, content).await?;
+    change(
+        hub,
+        caller,
+        &request.room_id,
+        user,
+        MemberChange::Invite,
+        content,
+    )
+    .await?;
     Ok(inviting::Response::new())
 }
 
@@ -135,7 +162,15 @@ pub(in crate::hub::desk) async fn kick(
 ) -> Result<kicking::Response, Refusal> {
     let content = reasoned(request.reason);
     let room = &request.room_id;
-    change(hub, caller, room, request.user_id, MemberChange::Kick, content).await?;
+    change(
+        hub,
+        caller,
+        room,
+        request.user_id,
+        MemberChange::Kick,
+        content,
+    )
+    .await?;
     Ok(kicking::Response::new())
 }
 
@@ -147,7 +182,15 @@ pub(in crate::hub::desk) async fn ban(
 ) -> Result<banning::Response, Refusal> {
     let content = reasoned(request.reason);
     let room = &request.room_id;
-    change(hub, caller, room, request.user_id, MemberChange::Ban, content).await?;
+    change(
+        hub,
+        caller,
+        room,
+        request.user_id,
+        MemberChange::Ban,
+        content,
+    )
+    .await?;
     Ok(banning::Response::new())
 }
 
@@ -159,7 +202,15 @@ pub(in crate::hub::desk) async fn unban(
 ) -> Result<unbanning::Response, Refusal> {
     let content = reasoned(request.reason);
     let room = &request.room_id;
-    change(hub, caller, room, request.user_id, MemberChange::Unban, content).await?;
+    change(
+        hub,
+        caller,
+        room,
+        request.user_id,
+        MemberChange::Unban,
+        content,
+    )
+    .await?;
     Ok(unbanning::Response::new())
 }
 

@@ -7,11 +7,13 @@ mod create;
 mod membership;
 mod send;
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, RoomAliasId, RoomId, RoomOrAliasId, UserId,
-    OwnedRoomId, serde::Raw,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomAliasId, RoomId, RoomOrAliasId,
+    UserId, serde::Raw,
 };
 
 pub(super) use self::{
@@ -33,6 +35,7 @@ async fn submit(
     room: &RoomId,
     part: Part,
 ) -> Result<Submitted, Refusal> {
+    hub.desk.rates().events(caller)?;
     let submission = Submission {
         draft: Draft {
             sender: caller.user.clone(),
@@ -50,7 +53,11 @@ async fn submit(
 /// The refusal for a write; of a room that may be elsewhere it says what is missing.
 fn refusal(error: WriteError, hub: &Hub, room: &RoomId) -> Refusal {
     match error {
-        WriteError::NoSuchRoom(_) if room.server_name().is_some_and(|name| name != hub.key.name()) => {
+        WriteError::NoSuchRoom(_)
+            if room
+                .server_name()
+                .is_some_and(|name| name != hub.key.name()) =>
+        {
             elsewhere(room.as_str())
         }
         error => error.into(),

@@ -76,6 +76,7 @@ async fn once(
     endpoint: String,
     txn: String,
 ) -> Result<OwnedEventId, Refusal> {
+    hub.desk.rates().events(caller)?;
     let submission = Submission {
         draft: Draft {
             sender: caller.user.clone(),
@@ -102,5 +103,8 @@ async fn once(
 
 fn first(events: Vec<(OwnedEventId, Option<crate::base::Seq>)>) -> Result<OwnedEventId, Refusal> {
     let mut events = events.into_iter();
-    events.next().map(|(id, _)| id).ok_or_else(Refusal::internal)
+    events
+        .next()
+        .map(|(id, _)| id)
+        .ok_or_else(Refusal::internal)
 }

@@ -10,8 +10,8 @@ use ruma::{
 
 use crate::{
     api::{Caller, Refusal},
-    hub::{Hub, desk::access::ours},
     hub::desk::sync::view::Stored,
+    hub::{Hub, desk::access::ours},
     store::EventRecord,
 };
 
@@ -50,7 +50,10 @@ pub(super) fn wants_room(filter: &RoomFilter, room: &RoomId) -> bool {
 pub(in crate::hub::desk) fn wants_any(filter: &RoomEventFilter, room: &RoomId) -> bool {
     in_rooms(filter.rooms.as_deref(), &filter.not_rooms, room)
         && filter.types.as_ref().is_none_or(|types| !types.is_empty())
-        && filter.senders.as_ref().is_none_or(|senders| !senders.is_empty())
+        && filter
+            .senders
+            .as_ref()
+            .is_none_or(|senders| !senders.is_empty())
 }
 
 /// Whether an event is wanted; its room is already known to be.

@@ -46,5 +46,10 @@ pub(super) async fn stripped(
     }
     let state = state_at(store, room.nid, head).await?;
     let found = store.state_entries(room.nid, state, &keys).await?;
-    Ok(found.iter().flatten().chain(&own).filter_map(strip).collect())
+    Ok(found
+        .iter()
+        .flatten()
+        .chain(&own)
+        .filter_map(strip)
+        .collect())
 }

@@ -1,10 +1,6 @@
 //! Messages from device to device: told until the next token says that they arrived.
 
-use ruma::{
-    OneTimeKeyAlgorithm, UInt,
-    api::client::sync::sync_events::v3::Response,
-    serde::Raw,
-};
+use ruma::{OneTimeKeyAlgorithm, UInt, api::client::sync::sync_events::v3::Response, serde::Raw};
 
 use crate::{
     api::{Caller, Refusal},
@@ -75,7 +71,9 @@ pub(super) async fn fill(
 
 /// Whole commits of waiting messages, and whether there is more.
 async fn waiting(round: &Round<'_>) -> Result<(Vec<MailRecord>, bool), Refusal> {
-    let after = round.since.map_or(Position::ZERO, super::token::SyncToken::mail);
+    let after = round
+        .since
+        .map_or(Position::ZERO, super::token::SyncToken::mail);
     let now = round.now.position;
     let limit = u32::try_from(MAIL_MAX + 1).unwrap_or(u32::MAX);
     let mut mail = read(round, after, now, limit).await?;

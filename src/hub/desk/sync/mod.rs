@@ -28,13 +28,20 @@ use ruma::{
     push::Ruleset,
     serde::Raw,
 };
-use serde_json::{json, value::to_raw_value};
+use serde_json::value::to_raw_value;
 
 use self::token::SyncToken;
 use crate::{
     api::{Caller, Refusal},
     base::Position,
-    hub::{Hub, desk::access::ours, fanout::Woken},
+    hub::{
+        Hub,
+        desk::{
+            access::ours,
+            push_rules::{self, KIND as PUSH_RULES},
+        },
+        fanout::Woken,
+    },
     store::{AccountDataRecord, StoreError},
 };
 
@@ -129,11 +136,14 @@ async fn look(
         now,
         full_state: request.full_state,
         state_after: request.use_state_after,
-        rules: Ruleset::server_default(&caller.user),
+        rules: push_rules::ruleset(&caller.user),
     };
     let mut response = Response::new(String::new());
-    let data = round.account_data(round.position_since()).await.map_err(ours)?;
-    round.fill_account_data(&data, &mut response);
+    let data = round
+        .account_data(round.position_since())
+        .await
+        .map_err(ours)?;
+    round.fill_account_data(&data, &mut response)?;
     let met = rooms::fill(&round, &data, &mut response).await?;
     lists::fill(&round, met, &mut response).await?;
     round.now.mail = mail::fill(&round, &mut response).await?;
@@ -147,19 +157,18 @@ impl Round<'_> {
     }
 
     /// Account data stored after `since`, up to now.
-    async fn account_data(
-        &self,
-        since: Position,
-    ) -> Result<Vec<AccountDataRecord>, StoreError> {
+    async fn account_data(&self, since: Position) -> Result<Vec<AccountDataRecord>, StoreError> {
         let store = &self.hub.store;
-        let mut data = store
-            .account_data(&self.caller.user, since)
-            .await?;
+        let mut data = store.account_data(&self.caller.user, since).await?;
         data.retain(|record| record.position <= self.now.position);
         Ok(data)
     }
 
-    fn fill_account_data(&self, data: &[AccountDataRecord], response: &mut Response) {
+    fn fill_account_data(
+        &self,
+        data: &[AccountDataRecord],
+        response: &mut Response,
+    ) -> Result<(), Refusal> {
         let filter = &self.filter.account_data;
         let wanted =
             |kind: &str| filter::wants_type(filter.types.as_deref(), &filter.not_types, kind);
@@ -172,14 +181,13 @@ impl Round<'_> {
         // Clients look for their push rules here, also while they are everyone's.
         let has_rules = global.clone().any(|record| record.kind == PUSH_RULES);
         if self.since.is_none() && !has_rules && wanted(PUSH_RULES) {
-            let rules = json!({ "global": self.rules }).to_string();
+            let rules = push_rules::content(&self.caller.user)?;
             let event = as_event(PUSH_RULES, &rules);
             response.account_data.events.extend(event);
         }
+        Ok(())
     }
 }
-
-const PUSH_RULES: &str = "m.push_rules";
 
 /// `{"type", "content"}`.
 fn as_event<T>(kind: &str, content: &str) -> Option<Raw<T>> {
@@ -189,8 +197,8 @@ fn as_event<T>(kind: &str, content: &str) -> Option<Raw<T>> {
         #[serde(rename = "type")]
         kind: &'a str,
     }
-    let event = serde_json::from_str(content)
-        .and_then(|content| to_raw_value(&Event { content, kind }));
+    let event =
+        serde_json::from_str(content).and_then(|content| to_raw_value(&Event { content, kind }));
     match event {
         Ok(event) => Some(Raw::from_json(event)),
         Err(error) => {

@@ -21,9 +21,14 @@ use crate::{
         },
         receipts::READ_PRIVATE,
         sync::{
-            Round, as_event, filter::{is_lazy, wants_any, wants_event, wants_type},
-            lists::Met, rooms::{Beside, membership_at}, state_delta, summary,
-            token::RoomToken, unread, view::{self, Stored, Viewer},
+            Round, as_event,
+            filter::{is_lazy, wants_any, wants_event, wants_type},
+            lists::Met,
+            rooms::{Beside, membership_at},
+            state_delta, summary,
+            token::RoomToken,
+            unread,
+            view::{self, Stored, Viewer},
         },
     },
     room::{Membership, StateKey},
@@ -69,9 +74,7 @@ pub(super) async fn joined(
 
     let mut section = JoinedRoom::new();
     let whole = before.is_none() || round.full_state;
-    if is_lazy(&round.filter.room.state)
-        && (whole || changed.iter().any(summary::is_told_by))
-    {
+    if is_lazy(&round.filter.room.state) && (whole || changed.iter().any(summary::is_told_by)) {
         section.summary = summary::of(round, room.nid).await?;
     }
     let heroes = &section.summary.heroes;
@@ -237,7 +240,11 @@ async fn add_members(
 ) -> Result<(), StoreError> {
     let there: BTreeSet<_> = state.iter().map(|event| event.nid).collect();
     let members = members_of(&round.hub.store, room.nid, at, users).await?;
-    state.extend(members.into_iter().filter(|event| !there.contains(&event.nid)));
+    state.extend(
+        members
+            .into_iter()
+            .filter(|event| !there.contains(&event.nid)),
+    );
     Ok(())
 }
 
@@ -254,16 +261,25 @@ async fn meet(
     }
     let store = &round.hub.store;
     let key = StateKey::new(ENCRYPTION, "");
-    if store.current(room.nid, &[key]).await?.iter().all(Option::is_none) {
+    if store
+        .current(room.nid, &[key])
+        .await?
+        .iter()
+        .all(Option::is_none)
+    {
         return Ok(());
     }
-    if known.is_none() || changed.iter().any(|event| !is_member(event) && is_member_or_encryption(event)) {
+    if known.is_none()
+        || changed
+            .iter()
+            .any(|event| !is_member(event) && is_member_or_encryption(event))
+    {
         met.met.extend(store.joined(room.nid, None).await?);
         return Ok(());
     }
     for event in changed.iter().filter(|event| is_member(event)) {
-        let user = Stored::read(event)
-            .and_then(|stored| OwnedUserId::try_from(stored.state_key?).ok());
+        let user =
+            Stored::read(event).and_then(|stored| OwnedUserId::try_from(stored.state_key?).ok());
         match (user, membership_in(event)) {
             (Some(user), Membership::Join) => drop(met.met.insert(user)),
             (Some(user), Membership::Leave | Membership::Ban) => drop(met.parted.insert(user)),
@@ -292,7 +308,11 @@ pub(super) async fn account_data<T>(
     } else {
         Vec::new()
     };
-    let records = if earlier.is_empty() { &beside.data } else { &earlier };
+    let records = if earlier.is_empty() {
+        &beside.data
+    } else {
+        &earlier
+    };
     Ok(records
         .iter()
         .filter(|record| wants_type(filter.types.as_deref(), &filter.not_types, &record.kind))
@@ -356,7 +376,10 @@ async fn receipts(
         // One event per thread: in one event a user has one receipt for an event.
         let event = threads.entry(record.thread).or_default();
         let kinds = event.entry(record.event.to_string()).or_default();
-        kinds.entry(record.kind).or_default().insert(record.user, data);
+        kinds
+            .entry(record.kind)
+            .or_default()
+            .insert(record.user, data);
     }
     let events = threads.values().filter_map(|content| {
         let content = serde_json::to_string(content).ok()?;

@@ -14,13 +14,14 @@ use crate::{
     base::Seq,
     hub::desk::{
         access::ours,
-        reading::{members_of, visibility::{membership_in, state_at}},
+        reading::{
+            members_of,
+            visibility::{membership_in, state_at},
+        },
         sync::{Round, filter::wants_room, invited, left, lists::Met, room},
     },
     room::Membership,
-    store::{
-        AccountDataRecord, MembershipRecord, Order, RoomNid, RoomRecord, StoreError,
-    },
+    store::{AccountDataRecord, MembershipRecord, Order, RoomNid, RoomRecord, StoreError},
 };
 
 /// Up to how many rooms outside the list of news are looked up one by one; beyond, the user's
@@ -99,7 +100,11 @@ async fn beside(
 }
 
 async fn all_joined(round: &Round<'_>) -> Result<Vec<RoomNid>, StoreError> {
-    let all = round.hub.store.memberships(&round.caller.user, None).await?;
+    let all = round
+        .hub
+        .store
+        .memberships(&round.caller.user, None)
+        .await?;
     let joined = all
         .into_iter()
         .filter(|record| record.membership == Membership::Join);
@@ -128,7 +133,10 @@ async fn records(
     if others.len() > LOOKED_UP_MAX {
         let all = store.memberships(user, None).await?;
         let wanted: BTreeSet<RoomNid> = others.into_iter().collect();
-        records.extend(all.into_iter().filter(|record| wanted.contains(&record.room)));
+        records.extend(
+            all.into_iter()
+                .filter(|record| wanted.contains(&record.room)),
+        );
         return Ok(records);
     }
     for room in others {
@@ -185,11 +193,7 @@ pub(super) async fn head(round: &Round<'_>, room: &RoomRecord) -> Result<Seq, St
     if room.position <= round.now.position {
         return Ok(room.heads.seq);
     }
-    round
-        .hub
-        .store
-        .seq_at(room.nid, round.now.position)
-        .await
+    round.hub.store.seq_at(room.nid, round.now.position).await
 }
 
 /// The user's membership at an entry of a room.

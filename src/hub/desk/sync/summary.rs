@@ -88,7 +88,11 @@ async fn heroes(
     if !heroes.is_empty() {
         return Ok(heroes);
     }
-    let members = round.hub.store.current_all(room, Some("m.room.member")).await?;
+    let members = round
+        .hub
+        .store
+        .current_all(room, Some("m.room.member"))
+        .await?;
     let gone = members
         .iter()
         .filter_map(|event| OwnedUserId::try_from(Stored::read(event)?.state_key?).ok())

@@ -108,10 +108,7 @@ async fn read_up_to(round: &Round<'_>, room: &RoomRecord) -> Result<Seq, StoreEr
     Ok(read)
 }
 
-async fn context(
-    round: &Round<'_>,
-    room: &RoomRecord,
-) -> Result<PushConditionRoomCtx, StoreError> {
+async fn context(round: &Round<'_>, room: &RoomRecord) -> Result<PushConditionRoomCtx, StoreError> {
     let keys = [
         StateKey::new("m.room.power_levels", ""),
         StateKey::new("m.room.create", ""),

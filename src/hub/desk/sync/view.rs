@@ -134,9 +134,9 @@ pub(in crate::hub::desk) async fn show_state<T>(
     state: &[EventRecord],
 ) -> Result<Vec<Raw<T>>, StoreError> {
     let redactions = redactions(store, state.iter()).await?;
-    let shown = state.iter().filter_map(|event| {
-        client_event(viewer, event, None, &redactions, Unsigned::default())
-    });
+    let shown = state
+        .iter()
+        .filter_map(|event| client_event(viewer, event, None, &redactions, Unsigned::default()));
     Ok(shown.map(Raw::from_json).collect())
 }
 
@@ -212,11 +212,9 @@ impl Redacts {
         if stored.kind != "m.room.redaction" {
             return Self::default();
         }
-        let Ok(mut content) =
-            serde_json::from_str::<std::collections::BTreeMap<String, Box<RawValue>>>(
-                stored.content.get(),
-            )
-        else {
+        let Ok(mut content) = serde_json::from_str::<
+            std::collections::BTreeMap<String, Box<RawValue>>,
+        >(stored.content.get()) else {
             return Self::default();
         };
         match (stored.redacts, content.get("redacts")) {
