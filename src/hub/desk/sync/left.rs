@@ -1,9 +1,6 @@
 //! A room one has left: what happened up to then, once.
 
-use ruma::{
-    OwnedUserId,
-    api::client::sync::sync_events::v3::{LeftRoom, State, StateEvents},
-};
+use ruma::{OwnedUserId, api::client::sync::sync_events::v3::LeftRoom};
 
 use crate::{
     base::Seq,
@@ -17,9 +14,9 @@ use crate::{
             Round,
             filter::wants_event,
             lists::Met,
-            room::{Line, account_data, line, shown, viewer},
+            room::{Line, account_data, line, shown, shown_state},
             rooms::{Beside, membership_at},
-            state_delta, view,
+            state_delta,
         },
     },
     room::{Membership, StateKey},
@@ -72,15 +69,9 @@ pub(super) async fn left(
     }
 
     let state = state(round, room, &known, &line, end).await?;
-    let viewer = viewer(round, room);
-    let state = StateEvents::with_events(view::show_state(store, viewer, &state).await?);
     let mut section = LeftRoom::new();
-    section.state = if round.state_after {
-        State::After(state)
-    } else {
-        State::Before(state)
-    };
-    section.timeline = shown(round, viewer, &line).await?;
+    section.state = shown_state(round, room, &state).await?;
+    section.timeline = shown(round, room, &line).await?;
     section.account_data.events = account_data(round, room, Some(end), &beside).await?;
     Ok(Some(section))
 }

@@ -73,7 +73,7 @@ async fn beside(
 ) -> Result<BTreeMap<RoomNid, Beside>, StoreError> {
     let mut found: BTreeMap<RoomNid, Beside> = BTreeMap::new();
     let board = &round.hub.desk.typing;
-    for typing in board.changed(round.since.map(|since| since.typing)) {
+    for typing in board.changed(round.since.map(|since| since.typing), round.now.typing) {
         found.entry(typing.room).or_default().typing = Some(typing.users);
     }
     if let Some(since) = round.since {
