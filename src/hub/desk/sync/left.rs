@@ -7,7 +7,7 @@ use crate::{
     hub::desk::{
         reading::{
             page::{Seen, Span},
-            state_events,
+            pieces, state_events,
             visibility::{Standing, state_at},
         },
         sync::{
@@ -83,8 +83,8 @@ async fn known(round: &Round<'_>, standing: &Standing) -> Result<Known, StoreErr
     let Some(since) = round.since else {
         return Ok(Known::Nothing);
     };
-    let room = standing.room.nid;
-    let seq = round.hub.store.seq_at(room, since.position).await?;
+    let room = &standing.room;
+    let seq = round.hub.store.seq_at(room.nid, since.position).await?;
     if membership_at(round, room, seq).await? == Membership::Join {
         return Ok(Known::UpTo(seq));
     }
@@ -157,7 +157,7 @@ async fn part(
     let store = &round.hub.store;
     let state = state_at(store, room.nid, end).await?;
     let key = StateKey::new("m.room.encryption", "");
-    let found = store.state_entries(room.nid, state, &[key]).await?;
+    let found = pieces(store, room, state, &[key]).await?;
     if found.iter().all(Option::is_none) {
         return Ok(());
     }

@@ -105,7 +105,7 @@ async fn known(
     if record.position <= since {
         return Ok(Some(seq)); // joined since before
     }
-    let then = membership_at(round, room.nid, seq).await?;
+    let then = membership_at(round, room, seq).await?;
     Ok((then == Membership::Join).then_some(seq))
 }
 
@@ -245,7 +245,7 @@ async fn add_members(
     state: &mut Vec<EventRecord>,
 ) -> Result<(), StoreError> {
     let there: BTreeSet<_> = state.iter().map(|event| event.nid).collect();
-    let members = members_of(&round.hub.store, room.nid, at, users).await?;
+    let members = members_of(&round.hub.store, room, at, users).await?;
     state.extend(
         members
             .into_iter()

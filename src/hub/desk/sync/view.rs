@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::{
     api::Caller,
     base::Timestamp,
-    hub::desk::reading::page::Seen,
+    hub::desk::reading::{page::Seen, pieces},
     room::{Membership, StateKey},
     store::{EventNid, EventRecord, RoomRecord, SharedStore, StoreError},
     wire::matrix::event_id,
@@ -258,7 +258,7 @@ async fn surroundings(
         let Some(key) = Stored::read(&seen.event).and_then(|stored| stored.key()) else {
             continue;
         };
-        let found = store.state_entries(room.nid, seen.before, &[key]).await?;
+        let found = pieces(store, room, seen.before, &[key]).await?;
         if let Some(before) = found.into_iter().flatten().next()
             && before.nid != seen.event.nid
         {
