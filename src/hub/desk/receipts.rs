@@ -1,6 +1,6 @@
 //! What has been read and who types: told to a room, and in no room's log.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ruma::{
     EventId, OwnedEventId, RoomId,
@@ -29,7 +29,7 @@ mod board;
 mod tests;
 
 /// How long someone types at most without saying so again.
-const TYPING_MAX: std::time::Duration = std::time::Duration::from_secs(120);
+const TYPING_MAX: Duration = Duration::from_mins(2);
 
 /// See `api::Command::Receipt`.
 ///

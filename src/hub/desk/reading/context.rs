@@ -100,7 +100,7 @@ async fn state(
     if lazy {
         let around: Vec<Seen> = around.iter().map(|seen| (*seen).clone()).collect();
         let senders = page::senders(&around);
-        let members = members_of(&hub.store, standing.room.nid, last, senders).await;
+        let members = members_of(&hub.store, &standing.room, last, senders).await;
         state.extend(members.map_err(ours)?);
     }
     Ok(state)

@@ -213,7 +213,7 @@ async fn members(
         return Ok(Vec::new());
     };
     let state = newest.event.state_after;
-    members_of(&hub.store, standing.room.nid, state, page::senders(seen))
+    members_of(&hub.store, &standing.room, state, page::senders(seen))
         .await
         .map_err(ours)
 }

@@ -28,7 +28,7 @@ use crate::{
         desk::{access::ours, reading::visibility::Standing, sync::view::Viewer},
     },
     room::StateKey,
-    store::{EventRecord, RoomNid, SharedStore, StateNid, StoreError},
+    store::{EventRecord, RoomRecord, SharedStore, StateNid, StoreError},
 };
 
 /// How many events of a state are read at once.
@@ -53,10 +53,38 @@ pub(super) async fn state_events(
     Ok(kept)
 }
 
+/// Pieces of a state of a room, in the order asked for.
+///
+/// Where the state is the current one it is asked for as that, which costs the same in a large
+/// room as in a small one.
+pub(super) async fn pieces(
+    store: &SharedStore,
+    room: &RoomRecord,
+    state: StateNid,
+    keys: &[StateKey],
+) -> Result<Vec<Option<EventRecord>>, StoreError> {
+    if state == StateNid::default() || keys.is_empty() {
+        return Ok(vec![None; keys.len()]);
+    }
+    if state == room.state.nid {
+        let found = store.current(room.nid, keys).await?;
+        let head = Some(room.heads.seq);
+        // Another state may have become current since the room was looked at.
+        if found
+            .iter()
+            .flatten()
+            .all(|event| event.seq.is_some() && event.seq <= head)
+        {
+            return Ok(found);
+        }
+    }
+    store.state_entries(room.nid, state, keys).await
+}
+
 /// The member events of some users in a state.
 pub(super) async fn members_of(
     store: &SharedStore,
-    room: RoomNid,
+    room: &RoomRecord,
     state: StateNid,
     users: impl IntoIterator<Item = impl AsRef<str>>,
 ) -> Result<Vec<EventRecord>, StoreError> {
@@ -64,10 +92,7 @@ pub(super) async fn members_of(
         .into_iter()
         .map(|user| StateKey::new("m.room.member", user.as_ref()))
         .collect();
-    if keys.is_empty() || state == StateNid::default() {
-        return Ok(Vec::new());
-    }
-    let found = store.state_entries(room, state, &keys).await?;
+    let found = pieces(store, room, state, &keys).await?;
     Ok(found.into_iter().flatten().collect())
 }
 

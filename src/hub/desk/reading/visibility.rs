@@ -8,7 +8,7 @@ use ruma::{OwnedUserId, RoomId, UserId};
 use crate::{
     api::Refusal,
     base::Seq,
-    hub::desk::{access::ours, sync::view::Stored},
+    hub::desk::{access::ours, reading::pieces, sync::view::Stored},
     room::{HistoryVisibility, Membership, Reader, StateKey, may_see_change},
     store::{
         EventRecord, Logged, MembershipRecord, Order, RoomNid, RoomRecord, SharedStore, StateNid,
@@ -114,9 +114,8 @@ impl Standing {
         for _ in 0..MEMBERSHIPS_BACK_MAX {
             let Some(seq) = later.seq else { break };
             let before = state_at(store, self.room.nid, Seq(seq.0.saturating_sub(1))).await?;
-            let found = store
-                .state_entries(self.room.nid, before, std::slice::from_ref(&key))
-                .await?;
+            let keys = std::slice::from_ref(&key);
+            let found = pieces(store, &self.room, before, keys).await?;
             let Some(earlier) = found.into_iter().flatten().next() else {
                 break;
             };
@@ -195,12 +194,8 @@ impl<'a> Sight<'a> {
             StateKey::new(VISIBILITY, ""),
             StateKey::member(&standing.user),
         ];
-        let mut found = if state == StateNid::default() {
-            Vec::new()
-        } else {
-            store.state_entries(standing.room.nid, state, &keys).await?
-        }
-        .into_iter();
+        let found = pieces(store, &standing.room, state, &keys).await?;
+        let mut found = found.into_iter();
         let visibility = visibility_in(found.next().flatten().as_ref());
         let membership = found.next().flatten();
         Ok(Self {

@@ -118,13 +118,14 @@ impl TypingBoard {
         changed
     }
 
-    /// Rooms whose typing users changed after `since`; all with typing users when that is none.
-    pub(in crate::hub::desk) fn changed(&self, since: Option<u64>) -> Vec<TypingRoom> {
+    /// Rooms whose typing users changed after `since` and not after `now`, which the next look
+    /// will find; all with typing users when `since` is none.
+    pub(in crate::hub::desk) fn changed(&self, since: Option<u64>, now: u64) -> Vec<TypingRoom> {
         let board = self.board();
         // A version from before a restart is from another count.
         let since = since.filter(|since| *since <= board.version);
         let rooms = board.rooms.iter().filter(|(_, room)| match since {
-            Some(since) => room.version > since,
+            Some(since) => room.version > since && room.version <= now,
             None => !room.users.is_empty(),
         });
         rooms

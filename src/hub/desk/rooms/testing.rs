@@ -1,8 +1,4 @@
 //! People who talk in rooms, for the tests of rooms, reading and syncing.
-#![expect(
-    clippy::unwrap_used,
-    reason = "the test allowances of clippy do not reach helpers"
-)]
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedTransactionId,

@@ -5,7 +5,7 @@ use ruma::{events::AnyStrippedStateEvent, serde::Raw};
 use crate::{
     base::Seq,
     hub::desk::{
-        reading::visibility::state_at,
+        reading::{pieces, visibility::state_at},
         sync::{
             Round,
             view::{Stored, strip},
@@ -45,7 +45,7 @@ pub(super) async fn stripped(
         keys.push(StateKey::new("m.room.member", stored.sender.as_ref()));
     }
     let state = state_at(store, room.nid, head).await?;
-    let found = store.state_entries(room.nid, state, &keys).await?;
+    let found = pieces(store, room, state, &keys).await?;
     Ok(found
         .iter()
         .flatten()

@@ -1,25 +1,22 @@
 //! A room one has left: what happened up to then, once.
 
-use ruma::{
-    OwnedUserId,
-    api::client::sync::sync_events::v3::{LeftRoom, State, StateEvents},
-};
+use ruma::{OwnedUserId, api::client::sync::sync_events::v3::LeftRoom};
 
 use crate::{
     base::Seq,
     hub::desk::{
         reading::{
             page::{Seen, Span},
-            state_events,
+            pieces, state_events,
             visibility::{Standing, state_at},
         },
         sync::{
             Round,
             filter::wants_event,
             lists::Met,
-            room::{Line, account_data, line, shown, viewer},
+            room::{Line, account_data, line, shown, shown_state},
             rooms::{Beside, membership_at},
-            state_delta, view,
+            state_delta,
         },
     },
     room::{Membership, StateKey},
@@ -72,15 +69,9 @@ pub(super) async fn left(
     }
 
     let state = state(round, room, &known, &line, end).await?;
-    let viewer = viewer(round, room);
-    let state = StateEvents::with_events(view::show_state(store, viewer, &state).await?);
     let mut section = LeftRoom::new();
-    section.state = if round.state_after {
-        State::After(state)
-    } else {
-        State::Before(state)
-    };
-    section.timeline = shown(round, viewer, &line).await?;
+    section.state = shown_state(round, room, &state).await?;
+    section.timeline = shown(round, room, &line).await?;
     section.account_data.events = account_data(round, room, Some(end), &beside).await?;
     Ok(Some(section))
 }
@@ -92,8 +83,8 @@ async fn known(round: &Round<'_>, standing: &Standing) -> Result<Known, StoreErr
     let Some(since) = round.since else {
         return Ok(Known::Nothing);
     };
-    let room = standing.room.nid;
-    let seq = round.hub.store.seq_at(room, since.position).await?;
+    let room = &standing.room;
+    let seq = round.hub.store.seq_at(room.nid, since.position).await?;
     if membership_at(round, room, seq).await? == Membership::Join {
         return Ok(Known::UpTo(seq));
     }
@@ -166,7 +157,7 @@ async fn part(
     let store = &round.hub.store;
     let state = state_at(store, room.nid, end).await?;
     let key = StateKey::new("m.room.encryption", "");
-    let found = store.state_entries(room.nid, state, &[key]).await?;
+    let found = pieces(store, room, state, &[key]).await?;
     if found.iter().all(Option::is_none) {
         return Ok(());
     }

@@ -79,17 +79,11 @@ pub(super) async fn joined(
     }
     let heroes = &section.summary.heroes;
     let state = state(round, room, &line, before, head, heroes).await?;
-    let viewer = viewer(round, room);
-    let state = StateEvents::with_events(view::show_state(store, viewer, &state).await?);
-    section.state = if round.state_after {
-        State::After(state)
-    } else {
-        State::Before(state)
-    };
-    section.timeline = shown(round, viewer, &line).await?;
+    section.state = shown_state(round, room, &state).await?;
+    section.timeline = shown(round, room, &line).await?;
     section.account_data.events = account_data(round, room, before, &beside).await?;
     section.ephemeral.events = ephemeral(round, room, before, beside).await?;
-    if before.is_some() && !round.full_state && section.state.is_empty() && section.is_empty() {
+    if !whole && section.is_empty() {
         return Ok(None);
     }
     section.unread_notifications = unread::count(round, room, head).await?;
@@ -111,7 +105,7 @@ async fn known(
     if record.position <= since {
         return Ok(Some(seq)); // joined since before
     }
-    let then = membership_at(round, room.nid, seq).await?;
+    let then = membership_at(round, room, seq).await?;
     Ok((then == Membership::Join).then_some(seq))
 }
 
@@ -165,19 +159,34 @@ pub(super) async fn line(
 /// A timeline as the client gets it.
 pub(super) async fn shown(
     round: &Round<'_>,
-    viewer: Viewer<'_>,
+    room: &RoomRecord,
     line: &Line,
 ) -> Result<Timeline, StoreError> {
     let mut timeline = Timeline::new();
     timeline.limited = line.limited;
-    timeline.events = view::show(&round.hub.store, viewer, &line.seen).await?;
+    timeline.events = view::show(&round.hub.store, viewer(round, room), &line.seen).await?;
     if line.limited || !line.seen.is_empty() {
         timeline.prev_batch = Some(RoomToken::after(line.start).to_string());
     }
     Ok(timeline)
 }
 
-pub(super) fn viewer<'a>(round: &Round<'a>, room: &'a RoomRecord) -> Viewer<'a> {
+/// State as the client gets it, under the name it asked for.
+pub(super) async fn shown_state(
+    round: &Round<'_>,
+    room: &RoomRecord,
+    state: &[EventRecord],
+) -> Result<State, StoreError> {
+    let events = view::show_state(&round.hub.store, viewer(round, room), state).await?;
+    let events = StateEvents::with_events(events);
+    Ok(if round.state_after {
+        State::After(events)
+    } else {
+        State::Before(events)
+    })
+}
+
+fn viewer<'a>(round: &Round<'a>, room: &'a RoomRecord) -> Viewer<'a> {
     Viewer {
         caller: round.caller,
         room,
@@ -204,19 +213,16 @@ async fn state(
     let at = if round.state_after { head } else { line.start };
     let lazy = is_lazy(filter);
     let whole = known.is_none() || round.full_state;
-    let mut state = match known.filter(|_| !whole) {
+    let mut state = if let Some(known) = known.filter(|_| !whole) {
         // Members that changed in a gap are told in any case: their change would else be lost.
-        Some(known) => {
-            let mut changed = state_delta::between(store, room.nid, known, at).await?;
-            changed.retain(|event| wants_event(filter, event));
-            changed
-        }
-        None => {
-            let nid = state_at(store, room.nid, at).await?;
-            let wanted =
-                |event: &EventRecord| wants_event(filter, event) && !(lazy && is_member(event));
-            state_events(store, nid, &wanted).await?
-        }
+        let mut changed = state_delta::between(store, room.nid, known, at).await?;
+        changed.retain(|event| wants_event(filter, event));
+        changed
+    } else {
+        let nid = state_at(store, room.nid, at).await?;
+        let wanted =
+            |event: &EventRecord| wants_event(filter, event) && !(lazy && is_member(event));
+        state_events(store, nid, &wanted).await?
     };
     if lazy {
         let mut users = page::senders(&line.seen);
@@ -239,7 +245,7 @@ async fn add_members(
     state: &mut Vec<EventRecord>,
 ) -> Result<(), StoreError> {
     let there: BTreeSet<_> = state.iter().map(|event| event.nid).collect();
-    let members = members_of(&round.hub.store, room.nid, at, users).await?;
+    let members = members_of(&round.hub.store, room, at, users).await?;
     state.extend(
         members
             .into_iter()

@@ -73,7 +73,7 @@ async fn beside(
 ) -> Result<BTreeMap<RoomNid, Beside>, StoreError> {
     let mut found: BTreeMap<RoomNid, Beside> = BTreeMap::new();
     let board = &round.hub.desk.typing;
-    for typing in board.changed(round.since.map(|since| since.typing)) {
+    for typing in board.changed(round.since.map(|since| since.typing), round.now.typing) {
         found.entry(typing.room).or_default().typing = Some(typing.users);
     }
     if let Some(since) = round.since {
@@ -199,11 +199,11 @@ pub(super) async fn head(round: &Round<'_>, room: &RoomRecord) -> Result<Seq, St
 /// The user's membership at an entry of a room.
 pub(super) async fn membership_at(
     round: &Round<'_>,
-    room: RoomNid,
+    room: &RoomRecord,
     seq: Seq,
 ) -> Result<Membership, StoreError> {
     let store = &round.hub.store;
-    let state = state_at(store, room, seq).await?;
+    let state = state_at(store, room.nid, seq).await?;
     let found = members_of(store, room, state, [&round.caller.user]).await?;
     Ok(found.first().map_or(Membership::Leave, membership_in))
 }
@@ -220,7 +220,7 @@ async fn as_of_now(
     }
     let store = &round.hub.store;
     let state = state_at(store, room.nid, head).await?;
-    let found = members_of(store, room.nid, state, [&round.caller.user]).await?;
+    let found = members_of(store, room, state, [&round.caller.user]).await?;
     let Some((event, seq)) = found
         .into_iter()
         .next()

@@ -151,7 +151,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_token_is_read_as_it_was_written(position in 1..STORED_MAX, typing in 0..STORED_MAX, behind in any::<bool>()) {
-            let mail = behind.then(|| Position(position / 2)).filter(|mail| mail.0 < position);
+            let mail = behind.then_some(Position(position / 2)).filter(|mail| mail.0 < position);
             let token = SyncToken { position: Position(position), typing, mail };
             prop_assert_eq!(token.to_string().parse(), Ok(token));
         }

@@ -12,8 +12,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::{
     api::Caller,
     base::Timestamp,
-    hub::desk::reading::page::Seen,
-    room::StateKey,
+    hub::desk::reading::{page::Seen, pieces},
+    room::{Membership, StateKey},
     store::{EventNid, EventRecord, RoomRecord, SharedStore, StoreError},
     wire::matrix::event_id,
 };
@@ -88,7 +88,7 @@ struct ClientEvent<'a> {
     unsigned: Unsigned<'a>,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct Unsigned<'a> {
     age: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,11 +118,14 @@ pub(in crate::hub::desk) async fn show<T>(
     let around = surroundings(store, viewer.room, page).await?;
     let shown = page.iter().filter_map(|seen| {
         let replaced = around.replaced.get(&seen.event.nid);
-        let unsigned = Unsigned {
-            membership: Some(word(seen.membership)),
-            ..Unsigned::default()
-        };
-        client_event(viewer, &seen.event, replaced, &around.redactions, unsigned)
+        let membership = Some(seen.membership);
+        client_event(
+            viewer,
+            &seen.event,
+            replaced,
+            &around.redactions,
+            membership,
+        )
     });
     Ok(shown.map(Raw::from_json).collect())
 }
@@ -136,7 +139,7 @@ pub(in crate::hub::desk) async fn show_state<T>(
     let redactions = redactions(store, state.iter()).await?;
     let shown = state
         .iter()
-        .filter_map(|event| client_event(viewer, event, None, &redactions, Unsigned::default()));
+        .filter_map(|event| client_event(viewer, event, None, &redactions, None));
     Ok(shown.map(Raw::from_json).collect())
 }
 
@@ -167,7 +170,7 @@ fn client_event(
     event: &EventRecord,
     replaced: Option<&EventRecord>,
     redactions: &HashMap<EventNid, EventRecord>,
-    unsigned: Unsigned<'_>,
+    membership: Option<Membership>,
 ) -> Option<Box<RawValue>> {
     let stored = Stored::read(event)?;
     let before = replaced.and_then(Stored::read);
@@ -177,11 +180,11 @@ fn client_event(
         prev_content: before.as_ref().map(|before| before.content),
         redacted_because: redaction.and_then(|event| {
             // A redaction that is itself redacted is shown as it stands, not followed further.
-            client_event(viewer, event, None, &HashMap::new(), Unsigned::default())
+            client_event(viewer, event, None, &HashMap::new(), None)
         }),
         replaces_state: replaced.map(|event| event_id(event.hash)),
         transaction_id: transaction_id(viewer.caller, event, &stored),
-        ..unsigned
+        membership: membership.map(Membership::as_str),
     };
     let redacts = Redacts::of(&stored);
     let shown = ClientEvent {
@@ -255,7 +258,7 @@ async fn surroundings(
         let Some(key) = Stored::read(&seen.event).and_then(|stored| stored.key()) else {
             continue;
         };
-        let found = store.state_entries(room.nid, seen.before, &[key]).await?;
+        let found = pieces(store, room, seen.before, &[key]).await?;
         if let Some(before) = found.into_iter().flatten().next()
             && before.nid != seen.event.nid
         {
@@ -278,15 +281,4 @@ async fn redactions(
     }
     let found = store.events(&nids).await?;
     Ok(found.into_iter().map(|event| (event.nid, event)).collect())
-}
-
-fn word(membership: crate::room::Membership) -> &'static str {
-    use crate::room::Membership;
-    match membership {
-        Membership::Leave => "leave",
-        Membership::Join => "join",
-        Membership::Invite => "invite",
-        Membership::Ban => "ban",
-        Membership::Knock => "knock",
-    }
 }
