@@ -118,7 +118,10 @@ async fn of_synapse(about: &Value) -> Result<Server, Failed> {
     let server = &about["servers"][0];
     let ca = fs::read_to_string(about["ca_cert"].as_str().expect("a CA file"))?;
     let target = Target::parse(server["https_url"].as_str().expect("a URL"), Some(&ca))?;
-    let token = server["users"][0]["access_token"].as_str().expect("a token").to_owned();
+    let token = server["users"][0]["access_token"]
+        .as_str()
+        .expect("a token")
+        .to_owned();
     let pid = server["pid"].as_u64().expect("a pid");
     prepare("synapse", pid, target, token).await
 }
@@ -127,7 +130,11 @@ async fn of_hub(hub: &hub::Hub, door: &'static str) -> Result<Server, Failed> {
     let client = hub.client("https", "ana").await?;
     let token = client.token().expect("logged in").to_owned();
     let pid = hub.ready()["pid"].as_u64().expect("a pid");
-    let name = if door == "coap" { "hub, CoAP" } else { "hub, HTTPS" };
+    let name = if door == "coap" {
+        "hub, CoAP"
+    } else {
+        "hub, HTTPS"
+    };
     prepare(name, pid, hub.target(door)?, token).await
 }
 
@@ -139,21 +146,32 @@ async fn prepare(
 ) -> Result<Server, Failed> {
     let mut client = Client::resume(&target, &token, &world()).await?;
     let room = client.create_room(json!({"room_version": "12"})).await?;
-    Ok(Server { name, pid, target, token, room })
+    Ok(Server {
+        name,
+        pid,
+        target,
+        token,
+        room,
+    })
 }
 
 /// `senders` clients send one message after the other, each waiting for its answer.
 async fn round(server: &Server, senders: usize) -> Result<Load, Failed> {
     let stop = Arc::new(AtomicBool::new(false));
     let sent = Arc::new(AtomicU64::new(0));
-    let run = Instant::now().duration_since(*START.get_or_init(Instant::now)).as_nanos();
+    let run = Instant::now()
+        .duration_since(*START.get_or_init(Instant::now))
+        .as_nanos();
     let before = cpu_seconds(server.pid)?;
     let began = Instant::now();
     let tasks: Vec<_> = (0..senders)
         .map(|index| {
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-            let (target, token, room) =
-                (server.target.clone(), server.token.clone(), server.room.clone());
+            let (target, token, room) = (
+                server.target.clone(),
+                server.token.clone(),
+                server.room.clone(),
+            );
             tokio::spawn(async move {
                 let mut client = Client::resume(&target, &token, &world()).await?;
                 let mut number = 0_u64;

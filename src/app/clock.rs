@@ -85,7 +85,10 @@ pub fn rng() -> StdRng {
 
 /// The real time and chance, for the client library.
 pub fn world() -> World {
-    World { clock: Arc::new(SystemClock::new()), rng: || Box::new(rng()) }
+    World {
+        clock: Arc::new(SystemClock::new()),
+        rng: || Box::new(rng()),
+    }
 }
 
 /// Randomness straight from the operating system, for what must outlive this process.

@@ -252,7 +252,10 @@ fn quota(Rate(pace): Rate) -> Quota {
 
 fn make_dir(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir);
     made.map_err(|error| Failure::failed("STORE_DIR", format!("{}: {error}", dir.display())))
 }
 

@@ -158,6 +158,7 @@ mod tests {
             ..Inputs::default()
         };
         let loaded = config::load(&inputs).unwrap();
+        crate::base::test_log::Log::install(); // the log of this process belongs to the tests
         let telemetry = Telemetry::start(&loaded.config.log);
         let tokens = Arc::new(RwLock::new(Tokens::read(&loaded.config).unwrap()));
         Reloader::new(inputs, loaded, telemetry, None, tokens)

@@ -32,7 +32,9 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
             let mut credentials = signed_in.map_err(failed)?;
             credentials.reached(&target);
             if let Some(file) = &args.save {
-                credentials.write(file).map_err(|error| Failure::failed("CREDENTIALS", error))?;
+                credentials
+                    .write(file)
+                    .map_err(|error| Failure::failed("CREDENTIALS", error))?;
             }
             (client, credentials, args.save.is_some())
         }
@@ -49,7 +51,11 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
 }
 
 fn target(args: &ClientArgs) -> Result<Target, Failure> {
-    let url = args.login.as_ref().and_then(|login| login.first()).map_or("", String::as_str);
+    let url = args
+        .login
+        .as_ref()
+        .and_then(|login| login.first())
+        .map_or("", String::as_str);
     let ca = args.ca.as_deref().map(read_ca).transpose()?;
     Target::parse(url, ca.as_deref()).map_err(|error| Failure::usage("LOGIN_URL", error))
 }
@@ -76,17 +82,28 @@ async fn verb(
 ) -> Result<(), Failure> {
     match verb {
         ClientVerb::Rooms => rooms(client, format).await,
-        ClientVerb::Create { name, alias, invite, public, room_version } => {
+        ClientVerb::Create {
+            name,
+            alias,
+            invite,
+            public,
+            room_version,
+        } => {
             let mut wish = json!({
                 "preset": if public { "public_chat" } else { "private_chat" },
                 "invite": invite,
             });
-            let optional =
-                [("name", name), ("room_alias_name", alias), ("room_version", room_version)];
+            let optional = [
+                ("name", name),
+                ("room_alias_name", alias),
+                ("room_version", room_version),
+            ];
             if let Some(wish) = wish.as_object_mut() {
-                wish.extend(optional.into_iter().filter_map(|(key, value)| {
-                    Some((key.to_owned(), value?.into()))
-                }));
+                wish.extend(
+                    optional
+                        .into_iter()
+                        .filter_map(|(key, value)| Some((key.to_owned(), value?.into()))),
+                );
             }
             let room = client.create_room(wish).await.map_err(failed)?;
             format.print(room.as_str(), &json!({ "room_id": room }))
@@ -96,7 +113,10 @@ async fn verb(
             let user = OwnedUserId::try_from(user.as_str())
                 .map_err(|error| Failure::usage("USER_ID", format!("{user:?}: {error}")))?;
             client.invite(&room, &user).await.map_err(failed)?;
-            format.print(&format!("invited {user}"), &json!({"room_id": room, "user_id": user}))
+            format.print(
+                &format!("invited {user}"),
+                &json!({"room_id": room, "user_id": user}),
+            )
         }
         ClientVerb::Join { room } => {
             let room = client.join(&room).await.map_err(failed)?;
@@ -117,7 +137,11 @@ async fn verb(
             let room = room_id(client, &room).await?;
             read(client, &room, limit, from.as_deref(), format).await
         }
-        ClientVerb::Sync { since, timeout, follow } => {
+        ClientVerb::Sync {
+            since,
+            timeout,
+            follow,
+        } => {
             let wait = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             sync(client, since, wait, follow, format).await
         }
@@ -149,7 +173,10 @@ async fn read(
     from: Option<&str>,
     format: Format,
 ) -> Result<(), Failure> {
-    let page = client.messages(room, from, true, limit).await.map_err(failed)?;
+    let page = client
+        .messages(room, from, true, limit)
+        .await
+        .map_err(failed)?;
     let events = page["chunk"].as_array().cloned().unwrap_or_default();
     for event in events.iter().rev() {
         format.print(&line(event), event)?;
@@ -169,7 +196,11 @@ async fn sync(
     format: Format,
 ) -> Result<(), Failure> {
     loop {
-        let wait = if follow && wait_ms == 0 { FOLLOW_WAIT_MS } else { wait_ms };
+        let wait = if follow && wait_ms == 0 {
+            FOLLOW_WAIT_MS
+        } else {
+            wait_ms
+        };
         let news = client.sync(since.as_deref(), wait).await.map_err(failed)?;
         if format == Format::Json {
             format.print("", &news)?;
@@ -192,16 +223,28 @@ async fn sync(
 /// What a sync tells a person: invites, then messages room by room.
 fn told(news: &Json) -> Vec<String> {
     let rooms = |section: &str| {
-        news["rooms"][section].as_object().cloned().unwrap_or_default().into_iter()
+        news["rooms"][section]
+            .as_object()
+            .cloned()
+            .unwrap_or_default()
+            .into_iter()
     };
-    let mut lines: Vec<_> =
-        rooms("invite").map(|(room, _)| format!("{room}  you are invited")).collect();
+    let mut lines: Vec<_> = rooms("invite")
+        .map(|(room, _)| format!("{room}  you are invited"))
+        .collect();
     for (room, joined) in rooms("join") {
         if joined["timeline"]["limited"] == true {
             lines.push(format!("{room}  ... (more than fits: `read` shows it)"));
         }
-        let events = joined["timeline"]["events"].as_array().cloned().unwrap_or_default();
-        lines.extend(events.iter().map(|event| format!("{room}  {}", line(event))));
+        let events = joined["timeline"]["events"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        lines.extend(
+            events
+                .iter()
+                .map(|event| format!("{room}  {}", line(event))),
+        );
     }
     lines.extend(rooms("leave").map(|(room, _)| format!("{room}  you are out")));
     lines
@@ -212,13 +255,29 @@ const FOLLOW_WAIT_MS: u64 = 30_000;
 
 async fn status(client: &mut Client, me: &Credentials, format: Format) -> Result<(), Failure> {
     let answer = client.whoami().await.map_err(failed)?;
-    let cost = client.ledger().lines().last().map(|(_, _, cost)| cost).unwrap_or_default();
+    let cost = client
+        .ledger()
+        .lines()
+        .last()
+        .map(|(_, _, cost)| cost)
+        .unwrap_or_default();
     let mut text = String::new();
-    for (name, value) in [("user", &answer["user_id"]), ("device", &answer["device_id"])] {
+    for (name, value) in [
+        ("user", &answer["user_id"]),
+        ("device", &answer["device_id"]),
+    ] {
         let _ = writeln!(text, "{name}: {}", value.as_str().unwrap_or_default());
     }
-    let door = if me.server.coap.is_some() { "coap" } else { "https" };
-    let _ = write!(text, "door: {door}\nthis question cost: {} bytes up, {} down", cost.up, cost.down);
+    let door = if me.server.coap.is_some() {
+        "coap"
+    } else {
+        "https"
+    };
+    let _ = write!(
+        text,
+        "door: {door}\nthis question cost: {} bytes up, {} down",
+        cost.up, cost.down
+    );
     format.print(
         &text,
         &json!({"user_id": answer["user_id"], "device_id": answer["device_id"], "door": door,
@@ -235,7 +294,12 @@ async fn room_id(client: &mut Client, room: &str) -> Result<OwnedRoomId, Failure
         let reason = format!("{room:?} is neither a room id (!…) nor an alias (#name:server)");
         return Err(Failure::usage("ROOM_ID", reason));
     }
-    let call = Call { method: Method::Get, path: vec!["directory", "room", room], query: Vec::new(), body: None };
+    let call = Call {
+        method: Method::Get,
+        path: vec!["directory", "room", room],
+        query: Vec::new(),
+        body: None,
+    };
     let answer = client.call("find alias", call).await.map_err(failed)?;
     answer["room_id"]
         .as_str()
@@ -253,7 +317,11 @@ fn line(event: &Json) -> String {
         ("m.room.message", Json::String(body)) => format!("{sender}: {}", for_terminal(body)),
         ("m.room.message", _) => format!("{sender}: (redacted)"),
         ("m.room.member", _) => {
-            format!("{sender} -- {} {}", text(&content["membership"]), text(&event["state_key"]))
+            format!(
+                "{sender} -- {} {}",
+                text(&content["membership"]),
+                text(&event["state_key"])
+            )
         }
         _ => format!("{sender} -- {}", for_terminal(kind)),
     }
@@ -261,12 +329,18 @@ fn line(event: &Json) -> String {
 
 /// What others wrote must not steer this terminal.
 fn for_terminal(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// A transaction id nobody has used: the time and some chance.
 fn fresh_txn() -> String {
-    format!("{}.{:08x}", clock::SystemClock::new().now().0, clock::rng().next_u32())
+    format!(
+        "{}.{:08x}",
+        clock::SystemClock::new().now().0,
+        clock::rng().next_u32()
+    )
 }
 
 fn failed(error: ClientError) -> Failure {

@@ -2,6 +2,8 @@
 
 pub mod ids;
 pub mod limits;
+#[cfg(test)]
+pub(crate) mod test_log;
 pub mod time;
 
 pub use ids::{ChainHash, EventHash, Position, Seq};

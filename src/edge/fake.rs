@@ -1,12 +1,8 @@
 //! A hub for the doors' tests: it answers a few commands and remembers who asked what.
 
-use std::{
-    cell::RefCell,
-    io::{self, Write},
-    sync::{
-        Mutex, Once,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
 };
 
 use async_trait::async_trait;
@@ -21,49 +17,6 @@ use tokio::sync::Notify;
 use crate::api::{
     Code, Command, Credentials, MediaObject, Origin, Refusal, Reply, Service, Upload,
 };
-
-/// What is logged on this thread, down to the last detail, from [`Log::begin`] on.
-///
-/// One subscriber for the whole process: with one per thread, tracing may remember of a place in
-/// the code that nobody listens there, because nobody did on the thread that came by first.
-#[derive(Clone, Copy)]
-pub(super) struct Log;
-
-thread_local! {
-    static LOGGED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
-}
-
-impl Log {
-    pub(super) fn begin() {
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| {
-            let subscriber = tracing_subscriber::fmt()
-                .with_max_level(tracing::Level::TRACE)
-                .with_ansi(false)
-                .with_writer(|| Self)
-                .finish();
-            tracing::subscriber::set_global_default(subscriber).expect("only this sets one");
-        });
-        LOGGED.set(Some(Vec::new()));
-    }
-
-    pub(super) fn text() -> String {
-        String::from_utf8(LOGGED.take().unwrap()).unwrap()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOGGED.with_borrow_mut(|logged| match logged {
-            Some(logged) => logged.write(bytes),
-            None => Ok(bytes.len()),
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A stored file.
 pub(super) struct File {

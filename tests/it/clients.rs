@@ -5,15 +5,36 @@ use serde_json::Value;
 
 use crate::{
     hub::Hub,
-    peers::{self, Need, Peer},
+    peers::{self, Need, Peer, Synapse},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        peers::trial("clients::matrix_nio", Need::Required, &[Peer::Python], matrix_nio),
+        peers::trial(
+            "clients::matrix_nio",
+            Need::Required,
+            &[Peer::Python],
+            matrix_nio,
+        ),
+        peers::trial(
+            "clients::the_matrix_nio_script_asks_nothing_that_synapse_refuses",
+            Need::Required,
+            &[Peer::Python],
+            matrix_nio_on_synapse,
+        ),
         peers::trial("clients::aiocoap", Need::Required, &[Peer::Python], aiocoap),
-        peers::trial("clients::libcoap", Need::Required, &[Peer::Python, Peer::Libcoap], libcoap),
-        peers::trial("clients::matrix_js_sdk", Need::Optional, &[Peer::Node], matrix_js_sdk),
+        peers::trial(
+            "clients::libcoap",
+            Need::Required,
+            &[Peer::Python, Peer::Libcoap],
+            libcoap,
+        ),
+        peers::trial(
+            "clients::matrix_js_sdk",
+            Need::Optional,
+            &[Peer::Node],
+            matrix_js_sdk,
+        ),
     ]
 }
 
@@ -22,7 +43,36 @@ fn matrix_nio() -> Result<(), Failed> {
     let ca = hub.ca().display().to_string();
     ok(&peers::python_script(
         "nio_client.py",
-        &["--url", &hub.https(), "--ca", &ca, "--user", ANA, "--other", BOB],
+        &[
+            "--url",
+            &hub.https(),
+            "--ca",
+            &ca,
+            "--user",
+            ANA,
+            "--other",
+            BOB,
+        ],
+    )?)
+}
+
+/// The same script, against the server it was written for: it is not bent to ours.
+fn matrix_nio_on_synapse() -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let synapse = Synapse::start(&dir.path().join("run"), 1, &["--users", "ana,bob"])?;
+    let server = &synapse.about["servers"][0];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let people: Vec<String> = ["ana", "bob"]
+        .iter()
+        .zip(server["users"].as_array().into_iter().flatten())
+        .map(|(name, user)| format!("{name}:{}", text(&user["password"])))
+        .collect();
+    let (url, ca) = (text(&server["https_url"]), text(&synapse.about["ca_cert"]));
+    ok(&peers::python_script(
+        "nio_client.py",
+        &[
+            "--url", &url, "--ca", &ca, "--user", &people[0], "--other", &people[1],
+        ],
     )?)
 }
 
@@ -41,7 +91,9 @@ fn libcoap() -> Result<(), Failed> {
     let port = port_of(&hub.address("coap"));
     ok(&peers::python_script(
         "libcoap_client.py",
-        &["--port", &port, "--client", &client, "--user", ANA, "--other", BOB],
+        &[
+            "--port", &port, "--client", &client, "--user", ANA, "--other", BOB,
+        ],
     )?)
 }
 
@@ -49,7 +101,14 @@ fn matrix_js_sdk() -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana"])?;
     ok(&peers::js_script(
         &hub.ca(),
-        &["--url", &hub.https(), "--user", "ana", "--password", "secret-ana"],
+        &[
+            "--url",
+            &hub.https(),
+            "--user",
+            "ana",
+            "--password",
+            "secret-ana",
+        ],
     )?)
 }
 
@@ -62,5 +121,9 @@ fn port_of(address: &str) -> String {
 
 fn ok(report: &Value) -> Result<(), Failed> {
     println!("{report}");
-    if report["ok"] == true { Ok(()) } else { Err(format!("{report:#}").into()) }
+    if report["ok"] == true {
+        Ok(())
+    } else {
+        Err(format!("{report:#}").into())
+    }
 }

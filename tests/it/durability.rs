@@ -27,7 +27,10 @@ const SENDS_EACH: usize = 80;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("durability::every_acked_message_survives_twenty_kills", kills),
+        Trial::test(
+            "durability::every_acked_message_survives_twenty_kills",
+            kills,
+        ),
         peers::trial(
             "durability::every_acked_message_survives_a_power_cut",
             Need::Required,
@@ -50,14 +53,20 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn assert_nothing(lost: &[String]) -> Result<(), Failed> {
-    if lost.is_empty() { Ok(()) } else { Err(format!("lost: {lost:#?}").into()) }
+    if lost.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("lost: {lost:#?}").into())
+    }
 }
 
 /// What a sender was told: its messages in the order of their acknowledgement.
 type Acked = Vec<(String, OwnedEventId)>;
 
 fn kills() -> Result<(), Failed> {
-    let seed = std::env::var("TRAMLINE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("TRAMLINE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("TRAMLINE_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -68,9 +77,7 @@ fn kills() -> Result<(), Failed> {
         let token = ana.token().expect("logged in").to_owned();
         let (tell, target) = watch::channel(hub.target("https")?);
         let senders: Vec<_> = (0..SENDERS)
-            .map(|index| {
-                tokio::spawn(send_all(index, room.clone(), token.clone(), target.clone()))
-            })
+            .map(|index| tokio::spawn(send_all(index, room.clone(), token.clone(), target.clone())))
             .collect();
         let mut known: Vec<String> = Vec::new();
         for _ in 0..KILLS {
@@ -143,7 +150,12 @@ async fn history(hub: &Hub, room: &OwnedRoomId, token: &str) -> Result<Vec<Strin
     loop {
         let page = client.messages(room, from.as_deref(), true, 500).await?;
         let chunk = page["chunk"].as_array().cloned().unwrap_or_default();
-        ids.extend(chunk.iter().filter_map(|event| event["event_id"].as_str()).map(str::to_owned));
+        ids.extend(
+            chunk
+                .iter()
+                .filter_map(|event| event["event_id"].as_str())
+                .map(str::to_owned),
+        );
         match page["end"].as_str() {
             Some(end) if !chunk.is_empty() => from = Some(end.to_owned()),
             _ => break,
@@ -165,7 +177,9 @@ fn check(log: &[String], acked: &[Acked]) -> Result<(), Failed> {
         let mut last = None;
         for (text, id) in sender {
             let at = place.get(id.as_str());
-            let Some(at) = at else { return Err(format!("{text} was acked and is gone").into()) };
+            let Some(at) = at else {
+                return Err(format!("{text} was acked and is gone").into());
+            };
             if last.is_some_and(|last| last >= at) {
                 return Err(format!("{text} stands before what its sender sent earlier").into());
             }
@@ -210,7 +224,9 @@ fn power_cuts(parameter: &str) -> Result<Vec<String>, Failed> {
                         let mut client = Client::resume(&target?, &token, &world()).await?;
                         for number in 0.. {
                             let text = format!("{index}-{number}");
-                            let Ok(event) = client.say(&room, &text, &text).await else { break };
+                            let Ok(event) = client.say(&room, &text, &text).await else {
+                                break;
+                            };
                             acked.lock().expect("nobody panics").push((text, event));
                         }
                         Ok::<_, Failed>(())
@@ -243,7 +259,9 @@ fn after_the_cut(
         return Ok(vec![format!("the store does not open: {}", hub.log_text())]);
     }
     let log = block_on(async { history(&hub, room, token).await });
-    let Ok(log) = log else { return Ok(vec!["the room, or its sender's session".to_owned()]) };
+    let Ok(log) = log else {
+        return Ok(vec!["the room, or its sender's session".to_owned()]);
+    };
     let there: BTreeSet<&str> = log.iter().map(String::as_str).collect();
     let mut lost: Vec<String> = acked
         .iter()
@@ -260,4 +278,3 @@ fn after_the_cut(
     }
     Ok(lost)
 }
-

@@ -50,7 +50,13 @@ impl Hub {
     /// A directory that is already initialised, and stays when this is dropped.
     pub(crate) fn adopt(path: &Path) -> Self {
         let path = path.to_owned();
-        Self { path, _dir: None, running: None, options: Vec::new(), env: Vec::new() }
+        Self {
+            path,
+            _dir: None,
+            running: None,
+            options: Vec::new(),
+            env: Vec::new(),
+        }
     }
 
     /// Initialises a directory, adds `users` whose passwords are `secret-NAME`, and starts.
@@ -83,14 +89,20 @@ impl Hub {
         let file = self.path().join(format!("password-{user}"));
         fs::write(&file, format!("secret-{user}"))?;
         let mut command = tramline();
-        command.args(["user", "add", user, "--password-file"]).arg(&file).arg("--config");
+        command
+            .args(["user", "add", user, "--password-file"])
+            .arg(&file)
+            .arg("--config");
         run(command.arg(self.config()))?;
         Ok(())
     }
 
     /// Starts the hub and waits for its ready line.
     pub(crate) fn start(&mut self) -> Result<(), Failed> {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log())?;
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())?;
         let mut command = tramline();
         command.arg("serve").arg("--config").arg(self.config());
         for door in ["https", "coap", "admin"] {
@@ -115,7 +127,10 @@ impl Hub {
             let _ = child.wait();
             Failed::from(format!("the hub is not ready: {why}\n{}", self.log_text()))
         })?;
-        self.running = Some(Running { child, ready: serde_json::from_str(&ready)? });
+        self.running = Some(Running {
+            child,
+            ready: serde_json::from_str(&ready)?,
+        });
         Ok(())
     }
 
@@ -127,13 +142,18 @@ impl Hub {
     /// `host:port` of a door.
     pub(crate) fn address(&self, door: &str) -> String {
         let address = self.ready()["listen"][door][0].as_str();
-        address.unwrap_or_else(|| panic!("no {door} door in {}", self.ready())).to_owned()
+        address
+            .unwrap_or_else(|| panic!("no {door} door in {}", self.ready()))
+            .to_owned()
     }
 
     /// `https://localhost:PORT`.
     pub(crate) fn https(&self) -> String {
         let address = self.address("https");
-        let port = address.rsplit(':').next().expect("rsplit gives at least one part");
+        let port = address
+            .rsplit(':')
+            .next()
+            .expect("rsplit gives at least one part");
         format!("https://localhost:{port}")
     }
 
@@ -164,7 +184,11 @@ impl Hub {
 
     /// The hub's door as a client's target.
     pub(crate) fn target(&self, door: &str) -> Result<Target, Failed> {
-        let url = if door == "coap" { self.coap() } else { self.https() };
+        let url = if door == "coap" {
+            self.coap()
+        } else {
+            self.https()
+        };
         Ok(Target::parse(&url, Some(&fs::read_to_string(self.ca())?))?)
     }
 
@@ -187,13 +211,20 @@ impl Hub {
     /// SIGTERM; the exit code.
     pub(crate) fn stop(&mut self) -> Result<i32, Failed> {
         let mut running = self.running.take().ok_or("the hub does not run")?;
-        run(Command::new("kill").arg("-TERM").arg(running.child.id().to_string()))?;
+        run(Command::new("kill")
+            .arg("-TERM")
+            .arg(running.child.id().to_string()))?;
         Ok(running.child.wait()?.code().unwrap_or(-1))
     }
 
     /// `tramline fsck --json` on the stopped hub: the exit code and what it printed.
     pub(crate) fn fsck(&self) -> Result<(i32, String), Failed> {
-        let output = tramline().arg("fsck").arg("--json").arg("--config").arg(self.config()).output()?;
+        let output = tramline()
+            .arg("fsck")
+            .arg("--json")
+            .arg("--config")
+            .arg(self.config())
+            .output()?;
         let code = output.status.code().unwrap_or(-1);
         Ok((code, String::from_utf8_lossy(&output.stdout).into_owned()))
     }
@@ -242,8 +273,10 @@ fn first_line(child: &mut Child) -> Result<String, String> {
 }
 
 /// Runs an async test to its end.
-pub(crate) fn block_on<T>(
-    test: impl Future<Output = Result<T, Failed>>,
-) -> Result<T, Failed> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
+pub(crate) fn block_on<T>(test: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(test)
 }

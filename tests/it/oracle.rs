@@ -6,7 +6,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use libtest_mimic::{Failed, Trial};
 use rand::{Rng, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId, signatures::Ed25519KeyPair,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId,
+    signatures::Ed25519KeyPair,
 };
 use serde_json::{Value, json};
 use tramline::{
@@ -74,10 +75,23 @@ fn our_events(version: Version) -> Result<(), Failed> {
         content: object(content),
     };
     staged.take(&ana, member(&ana, MemberChange::Join))?;
-    let users = if version == Version::V12 { json!({}) } else { json!({"@ana:hub.example": 100}) };
+    let users = if version == Version::V12 {
+        json!({})
+    } else {
+        json!({"@ana:hub.example": 100})
+    };
     staged.take(&ana, state("m.room.power_levels", json!({"users": users})))?;
-    staged.take(&ana, state("m.room.join_rules", json!({"join_rule": "knock"})))?;
-    staged.take(&ana, state("m.room.topic", json!({"topic": "a\\\"\u{7f}\u{e000}\n\u{1}"})))?;
+    staged.take(
+        &ana,
+        state("m.room.join_rules", json!({"join_rule": "knock"})),
+    )?;
+    staged.take(
+        &ana,
+        state(
+            "m.room.topic",
+            json!({"topic": "a\\\"\u{7f}\u{e000}\n\u{1}"}),
+        ),
+    )?;
     staged.take(&bob, member(&bob, MemberChange::Knock))?;
     staged.take(&ana, member(&bob, MemberChange::Invite))?;
     staged.take(&bob, member(&bob, MemberChange::Join))?;
@@ -90,7 +104,13 @@ fn our_events(version: Version) -> Result<(), Failed> {
         },
     )?;
     let target = text.id().clone();
-    staged.take(&ana, Part::Redact { target, reason: Some("no".to_owned()) })?;
+    staged.take(
+        &ana,
+        Part::Redact {
+            target,
+            reason: Some("no".to_owned()),
+        },
+    )?;
     staged.take(&ana, member(&bob, MemberChange::Ban))?;
     staged.take(&ana, member(&bob, MemberChange::Unban))?;
 
@@ -126,14 +146,26 @@ impl<'a> Staged<'a> {
             content: CanonicalJsonObject::new(),
         };
         let now = 1_700_000_000_000;
-        let evidence = Evidence { now: Timestamp(now), key, target: None };
+        let evidence = Evidence {
+            now: Timestamp(now),
+            key,
+            target: None,
+        };
         let (mut room, create) = found(&founding, &evidence)?;
         room.apply(&Effect::Append(Arc::clone(&create)));
-        Ok(Self { room, key, log: vec![create], now })
+        Ok(Self {
+            room,
+            key,
+            log: vec![create],
+            now,
+        })
     }
 
     fn take(&mut self, sender: &OwnedUserId, part: Part) -> Result<Arc<Pdu>, Failed> {
-        let draft = Draft { sender: sender.clone(), parts: vec![part] };
+        let draft = Draft {
+            sender: sender.clone(),
+            parts: vec![part],
+        };
         for key in self.room.needs(sender, &draft.parts[0]).state {
             self.room.learn(key, None); // all there is was applied here, so the rest is absent
         }
@@ -162,7 +194,9 @@ impl<'a> Staged<'a> {
 
 /// Random histories, half of them nonsense, must be accepted and refused alike.
 fn histories(version: Version) -> Result<(), Failed> {
-    let seed = std::env::var("TRAMLINE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("TRAMLINE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("TRAMLINE_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -171,11 +205,15 @@ fn histories(version: Version) -> Result<(), Failed> {
     let (mut accepted, mut refused) = (0_usize, 0_usize);
     for number in 0..HISTORIES {
         let (events, ours) = history(version, &key, &mut rng);
-        let texts: Vec<Value> =
-            events.iter().map(|pdu| serde_json::from_str(pdu.json())).collect::<Result<_, _>>()?;
-        let answer = oracle
-            .ask(&json!({"op": "history", "version": version.as_str(), "events": texts}))?;
-        let theirs = answer["results"].as_array().ok_or_else(|| format!("{answer:#}"))?;
+        let texts: Vec<Value> = events
+            .iter()
+            .map(|pdu| serde_json::from_str(pdu.json()))
+            .collect::<Result<_, _>>()?;
+        let answer =
+            oracle.ask(&json!({"op": "history", "version": version.as_str(), "events": texts}))?;
+        let theirs = answer["results"]
+            .as_array()
+            .ok_or_else(|| format!("{answer:#}"))?;
         for ((event, ours), theirs) in events.iter().zip(&ours).zip(theirs) {
             let accept = theirs["accept"].as_bool().unwrap_or_default();
             if accept != ours.is_ok() || theirs["event_id"] != event.id().as_str() {
@@ -221,9 +259,11 @@ fn history(
         };
         // In a room closed to other servers Synapse also refuses what concerns their users; the
         // text refuses only what they send.
-        let closed = state.get(&StateKey::new("m.room.create", "")).is_some_and(|create| {
-            create.fields().content.get("m.federate") == Some(&CanonicalJsonValue::Bool(false))
-        });
+        let closed = state
+            .get(&StateKey::new("m.room.create", ""))
+            .is_some_and(|create| {
+                create.fields().content.get("m.federate") == Some(&CanonicalJsonValue::Bool(false))
+            });
         let state_key = match state_key {
             Some(key) if closed && kind == "m.room.member" && !key.ends_with(":hub.example") => {
                 Some(PEOPLE[1].to_owned())
@@ -239,12 +279,22 @@ fn history(
             redacts: None,
             at: Timestamp(1_700_000_000_000 + index as u64),
             depth: index as u64 + 1,
-            prev: events.last().map(|last| last.id().clone()).into_iter().collect(),
+            prev: events
+                .last()
+                .map(|last| last.id().clone())
+                .into_iter()
+                .collect(),
             auth: Vec::new(),
         };
         let auth = auth_state_keys(&fields, version);
-        let auth = auth.iter().filter_map(|key| state.get(key)).map(|pdu| pdu.id().clone());
-        let fields = PduFields { auth: auth.collect(), ..fields };
+        let auth = auth
+            .iter()
+            .filter_map(|key| state.get(key))
+            .map(|pdu| pdu.id().clone());
+        let fields = PduFields {
+            auth: auth.collect(),
+            ..fields
+        };
         let pdu = Arc::new(Pdu::sign(fields, version, key).expect("small events can be signed"));
         if index == 0 {
             room = pdu.fields().room_id.clone();
@@ -281,7 +331,9 @@ fn opening(version: Version, rng: &mut StdRng) -> Vec<Step> {
     } else {
         json!({PEOPLE[0]: 100, PEOPLE[3]: 50})
     };
-    let rule = *["public", "invite", "knock", "private"].choose(rng).expect("not empty");
+    let rule = *["public", "invite", "knock", "private"]
+        .choose(rng)
+        .expect("not empty");
     let at = |kind: &str, key: &str, content| {
         (ana.clone(), kind.to_owned(), Some(key.to_owned()), content)
     };
@@ -298,32 +350,65 @@ fn step(version: Version, rng: &mut StdRng) -> Step {
     let sender = pick(rng);
     let (kind, key, content) = match rng.random_range(0..20) {
         0..9 => {
-            let target = if rng.random_bool(0.55) { sender.clone() } else { pick(rng) };
+            let target = if rng.random_bool(0.55) {
+                sender.clone()
+            } else {
+                pick(rng)
+            };
             ("m.room.member", Some(target), membership(rng))
         }
-        9..12 => ("m.room.power_levels", Some(String::new()), power_levels(version, rng)),
+        9..12 => (
+            "m.room.power_levels",
+            Some(String::new()),
+            power_levels(version, rng),
+        ),
         12..14 => {
-            let rules =
-                ["public", "invite", "knock", "restricted", "knock_restricted", "private", "odd"];
+            let rules = [
+                "public",
+                "invite",
+                "knock",
+                "restricted",
+                "knock_restricted",
+                "private",
+                "odd",
+            ];
             let rule = *rules.choose(rng).expect("not empty");
             // Always with a rule: Synapse takes a missing one for `invite`, the text refuses.
-            ("m.room.join_rules", Some(String::new()), json!({"join_rule": rule}))
+            (
+                "m.room.join_rules",
+                Some(String::new()),
+                json!({"join_rule": rule}),
+            )
         }
-        14 => ("m.room.third_party_invite", Some("tok".to_owned()), json!({"display_name": "x"})),
+        14 => (
+            "m.room.third_party_invite",
+            Some("tok".to_owned()),
+            json!({"display_name": "x"}),
+        ),
         15 => ("m.room.topic", Some(String::new()), json!({"topic": "t"})),
         16 => ("m.own", Some(pick(rng)), json!({})),
         17 => ("m.room.redaction", None, json!({})),
-        18 => ("m.room.create", Some(String::new()), json!({"room_version": version.as_str()})),
+        18 => (
+            "m.room.create",
+            Some(String::new()),
+            json!({"room_version": version.as_str()}),
+        ),
         _ => ("m.room.message", None, json!({"body": "b"})),
     };
     (sender, kind.to_owned(), key, content)
 }
 
 fn membership(rng: &mut StdRng) -> Value {
-    let words = ["join", "join", "join", "invite", "invite", "leave", "ban", "knock", "odd"];
+    let words = [
+        "join", "join", "join", "invite", "invite", "leave", "ban", "knock", "odd",
+    ];
     let mut content = json!({"membership": *words.choose(rng).expect("not empty")});
     if rng.random_bool(0.1) {
-        let by = if rng.random_bool(0.5) { PEOPLE[0] } else { PEOPLE[3] };
+        let by = if rng.random_bool(0.5) {
+            PEOPLE[0]
+        } else {
+            PEOPLE[3]
+        };
         content["join_authorised_via_users_server"] = json!(by);
     }
     if rng.random_bool(0.03) {
@@ -334,19 +419,42 @@ fn membership(rng: &mut StdRng) -> Value {
 
 fn power_levels(version: Version, rng: &mut StdRng) -> Value {
     let level = |rng: &mut StdRng| {
-        let levels = [json!(0), json!(10), json!(50), json!(100), json!(-1), json!("50")];
-        levels[if rng.random_bool(0.03) { 5 } else { rng.random_range(0..5) }].clone()
+        let levels = [
+            json!(0),
+            json!(10),
+            json!(50),
+            json!(100),
+            json!(-1),
+            json!("50"),
+        ];
+        levels[if rng.random_bool(0.03) {
+            5
+        } else {
+            rng.random_range(0..5)
+        }]
+        .clone()
     };
     let mut content = json!({});
-    for name in ["ban", "kick", "invite", "redact", "events_default", "state_default", "users_default"]
-    {
+    for name in [
+        "ban",
+        "kick",
+        "invite",
+        "redact",
+        "events_default",
+        "state_default",
+        "users_default",
+    ] {
         if rng.random_bool(0.2) {
             content[name] = level(rng);
         }
     }
     let mut users = json!({});
     for (index, person) in PEOPLE.iter().enumerate() {
-        let keep = if index == 0 { version != Version::V12 } else { rng.random_bool(0.4) };
+        let keep = if index == 0 {
+            version != Version::V12
+        } else {
+            rng.random_bool(0.4)
+        };
         if keep || rng.random_bool(0.03) {
             users[*person] = if index == 0 { json!(100) } else { level(rng) };
         }

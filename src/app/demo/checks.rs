@@ -34,20 +34,25 @@ pub(super) async fn history(client: &mut Client, room: &OwnedRoomId) -> anyhow::
 }
 
 /// Every acknowledged event stands in the log once, and each sender's in the order they sent them.
-pub(super) fn once_and_in_order(
-    log: &[Value],
-    acked: &[Vec<OwnedEventId>],
-) -> anyhow::Result<()> {
+pub(super) fn once_and_in_order(log: &[Value], acked: &[Vec<OwnedEventId>]) -> anyhow::Result<()> {
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     for (place, event) in log.iter().enumerate() {
         let id = event["event_id"].as_str().context("an event with an id")?;
-        ensure!(places.insert(id, place).is_none(), "{id} stands in the log twice");
+        ensure!(
+            places.insert(id, place).is_none(),
+            "{id} stands in the log twice"
+        );
     }
     for sender in acked {
         let mut last = None;
         for id in sender {
-            let place = places.get(id.as_str()).with_context(|| format!("{id} is gone"))?;
-            ensure!(last < Some(place), "{id} stands before what was sent earlier");
+            let place = places
+                .get(id.as_str())
+                .with_context(|| format!("{id} is gone"))?;
+            ensure!(
+                last < Some(place),
+                "{id} stands before what was sent earlier"
+            );
             last = Some(place);
         }
     }
@@ -57,7 +62,10 @@ pub(super) fn once_and_in_order(
 /// How often each text of the stream stands in the log.
 pub(super) fn bodies(log: &[Value]) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
-    for body in log.iter().filter_map(|event| event["content"]["body"].as_str()) {
+    for body in log
+        .iter()
+        .filter_map(|event| event["content"]["body"].as_str())
+    {
         *counts.entry(body).or_default() += 1;
     }
     counts
@@ -80,7 +88,15 @@ pub(super) async fn read_log(dir: &Path, room: &OwnedRoomId) -> anyhow::Result<V
     ensure!(report.is_clean(), "fsck found: {report:?}");
     let record = store.room(room).await?.context("the room is stored")?;
     let limit = u32::try_from(record.heads.seq.0)?;
-    let log = store.log(record.nid, Seq::ZERO, record.heads.seq, Order::Forward, limit).await?;
+    let log = store
+        .log(
+            record.nid,
+            Seq::ZERO,
+            record.heads.seq,
+            Order::Forward,
+            limit,
+        )
+        .await?;
     log.into_iter()
         .map(|entry| {
             let Logged::Event(event) = entry.what else {
@@ -89,7 +105,12 @@ pub(super) async fn read_log(dir: &Path, room: &OwnedRoomId) -> anyhow::Result<V
             let pdu = event.pdu(&record)?;
             let kind = pdu.fields().kind.clone();
             let chain = hex::encode(entry.chain.0);
-            Ok(Line { seq: entry.seq.0, chain, kind, id: pdu.id().clone() })
+            Ok(Line {
+                seq: entry.seq.0,
+                chain,
+                kind,
+                id: pdu.id().clone(),
+            })
         })
         .collect()
 }
@@ -102,7 +123,10 @@ pub(super) fn chain(room: &OwnedRoomId, log: &[Line]) -> anyhow::Result<()> {
         ensure!(line.seq == seq.0, "a gap before {}", line.seq);
         let hash = matrix::event_hash(&line.id).context("an id that spells a hash")?;
         before = chain::link(room.as_str(), seq, before, &hash.0);
-        ensure!(hex::encode(before.0) == line.chain, "the chain breaks at {seq}");
+        ensure!(
+            hex::encode(before.0) == line.chain,
+            "the chain breaks at {seq}"
+        );
     }
     Ok(())
 }

@@ -27,13 +27,19 @@ pub(super) fn password(user: &str) -> String {
 impl HubProcess {
     /// `tramline init`, then `tramline user add` for each user.
     pub(super) fn init(dir: &Path, users: &[&str]) -> anyhow::Result<Self> {
-        let hub = Self { dir: dir.to_owned(), child: None, ready: Value::Null };
+        let hub = Self {
+            dir: dir.to_owned(),
+            child: None,
+            ready: Value::Null,
+        };
         run(tramline()?.args(["init", "demo.example", "--dir"]).arg(dir))?;
         for user in users {
             let file = dir.join(format!("password-{user}"));
             fs::write(&file, password(user))?;
             let mut command = tramline()?;
-            command.args(["user", "add", user, "--config"]).arg(hub.config());
+            command
+                .args(["user", "add", user, "--config"])
+                .arg(hub.config());
             run(command.arg("--password-file").arg(&file))?;
         }
         Ok(hub)
@@ -41,7 +47,10 @@ impl HubProcess {
 
     /// `tramline serve` on free ports; returns when it is ready.
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log"))?;
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("log"))?;
         let mut command = tramline()?;
         command.arg("serve").arg("--config").arg(self.config());
         for door in ["https", "coap", "admin"] {
@@ -82,9 +91,15 @@ impl HubProcess {
     /// SIGTERM; the hub must end with 0.
     pub(super) fn stop(&mut self) -> anyhow::Result<()> {
         let mut child = self.child.take().context("a running hub")?;
-        run(Command::new("kill").arg("-TERM").arg(child.id().to_string()))?;
+        run(Command::new("kill")
+            .arg("-TERM")
+            .arg(child.id().to_string()))?;
         let status = child.wait()?;
-        ensure!(status.success(), "the hub ended with {status}: {}", self.log());
+        ensure!(
+            status.success(),
+            "the hub ended with {status}: {}",
+            self.log()
+        );
         Ok(())
     }
 

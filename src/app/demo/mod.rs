@@ -3,8 +3,8 @@
 //! A hub runs as its own process in a temporary directory, so that it can really be killed. One
 //! user speaks CoAP/CBOR, the other HTTPS/JSON. What is printed is what was checked.
 
-mod child;
 mod checks;
+mod child;
 
 use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
 
@@ -37,7 +37,9 @@ pub async fn run(out: &mut dyn Write, json: bool) -> anyhow::Result<()> {
     let mut bob = User::log_in(&hub, "bob", "https").await?;
     demo.say("ana is in over CoAP/CBOR, bob over HTTPS/JSON")?;
     let room = demo.talk(&mut ana, &mut bob).await?;
-    let acked = demo.kill_mid_stream(&mut hub, &mut ana, &mut bob, &room).await?;
+    let acked = demo
+        .kill_mid_stream(&mut hub, &mut ana, &mut bob, &room)
+        .await?;
     demo.check_history(&mut bob, &room, &acked).await?;
 
     hub.stop()?;
@@ -70,7 +72,12 @@ impl User {
             .login(name, &child::password(name), None)
             .await
             .with_context(|| format!("{name} cannot log in over {door}"))?;
-        Ok(Self { name, door, client, costs: BTreeMap::new() })
+        Ok(Self {
+            name,
+            door,
+            client,
+            costs: BTreeMap::new(),
+        })
     }
 
     /// The same session through the door of a hub that was started again.
@@ -116,7 +123,11 @@ impl Demo<'_> {
             let line = json!({"event": "did", "who": user.name, "door": user.door, "what": what});
             return Ok(writeln!(self.out, "{line}")?);
         }
-        Ok(writeln!(self.out, "  {:<3} {:<5}  {what}", user.name, user.door)?)
+        Ok(writeln!(
+            self.out,
+            "  {:<3} {:<5}  {what}",
+            user.name, user.door
+        )?)
     }
 
     /// Create, invite, join, talk, change state, redact, page back.
@@ -126,7 +137,10 @@ impl Demo<'_> {
             "invite": ["@bob:demo.example"],
         });
         let room = ana.client.create_room(wish).await?;
-        ensure!(!room.as_str().contains(':'), "a v12 room id names no server, this is {room}");
+        ensure!(
+            !room.as_str().contains(':'),
+            "a v12 room id names no server, this is {room}"
+        );
         self.did(ana, &format!("creates a v12 room and invites bob: {room}"))?;
 
         let invited = bob.client.sync(None, 0).await?;
@@ -137,21 +151,38 @@ impl Demo<'_> {
         bob.client.join(room.as_str()).await?;
         self.did(bob, "sees the invite in his sync and joins")?;
 
-        let hello = ana.client.say(&room, "hello", "Meet me at the station").await?;
+        let hello = ana
+            .client
+            .say(&room, "hello", "Meet me at the station")
+            .await?;
         self.did(ana, &format!("«Meet me at the station»  {hello}"))?;
-        let since = invited["next_batch"].as_str().unwrap_or_default().to_owned();
+        let since = invited["next_batch"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         let news = bob.client.sync(Some(&since), 5_000).await?;
-        ensure!(timeline_has(&news, &room, &hello), "bob's sync misses {hello}: {news}");
+        ensure!(
+            timeline_has(&news, &room, &hello),
+            "bob's sync misses {hello}: {news}"
+        );
         self.did(bob, "reads it in his next sync")?;
 
-        let again = ana.client.say(&room, "hello", "Meet me at the station").await?;
+        let again = ana
+            .client
+            .say(&room, "hello", "Meet me at the station")
+            .await?;
         ensure!(again == hello, "a retry made a second event: {again}");
-        self.did(ana, "sends it again with the same transaction id: same event, no second one")?;
+        self.did(
+            ana,
+            "sends it again with the same transaction id: same event, no second one",
+        )?;
 
         let answer = bob.client.say(&room, "answer", "Which one?").await?;
         self.did(bob, &format!("«Which one?»  {answer}"))?;
         let topic = json!({"topic": "the one by the river"});
-        ana.client.set_state(&room, "m.room.topic", "", topic).await?;
+        ana.client
+            .set_state(&room, "m.room.topic", "", topic)
+            .await?;
         self.did(ana, "sets the topic")?;
         ana.client.redact(&room, &hello, "redact-hello").await?;
         self.did(ana, "redacts her first message")?;
@@ -171,10 +202,22 @@ impl Demo<'_> {
         let chunk = page["chunk"].as_array().cloned().unwrap_or_default();
         let find = |id: &OwnedEventId| chunk.iter().find(|event| event["event_id"] == id.as_str());
         let gone = find(redacted).context("the redacted event is still in the log")?;
-        ensure!(gone["content"] == json!({}), "redacted, but not empty: {gone}");
+        ensure!(
+            gone["content"] == json!({}),
+            "redacted, but not empty: {gone}"
+        );
         let there = find(kept).context("the other message is in the log")?;
-        ensure!(there["content"]["body"] == "Which one?", "not as sent: {there}");
-        self.did(user, &format!("pages back over {} events: the first is empty now", chunk.len()))
+        ensure!(
+            there["content"]["body"] == "Which one?",
+            "not as sent: {there}"
+        );
+        self.did(
+            user,
+            &format!(
+                "pages back over {} events: the first is empty now",
+                chunk.len()
+            ),
+        )
     }
 
     async fn check_refusal(&mut self, user: &mut User, room: &OwnedRoomId) -> anyhow::Result<()> {
@@ -209,8 +252,14 @@ impl Demo<'_> {
         let (from_ana, from_bob, killed) = tokio::join!(first, second, kill);
         killed?;
         let before = from_ana.len() + from_bob.len();
-        ensure!(before < STREAM * 2, "the hub was killed too late to cut anything");
-        self.say(&format!("SIGKILL after {before} acknowledged messages of {}", STREAM * 2))?;
+        ensure!(
+            before < STREAM * 2,
+            "the hub was killed too late to cut anything"
+        );
+        self.say(&format!(
+            "SIGKILL after {before} acknowledged messages of {}",
+            STREAM * 2
+        ))?;
 
         hub.start()?;
         ana.come_back(&hub.target(ana.door)?).await?;
@@ -246,7 +295,10 @@ impl Demo<'_> {
             "a message stands in the log twice: {bodies:?}"
         );
         let total: usize = acked.iter().map(Vec::len).sum();
-        self.did(user, &format!("pages back: {total} acknowledged messages, each once, in order"))
+        self.did(
+            user,
+            &format!("pages back: {total} acknowledged messages, each once, in order"),
+        )
     }
 
     async fn show_log(
@@ -259,13 +311,22 @@ impl Demo<'_> {
         checks::chain(room, &log)?;
         let ids: Vec<_> = log.iter().map(|line| line.id.clone()).collect();
         for id in acked.iter().flatten() {
-            ensure!(ids.contains(id), "{id} was acknowledged and is not in the store");
+            ensure!(
+                ids.contains(id),
+                "{id} was acknowledged and is not in the store"
+            );
         }
         if !self.json {
             writeln!(self.out, "the log of {room}, as stored:")?;
-            writeln!(self.out, "  {:>4}  {:<16}  {:<22}  event", "seq", "chain", "type")?;
+            writeln!(
+                self.out,
+                "  {:>4}  {:<16}  {:<22}  event",
+                "seq", "chain", "type"
+            )?;
         }
-        let shown = log.iter().filter(|line| line.seq <= 16 || line.seq + 3 > log.len() as u64);
+        let shown = log
+            .iter()
+            .filter(|line| line.seq <= 16 || line.seq + 3 > log.len() as u64);
         for line in shown {
             let chain: String = line.chain.chars().take(16).collect();
             if self.json {
@@ -273,13 +334,20 @@ impl Demo<'_> {
                     "type": line.kind, "event_id": line.id});
                 writeln!(self.out, "{line}")?;
             } else {
-                writeln!(self.out, "  {:>4}  {chain}  {:<22}  {}", line.seq, line.kind, line.id)?;
+                writeln!(
+                    self.out,
+                    "  {:>4}  {chain}  {:<22}  {}",
+                    line.seq, line.kind, line.id
+                )?;
                 if line.seq == 16 && log.len() > 20 {
                     writeln!(self.out, "   ...")?;
                 }
             }
         }
-        self.say(&format!("{} entries, no gap, chain recomputed; fsck finds nothing", log.len()))
+        self.say(&format!(
+            "{} entries, no gap, chain recomputed; fsck finds nothing",
+            log.len()
+        ))
     }
 
     fn show_bytes(&mut self, ana: &User, bob: &User) -> anyhow::Result<()> {
@@ -294,9 +362,19 @@ impl Demo<'_> {
         };
         let (coap, https) = (lines(ana), lines(bob));
         if !self.json {
-            writeln!(self.out, "bytes per operation, up + down, without IP headers")?;
-            writeln!(self.out, "(CoAP: datagrams; HTTPS: what TCP carried, TLS included):")?;
-            writeln!(self.out, "  {:<14} {:>22} {:>22}", "operation", "CoAP/CBOR", "HTTPS/JSON")?;
+            writeln!(
+                self.out,
+                "bytes per operation, up + down, without IP headers"
+            )?;
+            writeln!(
+                self.out,
+                "(CoAP: datagrams; HTTPS: what TCP carried, TLS included):"
+            )?;
+            writeln!(
+                self.out,
+                "  {:<14} {:>22} {:>22}",
+                "operation", "CoAP/CBOR", "HTTPS/JSON"
+            )?;
         }
         let names: std::collections::BTreeSet<_> = coap.keys().chain(https.keys()).collect();
         for name in names {
@@ -312,7 +390,12 @@ impl Demo<'_> {
                         format!("{up} + {down} = {}", up + down)
                     })
                 };
-                writeln!(self.out, "  {name:<14} {:>22} {:>22}", cell(coap), cell(https))?;
+                writeln!(
+                    self.out,
+                    "  {name:<14} {:>22} {:>22}",
+                    cell(coap),
+                    cell(https)
+                )?;
             }
         }
         Ok(())
@@ -350,7 +433,9 @@ async fn stream(
 
 fn timeline_has(sync: &Value, room: &OwnedRoomId, event: &OwnedEventId) -> bool {
     let timeline = &sync["rooms"]["join"][room.as_str()]["timeline"]["events"];
-    timeline
-        .as_array()
-        .is_some_and(|events| events.iter().any(|found| found["event_id"] == event.as_str()))
+    timeline.as_array().is_some_and(|events| {
+        events
+            .iter()
+            .any(|found| found["event_id"] == event.as_str())
+    })
 }

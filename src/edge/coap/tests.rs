@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     api::Credentials,
-    edge::fake::{Fake, Log},
+    base::test_log::Log,
+    edge::fake::Fake,
     wire::{
         cbor::{self, KeyForm},
         coap::{Code, Kind, Message, Options, Token, options::number},

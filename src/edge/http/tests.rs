@@ -16,11 +16,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;
-use crate::{
-    api::Command,
-    base::limits::BODY_BYTES_MAX,
-    edge::fake::{Fake, Log},
-};
+use crate::{api::Command, base::limits::BODY_BYTES_MAX, base::test_log::Log, edge::fake::Fake};
 
 struct Running {
     hub: Arc<Fake>,

@@ -1,9 +1,6 @@
 //! Accounts, from the door's side.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use ruma::{
     OwnedUserId,
@@ -24,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{Code, Command, Credentials, Refusal, Reply, SecretRegistration},
+    base::test_log::Log,
     hub::{
         AccountWish, Quota, RegistrationRules, Settings,
         testing::{Person, SERVER, TestHub, ask, bearer, hub, hub_with, stranger},
@@ -582,29 +580,9 @@ async fn the_hub_says_what_it_can_do() {
 }
 
 /// A log that is kept in memory, for the test that looks for secrets in it.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn no_secret_is_logged_at_any_level() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    Log::begin();
     tracing::info!("the log is on");
 
     let hub = open_hub().await;
@@ -627,12 +605,11 @@ async fn no_secret_is_logged_at_any_level() {
         .await
         .unwrap();
     ask!(hub, ana.origin, Whoami(whoami())).unwrap_err();
-    drop(guard);
 
     let Credentials::Token(session) = ana.origin.credentials else {
         panic!()
     };
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = Log::text();
     assert!(text.contains("the log is on"));
     let made = made.access_token.unwrap();
     for secret in [

@@ -292,8 +292,13 @@ impl Rooms for Memory {
         device: &DeviceId,
     ) -> Result<Vec<(String, String)>, StoreError> {
         let tables = self.tables();
-        let mine = tables.txns.keys().filter(|key| key.user == user && key.device == device);
-        Ok(mine.map(|key| (key.endpoint.clone(), key.txn.clone())).collect())
+        let mine = tables
+            .txns
+            .keys()
+            .filter(|key| key.user == user && key.device == device);
+        Ok(mine
+            .map(|key| (key.endpoint.clone(), key.txn.clone()))
+            .collect())
     }
 
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError> {
