@@ -28,7 +28,8 @@ impl std::fmt::Debug for RegistrationRules {
     }
 }
 
-/// A number of things per time: a bucket of `burst`, refilled at `per_second`.
+/// A number of things per time: a bucket of `burst`, refilled at `per_second`. Zero in either means
+/// that nothing is limited.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quota {
     /// How many refill each second.
@@ -46,7 +47,7 @@ pub struct Limits {
     pub login_per_account: Quota,
     /// Registrations per address.
     pub register_per_address: Quota,
-    /// Events per account.
+    /// Requests that make events, per account.
     pub events_per_account: Quota,
     /// Requests of any other kind per account.
     pub requests_per_account: Quota,

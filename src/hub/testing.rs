@@ -1,12 +1,8 @@
-//! A hub for tests: over SQLite in a directory that goes away, with a clock that moves only when
+//! A hub for tests: over `SQLite` in a directory that goes away, with a clock that moves only when
 //! told and chance that repeats.
 //!
 //! [`TestHub::account`] writes an account and a session past the desk, because a password hash
 //! takes longer than most tests.
-#![expect(
-    clippy::unwrap_used,
-    reason = "the test allowances of clippy do not reach helpers"
-)]
 
 use std::{
     sync::{
@@ -32,6 +28,20 @@ use crate::{
     },
     wire::matrix::ServerKey,
 };
+
+/// Asks as someone and gives the answer of the command's own type:
+/// `ask!(hub, ana.origin, Whoami(request))`.
+macro_rules! ask {
+    ($hub:expr, $origin:expr, $name:ident($request:expr)) => {
+        $hub.ask(&$origin, $crate::api::Command::$name(Box::new($request)))
+            .await
+            .map(|reply| match reply {
+                $crate::api::Reply::$name(reply) => *reply,
+                other => panic!("{other:?}"),
+            })
+    };
+}
+pub(crate) use ask;
 
 /// The name of every hub in tests.
 pub(crate) const SERVER: &str = "hub.example";
@@ -144,6 +154,16 @@ impl TestHub {
         };
         self.write(vec![made]).await;
         self.device(&user, "PHONE").await
+    }
+
+    /// Gives an account a password.
+    pub(crate) async fn password(&self, person: &Person, password: &str) {
+        let hash = self.hub.desk.hash_password(password).await;
+        let changed = Write::Password {
+            user: person.user.clone(),
+            password: hash,
+        };
+        self.write(vec![changed]).await;
     }
 
     /// A further device of an account, or a new session of one it has.

@@ -25,20 +25,26 @@ const SESSIONS_MAX: usize = 16_384;
 
 /// How often «last seen» is written for a device. Nobody needs it to the minute, and each is a
 /// write.
-const SEEN_EVERY: Duration = Duration::from_secs(300);
+const SEEN_EVERY: Duration = Duration::from_mins(5);
 
 /// The SHA-256 of an access token: all that is ever stored or remembered of one.
 pub(super) type TokenHash = [u8; 32];
 
 /// The caller behind an origin, at the cost of one request of the account's budget.
 pub(super) async fn caller(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
-    let caller = sender(hub, origin).await?;
+    let caller = authorised(hub, origin).await?;
     hub.desk.rates.requests(&caller)?;
     Ok(caller)
 }
 
-/// The caller behind an origin, for commands whose cost is counted in events.
+/// The caller behind an origin that wants an event made, at the cost of one event.
 pub(super) async fn sender(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
+    let caller = authorised(hub, origin).await?;
+    hub.desk.rates.events(&caller)?;
+    Ok(caller)
+}
+
+async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     let Credentials::Token(token) = &origin.credentials else {
         return Err(Refusal::new(
             Code::MissingToken,

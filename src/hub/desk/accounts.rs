@@ -2,6 +2,7 @@
 //!
 //! Whether an account exists shows in none of these answers, nor in the time they take. For making
 //! accounts see [`super::registration`].
+#![expect(clippy::unused_async, reason = "every command is asked in one way")]
 
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ const DEVICE_ID_BYTES_MAX: usize = 255;
 pub(super) const DEVICE_NAME_BYTES_MAX: usize = 400;
 
 /// How long a login token lives: the time the specification gives as the default.
-const LOGIN_TOKEN_LIFETIME: Duration = Duration::from_secs(120);
+const LOGIN_TOKEN_LIFETIME: Duration = Duration::from_mins(2);
 
 /// How many login tokens may be out at a time; only operators make them.
 const LOGIN_TOKENS_MAX: usize = 1000;
@@ -94,11 +95,17 @@ pub(super) async fn login(
         id: request.device_id,
         name: request.initial_device_display_name,
     };
-    let session = NewSession::of(hub, &user, wish)?;
-    must_have_room(hub, &user, &session.device).await?;
-    keep(hub, vec![session.write(hub, &user)], Vec::new()).await?;
-    // The device's earlier token, if it had one, was replaced.
+    let mut session = NewSession::of(hub, wish)?;
+    let devices = devices::ids(hub, &user).await?;
+    if devices.contains(&session.device) {
+        session.name = None; // only for a new device
+    } else {
+        must_fit_in(&devices)?;
+    }
+    let kept = keep(hub, vec![session.write(hub, &user)], Vec::new()).await;
+    // The device's earlier token, if it had one, was replaced; or that is not known.
     hub.desk.sessions.forget(&user, Some(&session.device));
+    kept?;
     Ok(session::login::v3::Response::new(
         user,
         session.token,
@@ -191,9 +198,8 @@ impl Hub {
             user: user.to_owned(),
             password: hash,
         };
-        keep(self, vec![changed], Vec::new()).await?;
         let all = devices::ids(self, user).await?;
-        devices::remove(self, user, &all).await
+        devices::remove_with(self, user, &all, vec![changed]).await
     }
 }
 
@@ -219,9 +225,9 @@ pub(super) struct NewSession {
 }
 
 impl NewSession {
-    pub(super) fn of(hub: &Hub, user: &UserId, wish: DeviceWish) -> Result<Self, Refusal> {
+    pub(super) fn of(hub: &Hub, wish: DeviceWish) -> Result<Self, Refusal> {
         let device = match wish.id {
-            Some(id) => checked_device_id(user, id)?,
+            Some(id) => checked_device_id(id)?,
             None => words::device_id(hub).into(),
         };
         Ok(Self {
@@ -231,7 +237,6 @@ impl NewSession {
         })
     }
 
-    /// A name is only for a new device: the store keeps the name that is there.
     pub(super) fn write(&self, hub: &Hub, user: &UserId) -> Write {
         Write::Session {
             user: user.to_owned(),
@@ -243,16 +248,13 @@ impl NewSession {
     }
 }
 
-fn checked_device_id(user: &UserId, id: OwnedDeviceId) -> Result<OwnedDeviceId, Refusal> {
+fn checked_device_id(id: OwnedDeviceId) -> Result<OwnedDeviceId, Refusal> {
     let text = id.as_str();
     let wrong = match text.len() {
         0 => "device_id: must not be empty",
-        // In a to-device message `*` is every device, and a device must not sign as its user.
-        1 if text == "*" => "device_id: `*` cannot name one device",
-        1..=DEVICE_ID_BYTES_MAX if !text.contains(char::is_control) && text != user.as_str() => {
-            return Ok(id);
-        }
-        1..=DEVICE_ID_BYTES_MAX => "device_id: must not hold control characters or be the user id",
+        1 if text == "*" => "device_id: `*` is every device in a to-device message",
+        1..=DEVICE_ID_BYTES_MAX if !text.contains(char::is_control) => return Ok(id),
+        1..=DEVICE_ID_BYTES_MAX => "device_id: must not hold control characters",
         _ => "device_id: at most 255 bytes",
     };
     Err(Refusal::invalid_param(wrong))
@@ -272,9 +274,8 @@ pub(super) fn checked_device_name(name: String) -> Result<String, Refusal> {
     Ok(name)
 }
 
-async fn must_have_room(hub: &Hub, user: &UserId, device: &OwnedDeviceId) -> Result<(), Refusal> {
-    let devices = devices::ids(hub, user).await?;
-    if devices.len() < DEVICES_MAX || devices.contains(device) {
+fn must_fit_in(devices: &[OwnedDeviceId]) -> Result<(), Refusal> {
+    if devices.len() < DEVICES_MAX {
         return Ok(());
     }
     Err(Refusal::new(

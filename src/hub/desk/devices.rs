@@ -104,18 +104,25 @@ pub(super) async fn remove(
     user: &UserId,
     devices: &[OwnedDeviceId],
 ) -> Result<(), Refusal> {
-    let there = ids(hub, user).await?;
-    let mut writes: Vec<Write> = devices
-        .iter()
-        .filter(|device| there.contains(*device))
-        .map(|device| Write::RemoveDevice {
-            user: user.to_owned(),
-            device: device.clone(),
-        })
-        .collect();
-    if writes.is_empty() {
+    let mut there = ids(hub, user).await?;
+    there.retain(|device| devices.contains(device));
+    if there.is_empty() {
         return Ok(());
     }
+    remove_with(hub, user, &there, Vec::new()).await
+}
+
+/// Ends devices that are there, together with further writes about the account.
+pub(super) async fn remove_with(
+    hub: &Hub,
+    user: &UserId,
+    devices: &[OwnedDeviceId],
+    mut writes: Vec<Write>,
+) -> Result<(), Refusal> {
+    writes.extend(devices.iter().map(|device| Write::RemoveDevice {
+        user: user.to_owned(),
+        device: device.clone(),
+    }));
     writes.push(changed(user));
     let touched = concerned(hub, user).await?;
     let kept = keep(hub, writes, touched).await;

@@ -1,4 +1,5 @@
 //! What this hub is, for clients that ask.
+#![expect(clippy::unused_async, reason = "every command is asked in one way")]
 
 use ruma::api::client::discovery::{
     get_capabilities::v3::{

@@ -3,7 +3,7 @@
 //! The hub checks that keys are somebody's to upload and can be written as canonical JSON (others
 //! will hash them); whether a signature is right is for the clients, who need not trust a hub.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId,
@@ -13,10 +13,9 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{access::ours, devices};
+use super::{access::ours, devices, sync::token::SyncToken};
 use crate::{
     api::{Caller, Code, Refusal},
-    base::Position,
     hub::{Hub, fanout::Touched},
     store::{Batch, Claimed, DeviceKeysRecord, Write},
     wire::json,
@@ -210,6 +209,12 @@ fn fallback_keys(
     if keys.len() > FALLBACK_KEYS_MAX {
         return Err(too_large("fallback_keys", keys.len(), FALLBACK_KEYS_MAX));
     }
+    let algorithms: BTreeSet<_> = keys.keys().map(|id| id.algorithm()).collect();
+    if algorithms.len() < keys.len() {
+        return Err(Refusal::invalid_param(
+            "fallback_keys: one key for each algorithm",
+        ));
+    }
     let write = |(id, key): (&OwnedOneTimeKeyId, &Raw<OneTimeKey>)| {
         Ok(Write::FallbackKey {
             user: caller.user.clone(),
@@ -242,7 +247,10 @@ fn checked_key(
         .map_err(|error| Refusal::bad_json(format!("{field}.{id}: {error}")))?;
     match value {
         CanonicalJsonValue::Object(object)
-            if object.get("key").is_some_and(|key| key.as_str().is_some()) =>
+            if object.get("key").is_some_and(|key| key.as_str().is_some())
+                && object
+                    .get("signatures")
+                    .is_some_and(|it| it.as_object().is_some()) =>
         {
             Ok(json::canonical(&object))
         }
@@ -304,12 +312,12 @@ async fn keys_of(
     records
         .into_iter()
         .filter(is_wanted)
-        .map(|record| Ok((record.device.clone(), with_name(record)?)))
+        .map(|record| Ok((record.device.clone(), with_name(&record)?)))
         .collect()
 }
 
 /// The keys as uploaded, and the device's name where signatures do not cover it.
-fn with_name(record: DeviceKeysRecord) -> Result<Raw<DeviceKeys>, Refusal> {
+fn with_name(record: &DeviceKeysRecord) -> Result<Raw<DeviceKeys>, Refusal> {
     let damaged = |error: &(dyn std::error::Error + 'static)| {
         let device = &record.device;
         tracing::error!(error, %device, "stored device keys are damaged");
@@ -385,38 +393,15 @@ pub(super) async fn key_changes(
     caller: &Caller,
     request: keys::get_key_changes::v3::Request,
 ) -> Result<keys::get_key_changes::v3::Response, Refusal> {
-    let from = position("from", &request.from)?;
-    let to = position("to", &request.to)?;
-    let changed = hub.store.device_changes(&caller.user, from, to).await;
+    let from: SyncToken = request.from.parse()?;
+    let to: SyncToken = request.to.parse()?;
+    let changed = hub
+        .store
+        .device_changes(&caller.user, from.position, to.position)
+        .await;
     let changed = changed.map_err(ours)?;
     Ok(keys::get_key_changes::v3::Response::new(
         changed,
         Vec::new(),
     ))
-}
-
-/// The position in a sync token: `s`, the position, and what sync appends after `_`.
-fn position(field: &str, token: &str) -> Result<Position, Refusal> {
-    let position = token.strip_prefix('s').and_then(|rest| {
-        let digits = rest.split_once('_').map_or(rest, |(digits, _)| digits);
-        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-        digits.parse().ok().filter(|_| plain)
-    });
-    position
-        .map(Position)
-        .ok_or_else(|| Refusal::invalid_param(format!("{field}: not a token of /sync")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sync_token_is_read_with_and_without_what_follows_the_position() {
-        assert_eq!(position("from", "s17").unwrap(), Position(17));
-        assert_eq!(position("from", "s17_4").unwrap(), Position(17));
-        for bad in ["", "s", "17", "s+1", "s_4", "s-1", "s99999999999999999999"] {
-            assert!(position("from", bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -74,6 +74,18 @@ impl Desk {
     }
 }
 
+#[cfg(test)]
+impl Desk {
+    /// What is stored of a password.
+    pub(super) async fn hash_password(&self, password: &str) -> String {
+        self.passwords
+            .hash(password, [7; 16])
+            .await
+            .expect("the queue is empty")
+    }
+}
+
+#[expect(clippy::too_many_lines, reason = "one flat list")]
 pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<Reply, Refusal> {
     match command {
         Command::Versions(request) => discovery::versions(hub, &origin, *request)

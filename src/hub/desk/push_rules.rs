@@ -1,4 +1,5 @@
 //! Push rules: the default ones. Changing them comes with pushers.
+#![expect(clippy::unused_async, reason = "every command is asked in one way")]
 
 use ruma::{UserId, api::client::push, push::Ruleset};
 use serde_json::json;

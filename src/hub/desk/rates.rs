@@ -35,7 +35,7 @@ const SHARED_BUCKETS: u64 = 256;
 const SWEEP_EVERY_MS: u64 = 1000;
 
 /// The slowest refill we tell apart from none: one a day.
-const PERIOD_MAX: Duration = Duration::from_secs(86_400);
+const PERIOD_MAX: Duration = Duration::from_hours(24);
 
 /// The largest burst; with [`PERIOD_MAX`] it still fits governor's nanoseconds.
 const BURST_MAX: u32 = 100_000;

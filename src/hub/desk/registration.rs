@@ -31,7 +31,7 @@ use crate::{
 const USER_ID_BYTES_MAX: usize = 255;
 
 /// How long someone who passed the stage may try names.
-const PASSED_LIFETIME: Duration = Duration::from_secs(600);
+const PASSED_LIFETIME: Duration = Duration::from_mins(10);
 
 /// How many may be trying names at a time; each has shown the token.
 const PASSED_MAX: usize = 1000;
@@ -150,7 +150,7 @@ pub(super) async fn with_session(
     device: Option<DeviceWish>,
 ) -> Result<v3::Response, Refusal> {
     let session = device
-        .map(|device| NewSession::of(hub, &user, device))
+        .map(|device| NewSession::of(hub, device))
         .transpose()?;
     make(hub, &user, wish, session.as_ref()).await?;
     let mut reply = v3::Response::new(user);

@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_ticket_is_worth_something_once_and_not_late() {
-        let tickets = Tickets::new(Duration::from_secs(60), 2);
+        let tickets = Tickets::new(Duration::from_mins(1), 2);
         tickets.give([1; 32], "one", Timestamp(0)).unwrap();
         tickets.give([2; 32], "two", Timestamp(0)).unwrap();
 
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn when_all_are_given_out_one_waits_until_old_ones_are_void() {
-        let tickets = Tickets::new(Duration::from_secs(60), 1);
+        let tickets = Tickets::new(Duration::from_mins(1), 1);
         tickets.give([1; 32], (), Timestamp(0)).unwrap();
 
         let refusal = tickets.give([2; 32], (), Timestamp(1000)).unwrap_err();
