@@ -3,28 +3,110 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use ruma::{
     OwnedRoomId,
-    api::{Direction, client::state::get_state_events},
+    api::{
+        Direction,
+        client::{state::get_state_events, sync::sync_events},
+    },
 };
 use serde_json::{Value, json};
 
-use crate::hub::{
-    desk::{
-        reading,
-        rooms::testing::{body, ids, next},
+use crate::{
+    hub::{
+        Settings,
+        desk::{
+            reading,
+            rooms::testing::{body, ids, next},
+            sync::sync,
+        },
+        testing::{Person, TestHub, hub, hub_around},
     },
-    testing::{Person, TestHub, hub},
+    store::faulty::{Fault, Faulty},
 };
 
 fn timeline(section: &Value) -> Vec<Value> {
     let events = section["timeline"]["events"].as_array();
     events.cloned().unwrap_or_default()
+}
+
+/// A hub whose store counts what is asked of it, and fails when told to.
+async fn counted() -> (TestHub, Arc<Faulty>) {
+    let mut store = None;
+    let hub = hub_around(Settings::default(), |inner| {
+        let faulty = Arc::new(Faulty::new(inner));
+        store = Some(Arc::clone(&faulty));
+        faulty
+    })
+    .await;
+    (hub, store.unwrap())
+}
+
+#[tokio::test]
+async fn waiting_costs_the_same_with_many_rooms_as_with_one() {
+    let (hub, store) = counted().await;
+    let ana = hub.account("ana").await;
+    let mut costs = Vec::new();
+    for rooms in [1, 30] {
+        for _ in 0..rooms {
+            hub.public_room(&ana, &[]).await;
+        }
+        let since = next(&hub.sync(&ana, None, json!({})).await);
+        for wait_ms in [0, 30] {
+            let before = store.operations();
+            hub.sync_waiting(&ana, Some(&since), json!({}), wait_ms)
+                .await;
+            costs.push(store.operations() - before);
+        }
+    }
+    assert!(costs.iter().all(|cost| *cost == costs[0]), "{costs:?}");
+    assert!(costs[0] < 10, "{costs:?}");
+}
+
+/// Whichever read fails, the sync is refused whole, and the next one with the same token tells
+/// everything.
+#[tokio::test]
+async fn a_failing_store_makes_a_sync_fail_and_lose_nothing() {
+    let (hub, store) = counted().await;
+    let ana = hub.account("ana").await;
+    let bob = hub.account("bob").await;
+    let room = hub.public_room(&ana, &[&bob]).await;
+    let since = next(&hub.sync(&ana, None, json!({})).await);
+    for n in 0..12 {
+        let topic = json!({ "topic": n });
+        let key = ("m.room.topic", "");
+        hub.clock.advance(Duration::from_secs(1));
+        hub.set(&bob, &room, key, topic.clone()).await.unwrap_err();
+        hub.set(&ana, &room, key, topic).await.unwrap();
+        hub.say(&bob, &room, &format!("m{n}")).await;
+    }
+    let before = store.operations();
+    let whole = hub.sync(&ana, Some(&since), json!({})).await;
+    let operations = store.operations() - before;
+    assert!(operations > 10, "{operations}");
+    for n in 1..=operations {
+        store.fail_at(store.operations() + n, Fault::Failed);
+        let mut request = sync_events::v3::Request::new();
+        request.since = Some(since.clone());
+        let refused = sync(&hub.hub, &ana.caller(), request).await.unwrap_err();
+        assert_eq!(refused.status, 500, "operation {n}");
+    }
+    store.fail_at(0, Fault::Failed);
+    let again = hub.sync(&ana, Some(&since), json!({})).await;
+    let section = |answer: &Value| {
+        let section = &answer["rooms"]["join"][room.as_str()];
+        let state = section["state"]["events"].as_array().unwrap();
+        (ids(&timeline(section)), ids(state))
+    };
+    assert_eq!(section(&again), section(&whole));
 }
 
 /// Several people write at once while one syncs: commits land in the middle of rounds.
