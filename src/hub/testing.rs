@@ -96,9 +96,17 @@ pub(crate) async fn hub() -> TestHub {
 
 /// A hub with these settings.
 pub(crate) async fn hub_with(settings: Settings) -> TestHub {
+    hub_around(settings, |store| store).await
+}
+
+/// The same with something around its store.
+pub(crate) async fn hub_around(
+    settings: Settings,
+    wrap: impl FnOnce(SharedStore) -> SharedStore,
+) -> TestHub {
     let dir = TempDir::new().unwrap();
     let options = OpenOptions::new(dir.path().join("hub.db"), SERVER.try_into().unwrap());
-    let store: SharedStore = Arc::new(Sqlite::open(options).await.unwrap());
+    let store = wrap(Arc::new(Sqlite::open(options).await.unwrap()));
     let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
     let hub = Hub::start(HubParts {
         store,

@@ -5,7 +5,7 @@
 //! it says it does not know.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -37,6 +37,8 @@ pub(in crate::hub::desk) struct TypingBoard(Arc<Mutex<Board>>);
 struct Board {
     version: u64,
     rooms: HashMap<RoomNid, Room>,
+    /// The same rooms by the version at which they last changed.
+    by_version: BTreeMap<u64, RoomNid>,
     /// Whose typing a task watches.
     watched: HashSet<(RoomNid, OwnedUserId)>,
     receipts: Receipts,
@@ -44,22 +46,20 @@ struct Board {
 
 struct Room {
     id: OwnedRoomId,
-    /// The board's version when this last changed.
     version: u64,
     users: BTreeMap<OwnedUserId, Timestamp>,
 }
 
+/// Looking for what is new costs what is new: many look at once, and most find nothing.
 #[derive(Default)]
 struct Receipts {
     /// Before this nothing is known; set once the board has been used.
     since: Option<Position>,
-    rooms: HashMap<RoomNid, Noted>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Noted {
-    position: Position,
-    on_their_way: usize,
+    /// Before this something was forgotten.
+    forgotten: Position,
+    newest: HashMap<RoomNid, Position>,
+    by_position: BTreeSet<(Position, RoomNid)>,
+    on_their_way: HashMap<RoomNid, usize>,
 }
 
 /// A room's typing users.
@@ -92,28 +92,15 @@ impl TypingBoard {
         until: Option<Timestamp>,
     ) -> bool {
         let mut board = self.board();
-        let next = board.version + 1;
-        if !board.rooms.contains_key(&room) {
-            if until.is_none() {
-                return false;
-            }
-            board.make_room();
-        }
-        let entry = board.rooms.entry(room).or_insert_with(|| Room {
-            id: id.to_owned(),
-            version: next,
-            users: BTreeMap::new(),
-        });
         let changed = match until {
-            Some(_) if entry.users.len() >= TYPING_USERS_MAX && !entry.users.contains_key(user) => {
-                false
-            }
-            Some(until) => entry.users.insert(user.to_owned(), until).is_none(),
-            None => entry.users.remove(user).is_some(),
+            None => board
+                .rooms
+                .get_mut(&room)
+                .is_some_and(|room| room.users.remove(user).is_some()),
+            Some(until) => board.room(room, id).begin(user, until),
         };
         if changed {
-            entry.version = next;
-            board.version = next;
+            board.touch(room);
         }
         changed
     }
@@ -124,17 +111,23 @@ impl TypingBoard {
         let board = self.board();
         // A version from before a restart is from another count.
         let since = since.filter(|since| *since <= board.version);
-        let rooms = board.rooms.iter().filter(|(_, room)| match since {
-            Some(since) => room.version > since && room.version <= now,
-            None => !room.users.is_empty(),
-        });
-        rooms
-            .map(|(nid, room)| TypingRoom {
-                room: *nid,
+        let rooms: Vec<RoomNid> = match since {
+            Some(since) if since < now => {
+                let new = board.by_version.range(since + 1..=now);
+                new.map(|(_, room)| *room).collect()
+            }
+            Some(_) => Vec::new(),
+            None => board.rooms.keys().copied().collect(),
+        };
+        let typing = rooms.into_iter().filter_map(|nid| {
+            let room = board.rooms.get(&nid)?;
+            (since.is_some() || !room.users.is_empty()).then(|| TypingRoom {
+                room: nid,
                 id: room.id.clone(),
                 users: room.users.keys().cloned().collect(),
             })
-            .collect()
+        });
+        typing.collect()
     }
 
     /// Who types in a room, if anyone does.
@@ -171,9 +164,7 @@ impl TypingBoard {
     /// A receipt is about to be stored in `room`, the hub being at `now`.
     pub(super) fn expect_receipts(&self, room: RoomNid, now: Position) -> ExpectedReceipts {
         let mut board = self.board();
-        board.receipts.make_room();
-        let noted = board.receipts.rooms.entry(room).or_default();
-        noted.on_their_way += 1;
+        *board.receipts.on_their_way.entry(room).or_default() += 1;
         drop(board);
         ExpectedReceipts {
             board: self.clone(),
@@ -190,13 +181,19 @@ impl TypingBoard {
         now: Position,
     ) -> Option<Vec<RoomNid>> {
         let mut board = self.board();
-        let known_since = *board.receipts.since.get_or_insert(now);
-        if since < known_since {
+        let receipts = &mut board.receipts;
+        let known_since = *receipts.since.get_or_insert(now);
+        if since < known_since.max(receipts.forgotten) {
             return None;
         }
-        let rooms = board.receipts.rooms.iter();
-        let rooms = rooms.filter(|(_, noted)| noted.on_their_way > 0 || noted.position > since);
-        Some(rooms.map(|(room, _)| *room).collect())
+        let new = receipts
+            .by_position
+            .range((since.next(), RoomNid(i64::MIN))..);
+        let mut rooms: Vec<RoomNid> = new.map(|(_, room)| *room).collect();
+        rooms.extend(receipts.on_their_way.keys());
+        rooms.sort_unstable();
+        rooms.dedup();
+        Some(rooms)
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
@@ -214,10 +211,10 @@ impl ExpectedReceipts {
 
 impl Drop for ExpectedReceipts {
     fn drop(&mut self) {
-        if let Some(noted) = self.board.board().receipts.rooms.get_mut(&self.room) {
-            noted.on_their_way = noted.on_their_way.saturating_sub(1);
-            noted.position = noted.position.max(self.position);
-        }
+        self.board
+            .board()
+            .receipts
+            .arrived(self.room, self.position);
     }
 }
 
@@ -237,10 +234,9 @@ impl Board {
         match (room, left) {
             (Some(_), Some(left)) if left > Duration::ZERO => Left::Time(left),
             (Some(room), Some(_)) => {
-                self.version += 1;
-                room.version = self.version;
                 room.users.remove(&key.1);
                 self.watched.remove(key);
+                self.touch(key.0);
                 Left::Nothing
             }
             _ => {
@@ -250,32 +246,62 @@ impl Board {
         }
     }
 
-    fn make_room(&mut self) {
-        if self.rooms.len() < TYPING_ROOMS_MAX {
-            return;
+    /// A room on the board, with room made for it.
+    fn room(&mut self, nid: RoomNid, id: &RoomId) -> &mut Room {
+        if !self.rooms.contains_key(&nid)
+            && self.rooms.len() >= TYPING_ROOMS_MAX
+            && let Some((_, oldest)) = self.by_version.pop_first()
+        {
+            self.rooms.remove(&oldest);
         }
-        // A quarter at once, so that the scan is paid rarely.
-        let mut versions: Vec<u64> = self.rooms.values().map(|room| room.version).collect();
-        versions.sort_unstable();
-        let cut = versions.get(versions.len() / 4).copied().unwrap_or(0);
-        self.rooms.retain(|_, room| room.version > cut);
+        self.rooms.entry(nid).or_insert_with(|| Room {
+            id: id.to_owned(),
+            version: 0,
+            users: BTreeMap::new(),
+        })
+    }
+
+    /// A room has changed.
+    fn touch(&mut self, nid: RoomNid) {
+        self.version += 1;
+        if let Some(room) = self.rooms.get_mut(&nid) {
+            self.by_version.remove(&room.version);
+            room.version = self.version;
+            self.by_version.insert(room.version, nid);
+        }
+    }
+}
+
+impl Room {
+    /// Someone types until then; tells whether they did not before.
+    fn begin(&mut self, user: &UserId, until: Timestamp) -> bool {
+        if self.users.len() >= TYPING_USERS_MAX && !self.users.contains_key(user) {
+            return false;
+        }
+        self.users.insert(user.to_owned(), until).is_none()
     }
 }
 
 impl Receipts {
-    fn make_room(&mut self) {
-        if self.rooms.len() < RECEIPT_ROOMS_MAX {
-            return;
+    /// A receipt that was on its way is stored at `position`, or will be by then.
+    fn arrived(&mut self, room: RoomNid, position: Position) {
+        if let Some(count) = self.on_their_way.get_mut(&room) {
+            *count -= 1;
+            if *count == 0 {
+                self.on_their_way.remove(&room);
+            }
         }
-        let mut positions: Vec<Position> =
-            self.rooms.values().map(|noted| noted.position).collect();
-        positions.sort_unstable();
-        let cut = positions
-            .get(positions.len() / 4)
-            .copied()
-            .unwrap_or_default();
-        self.rooms
-            .retain(|_, noted| noted.on_their_way > 0 || noted.position > cut);
-        self.since = self.since.map(|since| since.max(cut));
+        let newest = self.newest.entry(room).or_default();
+        if position > *newest {
+            self.by_position.remove(&(*newest, room));
+            self.by_position.insert((position, room));
+            *newest = position;
+        }
+        if self.newest.len() > RECEIPT_ROOMS_MAX
+            && let Some((position, room)) = self.by_position.pop_first()
+        {
+            self.newest.remove(&room);
+            self.forgotten = self.forgotten.max(position);
+        }
     }
 }

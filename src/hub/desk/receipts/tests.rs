@@ -167,3 +167,29 @@ fn the_board_says_where_receipts_were_stored_and_when_it_does_not_know() {
         Some(vec![RoomNid(2)])
     );
 }
+
+#[test]
+fn a_full_board_forgets_the_oldest_and_says_so() {
+    let board = TypingBoard::default();
+    assert_eq!(board.receipts_since(Position(0), Position(0)), Some(vec![]));
+    for n in 1..=20_000 {
+        let room = RoomNid(i64::try_from(n).unwrap());
+        board.expect_receipts(room, Position(n)).settle(Position(n));
+    }
+    assert_eq!(board.receipts_since(Position(1), Position(20_000)), None);
+    let newest = board.receipts_since(Position(19_998), Position(20_000));
+    assert_eq!(newest, Some(vec![RoomNid(19_999), RoomNid(20_000)]));
+
+    let user = ruma::OwnedUserId::try_from("@ana:hub.example").unwrap();
+    let id = <&RoomId>::try_from("!a:hub.example").unwrap();
+    for n in 0..5000 {
+        assert!(board.set((RoomNid(n), id), &user, Some(Timestamp(9))));
+    }
+    assert_eq!(board.in_room(RoomNid(0)), None);
+    assert_eq!(board.in_room(RoomNid(4999)), Some(vec![user.clone()]));
+    let version = board.version();
+    assert!(board.set((RoomNid(4000), id), &user, None));
+    let changed = board.changed(Some(version), board.version());
+    assert_eq!(changed.len(), 1);
+    assert_eq!(changed[0].room, RoomNid(4000));
+}

@@ -19,8 +19,8 @@ use crate::{
         desk::rooms::{content, must_be_here, no_third_party, profile},
     },
     room::{
-        Evidence, InitialState, Preset, Refusal as RoomRefusal, RoomWish, found, founding,
-        initial_parts,
+        Evidence, Founding, InitialState, Preset, Refusal as RoomRefusal, RoomWish, found,
+        founding, initial_parts,
     },
     store::{Batch, RoomNid, Write},
     wire::matrix::Version,
@@ -67,9 +67,10 @@ pub(in crate::hub::desk) async fn create_room(
 /// alike in one millisecond would be one, so that the second is dated a little later.
 async fn make(hub: &Hub, wish: &RoomWish, nid: RoomNid) -> Result<OwnedRoomId, Refusal> {
     let now = hub.now();
+    let founding = founding(wish, room_id(hub)?);
     for later in 0..ALIKE_MAX {
         let now = now + Duration::from_millis(later);
-        match make_at(hub, wish, nid, now).await {
+        match make_at(hub, wish, &founding, nid, now).await {
             Ok(id) => return Ok(id),
             Err(WriteError::Refused(refusal)) => return Err(invalid(refusal)),
             Err(WriteError::Conflict(_)) => {}
@@ -82,6 +83,7 @@ async fn make(hub: &Hub, wish: &RoomWish, nid: RoomNid) -> Result<OwnedRoomId, R
 async fn make_at(
     hub: &Hub,
     wish: &RoomWish,
+    founding: &Founding,
     nid: RoomNid,
     now: Timestamp,
 ) -> Result<OwnedRoomId, WriteError> {
@@ -90,8 +92,7 @@ async fn make_at(
         key: &hub.key,
         target: None,
     };
-    let founding = founding(wish, room_id(hub));
-    let founded = found(&founding, &evidence)?;
+    let founded = found(founding, &evidence)?;
     let parts = initial_parts(wish);
     let done = hub.writer.found(founded, nid, parts).await?;
     Ok(done.room)
@@ -238,10 +239,14 @@ fn alone(write: Write) -> Batch {
 }
 
 /// An id for versions before 12.
-fn room_id(hub: &Hub) -> OwnedRoomId {
+fn room_id(hub: &Hub) -> Result<OwnedRoomId, Refusal> {
     let random = URL_SAFE_NO_PAD.encode(hub.random::<ROOM_ID_BYTES>());
     let id = format!("!{random}:{}", hub.key.name());
-    OwnedRoomId::try_from(id).expect("a server name of at most 230 bytes ends a room id")
+    OwnedRoomId::try_from(id).map_err(|error| {
+        let error: &dyn std::error::Error = &error;
+        tracing::error!(error, "the server's name is too long for a room id");
+        Refusal::internal()
+    })
 }
 
 fn at_most(field: &str, count: usize, max: usize) -> Result<(), Refusal> {

@@ -14,6 +14,8 @@ mod state_delta;
 mod summary;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_together;
 pub(super) mod token;
 mod unread;
 pub(super) mod view;

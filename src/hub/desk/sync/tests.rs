@@ -1,7 +1,9 @@
 //! What a client is told by syncing, and when.
 
-use rand::{Rng as _, SeedableRng, rngs::StdRng};
-use ruma::{OwnedRoomId, api::Direction, api::client::receipt::create_receipt};
+use ruma::{
+    OwnedRoomId,
+    api::{Direction, client::receipt::create_receipt},
+};
 use serde_json::{Value, json};
 
 use super::sync;
@@ -177,6 +179,24 @@ async fn an_invite_shows_what_the_room_is_and_goes_when_it_is_turned_down() {
     assert_eq!(events.len(), 1);
     assert_eq!(events[0]["content"]["membership"], "leave");
     assert_eq!(left.get("state"), None);
+}
+
+#[tokio::test]
+async fn a_knock_shows_what_the_room_is_and_an_answer_moves_it() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let bob = hub.account("bob").await;
+    let rule = json!([{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }]);
+    let room = hub.create(&ana, wish("private_chat", &rule)).await.unwrap();
+    let since = next(&hub.sync(&bob, None, json!({})).await);
+    hub.knock(&bob, &room).await.unwrap();
+    let answer = hub.sync(&bob, Some(&since), json!({})).await;
+    let knock = &answer["rooms"]["knock"][room.as_str()]["knock_state"]["events"];
+    assert!(kinds(knock).contains(&"m.room.create".to_owned()));
+    hub.invite(&ana, &room, &bob).await.unwrap();
+    let answer = hub.sync(&bob, Some(&next(&answer)), json!({})).await;
+    assert!(answer["rooms"]["invite"][room.as_str()].is_object());
+    assert_eq!(answer["rooms"].get("knock"), None);
 }
 
 #[tokio::test]
@@ -508,135 +528,4 @@ async fn meeting_and_parting_in_encrypted_rooms_changes_the_device_lists() {
     assert_eq!(parted["device_lists"]["left"], json!([bob.user]));
     let parted = hub.sync(&bob, Some(&next(&met_too)), json!({})).await;
     assert_eq!(parted["device_lists"]["left"], json!([ana.user]));
-}
-
-/// Several people write at once while one syncs: commits land in the middle of rounds.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn syncing_while_others_write_loses_and_doubles_nothing() {
-    let hub = hub().await;
-    let ana = hub.account("ana").await;
-    let bob = hub.account("bob").await;
-    let eve = hub.account("eve").await;
-    let room = hub.public_room(&ana, &[&bob, &eve]).await;
-    let mut reader = Told::default();
-    reader.sync(&hub, &eve, &room).await;
-    let write = async |who: &Person| {
-        for n in 0..40 {
-            hub.say(who, &room, &format!("{} {n}", who.user)).await;
-        }
-    };
-    let read = async {
-        while reader.events.len() < 88 {
-            reader.sync(&hub, &eve, &room).await;
-        }
-    };
-    tokio::join!(write(&ana), write(&bob), read);
-    let log = hub.pages(&eve, &room, Direction::Forward, None, 50).await;
-    assert_eq!(reader.events, ids(&log));
-}
-
-/// Random histories in several rooms: what a reader is told piece by piece, gaps filled, is the
-/// log, in its order, each event once; and the state told piece by piece is the room's.
-#[tokio::test]
-async fn syncs_put_together_are_the_log() {
-    let hub = hub().await;
-    let ana = hub.account("ana").await;
-    for seed in 0..4 {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let bob = hub.account(&format!("bob{seed}")).await;
-        let room = hub.public_room(&ana, &[&bob]).await;
-        let mut reader = Told::default();
-        reader.sync(&hub, &bob, &room).await;
-        for step in 0..60 {
-            act(&hub, &mut rng, (&ana, &bob), &room, step).await;
-            if rng.random_ratio(1, 6) {
-                reader.sync(&hub, &bob, &room).await;
-            }
-        }
-        reader.sync(&hub, &bob, &room).await;
-        let log = hub.pages(&bob, &room, Direction::Forward, None, 50).await;
-        assert_eq!(reader.events, ids(&log), "seed {seed}");
-        let caller = bob.caller();
-        let state = crate::hub::desk::reading::state(
-            &hub.hub,
-            &caller,
-            ruma::api::client::state::get_state_events::v3::Request::new(room),
-        );
-        let state = crate::hub::desk::rooms::testing::body(state.await.unwrap());
-        let mut state = ids(state.as_array().unwrap());
-        let mut told: Vec<_> = reader.state.values().cloned().collect();
-        state.sort();
-        told.sort();
-        assert_eq!(told, state, "seed {seed}");
-    }
-}
-
-async fn act(
-    hub: &TestHub,
-    rng: &mut StdRng,
-    (ana, bob): (&Person, &Person),
-    room: &OwnedRoomId,
-    step: u32,
-) {
-    let text = format!("{room} {step}");
-    match rng.random_range(0..8) {
-        0 => {
-            let topic = json!({ "topic": text });
-            hub.set(ana, room, ("m.room.topic", ""), topic)
-                .await
-                .unwrap();
-        }
-        1 => {
-            let content = json!({ "n": step });
-            let key = rng.random_range(0..4).to_string();
-            hub.set(ana, room, ("test.state", &key), content)
-                .await
-                .unwrap();
-        }
-        2 => {
-            let said = hub.say(bob, room, &text).await;
-            hub.redact(ana, room, &said).await.unwrap();
-        }
-        3..6 => drop(hub.say(bob, room, &text).await),
-        _ => {
-            for n in 0..rng.random_range(1..14) {
-                hub.say(ana, room, &format!("{text} {n}")).await;
-            }
-        }
-    }
-}
-
-/// What a careful client knows of one room.
-#[derive(Default)]
-struct Told {
-    since: Option<String>,
-    events: Vec<String>,
-    state: std::collections::BTreeMap<(String, String), String>,
-}
-
-impl Told {
-    async fn sync(&mut self, hub: &TestHub, who: &Person, room: &OwnedRoomId) {
-        let answer = hub.sync(who, self.since.as_deref(), json!({})).await;
-        let section = joined(&answer, room);
-        if section["timeline"]["limited"] == true {
-            let start = section["timeline"]["prev_batch"].as_str();
-            let mut gap = hub.pages(who, room, Direction::Backward, start, 9).await;
-            gap.reverse();
-            let known = self.events.len();
-            assert_eq!(self.events, ids(&gap)[..known], "history does not change");
-            self.events = ids(&gap);
-        }
-        let none = Vec::new();
-        let state = section["state"]["events"].as_array().unwrap_or(&none);
-        for event in state.iter().chain(&timeline(section)) {
-            if let Some(key) = event["state_key"].as_str() {
-                let kind = event["type"].as_str().unwrap();
-                let id = event["event_id"].as_str().unwrap();
-                self.state
-                    .insert((kind.to_owned(), key.to_owned()), id.to_owned());
-            }
-        }
-        self.events.extend(ids(&timeline(section)));
-        self.since = Some(next(&answer));
-    }
 }

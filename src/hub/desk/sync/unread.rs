@@ -26,6 +26,9 @@ use crate::{
 /// How many events are looked at to count what is unread; clients show «99+» beyond.
 const UNREAD_MAX: u32 = 100;
 
+/// How many of them are read at once: in most rooms the user spoke or read lately.
+const CHUNK: u32 = 25;
+
 /// The member count given to the rules. They only ask whether it is two, and whatever the answer
 /// they notify; reading every member of a large room for that would cost more than the sync.
 const MEMBERS_ASSUMED: u32 = 3;
@@ -67,23 +70,32 @@ async fn unread(
     head: Seq,
 ) -> Result<Vec<EventRecord>, StoreError> {
     let read = read_up_to(round, room).await?;
-    let store = &round.hub.store;
-    let entries = store
-        .log(room.nid, read, head, Order::Backward, UNREAD_MAX)
-        .await?;
     let mut unread = Vec::new();
-    for entry in entries {
-        let Logged::Event(event) = entry.what else {
-            continue;
-        };
-        let Some(stored) = Stored::read(&event) else {
-            continue;
-        };
-        if stored.sender == round.caller.user.as_str() {
+    let (mut to, mut scanned) = (head, 0);
+    while scanned < UNREAD_MAX && to > read {
+        let entries = round
+            .hub
+            .store
+            .log(room.nid, read, to, Order::Backward, CHUNK)
+            .await?;
+        if entries.is_empty() {
             break;
         }
-        if event.redacted_because.is_none() {
-            unread.push(event);
+        scanned += CHUNK;
+        for entry in entries {
+            to = Seq(entry.seq.0.saturating_sub(1));
+            let Logged::Event(event) = entry.what else {
+                continue;
+            };
+            let Some(stored) = Stored::read(&event) else {
+                continue;
+            };
+            if stored.sender == round.caller.user.as_str() {
+                return Ok(unread);
+            }
+            if event.redacted_because.is_none() {
+                unread.push(event);
+            }
         }
     }
     Ok(unread)
