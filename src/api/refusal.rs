@@ -130,22 +130,22 @@ impl Refusal {
         self
     }
 
-    /// M_FORBIDDEN.
+    /// `M_FORBIDDEN`.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(Code::Forbidden, message)
     }
 
-    /// M_NOT_FOUND.
+    /// `M_NOT_FOUND`.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(Code::NotFound, message)
     }
 
-    /// M_BAD_JSON.
+    /// `M_BAD_JSON`.
     pub fn bad_json(message: impl Into<String>) -> Self {
         Self::new(Code::BadJson, message)
     }
 
-    /// M_INVALID_PARAM.
+    /// `M_INVALID_PARAM`.
     pub fn invalid_param(message: impl Into<String>) -> Self {
         Self::new(Code::InvalidParam, message)
     }

@@ -107,10 +107,11 @@ impl OpenHub {
     pub async fn close(self) {
         self.hub.drain().await;
         drop(self.hub);
-        match Arc::try_unwrap(self.store) {
-            Ok(store) => store.close().await,
+        if let Ok(store) = Arc::try_unwrap(self.store) {
+            store.close().await;
+        } else {
             // Some request outlived its door. What it was told is stored; the rest is not owed.
-            Err(_) => tracing::warn!("the store is still being read; leaving it as it is"),
+            tracing::warn!("the store is still being read; leaving it as it is");
         }
     }
 

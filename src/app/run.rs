@@ -190,7 +190,10 @@ fn open_doors(
             let (_, tls) = watch::channel(Arc::clone(&tls));
             let door = https_door(&front, config);
             let served = edge::http::serve(listener, tls, door, stopping.clone());
-            doors.spawn(async move { Ok(served.await) });
+            doors.spawn(async move {
+                served.await;
+                Ok(())
+            });
         }
     }
     for socket in listeners.coap {
@@ -205,7 +208,10 @@ fn open_doors(
             },
         };
         let served = edge::coap::serve(socket, door, stopping.clone());
-        doors.spawn(async move { Ok(served.await) });
+        doors.spawn(async move {
+            served.await;
+            Ok(())
+        });
     }
     let service = Arc::clone(&hub.hub);
     let health = Health {

@@ -1,4 +1,8 @@
 //! The client's verbs: sign in or take a credential file, do the verb, print what came of it.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indexing a JSON value gives null where there is nothing"
+)]
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -20,34 +24,36 @@ use crate::{
 /// Does a client's verb.
 pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
     // A login that nothing keeps is ended again, so that scripts do not leave sessions behind.
-    let (mut client, me, keep) = match args.login()? {
-        Some(login) => {
-            let target = target(&args)?;
-            let password = match &args.password_file {
-                Some(file) => users::password_from(file)?,
-                None => users::prompt(&format!("Password of {}: ", login.user))?,
-            };
-            let mut client = Client::open(&target, &world()).await.map_err(failed)?;
-            let signed_in = client.login(&login.user, password.reveal(), None).await;
-            let mut credentials = signed_in.map_err(failed)?;
-            credentials.reached(&target);
-            if let Some(file) = &args.save {
-                credentials
-                    .write(file)
-                    .map_err(|error| Failure::failed("CREDENTIALS", error))?;
-            }
-            (client, credentials, args.save.is_some())
-        }
-        None => {
-            let (client, credentials) = resume(args.credentials.as_deref()).await?;
-            (client, credentials, true)
-        }
+    let (mut client, me, keep) = if let Some(login) = args.login()? {
+        let (client, credentials) = log_in(&args, &login.user).await?;
+        (client, credentials, args.save.is_some())
+    } else {
+        let (client, credentials) = resume(args.credentials.as_deref()).await?;
+        (client, credentials, true)
     };
     let outcome = verb(&mut client, &me, args.verb, format).await;
     if !keep {
         client.logout().await.map_err(failed)?;
     }
     outcome
+}
+
+async fn log_in(args: &ClientArgs, user: &str) -> Result<(Client, Credentials), Failure> {
+    let target = target(args)?;
+    let password = match &args.password_file {
+        Some(file) => users::password_from(file)?,
+        None => users::prompt(&format!("Password of {user}: "))?,
+    };
+    let mut client = Client::open(&target, &world()).await.map_err(failed)?;
+    let signed_in = client.login(user, password.reveal(), None).await;
+    let mut credentials = signed_in.map_err(failed)?;
+    credentials.reached(&target);
+    if let Some(file) = &args.save {
+        credentials
+            .write(file)
+            .map_err(|error| Failure::failed("CREDENTIALS", error))?;
+    }
+    Ok((client, credentials))
 }
 
 fn target(args: &ClientArgs) -> Result<Target, Failure> {

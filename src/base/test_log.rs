@@ -1,8 +1,4 @@
 //! The log as tests see it.
-#![expect(
-    clippy::unwrap_used,
-    reason = "the test allowances of clippy do not reach helpers"
-)]
 
 use std::{
     cell::RefCell,

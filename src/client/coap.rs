@@ -117,7 +117,7 @@ impl CoapDoor {
                 return answer.and_then(|response| read(&response));
             }
             let due = self.machine.poll_timeout();
-            let wait = due.map_or(Duration::from_secs(60), |due| due.since(self.clock.now()));
+            let wait = due.map_or(Duration::from_mins(1), |due| due.since(self.clock.now()));
             match timeout(wait, self.socket.recv(&mut buffer)).await {
                 Ok(Ok(length)) => self.take(buffer.get(..length).unwrap_or_default()),
                 // An ICMP error tells of one datagram; retransmission decides.
@@ -190,19 +190,16 @@ fn request(token: Option<&str>, call: &Call<'_>) -> Request {
         request.options.push(number::ACCESS_TOKEN, token);
         request
             .options
-            .push_uint(number::KEY_TABLE_VERSION, u32::from(keys::VERSION));
+            .push_uint(number::KEY_TABLE_VERSION, keys::VERSION);
     }
-    match &call.body {
-        Some(body) => {
-            request
-                .options
-                .push_uint(number::CONTENT_FORMAT, u32::from(CBOR));
-            request.body(cbor::encode(body, KeyForm::Integer))
-        }
-        None => {
-            request.options.push_uint(number::ACCEPT, u32::from(CBOR));
-            request
-        }
+    if let Some(body) = &call.body {
+        request
+            .options
+            .push_uint(number::CONTENT_FORMAT, u32::from(CBOR));
+        request.body(cbor::encode(body, KeyForm::Integer))
+    } else {
+        request.options.push_uint(number::ACCEPT, u32::from(CBOR));
+        request
     }
 }
 

@@ -97,7 +97,7 @@ impl Default for Limits {
             password_hashes_at_once: 2,
             media_bytes_max: 50 * 1024 * 1024,
             media_bytes_per_account: 1024 * 1024 * 1024,
-            sync_wait_max: Duration::from_secs(120),
+            sync_wait_max: Duration::from_mins(2),
         }
     }
 }

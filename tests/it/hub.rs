@@ -21,12 +21,12 @@ use tramline::{
 pub(crate) const NAME: &str = "hub.example";
 
 /// How long a hub may take to be ready on a busy machine.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 
 /// A directory that `tramline init` made, and perhaps a hub running in it.
 pub(crate) struct Hub {
     path: PathBuf,
-    _dir: Option<TempDir>,
+    made: Option<TempDir>,
     running: Option<Running>,
     options: Vec<String>,
     env: Vec<(String, String)>,
@@ -42,7 +42,7 @@ impl Hub {
     pub(crate) fn init() -> Result<Self, Failed> {
         let dir = tempfile::tempdir()?;
         let mut hub = Self::adopt(dir.path());
-        hub._dir = Some(dir);
+        hub.made = Some(dir);
         run(tramline().args(["init", NAME, "--dir"]).arg(hub.path()))?;
         Ok(hub)
     }
@@ -52,7 +52,7 @@ impl Hub {
         let path = path.to_owned();
         Self {
             path,
-            _dir: None,
+            made: None,
             running: None,
             options: Vec::new(),
             env: Vec::new(),

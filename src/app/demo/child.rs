@@ -1,4 +1,8 @@
 //! The hub as a process of its own.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indexing a JSON value gives null where there is nothing"
+)]
 
 use std::{
     fs,

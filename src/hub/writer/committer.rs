@@ -106,7 +106,7 @@ impl Committer {
     }
 
     async fn take(&mut self, waiting: &mut Vec<CommitJob>) {
-        let jobs = self.without_void(waiting.drain(..).collect());
+        let jobs = self.without_void(std::mem::take(waiting));
         if jobs.is_empty() {
             return;
         }

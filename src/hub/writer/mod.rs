@@ -130,9 +130,8 @@ fn refusal_of(refusal: &room::Refusal) -> Refusal {
         | room::Refusal::MayNotRedact { .. }
         | room::Refusal::NotForClients(_) => Code::Forbidden,
         room::Refusal::UnknownTarget => Code::NotFound,
-        room::Refusal::Content { .. } => Code::BadJson,
         room::Refusal::Pdu(crate::wire::matrix::PduError::TooLarge { .. }) => Code::TooLarge,
-        room::Refusal::Pdu(_) => Code::BadJson,
+        room::Refusal::Content { .. } | room::Refusal::Pdu(_) => Code::BadJson,
     };
     Refusal::new(code, refusal.to_string())
 }
