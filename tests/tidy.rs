@@ -128,8 +128,8 @@ fn spec_notes_name_code_and_tests_that_exist() {
                     let named = line[at + mark.len()..].split('`').next().unwrap();
                     let (source_file, inner) = named.split_once("::").unwrap_or((named, ""));
                     let source = fs::read_to_string(source_file).unwrap_or_default();
-                    let last = inner.rsplit("::").next().unwrap();
-                    if source.is_empty() || !source.contains(last) {
+                    let word = inner.rsplit("::").next().unwrap();
+                    if source.is_empty() || !source.contains(word) {
                         lost.insert(format!("{}:{}: {named}", path.display(), number + 1));
                     }
                 }
