@@ -5,6 +5,7 @@
 
 mod desk;
 mod fanout;
+mod housekeeping;
 mod settings;
 #[cfg(test)]
 mod testing;
@@ -79,7 +80,7 @@ impl Hub {
             settings.shards,
         );
         let desk = Desk::new(settings, media, &clock);
-        Ok(Arc::new(Self {
+        let hub = Arc::new(Self {
             store,
             key,
             clock,
@@ -88,7 +89,9 @@ impl Hub {
             fanout,
             desk,
             ready: AtomicBool::new(true),
-        }))
+        });
+        housekeeping::begin(&hub);
+        Ok(hub)
     }
 
     /// Takes no new work, and tells everyone who waits for news that there will be none.

@@ -312,6 +312,9 @@ pub trait Devices: Send + Sync + 'static {
         to: Position,
     ) -> Result<Vec<OwnedUserId>, StoreError>;
 
+    /// How many messages wait for a device, and their bytes altogether.
+    async fn mail_waiting(&self, user: &UserId, device: &str) -> Result<(u64, u64), StoreError>;
+
     /// A device's waiting messages in `after < position <= to`, oldest first, at most `limit`.
     async fn mail(
         &self,

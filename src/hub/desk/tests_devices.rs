@@ -32,6 +32,7 @@ use crate::{
         fanout::Woken,
         testing::{Person, TestHub, ask, bearer, hub, hub_with, stranger},
     },
+    store::{Batch, Write},
 };
 
 fn password_of(user: &str, password: &str) -> AuthData {
@@ -393,6 +394,30 @@ async fn a_message_that_is_too_large_or_no_object_is_refused() {
         ask!(hub, ana.origin, SendToDevice(request)).unwrap_err();
     }
     assert!(mail(&hub, &ana).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_mailbox_that_nobody_empties_takes_no_more() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let bob = hub.account("bob").await;
+    let device = bob.device.clone();
+    let full = (0..5000).map(|_| Write::Mail {
+        user: bob.user.clone(),
+        device: device.clone(),
+        json: "{}".to_owned(),
+    });
+    let batch = Batch {
+        writes: full.collect(),
+        may_conflict: false,
+    };
+    hub.hub.writer.write(batch, Vec::new()).await.unwrap();
+
+    let to_bob = letter("1", &bob, DeviceIdOrAllDevices::DeviceId(device));
+    let refusal = ask!(hub, ana.origin, SendToDevice(to_bob)).unwrap_err();
+
+    assert_eq!(refusal.code, Code::LimitExceeded);
+    assert!(refusal.retry_after.is_some());
 }
 
 fn name(alias: &str, room: &OwnedRoomId) -> create_alias::v3::Request {

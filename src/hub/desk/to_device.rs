@@ -1,9 +1,9 @@
 //! Messages to devices, put into their mailboxes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
-    OwnedDeviceId, OwnedUserId, api::client::to_device::send_event_to_device::v3,
+    DeviceId, OwnedDeviceId, OwnedUserId, UserId, api::client::to_device::send_event_to_device::v3,
     events::AnyToDeviceEventContent, serde::Raw, to_device::DeviceIdOrAllDevices,
 };
 use serde_json::{Value, json};
@@ -31,6 +31,16 @@ const TXN_BYTES_MAX: usize = 255;
 /// All that one request may put into mailboxes, in bytes: a wildcard must not turn a small request
 /// into a large commit.
 const TOTAL_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How many messages may wait for one device. One that fetches nothing for this long gets a fresh
+/// start from its owner, not a flood.
+const WAITING_MAX: u64 = 5000;
+
+/// Their bytes altogether.
+const WAITING_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// When to try again at a full mailbox: after the device may have synced.
+const FULL_RETRY: Duration = Duration::from_mins(1);
 
 /// See `api::Command::SendToDevice`.
 // spec: client-server-e2ee §Send-to-device
@@ -96,6 +106,9 @@ impl Post {
                 DeviceIdOrAllDevices::DeviceId(device) => vec![device],
                 DeviceIdOrAllDevices::AllDevices => devices::ids(hub, &user).await?,
             };
+            for device in &devices {
+                must_have_room(hub, &user, device).await?;
+            }
             self.bytes += json.len().saturating_mul(devices.len());
             self.writes
                 .extend(devices.into_iter().map(|device| Write::Mail {
@@ -113,6 +126,16 @@ impl Post {
         self.touched.push(Touched::One(user));
         Ok(())
     }
+}
+
+async fn must_have_room(hub: &Hub, user: &UserId, device: &DeviceId) -> Result<(), Refusal> {
+    let waiting = hub.store.mail_waiting(user, device.as_str()).await;
+    let (count, bytes) = waiting.map_err(ours)?;
+    if count < WAITING_MAX && bytes < WAITING_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("the mailbox of {user}'s device {device} is full: {count} messages wait");
+    Err(Refusal::new(Code::LimitExceeded, message).retry_after(FULL_RETRY))
 }
 
 /// What lies in a mailbox: `{"content", "sender", "type"}`.

@@ -313,6 +313,10 @@ pub(super) async fn mail_waits_until_it_is_read(store: &dyn Store) {
         ["1", "2", "3"]
     );
     assert_eq!(read_mail(store, &ana, first.position, two).await, ["3"]);
+    assert_eq!(
+        store.mail_waiting(&ana, "PHONE").await.expect("read"),
+        (3, 3)
+    );
     let few = store
         .mail(&ana, "PHONE", Position::ZERO, second.position, 1)
         .await;

@@ -514,6 +514,15 @@ impl Devices for Memory {
         Ok(told.into_iter().collect())
     }
 
+    async fn mail_waiting(&self, user: &UserId, device: &str) -> Result<(u64, u64), StoreError> {
+        let tables = self.tables();
+        let mine = tables.mail.iter();
+        let mine = mine.filter(|((whose, ..), _)| whose.0 == user && whose.1 == device);
+        Ok(mine.fold((0, 0), |(count, bytes), (_, json)| {
+            (count + 1, bytes + json.len() as u64)
+        }))
+    }
+
     async fn mail(
         &self,
         user: &UserId,

@@ -111,6 +111,20 @@ impl Devices for Sqlite {
         all(&self.rows(statement).await?, user_of)
     }
 
+    async fn mail_waiting(&self, user: &UserId, device: &str) -> Result<(u64, u64), StoreError> {
+        let statement = sqlx::query(
+            "SELECT count(*), coalesce(sum(length(json)), 0) FROM mail
+             WHERE user = ? AND device = ?",
+        )
+        .bind(user.as_str())
+        .bind(device);
+        let Some(row) = self.row(statement).await? else {
+            return Ok((0, 0));
+        };
+        let mut cells = Cells::of(&row);
+        Ok((cells.number()?, cells.number()?))
+    }
+
     async fn mail(
         &self,
         user: &UserId,
