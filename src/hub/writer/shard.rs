@@ -84,6 +84,7 @@ pub(super) struct Shard {
 
 /// A batch that is decided and not yet stored.
 struct InFlight {
+    generation: u64,
     stored: oneshot::Receiver<Result<(Position, Vec<Claimed>), WriteError>>,
     answers: Vec<Answer>,
 }
@@ -502,6 +503,7 @@ impl Shard {
             reply,
         };
         self.in_flight.push_back(InFlight {
+            generation: self.generation,
             stored,
             answers: staging.answers,
         });
@@ -511,7 +513,7 @@ impl Shard {
     }
 
     /// Tells what became of the oldest batch.
-    fn settle(&mut self, (stored, answers): Settled) {
+    fn settle(&mut self, (generation, stored, answers): Settled) {
         for key in answers.iter().filter_map(|answer| answer.txn.as_ref()) {
             self.txns.settle(key);
         }
@@ -523,10 +525,13 @@ impl Shard {
             }
             Err(error) => {
                 // What was staged on top of it is void as well; the committer refuses it by the
-                // old generation, and each of those batches ends here again.
-                self.rooms.clear();
-                self.txns = Txns::new();
-                self.generation += 1;
+                // old generation, and each of those batches ends here again. By then there may be
+                // new staging, which has nothing to do with them.
+                if generation == self.generation {
+                    self.rooms.clear();
+                    self.txns = Txns::new();
+                    self.generation += 1;
+                }
                 let error = match error {
                     WriteError::Store(error) => Some(error),
                     _ => None,
@@ -557,7 +562,11 @@ impl Shard {
     }
 }
 
-type Settled = (Result<(Position, Vec<Claimed>), WriteError>, Vec<Answer>);
+type Settled = (
+    u64,
+    Result<(Position, Vec<Claimed>), WriteError>,
+    Vec<Answer>,
+);
 
 /// The outcome of the oldest batch; never, when none is on its way. Taking it out only once the
 /// outcome is there keeps this safe to drop half-way.
@@ -565,12 +574,13 @@ async fn oldest(in_flight: &mut VecDeque<InFlight>) -> Settled {
     let Some(first) = in_flight.front_mut() else {
         return std::future::pending().await;
     };
+    let generation = first.generation;
     let stored = (&mut first.stored).await.unwrap_or(Err(WriteError::Busy));
     let answers = in_flight
         .pop_front()
         .map(|batch| batch.answers)
         .unwrap_or_default();
-    (stored, answers)
+    (generation, stored, answers)
 }
 
 async fn learn(store: &SharedStore, hot: &mut Hot, keys: &[StateKey]) -> Result<(), StoreError> {
