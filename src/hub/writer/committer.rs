@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 use crate::{
     base::Position,
@@ -49,6 +49,8 @@ pub(super) struct CommitJob {
     pub(super) source: Source,
     pub(super) touched: Vec<Touched>,
     pub(super) reply: oneshot::Sender<Result<(Position, Vec<Claimed>), WriteError>>,
+    /// Ends when this is answered.
+    pub(super) turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// What the committer has done so far.
@@ -244,6 +246,7 @@ struct Waiting {
     source: Source,
     touched: Vec<Touched>,
     reply: oneshot::Sender<Result<(Position, Vec<Claimed>), WriteError>>,
+    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
@@ -254,6 +257,7 @@ fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
                 source,
                 touched,
                 reply,
+                turn,
             } = job;
             (
                 batch,
@@ -261,6 +265,7 @@ fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
                     source,
                     touched,
                     reply,
+                    _turn: turn,
                 },
             )
         })

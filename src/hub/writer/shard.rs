@@ -501,6 +501,7 @@ impl Shard {
             },
             touched: staging.touched,
             reply,
+            turn: None,
         };
         self.in_flight.push_back(InFlight {
             generation: self.generation,
