@@ -515,8 +515,12 @@ impl Shard {
 
     /// Tells what became of the oldest batch.
     fn settle(&mut self, (generation, stored, answers): Settled) {
-        for key in answers.iter().filter_map(|answer| answer.txn.as_ref()) {
-            self.txns.settle(key);
+        // What failed before took this batch's staging with it; what is staged now is not its own.
+        let is_current = generation == self.generation;
+        if is_current {
+            for key in answers.iter().filter_map(|answer| answer.txn.as_ref()) {
+                self.txns.settle(key);
+            }
         }
         match stored {
             Ok((position, _)) => {
@@ -526,9 +530,8 @@ impl Shard {
             }
             Err(error) => {
                 // What was staged on top of it is void as well; the committer refuses it by the
-                // old generation, and each of those batches ends here again. By then there may be
-                // new staging, which has nothing to do with them.
-                if generation == self.generation {
+                // old generation, and each of those batches ends here again.
+                if is_current {
                     self.rooms.clear();
                     self.txns = Txns::new();
                     self.generation += 1;
