@@ -7,6 +7,8 @@
 mod committer;
 mod hot;
 mod shard;
+#[cfg(test)]
+mod tests;
 mod txns;
 
 use std::{

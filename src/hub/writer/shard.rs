@@ -94,7 +94,9 @@ struct InFlight {
 struct Answer {
     reply: oneshot::Sender<Result<Submitted, WriteError>>,
     outcome: Result<Submitted, WriteError>,
-    txn: Option<TxnKey>,
+    /// The key this very answer was staged under. A refusal or a replay has none: by the time it
+    /// is told, someone else's answer may be staged under its key.
+    staged: Option<TxnKey>,
 }
 
 /// A batch while it is being decided.
@@ -214,18 +216,20 @@ impl Shard {
             Wanted::Append(submission) => self.append(room, submission, staging).await,
             Wanted::Found(founded) => self.found(room, *founded, staging).await,
         };
-        if let (Some(key), Ok(submitted)) = (&txn, &outcome)
+        let mut staged = None;
+        if let (Some(key), Ok(submitted)) = (txn, &outcome)
             && !submitted.replayed
             && let Some((event, _)) = submitted.events.first()
         {
             let answer = TxnAnswer::Event(event.clone());
-            self.txns.stage(key, &answer);
+            self.txns.stage(&key, &answer);
             let at = self.clock.now();
             staging.writes.push(Write::Txn {
                 key: key.clone(),
                 answer,
                 at,
             });
+            staged = Some(key);
         }
         if staging.writes.len() > before && !staging.changed.contains(room) {
             staging.changed.push(room.clone());
@@ -233,7 +237,7 @@ impl Shard {
         staging.answers.push(Answer {
             reply,
             outcome,
-            txn,
+            staged,
         });
     }
 
@@ -518,7 +522,7 @@ impl Shard {
         // What failed before took this batch's staging with it; what is staged now is not its own.
         let is_current = generation == self.generation;
         if is_current {
-            for key in answers.iter().filter_map(|answer| answer.txn.as_ref()) {
+            for key in answers.iter().filter_map(|answer| answer.staged.as_ref()) {
                 self.txns.settle(key);
             }
         }
