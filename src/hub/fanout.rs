@@ -4,7 +4,7 @@
 //! ten thousand rooms costs what an idle user in one room costs.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -25,7 +25,8 @@ pub enum Touched {
 /// Who waits, and how far the hub is.
 pub struct Fanout {
     position: watch::Sender<Position>,
-    waiting: Mutex<HashMap<OwnedUserId, Waiting>>,
+    /// In order, so that a seed of the simulation wakes them in the same one each time.
+    waiting: Mutex<BTreeMap<OwnedUserId, Waiting>>,
     closed: watch::Sender<bool>,
 }
 
@@ -125,12 +126,12 @@ impl Fanout {
         self.closed.send_replace(true);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<OwnedUserId, Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<OwnedUserId, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn ring_one(waiting: &HashMap<OwnedUserId, Waiting>, user: &UserId) {
+fn ring_one(waiting: &BTreeMap<OwnedUserId, Waiting>, user: &UserId) {
     if let Some(entry) = waiting.get(user) {
         entry
             .rung
@@ -145,6 +146,7 @@ impl Listener<'_> {
             return Woken::Closing;
         }
         tokio::select! {
+            biased;
             rung = self.rung.changed() => if rung.is_ok() { Woken::News } else { Woken::Closing },
             _ = self.closed.changed() => Woken::Closing,
         }

@@ -8,7 +8,7 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use super::{access::ours, devices, keep};
+use super::{access::ours, devices, keep_in_turn};
 use crate::{
     api::{Caller, Code, Refusal},
     base::limits::EVENT_BYTES_MAX,
@@ -62,7 +62,7 @@ pub(super) async fn send_to_device(
         txn: request.txn_id.to_string(),
     };
     // Two requests with one key: the second must see what the first has stored.
-    let _turn = hub.desk.turns.take(&key).await;
+    let turn = hub.desk.turns.take(&key).await;
     if hub.store.txn(&key).await.map_err(ours)?.is_some() {
         return Ok(v3::Response::new());
     }
@@ -79,7 +79,7 @@ pub(super) async fn send_to_device(
         answer: TxnAnswer::Done,
         at: hub.now(),
     });
-    keep(hub, writes, post.touched).await?;
+    keep_in_turn(hub, writes, post.touched, turn).await?;
     Ok(v3::Response::new())
 }
 

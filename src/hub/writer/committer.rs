@@ -1,11 +1,14 @@
 //! The one committer: merges what waits into one fsynced commit, publishes, answers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 use crate::{
     base::Position,
@@ -18,6 +21,11 @@ use crate::{
 
 /// How many batches one commit merges at most.
 const MERGED_MAX: usize = 512;
+
+/// How often the store is asked where it stands after a commit in doubt, and how long between.
+/// Together a second: nobody can decide anything before, and a drain must still end.
+const DOUBT_TRIES: u32 = 20;
+const DOUBT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who wants something stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +49,8 @@ pub(super) struct CommitJob {
     pub(super) source: Source,
     pub(super) touched: Vec<Touched>,
     pub(super) reply: oneshot::Sender<Result<(Position, Vec<Claimed>), WriteError>>,
+    /// Ends when this is answered.
+    pub(super) turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// What the committer has done so far.
@@ -74,6 +84,8 @@ pub(super) struct Committer {
     stats: Arc<CommitterStats>,
     /// For each shard, the last generation of which a batch failed.
     void: Vec<Option<u64>>,
+    /// Whom a commit in doubt concerns, until its position is known.
+    owed: Vec<Touched>,
 }
 
 impl Committer {
@@ -88,6 +100,7 @@ impl Committer {
             fanout,
             stats,
             void: vec![None; shards],
+            owed: Vec::new(),
         }
     }
 
@@ -114,6 +127,9 @@ impl Committer {
         let Err((error, mut rest)) = self.commit(&batches, rest).await else {
             return;
         };
+        if matches!(error, CommitError::Unknown(_)) {
+            self.resolve(&rest).await;
+        }
         if batches.len() == 1 || matches!(error, CommitError::Unknown(_)) {
             self.fail(rest, error);
             return;
@@ -126,8 +142,34 @@ impl Committer {
             } else if let Err((error, rest)) =
                 self.commit(std::slice::from_ref(&batch), vec![alone]).await
             {
+                if matches!(error, CommitError::Unknown(_)) {
+                    self.resolve(&rest).await;
+                }
                 self.fail(rest, error);
             }
+        }
+    }
+
+    /// After a commit in doubt: where the store stands now is what readers must be told, before a
+    /// retry finds its transaction stored and is answered with it.
+    async fn resolve(&mut self, doubtful: &[Waiting]) {
+        let touched = doubtful.iter().flat_map(|job| job.touched.iter().cloned());
+        self.owed.extend(touched);
+        for _ in 0..DOUBT_TRIES {
+            match self.store.position().await {
+                Ok(position) => {
+                    let owed = std::mem::take(&mut self.owed);
+                    if position > self.fanout.position() {
+                        self.fanout.advance(position, &owed);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "where the store stands cannot be read");
+                }
+            }
+            tokio::time::sleep(DOUBT_PAUSE).await;
         }
     }
 
@@ -147,7 +189,7 @@ impl Committer {
     }
 
     async fn commit(
-        &self,
+        &mut self,
         batches: &[Batch],
         rest: Vec<Waiting>,
     ) -> Result<(), (CommitError, Vec<Waiting>)> {
@@ -165,10 +207,8 @@ impl Committer {
         self.stats
             .batches
             .fetch_add(batches.len() as u64, Ordering::Relaxed);
-        let touched: Vec<_> = rest
-            .iter()
-            .flat_map(|job| job.touched.iter().cloned())
-            .collect();
+        let mut touched = std::mem::take(&mut self.owed);
+        touched.extend(rest.iter().flat_map(|job| job.touched.iter().cloned()));
         self.fanout.advance(committed.position, &touched);
         for (job, outcome) in rest.into_iter().zip(committed.outcomes) {
             let answer = match outcome {
@@ -206,6 +246,7 @@ struct Waiting {
     source: Source,
     touched: Vec<Touched>,
     reply: oneshot::Sender<Result<(Position, Vec<Claimed>), WriteError>>,
+    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
@@ -216,6 +257,7 @@ fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
                 source,
                 touched,
                 reply,
+                turn,
             } = job;
             (
                 batch,
@@ -223,6 +265,7 @@ fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
                     source,
                     touched,
                     reply,
+                    _turn: turn,
                 },
             )
         })

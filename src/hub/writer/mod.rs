@@ -7,6 +7,8 @@
 mod committer;
 mod hot;
 mod shard;
+#[cfg(test)]
+mod tests;
 mod txns;
 
 use std::{
@@ -22,7 +24,7 @@ use std::{
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 use thiserror::Error;
 use tokio::{
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, OwnedMutexGuard, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -213,6 +215,26 @@ impl Writer {
         batch: Batch,
         touched: Vec<Touched>,
     ) -> Result<(Position, Vec<Claimed>), WriteError> {
+        self.store(batch, touched, None).await
+    }
+
+    /// The same, and keeps a lock until it is known what became of the batch: a caller that is
+    /// dropped half-way must not let the next one look before the batch is stored.
+    pub async fn write_in_turn(
+        &self,
+        batch: Batch,
+        touched: Vec<Touched>,
+        turn: OwnedMutexGuard<()>,
+    ) -> Result<(Position, Vec<Claimed>), WriteError> {
+        self.store(batch, touched, Some(turn)).await
+    }
+
+    async fn store(
+        &self,
+        batch: Batch,
+        touched: Vec<Touched>,
+        turn: Option<OwnedMutexGuard<()>>,
+    ) -> Result<(Position, Vec<Claimed>), WriteError> {
         if self.closing.load(Ordering::Acquire) {
             return Err(WriteError::Busy);
         }
@@ -222,6 +244,7 @@ impl Writer {
             source: Source::Desk,
             touched,
             reply,
+            turn,
         };
         self.commits.try_send(job).map_err(|_| WriteError::Busy)?;
         answer.await.map_err(|_| WriteError::Busy)?
@@ -252,6 +275,7 @@ impl Writer {
             source: Source::Close,
             touched: Vec::new(),
             reply,
+            turn: None,
         };
         if self.commits.send(last).await.is_ok() {
             let _ = finished.await;

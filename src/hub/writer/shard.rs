@@ -84,6 +84,7 @@ pub(super) struct Shard {
 
 /// A batch that is decided and not yet stored.
 struct InFlight {
+    generation: u64,
     stored: oneshot::Receiver<Result<(Position, Vec<Claimed>), WriteError>>,
     answers: Vec<Answer>,
 }
@@ -93,7 +94,9 @@ struct InFlight {
 struct Answer {
     reply: oneshot::Sender<Result<Submitted, WriteError>>,
     outcome: Result<Submitted, WriteError>,
-    txn: Option<TxnKey>,
+    /// The key this very answer was staged under. A refusal or a replay has none: by the time it
+    /// is told, someone else's answer may be staged under its key.
+    staged: Option<TxnKey>,
 }
 
 /// A batch while it is being decided.
@@ -213,18 +216,20 @@ impl Shard {
             Wanted::Append(submission) => self.append(room, submission, staging).await,
             Wanted::Found(founded) => self.found(room, *founded, staging).await,
         };
-        if let (Some(key), Ok(submitted)) = (&txn, &outcome)
+        let mut staged = None;
+        if let (Some(key), Ok(submitted)) = (txn, &outcome)
             && !submitted.replayed
             && let Some((event, _)) = submitted.events.first()
         {
             let answer = TxnAnswer::Event(event.clone());
-            self.txns.stage(key, &answer);
+            self.txns.stage(&key, &answer);
             let at = self.clock.now();
             staging.writes.push(Write::Txn {
                 key: key.clone(),
                 answer,
                 at,
             });
+            staged = Some(key);
         }
         if staging.writes.len() > before && !staging.changed.contains(room) {
             staging.changed.push(room.clone());
@@ -232,7 +237,7 @@ impl Shard {
         staging.answers.push(Answer {
             reply,
             outcome,
-            txn,
+            staged,
         });
     }
 
@@ -500,8 +505,10 @@ impl Shard {
             },
             touched: staging.touched,
             reply,
+            turn: None,
         };
         self.in_flight.push_back(InFlight {
+            generation: self.generation,
             stored,
             answers: staging.answers,
         });
@@ -511,9 +518,13 @@ impl Shard {
     }
 
     /// Tells what became of the oldest batch.
-    fn settle(&mut self, (stored, answers): Settled) {
-        for key in answers.iter().filter_map(|answer| answer.txn.as_ref()) {
-            self.txns.settle(key);
+    fn settle(&mut self, (generation, stored, answers): Settled) {
+        // What failed before took this batch's staging with it; what is staged now is not its own.
+        let is_current = generation == self.generation;
+        if is_current {
+            for key in answers.iter().filter_map(|answer| answer.staged.as_ref()) {
+                self.txns.settle(key);
+            }
         }
         match stored {
             Ok((position, _)) => {
@@ -524,9 +535,11 @@ impl Shard {
             Err(error) => {
                 // What was staged on top of it is void as well; the committer refuses it by the
                 // old generation, and each of those batches ends here again.
-                self.rooms.clear();
-                self.txns = Txns::new();
-                self.generation += 1;
+                if is_current {
+                    self.rooms.clear();
+                    self.txns = Txns::new();
+                    self.generation += 1;
+                }
                 let error = match error {
                     WriteError::Store(error) => Some(error),
                     _ => None,
@@ -557,7 +570,11 @@ impl Shard {
     }
 }
 
-type Settled = (Result<(Position, Vec<Claimed>), WriteError>, Vec<Answer>);
+type Settled = (
+    u64,
+    Result<(Position, Vec<Claimed>), WriteError>,
+    Vec<Answer>,
+);
 
 /// The outcome of the oldest batch; never, when none is on its way. Taking it out only once the
 /// outcome is there keeps this safe to drop half-way.
@@ -565,12 +582,13 @@ async fn oldest(in_flight: &mut VecDeque<InFlight>) -> Settled {
     let Some(first) = in_flight.front_mut() else {
         return std::future::pending().await;
     };
+    let generation = first.generation;
     let stored = (&mut first.stored).await.unwrap_or(Err(WriteError::Busy));
     let answers = in_flight
         .pop_front()
         .map(|batch| batch.answers)
         .unwrap_or_default();
-    (stored, answers)
+    (generation, stored, answers)
 }
 
 async fn learn(store: &SharedStore, hot: &mut Hot, keys: &[StateKey]) -> Result<(), StoreError> {

@@ -1,0 +1,273 @@
+//! A store that dawdles and fails by chance, and a clock that moves when told.
+//!
+//! Unlike `store::faulty`, which fails one named operation, this one fails as often as the weather
+//! says, and lets other tasks run before and after an operation: so a crash may come between a
+//! commit and its answer.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rand::{Rng as _, SeedableRng, rngs::StdRng};
+use ruma::{DeviceId, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
+use tramline::{
+    base::{Clock, EventHash, Position, Seq, Timestamp},
+    room::StateKey,
+    store::{
+        AccountDataRecord, Accounts, AliasRecord, Batch, CommitError, Commits, Committed,
+        DeviceKeysRecord, DeviceRecord, Devices, EventNid, EventRecord, LogRecord, MailRecord,
+        MediaIndex, MediaRecord, MembershipRecord, Numbers, Order, ReceiptRecord, RoomNid,
+        RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
+        UserRecord,
+        faulty::{Fault, Injected},
+        memory::Memory,
+    },
+};
+
+/// Time that moves when told, also backwards.
+pub(crate) struct SimClock(AtomicU64);
+
+impl SimClock {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(1_700_000_000_000))
+    }
+
+    pub(crate) fn forward(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    pub(crate) fn back(&self, ms: u64) {
+        self.0.fetch_sub(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// How often things go wrong, in percent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weather {
+    pub(crate) reads: u32,
+    pub(crate) commits: u32,
+    pub(crate) slow: u32,
+}
+
+impl Weather {
+    pub(crate) const CALM: Self = Self {
+        reads: 0,
+        commits: 0,
+        slow: 0,
+    };
+    pub(crate) const BREEZE: Self = Self {
+        reads: 0,
+        commits: 0,
+        slow: 40,
+    };
+    pub(crate) const STORM: Self = Self {
+        reads: 3,
+        commits: 15,
+        slow: 60,
+    };
+    pub(crate) const BROKEN_DISK: Self = Self {
+        reads: 30,
+        commits: 100,
+        slow: 20,
+    };
+}
+
+/// The store.
+pub(crate) struct Flaky {
+    inner: Arc<Memory>,
+    chance: Mutex<Chance>,
+}
+
+struct Chance {
+    rng: StdRng,
+    weather: Weather,
+    faults: u64,
+    refused: Option<String>,
+}
+
+impl Flaky {
+    pub(crate) fn new(inner: Arc<Memory>, seed: u64) -> Self {
+        Self {
+            inner,
+            chance: Mutex::new(Chance {
+                rng: StdRng::seed_from_u64(seed),
+                weather: Weather::CALM,
+                faults: 0,
+                refused: None,
+            }),
+        }
+    }
+
+    pub(crate) fn set(&self, weather: Weather) {
+        self.chance().weather = weather;
+    }
+
+    /// How many operations have failed so far.
+    pub(crate) fn faults(&self) -> u64 {
+        self.chance().faults
+    }
+
+    /// Why the store itself turned a commit down, which no hub that is right lets happen.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.chance().refused.clone()
+    }
+
+    /// The commit itself.
+    async fn store(&self, batches: &[Batch]) -> Result<Committed, CommitError> {
+        let outcome = self.inner.commit(batches).await;
+        if let Err(error) = &outcome {
+            self.chance().refused = Some(error.to_string());
+        }
+        outcome
+    }
+
+    fn chance(&self) -> MutexGuard<'_, Chance> {
+        self.chance.lock().unwrap()
+    }
+
+    /// Lets others run for a while, sometimes.
+    async fn dawdle(&self) {
+        let wait = {
+            let mut chance = self.chance();
+            let slow = chance.weather.slow;
+            (chance.rng.random_range(0..100) < slow).then(|| chance.rng.random_range(0..8))
+        };
+        match wait {
+            None => {}
+            Some(0..4) => tokio::task::yield_now().await,
+            Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+        }
+    }
+
+    fn fault(&self, percent: impl Fn(Weather) -> u32) -> Option<(Fault, StoreError)> {
+        let mut chance = self.chance();
+        let percent = percent(chance.weather);
+        if percent == 0 || chance.rng.random_range(0..100) >= percent {
+            return None;
+        }
+        chance.faults += 1;
+        let operation = chance.faults;
+        let which = chance.rng.random_range(0..Fault::ALL.len());
+        let error = StoreError::Backend(Box::new(Injected { operation }));
+        Some((Fault::ALL[which], error))
+    }
+}
+
+#[async_trait]
+impl Commits for Flaky {
+    async fn commit(&self, batches: &[Batch]) -> Result<Committed, CommitError> {
+        self.dawdle().await;
+        let outcome = match self.fault(|weather| weather.commits) {
+            None => self.store(batches).await,
+            Some((Fault::Failed, error)) => Err(CommitError::Failed(error)),
+            Some((Fault::UnknownLost, error)) => Err(CommitError::Unknown(error)),
+            Some((Fault::UnknownStored, error)) => {
+                self.store(batches).await?;
+                Err(CommitError::Unknown(error))
+            }
+        };
+        self.dawdle().await;
+        outcome
+    }
+
+    async fn position(&self) -> Result<Position, StoreError> {
+        match self.fault(|weather| weather.reads) {
+            None => self.inner.position().await,
+            Some((_, error)) => Err(error),
+        }
+    }
+
+    fn numbers(&self) -> &Numbers {
+        self.inner.numbers()
+    }
+}
+
+macro_rules! reads {
+    ($part:ident: $($name:ident($($arg:ident: $from:ty),*) -> $to:ty;)*) => {
+        #[async_trait]
+        impl $part for Flaky {
+            $(
+                async fn $name(&self, $($arg: $from),*) -> Result<$to, StoreError> {
+                    self.dawdle().await;
+                    match self.fault(|weather| weather.reads) {
+                        None => self.inner.$name($($arg),*).await,
+                        Some((_, error)) => Err(error),
+                    }
+                }
+            )*
+        }
+    };
+}
+
+reads! {
+    Rooms:
+    room(id: &RoomId) -> Option<RoomRecord>;
+    room_by_nid(nid: RoomNid) -> Option<RoomRecord>;
+    rooms(after: RoomNid, limit: u32) -> Vec<RoomRecord>;
+    event(id: EventHash) -> Option<EventRecord>;
+    events(nids: &[EventNid]) -> Vec<EventRecord>;
+    current(room: RoomNid, keys: &[StateKey]) -> Vec<Option<EventRecord>>;
+    current_all(room: RoomNid, kind: Option<&str>) -> Vec<EventRecord>;
+    state(state: StateNid) -> Vec<EventNid>;
+    state_entries(room: RoomNid, state: StateNid, keys: &[StateKey]) -> Vec<Option<EventRecord>>;
+    log(room: RoomNid, from: Seq, to: Seq, order: Order, limit: u32) -> Vec<LogRecord>;
+    seq_at(room: RoomNid, position: Position) -> Seq;
+    places(room: RoomNid, anchor: Seq, limit: u32) -> Vec<EventRecord>;
+    membership(user: &UserId, room: RoomNid) -> Option<MembershipRecord>;
+    memberships(user: &UserId, since: Option<Position>) -> Vec<MembershipRecord>;
+    joined(room: RoomNid, server: Option<&ServerName>) -> Vec<OwnedUserId>;
+    audience(room: RoomNid, server: &ServerName) -> Vec<OwnedUserId>;
+    neighbours(user: &UserId, limit: u32) -> Vec<OwnedUserId>;
+    share_a_room(one: &UserId, other: &UserId) -> bool;
+    txn(key: &TxnKey) -> Option<TxnAnswer>;
+    txns(user: &UserId, device: &DeviceId) -> Vec<(String, String)>;
+    alias(alias: &RoomAliasId) -> Option<AliasRecord>;
+    aliases(room: RoomNid) -> Vec<AliasRecord>;
+    receipts(room: RoomNid, since: Position) -> Vec<ReceiptRecord>;
+    receipts_of(room: RoomNid, user: &UserId) -> Vec<ReceiptRecord>;
+    totals() -> Totals;
+}
+
+reads! {
+    Accounts:
+    user(user: &UserId) -> Option<UserRecord>;
+    session(token: &[u8; 32]) -> Option<SessionRecord>;
+    profile(user: &UserId) -> Vec<(String, String)>;
+    account_data(user: &UserId, since: Position) -> Vec<AccountDataRecord>;
+    account_data_of(user: &UserId, room: Option<&RoomId>, kind: &str) -> Option<String>;
+    filter(user: &UserId, id: u64) -> Option<String>;
+}
+
+reads! {
+    Devices:
+    devices(user: &UserId) -> Vec<DeviceRecord>;
+    device_keys(user: &UserId) -> Vec<DeviceKeysRecord>;
+    one_time_counts(user: &UserId, device: &str) -> Vec<(String, u64)>;
+    one_time_key(user: &UserId, device: &str, key_id: &str) -> Option<String>;
+    unused_fallbacks(user: &UserId, device: &str) -> Vec<String>;
+    device_changes(user: &UserId, since: Position, to: Position) -> Vec<OwnedUserId>;
+    mail(
+        user: &UserId,
+        device: &str,
+        after: Position,
+        to: Position,
+        limit: u32
+    ) -> Vec<MailRecord>;
+}
+
+reads! {
+    MediaIndex:
+    media(id: &str) -> Option<MediaRecord>;
+    media_used(user: &UserId) -> u64;
+}
