@@ -343,11 +343,11 @@ impl Drop for Attempt {
 /// Asks the hub for a deed and compares the answer with the store. It counts as asked from now on,
 /// whether or not the future is ever polled.
 pub(crate) fn perform(
-    world: Arc<World>,
+    world: &Arc<World>,
     hub: Arc<Hub>,
     deed: usize,
     faults_before: u64,
-) -> impl Future<Output = ()> + Send {
+) -> impl Future<Output = ()> + Send + use<> {
     let (person, command, acked, tick) = {
         let mut model = world.model();
         let tick = model.issue(deed);
@@ -361,7 +361,7 @@ pub(crate) fn perform(
         person.device
     ));
     let attempt = Attempt {
-        world: Arc::clone(&world),
+        world: Arc::clone(world),
         deed,
         ended: false,
     };

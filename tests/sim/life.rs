@@ -128,8 +128,8 @@ struct Life {
 
 impl Life {
     fn spawn(&mut self, deed: usize) {
-        let world = Arc::clone(&self.world);
-        let attempt = acts::perform(world, Arc::clone(&self.hub), deed, self.faults_before);
+        let hub = Arc::clone(&self.hub);
+        let attempt = acts::perform(&self.world, hub, deed, self.faults_before);
         self.flying.push(tokio::spawn(attempt));
     }
 

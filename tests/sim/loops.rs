@@ -220,15 +220,15 @@ async fn tell(store: SharedStore, n: u64, fault: Fault) -> Option<Told> {
             .await
             .expect("only one operation fails"),
     };
-    let mut story = Story {
+    let mut telling = Story {
         hub: &hub,
         clock: &clock,
         ana: &people[0],
         bob: &people[1],
         told: Told::default(),
     };
-    story.tell().await;
-    let told = story.told;
+    telling.tell().await;
+    let told = telling.told;
     hub.drain().await;
     drop(hub);
     while Arc::strong_count(&faulty) > 1 {
