@@ -255,6 +255,7 @@ reads! {
     device_keys(user: &UserId) -> Vec<DeviceKeysRecord>;
     one_time_counts(user: &UserId, device: &str) -> Vec<(String, u64)>;
     one_time_key(user: &UserId, device: &str, key_id: &str) -> Option<String>;
+    mail_waiting(user: &UserId, device: &str) -> (u64, u64);
     unused_fallbacks(user: &UserId, device: &str) -> Vec<String>;
     device_changes(user: &UserId, since: Position, to: Position) -> Vec<OwnedUserId>;
     mail(
