@@ -7,6 +7,8 @@
 mod committer;
 mod hot;
 mod shard;
+#[cfg(test)]
+mod tests;
 mod txns;
 
 use std::{
@@ -49,6 +51,9 @@ const COMMIT_QUEUE_MAX: usize = 1024;
 
 /// When to try again when a queue was full: about the time a full queue takes to empty.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
+
+/// Where the answer to a batch will be; without one, the writer has ended.
+pub(super) type Written = oneshot::Receiver<Result<(Position, Vec<Claimed>), WriteError>>;
 
 /// The handle on the write side.
 pub struct Writer {
@@ -214,6 +219,14 @@ impl Writer {
         batch: Batch,
         touched: Vec<Touched>,
     ) -> Result<(Position, Vec<Claimed>), WriteError> {
+        self.begin(batch, touched)?
+            .await
+            .map_err(|_| WriteError::Busy)?
+    }
+
+    /// The same for who must see it through although whoever asked may go: hands it in at once and
+    /// gives where the answer will be.
+    pub(super) fn begin(&self, batch: Batch, touched: Vec<Touched>) -> Result<Written, WriteError> {
         if self.closing.load(Ordering::Acquire) {
             return Err(WriteError::Busy);
         }
@@ -225,12 +238,14 @@ impl Writer {
             reply,
         };
         self.commits.try_send(job).map_err(|_| WriteError::Busy)?;
-        answer.await.map_err(|_| WriteError::Busy)?
+        Ok(answer)
     }
 
-    /// Whether the last commit went through.
+    /// Whether the last commit went through, and everyone is there who is needed for the next.
     pub fn healthy(&self) -> bool {
         self.stats.healthy.load(Ordering::Acquire)
+            && !self.commits.is_closed()
+            && !self.shards.iter().any(mpsc::Sender::is_closed)
     }
 
     /// What the committer has done so far.

@@ -1,7 +1,7 @@
 //! A room shard: takes drafts, decides them on staged rooms, hands batches to the committer.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -37,7 +37,7 @@ const BATCH_MAX: usize = 256;
 pub(super) const IN_FLIGHT_MAX: usize = 2;
 
 /// How many rooms a shard keeps in memory; the longest unused go first.
-const HOT_ROOMS_MAX: usize = 256;
+pub(super) const HOT_ROOMS_MAX: usize = 256;
 
 /// How many pieces of state the hot rooms of a shard hold together before the same happens.
 const HOT_STATE_MAX: usize = 65_536;
@@ -84,6 +84,8 @@ pub(super) struct Shard {
 
 /// A batch that is decided and not yet stored.
 struct InFlight {
+    /// The rooms it changes: what is staged of them lives only in memory.
+    rooms: Vec<OwnedRoomId>,
     stored: oneshot::Receiver<Result<(Position, Vec<Claimed>), WriteError>>,
     answers: Vec<Answer>,
 }
@@ -93,7 +95,8 @@ struct InFlight {
 struct Answer {
     reply: oneshot::Sender<Result<Submitted, WriteError>>,
     outcome: Result<Submitted, WriteError>,
-    txn: Option<TxnKey>,
+    /// The key whose answer this one has staged; not that of a refusal or a replay.
+    staged: Option<TxnKey>,
 }
 
 /// A batch while it is being decided.
@@ -152,7 +155,7 @@ impl Shard {
             let may_take = self.in_flight.len() < IN_FLIGHT_MAX;
             tokio::select! {
                 biased;
-                stored = oldest(&mut self.in_flight) => self.settle(stored),
+                stored = oldest(&mut self.in_flight) => self.settle(stored).await,
                 count = jobs.recv_many(&mut taken, BATCH_MAX), if may_take => {
                     if count == 0 {
                         break;
@@ -167,7 +170,7 @@ impl Shard {
     async fn finish(&mut self) {
         while !self.in_flight.is_empty() {
             let stored = oldest(&mut self.in_flight).await;
-            self.settle(stored);
+            self.settle(stored).await;
         }
     }
 
@@ -213,18 +216,20 @@ impl Shard {
             Wanted::Append(submission) => self.append(room, submission, staging).await,
             Wanted::Found(founded) => self.found(room, *founded, staging).await,
         };
-        if let (Some(key), Ok(submitted)) = (&txn, &outcome)
+        let mut staged = None;
+        if let (Some(key), Ok(submitted)) = (txn, &outcome)
             && !submitted.replayed
             && let Some((event, _)) = submitted.events.first()
         {
             let answer = TxnAnswer::Event(event.clone());
-            self.txns.stage(key, &answer);
+            self.txns.stage(&key, &answer);
             let at = self.clock.now();
             staging.writes.push(Write::Txn {
                 key: key.clone(),
                 answer,
                 at,
             });
+            staged = Some(key);
         }
         if staging.writes.len() > before && !staging.changed.contains(room) {
             staging.changed.push(room.clone());
@@ -232,7 +237,7 @@ impl Shard {
         staging.answers.push(Answer {
             reply,
             outcome,
-            txn,
+            staged,
         });
     }
 
@@ -296,6 +301,7 @@ impl Shard {
                 what: format!("the room {id} exists"),
             }));
         }
+        self.tick += 1;
         let mark = staging.mark();
         let creator = create.fields().sender.clone();
         staging.writes.push(Write::NewRoom {
@@ -502,6 +508,7 @@ impl Shard {
             reply,
         };
         self.in_flight.push_back(InFlight {
+            rooms: staging.changed,
             stored,
             answers: staging.answers,
         });
@@ -511,8 +518,25 @@ impl Shard {
     }
 
     /// Tells what became of the oldest batch.
-    fn settle(&mut self, (stored, answers): Settled) {
-        for key in answers.iter().filter_map(|answer| answer.txn.as_ref()) {
+    async fn settle(&mut self, settled: Settled) {
+        if self.tell(settled) {
+            return;
+        }
+        // What was staged on top of it is void as well: the committer refuses it by its
+        // generation. All of it must be gone before the rooms are read again, or a later one of
+        // these failures would throw away what is staged from then on.
+        while !self.in_flight.is_empty() {
+            let void = oldest(&mut self.in_flight).await;
+            self.tell(void);
+        }
+        self.rooms.clear();
+        self.txns = Txns::new();
+        self.generation += 1;
+    }
+
+    /// Answers those of one batch; gives whether it is stored.
+    fn tell(&mut self, (stored, answers): Settled) -> bool {
+        for key in answers.iter().filter_map(|answer| answer.staged.as_ref()) {
             self.txns.settle(key);
         }
         match stored {
@@ -520,13 +544,9 @@ impl Shard {
                 for Answer { reply, outcome, .. } in answers {
                     let _ = reply.send(outcome.map(|done| Submitted { position, ..done }));
                 }
+                true
             }
             Err(error) => {
-                // What was staged on top of it is void as well; the committer refuses it by the
-                // old generation, and each of those batches ends here again.
-                self.rooms.clear();
-                self.txns = Txns::new();
-                self.generation += 1;
                 let error = match error {
                     WriteError::Store(error) => Some(error),
                     _ => None,
@@ -537,6 +557,7 @@ impl Shard {
                         None => WriteError::Busy,
                     }));
                 }
+                false
             }
         }
     }
@@ -547,13 +568,13 @@ impl Shard {
         if self.rooms.len() <= HOT_ROOMS_MAX && held <= HOT_STATE_MAX {
             return;
         }
-        if !self.in_flight.is_empty() {
-            return; // what is staged lives only here until it is stored
-        }
+        let in_flight = self.in_flight.iter();
+        let staged: HashSet<&OwnedRoomId> = in_flight.flat_map(|batch| &batch.rooms).collect();
         let mut used: Vec<u64> = self.rooms.values().map(|hot| hot.used).collect();
         used.sort_unstable();
         let cut = used.get(used.len() / 2).copied().unwrap_or(0);
-        self.rooms.retain(|_, hot| hot.used > cut);
+        self.rooms
+            .retain(|id, hot| hot.used > cut || staged.contains(id));
     }
 }
 

@@ -1,0 +1,274 @@
+//! Shards and committer one by one: what is told, in which order, when a commit fails or whoever
+//! asked has gone. In the tests of a shard, the test is its committer.
+
+use std::{collections::BTreeMap, future::poll_fn, task::Poll};
+
+use futures_util::FutureExt as _;
+use ruma::{
+    CanonicalJsonObject, OwnedUserId,
+    api::client::{
+        account::whoami, room::create_room, session::logout, to_device::send_event_to_device,
+    },
+    serde::Raw,
+    to_device::DeviceIdOrAllDevices,
+};
+
+use super::*;
+use crate::{
+    api::{Command, Service as _},
+    base::Timestamp,
+    hub::{
+        fanout::Woken,
+        testing::{self, Person, TestHub},
+    },
+    room::{Evidence, Founding, MemberChange, found},
+    store::{
+        Commits as _,
+        contract::Pen,
+        faulty::{Fault, Faulty},
+        memory::Memory,
+    },
+    wire::matrix::Version,
+};
+
+type Told = oneshot::Receiver<Result<Submitted, WriteError>>;
+
+struct Midnight;
+
+impl Clock for Midnight {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_700_000_000_000)
+    }
+}
+
+fn ana() -> OwnedUserId {
+    "@ana:hub.example".try_into().unwrap()
+}
+
+/// A shard over a store in memory whose batches come here.
+struct Bench {
+    store: Arc<Faulty>,
+    key: Arc<ServerKey>,
+    jobs: mpsc::Sender<Job>,
+    batches: mpsc::Receiver<CommitJob>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
+        let key = Arc::new(testing::key());
+        let (commits, batches) = mpsc::channel(16);
+        let (jobs, drafts) = mpsc::channel(SHARD_QUEUE_MAX);
+        let clock = Arc::new(Midnight);
+        let shared = Arc::clone(&store) as SharedStore;
+        let shard = Shard::new(0, shared, Arc::clone(&key), clock, commits);
+        tokio::spawn(shard.run(drafts));
+        Self {
+            store,
+            key,
+            jobs,
+            batches,
+        }
+    }
+
+    fn founding(&self, name: &str) -> (OwnedRoomId, Wanted) {
+        let founding = Founding {
+            creator: ana(),
+            version: Version::V11,
+            room_id: format!("!{name}:hub.example").try_into().unwrap(),
+            content: CanonicalJsonObject::new(),
+        };
+        let evidence = Evidence {
+            now: Midnight.now(),
+            key: &self.key,
+            target: None,
+        };
+        let (room, create) = found(&founding, &evidence).unwrap();
+        let join = Part::Member {
+            target: ana(),
+            change: MemberChange::Join,
+            content: CanonicalJsonObject::new(),
+        };
+        let founded = Founded {
+            room,
+            create,
+            nid: self.store.numbers().room(),
+            parts: vec![join],
+        };
+        (founding.room_id, Wanted::Found(Box::new(founded)))
+    }
+
+    fn ask(&self, room: &OwnedRoomId, wanted: Wanted) -> Told {
+        let (reply, told) = oneshot::channel();
+        let job = Job::Want {
+            room: room.clone(),
+            wanted,
+            reply,
+        };
+        assert!(self.jobs.try_send(job).is_ok());
+        told
+    }
+
+    async fn batch(&mut self) -> CommitJob {
+        self.batches.recv().await.unwrap()
+    }
+
+    async fn room(&mut self) -> OwnedRoomId {
+        let (id, wanted) = self.founding("room");
+        let told = self.ask(&id, wanted);
+        let batch = self.batch().await;
+        self.store(batch).await.unwrap();
+        told.await.unwrap().unwrap();
+        id
+    }
+
+    async fn store(&self, job: CommitJob) -> Result<(), crate::store::CommitError> {
+        let done = self.store.commit(&[job.batch]).await?;
+        let _ = job.reply.send(Ok((done.position, Vec::new())));
+        Ok(())
+    }
+}
+
+fn lost() -> WriteError {
+    WriteError::Store(Arc::new(StoreError::Damaged {
+        what: "by the test".to_owned(),
+    }))
+}
+
+/// A message; its text is also its transaction id.
+fn message(text: &str) -> Wanted {
+    said(text, text)
+}
+
+fn said(txn: &str, text: &str) -> Wanted {
+    let content = CanonicalJsonObject::from([("body".to_owned(), text.into())]);
+    Wanted::Append(Submission {
+        draft: Draft {
+            sender: ana(),
+            parts: vec![Part::Event {
+                kind: "m.room.message".to_owned(),
+                state_key: None,
+                content,
+            }],
+        },
+        txn: Some(TxnKey {
+            user: ana(),
+            device: "PHONE".into(),
+            endpoint: "send".to_owned(),
+            txn: txn.to_owned(),
+        }),
+        sent_by: None,
+    })
+}
+
+async fn let_others_run() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn after_a_failed_batch_the_next_ones_stand_on_what_is_stored() {
+    let mut bench = Bench::new();
+    let room = bench.room().await;
+    let _one = bench.ask(&room, message("one"));
+    let first = bench.batch().await;
+    let _two = bench.ask(&room, message("two"));
+    let second = bench.batch().await;
+
+    let three = bench.ask(&room, message("three"));
+    let _ = first.reply.send(Err(lost()));
+    let_others_run().await;
+    let _ = second.reply.send(Err(WriteError::Busy)); // void with the first one
+    let third = bench.batch().await;
+    let_others_run().await;
+    let four = bench.ask(&room, message("four"));
+    let fourth = bench.batch().await;
+
+    bench.store(third).await.unwrap();
+    bench.store(fourth).await.unwrap();
+    three.await.unwrap().unwrap();
+    four.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_retry_finds_the_answer_on_its_way_also_after_a_refusal_under_the_same_key() {
+    let mut bench = Bench::new();
+    let room = bench.room().await;
+    let refused = bench.ask(&room, said("key", &"x".repeat(70_000)));
+    let beside = bench.ask(&room, message("beside"));
+    let first = bench.batch().await;
+    let good = bench.ask(&room, said("key", "good"));
+    let second = bench.batch().await;
+    bench.store(first).await.unwrap();
+    refused.await.unwrap().unwrap_err();
+    beside.await.unwrap().unwrap();
+
+    let retry = bench.ask(&room, said("key", "good"));
+    let third = bench.batch().await;
+
+    assert!(third.batch.writes.is_empty(), "{:?}", third.batch.writes);
+    bench.store(second).await.unwrap();
+    bench.store(third).await.unwrap();
+    let good = good.await.unwrap().unwrap();
+    let retry = retry.await.unwrap().unwrap();
+    assert_eq!(
+        retry.events.first().unwrap().0,
+        good.events.first().unwrap().0
+    );
+    assert!(retry.replayed);
+}
+
+#[tokio::test]
+async fn a_shard_that_is_never_idle_forgets_rooms_but_not_those_being_stored() {
+    const ROOMS: usize = shard::HOT_ROOMS_MAX + 20;
+    let mut bench = Bench::new();
+    let (first, wanted) = bench.founding("first");
+    let _told = bench.ask(&first, wanted);
+    let mut on_its_way = (first.clone(), bench.batch().await);
+    for n in 1..ROOMS {
+        let (id, wanted) = bench.founding(&format!("room{n}"));
+        let _told = bench.ask(&id, wanted);
+        let batch = bench.batch().await;
+        bench.store(on_its_way.1).await.unwrap();
+        let_others_run().await;
+        on_its_way = (id, batch);
+    }
+
+    let last = bench.ask(&on_its_way.0, message("last"));
+    let last_batch = bench.batch().await;
+    bench.store(on_its_way.1).await.unwrap();
+    bench.store(last_batch).await.unwrap();
+    last.await.unwrap().unwrap();
+
+    let before = bench.store.operations();
+    let again = bench.ask(&first, message("again"));
+    let batch = bench.batch().await;
+    assert!(bench.store.operations() > before, "all rooms are in memory");
+    bench.store(batch).await.unwrap();
+    again.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_hub_whose_writer_broke_is_not_ready() {
+    for broken in 0..2 {
+        let hub = testing::hub().await;
+        assert!(hub.hub.ready());
+        let task = hub.hub.writer.tasks.lock().await.remove(broken);
+        task.abort();
+        assert!(task.await.is_err());
+        assert!(!hub.hub.ready());
+    }
+}
+
+fn greeting(to: &OwnedUserId) -> send_event_to_device::v3::Request {
+    let content = Raw::from_json_string("{}".to_owned()).unwrap();
+    let devices = BTreeMap::from([(DeviceIdOrAllDevices::DeviceId("PHONE".into()), content)]);
+    let messages = BTreeMap::from([(to.clone(), devices)]);
+    send_event_to_device::v3::Request::new_raw("org.example.hi".into(), "txn".into(), messages)
+}
+
+async fn greet(hub: &TestHub, who: &Person) -> Result<crate::api::Reply, Refusal> {
+    let command = Command::SendToDevice(Box::new(greeting(&who.user)));
+    hub.ask(&who.origin, command).await
+}
