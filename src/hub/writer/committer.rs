@@ -1,11 +1,17 @@
 //! The one committer: merges what waits into one fsynced commit, publishes, answers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use crate::{
     base::Position,
@@ -18,6 +24,9 @@ use crate::{
 
 /// How many batches one commit merges at most.
 const MERGED_MAX: usize = 512;
+
+/// How long after a failed commit an empty one is tried, when nobody brings another.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Who wants something stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +83,8 @@ pub(super) struct Committer {
     stats: Arc<CommitterStats>,
     /// For each shard, the last generation of which a batch failed.
     void: Vec<Option<u64>>,
+    /// Whether something may have been stored that nobody was told of.
+    in_doubt: bool,
 }
 
 impl Committer {
@@ -88,13 +99,26 @@ impl Committer {
             fanout,
             stats,
             void: vec![None; shards],
+            in_doubt: false,
         }
     }
 
     /// Runs until the writer closes.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<CommitJob>) {
         let mut waiting = Vec::with_capacity(MERGED_MAX);
-        while jobs.recv_many(&mut waiting, MERGED_MAX).await > 0 {
+        loop {
+            let some = jobs.recv_many(&mut waiting, MERGED_MAX);
+            let count = if self.stats.healthy.load(Ordering::Acquire) {
+                some.await
+            } else if let Ok(count) = timeout(TRY_AGAIN_AFTER, some).await {
+                count
+            } else {
+                self.try_again().await;
+                continue;
+            };
+            if count == 0 {
+                return;
+            }
             let closing = waiting.iter().position(|job| job.source == Source::Close);
             let close = closing.map(|at| waiting.remove(at));
             self.take(&mut waiting).await;
@@ -102,6 +126,17 @@ impl Committer {
                 let _ = job.reply.send(Ok((self.fanout.position(), Vec::new())));
                 return;
             }
+        }
+    }
+
+    /// Finds out whether the store works again: whoever is kept away because it did not would bring
+    /// nothing to find it out with.
+    pub(super) async fn try_again(&mut self) {
+        if let Err((error, _)) = self.commit(&[], Vec::new()).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the store still fails"
+            );
         }
     }
 
@@ -115,7 +150,7 @@ impl Committer {
             return;
         };
         if batches.len() == 1 || matches!(error, CommitError::Unknown(_)) {
-            self.fail(rest, error);
+            self.fail(rest, error).await;
             return;
         }
         // Nothing of it was stored, and one bad batch must not take the others with it.
@@ -126,7 +161,7 @@ impl Committer {
             } else if let Err((error, rest)) =
                 self.commit(std::slice::from_ref(&batch), vec![alone]).await
             {
-                self.fail(rest, error);
+                self.fail(rest, error).await;
             }
         }
     }
@@ -147,7 +182,7 @@ impl Committer {
     }
 
     async fn commit(
-        &self,
+        &mut self,
         batches: &[Batch],
         rest: Vec<Waiting>,
     ) -> Result<(), (CommitError, Vec<Waiting>)> {
@@ -169,7 +204,11 @@ impl Committer {
             .iter()
             .flat_map(|job| job.touched.iter().cloned())
             .collect();
-        self.fanout.advance(committed.position, &touched);
+        if std::mem::take(&mut self.in_doubt) {
+            self.fanout.advance_for_all(committed.position);
+        } else {
+            self.fanout.advance(committed.position, &touched);
+        }
         for (job, outcome) in rest.into_iter().zip(committed.outcomes) {
             let answer = match outcome {
                 Ok(claimed) => Ok((committed.position, claimed)),
@@ -180,7 +219,28 @@ impl Committer {
         Ok(())
     }
 
-    fn fail(&mut self, rest: Vec<Waiting>, error: CommitError) {
+    /// Tells what an unknown commit has stored after all: on a quiet hub no other would, and its
+    /// sender's retry finds it there.
+    async fn look_again(&mut self) {
+        match self.store.position().await {
+            Ok(position) => {
+                self.in_doubt = false;
+                if position > self.fanout.position() {
+                    self.fanout.advance_for_all(position);
+                }
+            }
+            Err(error) => {
+                self.in_doubt = true; // the next commit tells it
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "what an unknown commit has stored is told later");
+            }
+        }
+    }
+
+    async fn fail(&mut self, rest: Vec<Waiting>, error: CommitError) {
+        if matches!(error, CommitError::Unknown(_)) {
+            self.look_again().await;
+        }
         self.stats.failed.fetch_add(1, Ordering::Relaxed);
         self.stats.healthy.store(false, Ordering::Release);
         let error = match error {

@@ -250,6 +250,36 @@ async fn a_shard_that_is_never_idle_forgets_rooms_but_not_those_being_stored() {
 }
 
 #[tokio::test]
+async fn what_was_stored_after_all_is_told_without_waiting_for_the_next_commit() {
+    let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
+    let mut room = Pen::new(&*store, "room");
+    let fanout = Arc::new(Fanout::new(Position::ZERO));
+    let stats = Arc::new(CommitterStats::default());
+    let shared = Arc::clone(&store) as SharedStore;
+    let committer = Committer::new(shared, Arc::clone(&fanout), stats, 1);
+    let (jobs, waiting) = mpsc::channel(1);
+    tokio::spawn(committer.run(waiting));
+    let mut listener = fanout.listen(&ana());
+
+    store.fail_at(store.operations() + 1, Fault::UnknownStored);
+    let (reply, told) = oneshot::channel();
+    let job = CommitJob {
+        batch: Batch {
+            writes: room.take(),
+            may_conflict: false,
+        },
+        source: Source::Desk,
+        touched: vec![Touched::One(ana())],
+        reply,
+    };
+    jobs.send(job).await.ok().unwrap();
+    told.await.unwrap().unwrap_err();
+
+    assert_eq!(fanout.position(), store.position().await.unwrap());
+    assert_eq!(listener.woken().now_or_never(), Some(Woken::News));
+}
+
+#[tokio::test]
 async fn a_hub_whose_writer_broke_is_not_ready() {
     for broken in 0..2 {
         let hub = testing::hub().await;
@@ -271,4 +301,20 @@ fn greeting(to: &OwnedUserId) -> send_event_to_device::v3::Request {
 async fn greet(hub: &TestHub, who: &Person) -> Result<crate::api::Reply, Refusal> {
     let command = Command::SendToDevice(Box::new(greeting(&who.user)));
     hub.ask(&who.origin, command).await
+}
+
+#[tokio::test]
+async fn a_hub_is_ready_again_once_its_store_is_although_nobody_writes() {
+    let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
+    let fanout = Arc::new(Fanout::new(Position::ZERO));
+    let stats = Arc::new(CommitterStats::default());
+    let shared = Arc::clone(&store) as SharedStore;
+    let mut committer = Committer::new(shared, fanout, Arc::clone(&stats), 1);
+    stats.healthy.store(false, Ordering::Release);
+
+    store.fail_at(store.operations() + 1, Fault::Failed);
+    committer.try_again().await;
+    assert!(!stats.healthy.load(Ordering::Acquire));
+    committer.try_again().await;
+    assert!(stats.healthy.load(Ordering::Acquire));
 }
