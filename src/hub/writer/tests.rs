@@ -304,6 +304,40 @@ async fn greet(hub: &TestHub, who: &Person) -> Result<crate::api::Reply, Refusal
 }
 
 #[tokio::test]
+async fn a_message_to_a_device_sent_again_after_hanging_up_is_stored_once() {
+    let hub = testing::hub().await;
+    let ana = hub.account("ana").await;
+    hub.ask(
+        &ana.origin,
+        Command::Whoami(Box::new(whoami::v3::Request::new())),
+    )
+    .await
+    .unwrap();
+    hub.account("bob").await; // what was noted of ana's visit is stored before
+    let failed = || hub.hub.writer.stats().failed.load(Ordering::Relaxed);
+
+    let mut first = Box::pin(greet(&hub, &ana));
+    poll_fn(|context| {
+        assert!(first.as_mut().poll(context).is_pending());
+        match hub.hub.writer.commits.capacity() {
+            COMMIT_QUEUE_MAX => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    })
+    .await;
+    drop(first);
+    greet(&hub, &ana).await.unwrap();
+
+    assert_eq!(failed(), 0);
+    let now = hub.hub.store.position().await.unwrap();
+    let mail = hub
+        .hub
+        .store
+        .mail(&ana.user, "PHONE", Position::ZERO, now, 9);
+    assert_eq!(mail.await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_hub_is_ready_again_once_its_store_is_although_nobody_writes() {
     let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
     let fanout = Arc::new(Fanout::new(Position::ZERO));
