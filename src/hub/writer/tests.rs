@@ -338,6 +338,29 @@ async fn a_message_to_a_device_sent_again_after_hanging_up_is_stored_once() {
 }
 
 #[tokio::test]
+async fn a_logout_is_final_also_for_whoever_hangs_up_before_the_answer() {
+    let hub = testing::hub().await;
+    let ana = hub.account("ana").await;
+    let whoami = async || {
+        let command = Command::Whoami(Box::new(whoami::v3::Request::new()));
+        hub.ask(&ana.origin, command).await
+    };
+    whoami().await.unwrap();
+    hub.account("bob").await; // what was noted of ana's visit is stored before
+
+    let logout = Command::Logout(Box::new(logout::v3::Request::new()));
+    let mut position = hub.hub.fanout.watch();
+    tokio::select! {
+        biased;
+        _ = position.changed() => {}
+        _ = hub.ask(&ana.origin, logout) => panic!("answered too soon"),
+    }
+    let_others_run().await;
+
+    whoami().await.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_hub_is_ready_again_once_its_store_is_although_nobody_writes() {
     let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
     let fanout = Arc::new(Fanout::new(Position::ZERO));
