@@ -361,6 +361,30 @@ async fn a_logout_is_final_also_for_whoever_hangs_up_before_the_answer() {
 }
 
 #[tokio::test]
+async fn an_alias_gets_its_room_also_when_its_maker_hangs_up() {
+    let hub = testing::hub().await;
+    let ana = hub.account("ana").await;
+    let whoami = Command::Whoami(Box::new(whoami::v3::Request::new()));
+    hub.ask(&ana.origin, whoami).await.unwrap();
+    hub.account("bob").await; // what was noted of ana's visit is stored before
+
+    let mut request = create_room::v3::Request::new();
+    request.room_alias_name = Some("home".to_owned());
+    let create = Command::CreateRoom(Box::new(request));
+    let mut position = hub.hub.fanout.watch();
+    tokio::select! {
+        biased;
+        _ = position.changed() => {}
+        _ = hub.ask(&ana.origin, create) => panic!("answered too soon"),
+    }
+
+    let second = tokio::time::timeout(Duration::from_secs(10), position.changed());
+    second.await.expect("the room is made").unwrap();
+    let alias = ruma::OwnedRoomAliasId::try_from("#home:hub.example").unwrap();
+    assert!(hub.hub.store.alias(&alias).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn a_hub_is_ready_again_once_its_store_is_although_nobody_writes() {
     let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
     let fanout = Arc::new(Fanout::new(Position::ZERO));
