@@ -60,8 +60,8 @@ impl Bench {
         let (commits, batches) = mpsc::channel(16);
         let (jobs, drafts) = mpsc::channel(SHARD_QUEUE_MAX);
         let clock = Arc::new(Midnight);
-        let shared = Arc::clone(&store) as SharedStore;
-        let shard = Shard::new(0, shared, Arc::clone(&key), clock, commits);
+        let disk = Arc::clone(&store) as SharedStore;
+        let shard = Shard::new(0, disk, Arc::clone(&key), clock, commits);
         tokio::spawn(shard.run(drafts));
         Self {
             store,
