@@ -78,6 +78,12 @@ impl Fanout {
         self.ring(touched);
     }
 
+    /// A commit is stored, and nobody knows any more whom it concerns: everyone may look.
+    pub(super) fn advance_for_all(&self, position: Position) {
+        self.position.send_replace(position);
+        self.waiting().values().for_each(ring_entry);
+    }
+
     /// Something happened that is not stored (typing).
     pub(super) fn ring(&self, touched: &[Touched]) {
         let waiting = self.waiting();
@@ -133,10 +139,14 @@ impl Fanout {
 
 fn ring_one(waiting: &BTreeMap<OwnedUserId, Waiting>, user: &UserId) {
     if let Some(entry) = waiting.get(user) {
-        entry
-            .rung
-            .send_modify(|count| *count = count.wrapping_add(1));
+        ring_entry(entry);
     }
+}
+
+fn ring_entry(entry: &Waiting) {
+    entry
+        .rung
+        .send_modify(|count| *count = count.wrapping_add(1));
 }
 
 impl Listener<'_> {

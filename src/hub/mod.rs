@@ -53,7 +53,7 @@ pub struct Hub {
     key: Arc<ServerKey>,
     clock: Arc<dyn Clock>,
     rng: Mutex<Box<dyn Rng + Send>>,
-    writer: Writer,
+    writer: Arc<Writer>,
     fanout: Arc<Fanout>,
     desk: Desk,
     ready: AtomicBool,
@@ -72,13 +72,13 @@ impl Hub {
         } = parts;
         let position = store.position().await?;
         let fanout = Arc::new(Fanout::new(position));
-        let writer = Writer::start(
+        let writer = Arc::new(Writer::start(
             Arc::clone(&store),
             Arc::clone(&key),
             Arc::clone(&clock),
             Arc::clone(&fanout),
             settings.shards,
-        );
+        ));
         let desk = Desk::new(settings, media, &clock);
         let hub = Arc::new(Self {
             store,

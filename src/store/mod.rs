@@ -179,8 +179,9 @@ pub trait Rooms: Send + Sync + 'static {
         room: RoomNid,
     ) -> Result<Option<MembershipRecord>, StoreError>;
 
-    /// All of a user's memberships that are not forgotten, or only those changed, or in rooms
-    /// with something new, after `since`. Costs what is new, not what there is.
+    /// All of a user's memberships that are not forgotten; or only those changed after `since`,
+    /// forgotten or not, and of those not forgotten the ones in rooms with something new after it.
+    /// Costs what is new, not what there is.
     async fn memberships(
         &self,
         user: &UserId,

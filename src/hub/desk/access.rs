@@ -5,18 +5,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures_util::FutureExt;
-use ruma::{DeviceId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, UserId};
 use sha2::{Digest, Sha256};
 
 use crate::{
     api::{Caller, Code, Credentials, Origin, Refusal},
     base::Timestamp,
-    hub::Hub,
+    hub::{Hub, WriteError, fanout::Touched},
     store::{Batch, StoreError, Write},
 };
 
@@ -115,9 +115,40 @@ fn note_seen(hub: &Hub, origin: &Origin, caller: &Caller) {
     let _ = hub.writer.write(batch, Vec::new()).now_or_never();
 }
 
+/// Stores what ends the sessions of a user's devices, and forgets these before anyone is told.
+///
+/// Also when whoever asked hangs up meanwhile: a token that was taken back must not go on working
+/// because a connection broke.
+pub(super) async fn end_sessions(
+    hub: &Hub,
+    user: &UserId,
+    devices: &[OwnedDeviceId],
+    writes: Vec<Write>,
+    touched: Vec<Touched>,
+) -> Result<(), Refusal> {
+    let batch = Batch {
+        writes,
+        may_conflict: false,
+    };
+    let stored = hub.writer.begin(batch, touched)?;
+    let sessions = hub.desk.sessions.clone();
+    let (user, devices) = (user.to_owned(), devices.to_owned());
+    let ended = tokio::spawn(async move {
+        let stored = stored.await;
+        // Also when it failed: whether it was stored may not be known, and forgetting costs one
+        // read.
+        for device in &devices {
+            sessions.forget(&user, Some(device));
+        }
+        stored.unwrap_or(Err(WriteError::Busy))
+    });
+    ended.await.map_err(|_| WriteError::Busy)??;
+    Ok(())
+}
+
 /// Sessions that were read from the store, by the hash of their token.
-#[derive(Default)]
-pub(super) struct Sessions(Mutex<Kept>);
+#[derive(Clone, Default)]
+pub(super) struct Sessions(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {

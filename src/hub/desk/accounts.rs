@@ -20,8 +20,8 @@ use ruma::{
 };
 
 use super::{
-    access::{ours, token_hash},
-    devices, keep,
+    access::{end_sessions, ours, token_hash},
+    devices,
     tickets::Tickets,
     words,
 };
@@ -102,10 +102,10 @@ pub(super) async fn login(
     } else {
         must_fit_in(&devices)?;
     }
-    let kept = keep(hub, vec![session.write(hub, &user)], Vec::new()).await;
-    // The device's earlier token, if it had one, was replaced; or that is not known.
-    hub.desk.sessions.forget(&user, Some(&session.device));
-    kept?;
+    // The device's earlier token, if it had one, is replaced.
+    let device = std::slice::from_ref(&session.device);
+    let write = session.write(hub, &user);
+    end_sessions(hub, &user, device, vec![write], Vec::new()).await?;
     Ok(session::login::v3::Response::new(
         user,
         session.token,

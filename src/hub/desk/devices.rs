@@ -7,7 +7,12 @@ use ruma::{
     api::client::device::{self, Device},
 };
 
-use super::{access::ours, accounts::checked_device_name, keep, uia::prove_password};
+use super::{
+    access::{end_sessions, ours},
+    accounts::checked_device_name,
+    keep,
+    uia::prove_password,
+};
 use crate::{
     api::{Caller, Code, Refusal},
     hub::{Hub, fanout::Touched},
@@ -125,12 +130,7 @@ pub(super) async fn remove_with(
     }));
     writes.push(changed(user));
     let touched = concerned(hub, user).await?;
-    let kept = keep(hub, writes, touched).await;
-    // Also when it failed: whether it was stored may not be known, and forgetting costs one read.
-    for device in devices {
-        hub.desk.sessions.forget(user, Some(device));
-    }
-    kept
+    end_sessions(hub, user, devices, writes, touched).await
 }
 
 /// The ids of a user's devices.

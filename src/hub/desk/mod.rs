@@ -482,19 +482,3 @@ async fn keep(hub: &Hub, writes: Vec<Write>, touched: Vec<Touched>) -> Result<()
     hub.writer.write(batch, touched).await?;
     Ok(())
 }
-
-/// The same for who has looked first and must not be overtaken: the turn ends when it is stored,
-/// even if whoever asked has gone by then.
-async fn keep_in_turn(
-    hub: &Hub,
-    writes: Vec<Write>,
-    touched: Vec<Touched>,
-    turn: turns::Turn,
-) -> Result<(), Refusal> {
-    let batch = Batch {
-        writes,
-        may_conflict: false,
-    };
-    hub.writer.write_in_turn(batch, touched, turn).await?;
-    Ok(())
-}

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use crate::{
     base::Position,
@@ -21,6 +24,9 @@ use crate::{
 
 /// How many batches one commit merges at most.
 const MERGED_MAX: usize = 512;
+
+/// How long after a failed commit an empty one is tried, when nobody brings another.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How often the store is asked where it stands after a commit in doubt, and how long between.
 /// Together a second: nobody can decide anything before, and a drain must still end.
@@ -49,8 +55,6 @@ pub(super) struct CommitJob {
     pub(super) source: Source,
     pub(super) touched: Vec<Touched>,
     pub(super) reply: oneshot::Sender<Result<(Position, Vec<Claimed>), WriteError>>,
-    /// Ends when this is answered.
-    pub(super) turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// What the committer has done so far.
@@ -84,8 +88,8 @@ pub(super) struct Committer {
     stats: Arc<CommitterStats>,
     /// For each shard, the last generation of which a batch failed.
     void: Vec<Option<u64>>,
-    /// Whom a commit in doubt concerns, until its position is known.
-    owed: Vec<Touched>,
+    /// Whether something may have been stored that nobody was told of.
+    in_doubt: bool,
 }
 
 impl Committer {
@@ -100,14 +104,26 @@ impl Committer {
             fanout,
             stats,
             void: vec![None; shards],
-            owed: Vec::new(),
+            in_doubt: false,
         }
     }
 
     /// Runs until the writer closes.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<CommitJob>) {
         let mut waiting = Vec::with_capacity(MERGED_MAX);
-        while jobs.recv_many(&mut waiting, MERGED_MAX).await > 0 {
+        loop {
+            let some = jobs.recv_many(&mut waiting, MERGED_MAX);
+            let count = if self.stats.healthy.load(Ordering::Acquire) {
+                some.await
+            } else if let Ok(count) = timeout(TRY_AGAIN_AFTER, some).await {
+                count
+            } else {
+                self.try_again().await;
+                continue;
+            };
+            if count == 0 {
+                return;
+            }
             let closing = waiting.iter().position(|job| job.source == Source::Close);
             let close = closing.map(|at| waiting.remove(at));
             self.take(&mut waiting).await;
@@ -115,6 +131,17 @@ impl Committer {
                 let _ = job.reply.send(Ok((self.fanout.position(), Vec::new())));
                 return;
             }
+        }
+    }
+
+    /// Finds out whether the store works again: whoever is kept away because it did not would bring
+    /// nothing to find it out with.
+    pub(super) async fn try_again(&mut self) {
+        if let Err((error, _)) = self.commit(&[], Vec::new()).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the store still fails"
+            );
         }
     }
 
@@ -127,11 +154,8 @@ impl Committer {
         let Err((error, mut rest)) = self.commit(&batches, rest).await else {
             return;
         };
-        if matches!(error, CommitError::Unknown(_)) {
-            self.resolve(&rest).await;
-        }
         if batches.len() == 1 || matches!(error, CommitError::Unknown(_)) {
-            self.fail(rest, error);
+            self.fail(rest, error).await;
             return;
         }
         // Nothing of it was stored, and one bad batch must not take the others with it.
@@ -142,34 +166,8 @@ impl Committer {
             } else if let Err((error, rest)) =
                 self.commit(std::slice::from_ref(&batch), vec![alone]).await
             {
-                if matches!(error, CommitError::Unknown(_)) {
-                    self.resolve(&rest).await;
-                }
-                self.fail(rest, error);
+                self.fail(rest, error).await;
             }
-        }
-    }
-
-    /// After a commit in doubt: where the store stands now is what readers must be told, before a
-    /// retry finds its transaction stored and is answered with it.
-    async fn resolve(&mut self, doubtful: &[Waiting]) {
-        let touched = doubtful.iter().flat_map(|job| job.touched.iter().cloned());
-        self.owed.extend(touched);
-        for _ in 0..DOUBT_TRIES {
-            match self.store.position().await {
-                Ok(position) => {
-                    let owed = std::mem::take(&mut self.owed);
-                    if position > self.fanout.position() {
-                        self.fanout.advance(position, &owed);
-                    }
-                    return;
-                }
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(error, "where the store stands cannot be read");
-                }
-            }
-            tokio::time::sleep(DOUBT_PAUSE).await;
         }
     }
 
@@ -207,9 +205,15 @@ impl Committer {
         self.stats
             .batches
             .fetch_add(batches.len() as u64, Ordering::Relaxed);
-        let mut touched = std::mem::take(&mut self.owed);
-        touched.extend(rest.iter().flat_map(|job| job.touched.iter().cloned()));
-        self.fanout.advance(committed.position, &touched);
+        let touched: Vec<_> = rest
+            .iter()
+            .flat_map(|job| job.touched.iter().cloned())
+            .collect();
+        if std::mem::take(&mut self.in_doubt) {
+            self.fanout.advance_for_all(committed.position);
+        } else {
+            self.fanout.advance(committed.position, &touched);
+        }
         for (job, outcome) in rest.into_iter().zip(committed.outcomes) {
             let answer = match outcome {
                 Ok(claimed) => Ok((committed.position, claimed)),
@@ -220,7 +224,32 @@ impl Committer {
         Ok(())
     }
 
-    fn fail(&mut self, rest: Vec<Waiting>, error: CommitError) {
+    /// Tells what an unknown commit has stored after all: on a quiet hub no other would, and its
+    /// sender's retry finds it there.
+    async fn look_again(&mut self) {
+        for _ in 0..DOUBT_TRIES {
+            match self.store.position().await {
+                Ok(position) => {
+                    self.in_doubt = false;
+                    if position > self.fanout.position() {
+                        self.fanout.advance_for_all(position);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "where the store stands cannot be read");
+                }
+            }
+            tokio::time::sleep(DOUBT_PAUSE).await;
+        }
+        self.in_doubt = true; // the next commit tells it
+    }
+
+    async fn fail(&mut self, rest: Vec<Waiting>, error: CommitError) {
+        if matches!(error, CommitError::Unknown(_)) {
+            self.look_again().await;
+        }
         self.stats.failed.fetch_add(1, Ordering::Relaxed);
         self.stats.healthy.store(false, Ordering::Release);
         let error = match error {
@@ -246,7 +275,6 @@ struct Waiting {
     source: Source,
     touched: Vec<Touched>,
     reply: oneshot::Sender<Result<(Position, Vec<Claimed>), WriteError>>,
-    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
@@ -257,7 +285,6 @@ fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
                 source,
                 touched,
                 reply,
-                turn,
             } = job;
             (
                 batch,
@@ -265,7 +292,6 @@ fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
                     source,
                     touched,
                     reply,
-                    _turn: turn,
                 },
             )
         })

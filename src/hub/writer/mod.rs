@@ -24,7 +24,7 @@ use std::{
 use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 use thiserror::Error;
 use tokio::{
-    sync::{Mutex, OwnedMutexGuard, mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -51,6 +51,9 @@ const COMMIT_QUEUE_MAX: usize = 1024;
 
 /// When to try again when a queue was full: about the time a full queue takes to empty.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
+
+/// Where the answer to a batch will be; without one, the writer has ended.
+pub(super) type Written = oneshot::Receiver<Result<(Position, Vec<Claimed>), WriteError>>;
 
 /// The handle on the write side.
 pub struct Writer {
@@ -215,26 +218,14 @@ impl Writer {
         batch: Batch,
         touched: Vec<Touched>,
     ) -> Result<(Position, Vec<Claimed>), WriteError> {
-        self.store(batch, touched, None).await
+        self.begin(batch, touched)?
+            .await
+            .map_err(|_| WriteError::Busy)?
     }
 
-    /// The same, and keeps a lock until it is known what became of the batch: a caller that is
-    /// dropped half-way must not let the next one look before the batch is stored.
-    pub async fn write_in_turn(
-        &self,
-        batch: Batch,
-        touched: Vec<Touched>,
-        turn: OwnedMutexGuard<()>,
-    ) -> Result<(Position, Vec<Claimed>), WriteError> {
-        self.store(batch, touched, Some(turn)).await
-    }
-
-    async fn store(
-        &self,
-        batch: Batch,
-        touched: Vec<Touched>,
-        turn: Option<OwnedMutexGuard<()>>,
-    ) -> Result<(Position, Vec<Claimed>), WriteError> {
+    /// The same for who must see it through although whoever asked may go: hands it in at once and
+    /// gives where the answer will be.
+    pub(super) fn begin(&self, batch: Batch, touched: Vec<Touched>) -> Result<Written, WriteError> {
         if self.closing.load(Ordering::Acquire) {
             return Err(WriteError::Busy);
         }
@@ -244,15 +235,16 @@ impl Writer {
             source: Source::Desk,
             touched,
             reply,
-            turn,
         };
         self.commits.try_send(job).map_err(|_| WriteError::Busy)?;
-        answer.await.map_err(|_| WriteError::Busy)?
+        Ok(answer)
     }
 
-    /// Whether the last commit went through.
+    /// Whether the last commit went through, and everyone is there who is needed for the next.
     pub fn healthy(&self) -> bool {
         self.stats.healthy.load(Ordering::Acquire)
+            && !self.commits.is_closed()
+            && !self.shards.iter().any(mpsc::Sender::is_closed)
     }
 
     /// What the committer has done so far.
@@ -275,7 +267,6 @@ impl Writer {
             source: Source::Close,
             touched: Vec::new(),
             reply,
-            turn: None,
         };
         if self.commits.send(last).await.is_ok() {
             let _ = finished.await;

@@ -1,7 +1,7 @@
 //! A room shard: takes drafts, decides them on staged rooms, hands batches to the committer.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -37,7 +37,7 @@ const BATCH_MAX: usize = 256;
 pub(super) const IN_FLIGHT_MAX: usize = 2;
 
 /// How many rooms a shard keeps in memory; the longest unused go first.
-const HOT_ROOMS_MAX: usize = 256;
+pub(super) const HOT_ROOMS_MAX: usize = 256;
 
 /// How many pieces of state the hot rooms of a shard hold together before the same happens.
 const HOT_STATE_MAX: usize = 65_536;
@@ -84,7 +84,8 @@ pub(super) struct Shard {
 
 /// A batch that is decided and not yet stored.
 struct InFlight {
-    generation: u64,
+    /// The rooms it changes: what is staged of them lives only in memory.
+    rooms: Vec<OwnedRoomId>,
     stored: oneshot::Receiver<Result<(Position, Vec<Claimed>), WriteError>>,
     answers: Vec<Answer>,
 }
@@ -94,8 +95,7 @@ struct InFlight {
 struct Answer {
     reply: oneshot::Sender<Result<Submitted, WriteError>>,
     outcome: Result<Submitted, WriteError>,
-    /// The key this very answer was staged under. A refusal or a replay has none: by the time it
-    /// is told, someone else's answer may be staged under its key.
+    /// The key whose answer this one has staged; not that of a refusal or a replay.
     staged: Option<TxnKey>,
 }
 
@@ -155,7 +155,7 @@ impl Shard {
             let may_take = self.in_flight.len() < IN_FLIGHT_MAX;
             tokio::select! {
                 biased;
-                stored = oldest(&mut self.in_flight) => self.settle(stored),
+                stored = oldest(&mut self.in_flight) => self.settle(stored).await,
                 count = jobs.recv_many(&mut taken, BATCH_MAX), if may_take => {
                     if count == 0 {
                         break;
@@ -170,7 +170,7 @@ impl Shard {
     async fn finish(&mut self) {
         while !self.in_flight.is_empty() {
             let stored = oldest(&mut self.in_flight).await;
-            self.settle(stored);
+            self.settle(stored).await;
         }
     }
 
@@ -301,6 +301,7 @@ impl Shard {
                 what: format!("the room {id} exists"),
             }));
         }
+        self.tick += 1;
         let mark = staging.mark();
         let creator = create.fields().sender.clone();
         staging.writes.push(Write::NewRoom {
@@ -505,10 +506,9 @@ impl Shard {
             },
             touched: staging.touched,
             reply,
-            turn: None,
         };
         self.in_flight.push_back(InFlight {
-            generation: self.generation,
+            rooms: staging.changed,
             stored,
             answers: staging.answers,
         });
@@ -518,28 +518,35 @@ impl Shard {
     }
 
     /// Tells what became of the oldest batch.
-    fn settle(&mut self, (generation, stored, answers): Settled) {
-        // What failed before took this batch's staging with it; what is staged now is not its own.
-        let is_current = generation == self.generation;
-        if is_current {
-            for key in answers.iter().filter_map(|answer| answer.staged.as_ref()) {
-                self.txns.settle(key);
-            }
+    async fn settle(&mut self, settled: Settled) {
+        if self.tell(settled) {
+            return;
+        }
+        // What was staged on top of it is void as well: the committer refuses it by its
+        // generation. All of it must be gone before the rooms are read again, or a later one of
+        // these failures would throw away what is staged from then on.
+        while !self.in_flight.is_empty() {
+            let void = oldest(&mut self.in_flight).await;
+            self.tell(void);
+        }
+        self.rooms.clear();
+        self.txns = Txns::new();
+        self.generation += 1;
+    }
+
+    /// Answers those of one batch; gives whether it is stored.
+    fn tell(&mut self, (stored, answers): Settled) -> bool {
+        for key in answers.iter().filter_map(|answer| answer.staged.as_ref()) {
+            self.txns.settle(key);
         }
         match stored {
             Ok((position, _)) => {
                 for Answer { reply, outcome, .. } in answers {
                     let _ = reply.send(outcome.map(|done| Submitted { position, ..done }));
                 }
+                true
             }
             Err(error) => {
-                // What was staged on top of it is void as well; the committer refuses it by the
-                // old generation, and each of those batches ends here again.
-                if is_current {
-                    self.rooms.clear();
-                    self.txns = Txns::new();
-                    self.generation += 1;
-                }
                 let error = match error {
                     WriteError::Store(error) => Some(error),
                     _ => None,
@@ -550,6 +557,7 @@ impl Shard {
                         None => WriteError::Busy,
                     }));
                 }
+                false
             }
         }
     }
@@ -560,21 +568,17 @@ impl Shard {
         if self.rooms.len() <= HOT_ROOMS_MAX && held <= HOT_STATE_MAX {
             return;
         }
-        if !self.in_flight.is_empty() {
-            return; // what is staged lives only here until it is stored
-        }
+        let in_flight = self.in_flight.iter();
+        let staged: HashSet<&OwnedRoomId> = in_flight.flat_map(|batch| &batch.rooms).collect();
         let mut used: Vec<u64> = self.rooms.values().map(|hot| hot.used).collect();
         used.sort_unstable();
         let cut = used.get(used.len() / 2).copied().unwrap_or(0);
-        self.rooms.retain(|_, hot| hot.used > cut);
+        self.rooms
+            .retain(|id, hot| hot.used > cut || staged.contains(id));
     }
 }
 
-type Settled = (
-    u64,
-    Result<(Position, Vec<Claimed>), WriteError>,
-    Vec<Answer>,
-);
+type Settled = (Result<(Position, Vec<Claimed>), WriteError>, Vec<Answer>);
 
 /// The outcome of the oldest batch; never, when none is on its way. Taking it out only once the
 /// outcome is there keeps this safe to drop half-way.
@@ -582,13 +586,12 @@ async fn oldest(in_flight: &mut VecDeque<InFlight>) -> Settled {
     let Some(first) = in_flight.front_mut() else {
         return std::future::pending().await;
     };
-    let generation = first.generation;
     let stored = (&mut first.stored).await.unwrap_or(Err(WriteError::Busy));
     let answers = in_flight
         .pop_front()
         .map(|batch| batch.answers)
         .unwrap_or_default();
-    (generation, stored, answers)
+    (stored, answers)
 }
 
 async fn learn(store: &SharedStore, hot: &mut Hot, keys: &[StateKey]) -> Result<(), StoreError> {

@@ -1,268 +1,401 @@
-//! The writer between two batches: what the simulation found, each once more by itself. The tests
-//! of a shard play the committer, so that a commit takes as long as they like.
+//! Shards and committer one by one: what is told, in which order, when a commit fails or whoever
+//! asked has gone. In the tests of a shard, the test is its committer.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, future::poll_fn, task::Poll};
 
 use futures_util::FutureExt as _;
-use ruma::{CanonicalJsonObject, OwnedRoomId, OwnedUserId};
-use tokio::sync::{mpsc, oneshot};
-
-use super::{
-    Submission, Submitted, WriteError, Writer,
-    committer::CommitJob,
-    shard::{Founded, Job, Shard, Wanted},
-};
-use crate::{
-    base::{Clock, Position, Timestamp},
-    hub::{
-        fanout::{Fanout, Touched, Woken},
-        testing::key,
+use ruma::{
+    CanonicalJsonObject, OwnedUserId,
+    api::client::{
+        account::whoami, room::create_room, session::logout, to_device::send_event_to_device,
     },
-    room::{Draft, Evidence, MemberChange, Part, Preset, RoomWish, found, founding, initial_parts},
+    serde::Raw,
+    to_device::DeviceIdOrAllDevices,
+};
+
+use super::*;
+use crate::{
+    api::{Command, Service as _},
+    base::Timestamp,
+    hub::{
+        fanout::Woken,
+        testing::{self, Person, TestHub},
+    },
+    room::{Evidence, Founding, MemberChange, found},
     store::{
-        Accounts as _, Batch, Commits as _, StoreError, TxnKey, Write,
+        Commits as _,
+        contract::Pen,
         faulty::{Fault, Faulty},
         memory::Memory,
     },
     wire::matrix::Version,
 };
 
-struct Noon;
+type Told = oneshot::Receiver<Result<Submitted, WriteError>>;
 
-impl Clock for Noon {
+struct Midnight;
+
+impl Clock for Midnight {
     fn now(&self) -> Timestamp {
         Timestamp(1_700_000_000_000)
     }
 }
 
-fn user(name: &str) -> OwnedUserId {
-    OwnedUserId::try_from(format!("@{name}:hub.example")).unwrap()
+fn ana() -> OwnedUserId {
+    "@ana:hub.example".try_into().unwrap()
 }
 
-fn new_user(name: &str) -> Batch {
-    let write = Write::NewUser {
-        user: user(name),
-        password: None,
-        admin: false,
-        at: Timestamp(0),
-    };
-    Batch {
-        writes: vec![write],
-        may_conflict: false,
-    }
-}
-
-/// A shard with one room of Ana's, whose commits the test makes.
-struct Desk {
-    store: Arc<Memory>,
+/// A shard over a store in memory whose batches come here.
+struct Bench {
+    store: Arc<Faulty>,
+    key: Arc<ServerKey>,
     jobs: mpsc::Sender<Job>,
-    commits: mpsc::Receiver<CommitJob>,
-    room: OwnedRoomId,
+    batches: mpsc::Receiver<CommitJob>,
 }
 
-type Answer = oneshot::Receiver<Result<Submitted, WriteError>>;
-
-impl Desk {
-    async fn open() -> Self {
-        let store = Arc::new(Memory::new());
-        let server = Arc::new(key());
-        let (sender, commits) = mpsc::channel(8);
-        let (jobs, drafts) = mpsc::channel(8);
-        let shard = Shard::new(0, store.clone(), server.clone(), Arc::new(Noon), sender);
+impl Bench {
+    fn new() -> Self {
+        let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
+        let key = Arc::new(testing::key());
+        let (commits, batches) = mpsc::channel(16);
+        let (jobs, drafts) = mpsc::channel(SHARD_QUEUE_MAX);
+        let clock = Arc::new(Midnight);
+        let disk = Arc::clone(&store) as SharedStore;
+        let shard = Shard::new(0, disk, Arc::clone(&key), clock, commits);
         tokio::spawn(shard.run(drafts));
-        let wish = wish();
+        Self {
+            store,
+            key,
+            jobs,
+            batches,
+        }
+    }
+
+    fn founding(&self, name: &str) -> (OwnedRoomId, Wanted) {
+        let founding = Founding {
+            creator: ana(),
+            version: Version::V11,
+            room_id: format!("!{name}:hub.example").try_into().unwrap(),
+            content: CanonicalJsonObject::new(),
+        };
         let evidence = Evidence {
-            now: Noon.now(),
-            key: &server,
+            now: Midnight.now(),
+            key: &self.key,
             target: None,
         };
-        let id = OwnedRoomId::try_from("!r:hub.example").unwrap();
-        let (room, create) = found(&founding(&wish, id), &evidence).unwrap();
-        let mut desk = Self {
-            room: room.id().clone(),
-            store: store.clone(),
-            jobs,
-            commits,
-        };
-        let wanted = Wanted::Found(Box::new(Founded {
-            room,
-            create,
-            nid: store.numbers().room(),
-            parts: initial_parts(&wish),
-        }));
-        let answer = desk.want(wanted).await;
-        let job = desk.next().await;
-        desk.store_job(job).await;
-        answer.await.unwrap().unwrap();
-        desk
-    }
-
-    async fn want(&self, wanted: Wanted) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        let room = self.room.clone();
-        let job = Job::Want {
-            room,
-            wanted,
-            reply,
-        };
-        assert!(self.jobs.send(job).await.is_ok());
-        answer
-    }
-
-    async fn submit(&self, sender: &str, part: Part, txn: Option<&str>) -> Answer {
-        let txn = txn.map(|txn| TxnKey {
-            user: user(sender),
-            device: "PHONE".into(),
-            endpoint: "send".to_owned(),
-            txn: txn.to_owned(),
-        });
-        let draft = Draft {
-            sender: user(sender),
-            parts: vec![part],
-        };
-        let submission = Submission {
-            draft,
-            txn,
-            sent_by: None,
-        };
-        self.want(Wanted::Append(submission)).await
-    }
-
-    async fn say(&self, sender: &str, txn: &str) -> Answer {
-        let message = Part::Event {
-            kind: "m.room.message".to_owned(),
-            state_key: None,
-            content: CanonicalJsonObject::from([("body".to_owned(), txn.into())]),
-        };
-        self.submit(sender, message, Some(txn)).await
-    }
-
-    async fn join(&self, sender: &str) -> Answer {
+        let (room, create) = found(&founding, &evidence).unwrap();
         let join = Part::Member {
-            target: user(sender),
+            target: ana(),
             change: MemberChange::Join,
             content: CanonicalJsonObject::new(),
         };
-        self.submit(sender, join, None).await
+        let founded = Founded {
+            room,
+            create,
+            nid: self.store.numbers().room(),
+            parts: vec![join],
+        };
+        (founding.room_id, Wanted::Found(Box::new(founded)))
     }
 
-    async fn next(&mut self) -> CommitJob {
-        self.commits.recv().await.unwrap()
+    fn ask(&self, room: &OwnedRoomId, wanted: Wanted) -> Told {
+        let (reply, told) = oneshot::channel();
+        let job = Job::Want {
+            room: room.clone(),
+            wanted,
+            reply,
+        };
+        assert!(self.jobs.try_send(job).is_ok());
+        told
     }
 
-    async fn store_job(&self, job: CommitJob) {
-        let committed = self.store.commit(&[job.batch]).await.unwrap();
-        let _ = job.reply.send(Ok((committed.position, Vec::new())));
+    async fn batch(&mut self) -> CommitJob {
+        self.batches.recv().await.unwrap()
+    }
+
+    async fn room(&mut self) -> OwnedRoomId {
+        let (id, wanted) = self.founding("room");
+        let told = self.ask(&id, wanted);
+        let batch = self.batch().await;
+        self.store(batch).await.unwrap();
+        told.await.unwrap().unwrap();
+        id
+    }
+
+    async fn store(&self, job: CommitJob) -> Result<(), crate::store::CommitError> {
+        let done = self.store.commit(&[job.batch]).await?;
+        let _ = job.reply.send(Ok((done.position, Vec::new())));
+        Ok(())
     }
 }
 
-fn wish() -> RoomWish {
-    RoomWish {
-        creator: user("ana"),
-        version: Version::DEFAULT,
-        preset: Preset::PublicChat,
-        creation_content: CanonicalJsonObject::new(),
-        profile: CanonicalJsonObject::new(),
-        power_levels: CanonicalJsonObject::new(),
-        alias: None,
-        initial_state: Vec::new(),
-        name: None,
-        topic: None,
-        invite: Vec::new(),
-        is_direct: false,
-    }
-}
-
-fn failed() -> WriteError {
+fn lost() -> WriteError {
     WriteError::Store(Arc::new(StoreError::Damaged {
-        what: "as the test says".to_owned(),
+        what: "by the test".to_owned(),
     }))
 }
 
-#[tokio::test]
-async fn a_batch_that_failed_late_leaves_alone_what_was_staged_since() {
-    let mut desk = Desk::open().await;
-    let _one = desk.say("ana", "one").await;
-    let one = desk.next().await;
-    let _two = desk.say("ana", "two").await;
-    let two = desk.next().await;
+/// A message; its text is also its transaction id.
+fn message(text: &str) -> Wanted {
+    said(text, text)
+}
 
-    let _ = one.reply.send(Err(failed()));
-    let again = desk.say("ana", "two").await; // on a room read anew
-    let fresh = desk.next().await;
-    let _ = two.reply.send(Err(WriteError::Busy)); // void with the first, but told only now
-    tokio::task::yield_now().await;
-    let third = desk.say("ana", "two").await;
-    let last = desk.next().await;
+fn said(txn: &str, text: &str) -> Wanted {
+    let content = CanonicalJsonObject::from([("body".to_owned(), text.into())]);
+    Wanted::Append(Submission {
+        draft: Draft {
+            sender: ana(),
+            parts: vec![Part::Event {
+                kind: "m.room.message".to_owned(),
+                state_key: None,
+                content,
+            }],
+        },
+        txn: Some(TxnKey {
+            user: ana(),
+            device: "PHONE".into(),
+            endpoint: "send".to_owned(),
+            txn: txn.to_owned(),
+        }),
+        sent_by: None,
+    })
+}
 
-    desk.store_job(fresh).await;
-    desk.store_job(last).await;
-    let again = again.await.unwrap().unwrap();
-    let third = third.await.unwrap().unwrap();
-    assert!(third.replayed);
-    assert_eq!(third.events[0].0, again.events[0].0);
+async fn let_others_run() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
-async fn a_refusal_that_is_told_late_does_not_forget_the_answer_of_a_retry() {
-    let mut desk = Desk::open().await;
-    let _said = desk.say("ana", "one").await;
-    let one = desk.next().await;
-    let refused = desk.say("ben", "hello").await;
-    let two = desk.next().await;
-    desk.store_job(one).await;
-    let _joined = desk.join("ben").await;
-    let accepted = desk.say("ben", "hello").await;
-    let three = desk.next().await;
-    desk.store_job(two).await;
-    assert!(matches!(
-        refused.await.unwrap(),
-        Err(WriteError::Refused(_))
-    ));
+async fn after_a_failed_batch_the_next_ones_stand_on_what_is_stored() {
+    let mut bench = Bench::new();
+    let room = bench.room().await;
+    let _one = bench.ask(&room, message("one"));
+    let first = bench.batch().await;
+    let _two = bench.ask(&room, message("two"));
+    let second = bench.batch().await;
 
-    let again = desk.say("ben", "hello").await;
-    let four = desk.next().await;
+    let three = bench.ask(&room, message("three"));
+    let _ = first.reply.send(Err(lost()));
+    let_others_run().await;
+    let _ = second.reply.send(Err(WriteError::Busy)); // void with the first one
+    let third = bench.batch().await;
+    let_others_run().await;
+    let four = bench.ask(&room, message("four"));
+    let fourth = bench.batch().await;
 
-    desk.store_job(three).await;
-    desk.store_job(four).await;
-    let accepted = accepted.await.unwrap().unwrap();
-    let again = again.await.unwrap().unwrap();
-    assert!(again.replayed);
-    assert_eq!(again.events[0].0, accepted.events[0].0);
+    bench.store(third).await.unwrap();
+    bench.store(fourth).await.unwrap();
+    three.await.unwrap().unwrap();
+    four.await.unwrap().unwrap();
 }
 
-fn writer(store: Arc<Faulty>, fanout: &Arc<Fanout>) -> Writer {
-    Writer::start(store, Arc::new(key()), Arc::new(Noon), fanout.clone(), 1)
+#[tokio::test]
+async fn a_retry_finds_the_answer_on_its_way_also_after_a_refusal_under_the_same_key() {
+    let mut bench = Bench::new();
+    let room = bench.room().await;
+    let refused = bench.ask(&room, said("key", &"x".repeat(70_000)));
+    let beside = bench.ask(&room, message("beside"));
+    let first = bench.batch().await;
+    let good = bench.ask(&room, said("key", "good"));
+    let second = bench.batch().await;
+    bench.store(first).await.unwrap();
+    refused.await.unwrap().unwrap_err();
+    beside.await.unwrap().unwrap();
+
+    let retry = bench.ask(&room, said("key", "good"));
+    let third = bench.batch().await;
+
+    assert!(third.batch.writes.is_empty(), "{:?}", third.batch.writes);
+    bench.store(second).await.unwrap();
+    bench.store(third).await.unwrap();
+    let good = good.await.unwrap().unwrap();
+    let retry = retry.await.unwrap().unwrap();
+    assert_eq!(
+        retry.events.first().unwrap().0,
+        good.events.first().unwrap().0
+    );
+    assert!(retry.replayed);
 }
 
-#[tokio::test(start_paused = true)]
-async fn readers_hear_of_a_commit_whose_answer_was_lost() {
+#[tokio::test]
+async fn a_shard_that_is_never_idle_forgets_rooms_but_not_those_being_stored() {
+    const ROOMS: usize = shard::HOT_ROOMS_MAX + 20;
+    let mut bench = Bench::new();
+    let (first, wanted) = bench.founding("first");
+    let _told = bench.ask(&first, wanted);
+    let mut on_its_way = (first.clone(), bench.batch().await);
+    for n in 1..ROOMS {
+        let (id, wanted) = bench.founding(&format!("room{n}"));
+        let _told = bench.ask(&id, wanted);
+        let batch = bench.batch().await;
+        bench.store(on_its_way.1).await.unwrap();
+        let_others_run().await;
+        on_its_way = (id, batch);
+    }
+
+    let last = bench.ask(&on_its_way.0, message("last"));
+    let last_batch = bench.batch().await;
+    bench.store(on_its_way.1).await.unwrap();
+    bench.store(last_batch).await.unwrap();
+    last.await.unwrap().unwrap();
+
+    let before = bench.store.operations();
+    let again = bench.ask(&first, message("again"));
+    let batch = bench.batch().await;
+    assert!(bench.store.operations() > before, "all rooms are in memory");
+    bench.store(batch).await.unwrap();
+    again.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_was_stored_after_all_is_told_without_waiting_for_the_next_commit() {
     let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
+    let mut room = Pen::new(&*store, "room");
     let fanout = Arc::new(Fanout::new(Position::ZERO));
-    let writer = writer(store.clone(), &fanout);
-    let ana = user("ana");
-    let mut listener = fanout.listen(&ana);
-    store.fail_at(1, Fault::UnknownStored);
+    let stats = Arc::new(CommitterStats::default());
+    let shared = Arc::clone(&store) as SharedStore;
+    let committer = Committer::new(shared, Arc::clone(&fanout), stats, 1);
+    let (jobs, waiting) = mpsc::channel(1);
+    tokio::spawn(committer.run(waiting));
+    let mut listener = fanout.listen(&ana());
 
-    let touched = vec![Touched::One(ana.clone())];
-    let answer = writer.write(new_user("ana"), touched).await;
+    store.fail_at(store.operations() + 1, Fault::UnknownStored);
+    let (reply, told) = oneshot::channel();
+    let job = CommitJob {
+        batch: Batch {
+            writes: room.take(),
+            may_conflict: false,
+        },
+        source: Source::Desk,
+        touched: vec![Touched::One(ana())],
+        reply,
+    };
+    jobs.send(job).await.ok().unwrap();
+    told.await.unwrap().unwrap_err();
 
-    assert!(matches!(answer, Err(WriteError::Store(_))));
-    assert_eq!(fanout.position(), Position(1));
+    assert_eq!(fanout.position(), store.position().await.unwrap());
     assert_eq!(listener.woken().now_or_never(), Some(Woken::News));
 }
 
 #[tokio::test]
-async fn a_turn_lasts_until_its_batch_is_stored_even_if_nobody_waits_for_it() {
+async fn a_hub_whose_writer_broke_is_not_ready() {
+    for broken in 0..2 {
+        let hub = testing::hub().await;
+        assert!(hub.hub.ready());
+        let task = hub.hub.writer.tasks.lock().await.remove(broken);
+        task.abort();
+        assert!(task.await.is_err());
+        assert!(!hub.hub.ready());
+    }
+}
+
+fn greeting(to: &OwnedUserId) -> send_event_to_device::v3::Request {
+    let content = Raw::from_json_string("{}".to_owned()).unwrap();
+    let devices = BTreeMap::from([(DeviceIdOrAllDevices::DeviceId("PHONE".into()), content)]);
+    let messages = BTreeMap::from([(to.clone(), devices)]);
+    send_event_to_device::v3::Request::new_raw("org.example.hi".into(), "txn".into(), messages)
+}
+
+async fn greet(hub: &TestHub, who: &Person) -> Result<crate::api::Reply, Refusal> {
+    let command = Command::SendToDevice(Box::new(greeting(&who.user)));
+    hub.ask(&who.origin, command).await
+}
+
+#[tokio::test]
+async fn a_message_to_a_device_sent_again_after_hanging_up_is_stored_once() {
+    let hub = testing::hub().await;
+    let ana = hub.account("ana").await;
+    hub.ask(
+        &ana.origin,
+        Command::Whoami(Box::new(whoami::v3::Request::new())),
+    )
+    .await
+    .unwrap();
+    hub.account("bob").await; // what was noted of ana's visit is stored before
+    let failed = || hub.hub.writer.stats().failed.load(Ordering::Relaxed);
+
+    let mut first = Box::pin(greet(&hub, &ana));
+    poll_fn(|context| {
+        assert!(first.as_mut().poll(context).is_pending());
+        match hub.hub.writer.commits.capacity() {
+            COMMIT_QUEUE_MAX => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    })
+    .await;
+    drop(first);
+    greet(&hub, &ana).await.unwrap();
+
+    assert_eq!(failed(), 0);
+    let now = hub.hub.store.position().await.unwrap();
+    let mail = hub
+        .hub
+        .store
+        .mail(&ana.user, "PHONE", Position::ZERO, now, 9);
+    assert_eq!(mail.await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_logout_is_final_also_for_whoever_hangs_up_before_the_answer() {
+    let hub = testing::hub().await;
+    let ana = hub.account("ana").await;
+    let whoami = async || {
+        let command = Command::Whoami(Box::new(whoami::v3::Request::new()));
+        hub.ask(&ana.origin, command).await
+    };
+    whoami().await.unwrap();
+    hub.account("bob").await; // what was noted of ana's visit is stored before
+
+    let logout = Command::Logout(Box::new(logout::v3::Request::new()));
+    let mut position = hub.hub.fanout.watch();
+    tokio::select! {
+        biased;
+        _ = position.changed() => {}
+        _ = hub.ask(&ana.origin, logout) => panic!("answered too soon"),
+    }
+    let_others_run().await;
+
+    whoami().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_alias_gets_its_room_also_when_its_maker_hangs_up() {
+    let hub = testing::hub().await;
+    let ana = hub.account("ana").await;
+    let whoami = Command::Whoami(Box::new(whoami::v3::Request::new()));
+    hub.ask(&ana.origin, whoami).await.unwrap();
+    hub.account("bob").await; // what was noted of ana's visit is stored before
+
+    let mut request = create_room::v3::Request::new();
+    request.room_alias_name = Some("home".to_owned());
+    let create = Command::CreateRoom(Box::new(request));
+    let mut position = hub.hub.fanout.watch();
+    tokio::select! {
+        biased;
+        _ = position.changed() => {}
+        _ = hub.ask(&ana.origin, create) => panic!("answered too soon"),
+    }
+
+    let second = tokio::time::timeout(Duration::from_secs(10), position.changed());
+    second.await.expect("the room is made").unwrap();
+    let alias = ruma::OwnedRoomAliasId::try_from("#home:hub.example").unwrap();
+    assert!(hub.hub.store.alias(&alias).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_hub_is_ready_again_once_its_store_is_although_nobody_writes() {
     let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
-    let writer = writer(store.clone(), &Arc::new(Fanout::new(Position::ZERO)));
-    let lock = Arc::new(tokio::sync::Mutex::new(()));
-    let turn = lock.clone().lock_owned().await;
+    let fanout = Arc::new(Fanout::new(Position::ZERO));
+    let stats = Arc::new(CommitterStats::default());
+    let shared = Arc::clone(&store) as SharedStore;
+    let mut committer = Committer::new(shared, fanout, Arc::clone(&stats), 1);
+    stats.healthy.store(false, Ordering::Release);
 
-    let write = writer.write_in_turn(new_user("ana"), Vec::new(), turn);
-    assert!(write.now_or_never().is_none(), "asked, and gone");
-
-    assert!(lock.try_lock().is_err());
-    let _next = lock.lock().await;
-    assert!(store.user(&user("ana")).await.unwrap().is_some());
+    store.fail_at(store.operations() + 1, Fault::Failed);
+    committer.try_again().await;
+    assert!(!stats.healthy.load(Ordering::Acquire));
+    committer.try_again().await;
+    assert!(stats.healthy.load(Ordering::Acquire));
 }

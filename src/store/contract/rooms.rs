@@ -439,13 +439,17 @@ pub(super) async fn memberships_since_equal_a_model(store: &dyn Store) {
                     .collect();
                 let wanted: Vec<_> = model
                     .iter()
-                    .filter(|((whose, _), (.., forgotten))| whose == user && !forgotten)
+                    .filter(|((whose, _), _)| whose == user)
+                    .filter(|((_, room), (_, position, forgotten))| match since {
+                        None => !forgotten,
+                        Some(since) => {
+                            let of_room = room_positions.get(room).copied().unwrap_or_default();
+                            *position > since || (!forgotten && of_room > since)
+                        }
+                    })
                     .map(|((_, room), (membership, position, _))| {
                         let told = room_positions.get(room).copied().unwrap_or_default();
                         (*room, *membership, *position, told)
-                    })
-                    .filter(|(.., position, of_room)| {
-                        since.is_none_or(|since| *position > since || *of_room > since)
                     })
                     .collect();
                 assert_eq!(told, wanted, "{user} since {since:?}");

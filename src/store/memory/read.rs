@@ -235,12 +235,15 @@ impl Rooms for Memory {
             .memberships
             .range((user.to_owned(), RoomNid(i64::MIN))..)
             .take_while(|((whose, _), _)| whose == user);
-        let new = |member: &MembershipRecord| {
-            since.is_none_or(|since| member.position > since || member.room_position > since)
+        let wanted = |member: &MembershipRecord| match since {
+            None => !member.forgotten,
+            Some(since) => {
+                member.position > since || (!member.forgotten && member.room_position > since)
+            }
         };
         Ok(mine
             .filter_map(|((_, room), _)| tables.member(user, *room))
-            .filter(|member| !member.forgotten && new(member))
+            .filter(wanted)
             .collect())
     }
 

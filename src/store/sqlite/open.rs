@@ -120,6 +120,7 @@ pub(super) async fn open(options: OpenOptions) -> Result<Sqlite, OpenError> {
     check_ours(&mut conn).await?;
     migrate(&mut conn).await?;
     check_owner(&mut conn, &options).await?;
+    drop_lost_aliases(&mut conn).await.map_err(backend)?;
     let numbers = numbers(&mut conn).await.map_err(backend)?;
     let writer = Writer::new(conn, options.writer()).await?;
     let read = readers(&options).await.map_err(backend)?;
@@ -233,6 +234,15 @@ async fn check_owner(conn: &mut SqliteConnection, options: &OpenOptions) -> Resu
         .await
         .map_err(backend)?;
     Ok(())
+}
+
+/// An alias is taken before its room is made; when the process ended in between there is no room,
+/// and the next one to get its number must not inherit the name.
+async fn drop_lost_aliases(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM aliases WHERE room NOT IN (SELECT nid FROM rooms)")
+        .execute(conn)
+        .await
+        .map(drop)
 }
 
 async fn numbers(conn: &mut SqliteConnection) -> Result<Numbers, sqlx::Error> {

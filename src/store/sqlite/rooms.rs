@@ -568,7 +568,7 @@ pub(super) const MEMBERSHIPS_BY_CHANGE: &str = concat!(
      WHERE r.position > ?2 AND m.forgotten = 0 UNION SELECT ",
     membership_columns!(),
     " FROM memberships m INDEXED BY memberships_by_position CROSS JOIN rooms r ON r.nid = m.room \
-     WHERE m.user = ?1 AND m.position > ?2 AND m.forgotten = 0 ORDER BY 2"
+     WHERE m.user = ?1 AND m.position > ?2 ORDER BY 2"
 );
 
 /// From the user's rooms to their positions.
@@ -576,7 +576,8 @@ pub(super) const MEMBERSHIPS_BY_USER: &str = concat!(
     "SELECT ",
     membership_columns!(),
     " FROM memberships m CROSS JOIN rooms r ON r.nid = m.room \
-     WHERE m.user = ?1 AND m.forgotten = 0 AND (r.position > ?2 OR m.position > ?2) ORDER BY m.room"
+     WHERE m.user = ?1 AND ((m.forgotten = 0 AND r.position > ?2) OR m.position > ?2) \
+     ORDER BY m.room"
 );
 
 /// A binary search over the room's log: positions rise with seq.

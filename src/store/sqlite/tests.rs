@@ -11,7 +11,7 @@ use crate::{
     base::Position,
     room::{Membership, StateKey},
     store::{
-        Accounts as _, Batch, Commits as _, Devices as _, Rooms as _, Store,
+        Accounts as _, Batch, Commits as _, Devices as _, Rooms as _, Store, Write,
         contract::{self, Pen},
     },
 };
@@ -79,6 +79,32 @@ async fn an_open_store_is_locked() {
     let _open = open(&dir).await;
     let second = Sqlite::open(options(&dir)).await;
     assert!(matches!(second.err(), Some(OpenError::Locked { .. })));
+}
+
+#[tokio::test]
+async fn the_alias_of_a_room_that_was_never_made_is_free_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let alias = ruma::OwnedRoomAliasId::try_from("#lost:hub.example").unwrap();
+    let take = |room| Batch {
+        writes: vec![Write::NewAlias {
+            alias: alias.clone(),
+            room,
+            creator: OwnedUserId::try_from("@ana:hub.example").unwrap(),
+        }],
+        may_conflict: true,
+    };
+    let store = open(&dir).await;
+    let lost = store.numbers().room();
+    store.commit(&[take(lost)]).await.unwrap();
+    store.close().await;
+
+    let store = open(&dir).await;
+    let mut next = Pen::new(&store, "next");
+    commit(&store, &mut next).await;
+    assert_eq!(next.nid, lost);
+    assert_eq!(store.alias(&alias).await.unwrap(), None);
+    let done = store.commit(&[take(next.nid)]).await.unwrap();
+    assert_eq!(done.outcomes, [Ok(Vec::new())]);
 }
 
 #[tokio::test]
@@ -415,7 +441,7 @@ async fn how_fast_messages_are_appended() {
                 event.prev = vec![event.hash];
                 event.auth = vec![event.hash; 3];
                 pen.append(event);
-                pen.also(crate::store::Write::Txn {
+                pen.also(Write::Txn {
                     key: crate::store::TxnKey {
                         user: OwnedUserId::try_from("@ana:hub.example").unwrap(),
                         device: "PHONE".into(),

@@ -1,6 +1,6 @@
 //! Founding rooms.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
@@ -15,7 +15,7 @@ use crate::{
     api::{Caller, Code, Refusal},
     base::Timestamp,
     hub::{
-        Hub, WriteError,
+        Hub, WriteError, Writer,
         desk::rooms::{content, must_be_here, no_third_party, profile},
     },
     room::{
@@ -23,7 +23,7 @@ use crate::{
         founding, initial_parts,
     },
     store::{Batch, RoomNid, Write},
-    wire::matrix::Version,
+    wire::matrix::{ServerKey, Version},
 };
 
 /// How many users a new room may invite.
@@ -50,52 +50,92 @@ pub(in crate::hub::desk) async fn create_room(
 ) -> Result<Response, Refusal> {
     hub.desk.rates().events(caller)?;
     let wish = wish(hub, caller, request).await?;
-    let nid = hub.store.numbers().room();
-    if let Some(alias) = &wish.alias {
-        take_alias(hub, caller, alias.clone(), nid).await?;
-    }
-    let made = make(hub, &wish, nid).await;
-    if made.is_err()
-        && let Some(alias) = &wish.alias
-    {
-        free_alias(hub, alias.clone()).await;
-    }
+    let making = Making {
+        writer: Arc::clone(&hub.writer),
+        key: Arc::clone(&hub.key),
+        founding: founding(&wish, room_id(hub)?),
+        wish,
+        nid: hub.store.numbers().room(),
+        now: hub.now(),
+    };
+    // Whoever asked may hang up; an alias that was taken must still get its room, or be let go.
+    let made = tokio::spawn(making.run()).await;
+    let made = made.map_err(|_| Refusal::busy(Duration::ZERO))?;
     made.map(Response::new)
 }
 
-/// Makes the room. Since v12 its id is the hash of its first event: two rooms that one user wants
-/// alike in one millisecond would be one, so that the second is dated a little later.
-async fn make(hub: &Hub, wish: &RoomWish, nid: RoomNid) -> Result<OwnedRoomId, Refusal> {
-    let now = hub.now();
-    let founding = founding(wish, room_id(hub)?);
-    for later in 0..ALIKE_MAX {
-        let now = now + Duration::from_millis(later);
-        match make_at(hub, wish, &founding, nid, now).await {
-            Ok(id) => return Ok(id),
-            Err(WriteError::Refused(refusal)) => return Err(invalid(refusal)),
-            Err(WriteError::Conflict(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(Refusal::busy(Duration::from_millis(ALIKE_MAX)))
-}
-
-async fn make_at(
-    hub: &Hub,
-    wish: &RoomWish,
-    founding: &Founding,
+/// A room on its way.
+struct Making {
+    writer: Arc<Writer>,
+    key: Arc<ServerKey>,
+    wish: RoomWish,
+    founding: Founding,
     nid: RoomNid,
     now: Timestamp,
-) -> Result<OwnedRoomId, WriteError> {
-    let evidence = Evidence {
-        now,
-        key: &hub.key,
-        target: None,
-    };
-    let founded = found(founding, &evidence)?;
-    let parts = initial_parts(wish);
-    let done = hub.writer.found(founded, nid, parts).await?;
-    Ok(done.room)
+}
+
+impl Making {
+    async fn run(self) -> Result<OwnedRoomId, Refusal> {
+        if let Some(alias) = &self.wish.alias {
+            self.take_alias(alias.clone()).await?;
+        }
+        let made = self.make().await;
+        if made.is_err()
+            && let Some(alias) = &self.wish.alias
+        {
+            self.free_alias(alias.clone()).await;
+        }
+        made
+    }
+
+    /// Makes the room. Since v12 its id is the hash of its first event: two rooms that one user
+    /// wants alike in one millisecond would be one, so that the second is dated a little later.
+    async fn make(&self) -> Result<OwnedRoomId, Refusal> {
+        for later in 0..ALIKE_MAX {
+            match self.make_at(self.now + Duration::from_millis(later)).await {
+                Ok(id) => return Ok(id),
+                Err(WriteError::Refused(refusal)) => return Err(invalid(refusal)),
+                Err(WriteError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Refusal::busy(Duration::from_millis(ALIKE_MAX)))
+    }
+
+    async fn make_at(&self, now: Timestamp) -> Result<OwnedRoomId, WriteError> {
+        let evidence = Evidence {
+            now,
+            key: &self.key,
+            target: None,
+        };
+        let founded = found(&self.founding, &evidence)?;
+        let parts = initial_parts(&self.wish);
+        let done = self.writer.found(founded, self.nid, parts).await?;
+        Ok(done.room)
+    }
+
+    async fn take_alias(&self, alias: OwnedRoomAliasId) -> Result<(), Refusal> {
+        let in_use = format!("the alias {alias} is taken");
+        let write = Write::NewAlias {
+            alias,
+            room: self.nid,
+            creator: self.wish.creator.clone(),
+        };
+        match self.writer.write(alone(write), Vec::new()).await {
+            Ok(_) => Ok(()),
+            Err(WriteError::Conflict(_)) => Err(Refusal::new(Code::RoomInUse, in_use)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn free_alias(&self, alias: OwnedRoomAliasId) {
+        let name = alias.clone();
+        let write = Write::RemoveAlias { alias };
+        if let Err(error) = self.writer.write(alone(write), Vec::new()).await {
+            tracing::warn!(%error, alias = %name,
+                "an alias of a room that was not made stays taken until the next start");
+        }
+    }
 }
 
 /// What the rules turn down in a new room is the fault of what was asked for.
@@ -202,33 +242,6 @@ fn alias_of(name: &str, server: &ServerName) -> Result<OwnedRoomAliasId, Refusal
         return Err(wrong());
     }
     OwnedRoomAliasId::try_from(format!("#{name}:{server}")).map_err(|_| wrong())
-}
-
-async fn take_alias(
-    hub: &Hub,
-    caller: &Caller,
-    alias: OwnedRoomAliasId,
-    room: RoomNid,
-) -> Result<(), Refusal> {
-    let in_use = format!("the alias {alias} is taken");
-    let write = Write::NewAlias {
-        alias,
-        room,
-        creator: caller.user.clone(),
-    };
-    match hub.writer.write(alone(write), Vec::new()).await {
-        Ok(_) => Ok(()),
-        Err(WriteError::Conflict(_)) => Err(Refusal::new(Code::RoomInUse, in_use)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn free_alias(hub: &Hub, alias: OwnedRoomAliasId) {
-    let name = alias.clone();
-    let write = Write::RemoveAlias { alias };
-    if let Err(error) = hub.writer.write(alone(write), Vec::new()).await {
-        tracing::warn!(%error, alias = %name, "an alias of a room that was not made stays taken");
-    }
 }
 
 fn alone(write: Write) -> Batch {

@@ -11,7 +11,7 @@ use ruma::{
 
 use crate::{
     api::Refusal,
-    base::Seq,
+    base::{Position, Seq},
     hub::desk::{
         access::ours,
         reading::{
@@ -49,7 +49,13 @@ pub(super) async fn fill(
     let records = records(round, &mut beside).await.map_err(ours)?;
     let mut met = Met::default();
     for record in records {
-        if record.forgotten || !wants_room(&round.filter.room, &record.room_id) {
+        // That a room was left is told also when it was forgotten right away: the user's other
+        // devices still show it.
+        let told = round
+            .since
+            .map_or(Position(u64::MAX), |since| since.position);
+        let is_gone = record.forgotten && record.position <= told;
+        if is_gone || !wants_room(&round.filter.room, &record.room_id) {
             continue;
         }
         let beside = beside.remove(&record.room).unwrap_or_default();

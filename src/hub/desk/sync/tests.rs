@@ -529,3 +529,26 @@ async fn meeting_and_parting_in_encrypted_rooms_changes_the_device_lists() {
     let parted = hub.sync(&bob, Some(&next(&met_too)), json!({})).await;
     assert_eq!(parted["device_lists"]["left"], json!([ana.user]));
 }
+
+#[tokio::test]
+async fn other_devices_learn_of_a_room_that_was_left_and_forgotten() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let bob = hub.account("bob").await;
+    let tablet = hub.device(&bob.user, "TABLET").await;
+    let room = hub.public_room(&ana, &[&bob]).await;
+    let since = next(&hub.sync(&tablet, None, json!({})).await);
+
+    hub.leave(&bob, &room).await.unwrap();
+    hub.forget(&bob, &room).await.unwrap();
+    hub.say(&ana, &room, "gone").await;
+
+    let answer = hub.sync(&tablet, Some(&since), json!({})).await;
+    let left = &answer["rooms"]["leave"][room.as_str()];
+    let events = left["timeline"]["events"].as_array().unwrap();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["content"]["membership"], "leave");
+    let since = next(&answer);
+    let answer = hub.sync(&tablet, Some(&since), json!({})).await;
+    assert!(answer["rooms"]["leave"].is_null(), "{answer}");
+}
