@@ -158,3 +158,42 @@ impl Credentials {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Credentials, CredentialsError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ana.json");
+        fs::write(&path, bytes).unwrap();
+        Credentials::read(&path)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_credential_file_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn whatever_a_credential_file_says_of_the_hub_leads_to_a_door_or_to_an_error(
+            version in 0..3_u32, https in "\\PC{0,12}|[a-z0-9:\\[\\]]{0,12}", ca_pem in "\\PC{0,4}",
+        ) {
+            let text = serde_json::json!({
+                "version": version, "user_id": "@ana:hub.example", "device_id": "D",
+                "access_token": "planted-secret", "server": {"https": https, "ca_pem": ca_pem},
+            });
+            let credentials = read(text.to_string().as_bytes());
+
+            prop_assert_eq!(credentials.is_ok(), version == 1);
+            if let Ok(credentials) = credentials {
+                let shown = format!("{credentials:?}");
+                prop_assert!(!shown.contains("planted-secret"));
+                let _ = credentials.target(Path::new("ana.json"));
+            }
+        }
+    }
+}

@@ -15,7 +15,9 @@ pub mod tls;
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
@@ -123,6 +125,7 @@ impl Https {
         let target = self.target(&parts.method, parts.uri.path());
         let name = target.as_ref().map_or("Unknown", Target::name);
         let work = async {
+            one_host(parts.version, &parts.headers)?;
             let query = parts.uri.query().unwrap_or_default();
             let asked = asked(peer, number, &parts.method, query, parts.headers)?;
             self.dispatch(target?, asked, body).await
@@ -190,6 +193,17 @@ impl Https {
             }
         }
     }
+}
+
+/// Nothing here goes by the host, but what stands in front of us may have looked at the other one.
+fn one_host(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if version == Version::HTTP_11 && hosts != 1 {
+        return Err(Refusal::invalid_param(format!(
+            "a request has one Host header, this one has {hosts}"
+        )));
+    }
+    Ok(())
 }
 
 fn asked(

@@ -138,6 +138,8 @@ const NAMES: [&str; COUNT as usize] = [
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const PUBLISHED: &str = include_str!("../../conformance/vectors/msc3079/keys-v1.csv");
@@ -186,5 +188,17 @@ mod tests {
             assert_eq!(name(absent), None);
         }
         assert_eq!(number("105"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_number_has_a_name_that_has_that_number_or_none(
+            wanted in prop_oneof![0..300_u64, any::<u64>()], text in "\\PC{0,12}",
+        ) {
+            let found = name(wanted);
+            prop_assert_eq!(found.is_some(), (1..=u64::from(COUNT)).contains(&wanted));
+            prop_assert!(found.is_none_or(|found| number(found).map(u64::from) == Some(wanted)));
+            prop_assert!(number(&text).is_none_or(|known| name(known.into()) == Some(&text)));
+        }
     }
 }

@@ -179,6 +179,8 @@ const TEMPLATES: [(&str, &str); 57] = [
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const PUBLISHED: &str = include_str!("../../conformance/vectors/msc3079/paths-v1.csv");
@@ -293,6 +295,32 @@ mod tests {
             "/7",
         ] {
             assert_eq!(shorten(&segments(path)), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_segments_expand_or_are_refused_and_parameters_come_through(
+            given in prop::collection::vec("[0-9A-Za-z_/{]|\\PC{0,6}", 0..8)
+        ) {
+            let given: Vec<&str> = given.iter().map(String::as_str).collect();
+            if let Ok(full) = expand(&given) {
+                prop_assert!(given.iter().skip(1).all(|parameter| full.contains(parameter)));
+            }
+        }
+
+        #[test]
+        fn a_full_path_that_can_be_short_expands_to_itself(
+            (_, template) in prop::sample::select(TEMPLATES.to_vec()),
+            filling in prop::collection::vec("\\PC{0,6}", 8),
+        ) {
+            let mut filling = filling.iter().map(String::as_str);
+            let full: Vec<&str> = template_segments(template)
+                .map(|segment| if is_parameter(segment) { filling.next().unwrap() } else { segment })
+                .collect();
+
+            let short = shorten(&full).expect("it was made of a template");
+            prop_assert_eq!(expand(&short), Ok(full));
         }
     }
 }

@@ -1,5 +1,6 @@
 use std::{fs, path::PathBuf};
 
+use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -511,4 +512,42 @@ fn every_key_of_the_contract_is_in_the_documentations_table() {
         table.contains("| `server_name` | **mandatory** |"),
         "{table}"
     );
+}
+
+fn any_key() -> impl Strategy<Value = String> {
+    let keys = sections().flat_map(|section| section.keys.iter().map(|key| key.name.to_owned()));
+    prop_oneof![
+        prop::sample::select(keys.collect::<Vec<_>>()),
+        "[a-z_.]{0,12}"
+    ]
+}
+
+fn any_value() -> impl Strategy<Value = String> {
+    "\\PC{0,10}|-?[0-9]{1,25}|[0-9]{1,21}(MiB|GiB|s|ms|h|/s burst [0-9]{1,3})|off|127.0.0.1:[0-9]{1,6}|\\[?[0-9:.,\\]]{0,12}"
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_setting_is_taken_or_refused_by_name(key in any_key(), value in any_value()) {
+        let as_option = case(NAME).option(&format!("{key}={value}"));
+        let _ = as_option.load();
+
+        let variable = format!("TRAMLINE_{}", key.to_uppercase().replace('.', "__"));
+        let _ = case(NAME).env(&variable, &value).load();
+    }
+
+    #[test]
+    fn any_file_is_read_or_refused(
+        lines in prop::collection::vec("[a-z]{1,6} = (\\PC{0,8}|[\\[{\"]{1,9})|\\[(store|https|limits|\\PC{0,4})\\]|\\PC{0,9}", 0..5)
+    ) {
+        let _ = case(&format!("{NAME}{}", lines.join("\n"))).load();
+    }
+}
+
+#[test]
+fn a_file_nested_without_end_is_refused() {
+    let nested = format!("{NAME}limits = {}", "[".repeat(100_000));
+    case(&nested).load().unwrap_err();
 }

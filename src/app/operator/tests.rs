@@ -1,5 +1,6 @@
 use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
+use proptest::prelude::*;
 use serde_json::json;
 use tokio::{io::BufReader, net::UnixStream, task::JoinHandle};
 
@@ -204,4 +205,46 @@ async fn no_hub_is_no_error() {
 #[test]
 fn a_request_does_not_show_its_password() {
     assert!(!format!("{:?}", add("ana")).contains("planted-secret"));
+}
+
+/// The lines that are read from `bytes`, and whether reading ended with an error.
+fn lines_of(bytes: &[u8]) -> (Vec<Vec<u8>>, bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut reader = bytes;
+        let mut lines = Vec::new();
+        loop {
+            match read_line(&mut reader).await {
+                Ok(Some(line)) => lines.push(line),
+                Ok(None) => return (lines, false),
+                Err(_) => return (lines, true),
+            }
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_lines_and_requests_or_are_refused(
+        bytes in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'{'), any::<u8>()], 0..80)
+    ) {
+        let (lines, broken) = lines_of(&bytes);
+
+        let whole = bytes.split(|byte| *byte == b'\n').count() - 1;
+        prop_assert_eq!(lines.len(), whole);
+        prop_assert_eq!(broken, bytes.last().is_some_and(|last| *last != b'\n'));
+        for line in lines {
+            let _ = serde_json::from_slice::<Request>(&line);
+        }
+    }
+
+    #[test]
+    fn a_request_with_anything_in_it_is_read_or_refused(
+        verb in "status|add_user|fsck|\\PC{0,4}", key in "localpart|password|admin|\\PC{0,4}", value in "\\PC{0,8}",
+    ) {
+        let line = serde_json::to_vec(&json!({"verb": verb, key: value})).unwrap();
+        let _ = serde_json::from_slice::<Request>(&line);
+    }
 }

@@ -268,6 +268,22 @@ proptest! {
     }
 
     #[test]
+    fn what_is_encoded_in_a_path_is_read_back(text in "\\PC{1,20}") {
+        let encoded: Vec<String> = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let encoded = encoded.concat();
+        let path = format!("/_matrix/client/v3/join/{encoded}");
+        let path = Path::of_url(&path).unwrap();
+        prop_assert_eq!(path.texts()[4], text);
+    }
+
+    #[test]
+    fn no_text_makes_naming_a_place_in_it_panic(
+        text in "([\\[\\]{}\",:\\\\\n]|a|\\PC){0,24}", line in 0..6_usize, column in 0..40_usize,
+    ) {
+        let _ = super::place::named(text.as_bytes(), line, column);
+    }
+
+    #[test]
     fn no_query_makes_the_token_panic(query in "(access_token=|&|=|%|2F|\\PC){0,8}", header in ".{0,12}") {
         let _ = credentials([header.as_bytes()], &query);
     }

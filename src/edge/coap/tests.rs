@@ -7,6 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use proptest::prelude::*;
 use rand::{SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -543,4 +544,44 @@ async fn lb_defect_7_option_257_is_the_key_table_and_nothing_else() {
         .await;
 
     assert_eq!(refused.code, Code::BAD_OPTION);
+}
+
+proptest! {
+    #[test]
+    fn any_request_is_read_or_refused(
+        method in prop::sample::select(vec![Code::GET, Code::POST, Code::PUT, Code::DELETE]),
+        short in "[0-9A-Za-z_]",
+        path in prop::collection::vec("\\PC{0,8}|[!@#$][a-z]{1,4}:x", 0..4),
+        queries in prop::collection::vec("(since|timeout|filter|access_token|\\PC)?=?\\PC{0,6}", 0..4),
+        token in prop::collection::vec(any::<u8>(), 0..20),
+        table in any::<u32>(),
+        format in prop::sample::select(vec![None, Some(50), Some(60), Some(0), Some(65_535)]),
+        payload in prop::collection::vec(any::<u8>(), 0..30),
+    ) {
+        let path: Vec<&str> = [short.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect();
+        let mut request = Request::new(method, &path);
+        for query in queries {
+            request.options.push(number::URI_QUERY, query);
+        }
+        request.options.push(number::ACCESS_TOKEN, token);
+        request.options.push_uint(number::KEY_TABLE_VERSION, table);
+        if let Some(format) = format {
+            request.options.push_uint(number::CONTENT_FORMAT, format);
+        }
+        request.payload = payload.into();
+
+        let meant = profile::words(&request);
+        let (form, body) = profile::body(&request, &meant);
+        let asked = Asked::of(&crate::edge::client_api::ClientApi::new(), &request, &meant);
+
+        let refused = match (asked, body) {
+            (Ok(asked), Ok(body)) => asked.command(&body).err().map(Fault::Refused),
+            (Err(refusal), _) => Some(Fault::Refused(refusal)),
+            (_, Err(fault)) => Some(fault),
+        };
+        if let Some(fault) = refused {
+            prop_assert!((400..500).contains(&fault.status()), "{:?}", fault);
+            prop_assert_eq!(form.fault(fault).code.class(), 4);
+        }
+    }
 }

@@ -302,6 +302,25 @@ async fn a_request_hidden_behind_another_is_not_served() {
 }
 
 #[tokio::test]
+async fn a_request_with_no_host_or_with_two_is_refused() {
+    let door = running(Limits::default()).await;
+
+    for hosts in ["", "host: a\r\nhost: b\r\n", "host: a\r\nhost: a\r\n"] {
+        let got = door
+            .send(&format!(
+                "GET /_matrix/client/versions HTTP/1.1\r\n{hosts}connection: close\r\n\r\n"
+            ))
+            .await;
+
+        assert_eq!(got.status(), 400, "{hosts}");
+        assert_eq!(got.errcode(), "M_INVALID_PARAM");
+    }
+    assert_eq!(door.hub.count(), 0);
+    let old = "GET /_matrix/client/versions HTTP/1.0\r\n\r\n";
+    assert_eq!(door.send(old).await.status(), 200);
+}
+
+#[tokio::test]
 async fn two_authorization_headers_are_refused() {
     let door = running(Limits::default()).await;
     let two = "authorization: Bearer ana\r\nauthorization: Bearer bob\r\n";

@@ -3,11 +3,11 @@
 //! Whether an account exists must not show: who has no password is compared with a hash nobody
 //! has the password of, which takes as long.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use argon2::{
-    Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version,
-    password_hash::SaltString,
+    Algorithm, Argon2, Block, Params, PasswordHash, Version,
+    password_hash::{self, Ident, Output, ParamsString, SaltString},
 };
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
@@ -29,8 +29,8 @@ const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAA
 
 /// Where password hashes are computed.
 pub(super) struct Passwords {
-    slots: Semaphore,
-    queue: Semaphore,
+    slots: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
 }
 
 impl Passwords {
@@ -38,8 +38,8 @@ impl Passwords {
     pub(super) fn new(at_once: usize) -> Self {
         let at_once = at_once.clamp(1, Semaphore::MAX_PERMITS - QUEUE_MAX);
         Self {
-            slots: Semaphore::new(at_once),
-            queue: Semaphore::new(at_once + QUEUE_MAX),
+            slots: Arc::new(Semaphore::new(at_once)),
+            queue: Arc::new(Semaphore::new(at_once + QUEUE_MAX)),
         }
     }
 
@@ -71,44 +71,90 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let busy = |_| Refusal::busy(BUSY_RETRY);
-        let _queued = self.queue.try_acquire().map_err(busy)?;
-        let slot = self.slots.acquire().await.map_err(|_| {
-            Refusal::busy(BUSY_RETRY) // never closed
-        })?;
-        let done = spawn_blocking(work).await;
-        drop(slot);
-        done.map_err(|error| {
+        let queued = Arc::clone(&self.queue).try_acquire_owned();
+        let queued = queued.map_err(|_| Refusal::busy(BUSY_RETRY))?;
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        let slot = slot.map_err(|_| Refusal::busy(BUSY_RETRY))?; // never closed
+        let done = spawn_blocking(move || {
+            // who asked may be gone by now; what this costs is not, so the places go with the work
+            let _held = (queued, slot);
+            work()
+        });
+        done.await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "hashing stopped");
             Refusal::internal()
         })
     }
 }
 
-fn argon2() -> Argon2<'static> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the costs are in range");
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-}
-
 fn hash(password: &str, salt: &[u8]) -> Result<String, Refusal> {
-    let wrong = |error| {
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the costs are in range");
+    let phc = || -> password_hash::Result<String> {
+        let encoded = SaltString::encode_b64(salt)?;
+        let phc = PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: ParamsString::try_from(&params)?,
+            salt: Some(encoded.as_salt()),
+            hash: Some(output(
+                password,
+                salt,
+                params.clone(),
+                Params::DEFAULT_OUTPUT_LEN,
+            )?),
+        };
+        Ok(phc.to_string())
+    };
+    phc().map_err(|error| {
         tracing::error!(%error, "hashing failed");
         Refusal::internal()
-    };
-    let salt = SaltString::encode_b64(salt).map_err(wrong)?;
-    let hash = argon2()
-        .hash_password(password.as_bytes(), &salt)
-        .map_err(wrong)?;
-    Ok(hash.to_string())
+    })
 }
 
 fn is_right(password: &str, stored: &str) -> bool {
-    PasswordHash::new(stored).is_ok_and(|stored| {
-        argon2()
-            .verify_password(password.as_bytes(), &stored)
-            .is_ok()
+    let again = || -> Option<bool> {
+        let stored = PasswordHash::new(stored).ok()?;
+        let expected = stored.hash?;
+        let ours = stored.algorithm == Ident::from(Algorithm::Argon2id)
+            && stored.version == Some(Version::V0x13.into());
+        let mut salt = [0; password_hash::Salt::MAX_LENGTH];
+        let salt = stored.salt?.decode_b64(&mut salt).ok()?;
+        let params = Params::try_from(&stored).ok().filter(|_| ours)?;
+        let output = output(password, salt, params, expected.len()).ok()?;
+        Some(output == expected) // takes as long wherever they differ
+    };
+    again().unwrap_or(false)
+}
+
+fn output(
+    password: &str,
+    salt: &[u8],
+    params: Params,
+    length: usize,
+) -> password_hash::Result<Output> {
+    let mut memory = blocks(params.block_count());
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    Output::init_with(length, |out| {
+        argon2
+            .hash_password_into_with_memory(password.as_bytes(), salt, out, &mut memory)
+            .map_err(Into::into)
     })
 }
+
+/// The working memory of one hash, which goes back to the system as soon as the hash is done.
+///
+/// An allocator that keeps a free block for each thread's next use would keep one for each of
+/// the many threads that hash in turn. glibc does, up to 32 MiB; a larger block it always returns.
+/// What is reserved and never written to costs nothing.
+fn blocks(count: usize) -> Vec<Block> {
+    let mut memory = Vec::with_capacity(count.max(RETURNED_BYTES_MIN / Block::SIZE + 1));
+    memory.resize(count, Block::default());
+    memory
+}
+
+/// The smallest block that goes back to the system in any case: `DEFAULT_MMAP_THRESHOLD_MAX` of
+/// glibc on 64 bits.
+const RETURNED_BYTES_MIN: usize = 32 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -156,5 +202,52 @@ mod tests {
 
         drop(taken);
         passwords.is_right("x", None).await.unwrap();
+    }
+
+    /// Hashes go on when their askers hang up: without this, hanging up would be the way around
+    /// the ceiling.
+    #[tokio::test]
+    async fn a_hash_keeps_its_place_when_nobody_waits_for_it_any_more() {
+        let passwords = Passwords::new(1);
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (started, is_started) = tokio::sync::oneshot::channel();
+        let mut asking = Box::pin(passwords.run(move || {
+            started.send(()).unwrap();
+            wait.recv().unwrap();
+        }));
+        tokio::select! {
+            _ = &mut asking => unreachable!("it waits for `go`"),
+            begun = is_started => begun.unwrap(),
+        }
+
+        drop(asking);
+
+        assert_eq!(passwords.slots.available_permits(), 0);
+        assert_eq!(passwords.queue.available_permits(), QUEUE_MAX);
+        go.send(()).unwrap();
+        assert!(!passwords.is_right("x", None).await.unwrap()); // in its turn
+    }
+
+    #[test]
+    fn what_the_reference_library_hashed_is_right_and_the_other_way_round() {
+        use argon2::{PasswordHasher, PasswordVerifier};
+        let reference = Argon2::default();
+        let salt = SaltString::encode_b64(&[7; 16]).unwrap();
+
+        let theirs = reference.hash_password(b"correct horse", &salt).unwrap();
+        assert!(is_right("correct horse", &theirs.to_string()));
+        assert_eq!(hash("correct horse", &[7; 16]).unwrap(), theirs.to_string());
+
+        let ours = hash("battery staple", &[8; 16]).unwrap();
+        let ours = PasswordHash::new(&ours).unwrap();
+        reference.verify_password(b"battery staple", &ours).unwrap();
+    }
+
+    #[test]
+    fn working_memory_is_larger_than_what_an_allocator_keeps() {
+        let memory = blocks(19 * 1024);
+
+        assert_eq!(memory.len(), 19 * 1024);
+        assert!(memory.capacity() * Block::SIZE > RETURNED_BYTES_MIN);
     }
 }

@@ -129,6 +129,8 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -156,5 +158,43 @@ mod tests {
         assert!(!wants_type(Some(&types), &not, "m.room.member"));
         assert!(!wants_type(Some(&[]), &[], "m.room.name"));
         assert!(wants_type(None, &[], "anything"));
+    }
+
+    /// The same as [`matches`], plainly, for texts short enough for it.
+    fn plainly(pattern: &str, text: &str) -> bool {
+        let mut texts = (0..=text.len()).filter_map(|at| text.get(at..));
+        match pattern.split_at_checked(1) {
+            None => text.is_empty(),
+            Some(("*", rest)) => texts.any(|text| plainly(rest, text)),
+            Some((first, rest)) => text
+                .strip_prefix(first)
+                .is_some_and(|text| plainly(rest, text)),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn a_pattern_matches_what_it_plainly_does(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
+            prop_assert_eq!(matches(&pattern, &text), plainly(&pattern, &text));
+        }
+
+        #[test]
+        fn any_text_is_a_filter_or_is_refused(
+            text in "\\{\"room\":\\{\"(timeline|state|rooms)\":(\\{\"(limit|types|not_senders)\":[0-9\\[\\]\"@:a*]{0,9}\\}|\\PC{0,5})\\}\\}",
+            kind in "\\PC{0,8}",
+        ) {
+            if let Ok(filter) = serde_json::from_str::<FilterDefinition>(&text) {
+                let timeline = &filter.room.timeline;
+                let _ = wants_type(timeline.types.as_deref(), &timeline.not_types, &kind);
+            }
+        }
+    }
+
+    #[test]
+    fn the_worst_pattern_against_the_longest_type_ends_at_once() {
+        let pattern = "*a".repeat(16 * 1024); // as much as a stored filter holds
+        assert!(!matches(&pattern, &format!("{}b", "a".repeat(254))));
     }
 }
