@@ -4,7 +4,7 @@
 //! can do: the rows a commit of that many senders writes (event, log, transaction, room,
 //! position), with every index, in multi-row prepared statements on one connection,
 //! `synchronous=FULL`, nothing decided, hashed or signed. *fdatasync* appends as many bytes to a
-//! file. `cargo bench --bench appends`, about two minutes.
+//! file. `cargo bench --bench appends`, about two minutes; `BENCH_SENDERS=256` for that part alone.
 
 mod common;
 
@@ -42,8 +42,12 @@ const RATIO_MIN: f64 = 0.7;
 fn main() -> ExitCode {
     common::run(async {
         let mut report = Report::default();
+        let only = std::env::var("BENCH_SENDERS").ok();
         for rooms in [1, 50] {
             for senders in [1, 64, 256] {
+                if only.as_ref().is_some_and(|only| *only != senders.to_string()) {
+                    continue;
+                }
                 compare(&mut report, senders, rooms).await?;
             }
         }

@@ -222,9 +222,18 @@ impl Desk {
     pub(crate) async fn close(self) -> Result<(), Failed> {
         self.writer.drain().await;
         drop(self.writer);
-        let store = Arc::try_unwrap(self.store).map_err(|_| "the store is still in use")?;
-        store.close().await;
-        Ok(())
+        let mut store = self.store;
+        for _ in 0..1000 {
+            match Arc::try_unwrap(store) {
+                Ok(store) => {
+                    store.close().await;
+                    return Ok(());
+                }
+                Err(shared) => store = shared,
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await; // an aborted task lets go of it
+        }
+        Err("the store is still in use".into())
     }
 }
 

@@ -1,7 +1,7 @@
 //! A room shard: takes drafts, decides them on staged rooms, hands batches to the committer.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -32,9 +32,12 @@ use crate::{
 /// Group commit gains little beyond this, and a batch is what a failed commit throws away.
 const BATCH_MAX: usize = 256;
 
-/// How many batches of a shard may be decided and not yet stored: one being stored, one waiting
-/// to be merged into the next commit.
-pub(super) const IN_FLIGHT_MAX: usize = 2;
+/// How many drafts of a shard may be decided and not yet stored.
+///
+/// A shard hands over what it has decided without waiting for more, and the committer merges all
+/// that waits when the last commit is done: so a commit is as large as the time it takes to store
+/// one allows, and deciding goes on meanwhile. This is what a failed commit throws away at most.
+const IN_FLIGHT_MAX: usize = 1024;
 
 /// How many rooms a shard keeps in memory; the longest unused go first.
 const HOT_ROOMS_MAX: usize = 256;
@@ -84,6 +87,8 @@ pub(super) struct Shard {
 
 /// A batch that is decided and not yet stored.
 struct InFlight {
+    /// The tick at which its deciding began: the rooms it changed were used after it.
+    since: u64,
     stored: oneshot::Receiver<Result<(Position, Vec<Claimed>), WriteError>>,
     answers: Vec<Answer>,
 }
@@ -99,9 +104,10 @@ struct Answer {
 /// A batch while it is being decided.
 #[derive(Default)]
 struct Staging {
+    since: u64,
     writes: Vec<Write>,
     answers: Vec<Answer>,
-    changed: Vec<OwnedRoomId>,
+    changed: HashSet<OwnedRoomId>,
     touched: Vec<Touched>,
 }
 
@@ -149,7 +155,8 @@ impl Shard {
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut taken = Vec::with_capacity(BATCH_MAX);
         loop {
-            let may_take = self.in_flight.len() < IN_FLIGHT_MAX;
+            let under_way: usize = self.in_flight.iter().map(|batch| batch.answers.len()).sum();
+            let may_take = under_way < IN_FLIGHT_MAX;
             tokio::select! {
                 biased;
                 stored = oldest(&mut self.in_flight) => self.settle(stored),
@@ -173,7 +180,11 @@ impl Shard {
 
     /// Decides a batch and hands it to the committer.
     async fn stage(&mut self, taken: &mut Vec<Job>) {
-        let mut staging = Staging::default();
+        let mut staging = Staging {
+            since: self.tick,
+            writes: Vec::with_capacity(taken.len() * 4), // event, entry, transaction; the heads
+            ..Staging::default()
+        };
         let mut drains = Vec::new();
         for job in taken.drain(..) {
             match job {
@@ -227,7 +238,7 @@ impl Shard {
             });
         }
         if staging.writes.len() > before && !staging.changed.contains(room) {
-            staging.changed.push(room.clone());
+            staging.changed.insert(room.clone());
         }
         staging.answers.push(Answer {
             reply,
@@ -296,6 +307,7 @@ impl Shard {
                 what: format!("the room {id} exists"),
             }));
         }
+        self.tick += 1;
         let mark = staging.mark();
         let creator = create.fields().sender.clone();
         staging.writes.push(Write::NewRoom {
@@ -502,6 +514,7 @@ impl Shard {
             reply,
         };
         self.in_flight.push_back(InFlight {
+            since: staging.since,
             stored,
             answers: staging.answers,
         });
@@ -547,12 +560,12 @@ impl Shard {
         if self.rooms.len() <= HOT_ROOMS_MAX && held <= HOT_STATE_MAX {
             return;
         }
-        if !self.in_flight.is_empty() {
-            return; // what is staged lives only here until it is stored
-        }
         let mut used: Vec<u64> = self.rooms.values().map(|hot| hot.used).collect();
         used.sort_unstable();
-        let cut = used.get(used.len() / 2).copied().unwrap_or(0);
+        let half = used.get(used.len() / 2).copied().unwrap_or(0);
+        // What is staged lives only here until it is stored.
+        let stored = self.in_flight.front().map_or(u64::MAX, |batch| batch.since);
+        let cut = half.min(stored);
         self.rooms.retain(|_, hot| hot.used > cut);
     }
 }
