@@ -45,7 +45,10 @@ fn main() -> ExitCode {
         let only = std::env::var("BENCH_SENDERS").ok();
         for rooms in [1, 50] {
             for senders in [1, 64, 256] {
-                if only.as_ref().is_some_and(|only| *only != senders.to_string()) {
+                if only
+                    .as_ref()
+                    .is_some_and(|only| *only != senders.to_string())
+                {
                     continue;
                 }
                 compare(&mut report, senders, rooms).await?;
@@ -80,10 +83,19 @@ async fn compare(report: &mut Report, senders: usize, rooms: usize) -> Result<()
         "writer {whole_rate:.0}/s ({:.0} a commit), raw {raw_rate:.0}/s",
         median(batches)
     );
-    let limit = if senders == 256 { Limit::AtLeast(RATIO_MIN) } else { Limit::None };
+    let limit = if senders == 256 {
+        Limit::AtLeast(RATIO_MIN)
+    } else {
+        Limit::None
+    };
     report.line(&name, &figure, ("writer/raw", median(ratios)), limit);
     let figure = format!("write and fdatasync {bare_rate:.0}/s");
-    report.line("", &figure, ("writer/fdatasync", whole_rate / bare_rate), Limit::None);
+    report.line(
+        "",
+        &figure,
+        ("writer/fdatasync", whole_rate / bare_rate),
+        Limit::None,
+    );
     whole.close().await
 }
 
@@ -104,7 +116,13 @@ impl Whole {
         for _ in 0..rooms {
             ids.push(desk.found(&sender, Preset::PrivateChat).await?);
         }
-        Ok(Self { desk, rooms: ids, sender, senders, sent: Arc::default() })
+        Ok(Self {
+            desk,
+            rooms: ids,
+            sender,
+            senders,
+            sent: Arc::default(),
+        })
     }
 
     /// Events per second, and per commit.
@@ -126,7 +144,10 @@ impl Whole {
         let sent = self.sent.load(Ordering::Relaxed) - before;
         let time = began.elapsed();
         let commits = self.desk.writer.stats().commits.load(Ordering::Relaxed) - commits;
-        Ok((rate(sent, time), rate(sent, Duration::from_secs(commits.max(1)))))
+        Ok((
+            rate(sent, time),
+            rate(sent, Duration::from_secs(commits.max(1))),
+        ))
     }
 
     fn sender(
@@ -221,7 +242,11 @@ impl Sql {
                 14,
                 "",
             ),
-            log: many("INSERT INTO log (room, seq, position, chain, event) VALUES ", 5, ""),
+            log: many(
+                "INSERT INTO log (room, seq, position, chain, event) VALUES ",
+                5,
+                "",
+            ),
             txns: many(
                 "INSERT INTO txns (user, device, endpoint, txn, answer, at) VALUES ",
                 6,
@@ -272,20 +297,34 @@ impl Raw {
         }
         desk.close().await?;
         let mut conn = connect(path).await?;
-        let rooms = sqlx::query_as("SELECT nid, seq FROM rooms").fetch_all(&mut conn).await?;
-        let (nid, position) = sqlx::query_as(
-            "SELECT (SELECT max(nid) FROM events), (SELECT position FROM hub)",
-        )
-        .fetch_one(&mut conn)
-        .await?;
+        let rooms = sqlx::query_as("SELECT nid, seq FROM rooms")
+            .fetch_all(&mut conn)
+            .await?;
+        let (nid, position) =
+            sqlx::query_as("SELECT (SELECT max(nid) FROM events), (SELECT position FROM hub)")
+                .fetch_one(&mut conn)
+                .await?;
         let sql = [64, 16, 4, 1].map(Sql::new).into();
-        Ok(Self { conn, sizes, senders, rooms, nid, position, sql })
+        Ok(Self {
+            conn,
+            sizes,
+            senders,
+            rooms,
+            nid,
+            position,
+            sql,
+        })
     }
 
     /// What a commit writes in bytes, about.
     fn bytes_per_commit(&self) -> usize {
         const REST_OF_ROWS: usize = 350; // keys, hashes and numbers of event, log and transaction
-        let Sizes { json, endpoint, answer, .. } = &self.sizes;
+        let Sizes {
+            json,
+            endpoint,
+            answer,
+            ..
+        } = &self.sizes;
         self.senders * (json.len() + endpoint.len() + answer.len() + REST_OF_ROWS)
     }
 
@@ -301,10 +340,14 @@ impl Raw {
     /// One message of each sender.
     async fn commit(&mut self) -> Result<(), Failed> {
         self.position += 1;
-        let events: Vec<New> = (0..self.senders).map(|sender| self.new_event(sender)).collect();
+        let events: Vec<New> = (0..self.senders)
+            .map(|sender| self.new_event(sender))
+            .collect();
         let user = user("ana")?;
         let device = device();
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.conn).await?;
+        sqlx::query("BEGIN IMMEDIATE")
+            .execute(&mut self.conn)
+            .await?;
         bulk!(self, events, events.as_slice(), |query, event| query
             .bind(event.nid)
             .bind(event.hash.as_slice())

@@ -61,25 +61,36 @@ impl User {
     async fn sync(&self, hub: &Hub, since: &str) -> Result<sync_events::v3::Response, Failed> {
         let mut request = sync_events::v3::Request::new();
         request.since = Some(since.to_owned());
-        let asked = hub.ask(origin(self.name), Command::Sync(Box::new(request))).await?;
-        let Reply::Sync(answer) = asked else { return Err("not a sync's answer".into()) };
+        let asked = hub
+            .ask(origin(self.name), Command::Sync(Box::new(request)))
+            .await?;
+        let Reply::Sync(answer) = asked else {
+            return Err("not a sync's answer".into());
+        };
         Ok(*answer)
     }
 
     /// A token of this moment. Nothing is told with it: all of ten thousand rooms takes long.
     async fn token(&self, hub: &Hub) -> Result<String, Failed> {
         let mut request = sync_events::v3::Request::new();
-        request.filter =
-            Some(sync_events::v3::Filter::FilterDefinition(FilterDefinition::ignore_all()));
-        let asked = hub.ask(origin(self.name), Command::Sync(Box::new(request))).await?;
-        let Reply::Sync(answer) = asked else { return Err("not a sync's answer".into()) };
+        request.filter = Some(sync_events::v3::Filter::FilterDefinition(
+            FilterDefinition::ignore_all(),
+        ));
+        let asked = hub
+            .ask(origin(self.name), Command::Sync(Box::new(request)))
+            .await?;
+        let Reply::Sync(answer) = asked else {
+            return Err("not a sync's answer".into());
+        };
         Ok(answer.next_batch)
     }
 
     async fn say(&self, hub: &Hub, txn: String) -> Result<(), Failed> {
         let content = ruma::events::room::message::RoomMessageEventContent::text_plain("Hello");
-        let request = send_message_event::v3::Request::new(self.room.clone(), txn.into(), &content)?;
-        hub.ask(origin(self.name), Command::Send(Box::new(request))).await?;
+        let request =
+            send_message_event::v3::Request::new(self.room.clone(), txn.into(), &content)?;
+        hub.ask(origin(self.name), Command::Send(Box::new(request)))
+            .await?;
         Ok(())
     }
 }
@@ -93,7 +104,10 @@ async fn build(path: &std::path::Path) -> Result<(OwnedRoomId, OwnedRoomId), Fai
     let last = found_many(&desk, &many).await?;
     let sender = message(&many, &last, "first".to_owned());
     desk.writer.submit(&last, sender).await?;
-    Arc::into_inner(desk).ok_or("still building")?.close().await?;
+    Arc::into_inner(desk)
+        .ok_or("still building")?
+        .close()
+        .await?;
     Ok((single, last))
 }
 
@@ -126,8 +140,15 @@ async fn start(dir: &std::path::Path) -> Result<Arc<Hub>, Failed> {
     use tramline::{app::clock, store::sqlite};
     let options = sqlite::OpenOptions::new(dir.join("hub.db"), NAME.try_into()?);
     let store: SharedStore = Arc::new(sqlite::Sqlite::open(options).await?);
-    let off = Quota { per_second: 0.0, burst: 0 };
-    let limits = Limits { requests_per_account: off, events_per_account: off, ..Limits::default() };
+    let off = Quota {
+        per_second: 0.0,
+        burst: 0,
+    };
+    let limits = Limits {
+        requests_per_account: off,
+        events_per_account: off,
+        ..Limits::default()
+    };
     let clock = Arc::new(clock::SystemClock::new());
     assert!(clock.now().0 > 0);
     Ok(Hub::start(HubParts {
@@ -136,7 +157,10 @@ async fn start(dir: &std::path::Path) -> Result<Arc<Hub>, Failed> {
         key: common::key()?,
         clock,
         rng: Box::new(rand::rngs::StdRng::from_os_rng()),
-        settings: Settings { limits, ..Settings::default() },
+        settings: Settings {
+            limits,
+            ..Settings::default()
+        },
     })
     .await?)
 }
@@ -162,7 +186,12 @@ async fn nothing(hub: &Hub, users: &[User; 2], report: &mut Report) -> Result<()
     let [one, many] = costs.map(median);
     let figure = format!("1 room {one:.0} µs CPU, {MANY} rooms {many:.0} µs CPU");
     let ratio = ("ratio", median(ratios));
-    report.line("sync that finds nothing", &figure, ratio, Limit::AtMost(RATIO_MAX));
+    report.line(
+        "sync that finds nothing",
+        &figure,
+        ratio,
+        Limit::AtMost(RATIO_MAX),
+    );
     Ok(())
 }
 
@@ -186,7 +215,12 @@ async fn something(hub: &Hub, users: &[User; 2], report: &mut Report) -> Result<
     }
     let [one, many] = spans.map(median);
     let figure = format!("1 room {one:.0} µs, {MANY} rooms {many:.0} µs");
-    report.line("sync that finds one event", &figure, ("ratio", many / one), Limit::None);
+    report.line(
+        "sync that finds one event",
+        &figure,
+        ("ratio", many / one),
+        Limit::None,
+    );
     Ok(())
 }
 

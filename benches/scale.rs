@@ -23,7 +23,9 @@ use std::{
     },
 };
 
-use common::{Desk, Failed, Limit, Report, cpu_seconds, disk, message, now, status_mib, token, user};
+use common::{
+    Desk, Failed, Limit, Report, cpu_seconds, disk, message, now, status_mib, token, user,
+};
 use hub::Hub;
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::Value;
@@ -67,7 +69,12 @@ async fn empty(report: &mut Report) -> Result<(), Failed> {
     hub.start().map_err(said)?;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     let memory = status_mib(pid(&hub)?, "VmRSS")?;
-    report.line("empty hub", "", ("MiB resident", memory), Limit::AtMost(IDLE_MAX));
+    report.line(
+        "empty hub",
+        "",
+        ("MiB resident", memory),
+        Limit::AtMost(IDLE_MAX),
+    );
     Ok(())
 }
 
@@ -79,9 +86,19 @@ async fn full(report: &mut Report) -> Result<(), Failed> {
     hub.start().map_err(said)?;
     let ready = began.elapsed().as_secs_f64();
     let name = format!("hub of {ROOMS} rooms, {EVENTS} events");
-    report.line(&name, "start", ("seconds to ready", ready), Limit::AtMost(READY_MAX));
+    report.line(
+        &name,
+        "start",
+        ("seconds to ready", ready),
+        Limit::AtMost(READY_MAX),
+    );
     let pid = pid(&hub)?;
-    report.line(&name, "untouched", ("MiB resident", status_mib(pid, "VmRSS")?), Limit::None);
+    report.line(
+        &name,
+        "untouched",
+        ("MiB resident", status_mib(pid, "VmRSS")?),
+        Limit::None,
+    );
 
     let target = hub.target("https").map_err(said)?;
     let mut client = Client::resume(&target, &token("many"), &world()).await?;
@@ -90,7 +107,11 @@ async fn full(report: &mut Report) -> Result<(), Failed> {
         let path = ["rooms", room.as_str(), "messages"];
         let query = vec![("dir", "b".to_owned()), ("limit", "20".to_owned())];
         let page = client.call("page", Call::get(&path, query)).await?;
-        if page.get("chunk").and_then(Value::as_array).is_none_or(|chunk| chunk.len() != 20) {
+        if page
+            .get("chunk")
+            .and_then(Value::as_array)
+            .is_none_or(|chunk| chunk.len() != 20)
+        {
             return Err(format!("a page of {room} is not full").into());
         }
     }
@@ -100,7 +121,12 @@ async fn full(report: &mut Report) -> Result<(), Failed> {
         cpu_seconds(pid)? - cpu
     );
     let used = status_mib(pid, "VmRSS")?;
-    report.line(&name, &figure, ("MiB resident", used), Limit::AtMost(USED_MAX));
+    report.line(
+        &name,
+        &figure,
+        ("MiB resident", used),
+        Limit::AtMost(USED_MAX),
+    );
     initial_sync(report, &name, pid, &mut client).await
 }
 
@@ -113,8 +139,13 @@ async fn initial_sync(
     let (began, cpu) = (now(), cpu_seconds(pid)?);
     let filter = r#"{"room":{"timeline":{"limit":1},"state":{"lazy_load_members":true}}}"#;
     let query = vec![("filter", filter.to_owned())];
-    let answer = client.call("initial sync", Call::get(&["sync"], query)).await?;
-    let joined = answer.pointer("/rooms/join").and_then(Value::as_object).map_or(0, |rooms| rooms.len());
+    let answer = client
+        .call("initial sync", Call::get(&["sync"], query))
+        .await?;
+    let joined = answer
+        .pointer("/rooms/join")
+        .and_then(Value::as_object)
+        .map_or(0, |rooms| rooms.len());
     if joined as u64 != ROOMS {
         return Err(format!("the initial sync tells of {joined} rooms").into());
     }
@@ -125,14 +156,23 @@ async fn initial_sync(
         cpu_seconds(pid)? - cpu
     );
     let after = status_mib(pid, "VmRSS")?;
-    report.line(name, &figure, ("MiB resident", after), Limit::AtMost(USED_MAX));
+    report.line(
+        name,
+        &figure,
+        ("MiB resident", after),
+        Limit::AtMost(USED_MAX),
+    );
     let peak = status_mib(pid, "VmHWM")?;
     report.line(name, "at its most", ("MiB resident", peak), Limit::None);
     Ok(())
 }
 
 fn pid(hub: &Hub) -> Result<u32, Failed> {
-    let pid = hub.ready().get("pid").and_then(Value::as_u64).ok_or("no pid")?;
+    let pid = hub
+        .ready()
+        .get("pid")
+        .and_then(Value::as_u64)
+        .ok_or("no pid")?;
     Ok(pid.try_into()?)
 }
 
@@ -143,19 +183,32 @@ async fn fill(hub: &Hub) -> Result<Vec<OwnedRoomId>, Failed> {
     let many = desk.account("many").await?;
     let written = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..AT_ONCE)
-        .map(|_| tokio::spawn(fill_rooms(Arc::clone(&desk), many.clone(), ROOMS / AT_ONCE, Arc::clone(&written))))
+        .map(|_| {
+            tokio::spawn(fill_rooms(
+                Arc::clone(&desk),
+                many.clone(),
+                ROOMS / AT_ONCE,
+                Arc::clone(&written),
+            ))
+        })
         .collect();
     let mut rooms = Vec::new();
     for task in tasks {
         rooms.extend(task.await??);
-        eprint!("\r{} of {EVENTS} events written", written.load(Ordering::Relaxed));
+        eprint!(
+            "\r{} of {EVENTS} events written",
+            written.load(Ordering::Relaxed)
+        );
     }
     eprintln!();
     let totals = desk.store.totals().await?;
     if totals.rooms != ROOMS || totals.events < EVENTS {
         return Err(format!("{totals:?} are not what was meant to be written").into());
     }
-    Arc::into_inner(desk).ok_or("still writing")?.close().await?;
+    Arc::into_inner(desk)
+        .ok_or("still writing")?
+        .close()
+        .await?;
     Ok(rooms)
 }
 
@@ -185,7 +238,12 @@ async fn state(report: &mut Report) -> Result<(), Failed> {
     let large = state_bytes(10_000).await?;
     let figure = format!("{small:.1} bytes with 100 members, {large:.1} with 10000");
     let ratio = ("ratio", large / small);
-    report.line("state per change of state", &figure, ratio, Limit::AtMost(STATE_RATIO_MAX));
+    report.line(
+        "state per change of state",
+        &figure,
+        ratio,
+        Limit::AtMost(STATE_RATIO_MAX),
+    );
     Ok(())
 }
 
@@ -195,7 +253,9 @@ async fn state_bytes(members: usize) -> Result<f64, Failed> {
     let path = dir.path().join("state.db");
     let desk = Desk::open(&path).await?;
     let mut pen = Pen::new(&*desk.store, "room");
-    let users = (0..members).map(|n| user(&format!("u{n}"))).collect::<Result<Vec<_>, _>>()?;
+    let users = (0..members)
+        .map(|n| user(&format!("u{n}")))
+        .collect::<Result<Vec<_>, _>>()?;
     for member in &users {
         pen.member(&*desk.store, member, Membership::Join);
     }
@@ -214,7 +274,10 @@ async fn state_bytes(members: usize) -> Result<f64, Failed> {
 }
 
 async fn store(desk: &Desk, pen: &mut Pen) -> Result<(), Failed> {
-    let batch = Batch { writes: pen.take(), may_conflict: false };
+    let batch = Batch {
+        writes: pen.take(),
+        may_conflict: false,
+    };
     desk.store.commit(&[batch]).await?;
     Ok(())
 }

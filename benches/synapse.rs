@@ -15,7 +15,11 @@ mod common;
 )]
 mod hub;
 #[path = "../tests/it/peers.rs"]
-#[expect(dead_code, clippy::expect_used, reason = "shared with the tests, which use all of it")]
+#[expect(
+    dead_code,
+    clippy::expect_used,
+    reason = "shared with the tests, which use all of it"
+)]
 mod peers;
 
 use std::{
@@ -81,9 +85,18 @@ fn main() -> ExitCode {
 
 fn compare(report: &mut Report, senders: usize, server: &Server, base: &Load, load: &Load) {
     let name = format!("messages, {senders} senders, {}", server.name);
-    let limit = if senders == 16 { Limit::AtLeast(THROUGHPUT_MIN) } else { Limit::None };
+    let limit = if senders == 16 {
+        Limit::AtLeast(THROUGHPUT_MIN)
+    } else {
+        Limit::None
+    };
     let figure = format!("{:.1} msg/s", load.rate());
-    report.line(&name, &figure, ("throughput ×", load.rate() / base.rate()), limit);
+    report.line(
+        &name,
+        &figure,
+        ("throughput ×", load.rate() / base.rate()),
+        limit,
+    );
     let figure = format!("{:.3} ms CPU a message", load.cpu_ms());
     let ratio = ("CPU 1/", base.cpu_ms() / load.cpu_ms());
     report.line("", &figure, ratio, Limit::AtLeast(CPU_MIN));
@@ -128,19 +141,35 @@ struct Server {
 }
 
 async fn of_synapse(about: &Value) -> Result<Server, Failed> {
-    let text = |path: &str| about.pointer(path).and_then(Value::as_str).ok_or("no such field");
+    let text = |path: &str| {
+        about
+            .pointer(path)
+            .and_then(Value::as_str)
+            .ok_or("no such field")
+    };
     let ca = fs::read_to_string(text("/ca_cert")?)?;
     let target = Target::parse(text("/servers/0/https_url")?, Some(&ca))?;
     let token = text("/servers/0/users/0/access_token")?.to_owned();
-    let pid = about.pointer("/servers/0/pid").and_then(Value::as_u64).ok_or("no pid")?;
+    let pid = about
+        .pointer("/servers/0/pid")
+        .and_then(Value::as_u64)
+        .ok_or("no pid")?;
     prepare("Synapse", pid, target, token).await
 }
 
 async fn of_hub(hub: &hub::Hub, door: &'static str) -> Result<Server, Failed> {
     let client = hub.client("https", "ana").await.map_err(said)?;
     let token = client.token().ok_or("not logged in")?.to_owned();
-    let pid = hub.ready().get("pid").and_then(Value::as_u64).ok_or("no pid")?;
-    let name = if door == "coap" { "hub, CoAP" } else { "hub, HTTPS" };
+    let pid = hub
+        .ready()
+        .get("pid")
+        .and_then(Value::as_u64)
+        .ok_or("no pid")?;
+    let name = if door == "coap" {
+        "hub, CoAP"
+    } else {
+        "hub, HTTPS"
+    };
     prepare(name, pid, hub.target(door).map_err(said)?, token).await
 }
 
@@ -152,7 +181,13 @@ async fn prepare(
 ) -> Result<Server, Failed> {
     let mut client = Client::resume(&target, &token, &world()).await?;
     let room = client.create_room(json!({"room_version": "12"})).await?;
-    Ok(Server { name, pid: pid.try_into()?, target, token, room })
+    Ok(Server {
+        name,
+        pid: pid.try_into()?,
+        target,
+        token,
+        room,
+    })
 }
 
 /// `senders` clients send one message after the other, each waiting for its answer.

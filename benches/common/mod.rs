@@ -25,9 +25,7 @@ use tramline::{
     app::clock::SystemClock,
     base::Clock,
     hub::{Fanout, Submission, Writer},
-    room::{
-        Draft, Evidence, Part, Preset, RoomWish, found, founding, initial_parts,
-    },
+    room::{Draft, Evidence, Part, Preset, RoomWish, found, founding, initial_parts},
     store::{
         Batch, Commits as _, SentBy, SharedStore, TxnKey, Write,
         sqlite::{OpenOptions, Sqlite},
@@ -60,7 +58,13 @@ pub(crate) struct Report {
 
 impl Report {
     /// Prints one line. `figure` is for people, `value` is what the limit is about.
-    pub(crate) fn line(&mut self, name: &str, figure: &str, (what, value): (&str, f64), limit: Limit) {
+    pub(crate) fn line(
+        &mut self,
+        name: &str,
+        figure: &str,
+        (what, value): (&str, f64),
+        limit: Limit,
+    ) {
         let (bound, kept) = match limit {
             Limit::AtLeast(least) => (format!("limit ≥ {least}"), value >= least),
             Limit::AtMost(most) => (format!("limit ≤ {most}"), value <= most),
@@ -91,8 +95,12 @@ impl Report {
 
 /// Runs a bench to its end on the runtime the hub has.
 pub(crate) fn run(bench: impl Future<Output = Result<Report, Failed>>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let done = runtime.map_err(Failed::from).and_then(|runtime| runtime.block_on(bench));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let done = runtime
+        .map_err(Failed::from)
+        .and_then(|runtime| runtime.block_on(bench));
     match done {
         Ok(report) => report.exit(),
         Err(error) => {
@@ -102,7 +110,10 @@ pub(crate) fn run(bench: impl Future<Output = Result<Report, Failed>>) -> ExitCo
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a bench is there to read the clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bench is there to read the clock"
+)]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
@@ -132,8 +143,15 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, Failed> {
 /// A line of `/proc/PID/status` such as `VmRSS`, in MiB.
 pub(crate) fn status_mib(pid: u32, name: &str) -> Result<f64, Failed> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with(name)).ok_or("no such line")?;
-    let kib: f64 = line.split_whitespace().nth(1).ok_or("an empty line")?.parse()?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(name))
+        .ok_or("no such line")?;
+    let kib: f64 = line
+        .split_whitespace()
+        .nth(1)
+        .ok_or("an empty line")?
+        .parse()?;
     Ok(kib / 1024.0)
 }
 
@@ -165,9 +183,19 @@ impl Desk {
         let shared: SharedStore = Arc::clone(&store) as SharedStore;
         let (key, clock) = (key()?, Arc::new(SystemClock::new()) as Arc<dyn Clock>);
         let fanout = Arc::new(Fanout::new(store.position().await?));
-        let writer =
-            Arc::new(Writer::start(shared, Arc::clone(&key), Arc::clone(&clock), fanout, SHARDS));
-        Ok(Self { store, writer, clock, key })
+        let writer = Arc::new(Writer::start(
+            shared,
+            Arc::clone(&key),
+            Arc::clone(&clock),
+            fanout,
+            SHARDS,
+        ));
+        Ok(Self {
+            store,
+            writer,
+            clock,
+            key,
+        })
     }
 
     /// Founds a room as `createRoom` does.
@@ -193,10 +221,17 @@ impl Desk {
             invite: Vec::new(),
             is_direct: false,
         };
-        let evidence = Evidence { now: self.clock.now(), key: &self.key, target: None };
+        let evidence = Evidence {
+            now: self.clock.now(),
+            key: &self.key,
+            target: None,
+        };
         let founding = founding(&wish, format!("!r{}:{NAME}", nid.0).try_into()?);
         let (room, create) = found(&founding, &evidence)?;
-        let done = self.writer.found((room, create), nid, initial_parts(&wish)).await?;
+        let done = self
+            .writer
+            .found((room, create), nid, initial_parts(&wish))
+            .await?;
         Ok(done.room)
     }
 
@@ -204,8 +239,12 @@ impl Desk {
     pub(crate) async fn account(&self, localpart: &str) -> Result<OwnedUserId, Failed> {
         let user = user(localpart)?;
         let at = self.clock.now();
-        let made =
-            Write::NewUser { user: user.clone(), password: None, admin: false, at };
+        let made = Write::NewUser {
+            user: user.clone(),
+            password: None,
+            admin: false,
+            at,
+        };
         let session = Write::Session {
             user: user.clone(),
             device: device(),
@@ -213,7 +252,10 @@ impl Desk {
             name: None,
             at,
         };
-        let batch = Batch { writes: vec![made, session], may_conflict: true };
+        let batch = Batch {
+            writes: vec![made, session],
+            may_conflict: true,
+        };
         self.writer.write(batch, Vec::new()).await?;
         Ok(user)
     }
@@ -268,10 +310,25 @@ pub(crate) fn message(sender: &OwnedUserId, room: &OwnedRoomId, txn: String) -> 
         .map(|(key, value)| (key.to_owned(), value.to_owned().into()));
     let kind = "m.room.message".to_owned();
     let endpoint = format!("send {room} {kind}");
-    let part = Part::Event { kind, state_key: None, content: content.into_iter().collect() };
+    let part = Part::Event {
+        kind,
+        state_key: None,
+        content: content.into_iter().collect(),
+    };
     Submission {
-        draft: Draft { sender: sender.clone(), parts: vec![part] },
-        sent_by: Some(SentBy { device: device(), txn: txn.clone() }),
-        txn: Some(TxnKey { user: sender.clone(), device: device(), endpoint, txn }),
+        draft: Draft {
+            sender: sender.clone(),
+            parts: vec![part],
+        },
+        sent_by: Some(SentBy {
+            device: device(),
+            txn: txn.clone(),
+        }),
+        txn: Some(TxnKey {
+            user: sender.clone(),
+            device: device(),
+            endpoint,
+            txn,
+        }),
     }
 }

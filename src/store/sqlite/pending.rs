@@ -466,7 +466,11 @@ impl Row for MembershipRow<'_> {
 
 /// What most of a commit is: messages, each an event, an entry and a transaction.
 static MESSAGES: LazyLock<Bulk> = LazyLock::new(|| {
-    Bulk::joined([EventRow::statements(), EntryRow::statements(), TxnRow::statements()])
+    Bulk::joined([
+        EventRow::statements(),
+        EntryRow::statements(),
+        TxnRow::statements(),
+    ])
 });
 
 struct TxnRow<'a> {
