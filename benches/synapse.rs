@@ -1,32 +1,39 @@
 //! Messages accepted by a hub and by a real Synapse, in turns on the same machine.
 //!
-//! Not a criterion bench: what is measured are two server processes under load, in alternating
-//! rounds, and the result is a ratio. `cargo bench --bench synapse`, about two minutes.
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    missing_docs,
-    reason = "a bench reads the clock and ends at the first surprise"
-)]
+//! What is measured are two server processes under load, in alternating rounds, and the result is
+//! a ratio. The senders share the machine's cores with the server they load, which costs the
+//! faster server more. `cargo bench --bench synapse`, about two minutes.
 
+mod common;
 #[path = "../tests/it/hub.rs"]
-#[expect(dead_code, reason = "shared with the tests, which use all of it")]
+#[expect(
+    dead_code,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "shared with the tests, which use all of it"
+)]
 mod hub;
 #[path = "../tests/it/peers.rs"]
-#[expect(dead_code, reason = "shared with the tests, which use all of it")]
+#[expect(
+    dead_code,
+    clippy::expect_used,
+    reason = "shared with the tests, which use all of it"
+)]
 mod peers;
 
 use std::{
     fs,
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use libtest_mimic::Failed;
+use common::{Failed, Limit, Report, cpu_seconds, disk, now, rate};
+use ruma::OwnedRoomId;
 use serde_json::{Value, json};
 use tramline::{
     app::clock::world,
@@ -34,108 +41,136 @@ use tramline::{
 };
 
 /// How long one round lasts.
-const ROUND: Duration = Duration::from_secs(5);
+const ROUND: Duration = Duration::from_secs(4);
 
 /// How many rounds each server has for each number of senders.
-const ROUNDS: usize = 3;
+const ROUNDS: u32 = 3;
 
-fn main() {
-    if let Err(failed) = run() {
-        eprintln!("{}", failed.message().unwrap_or("failed"));
-        std::process::exit(1);
-    }
+/// How many times Synapse's messages per second the hub takes with 16 senders, at least.
+const THROUGHPUT_MIN: f64 = 20.0;
+
+/// How many times the hub's CPU time per message Synapse needs, at least.
+const CPU_MIN: f64 = 20.0;
+
+fn main() -> ExitCode {
+    common::run(async {
+        let folder = disk()?;
+        let synapse = peers::Synapse::start(&folder.path().join("run"), 1, &["--users", "alice"]);
+        let synapse = synapse.map_err(said)?;
+        let hub = hub::Hub::with_users(&["ana"]).map_err(said)?;
+        let servers = [
+            of_synapse(&synapse.about).await?,
+            of_hub(&hub, "https").await?,
+            of_hub(&hub, "coap").await?,
+        ];
+        let mut report = Report::default();
+        for senders in [1, 16] {
+            let mut loads = [Load::default(); 3];
+            for _ in 0..ROUNDS {
+                for (load, server) in loads.iter_mut().zip(&servers) {
+                    load.add(round(server, senders).await?);
+                }
+            }
+            let [base, ours @ ..] = loads;
+            let figure = format!("{:.1} msg/s", base.rate());
+            let name = format!("messages, {senders} senders, Synapse");
+            report.line(&name, &figure, ("CPU ms", base.cpu_ms()), Limit::None);
+            for (load, server) in ours.iter().zip(&servers[1..]) {
+                compare(&mut report, senders, server, &base, load);
+            }
+        }
+        Ok(report)
+    })
+}
+
+fn compare(report: &mut Report, senders: usize, server: &Server, base: &Load, load: &Load) {
+    let name = format!("messages, {senders} senders, {}", server.name);
+    let limit = if senders == 16 {
+        Limit::AtLeast(THROUGHPUT_MIN)
+    } else {
+        Limit::None
+    };
+    let figure = format!("{:.1} msg/s", load.rate());
+    report.line(
+        &name,
+        &figure,
+        ("throughput ×", load.rate() / base.rate()),
+        limit,
+    );
+    let figure = format!("{:.3} ms CPU a message", load.cpu_ms());
+    let ratio = ("CPU 1/", base.cpu_ms() / load.cpu_ms());
+    report.line("", &figure, ratio, Limit::AtLeast(CPU_MIN));
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "reads best in map_err")]
+fn said(failed: libtest_mimic::Failed) -> Failed {
+    failed.message().unwrap_or("failed").into()
 }
 
 /// Messages accepted and CPU time used.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
     messages: u64,
-    seconds: f64,
+    time: Duration,
     cpu_seconds: f64,
 }
 
 impl Load {
     fn add(&mut self, other: Self) {
         self.messages += other.messages;
-        self.seconds += other.seconds;
+        self.time += other.time;
         self.cpu_seconds += other.cpu_seconds;
     }
 
     fn rate(&self) -> f64 {
-        self.messages as f64 / self.seconds
+        rate(self.messages, self.time)
     }
 
     fn cpu_ms(&self) -> f64 {
-        self.cpu_seconds * 1000.0 / self.messages.max(1) as f64
+        self.cpu_seconds * 1000.0 / rate(self.messages.max(1), Duration::from_secs(1))
     }
 }
 
 /// A server under load.
 struct Server {
     name: &'static str,
-    pid: u64,
+    pid: u32,
     target: Target,
     token: String,
-    room: ruma::OwnedRoomId,
-}
-
-fn run() -> Result<(), Failed> {
-    let folder = tempfile::tempdir()?;
-    let synapse = peers::Synapse::start(&folder.path().join("run"), 1, &["--users", "alice"])?;
-    let hub = hub::Hub::with_users(&["ana"])?;
-    hub::block_on(async {
-        let theirs = of_synapse(&synapse.about).await?;
-        let https = of_hub(&hub, "https").await?;
-        let coap = of_hub(&hub, "coap").await?;
-        for senders in [1, 16] {
-            let mut loads = [Load::default(); 3];
-            for _ in 0..ROUNDS {
-                for (load, server) in loads.iter_mut().zip([&theirs, &https, &coap]) {
-                    load.add(round(server, senders).await?);
-                }
-            }
-            report(senders, &[&theirs, &https, &coap], &loads);
-        }
-        Ok(())
-    })
-}
-
-fn report(senders: usize, servers: &[&Server], loads: &[Load]) {
-    let base = loads[0];
-    for (server, load) in servers.iter().zip(loads) {
-        println!(
-            "{senders:>3} senders  {:<12} {:>8.1} msg/s  {:>7.3} ms CPU/msg   throughput x{:.1}   CPU 1/{:.1}",
-            server.name,
-            load.rate(),
-            load.cpu_ms(),
-            load.rate() / base.rate(),
-            base.cpu_ms() / load.cpu_ms(),
-        );
-    }
+    room: OwnedRoomId,
 }
 
 async fn of_synapse(about: &Value) -> Result<Server, Failed> {
-    let server = &about["servers"][0];
-    let ca = fs::read_to_string(about["ca_cert"].as_str().expect("a CA file"))?;
-    let target = Target::parse(server["https_url"].as_str().expect("a URL"), Some(&ca))?;
-    let token = server["users"][0]["access_token"]
-        .as_str()
-        .expect("a token")
-        .to_owned();
-    let pid = server["pid"].as_u64().expect("a pid");
-    prepare("synapse", pid, target, token).await
+    let text = |path: &str| {
+        about
+            .pointer(path)
+            .and_then(Value::as_str)
+            .ok_or("no such field")
+    };
+    let ca = fs::read_to_string(text("/ca_cert")?)?;
+    let target = Target::parse(text("/servers/0/https_url")?, Some(&ca))?;
+    let token = text("/servers/0/users/0/access_token")?.to_owned();
+    let pid = about
+        .pointer("/servers/0/pid")
+        .and_then(Value::as_u64)
+        .ok_or("no pid")?;
+    prepare("Synapse", pid, target, token).await
 }
 
 async fn of_hub(hub: &hub::Hub, door: &'static str) -> Result<Server, Failed> {
-    let client = hub.client("https", "ana").await?;
-    let token = client.token().expect("logged in").to_owned();
-    let pid = hub.ready()["pid"].as_u64().expect("a pid");
+    let client = hub.client("https", "ana").await.map_err(said)?;
+    let token = client.token().ok_or("not logged in")?.to_owned();
+    let pid = hub
+        .ready()
+        .get("pid")
+        .and_then(Value::as_u64)
+        .ok_or("no pid")?;
     let name = if door == "coap" {
         "hub, CoAP"
     } else {
         "hub, HTTPS"
     };
-    prepare(name, pid, hub.target(door)?, token).await
+    prepare(name, pid, hub.target(door).map_err(said)?, token).await
 }
 
 async fn prepare(
@@ -148,7 +183,7 @@ async fn prepare(
     let room = client.create_room(json!({"room_version": "12"})).await?;
     Ok(Server {
         name,
-        pid,
+        pid: pid.try_into()?,
         target,
         token,
         room,
@@ -159,31 +194,10 @@ async fn prepare(
 async fn round(server: &Server, senders: usize) -> Result<Load, Failed> {
     let stop = Arc::new(AtomicBool::new(false));
     let sent = Arc::new(AtomicU64::new(0));
-    let run = Instant::now()
-        .duration_since(*START.get_or_init(Instant::now))
-        .as_nanos();
     let before = cpu_seconds(server.pid)?;
-    let began = Instant::now();
+    let began = now();
     let tasks: Vec<_> = (0..senders)
-        .map(|index| {
-            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-            let (target, token, room) = (
-                server.target.clone(),
-                server.token.clone(),
-                server.room.clone(),
-            );
-            tokio::spawn(async move {
-                let mut client = Client::resume(&target, &token, &world()).await?;
-                let mut number = 0_u64;
-                while !stop.load(Ordering::Relaxed) {
-                    let txn = format!("{run}-{index}-{number}");
-                    client.say(&room, &txn, "Meet me at the station").await?;
-                    sent.fetch_add(1, Ordering::Relaxed);
-                    number += 1;
-                }
-                Ok::<_, Failed>(())
-            })
-        })
+        .map(|_| tokio::spawn(send(server, Arc::clone(&stop), Arc::clone(&sent))))
         .collect();
     tokio::time::sleep(ROUND).await;
     stop.store(true, Ordering::Relaxed);
@@ -192,18 +206,27 @@ async fn round(server: &Server, senders: usize) -> Result<Load, Failed> {
     }
     Ok(Load {
         messages: sent.load(Ordering::Relaxed),
-        seconds: began.elapsed().as_secs_f64(),
+        time: began.elapsed(),
         cpu_seconds: cpu_seconds(server.pid)? - before,
     })
 }
 
-static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-
-/// User and system time of a process, from `/proc`, in seconds.
-fn cpu_seconds(pid: u64) -> Result<f64, Failed> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let fields: Vec<&str> = after_name.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(ticks as f64 / 100.0)
+/// One client; connecting and shaking hands are part of it.
+fn send(
+    server: &Server,
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+) -> impl Future<Output = Result<(), Failed>> + Send + 'static {
+    static TXN: AtomicU64 = AtomicU64::new(0);
+    let (target, token) = (server.target.clone(), server.token.clone());
+    let room = server.room.clone();
+    async move {
+        let mut client = Client::resume(&target, &token, &world()).await?;
+        while !stop.load(Ordering::Relaxed) {
+            let txn = format!("m{}", TXN.fetch_add(1, Ordering::Relaxed));
+            client.say(&room, &txn, "Meet me at the station").await?;
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
 }

@@ -46,7 +46,7 @@ use crate::{
 /// At ten thousand appends a second this is a tenth of a second of work.
 const SHARD_QUEUE_MAX: usize = 1024;
 
-/// How many batches wait for the committer. Shards hold at most [`shard::IN_FLIGHT_MAX`] each.
+/// How many batches wait for the committer; a shard that finds no place waits for one.
 const COMMIT_QUEUE_MAX: usize = 1024;
 
 /// When to try again when a queue was full: about the time a full queue takes to empty.
@@ -273,6 +273,7 @@ impl Writer {
         }
         for task in self.tasks.lock().await.drain(..) {
             task.abort();
+            let _ = task.await; // only then has it let go of the store
         }
     }
 

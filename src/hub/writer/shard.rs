@@ -1,7 +1,7 @@
 //! A room shard: takes drafts, decides them on staged rooms, hands batches to the committer.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -32,9 +32,12 @@ use crate::{
 /// Group commit gains little beyond this, and a batch is what a failed commit throws away.
 const BATCH_MAX: usize = 256;
 
-/// How many batches of a shard may be decided and not yet stored: one being stored, one waiting
-/// to be merged into the next commit.
-pub(super) const IN_FLIGHT_MAX: usize = 2;
+/// How many drafts of a shard may be decided and not yet stored.
+///
+/// A shard hands over what it has decided without waiting for more, and the committer merges all
+/// that waits when the last commit is done: so a commit is as large as the time it takes to store
+/// one allows, and deciding goes on meanwhile. This is what a failed commit throws away at most.
+const IN_FLIGHT_MAX: usize = 1024;
 
 /// How many rooms a shard keeps in memory; the longest unused go first.
 pub(super) const HOT_ROOMS_MAX: usize = 256;
@@ -85,7 +88,7 @@ pub(super) struct Shard {
 /// A batch that is decided and not yet stored.
 struct InFlight {
     /// The rooms it changes: what is staged of them lives only in memory.
-    rooms: Vec<OwnedRoomId>,
+    rooms: BTreeSet<OwnedRoomId>,
     stored: oneshot::Receiver<Result<(Position, Vec<Claimed>), WriteError>>,
     answers: Vec<Answer>,
 }
@@ -104,7 +107,7 @@ struct Answer {
 struct Staging {
     writes: Vec<Write>,
     answers: Vec<Answer>,
-    changed: Vec<OwnedRoomId>,
+    changed: BTreeSet<OwnedRoomId>,
     touched: Vec<Touched>,
 }
 
@@ -152,7 +155,8 @@ impl Shard {
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut taken = Vec::with_capacity(BATCH_MAX);
         loop {
-            let may_take = self.in_flight.len() < IN_FLIGHT_MAX;
+            let under_way: usize = self.in_flight.iter().map(|batch| batch.answers.len()).sum();
+            let may_take = under_way < IN_FLIGHT_MAX;
             tokio::select! {
                 biased;
                 stored = oldest(&mut self.in_flight) => self.settle(stored).await,
@@ -176,7 +180,10 @@ impl Shard {
 
     /// Decides a batch and hands it to the committer.
     async fn stage(&mut self, taken: &mut Vec<Job>) {
-        let mut staging = Staging::default();
+        let mut staging = Staging {
+            writes: Vec::with_capacity(taken.len() * 4), // event, entry, transaction; the heads
+            ..Staging::default()
+        };
         let mut drains = Vec::new();
         for job in taken.drain(..) {
             match job {
@@ -232,7 +239,7 @@ impl Shard {
             staged = Some(key);
         }
         if staging.writes.len() > before && !staging.changed.contains(room) {
-            staging.changed.push(room.clone());
+            staging.changed.insert(room.clone());
         }
         staging.answers.push(Answer {
             reply,

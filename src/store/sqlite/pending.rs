@@ -8,7 +8,7 @@ use std::{
 use sqlx::SqliteConnection;
 
 use super::{
-    bulk::{Bulk, Row, Statement, write},
+    bulk::{Bulk, Row, Values, write, write_alike},
     codec,
     commit::Stop,
     rows::{int, membership_code, status_code},
@@ -165,6 +165,8 @@ impl<'a> Pending<'a> {
 
     /// Writes everything.
     pub(super) async fn flush(&mut self, conn: &mut SqliteConnection) -> Result<(), Stop> {
+        let messages = (&mut self.events, &mut self.entries, &mut self.txns);
+        write_alike(conn, &MESSAGES, messages).await?;
         self.flush_events(conn).await?;
         self.flush_states(conn).await?;
         write(conn, &mut self.entries).await?;
@@ -278,10 +280,10 @@ impl Row for EventRow<'_> {
         EventRow::statements()
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
+    fn bind(&self, values: &mut Values) {
         let event = self.event;
         let sent = event.sent_by.as_ref();
-        statement
+        values
             .bind(event.nid.0)
             .bind(event.hash.0.to_vec())
             .bind(event.room.0)
@@ -296,7 +298,7 @@ impl Row for EventRow<'_> {
             .bind(codec::encode_hashes(&event.auth))
             .bind(sent.map(|sent| sent.device.as_str()))
             .bind(sent.map(|sent| sent.txn.as_str()))
-            .bind(event.json.clone())
+            .bind(event.json.clone());
     }
 }
 
@@ -317,13 +319,13 @@ impl Row for StateRow<'_> {
         StateRow::statements()
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
-        statement
+    fn bind(&self, values: &mut Values) {
+        values
             .bind(self.state.nid.0)
             .bind(self.state.room.0)
             .bind(self.state.parent.0)
             .bind(codec::encode_delta(&self.state.added, &self.state.removed))
-            .bind(self.snapshot.clone())
+            .bind(self.snapshot.clone());
     }
 }
 
@@ -344,18 +346,18 @@ impl Row for EntryRow<'_> {
         EntryRow::statements()
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
+    fn bind(&self, values: &mut Values) {
         let (event, marker) = match &self.entry.what {
             NewLogged::Event(nid) => (Some(nid.0), None),
             NewLogged::Marker(bytes) => (None, Some(bytes.as_slice())),
         };
-        statement
+        values
             .bind(self.entry.room.0)
             .bind(int(self.entry.seq.0))
             .bind(int(self.position.0))
             .bind(self.entry.chain.0.to_vec())
             .bind(event)
-            .bind(marker)
+            .bind(marker);
     }
 }
 
@@ -390,8 +392,8 @@ impl Row for RoomRow {
         &ROOMS
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
-        statement
+    fn bind(&self, values: &mut Values) {
+        values
             .bind(self.room.0)
             .bind(int(self.before.0))
             .bind(int(self.seq.0))
@@ -400,7 +402,7 @@ impl Row for RoomRow {
             .bind(self.state.nid.0)
             .bind(i64::from(self.state.size))
             .bind(i64::from(self.state.deltas))
-            .bind(int(self.position.0))
+            .bind(int(self.position.0));
     }
 }
 
@@ -422,12 +424,12 @@ impl Row for CurrentRow<'_> {
         CurrentRow::statements()
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
-        statement
+    fn bind(&self, values: &mut Values) {
+        values
             .bind(self.room.0)
             .bind(self.key.kind.as_str())
             .bind(self.key.key.as_str())
-            .bind(self.event.0)
+            .bind(self.event.0);
     }
 }
 
@@ -452,15 +454,24 @@ impl Row for MembershipRow<'_> {
         MembershipRow::statements()
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
-        statement
+    fn bind(&self, values: &mut Values) {
+        values
             .bind(self.user)
             .bind(self.room.0)
             .bind(membership_code(self.membership))
             .bind(self.event.0)
-            .bind(int(self.position.0))
+            .bind(int(self.position.0));
     }
 }
+
+/// What most of a commit is: messages, each an event, an entry and a transaction.
+static MESSAGES: LazyLock<Bulk> = LazyLock::new(|| {
+    Bulk::joined([
+        EventRow::statements(),
+        EntryRow::statements(),
+        TxnRow::statements(),
+    ])
+});
 
 struct TxnRow<'a> {
     key: &'a TxnKey,
@@ -480,18 +491,18 @@ impl Row for TxnRow<'_> {
         TxnRow::statements()
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
+    fn bind(&self, values: &mut Values) {
         let answer = match self.answer {
             TxnAnswer::Event(id) => Some(id.as_str()),
             TxnAnswer::Done => None,
         };
-        statement
+        values
             .bind(self.key.user.as_str())
             .bind(self.key.device.as_str())
             .bind(self.key.endpoint.as_str())
             .bind(self.key.txn.as_str())
             .bind(answer)
-            .bind(int(self.at.0))
+            .bind(int(self.at.0));
     }
 }
 
@@ -514,15 +525,15 @@ impl Row for ReceiptRow<'_> {
         ReceiptRow::statements()
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
-        statement
+    fn bind(&self, values: &mut Values) {
+        values
             .bind(self.room.0)
             .bind(self.receipt.user.as_str())
             .bind(self.receipt.kind.as_str())
             .bind(self.receipt.thread.as_str())
             .bind(self.receipt.event.as_str())
             .bind(int(self.receipt.at.0))
-            .bind(int(self.position.0))
+            .bind(int(self.position.0));
     }
 }
 
@@ -547,12 +558,12 @@ impl Row for MailRow<'_> {
         MailRow::statements()
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
-        statement
+    fn bind(&self, values: &mut Values) {
+        values
             .bind(self.user)
             .bind(self.device)
             .bind(int(self.position.0))
             .bind(self.part)
-            .bind(self.json)
+            .bind(self.json);
     }
 }
