@@ -67,7 +67,7 @@ impl Hub {
             media,
             key,
             clock,
-            rng,
+            mut rng,
             settings,
         } = parts;
         let position = store.position().await?;
@@ -79,7 +79,7 @@ impl Hub {
             Arc::clone(&fanout),
             settings.shards,
         ));
-        let desk = Desk::new(settings, media, &clock);
+        let desk = Desk::new(settings, media, &clock, rng.next_u64());
         let hub = Arc::new(Self {
             store,
             key,

@@ -322,7 +322,7 @@ fn keys(model: &mut Model, n: usize) -> (Command, What) {
             .insert(id.as_str().try_into().unwrap(), key);
     }
     model.uploaded.extend(ids.iter().cloned());
-    (Command::UploadKeys(Box::new(request)), What::Other)
+    (Command::UploadKeys(Box::new(request)), What::Keys)
 }
 
 /// One attempt; when it is dropped half-way, nobody knows how it ended.

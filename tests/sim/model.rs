@@ -60,6 +60,7 @@ pub(crate) enum What {
         adopt: bool,
     },
     Claim,
+    Keys,
     AccountData {
         n: u64,
     },
@@ -80,7 +81,10 @@ impl What {
     /// Whether the desk takes turns for it. Which turns are shared is up to chance in the hub, so
     /// a simulation that is to repeat has one such deed on its way at a time.
     pub(crate) fn takes_turns(&self) -> bool {
-        matches!(self, Self::Mail { .. } | Self::AccountData { .. })
+        matches!(
+            self,
+            Self::Mail { .. } | Self::AccountData { .. } | Self::Keys
+        )
     }
 }
 

@@ -64,7 +64,7 @@ struct Rules {
 
 impl Desk {
     /// A desk with nothing on it.
-    pub fn new(settings: Settings, media: MediaFiles, clock: &Arc<dyn Clock>) -> Self {
+    pub fn new(settings: Settings, media: MediaFiles, clock: &Arc<dyn Clock>, seed: u64) -> Self {
         let rates = Arc::new(rates::Rates::new(&settings.limits, clock));
         let settings = Arc::new(settings);
         Self {
@@ -73,7 +73,7 @@ impl Desk {
             nonces: secret_registration::Nonces::default(),
             passed: registration::Passed::default(),
             login_tokens: accounts::LoginTokens::default(),
-            turns: turns::Turns::default(),
+            turns: turns::Turns::new(seed),
             typing: receipts::TypingBoard::default(),
             rules: RwLock::new(Rules { settings, rates }),
             media,

@@ -4,7 +4,7 @@
 //! is looked up before its messages are written, a quota), the requests of one key take turns.
 
 use std::{
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
@@ -18,23 +18,27 @@ const LOCKS: u64 = 256;
 
 /// The locks.
 pub(super) struct Turns {
-    hasher: RandomState,
+    /// Unpredictable, so that nobody can aim at another's lock; from the hub's own chance, so that
+    /// a simulation repeats.
+    seed: u64,
     locks: Vec<Arc<Mutex<()>>>,
 }
 
-impl Default for Turns {
-    fn default() -> Self {
+impl Turns {
+    /// Locks that nobody holds.
+    pub(super) fn new(seed: u64) -> Self {
         Self {
-            hasher: RandomState::new(),
+            seed,
             locks: (0..LOCKS).map(|_| Arc::default()).collect(),
         }
     }
-}
 
-impl Turns {
     /// Waits until nobody else works under `key`. Nobody may take two.
     pub(super) async fn take(&self, key: impl Hash) -> Turn {
-        let index = usize::try_from(self.hasher.hash_one(key) % LOCKS).unwrap_or(0);
+        let mut hasher = DefaultHasher::new();
+        self.seed.hash(&mut hasher);
+        key.hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % LOCKS).unwrap_or(0);
         let lock = self.locks.get(index).expect("one of LOCKS locks");
         Arc::clone(lock).lock_owned().await
     }
