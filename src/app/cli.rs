@@ -11,6 +11,7 @@ use super::{
     config::{self, Inputs},
     failure::{Exit, Failure},
     init::init,
+    open,
     output::{self, Format},
     run, talk, users,
 };
@@ -172,7 +173,7 @@ pub struct ClientArgs {
     pub save: Option<PathBuf>,
     /// What to do
     #[command(subcommand)]
-    pub verb: ClientVerb,
+    pub verb: Option<ClientVerb>,
 }
 
 /// What a client does.
@@ -348,6 +349,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match cli.verb {
         Verb::Init(args) => {
             let made = init(&args.server_name, &args.dir)?;
+            run::block_on(open::create(&args.dir.join("tramline.toml")))?;
             format.print(&made.text(), &made.json())
         }
         Verb::Serve(hub) => run::block_on(run::serve(hub.inputs())),

@@ -68,7 +68,10 @@ fn each<T>(all: &[T], address: fn(&T) -> io::Result<SocketAddr>) -> io::Result<V
 fn refused(key: &str, address: SocketAddr, error: &io::Error) -> Failure {
     let fix = match error.kind() {
         io::ErrorKind::AddrInUse => "another process has it; stop that, or choose another port",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher one",
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "ports below 1024 need a privilege; choose a higher one"
+        }
+        io::ErrorKind::PermissionDenied => "choose an address that is allowed",
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
         _ => "choose another address",
     };

@@ -1,6 +1,10 @@
 //! A store opened by this process alone, and the hub on it.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use serde_json::{Value as Json, json};
@@ -31,12 +35,47 @@ pub struct OpenHub {
     server_name: String,
 }
 
-/// Opens the store that a configuration names; nobody else may have it.
-pub async fn store(config: &Config) -> Result<Sqlite, Failure> {
-    let StoreUrl::Sqlite(path) = &config.store.url;
+/// Makes the store of a new hub, readable by its owner only.
+pub async fn create(file: &Path) -> Result<(), Failure> {
+    let inputs = Inputs::of_process(Some(file.to_owned()), Vec::new());
+    let config = config::load(&inputs)?.config;
+    let path = store_file(&config);
+    let wrong = |error| Failure::failed("STORE", format!("{}: {error}", path.display()));
     if let Some(dir) = path.parent() {
         make_dir(dir)?;
     }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(&path).map_err(wrong)?;
+    open(&config).await?.close().await;
+    Ok(())
+}
+
+/// Opens the store that a configuration names; nobody else may have it.
+///
+/// One that is not there is not made: a disk that is not mounted must not look like an empty hub.
+pub async fn store(config: &Config) -> Result<Sqlite, Failure> {
+    let path = store_file(config);
+    let there = std::fs::metadata(&path).is_ok_and(|found| found.len() > 0);
+    if !there {
+        let reason = format!(
+            "no store at {}: restore it, or make a new hub with `tramline init`",
+            path.display()
+        );
+        return Err(Failure::store("STORE_MISSING", reason));
+    }
+    open(config).await
+}
+
+/// The database file, without the parameter that its name may carry.
+fn store_file(config: &Config) -> PathBuf {
+    let StoreUrl::Sqlite(path) = &config.store.url;
+    let text = path.to_string_lossy();
+    PathBuf::from(text.split('?').next().unwrap_or_default())
+}
+
+async fn open(config: &Config) -> Result<Sqlite, Failure> {
+    let StoreUrl::Sqlite(path) = &config.store.url;
     // The path may carry a parameter for the power-cut test; see `OpenOptions::from_url`.
     let url = format!("sqlite:{}", path.display());
     let options = OpenOptions::from_url(&url, Path::new(""), config.server_name.clone());

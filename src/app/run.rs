@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     admin::{self, Health},
     clock::{self, SystemClock},
-    config::{self, Config, Inputs},
+    config::{self, Config, Inputs, PlainCoap},
     failure::Failure,
     keys::SigningKey,
     listen::Listeners,
@@ -182,6 +182,9 @@ fn open_doors(
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let front = Front::new(Arc::clone(&hub.hub) as Arc<dyn Service>);
+    if config.coap.plain == PlainCoap::Any && !listeners.coap.is_empty() {
+        tracing::warn!("plain CoAP from anywhere: passwords and tokens cross the network in clear");
+    }
     if let Some(certificate) = &material.certificate {
         let tls = tls::server_config(Arc::clone(certificate))
             .map_err(|error| Failure::usage("CERTIFICATE", error))?;

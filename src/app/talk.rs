@@ -4,7 +4,7 @@
     reason = "indexing a JSON value gives null where there is nothing"
 )]
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Value as Json, json};
@@ -13,7 +13,7 @@ use super::{
     cli::{ClientArgs, ClientVerb},
     clock::{self, world},
     failure::Failure,
-    output::Format,
+    output::{self, Format},
     users,
 };
 use crate::{
@@ -31,27 +31,55 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
         let (client, credentials) = resume(args.credentials.as_deref()).await?;
         (client, credentials, true)
     };
-    let outcome = verb(&mut client, &me, args.verb, format).await;
+    let outcome = match args.verb {
+        Some(wanted) => verb(&mut client, &me, wanted, format).await,
+        None => saved(&me, args.save.as_deref(), format),
+    };
     if !keep {
         client.logout().await.map_err(failed)?;
     }
     outcome
 }
 
+/// Without a verb, signing in was what was wanted.
+fn saved(me: &Credentials, file: Option<&Path>, format: Format) -> Result<(), Failure> {
+    let Some(file) = file else {
+        return Err(nothing_to_do());
+    };
+    let (user, device, path) = (&me.user_id, &me.device_id, file.display().to_string());
+    format.print(
+        &format!("saved the session of {user} (device {device}) in {path}"),
+        &json!({"user_id": user, "device_id": device, "file": path}),
+    )
+}
+
+fn nothing_to_do() -> Failure {
+    let reason = "say what to do (see `tramline client --help`), or --save FILE to sign in only";
+    Failure::usage("CLIENT_VERB", reason)
+}
+
 async fn log_in(args: &ClientArgs, user: &str) -> Result<(Client, Credentials), Failure> {
+    if args.verb.is_none() && args.save.is_none() {
+        return Err(nothing_to_do()); // before anyone is asked for a password
+    }
+    if let Some(file) = args.save.as_ref().filter(|file| file.exists()) {
+        let reason = format!("{} exists already; choose another name", file.display());
+        return Err(Failure::failed("CREDENTIALS", reason));
+    }
     let target = target(args)?;
     let password = match &args.password_file {
         Some(file) => users::password_from(file)?,
-        None => users::prompt(&format!("Password of {user}: "))?,
+        None => users::prompt(&format!("Password of {user}"))?,
     };
     let mut client = Client::open(&target, &world()).await.map_err(failed)?;
     let signed_in = client.login(user, password.reveal(), None).await;
     let mut credentials = signed_in.map_err(failed)?;
     credentials.reached(&target);
-    if let Some(file) = &args.save {
-        credentials
-            .write(file)
-            .map_err(|error| Failure::failed("CREDENTIALS", error))?;
+    if let Some(file) = &args.save
+        && let Err(error) = credentials.write(file)
+    {
+        client.logout().await.map_err(failed)?; // a session nobody has must not stay
+        return Err(Failure::failed("CREDENTIALS", error));
     }
     Ok((client, credentials))
 }
@@ -136,7 +164,8 @@ async fn verb(
         ClientVerb::Send { room, text, txn } => {
             let room = room_id(client, &room).await?;
             let txn = txn.unwrap_or_else(fresh_txn);
-            let event = client.say(&room, &txn, &text).await.map_err(failed)?;
+            let event = client.say(&room, &txn, &text).await;
+            let event = event.map_err(|error| may_have_arrived(error, &txn))?;
             format.print(event.as_str(), &json!({"event_id": event, "txn": txn}))
         }
         ClientVerb::Read { room, limit, from } => {
@@ -207,7 +236,15 @@ async fn sync(
         } else {
             wait_ms
         };
-        let news = client.sync(since.as_deref(), wait).await.map_err(failed)?;
+        let news = match client.sync(since.as_deref(), wait).await {
+            Ok(news) => news,
+            Err(error) if follow && error.is_temporary() => {
+                output::note(&format!("-- {error}; trying again"));
+                tokio::time::sleep(FOLLOW_PAUSE).await;
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
+        };
         if format == Format::Json {
             format.print("", &news)?;
         } else {
@@ -255,6 +292,9 @@ fn told(news: &Json) -> Vec<String> {
     lines.extend(rooms("leave").map(|(room, _)| format!("{room}  you are out")));
     lines
 }
+
+/// How long `sync --follow` rests when the hub does not answer.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long one round of `sync --follow` waits for news.
 const FOLLOW_WAIT_MS: u64 = 30_000;
@@ -347,6 +387,17 @@ fn fresh_txn() -> String {
         clock::SystemClock::new().now().0,
         clock::rng().next_u32()
     )
+}
+
+/// An unanswered send may have been done: whoever sends it again needs its transaction id.
+fn may_have_arrived(error: ClientError, txn: &str) -> Failure {
+    if let ClientError::Unreachable { .. } = &error {
+        let hint = format!(
+            "{error}; it may have arrived. Send it again with --txn {txn}: it is not sent twice"
+        );
+        return Failure::failed("UNREACHABLE", hint);
+    }
+    failed(error)
 }
 
 fn failed(error: ClientError) -> Failure {

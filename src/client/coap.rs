@@ -25,6 +25,9 @@ const CBOR: u16 = 60;
 /// The largest datagram a CoAP server may send us; blocks are 1024 bytes and headers small.
 const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
 
+/// After how many closed-port answers to one request nobody is taken to be there.
+const REFUSALS_MAX: u32 = 3;
+
 /// A hub's CoAP door.
 pub(super) struct CoapDoor {
     address: SocketAddr,
@@ -110,6 +113,7 @@ impl CoapDoor {
         let now = self.clock.now();
         let exchange = self.machine.request(now, self.address, request);
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        let mut refused = 0;
         loop {
             self.flush().await?;
             if let Some(answer) = self.answer_to(exchange) {
@@ -120,8 +124,14 @@ impl CoapDoor {
             let wait = due.map_or(Duration::from_mins(1), |due| due.since(self.clock.now()));
             match timeout(wait, self.socket.recv(&mut buffer)).await {
                 Ok(Ok(length)) => self.take(buffer.get(..length).unwrap_or_default()),
-                // An ICMP error tells of one datagram; retransmission decides.
-                Ok(Err(error)) => tracing::debug!(%error, "the hub's port is closed for now"),
+                // An ICMP error tells of one datagram: a hub that starts again comes back before
+                // the next one, nobody at all does not.
+                Ok(Err(error)) => {
+                    refused += 1;
+                    if refused >= REFUSALS_MAX {
+                        return Err(unreachable(self.address, error));
+                    }
+                }
                 Err(_) => {}
             }
             self.machine.handle_timeout(self.clock.now());

@@ -368,7 +368,7 @@ impl Tables {
                 device,
                 token,
                 name,
-                ..
+                at,
             } => {
                 let key = (user.clone(), device.clone());
                 let taken = self
@@ -388,6 +388,7 @@ impl Tables {
                     },
                 });
                 known.token = *token;
+                known.record.seen = Some(*at);
                 if name.is_some() {
                     known.record.name.clone_from(name);
                 }

@@ -287,9 +287,10 @@ fn device_statement(write: &Write, position: Position) -> Option<Statement> {
             name,
             at,
         } => sqlx::query(
-            "INSERT INTO devices (user, device, token, name, created) VALUES (?, ?, ?, ?, ?)
-             ON CONFLICT (user, device) DO UPDATE
-             SET token = excluded.token, name = coalesce(excluded.name, name)",
+            "INSERT INTO devices (user, device, token, name, created, seen)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT (user, device) DO UPDATE
+             SET token = excluded.token, name = coalesce(excluded.name, name),
+                 seen = excluded.seen",
         )
         .bind(user.as_str())
         .bind(device.as_str())
