@@ -3,6 +3,7 @@
 //!
 //! The store is written by the hub's own writer, then the real binary is started on it and used
 //! over HTTPS. `cargo bench --bench scale`, about three minutes and 2 GB of disk.
+#![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
 mod common;
 #[path = "../tests/it/hub.rs"]
@@ -145,7 +146,7 @@ async fn initial_sync(
     let joined = answer
         .pointer("/rooms/join")
         .and_then(Value::as_object)
-        .map_or(0, |rooms| rooms.len());
+        .map_or(0, serde_json::Map::len);
     if joined as u64 != ROOMS {
         return Err(format!("the initial sync tells of {joined} rooms").into());
     }

@@ -91,7 +91,9 @@ pub(super) async fn write<R: Row>(
             let (chunk, after) = rest.split_at(size);
             rest = after;
             let mut values = Values::of_rows(size);
-            chunk.iter().for_each(|row| row.bind(&mut values));
+            for row in chunk {
+                row.bind(&mut values);
+            }
             let statement: Statement = sqlx::query_with(as_static(sql), values.0);
             let done: SqliteQueryResult = statement.execute(&mut *conn).await?;
             changed += done.rows_affected();
