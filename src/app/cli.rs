@@ -22,7 +22,7 @@ use super::{
     name = "tramline",
     version,
     arg_required_else_help = true,
-    after_help = "Example:\n  tramline init hub.example && tramline serve"
+    after_help = "Example:\n  tramline init hub.example && tramline serve\n\nExit codes:\n  0 done; 1 refused or failed; 2 wrong usage or configuration;\n  3 the store belongs to another version, program or running process"
 )]
 pub struct Cli {
     /// Print one JSON object per line instead of text
@@ -147,7 +147,7 @@ pub struct ClientArgs {
     /// Sign in with a password: an https:// or coap:// URL, and a user
     #[arg(long, num_args = 2, value_names = ["URL", "USER"])]
     pub login: Option<Vec<String>>,
-    /// Trust this certificate, in PEM, besides nothing else
+    /// Trust only this certificate, in PEM
     #[arg(
         long,
         value_name = "FILE",

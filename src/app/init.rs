@@ -338,7 +338,7 @@ mod tests {
         let certificate =
             tls::Certificate::from_files(&dir.path().join("cert"), &dir.path().join("key"))
                 .unwrap();
-        let server = tls::server_config(Arc::new(certificate)).unwrap();
+        let server = crate::edge::http::tls::server_config(Arc::new(certificate)).unwrap();
         for name in ["localhost", "127.0.0.1", "::1", "hub.example"] {
             tls::tests::handshake(&server, &dir.path().join("cert"), name).unwrap();
         }

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 
+use rustls::server::ResolvesServerCert;
 use serde_json::Value as Json;
 use tokio::{
     sync::{mpsc, watch},
@@ -27,7 +28,7 @@ use super::{
     reload::{Reloader, SharedTokens, Tokens},
     signals::{Signal, Signals},
     telemetry::{self, Telemetry},
-    tls::{self, Certificate},
+    tls::Certificate,
 };
 use crate::{
     api::Service,
@@ -186,8 +187,9 @@ fn open_doors(
         tracing::warn!("plain CoAP from anywhere: passwords and tokens cross the network in clear");
     }
     if let Some(certificate) = &material.certificate {
-        let tls = tls::server_config(Arc::clone(certificate))
-            .map_err(|error| Failure::usage("CERTIFICATE", error))?;
+        let tls =
+            edge::http::tls::server_config(Arc::clone(certificate) as Arc<dyn ResolvesServerCert>)
+                .map_err(|error| Failure::usage("CERTIFICATE", error))?;
         for listener in listeners.https {
             // The certificate itself is replaced behind the configuration; see `tls`.
             let (_, tls) = watch::channel(Arc::clone(&tls));

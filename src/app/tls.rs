@@ -6,7 +6,6 @@ use std::{
 };
 
 use rustls::{
-    ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{ClientHello, ResolvesServerCert},
@@ -73,16 +72,6 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-/// TLS for the HTTPS door: rustls' safe defaults, HTTP/2 before HTTP/1.1.
-pub fn server_config(certificate: Arc<Certificate>) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
 fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, CertificateError> {
     let chain_error = |reason: String| CertificateError::Chain {
         path: chain.to_owned(),
@@ -112,7 +101,7 @@ pub(super) mod tests {
 
     /// One handshake in memory, by a client that trusts `root` and asks for `name`.
     pub(in crate::app) fn handshake(
-        server: &Arc<ServerConfig>,
+        server: &Arc<rustls::ServerConfig>,
         root: &Path,
         name: &str,
     ) -> io::Result<()> {

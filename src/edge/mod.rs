@@ -11,7 +11,6 @@
 //! ```text
 //! http::serve(TcpListener, watch of tls::server_config(…), Https { front, limits, well_known }, shutdown)
 //! coap::serve(coap::bind(address, exposure)?, Coap { front, clock, rng, timers, limits }, shutdown)
-//! admin::serve(TcpListener, Admin { service, metrics, token, more }, shutdown)
 //! ```
 
 pub mod client_api;

@@ -5,7 +5,12 @@ mod files;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{PrivateKeyDer, ServerName},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -30,11 +35,13 @@ struct Running {
 /// A certificate of its own, and what a client needs to trust it.
 fn certificate() -> (Arc<rustls::ServerConfig>, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let key = made.signing_key.serialize_pem();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let chain = vec![made.cert.der().clone()];
+    let shown = CertifiedKey::from_der(chain, key, &ring::default_provider()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
     (
-        tls::server_config(made.cert.pem().as_bytes(), key.as_bytes()).unwrap(),
+        tls::server_config(Arc::new(SingleCertAndKey::from(shown))).unwrap(),
         roots,
     )
 }

@@ -201,6 +201,8 @@ impl Committer {
             "a store answers for every batch"
         );
         self.stats.healthy.store(true, Ordering::Release);
+        metrics::counter!("tramline_commits_total").increment(1);
+        metrics::counter!("tramline_batches_total").increment(batches.len() as u64);
         self.stats.commits.fetch_add(1, Ordering::Relaxed);
         self.stats
             .batches
@@ -250,6 +252,7 @@ impl Committer {
         if matches!(error, CommitError::Unknown(_)) {
             self.look_again().await;
         }
+        metrics::counter!("tramline_failed_commits_total").increment(1);
         self.stats.failed.fetch_add(1, Ordering::Relaxed);
         self.stats.healthy.store(false, Ordering::Release);
         let error = match error {
