@@ -28,6 +28,9 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
         let (client, credentials) = log_in(&args, &login.user).await?;
         (client, credentials, args.save.is_some())
     } else {
+        if args.verb.is_none() && args.credentials.is_some() {
+            return Err(nothing_to_do());
+        }
         let (client, credentials) = resume(args.credentials.as_deref()).await?;
         (client, credentials, true)
     };
@@ -99,8 +102,10 @@ fn read_ca(path: &Path) -> Result<String, Failure> {
         .map_err(|error| Failure::usage("CA_FILE", format!("{}: {error}", path.display())))
 }
 
+const SESSION_WANTED: &str = "who are you? Give --credentials FILE, or --login URL USER (with --save FILE to keep the session)";
+
 async fn resume(file: Option<&Path>) -> Result<(Client, Credentials), Failure> {
-    let file = file.ok_or_else(|| Failure::usage("CREDENTIALS", "--credentials or --login"))?;
+    let file = file.ok_or_else(|| Failure::usage("CREDENTIALS", SESSION_WANTED))?;
     let wrong = |error| Failure::usage("CREDENTIALS", error);
     let credentials = Credentials::read(file).map_err(wrong)?;
     let target = credentials.target(file).map_err(wrong)?;

@@ -133,6 +133,12 @@ fn help() -> Result<(), Failed> {
 }
 
 fn wrong_usage() -> Result<(), Failed> {
+    let nobody = tramline().args(["client", "rooms"]).output()?;
+    expect_code(nobody.status.code(), 2)?;
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    if !(said.contains("--credentials") && said.contains("--login")) {
+        return Err(format!("it does not say how to sign in: {said}").into());
+    }
     expect_code(tramline().arg("sreve").output()?.status.code(), 2)?;
     expect_code(
         tramline()

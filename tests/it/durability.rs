@@ -25,6 +25,10 @@ const KILLS: usize = 20;
 const SENDERS: usize = 25;
 const SENDS_EACH: usize = 80;
 
+/// How many acknowledgements a hub lives at most; times [`KILLS`] it is below what is sent, with
+/// what is acknowledged between a count and its kill.
+const ACKS_BETWEEN_KILLS: usize = 60;
+
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test(
@@ -76,12 +80,25 @@ fn kills() -> Result<(), Failed> {
         let room = ana.create_room(json!({"preset": "public_chat"})).await?;
         let token = ana.token().expect("logged in").to_owned();
         let (tell, target) = watch::channel(hub.target("https")?);
+        let acks = watch::Sender::new(0_usize);
+        let mut counted = acks.subscribe();
         let senders: Vec<_> = (0..SENDERS)
-            .map(|index| tokio::spawn(send_all(index, room.clone(), token.clone(), target.clone())))
+            .map(|index| {
+                tokio::spawn(send_all(
+                    index,
+                    room.clone(),
+                    token.clone(),
+                    target.clone(),
+                    acks.clone(),
+                ))
+            })
             .collect();
         let mut known: Vec<String> = Vec::new();
         for _ in 0..KILLS {
-            tokio::time::sleep(Duration::from_millis(rng.random_range(20..150))).await;
+            // By acknowledgements, not by time: each kill falls into the sending on any machine.
+            let due = *counted.borrow() + rng.random_range(1..=ACKS_BETWEEN_KILLS);
+            let due = due.min(SENDERS * SENDS_EACH); // there are no more to wait for
+            counted.wait_for(|acks| *acks >= due).await?;
             hub.kill()?;
             hub.start()?;
             tell.send_replace(hub.target("https")?);
@@ -117,6 +134,7 @@ async fn send_all(
     room: OwnedRoomId,
     token: String,
     mut target: watch::Receiver<Target>,
+    acks: watch::Sender<usize>,
 ) -> Result<Acked, Failed> {
     let mut acked = Acked::new();
     let now = target.borrow_and_update().clone();
@@ -127,6 +145,7 @@ async fn send_all(
             match client.say(&room, &text.replace('/', "-"), &text).await {
                 Ok(event) => {
                     acked.push((text, event));
+                    acks.send_modify(|acks| *acks += 1);
                     break;
                 }
                 Err(error) if error.is_temporary() => {
@@ -199,7 +218,7 @@ fn check(log: &[String], acked: &[Acked]) -> Result<(), Failed> {
 fn power_cuts(parameter: &str) -> Result<Vec<String>, Failed> {
     let shim = peers::powercut()?;
     let mut lost = Vec::new();
-    for round in 0..5_u64 {
+    for round in 0..5_usize {
         let mut hub = Hub::init()?;
         hub.add_user("ana")?;
         let disk = hub.path().canonicalize()?;
@@ -215,11 +234,12 @@ fn power_cuts(parameter: &str) -> Result<Vec<String>, Failed> {
             let mut ana = hub.client("https", "ana").await?;
             let room = ana.create_room(json!({})).await?;
             let acked = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let (acks, mut counted) = watch::channel(0_usize);
             let token = ana.token().expect("logged in").to_owned();
             let senders: Vec<_> = (0..8)
                 .map(|index| {
                     let (acked, room, token) = (Arc::clone(&acked), room.clone(), token.clone());
-                    let target = hub.target("https");
+                    let (target, acks) = (hub.target("https"), acks.clone());
                     tokio::spawn(async move {
                         let mut client = Client::resume(&target?, &token, &world()).await?;
                         for number in 0.. {
@@ -228,12 +248,13 @@ fn power_cuts(parameter: &str) -> Result<Vec<String>, Failed> {
                                 break;
                             };
                             acked.lock().expect("nobody panics").push((text, event));
+                            acks.send_modify(|acks| *acks += 1);
                         }
                         Ok::<_, Failed>(())
                     })
                 })
                 .collect();
-            tokio::time::sleep(Duration::from_millis(300 + 130 * round)).await;
+            counted.wait_for(|acks| *acks >= 40 + 60 * round).await?;
             hub.kill()?;
             for sender in senders {
                 sender.await??;

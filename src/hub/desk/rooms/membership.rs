@@ -160,17 +160,9 @@ pub(in crate::hub::desk) async fn kick(
     caller: &Caller,
     request: kicking::Request,
 ) -> Result<kicking::Response, Refusal> {
+    let (room, user) = (&request.room_id, request.user_id);
     let content = reasoned(request.reason);
-    let room = &request.room_id;
-    change(
-        hub,
-        caller,
-        room,
-        request.user_id,
-        MemberChange::Kick,
-        content,
-    )
-    .await?;
+    change(hub, caller, room, user, MemberChange::Kick, content).await?;
     Ok(kicking::Response::new())
 }
 
@@ -180,17 +172,9 @@ pub(in crate::hub::desk) async fn ban(
     caller: &Caller,
     request: banning::Request,
 ) -> Result<banning::Response, Refusal> {
+    let (room, user) = (&request.room_id, request.user_id);
     let content = reasoned(request.reason);
-    let room = &request.room_id;
-    change(
-        hub,
-        caller,
-        room,
-        request.user_id,
-        MemberChange::Ban,
-        content,
-    )
-    .await?;
+    change(hub, caller, room, user, MemberChange::Ban, content).await?;
     Ok(banning::Response::new())
 }
 
@@ -200,17 +184,9 @@ pub(in crate::hub::desk) async fn unban(
     caller: &Caller,
     request: unbanning::Request,
 ) -> Result<unbanning::Response, Refusal> {
+    let (room, user) = (&request.room_id, request.user_id);
     let content = reasoned(request.reason);
-    let room = &request.room_id;
-    change(
-        hub,
-        caller,
-        room,
-        request.user_id,
-        MemberChange::Unban,
-        content,
-    )
-    .await?;
+    change(hub, caller, room, user, MemberChange::Unban, content).await?;
     Ok(unbanning::Response::new())
 }
 
