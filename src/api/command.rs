@@ -150,6 +150,10 @@ macro_rules! commands_and_replies {
             RegisterNonce,
             /// Registration by whoever holds the shared secret: `POST /_synapse/admin/v1/register`.
             RegisterWithSecret(Box<SecretRegistration>),
+            /// A linked device's, in the thin profile.
+            Thin(super::Thin),
+            /// Linking a device by a code.
+            Linking(Box<super::Linking>),
         }
 
         // Requests hold passwords and tokens: only the name may reach a log.
@@ -166,6 +170,8 @@ macro_rules! commands_and_replies {
                     $(Self::$name(_) => stringify!($name),)*
                     Self::RegisterNonce => "RegisterNonce",
                     Self::RegisterWithSecret(_) => "RegisterWithSecret",
+                    Self::Thin(thin) => thin.name(),
+                    Self::Linking(_) => "Linking",
                 }
             }
         }
@@ -178,6 +184,10 @@ macro_rules! commands_and_replies {
             RegisterNonce { nonce: String },
             /// The same shape as [`Reply::Register`].
             RegisterWithSecret(Box<ruma::api::client::account::register::v3::Response>),
+            /// To [`Command::Thin`].
+            Thin(super::ThinReply),
+            /// To [`Command::Linking`].
+            Linking(Box<super::Linked>),
         }
 
         // Answers hold access tokens: only the name may reach a log.
@@ -187,6 +197,8 @@ macro_rules! commands_and_replies {
                     $(Self::$name(_) => stringify!($name),)*
                     Self::RegisterNonce { .. } => "RegisterNonce",
                     Self::RegisterWithSecret(_) => "RegisterWithSecret",
+                    Self::Thin(_) => "Thin",
+                    Self::Linking(_) => "Linking",
                 })
             }
         }

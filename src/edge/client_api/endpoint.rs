@@ -85,6 +85,8 @@ macro_rules! endpoints {
                     Ok((200, serde_json::to_vec(&serde_json::json!({ "nonce": nonce }))?))
                 }
                 Reply::RegisterWithSecret(response) => rendered(*response),
+                // No path of this API leads to them.
+                Reply::Thin(_) | Reply::Linking(_) => Ok((404, b"{}".to_vec())),
             }
         }
     };

@@ -36,7 +36,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use registration::AccountWish;
 
 use crate::{
-    api::{Command, Origin, Refusal, Reply},
+    api::{Code, Command, Origin, Refusal, Reply},
     base::Clock,
     hub::{Hub, Settings, fanout::Touched},
     store::{Batch, Write, media::MediaFiles},
@@ -469,6 +469,9 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
             secret_registration::register(hub, &origin, *request)
                 .await
                 .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
+        }
+        Command::Thin(_) | Command::Linking(_) => {
+            Err(Refusal::new(Code::Unrecognized, "no device is linked here"))
         }
     }
 }
