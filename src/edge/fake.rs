@@ -69,8 +69,8 @@ impl Fake {
             Credentials::Token(token) if token == "ana" && !self.revoked.load(Ordering::SeqCst) => {
                 Ok(())
             }
-            Credentials::Token(_) => Err(Refusal::new(Code::UnknownToken, "unknown token")),
             Credentials::Nothing => Err(Refusal::new(Code::MissingToken, "no token")),
+            _ => Err(Refusal::new(Code::UnknownToken, "unknown token")),
         }
     }
 
