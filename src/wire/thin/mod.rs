@@ -1,8 +1,24 @@
 //! The thin profile's bytes: drafts, records, names and the rest of `spec-notes/thin-profile.md`.
 //!
 //! Typed values only; whose alias a number is, and what an event becomes, is the hub's.
+//! `draft`, `record` and `names` read and write; `number` has the integers, `deflate` the dictionary,
+//! `mls` leaves out what both ends know of an MLS message.
 
-use ruma::OwnedRoomId;
+mod body;
+pub mod deflate;
+mod draft;
+pub mod mls;
+mod names;
+pub mod number;
+mod record;
+
+pub use mls::MlsGroup;
+pub use names::{
+    FIRST_OWN_EVENT_TYPE, FIXED_EVENT_TYPES, decode_named, decode_numbers, decode_wanted,
+    encode_named, encode_numbers, encode_wanted,
+};
+pub use record::{decode_all as decode_records, encode_all as encode_records};
+use thiserror::Error;
 
 /// A number that stands for a room, a user or an event type, for one device.
 ///
@@ -196,13 +212,56 @@ pub struct LinkProfile {
     pub daily_kilobytes: u64,
 }
 
-/// An MLS group as far as both ends of a link know it. spec: thin-profile §10
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MlsGroup {
-    /// The room it belongs to.
-    pub room: OwnedRoomId,
-    /// The group's id.
-    pub group_id: Vec<u8>,
-    /// The epoch the room states.
-    pub epoch: u64,
+/// Why bytes are not what the thin profile has.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("{fault} at byte {offset}")]
+pub struct ThinError {
+    /// What was wrong.
+    pub fault: ThinFault,
+    /// Where.
+    pub offset: usize,
 }
+
+/// Each thing that can be wrong.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum ThinFault {
+    /// The bytes stop inside a field.
+    #[error("the bytes end inside a field")]
+    Truncated,
+    /// Bytes after the last field.
+    #[error("bytes follow the last field")]
+    Trailing,
+    /// A number that is not written in its shortest form, or has more than nine bytes.
+    #[error("a number is not in its shortest form")]
+    Number,
+    /// A kind that does not belong here.
+    #[error("kind {kind} does not belong here")]
+    Kind {
+        /// Which.
+        kind: u8,
+    },
+    /// A bit of the head that must be zero here.
+    #[error("a reserved bit of the head is set")]
+    Reserved,
+    /// A kind that needs a target has none.
+    #[error("this kind needs a target")]
+    NoTarget,
+    /// Text that is not UTF-8.
+    #[error("the text is not UTF-8")]
+    Utf8,
+    /// A membership byte above 4.
+    #[error("no membership has this number")]
+    Membership,
+    /// A kind of name above 2.
+    #[error("no kind of name has this number")]
+    NameKind,
+    /// A link class above 6.
+    #[error("no class of links has this number")]
+    LinkClass,
+    /// More records than anybody may send at once.
+    #[error("more than {RECORDS_MAX} records")]
+    TooMany,
+}
+
+/// Records, names or aliases in one message. A record has at least two bytes, and a message 64 KiB.
+pub const RECORDS_MAX: usize = 32_768;
