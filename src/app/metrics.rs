@@ -111,7 +111,8 @@ mod tests {
 
     use super::*;
 
-    /// The names in the first argument of `counter!`, `gauge!` and `histogram!`, in all of `src`.
+    /// The names in the first argument of `counter!`, `gauge!` and `histogram!`, in all of `src`
+    /// but here.
     fn counted() -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         let mut places = vec![PathBuf::from("src")];
@@ -120,11 +121,14 @@ mod tests {
                 places.extend(fs::read_dir(&place).unwrap().map(|e| e.unwrap().path()));
                 continue;
             }
+            if place.ends_with("app/metrics.rs") {
+                continue;
+            }
             let text = fs::read_to_string(&place).unwrap();
             for called in ["counter!(", "gauge!(", "histogram!("] {
                 let calls = text.split(called).skip(1).map(str::trim_start);
-                let named = calls.filter_map(|call| call.strip_prefix('"')?.split('"').next());
-                names.extend(named.map(ToOwned::to_owned));
+                let found = calls.filter_map(|call| call.strip_prefix('"')?.split('"').next());
+                names.extend(found.map(ToOwned::to_owned));
             }
         }
         names

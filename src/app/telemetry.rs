@@ -99,7 +99,7 @@ where
         event: &Event<'_>,
     ) -> std::fmt::Result {
         let has = |name: &&str| event.metadata().fields().field(*name).is_some();
-        if !LISTS.iter().any(|name| has(name)) {
+        if !LISTS.iter().any(has) {
             return self.0.format_event(context, writer, event);
         }
         let mut line = String::new();

@@ -149,7 +149,10 @@ pub(super) async fn end_sessions(
         }
         stored.unwrap_or(Err(WriteError::Busy))
     });
-    ended.await.map_err(|_| WriteError::Busy)??;
+    ended.await.map_err(|error| {
+        tracing::error!(%error, "ending sessions broke off");
+        WriteError::Busy
+    })??;
     Ok(())
 }
 
