@@ -13,6 +13,7 @@ pub mod failure;
 pub mod init;
 pub mod keys;
 pub mod listen;
+mod metrics;
 pub mod notify;
 pub mod open;
 pub mod operator;

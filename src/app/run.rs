@@ -191,10 +191,8 @@ fn open_doors(
             edge::http::tls::server_config(Arc::clone(certificate) as Arc<dyn ResolvesServerCert>)
                 .map_err(|error| Failure::usage("CERTIFICATE", error))?;
         for listener in listeners.https {
-            // The certificate itself is replaced behind the configuration; see `tls`.
-            let (_, tls) = watch::channel(Arc::clone(&tls));
             let door = https_door(&front, config);
-            let served = edge::http::serve(listener, tls, door, stopping.clone());
+            let served = edge::http::serve(listener, Arc::clone(&tls), door, stopping.clone());
             doors.spawn(async move {
                 served.await;
                 Ok(())

@@ -410,7 +410,9 @@ fn failed(error: ClientError) -> Failure {
         ClientError::Refused { errcode, error, .. } => Failure::failed(errcode, error),
         ClientError::Unreachable { .. } => Failure::failed("UNREACHABLE", &error),
         ClientError::Ca(_) => Failure::usage("CA_FILE", &error),
-        ClientError::Decode(_) | ClientError::Shape { .. } => Failure::failed("BAD_ANSWER", &error),
+        ClientError::Decode(_) | ClientError::Shape { .. } | ClientError::Field { .. } => {
+            Failure::failed("BAD_ANSWER", &error)
+        }
     }
 }
 

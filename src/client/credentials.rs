@@ -5,7 +5,7 @@ use std::{fmt, fs, io::Write as _, os::unix::fs::OpenOptionsExt, path::Path};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::client::{Target, target::HttpsTarget};
+use crate::client::{Target, TargetError, target::HttpsTarget};
 
 /// A device's credentials, as the credential file has them. Parts not yet built are absent.
 #[derive(Clone, Serialize, Deserialize)]
@@ -77,6 +77,14 @@ pub enum CredentialsError {
         /// The file.
         path: String,
     },
+    /// The door it names cannot be used.
+    #[error("{path}: {source}")]
+    Door {
+        /// The file.
+        path: String,
+        /// Why.
+        source: TargetError,
+    },
 }
 
 impl Credentials {
@@ -133,15 +141,17 @@ impl Credentials {
 
     /// The door these credentials lead to: CoAP first, for it is the smaller one.
     pub fn target(&self, path: &Path) -> Result<Target, CredentialsError> {
-        let no_door = || CredentialsError::NoDoor {
-            path: path.display().to_string(),
+        let path = || path.display().to_string();
+        let unusable = |source| CredentialsError::Door {
+            path: path(),
+            source,
         };
         if let Some(coap) = &self.server.coap {
-            return Target::parse(&format!("coap://{coap}"), None).map_err(|_| no_door());
+            return Target::parse(&format!("coap://{coap}"), None).map_err(unusable);
         }
+        let no_door = || CredentialsError::NoDoor { path: path() };
         let https = self.server.https.as_ref().ok_or_else(no_door)?;
-        Target::parse(&format!("https://{https}"), self.server.ca_pem.as_deref())
-            .map_err(|_| no_door())
+        Target::parse(&format!("https://{https}"), self.server.ca_pem.as_deref()).map_err(unusable)
     }
 
     /// Notes where the hub was reached.

@@ -16,7 +16,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -32,7 +32,10 @@ use self::{
     profile::{Asked, Fault, Form},
     sticky::{Sticky, Words},
 };
-use super::{client_api::Answer, front::Front};
+use super::{
+    client_api::Answer,
+    front::{self, Front, Told},
+};
 use crate::{
     api::{Command, Door, Origin, Refusal, Reply},
     base::{Clock, Rng, Timestamp},
@@ -216,7 +219,7 @@ impl Driver {
     }
 
     fn received(&mut self, peer: SocketAddr, datagram: &[u8]) {
-        count("up", datagram.len());
+        count("up", datagram);
         let now = self.clock.now();
         if peer.ip().is_loopback() {
             self.machine.mark_validated(now, &peer); // nobody far away can send from there
@@ -228,7 +231,7 @@ impl Driver {
     async fn follow_up(&mut self) {
         loop {
             while let Some((peer, datagram)) = self.machine.poll_transmit() {
-                count("down", datagram.len());
+                count("down", &datagram);
                 if let Err(error) = self.socket.send_to(&datagram, peer).await {
                     tracing::debug!(%peer, %error, "sending failed"); // as if lost on the way
                 }
@@ -403,11 +406,14 @@ async fn sleep(wait: Option<Duration>) {
     }
 }
 
-fn count(direction: &'static str, bytes: usize) {
-    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+fn count(direction: &'static str, bytes: &[u8]) {
     counter!("tramline_datagrams_total", "door" => "coap", "direction" => direction).increment(1);
     counter!("tramline_datagram_bytes_total", "door" => "coap", "direction" => direction)
-        .increment(bytes);
+        .increment(length(bytes));
 }
 
 /// One request on its way through the hub.
@@ -454,15 +460,26 @@ impl Asking {
                 }),
             }
         };
-        let status = |outcome: &Outcome| outcome.status;
-        match self
-            .front
-            .run(Door::Coap, endpoint, number, status, work)
-            .await
-        {
-            Ok(outcome) => (outcome.response, outcome.watch),
-            Err(refusal) => (form.fault(refusal.into()), None),
-        }
+        let named = front::Asked {
+            door: Door::Coap,
+            endpoint,
+            number,
+            bytes_in: Arc::new(AtomicU64::new(length(&self.request.payload))),
+            repeats: false,
+        };
+        let written = |outcome: Result<Outcome, Refusal>| {
+            let outcome = outcome.unwrap_or_else(|refusal| Outcome {
+                status: refusal.status,
+                response: form.fault(refusal.into()),
+                watch: None,
+            });
+            let told = Told {
+                status: outcome.status,
+                bytes_out: Some(length(&outcome.response.payload)),
+            };
+            ((outcome.response, outcome.watch), told)
+        };
+        self.front.run(named, work, written).await
     }
 
     async fn ask(

@@ -67,6 +67,7 @@ impl Fake {
     fn known(&self, origin: &Origin) -> Result<(), Refusal> {
         match &origin.credentials {
             Credentials::Token(token) if token == "ana" && !self.revoked.load(Ordering::SeqCst) => {
+                tracing::Span::current().record("user", "@ana:hub.example"); // as the desk does
                 Ok(())
             }
             Credentials::Nothing => Err(Refusal::new(Code::MissingToken, "no token")),

@@ -1,10 +1,16 @@
 //! What scripts rely on: exit codes, the ready line, the demo.
 
-use std::fs;
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::json;
 
-use crate::hub::{Hub, NAME, run, tramline};
+use crate::hub::{Hub, NAME, block_on, run, tramline};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -27,6 +33,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test(
             "command_line::the_ready_line_names_every_door",
             the_ready_line,
+        ),
+        Trial::test(
+            "command_line::the_log_and_the_metrics_tell_of_a_request_and_no_secret",
+            the_log_and_the_metrics,
         ),
         Trial::test("command_line::every_verb_has_help_with_an_example", help),
         Trial::test("command_line::wrong_usage_ends_with_2", wrong_usage),
@@ -113,6 +123,60 @@ fn the_ready_line() -> Result<(), Failed> {
     expect_code(Some(hub.stop()?), 0)
 }
 
+fn the_log_and_the_metrics() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana"])?;
+    let talk = async {
+        for door in ["https", "coap"] {
+            let mut client = hub.client(door, "ana").await?;
+            let room = client.create_room(json!({"name": "planted-name"})).await?;
+            client.say(&room, "planted-txn", "planted-text").await?;
+        }
+        Ok::<_, Failed>(())
+    };
+    block_on(talk)?;
+
+    let log = hub.log_text();
+    for secret in ["planted-", "secret-ana"] {
+        if log.contains(secret) {
+            return Err(format!("{secret} is in the log:\n{log}").into());
+        }
+    }
+    for (door, endpoint) in [("https", "Login"), ("coap", "Send")] {
+        let span = format!("door=\"{door}\" endpoint=\"{endpoint}\" user=\"@ana:{NAME}\"");
+        let of_it = |line: &&str| line.contains(&span) && line.contains("answered status=200");
+        if log.lines().filter(of_it).count() != 1 {
+            return Err(format!("there is not one line of {span} in:\n{log}").into());
+        }
+    }
+
+    let printed = scrape(&hub)?;
+    let named = |mark: &str| -> BTreeSet<String> {
+        let lines = printed.lines().filter_map(|line| line.strip_prefix(mark));
+        let names = lines.filter_map(|line| line.split(' ').next());
+        names.map(ToOwned::to_owned).collect()
+    };
+    let (typed, helped) = (named("# TYPE "), named("# HELP "));
+    if typed != helped || !typed.contains("tramline_requests_total") {
+        return Err(format!("some metric lacks HELP or TYPE:\n{printed}").into());
+    }
+    Ok(())
+}
+
+/// What `/metrics` says to the operator.
+fn scrape(hub: &Hub) -> Result<String, Failed> {
+    let token = fs::read_to_string(hub.path().join("keys/admin.token"))?;
+    let mut stream = TcpStream::connect(hub.address("admin"))?;
+    let head = "GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n";
+    write!(
+        stream,
+        "{head}Authorization: Bearer {}\r\n\r\n",
+        token.trim()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 fn help() -> Result<(), Failed> {
     for verb in [
         "init",
@@ -153,7 +217,7 @@ fn wrong_usage() -> Result<(), Failed> {
 fn user_add_online() -> Result<(), Failed> {
     let hub = Hub::with_users(&[])?;
     hub.add_user("late")?;
-    crate::hub::block_on(async { hub.client("https", "late").await.map(drop) })
+    block_on(async { hub.client("https", "late").await.map(drop) })
 }
 
 fn expect_code(code: Option<i32>, wanted: i32) -> Result<(), Failed> {

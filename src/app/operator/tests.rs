@@ -87,6 +87,45 @@ async fn progress_arrives_before_the_result() {
 }
 
 #[tokio::test]
+async fn idle_connections_do_not_lock_the_operator_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.sock");
+    let _hub = hub(&path).await;
+    let mut busy = Client::connect(&path).await.unwrap().unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(UnixStream::connect(&path).await.unwrap());
+    }
+    let mut late = Client::connect(&path).await.unwrap().unwrap();
+
+    assert!(late.ask(&Request::Status, |_| {}).await.is_ok());
+
+    // The oldest went: those who came last still have their places.
+    assert!(matches!(
+        busy.ask(&Request::Status, |_| {}).await,
+        Err(ClientError::Io(_))
+    ));
+    let (mut oldest, newest) = (idle.swap_remove(0), idle.pop().unwrap());
+    assert_eq!(oldest.read(&mut [0]).await.unwrap(), 0);
+    let (reader, mut writer) = newest.into_split();
+    write_line(&mut writer, &Request::Status).await.unwrap();
+    let answer = read_line(&mut BufReader::new(reader)).await.unwrap();
+    assert!(answer.unwrap().starts_with(b"{\"done\""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_asks_nothing_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("operator.sock");
+    let _hub = hub(&path).await;
+    let mut silent = UnixStream::connect(&path).await.unwrap();
+    let few_seconds = std::time::Duration::from_secs(10);
+    let read = tokio::time::timeout(few_seconds, silent.read(&mut [0])).await;
+
+    assert_eq!(read.unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
 async fn an_oversized_line_is_refused_and_harms_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("operator.sock");

@@ -16,7 +16,10 @@ use tokio::{
 use super::{Done, Form};
 use crate::{
     api::{Command, Credentials, Door, Origin, Refusal, Reply},
-    edge::{client_api::Answer, front::Front},
+    edge::{
+        client_api::Answer,
+        front::{Asked, Front, Told},
+    },
     session::coap::ObservationId,
 };
 
@@ -115,6 +118,7 @@ impl Watch {
                 Err(refusal) => (Answer::of_refusal(refusal), true),
             };
             let response = self.form.response(answer);
+            tracing::debug!(?observation, bytes = response.payload.len(), "pushed");
             if report
                 .send(Done::News {
                     observation,
@@ -145,7 +149,23 @@ impl Watch {
                 _ => Err(Refusal::internal()),
             }
         };
-        front.run(Door::Coap, "Sync", number, |_| 200, work).await
+        let asked = Asked {
+            door: Door::Coap,
+            endpoint: "Sync",
+            number,
+            bytes_in: Arc::default(),
+            repeats: true,
+        };
+        let told = |outcome: Result<SyncResponse, Refusal>| {
+            let told = Told {
+                status: outcome
+                    .as_ref()
+                    .map_or_else(|refusal| refusal.status, |_| 200),
+                bytes_out: None, // what is pushed is written later, if anything is
+            };
+            (outcome, told)
+        };
+        front.run(asked, work, told).await
     }
 }
 

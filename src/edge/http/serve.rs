@@ -29,17 +29,18 @@ use super::{Https, Limits, stall::Stall, tls::HTTP2};
 
 /// Serves until `shutdown` becomes true (or its sender is gone), then drains.
 ///
-/// The TLS configuration is looked at for each connection, so that a renewed certificate needs no
-/// restart.
+/// `tls` asks its resolver for the certificate of each connection, so that a renewed one needs no
+/// restart; see [`super::tls::server_config`].
 pub async fn serve(
     listener: TcpListener,
-    tls: watch::Receiver<Arc<ServerConfig>>,
+    tls: Arc<ServerConfig>,
     door: Https,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let door = Arc::new(door);
     let places = Arc::new(Semaphore::new(door.limits.connections_max));
     let crowd = Arc::new(Crowd::default());
+    let acceptor = TlsAcceptor::from(tls);
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
@@ -55,7 +56,7 @@ pub async fn serve(
             continue;
         };
         let connection = Connection {
-            acceptor: TlsAcceptor::from(Arc::clone(&tls.borrow())),
+            acceptor: acceptor.clone(),
             door: Arc::clone(&door),
             peer,
             watcher: graceful.watcher(),

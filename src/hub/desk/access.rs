@@ -58,6 +58,7 @@ async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
         if known.seen_is_due {
             note_seen(hub, origin, &known.caller);
         }
+        log_as(&known.caller.user);
         return Ok(known.caller);
     }
     let changes = sessions.changes();
@@ -74,7 +75,13 @@ async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     };
     sessions.remember(hash, &caller, now, changes);
     note_seen(hub, origin, &caller);
+    log_as(&caller.user);
     Ok(caller)
+}
+
+/// Names the user in every log line about this request: the doors do not know whose it is.
+pub(super) fn log_as(user: &UserId) {
+    tracing::Span::current().record("user", user.as_str());
 }
 
 /// What is stored of a token.
@@ -142,7 +149,10 @@ pub(super) async fn end_sessions(
         }
         stored.unwrap_or(Err(WriteError::Busy))
     });
-    ended.await.map_err(|_| WriteError::Busy)??;
+    ended.await.map_err(|error| {
+        tracing::error!(%error, "ending sessions broke off");
+        WriteError::Busy
+    })??;
     Ok(())
 }
 

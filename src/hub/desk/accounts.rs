@@ -20,7 +20,7 @@ use ruma::{
 };
 
 use super::{
-    access::{end_sessions, ours, token_hash},
+    access::{end_sessions, log_as, ours, token_hash},
     devices,
     tickets::Tickets,
     words,
@@ -91,6 +91,7 @@ pub(super) async fn login(
             return Err(Refusal::new(Code::Unknown, message).with_status(400));
         }
     };
+    log_as(&user);
     let wish = DeviceWish {
         id: request.device_id,
         name: request.initial_device_display_name,

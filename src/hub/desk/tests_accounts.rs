@@ -18,6 +18,7 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, json};
+use tracing::Instrument as _;
 
 use crate::{
     api::{Code, Command, Credentials, Refusal, Reply, SecretRegistration},
@@ -594,7 +595,10 @@ async fn no_secret_is_logged_at_any_level() {
         Register(registration("ana", Some(token("planted-guess"))))
     )
     .unwrap_err();
-    let ana = log_in(&hub, by_name("ana", "s3cret")).await.unwrap();
+    let span = tracing::error_span!("request", user = tracing::field::Empty);
+    let ana = log_in(&hub, by_name("ana", "s3cret"));
+    let ana = ana.instrument(span.clone()).await.unwrap();
+    span.in_scope(|| tracing::info!("whose it was"));
     log_in(&hub, by_name("ana", "planted-wrong"))
         .await
         .err()
@@ -610,6 +614,9 @@ async fn no_secret_is_logged_at_any_level() {
         panic!()
     };
     let text = Log::text();
+    let named = format!("request{{user=\"{}\"}}", ana.user);
+    let line = text.lines().find(|line| line.contains("whose it was"));
+    assert!(line.unwrap().contains(&named), "{text}");
     assert!(text.contains("the log is on"));
     let made = made.access_token.unwrap();
     for secret in [

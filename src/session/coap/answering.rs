@@ -332,5 +332,5 @@ fn encode(kind: Kind, id: u16, token: Token, response: Response) -> Result<Bytes
     message
         .encode()
         .map(Bytes::from)
-        .map_err(|_| RespondError::Unsendable)
+        .map_err(RespondError::Unsendable)
 }

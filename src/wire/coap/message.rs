@@ -161,7 +161,7 @@ pub enum Answer {
 }
 
 /// A message that cannot be sent.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum EncodeError {
     /// It is larger than one datagram may be.
     #[error("a message of more than {MESSAGE_BYTES_MAX} bytes")]
@@ -244,7 +244,7 @@ impl Message {
         packet.payload.clone_from(&self.payload);
         packet
             .to_bytes_with_limit(MESSAGE_BYTES_MAX)
-            .map_err(|_| EncodeError::Size)
+            .map_err(|_| EncodeError::Size) // nothing else is left that it checks
     }
 }
 

@@ -1,6 +1,6 @@
 //! Founding rooms.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
@@ -60,7 +60,10 @@ pub(in crate::hub::desk) async fn create_room(
     };
     // Whoever asked may hang up; an alias that was taken must still get its room, or be let go.
     let made = tokio::spawn(making.run()).await;
-    let made = made.map_err(|_| Refusal::busy(Duration::ZERO))?;
+    let made = made.map_err(|error| {
+        tracing::error!(%error, "making a room broke off");
+        Refusal::busy(Duration::ZERO)
+    })?;
     made.map(Response::new)
 }
 
@@ -234,14 +237,13 @@ fn initial_state(index: usize, mut entry: CanonicalJsonObject) -> Result<Initial
 }
 
 fn alias_of(name: &str, server: &ServerName) -> Result<OwnedRoomAliasId, Refusal> {
-    let wrong = || {
-        let message = format!("`room_alias_name` cannot be {name:?}: only the part before `:`");
-        Refusal::invalid_param(message)
+    let wrong = |reason: &dyn Display| {
+        Refusal::invalid_param(format!("`room_alias_name` cannot be {name:?}: {reason}"))
     };
     if name.is_empty() || name.contains([':', '#', '\0']) || name.contains(char::is_whitespace) {
-        return Err(wrong());
+        return Err(wrong(&"only the part before `:`"));
     }
-    OwnedRoomAliasId::try_from(format!("#{name}:{server}")).map_err(|_| wrong())
+    OwnedRoomAliasId::try_from(format!("#{name}:{server}")).map_err(|error| wrong(&error))
 }
 
 fn alone(write: Write) -> Batch {
