@@ -56,6 +56,13 @@ impl Default for LoginTokens {
     }
 }
 
+impl LoginTokens {
+    /// Voids what was given to a user.
+    pub(super) fn forget(&self, user: &UserId) {
+        self.0.void(|given| given == user);
+    }
+}
+
 /// See `api::Command::LoginTypes`.
 pub(super) async fn login_types(
     _hub: &Hub,
@@ -198,6 +205,7 @@ impl Hub {
             user: user.to_owned(),
             password: hash,
         };
+        self.desk.login_tokens.forget(user);
         let all = devices::ids(self, user).await?;
         devices::remove_with(self, user, &all, vec![changed]).await
     }

@@ -262,6 +262,48 @@ async fn hidden_and_redacted_events_do_not_stop_a_page() {
 }
 
 #[tokio::test]
+async fn who_left_before_a_redaction_learns_that_it_was_redacted_and_not_by_whom_or_why() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let bob = hub.account("bob").await;
+    let room = hub.public_room(&ana, &[&bob]).await;
+    let topic = json!({ "topic": "a secret" });
+    let topic = hub.set(&ana, &room, ("m.room.topic", ""), topic).await;
+    let gone = [hub.say(&ana, &room, "a mistake").await, topic.unwrap()];
+    hub.leave(&bob, &room).await.unwrap();
+    for event in &gone {
+        hub.redact(&ana, &room, event).await.unwrap();
+    }
+    let left = hub
+        .sync(&bob, None, json!({ "room": { "include_leave": true } }))
+        .await;
+    let left = left["rooms"]["leave"][room.as_str()].to_string();
+    assert!(left.contains(gone[0].as_str()));
+    assert!(!left.contains("redacted_because"));
+    let page = hub.back(&bob, &room, None, 100).await.unwrap();
+    assert!(!page.to_string().contains("redacted_because"));
+    for event in &gone {
+        let mine = hub.event(&bob, &room, event).await.unwrap();
+        assert_eq!(mine["content"], json!({}));
+        assert_eq!(mine["unsigned"].get("redacted_because"), None);
+        let anas = hub.event(&ana, &room, event).await.unwrap();
+        assert_eq!(
+            anas["unsigned"]["redacted_because"]["redacts"],
+            event.as_str()
+        );
+    }
+
+    // Someone who comes later sees the redaction, as the history of the room lets them.
+    let eve = hub.account("eve").await;
+    hub.join(&eve, &room).await.unwrap();
+    let late = hub.event(&eve, &room, &gone[0]).await.unwrap();
+    assert_eq!(
+        late["unsigned"]["redacted_because"]["redacts"],
+        gone[0].as_str()
+    );
+}
+
+#[tokio::test]
 async fn an_event_shows_nothing_of_the_graph_and_the_transaction_to_its_device_only() {
     let hub = hub().await;
     let ana = hub.account("ana").await;
