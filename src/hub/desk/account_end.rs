@@ -7,7 +7,7 @@ use ruma::{
 };
 
 use super::{
-    access::{end_sessions, ours},
+    access::{end_sessions, ours, turn_of_sessions},
     devices,
     uia::prove_password,
     words,
@@ -38,6 +38,7 @@ pub(super) async fn change_password(
         user: user.clone(),
         password,
     };
+    let turn = turn_of_sessions(hub, user).await;
     hub.desk.login_tokens.forget(user);
     let mut others = Vec::new();
     if request.logout_devices {
@@ -45,9 +46,9 @@ pub(super) async fn change_password(
         others.retain(|device| *device != caller.device);
     }
     if others.is_empty() {
-        end_sessions(hub, user, &[], vec![changed], Vec::new()).await?;
+        end_sessions(hub, user, &[], vec![changed], Vec::new(), Some(turn)).await?;
     } else {
-        devices::remove_with(hub, user, &others, vec![changed]).await?;
+        devices::remove_with(hub, user, &others, vec![changed], Some(turn)).await?;
     }
     Ok(change_password::v3::Response::new())
 }
@@ -79,9 +80,10 @@ pub(super) async fn deactivate(
         field,
         json: None,
     }));
+    let turn = turn_of_sessions(hub, user).await;
     hub.desk.login_tokens.forget(user);
     let all = devices::ids(hub, user).await?;
-    devices::remove_with(hub, user, &all, writes).await?;
+    devices::remove_with(hub, user, &all, writes, Some(turn)).await?;
     let unbound = ThirdPartyIdRemovalStatus::NoSupport;
     Ok(deactivate::v3::Response::new(unbound))
 }

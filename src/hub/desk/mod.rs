@@ -25,9 +25,13 @@ mod rooms;
 mod secret_registration;
 mod sync;
 #[cfg(test)]
+mod tests_account_end;
+#[cfg(test)]
 mod tests_accounts;
 #[cfg(test)]
 mod tests_devices;
+#[cfg(test)]
+mod tests_directory;
 mod tickets;
 mod to_device;
 mod turns;

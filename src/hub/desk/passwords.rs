@@ -181,10 +181,10 @@ impl Memory {
         };
         blocks.fill(Block::default());
         let number = {
-            let mut shelf = self.lock();
-            shelf.next += 1;
-            let number = shelf.next;
-            shelf.kept.push((number, blocks));
+            let mut memory = self.lock();
+            memory.next += 1;
+            let number = memory.next;
+            memory.kept.push((number, blocks));
             number
         };
         let memory = Arc::downgrade(self);

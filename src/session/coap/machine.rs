@@ -68,7 +68,6 @@ impl<P: Peer> Machine<P> {
             Ok(message) => message,
             Err(wrong) => {
                 match wrong.answer {
-                    Answer::Silence => {}
                     Answer::TooLarge { kind, id, token } if self.config.serves_requests => {
                         self.on_oversized_request(now, peer, (kind, id, token));
                     }
@@ -80,7 +79,7 @@ impl<P: Peer> Machine<P> {
                     | Answer::Reset { id } => {
                         self.send_empty(&peer, Kind::Rst, id);
                     }
-                    Answer::TooLarge { .. } => {}
+                    Answer::Silence | Answer::TooLarge { .. } => {}
                 }
                 return;
             }

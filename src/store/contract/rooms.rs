@@ -410,8 +410,8 @@ pub(super) async fn the_directory_lists_large_rooms_first(store: &dyn Store) {
     let mut after = None;
     loop {
         let page = store.listed(after, 2).await.expect("read");
-        let Some(last) = page.last() else { break };
-        after = Some((last.joined, last.room.nid));
+        let Some(end) = page.last() else { break };
+        after = Some((end.joined, end.room.nid));
         told.extend(page.iter().map(|listed| (listed.room.nid, listed.joined)));
     }
     let wanted = [2, 1, 3].map(|nth| nids.get(nth).copied().expect("one of the rooms"));

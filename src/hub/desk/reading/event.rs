@@ -54,9 +54,9 @@ pub(super) async fn visible(
     let sees = standing.sees(&hub.store, &event).await.map_err(ours)?;
     let (before, membership) = sees.ok_or_else(not_found)?;
     Ok(Seen {
+        event,
         before,
         membership,
-        event,
     })
 }
 
