@@ -31,7 +31,7 @@ use super::{
     client_api::{Answer, Path, token},
     front::{self, Front, Told},
 };
-use crate::api::{Credentials, Door, Origin, Refusal, RequestId};
+use crate::api::{Code, Credentials, Door, Origin, Refusal, RequestId};
 
 pub use serve::serve;
 
@@ -131,6 +131,7 @@ impl Https {
         let target = self.target(&parts.method, parts.uri.path());
         let name = target.as_ref().map_or("Unknown", Target::name);
         let work = async {
+            fits(&parts)?;
             one_host(parts.version, &parts.headers)?;
             let query = parts.uri.query().unwrap_or_default();
             let asked = asked(peer, number, &parts.method, query, parts.headers)?;
@@ -214,6 +215,24 @@ fn written(outcome: Result<Response<Body>, Refusal>) -> (Response<Body>, Told) {
     };
     (response, told)
 }
+
+/// Refuses headers beyond [`HEADER_BYTES_MAX`]. What is twice as large never comes here: hyper
+/// refuses it with an empty answer.
+fn fits(parts: &http::request::Parts) -> Result<(), Refusal> {
+    let headers = parts.headers.iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len());
+    let query = parts.uri.path_and_query();
+    let size = headers.sum::<usize>() + query.map_or(0, |query| query.as_str().len());
+    if size <= HEADER_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("address and headers have {size} bytes, at most {HEADER_BYTES_MAX}");
+    Err(Refusal::new(Code::TooLarge, message).with_status(431))
+}
+
+/// The most that a request's address and headers may take, in bytes: a long filter in a query, a
+/// token and what proxies add come to half of it.
+const HEADER_BYTES_MAX: usize = 32 * 1024;
 
 /// Nothing here goes by the host, but what stands in front of us may have looked at the other one.
 fn one_host(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {

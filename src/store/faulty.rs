@@ -17,10 +17,10 @@ use crate::{
     room::StateKey,
     store::{
         AccountDataRecord, Accounts, AliasRecord, Batch, CommitError, Commits, Committed,
-        DeviceKeysRecord, DeviceRecord, Devices, EventNid, EventRecord, LogRecord, MailRecord,
-        MediaIndex, MediaRecord, MembershipRecord, Numbers, Order, ReceiptRecord, RoomNid,
-        RoomRecord, Rooms, SessionRecord, StateNid, Store, StoreError, Totals, TxnAnswer, TxnKey,
-        UserRecord,
+        DeviceKeysRecord, DeviceRecord, Devices, EventNid, EventRecord, ListedRecord, LogRecord,
+        MailRecord, MediaIndex, MediaRecord, MembershipRecord, Numbers, Order, ReceiptRecord,
+        RoomNid, RoomRecord, Rooms, SessionRecord, StateNid, Store, StoreError, Totals, TxnAnswer,
+        TxnKey, UserRecord,
     },
 };
 
@@ -153,6 +153,8 @@ reads! {
     txns(user: &UserId, device: &DeviceId) -> Vec<(String, String)>;
     alias(alias: &RoomAliasId) -> Option<AliasRecord>;
     aliases(room: RoomNid) -> Vec<AliasRecord>;
+    is_listed(room: RoomNid) -> bool;
+    listed(after: Option<(u64, RoomNid)>, limit: u32) -> Vec<ListedRecord>;
     receipts(room: RoomNid, since: Position) -> Vec<ReceiptRecord>;
     receipts_of(room: RoomNid, user: &UserId) -> Vec<ReceiptRecord>;
     totals() -> Totals;

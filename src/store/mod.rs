@@ -224,6 +224,18 @@ pub trait Rooms: Send + Sync + 'static {
     /// The aliases of a room.
     async fn aliases(&self, room: RoomNid) -> Result<Vec<AliasRecord>, StoreError>;
 
+    /// Whether everyone may find a room in the directory.
+    async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError>;
+
+    /// The rooms of the directory that someone is joined to, at most `limit`: those with the most
+    /// first, of equals the older; only what comes after `after` in this order. Costs the members
+    /// of all rooms in the directory.
+    async fn listed(
+        &self,
+        after: Option<(u64, RoomNid)>,
+        limit: u32,
+    ) -> Result<Vec<ListedRecord>, StoreError>;
+
     /// The receipts of a room changed after `since`.
     async fn receipts(
         &self,

@@ -242,6 +242,15 @@ pub struct AliasRecord {
     pub creator: OwnedUserId,
 }
 
+/// A room in the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedRecord {
+    /// The room.
+    pub room: RoomRecord,
+    /// How many users are joined.
+    pub joined: u64,
+}
+
 /// A receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiptRecord {

@@ -121,6 +121,8 @@ pub enum Write {
     },
     /// An alias goes; conflicts when it does not exist.
     RemoveAlias { alias: OwnedRoomAliasId },
+    /// Whether everyone may find a room in the directory.
+    Listed { room: RoomNid, listed: bool },
     /// A receipt replaces the user's older one of its kind and thread. `position` is the commit's.
     Receipt {
         room: RoomNid,

@@ -20,9 +20,9 @@ use tramline::{
     room::StateKey,
     store::{
         AccountDataRecord, Accounts, AliasRecord, Batch, CommitError, Commits, Committed,
-        DeviceKeysRecord, DeviceRecord, Devices, EventNid, EventRecord, LogRecord, MailRecord,
-        MediaIndex, MediaRecord, MembershipRecord, Numbers, Order, ReceiptRecord, RoomNid,
-        RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
+        DeviceKeysRecord, DeviceRecord, Devices, EventNid, EventRecord, ListedRecord, LogRecord,
+        MailRecord, MediaIndex, MediaRecord, MembershipRecord, Numbers, Order, ReceiptRecord,
+        RoomNid, RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
         UserRecord,
         faulty::{Fault, Injected},
         memory::Memory,
@@ -234,6 +234,8 @@ reads! {
     txns(user: &UserId, device: &DeviceId) -> Vec<(String, String)>;
     alias(alias: &RoomAliasId) -> Option<AliasRecord>;
     aliases(room: RoomNid) -> Vec<AliasRecord>;
+    is_listed(room: RoomNid) -> bool;
+    listed(after: Option<(u64, RoomNid)>, limit: u32) -> Vec<ListedRecord>;
     receipts(room: RoomNid, since: Position) -> Vec<ReceiptRecord>;
     receipts_of(room: RoomNid, user: &UserId) -> Vec<ReceiptRecord>;
     totals() -> Totals;

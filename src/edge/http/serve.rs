@@ -191,9 +191,9 @@ fn builder(limits: &Limits, http2: bool) -> auto::Builder<TokioExecutor> {
     }
 }
 
-/// The read buffer of an HTTP/1.1 connection, and so the most its headers may take, in bytes:
-/// a long filter in a query, a token and what proxies add come to a quarter of it.
+/// The read buffer of an HTTP/1.1 connection, in bytes. What does not fit hyper refuses by itself,
+/// with an empty answer: so it is twice what we allow, and most who send too much learn why.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 
-/// The same for HTTP/2, where nothing else shares the buffer.
-const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
+/// The same for HTTP/2, which counts 32 bytes more for each header.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;

@@ -247,6 +247,20 @@ async fn a_body_too_large_is_413_and_one_of_40_kb_passes_both_ways() {
 }
 
 #[tokio::test]
+async fn headers_that_are_too_large_are_refused_with_an_error_of_matrix() {
+    let door = running(Limits::default()).await;
+    let versions = "GET /_matrix/client/versions";
+
+    let many = format!("x-filler: {}\r\n", "x".repeat(40_000));
+    let got = door.ask(versions, &many, "").await;
+    assert_eq!((got.status(), &*got.errcode()), (431, "M_TOO_LARGE"));
+    let line = format!("{versions}?filter={}", "x".repeat(40_000));
+    let got = door.ask(&line, "", "").await;
+    assert_eq!((got.status(), &*got.errcode()), (431, "M_TOO_LARGE"));
+    assert_eq!(door.hub.count(), 0);
+}
+
+#[tokio::test]
 async fn a_body_without_a_length_is_bounded_too() {
     let door = running(Limits::default()).await;
     let chunk = format!("{:x}\r\n{}\r\n", 0x8000, "x".repeat(0x8000));

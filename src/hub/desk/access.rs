@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 use sha2::{Digest, Sha256};
 
+use super::turns::Turn;
 use crate::{
     api::{Caller, Code, Credentials, Origin, Refusal},
     base::Timestamp,
@@ -122,16 +123,23 @@ fn note_seen(hub: &Hub, origin: &Origin, caller: &Caller) {
     let _ = hub.writer.write(batch, Vec::new()).now_or_never();
 }
 
+/// Waits until nobody else changes the password of a user or lets someone in by it: who was proved
+/// by an old password must not come in after the change has ended all sessions there were.
+pub(super) async fn turn_of_sessions(hub: &Hub, user: &UserId) -> Turn {
+    hub.desk.turns.take(("sessions", user)).await
+}
+
 /// Stores what ends the sessions of a user's devices, and forgets these before anyone is told.
 ///
 /// Also when whoever asked hangs up meanwhile: a token that was taken back must not go on working
-/// because a connection broke.
+/// because a connection broke. `turn` lasts until then.
 pub(super) async fn end_sessions(
     hub: &Hub,
     user: &UserId,
     devices: &[OwnedDeviceId],
     writes: Vec<Write>,
     touched: Vec<Touched>,
+    turn: Option<Turn>,
 ) -> Result<(), Refusal> {
     let batch = Batch {
         writes,
@@ -147,6 +155,7 @@ pub(super) async fn end_sessions(
         for device in &devices {
             sessions.forget(&user, Some(device));
         }
+        drop(turn);
         stored.unwrap_or(Err(WriteError::Busy))
     });
     ended.await.map_err(|error| {

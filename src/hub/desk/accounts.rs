@@ -20,7 +20,7 @@ use ruma::{
 };
 
 use super::{
-    access::{end_sessions, log_as, ours, token_hash},
+    access::{end_sessions, log_as, ours, token_hash, turn_of_sessions},
     devices,
     tickets::Tickets,
     words,
@@ -56,6 +56,13 @@ impl Default for LoginTokens {
     }
 }
 
+impl LoginTokens {
+    /// Voids what was given to a user.
+    pub(super) fn forget(&self, user: &UserId) {
+        self.0.void(|given| given == user);
+    }
+}
+
 /// See `api::Command::LoginTypes`.
 pub(super) async fn login_types(
     _hub: &Hub,
@@ -76,8 +83,13 @@ pub(super) async fn login(
     origin: &Origin,
     request: session::login::v3::Request,
 ) -> Result<session::login::v3::Response, Refusal> {
+    let mut proved_by = None;
     let user = match &request.login_info {
-        LoginInfo::Password(shown) => by_password(hub, origin, shown).await?,
+        LoginInfo::Password(shown) => {
+            let (user, password) = by_password(hub, origin, shown).await?;
+            proved_by = Some(password);
+            user
+        }
         LoginInfo::Token(shown) => {
             hub.desk.rates().login_from(origin.address)?;
             let tokens = &hub.desk.login_tokens.0;
@@ -97,6 +109,10 @@ pub(super) async fn login(
         name: request.initial_device_display_name,
     };
     let mut session = NewSession::of(hub, wish)?;
+    let turn = turn_of_sessions(hub, &user).await;
+    if let Some(password) = &proved_by {
+        must_still_be(hub, &user, password).await?;
+    }
     let devices = devices::ids(hub, &user).await?;
     if devices.contains(&session.device) {
         session.name = None; // only for a new device
@@ -106,7 +122,7 @@ pub(super) async fn login(
     // The device's earlier token, if it had one, is replaced.
     let device = std::slice::from_ref(&session.device);
     let write = session.write(hub, &user);
-    end_sessions(hub, &user, device, vec![write], Vec::new()).await?;
+    end_sessions(hub, &user, device, vec![write], Vec::new(), Some(turn)).await?;
     Ok(session::login::v3::Response::new(
         user,
         session.token,
@@ -114,21 +130,45 @@ pub(super) async fn login(
     ))
 }
 
-async fn by_password(hub: &Hub, origin: &Origin, shown: &Password) -> Result<OwnedUserId, Refusal> {
+/// Who has this password, and what is stored of it.
+async fn by_password(
+    hub: &Hub,
+    origin: &Origin,
+    shown: &Password,
+) -> Result<(OwnedUserId, String), Refusal> {
     let user = UserId::parse_with_server_name(named(shown)?, hub.key.name()).ok();
     let mut stored = None;
     match &user {
         Some(user) => {
             hub.desk.rates().login(origin.address, user)?;
-            let account = hub.store.user(user).await.map_err(ours)?;
-            stored = account.and_then(|account| account.password);
+            stored = stored_password(hub, user).await?;
         }
         None => hub.desk.rates().login_from(origin.address)?,
     }
     let passwords = &hub.desk.passwords;
-    let is_right = passwords.is_right(&shown.password, stored).await?;
-    user.filter(|_| is_right)
-        .ok_or_else(|| Refusal::forbidden("wrong user name or password"))
+    let is_right = passwords.is_right(&shown.password, stored.clone()).await?;
+    user.zip(stored)
+        .filter(|_| is_right)
+        .ok_or_else(wrong_password)
+}
+
+/// Refuses who was proved by a password that was changed meanwhile.
+async fn must_still_be(hub: &Hub, user: &UserId, password: &str) -> Result<(), Refusal> {
+    let stored = stored_password(hub, user).await?;
+    if stored.as_deref() == Some(password) {
+        Ok(())
+    } else {
+        Err(wrong_password())
+    }
+}
+
+async fn stored_password(hub: &Hub, user: &UserId) -> Result<Option<String>, Refusal> {
+    let account = hub.store.user(user).await.map_err(ours)?;
+    Ok(account.and_then(|account| account.password))
+}
+
+fn wrong_password() -> Refusal {
+    Refusal::forbidden("wrong user name or password")
 }
 
 #[expect(deprecated, reason = "old and small clients still send `user`")]
@@ -199,8 +239,10 @@ impl Hub {
             user: user.to_owned(),
             password: hash,
         };
+        let turn = turn_of_sessions(self, user).await;
+        self.desk.login_tokens.forget(user);
         let all = devices::ids(self, user).await?;
-        devices::remove_with(self, user, &all, vec![changed]).await
+        devices::remove_with(self, user, &all, vec![changed], Some(turn)).await
     }
 }
 
@@ -290,5 +332,29 @@ pub(super) fn contested(writes: Vec<Write>) -> Batch {
     Batch {
         writes,
         may_conflict: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::api::client::uiaa::MatrixUserIdentifier;
+
+    use super::*;
+    use crate::hub::testing::{hub, stranger};
+
+    #[tokio::test]
+    async fn who_was_proved_by_an_old_password_does_not_come_in_after_the_change() {
+        let hub = hub().await;
+        let ana = hub.account("ana").await;
+        hub.password(&ana, "old").await;
+        let who = UserIdentifier::Matrix(MatrixUserIdentifier::new("ana".to_owned()));
+        let shown = Password::new(who, "old".to_owned());
+        let (user, proved_by) = by_password(&hub.hub, &stranger(), &shown).await.unwrap();
+        must_still_be(&hub.hub, &user, &proved_by).await.unwrap();
+
+        hub.password(&ana, "new").await;
+
+        let refusal = must_still_be(&hub.hub, &user, &proved_by).await;
+        assert_eq!(refusal.unwrap_err().code, Code::Forbidden);
     }
 }

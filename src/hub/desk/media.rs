@@ -13,7 +13,8 @@ use tokio::{fs::File, io::AsyncReadExt};
 
 use super::{
     access::{self, ours},
-    keep, words,
+    turns::keep_in_turn,
+    words,
 };
 use crate::{
     api::{ByteStream, Caller, Code, MediaObject, Origin, Refusal, Upload},
@@ -75,7 +76,7 @@ pub(in crate::hub) async fn upload(
         MediaError::Disk(error) => broken(&error),
     })?;
     // Two uploads side by side have each seen the room the other one took.
-    let _turn = hub.desk.turns.take(("media", &caller.user)).await;
+    let turn = hub.desk.turns.take(("media", &caller.user)).await;
     Allowed::of(hub, &caller.user)
         .await?
         .must_hold(stored.size)?;
@@ -89,7 +90,7 @@ pub(in crate::hub) async fn upload(
         filename,
         created: hub.now(),
     };
-    keep(hub, vec![Write::Media(record)], Vec::new()).await?;
+    keep_in_turn(hub, turn, vec![Write::Media(record)], Vec::new()).await?;
     Ok(format!("mxc://{}/{id}", hub.key.name()))
 }
 

@@ -577,7 +577,7 @@ async fn the_hub_says_what_it_can_do() {
         told["m.room_versions"],
         json!({ "default": "12", "available": { "10": "stable", "11": "stable", "12": "stable" } })
     );
-    assert_eq!(told["m.change_password"], json!({ "enabled": false }));
+    assert_eq!(told.get("m.change_password"), None); // it can be
 }
 
 /// A log that is kept in memory, for the test that looks for secrets in it.

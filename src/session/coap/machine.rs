@@ -107,8 +107,19 @@ impl<P: Peer> Machine<P> {
         let message = match Message::decode(bytes) {
             Ok(message) => message,
             Err(wrong) => {
-                if let Answer::Reset { id } = wrong.answer {
-                    self.send_empty(&peer, Kind::Rst, id);
+                match wrong.answer {
+                    Answer::TooLarge { kind, id, token } if self.config.serves_requests => {
+                        self.on_oversized_request(now, peer, (kind, id, token));
+                    }
+                    Answer::TooLarge {
+                        kind: Kind::Con,
+                        id,
+                        ..
+                    }
+                    | Answer::Reset { id } => {
+                        self.send_empty(&peer, Kind::Rst, id);
+                    }
+                    Answer::Silence | Answer::TooLarge { .. } => {}
                 }
                 return;
             }

@@ -175,6 +175,40 @@ impl<P: Peer> Machine<P> {
         }
     }
 
+    /// A request in one datagram larger than we read is told to come in blocks, and of which size.
+    ///
+    /// spec: rfc7959 §2.9
+    pub(super) fn on_oversized_request(
+        &mut self,
+        now: Timestamp,
+        peer: P,
+        (kind, id, token): (Kind, u16, Token),
+    ) {
+        if !self.is_first_copy(now, &peer, kind, id) {
+            return;
+        }
+        let mut response = self.too_large();
+        if let Ok(hint) = Block::new(0, true, self.config.szx) {
+            response.options.push_block(number::BLOCK1, hint);
+        }
+        let origin = Origin {
+            peer,
+            kind,
+            id,
+            token,
+        };
+        // Our own answers always fit; there is nobody to tell if one did not.
+        let _sent = self.reply(now, &origin, response, None);
+    }
+
+    /// 4.13, and what would not be.
+    fn too_large(&self) -> Response {
+        let mut response = Response::new(Code::TOO_LARGE);
+        let bytes_max = u32::try_from(self.config.request_bytes_max).unwrap_or(u32::MAX);
+        response.options.push_uint(number::SIZE1, bytes_max);
+        response
+    }
+
     fn admit(
         &mut self,
         now: Timestamp,
@@ -311,15 +345,9 @@ impl<P: Peer> Machine<P> {
         let bytes_max = self.config.request_bytes_max;
         let stated = message.options.uint(number::SIZE1).unwrap_or(0);
         let stated = usize::try_from(stated).unwrap_or(usize::MAX);
-        let too_large = || {
-            let mut response = Response::new(Code::TOO_LARGE);
-            let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
-            response.options.push_uint(number::SIZE1, bytes_max);
-            response
-        };
         let payload = std::mem::take(&mut message.payload);
         if stated > bytes_max || payload.len() > bytes_max {
-            return Err(too_large().into());
+            return Err(self.too_large().into());
         }
         let Some(block) = block1 else {
             return Ok(payload.into());
@@ -337,7 +365,7 @@ impl<P: Peer> Machine<P> {
             Err(BlockRefusal::Length) => {
                 Response::new(Code::BAD_REQUEST).saying("not the stated block size")
             }
-            Err(BlockRefusal::TooLarge) => too_large(),
+            Err(BlockRefusal::TooLarge) => self.too_large(),
             Err(BlockRefusal::Full) => Response::unavailable(FULL_MAX_AGE_SECS),
         };
         let szx = block.szx().min(self.szx(&origin.peer));

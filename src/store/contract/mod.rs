@@ -31,6 +31,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     rooms::a_txn_gets_its_first_answer(&*make().await).await;
     rooms::redaction_keeps_the_hash(&*make().await).await;
     rooms::an_alias_names_one_room(&*make().await).await;
+    rooms::the_directory_lists_large_rooms_first(&*make().await).await;
     rooms::a_receipt_replaces_its_elder(&*make().await).await;
     rooms::memberships_since_equal_a_model(&*make().await).await;
     rooms::sharing_a_room_makes_neighbours(&*make().await).await;

@@ -1,6 +1,6 @@
 //! Reads in memory: most walk a whole table, which is small in a test.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use async_trait::async_trait;
 use ruma::{DeviceId, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
@@ -11,8 +11,8 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
-        EventNid, EventRecord, LogRecord, Logged, MailRecord, MediaIndex, MediaRecord,
-        MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid, RoomRecord, Rooms,
+        EventNid, EventRecord, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
+        MediaRecord, MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid, RoomRecord, Rooms,
         SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey, UserRecord,
     },
 };
@@ -312,6 +312,35 @@ impl Rooms for Memory {
         let tables = self.tables();
         let named = tables.aliases.iter().filter(|(_, (of, _))| *of == room);
         Ok(named.filter_map(|(alias, _)| tables.alias(alias)).collect())
+    }
+
+    async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError> {
+        Ok(self.tables().directory.contains(&room))
+    }
+
+    async fn listed(
+        &self,
+        after: Option<(u64, RoomNid)>,
+        limit: u32,
+    ) -> Result<Vec<ListedRecord>, StoreError> {
+        let tables = self.tables();
+        let mut listed: Vec<_> = tables
+            .directory
+            .iter()
+            .filter_map(|nid| tables.rooms.get(nid))
+            .map(|room| ListedRecord {
+                joined: tables.joined(room.nid).map(|_| 1).sum(),
+                room: room.clone(),
+            })
+            .filter(|record| record.joined > 0)
+            .collect();
+        let place = |record: &ListedRecord| (Reverse(record.joined), record.room.nid);
+        listed.sort_by_key(place);
+        if let Some((joined, nid)) = after {
+            listed.retain(|record| place(record) > (Reverse(joined), nid));
+        }
+        listed.truncate(many(limit));
+        Ok(listed)
     }
 
     async fn receipts(

@@ -122,6 +122,7 @@ impl Tables {
             | Write::ForgetTxns { .. }
             | Write::NewAlias { .. }
             | Write::RemoveAlias { .. }
+            | Write::Listed { .. }
             | Write::Receipt { .. }
             | Write::Media(_) => self.apply_room(write, position)?,
             Write::NewUser { .. }
@@ -240,6 +241,8 @@ impl Tables {
                 let known = self.aliases.remove(alias);
                 known.ok_or_else(|| Stop::Conflict(format!("{alias} is not there")))?;
             }
+            Write::Listed { room, listed: true } => drop(self.directory.insert(*room)),
+            Write::Listed { room, .. } => drop(self.directory.remove(room)),
             Write::Receipt { room, receipt } => {
                 let key = (
                     *room,

@@ -120,7 +120,7 @@ pub(super) async fn open(options: OpenOptions) -> Result<Sqlite, OpenError> {
     check_ours(&mut conn).await?;
     migrate(&mut conn).await?;
     check_owner(&mut conn, &options).await?;
-    drop_lost_aliases(&mut conn).await.map_err(backend)?;
+    drop_lost_names(&mut conn).await.map_err(backend)?;
     let numbers = numbers(&mut conn).await.map_err(backend)?;
     let writer = Writer::new(conn, options.writer()).await?;
     let read = readers(&options).await.map_err(backend)?;
@@ -236,13 +236,16 @@ async fn check_owner(conn: &mut SqliteConnection, options: &OpenOptions) -> Resu
     Ok(())
 }
 
-/// An alias is taken before its room is made; when the process ended in between there is no room,
-/// and the next one to get its number must not inherit the name.
-async fn drop_lost_aliases(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM aliases WHERE room NOT IN (SELECT nid FROM rooms)")
-        .execute(conn)
-        .await
-        .map(drop)
+/// An alias and a place in the directory are taken before their room is made; when the process
+/// ended in between there is no room, and the next one to get its number must not inherit them.
+async fn drop_lost_names(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    for sql in [
+        "DELETE FROM aliases WHERE room NOT IN (SELECT nid FROM rooms)",
+        "DELETE FROM directory WHERE room NOT IN (SELECT nid FROM rooms)",
+    ] {
+        sqlx::query(sql).execute(&mut *conn).await?;
+    }
+    Ok(())
 }
 
 async fn numbers(conn: &mut SqliteConnection) -> Result<Numbers, sqlx::Error> {
@@ -287,8 +290,8 @@ pub(super) async fn close(conn: SqliteConnection) {
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
 
 /// The format of the store: the number of its last migration.
-const FORMAT: i64 = 1;
-const SET_USER_VERSION: &str = "PRAGMA user_version = 1";
+const FORMAT: i64 = 2;
+const SET_USER_VERSION: &str = "PRAGMA user_version = 2";
 /// "TRML", set by the first migration.
 const APPLICATION_ID: i64 = 0x5452_4d4c;
 const SQLITE_NOTADB: &str = "26";

@@ -22,8 +22,8 @@ use crate::{
     base::{EventHash, Position, Seq},
     room::{Membership, StateKey},
     store::{
-        AliasRecord, EventNid, EventRecord, LogRecord, MembershipRecord, Order, ReceiptRecord,
-        RoomNid, RoomRecord, Rooms, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
+        AliasRecord, EventNid, EventRecord, ListedRecord, LogRecord, MembershipRecord, Order,
+        ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
     },
 };
 
@@ -344,6 +344,38 @@ impl Rooms for Sqlite {
         )
         .bind(room.0);
         all(&self.rows(statement).await?, alias_of)
+    }
+
+    async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError> {
+        let statement = sqlx::query("SELECT 1 FROM directory WHERE room = ?").bind(room.0);
+        Ok(self.row(statement).await?.is_some())
+    }
+
+    async fn listed(
+        &self,
+        after: Option<(u64, RoomNid)>,
+        limit: u32,
+    ) -> Result<Vec<ListedRecord>, StoreError> {
+        const SQL: &str = concat!(
+            "WITH listed (nid, joined) AS MATERIALIZED (
+                SELECT d.room, (SELECT count(*) FROM memberships m
+                                WHERE m.room = d.room AND m.membership = 1)
+                FROM directory d)
+            SELECT ",
+            room_columns!(),
+            ", l.joined FROM listed l CROSS JOIN rooms r ON r.nid = l.nid
+            WHERE l.joined > 0 AND (l.joined < ?1 OR (l.joined = ?1 AND l.nid > ?2))
+            ORDER BY l.joined DESC, l.nid LIMIT ?3"
+        );
+        let (joined, nid) = after.unwrap_or((u64::MAX, RoomNid(0)));
+        let statement = sqlx::query(SQL).bind(int(joined)).bind(nid.0).bind(limit);
+        all(&self.rows(statement).await?, |row| {
+            let mut cells = Cells::of(row);
+            Ok(ListedRecord {
+                room: cells.room()?,
+                joined: cells.number()?,
+            })
+        })
     }
 
     async fn receipts(

@@ -49,11 +49,13 @@ pub(in crate::hub::desk) async fn create_room(
     request: Request,
 ) -> Result<Response, Refusal> {
     hub.desk.rates().events(caller)?;
+    let listed = request.visibility == Visibility::Public;
     let wish = wish(hub, caller, request).await?;
     let making = Making {
         writer: Arc::clone(&hub.writer),
         key: Arc::clone(&hub.key),
         founding: founding(&wish, room_id(hub)?),
+        listed,
         wish,
         nid: hub.store.numbers().room(),
         now: hub.now(),
@@ -74,6 +76,8 @@ struct Making {
     wish: RoomWish,
     founding: Founding,
     nid: RoomNid,
+    /// Whether everyone may find it.
+    listed: bool,
     now: Timestamp,
 }
 
@@ -82,11 +86,12 @@ impl Making {
         if let Some(alias) = &self.wish.alias {
             self.take_alias(alias.clone()).await?;
         }
-        let made = self.make().await;
-        if made.is_err()
-            && let Some(alias) = &self.wish.alias
-        {
-            self.free_alias(alias.clone()).await;
+        let made = match self.list(self.listed).await {
+            Ok(()) => self.make().await,
+            Err(error) => Err(error.into()),
+        };
+        if made.is_err() {
+            self.undo().await;
         }
         made
     }
@@ -131,12 +136,29 @@ impl Making {
         }
     }
 
-    async fn free_alias(&self, alias: OwnedRoomAliasId) {
-        let name = alias.clone();
-        let write = Write::RemoveAlias { alias };
-        if let Err(error) = self.writer.write(alone(write), Vec::new()).await {
-            tracing::warn!(%error, alias = %name,
-                "an alias of a room that was not made stays taken until the next start");
+    /// Puts the room into the directory or takes it out again.
+    async fn list(&self, listed: bool) -> Result<(), WriteError> {
+        if !self.listed {
+            return Ok(());
+        }
+        let room = self.nid;
+        let write = alone(Write::Listed { room, listed });
+        self.writer.write(write, Vec::new()).await.map(drop)
+    }
+
+    async fn undo(&self) {
+        let freed = match self.wish.alias.clone() {
+            Some(alias) => {
+                let write = alone(Write::RemoveAlias { alias });
+                self.writer.write(write, Vec::new()).await.map(drop)
+            }
+            None => Ok(()),
+        };
+        for undone in [freed, self.list(false).await] {
+            if let Err(error) = undone {
+                tracing::warn!(%error, alias = ?self.wish.alias,
+                    "names of a room that was not made stay taken until the next start");
+            }
         }
     }
 }
