@@ -15,6 +15,8 @@ pub mod keys;
 pub mod listen;
 pub mod notify;
 pub mod open;
+pub mod operate;
+pub mod operations;
 pub mod operator;
 pub mod output;
 pub mod ready;

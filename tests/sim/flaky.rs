@@ -23,7 +23,7 @@ use tramline::{
         DeviceKeysRecord, DeviceRecord, Devices, EventNid, EventRecord, LogRecord, MailRecord,
         MediaIndex, MediaRecord, MembershipRecord, Numbers, Order, ReceiptRecord, RoomNid,
         RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
-        UserRecord,
+        UserRecord, UserSummary,
         faulty::{Fault, Injected},
         memory::Memory,
     },
@@ -242,6 +242,7 @@ reads! {
 reads! {
     Accounts:
     user(user: &UserId) -> Option<UserRecord>;
+    users(after: Option<&UserId>, limit: u32) -> Vec<UserSummary>;
     session(token: &[u8; 32]) -> Option<SessionRecord>;
     profile(user: &UserId) -> Vec<(String, String)>;
     account_data(user: &UserId, since: Position) -> Vec<AccountDataRecord>;
