@@ -144,7 +144,7 @@ impl Credentials {
         file.remove("access_token");
         let text = serde_json::to_string_pretty(&file).expect("a map of JSON is always JSON");
         // Beside it and then in its place: a full disk must not leave half a file.
-        let dir = path.parent().unwrap_or(Path::new("/"));
+        let dir = path.parent().unwrap_or_else(|| Path::new("/"));
         let mut fresh = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
         writeln!(fresh, "{text}").map_err(io)?;
         fresh.as_file().sync_all().map_err(io)?;

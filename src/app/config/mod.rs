@@ -151,7 +151,9 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
 /// Who has no configuration at all is not helped by the name of its first key.
 fn without_file(error: ConfigError, path: &Path) -> ConfigError {
     match error {
-        ConfigError::Missing { key, .. } if key == "server_name" => ConfigError::NotFound {
+        ConfigError::Missing {
+            key: "server_name", ..
+        } => ConfigError::NotFound {
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         },
         other => other,

@@ -151,8 +151,8 @@ impl Demo<'_> {
             !room.as_str().contains(':'),
             "a v12 room id names no server, this is {room}"
         );
-        let invites = format!("creates a v12 room and invites {}: {room}", guest.name);
-        self.did(host, &invites)?;
+        let what = format!("creates a v12 room and invites {}: {room}", guest.name);
+        self.did(host, &what)?;
 
         let invited = guest.client.sync(None, 0).await?;
         ensure!(

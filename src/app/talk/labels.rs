@@ -21,13 +21,18 @@ impl Label {
     pub(super) fn from<'a>(events: impl IntoIterator<Item = &'a Json>) -> Option<Self> {
         let mut label = None;
         for event in events {
-            let content = |field: &str| event["content"][field].as_str().unwrap_or_default();
+            let content = |field: &str| {
+                event["content"][field]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            };
             match event["type"].as_str() {
                 Some("m.room.name") => {
-                    label.get_or_insert_with(Self::default).name = content("name").to_owned();
+                    label.get_or_insert_with(Self::default).name = content("name");
                 }
                 Some("m.room.canonical_alias") => {
-                    label.get_or_insert_with(Self::default).alias = content("alias").to_owned();
+                    label.get_or_insert_with(Self::default).alias = content("alias");
                 }
                 _ => {}
             }

@@ -117,9 +117,9 @@ fn kinds_of_messages_are_told_apart() {
         said("m.room.redaction", redaction),
         "@ana redacted $01234567…: \"oops\""
     );
-    let reaction = json!({"content": {"m.relates_to": {"key": "👍", "event_id": "$0123456789"}}});
+    let thumb = json!({"content": {"m.relates_to": {"key": "👍", "event_id": "$0123456789"}}});
     assert_eq!(
-        said("m.reaction", reaction),
+        said("m.reaction", thumb),
         "@ana reacted with \"👍\" to $01234567…"
     );
     assert_eq!(said("x.y", json!({"content": {}})), "@ana sent x.y");
