@@ -16,6 +16,8 @@ pub mod listen;
 mod metrics;
 pub mod notify;
 pub mod open;
+pub mod operate;
+pub mod operations;
 pub mod operator;
 pub mod output;
 pub mod ready;

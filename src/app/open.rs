@@ -6,22 +6,21 @@ use std::{
     sync::Arc,
 };
 
-use async_trait::async_trait;
-use serde_json::{Value as Json, json};
+use ruma::OwnedServerName;
 
 use super::{
     clock::{self, SystemClock},
     config::{self, Config, Inputs, Rate, StoreUrl},
     failure::Failure,
-    operator::{Operator, Progress, Request},
+    operations::{Alone, Operations},
+    operator::Operator,
     reload::{SharedTokens, Tokens},
     run::Material,
 };
 use crate::{
-    api::{Code, Refusal},
-    hub::{AccountWish, Hub, HubParts, Limits, Quota, RegistrationRules, Settings},
+    hub::{Hub, HubParts, Limits, Quota, RegistrationRules, Settings},
     store::{
-        OpenError, SharedStore, fsck,
+        OpenError, SharedStore,
         media::MediaFiles,
         sqlite::{OpenOptions, Sqlite},
     },
@@ -32,7 +31,7 @@ pub struct OpenHub {
     /// The hub.
     pub hub: Arc<Hub>,
     store: Arc<Sqlite>,
-    server_name: String,
+    server_name: OwnedServerName,
 }
 
 /// Makes the store of a new hub, readable by its owner only.
@@ -118,7 +117,7 @@ impl OpenHub {
         Ok(Self {
             hub,
             store: sqlite,
-            server_name: config.server_name.to_string(),
+            server_name: config.server_name.clone(),
         })
     }
 
@@ -128,7 +127,7 @@ impl OpenHub {
     }
 
     /// What an operator meets who has the store to himself.
-    pub fn alone(&self) -> impl Operator + use<> {
+    pub fn alone(&self) -> Operations {
         self.operations(Alone::AloneOnTheStore)
     }
 
@@ -162,90 +161,6 @@ impl OpenHub {
         }
     }
 }
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Alone {
-    AloneOnTheStore,
-    SharedWithClients,
-}
-
-/// The operator's verbs.
-struct Operations {
-    hub: Arc<Hub>,
-    server_name: String,
-    alone: Alone,
-}
-
-#[async_trait]
-impl Operator for Operations {
-    async fn ask(&self, request: Request, progress: Progress) -> Result<Json, Refusal> {
-        match request {
-            Request::Status => self.status().await,
-            Request::AddUser {
-                localpart,
-                password,
-                admin,
-            } => {
-                let password = Some(password.reveal().to_owned());
-                let wish = AccountWish {
-                    localpart,
-                    password,
-                    admin,
-                };
-                let user = self.hub.add_user(wish).await?;
-                Ok(json!({ "user_id": user }))
-            }
-            // Entries that arrive while it reads would look like findings.
-            Request::Fsck if self.alone == Alone::SharedWithClients => Err(Refusal::new(
-                Code::BadState,
-                "fsck needs the store at rest: stop the hub first, or check a copy of its files",
-            )),
-            Request::Fsck => self.fsck(&progress).await,
-        }
-    }
-}
-
-impl Operations {
-    async fn status(&self) -> Result<Json, Refusal> {
-        let totals = self.hub.store().totals().await.map_err(|error| {
-            tracing::error!(%error, "the store failed");
-            Refusal::internal()
-        })?;
-        Ok(json!({
-            "server_name": self.server_name,
-            "version": env!("CARGO_PKG_VERSION"),
-            "rooms": totals.rooms, "events": totals.events, "users": totals.users,
-        }))
-    }
-
-    async fn fsck(&self, progress: &Progress) -> Result<Json, Refusal> {
-        let mut tell = |step: fsck::Progress| {
-            if step.rooms.is_multiple_of(FSCK_ROOMS_PER_STEP) {
-                progress.tell(json!({"rooms": step.rooms, "of": step.rooms_all,
-                    "entries": step.entries}));
-            }
-        };
-        let checked = fsck::fsck(self.hub.store().as_ref(), &mut tell).await;
-        let report = checked.map_err(|error| {
-            tracing::error!(%error, "the store failed");
-            Refusal::new(Code::Unknown, format!("the store cannot be read: {error}"))
-        })?;
-        if !report.is_clean() {
-            let total = report.findings.len() as u64 + report.more;
-            let mut text = format!("{total} findings");
-            for finding in &report.findings {
-                text.push_str("\n  ");
-                text.push_str(&finding.to_string());
-            }
-            return Err(Refusal::new(Code::InvalidRoomState, text));
-        }
-        let fsck::Progress { rooms, entries, .. } = report.checked;
-        Ok(json!({"rooms": rooms, "entries": entries, "findings": 0}))
-    }
-}
-
-/// After how many rooms fsck says how far it is.
-const FSCK_ROOMS_PER_STEP: u64 = 1000;
 
 fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
     let Tokens {

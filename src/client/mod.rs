@@ -99,6 +99,11 @@ impl Client {
         &self.ledger
     }
 
+    /// Whether the door is datagrams, which can be counted; a stream's cannot.
+    pub fn is_over_udp(&self) -> bool {
+        matches!(self.door, Door::Coap(_))
+    }
+
     /// Sends a request and waits for its answer. `operation` is the ledger's line.
     pub async fn call(&mut self, operation: &str, call: Call<'_>) -> Result<Value, ClientError> {
         let token = self.token.as_deref();

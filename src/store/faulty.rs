@@ -20,7 +20,7 @@ use crate::{
         DeviceKeysRecord, DeviceRecord, Devices, EventNid, EventRecord, ListedRecord, LogRecord,
         MailRecord, MediaIndex, MediaRecord, MembershipRecord, Numbers, Order, ReceiptRecord,
         RoomNid, RoomRecord, Rooms, SessionRecord, StateNid, Store, StoreError, Totals, TxnAnswer,
-        TxnKey, UserRecord,
+        TxnKey, UserRecord, UserSummary,
     },
 };
 
@@ -163,6 +163,7 @@ reads! {
 reads! {
     Accounts:
     user(user: &UserId) -> Option<UserRecord>;
+    users(after: Option<&UserId>, limit: u32) -> Vec<UserSummary>;
     session(token: &[u8; 32]) -> Option<SessionRecord>;
     profile(user: &UserId) -> Vec<(String, String)>;
     account_data(user: &UserId, since: Position) -> Vec<AccountDataRecord>;

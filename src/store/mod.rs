@@ -260,7 +260,15 @@ pub trait Accounts: Send + Sync + 'static {
     /// An account.
     async fn user(&self, user: &UserId) -> Result<Option<UserRecord>, StoreError>;
 
-    /// The device a token belongs to, by the token's SHA-256.
+    /// Accounts in the order of their ids after `after`, at most `limit`.
+    async fn users(
+        &self,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<UserSummary>, StoreError>;
+
+    /// The device a token belongs to, by the token's SHA-256; nothing while the account is
+    /// disabled.
     async fn session(&self, token: &[u8; 32]) -> Result<Option<SessionRecord>, StoreError>;
 
     /// A user's profile: field to JSON value.

@@ -288,6 +288,8 @@ pub struct UserRecord {
     pub password: Option<String>,
     /// Whether it is an operator's.
     pub admin: bool,
+    /// Whether the operator has disabled it: nobody logs in to it, and no token of it is known.
+    pub disabled: bool,
     /// When it was made.
     pub created: Timestamp,
 }
@@ -296,6 +298,23 @@ impl std::fmt::Debug for UserRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "UserRecord({})", self.user) // the hash stays out of logs
     }
+}
+
+/// An account among others, with what an operator wants to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserSummary {
+    /// Whose.
+    pub user: OwnedUserId,
+    /// Whether it is an operator's.
+    pub admin: bool,
+    /// Whether the operator has disabled it.
+    pub disabled: bool,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How many devices are logged in.
+    pub devices: u64,
+    /// When one of these was last seen, to the minute or so.
+    pub seen: Option<Timestamp>,
 }
 
 /// Who a token belongs to.

@@ -54,6 +54,14 @@ fn the_demo_checks_itself() -> Result<(), Failed> {
             return Err(format!("the demo says nothing of {wanted}:\n{said}").into());
         }
     }
+    // Every operation has a price over both doors.
+    let table = said
+        .lines()
+        .skip_while(|line| !line.contains("CoAP/CBOR  "));
+    let rows: Vec<_> = table.filter(|line| line.contains(" = ")).collect();
+    if rows.len() < 8 || rows.iter().any(|row| row.matches(" = ").count() != 2) {
+        return Err(format!("an empty cell in the table of bytes:\n{said}").into());
+    }
     Ok(())
 }
 
@@ -183,6 +191,11 @@ fn help() -> Result<(), Failed> {
         "serve",
         "config",
         "user add",
+        "user list",
+        "user password",
+        "user disable",
+        "user enable",
+        "client logout",
         "client",
         "client send",
         "demo",
@@ -220,7 +233,7 @@ fn user_add_online() -> Result<(), Failed> {
     block_on(async { hub.client("https", "late").await.map(drop) })
 }
 
-fn expect_code(code: Option<i32>, wanted: i32) -> Result<(), Failed> {
+pub(crate) fn expect_code(code: Option<i32>, wanted: i32) -> Result<(), Failed> {
     if code == Some(wanted) {
         return Ok(());
     }

@@ -15,6 +15,7 @@ mod durability;
 mod hub;
 mod oracle;
 mod peers;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         command_line::trials(),
         durability::trials(),
         oracle::trials(),
+        verbs::trials(),
     ]
     .into_iter()
     .flatten()

@@ -23,7 +23,7 @@ use tramline::{
         DeviceKeysRecord, DeviceRecord, Devices, EventNid, EventRecord, ListedRecord, LogRecord,
         MailRecord, MediaIndex, MediaRecord, MembershipRecord, Numbers, Order, ReceiptRecord,
         RoomNid, RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
-        UserRecord,
+        UserRecord, UserSummary,
         faulty::{Fault, Injected},
         memory::Memory,
     },
@@ -244,6 +244,7 @@ reads! {
 reads! {
     Accounts:
     user(user: &UserId) -> Option<UserRecord>;
+    users(after: Option<&UserId>, limit: u32) -> Vec<UserSummary>;
     session(token: &[u8; 32]) -> Option<SessionRecord>;
     profile(user: &UserId) -> Vec<(String, String)>;
     account_data(user: &UserId, since: Position) -> Vec<AccountDataRecord>;

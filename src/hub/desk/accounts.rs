@@ -93,9 +93,11 @@ pub(super) async fn login(
         LoginInfo::Token(shown) => {
             hub.desk.rates().login_from(origin.address)?;
             let tokens = &hub.desk.login_tokens.0;
-            tokens
+            let user = tokens
                 .redeem(&token_hash(&shown.token), hub.now())
-                .ok_or_else(|| Refusal::forbidden("this login token is not valid (any more)"))?
+                .ok_or_else(|| Refusal::forbidden("this login token is not valid (any more)"))?;
+            must_be_enabled(hub, &user).await?;
+            user
         }
         other => {
             let kind = other.login_type();
@@ -137,19 +139,27 @@ async fn by_password(
     shown: &Password,
 ) -> Result<(OwnedUserId, String), Refusal> {
     let user = UserId::parse_with_server_name(named(shown)?, hub.key.name()).ok();
-    let mut stored = None;
+    let (mut stored, mut disabled) = (None, false);
     match &user {
         Some(user) => {
             hub.desk.rates().login(origin.address, user)?;
-            stored = stored_password(hub, user).await?;
+            let account = hub.store.user(user).await.map_err(ours)?;
+            disabled = account.as_ref().is_some_and(|account| account.disabled);
+            stored = account.and_then(|account| account.password);
         }
         None => hub.desk.rates().login_from(origin.address)?,
     }
     let passwords = &hub.desk.passwords;
     let is_right = passwords.is_right(&shown.password, stored.clone()).await?;
-    user.zip(stored)
+    let proved = user
+        .zip(stored)
         .filter(|_| is_right)
-        .ok_or_else(wrong_password)
+        .ok_or_else(wrong_password)?;
+    // Only who knows the password learns that the account is disabled.
+    if disabled {
+        return Err(is_disabled());
+    }
+    Ok(proved)
 }
 
 /// Refuses who was proved by a password that was changed meanwhile.
@@ -169,6 +179,18 @@ async fn stored_password(hub: &Hub, user: &UserId) -> Result<Option<String>, Ref
 
 fn wrong_password() -> Refusal {
     Refusal::forbidden("wrong user name or password")
+}
+
+async fn must_be_enabled(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
+    match hub.store.user(user).await.map_err(ours)? {
+        Some(account) if account.disabled => Err(is_disabled()),
+        _ => Ok(()),
+    }
+}
+
+fn is_disabled() -> Refusal {
+    let message = "this account was disabled by the operator of this server";
+    Refusal::new(Code::UserDeactivated, message)
 }
 
 #[expect(deprecated, reason = "old and small clients still send `user`")]
@@ -231,26 +253,64 @@ impl Hub {
         Ok(token)
     }
 
-    /// Gives `user` another password and ends all sessions. For the operator.
-    pub async fn set_password(&self, user: &UserId, password: &str) -> Result<(), Refusal> {
+    /// Gives `user` another password and ends all sessions; says how many. For the operator.
+    pub async fn set_password(&self, user: &UserId, password: &str) -> Result<usize, Refusal> {
         must_exist(self, user).await?;
         let hash = self.desk.passwords.hash(password, self.random()).await?;
         let changed = Write::Password {
             user: user.to_owned(),
             password: hash,
         };
+        self.end_all_sessions(user, changed).await
+    }
+
+    /// Disables an account: all sessions end, their number is told, and nobody logs in to it until
+    /// it is enabled. Its name, its rooms and its password stay. For the operator.
+    pub async fn disable_user(&self, user: &UserId) -> Result<usize, Refusal> {
+        self.set_disabled(user, true).await
+    }
+
+    /// Lets somebody log in again who was disabled. For the operator.
+    ///
+    /// A login that was under way when the account was disabled may have stored a session, which
+    /// nobody could use; it must not come to life now.
+    pub async fn enable_user(&self, user: &UserId) -> Result<(), Refusal> {
+        self.set_disabled(user, false).await.map(drop)
+    }
+
+    async fn set_disabled(&self, user: &UserId, disabled: bool) -> Result<usize, Refusal> {
+        let account = self.store.user(user).await.map_err(ours)?;
+        let account = account.ok_or_else(|| no_account(user))?;
+        if account.disabled == disabled {
+            return Ok(0);
+        }
+        let changed = Write::Disabled {
+            user: user.to_owned(),
+            disabled,
+        };
+        self.end_all_sessions(user, changed).await
+    }
+
+    async fn end_all_sessions(&self, user: &UserId, changed: Write) -> Result<usize, Refusal> {
         let turn = turn_of_sessions(self, user).await;
         self.desk.login_tokens.forget(user);
         let all = devices::ids(self, user).await?;
-        devices::remove_with(self, user, &all, vec![changed], Some(turn)).await
+        devices::remove_with(self, user, &all, vec![changed], Some(turn)).await?;
+        // Also what was remembered of a session that a login stored in the meantime.
+        self.desk.sessions.forget(user, None);
+        Ok(all.len())
     }
 }
 
 async fn must_exist(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
     match hub.store.user(user).await.map_err(ours)? {
         Some(_) => Ok(()),
-        None => Err(Refusal::not_found(format!("there is no account {user}"))),
+        None => Err(no_account(user)),
     }
+}
+
+fn no_account(user: &UserId) -> Refusal {
+    Refusal::not_found(format!("there is no account {user}"))
 }
 
 /// Which device a client wants to be.

@@ -86,7 +86,7 @@ pub(super) async fn room_visibility(
 ) -> Result<get_room_visibility::v3::Response, Refusal> {
     let caller = match &origin.credentials {
         Credentials::Nothing => None,
-        Credentials::Token(_) => Some(access::caller(hub, origin).await?),
+        _ => Some(access::caller(hub, origin).await?),
     };
     let unknown = || Refusal::not_found(format!("{} is not in the directory", request.room_id));
     let room = hub.store.room(&request.room_id).await.map_err(ours)?;

@@ -260,6 +260,58 @@ async fn another_password_ends_all_sessions() {
 }
 
 #[tokio::test]
+async fn a_disabled_account_has_no_sessions_keeps_its_name_and_can_be_enabled() {
+    let hub = hub_of_ana().await;
+    let ana = log_in(&hub, by_name("ana", "s3cret")).await.unwrap();
+    let token = hub.hub.mint_login_token(&ana.user).await.unwrap();
+
+    assert_eq!(hub.hub.disable_user(&ana.user).await.unwrap(), 1);
+
+    let refusal = ask!(hub, ana.origin, Whoami(whoami())).unwrap_err();
+    assert_eq!(refusal.code, Code::UnknownToken);
+    let refusal = log_in(&hub, by_name("ana", "s3cret")).await.err().unwrap();
+    assert_eq!((refusal.code, refusal.status), (Code::UserDeactivated, 403));
+    let shown = login::v3::LoginInfo::Token(login::v3::Token::new(token));
+    let refusal = log_in(&hub, login::v3::Request::new(shown)).await;
+    assert_eq!(refusal.err().unwrap().code, Code::UserDeactivated);
+    let wish = AccountWish {
+        localpart: "ana".to_owned(),
+        password: Some("mine now".to_owned()),
+        admin: false,
+    };
+    let refusal = hub.hub.add_user(wish).await.unwrap_err();
+    assert_eq!(refusal.code, Code::UserInUse);
+
+    hub.hub.enable_user(&ana.user).await.unwrap();
+    log_in(&hub, by_name("ana", "s3cret")).await.unwrap();
+    ask!(hub, ana.origin, Whoami(whoami())).unwrap_err();
+}
+
+#[tokio::test]
+async fn who_does_not_know_the_password_does_not_learn_that_an_account_is_disabled() {
+    let hub = hub_of_ana().await;
+    let ana = OwnedUserId::try_from("@ana:hub.example").unwrap();
+    let before = log_in(&hub, by_name("ana", "guess")).await.err().unwrap();
+
+    hub.hub.disable_user(&ana).await.unwrap();
+
+    let after = log_in(&hub, by_name("ana", "guess")).await.err().unwrap();
+    assert_eq!(before, after);
+}
+
+#[tokio::test]
+async fn a_login_that_was_under_way_gives_no_session_on_a_disabled_account() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    hub.hub.disable_user(&ana.user).await.unwrap();
+    let late = hub.device(&ana.user, "LATE").await; // stored after the account was disabled
+
+    ask!(hub, late.origin, Whoami(whoami())).unwrap_err();
+    hub.hub.enable_user(&ana.user).await.unwrap();
+    ask!(hub, late.origin, Whoami(whoami())).unwrap_err();
+}
+
+#[tokio::test]
 async fn the_login_types_are_those_that_work() {
     let hub = hub().await;
     let types = ask!(

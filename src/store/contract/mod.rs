@@ -39,6 +39,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     graph::states_equal_a_model(&*make().await, 1, 400).await;
     graph::one_room_does_not_read_anothers_state(&*make().await).await;
     accounts::an_account_is_made_once(&*make().await).await;
+    accounts::accounts_are_listed_and_a_disabled_one_has_no_session(&*make().await).await;
     accounts::account_data_is_told_since(&*make().await).await;
     accounts::a_session_replaces_the_devices_token(&*make().await).await;
     accounts::a_removed_device_leaves_nothing(&*make().await).await;

@@ -13,7 +13,7 @@ use crate::{
         AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
         EventNid, EventRecord, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
         MediaRecord, MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid, RoomRecord, Rooms,
-        SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey, UserRecord,
+        SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey, UserRecord, UserSummary,
     },
 };
 
@@ -391,6 +391,31 @@ impl Accounts for Memory {
         Ok(self.tables().users.get(user).cloned())
     }
 
+    async fn users(
+        &self,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<UserSummary>, StoreError> {
+        let tables = self.tables();
+        let behind = |user: &OwnedUserId| after.is_none_or(|after| user.as_str() > after.as_str());
+        let wanted = tables.users.values().filter(|known| behind(&known.user));
+        let summary = |known: &UserRecord| {
+            let mine = || {
+                let all = tables.devices.iter();
+                all.filter(|((user, _), _)| *user == known.user)
+            };
+            UserSummary {
+                user: known.user.clone(),
+                admin: known.admin,
+                disabled: known.disabled,
+                created: known.created,
+                devices: mine().count() as u64,
+                seen: mine().filter_map(|(_, device)| device.record.seen).max(),
+            }
+        };
+        Ok(wanted.take(limit as usize).map(summary).collect())
+    }
+
     async fn session(&self, token: &[u8; 32]) -> Result<Option<SessionRecord>, StoreError> {
         let tables = self.tables();
         let found = tables
@@ -398,10 +423,11 @@ impl Accounts for Memory {
             .iter()
             .find(|(_, known)| known.token == *token);
         Ok(found.and_then(|((user, device), _)| {
+            let account = tables.users.get(user).filter(|account| !account.disabled)?;
             Some(SessionRecord {
                 user: user.clone(),
                 device: device.clone(),
-                admin: tables.users.get(user)?.admin,
+                admin: account.admin,
             })
         }))
     }

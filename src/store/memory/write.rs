@@ -127,6 +127,7 @@ impl Tables {
             | Write::Media(_) => self.apply_room(write, position)?,
             Write::NewUser { .. }
             | Write::Password { .. }
+            | Write::Disabled { .. }
             | Write::Profile { .. }
             | Write::AccountData { .. }
             | Write::Filter { .. } => self.apply_account(write, position)?,
@@ -331,6 +332,7 @@ impl Tables {
                     user: user.clone(),
                     password: password.clone(),
                     admin: *admin,
+                    disabled: false,
                     created: *at,
                 };
                 self.users.insert(user.clone(), record);
@@ -338,6 +340,11 @@ impl Tables {
             Write::Password { user, password } => {
                 if let Some(known) = self.users.get_mut(user) {
                     known.password = Some(password.clone());
+                }
+            }
+            Write::Disabled { user, disabled } => {
+                if let Some(known) = self.users.get_mut(user) {
+                    known.disabled = *disabled;
                 }
             }
             Write::Profile { user, field, json } => {

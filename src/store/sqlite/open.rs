@@ -290,8 +290,8 @@ pub(super) async fn close(conn: SqliteConnection) {
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
 
 /// The format of the store: the number of its last migration.
-const FORMAT: i64 = 2;
-const SET_USER_VERSION: &str = "PRAGMA user_version = 2";
+const FORMAT: i64 = 3;
+const SET_USER_VERSION: &str = "PRAGMA user_version = 3";
 /// "TRML", set by the first migration.
 const APPLICATION_ID: i64 = 0x5452_4d4c;
 const SQLITE_NOTADB: &str = "26";

@@ -244,6 +244,11 @@ fn account_statement(write: &Write, position: Position) -> Option<Statement> {
                 .bind(user.as_str())
                 .bind(password.as_str())
         }
+        Write::Disabled { user, disabled } => {
+            sqlx::query("UPDATE users SET disabled = ?2 WHERE user = ?1")
+                .bind(user.as_str())
+                .bind(*disabled)
+        }
         Write::Profile {
             user,
             field,
