@@ -122,10 +122,8 @@ impl Lab {
         lab.stdout.read_line(&mut line)?;
         let ready: Value = serde_json::from_str(&line)?;
         check(ready["event"] == "ready", &ready)?;
-        lab.address = ready["listen"]["lab"][0]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let address = ready["listen"]["lab"][0].as_str();
+        lab.address.push_str(address.unwrap_or_default());
         Ok(lab)
     }
 
@@ -186,7 +184,9 @@ fn seed_that_loses_the_first() -> u64 {
         }
         came.iter().position(|came| !came) == Some(0) && came.iter().skip(1).all(|came| *came)
     };
-    (0..).find(fits).expect("one seed in a hundred or so does")
+    (0..100_000)
+        .find(fits)
+        .expect("one seed in a hundred or so does")
 }
 
 fn check(holds: bool, what: impl std::fmt::Debug) -> Result<(), Failed> {

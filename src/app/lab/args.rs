@@ -164,7 +164,7 @@ pub fn after_help() -> String {
         "Example:\n  tramline lab --profile radio-100 --listen 127.0.0.1:5600 --to 127.0.0.1:5683 \
          --loss 30% --rebind 60s\n\n\
          Prints one JSON line on stdout when it is ready, and a summary at the end.\n\n\
-         Profiles (bits per second; delay one way; MTU and queue in bytes with 28 of headers):\n{}",
+         Profiles (bits per second up/down; delay one way; MTU and queue in bytes with headers):\n{}",
         profiles::table()
     )
 }

@@ -27,6 +27,12 @@ enum Kind {
     Plain,
 }
 
+/// A client, and the port that the hub sees for it.
+pub(super) type Mapping = (SocketAddr, u16);
+
+/// Lines are cut here: one that wraps could not be renewed in place.
+const COLUMNS_MAX: usize = 79;
+
 /// What the rates are counted from.
 #[derive(Default)]
 struct Last {
@@ -55,12 +61,22 @@ impl Display {
     }
 
     /// Shows how things stand.
-    pub(super) fn show(&mut self, link: &mut Link<SocketAddr>, elapsed: Duration) {
-        let text = self.text(link, elapsed);
+    pub(super) fn show(
+        &mut self,
+        link: &mut Link<SocketAddr>,
+        elapsed: Duration,
+        newest: Option<Mapping>,
+    ) {
+        let text = self.text(link, elapsed, newest);
         output::note(&text);
     }
 
-    fn text(&mut self, link: &mut Link<SocketAddr>, elapsed: Duration) -> String {
+    fn text(
+        &mut self,
+        link: &mut Link<SocketAddr>,
+        elapsed: Duration,
+        newest: Option<Mapping>,
+    ) -> String {
         let span = elapsed.saturating_sub(self.last.elapsed);
         let (up, down) = (*link.stats(Direction::Up), *link.stats(Direction::Down));
         let now = Micros::ZERO + elapsed;
@@ -73,13 +89,16 @@ impl Display {
         let lines = [
             lane("up  ", &up, rates[0], waits[0]),
             lane("down", &down, rates[1], waits[1]),
-            nat(link, elapsed),
+            nat(link, elapsed, newest),
         ];
         let text = match self.kind {
             Kind::Plain => format!("lab: {}", lines.join(" | ")),
             Kind::Live => {
                 let back = if self.last.was_shown { "\x1b[3A" } else { "" };
-                let cleared = lines.map(|line| format!("\x1b[2K{line}"));
+                let cleared = lines.map(|line| {
+                    let cut: String = line.chars().take(COLUMNS_MAX).collect();
+                    format!("\x1b[2K{cut}")
+                });
                 format!("{back}{}", cleared.join("\n"))
             }
         };
@@ -113,17 +132,14 @@ fn lane(name: &str, stats: &Stats, rate: Rate, waits: u64) -> String {
     line
 }
 
-fn nat(link: &Link<SocketAddr>, elapsed: Duration) -> String {
-    let newest = link.clients().max_by_key(|(_, stats)| stats.port);
-    let mapping = newest.map_or_else(String::new, |(client, stats)| {
-        let port = stats.port.map_or(0, |port| port.0);
-        format!(", {client} is mapping {port}")
-    });
+fn nat(link: &Link<SocketAddr>, elapsed: Duration, newest: Option<Mapping>) -> String {
+    let mapping = newest.map(|(client, port)| format!(", newest {client} as :{port}"));
     format!(
-        "{:>3}:{:02}  {} clients{mapping}, {} rebindings, {} wake-ups",
+        "{:>3}:{:02} {} clients{}, {} rebindings, {} wake-ups",
         elapsed.as_secs() / 60,
         elapsed.as_secs() % 60,
         link.clients().count(),
+        mapping.unwrap_or_default(),
         link.nat_stats().rebindings,
         link.wakeups(),
     )
@@ -157,14 +173,18 @@ mod tests {
 
     #[test]
     fn a_log_gets_one_plain_line() {
-        let text = display(Kind::Plain).text(&mut used_link(), Duration::from_secs(10));
+        let text = display(Kind::Plain).text(
+            &mut used_link(),
+            Duration::from_secs(10),
+            Some(("127.0.0.1:4000".parse().unwrap(), 5000)),
+        );
 
         assert!(!text.contains(['\n', '\x1b']), "{text}");
         for part in [
             "100bit/s",
             "0bit/s",
             "1 in, 1 out",
-            "127.0.0.1:4000 is mapping 1",
+            "127.0.0.1:4000 as :5000",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -174,8 +194,8 @@ mod tests {
     fn a_terminal_gets_lines_that_renew_themselves() {
         let (mut link, mut display) = (used_link(), display(Kind::Live));
 
-        let first = display.text(&mut link, Duration::from_secs(1));
-        let second = display.text(&mut link, Duration::from_secs(2));
+        let first = display.text(&mut link, Duration::from_secs(1), None);
+        let second = display.text(&mut link, Duration::from_secs(2), None);
 
         assert_eq!(first.lines().count(), 3);
         assert!(!first.starts_with("\x1b[3A") && second.starts_with("\x1b[3A"));

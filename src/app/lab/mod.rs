@@ -67,7 +67,14 @@ const SEED_SHIFT: u32 = 40;
 
 fn list(format: Format) -> Result<(), Failure> {
     match format {
-        Format::Text => output::line(&profiles::table()),
+        Format::Text => {
+            let about = profiles::all().into_iter().map(|named| {
+                let (name, about) = (named.name, named.about);
+                format!("{name:<11}{about}")
+            });
+            let about: Vec<String> = about.collect();
+            output::line(&format!("{}\n{}", profiles::table(), about.join("\n")))
+        }
         Format::Json => profiles::all().iter().try_for_each(|named| {
             let numbers = summary::profile_json(&named.profile);
             let (name, about) = (named.name, named.about);

@@ -14,7 +14,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval, sleep},
 };
 
-use super::display::Display;
+use super::display::{Display, Mapping};
 use crate::{
     app::{
         clock::Stopwatch,
@@ -112,7 +112,10 @@ impl Relay {
             };
             match wake {
                 Wake::Stop => return Ok(()),
-                Wake::Tick => display.show(&mut self.link, self.clock.elapsed()),
+                Wake::Tick => {
+                    let newest = self.newest();
+                    display.show(&mut self.link, self.clock.elapsed(), newest);
+                }
                 Wake::Client(Ok((client, datagram))) => {
                     self.link
                         .offer(self.now(), Origin::Client(client), datagram);
@@ -135,6 +138,14 @@ impl Relay {
 
     fn now(&self) -> Micros {
         Micros::ZERO + self.clock.elapsed()
+    }
+
+    fn newest(&self) -> Option<Mapping> {
+        let (port, upstream) = self.upstreams.last_key_value()?;
+        let outside = upstream.socket.local_addr().ok()?.port();
+        let mut clients = self.link.clients();
+        let (client, _) = clients.find(|(_, stats)| stats.port == Some(*port))?;
+        Some((*client, outside))
     }
 
     async fn wake(&mut self, ticks: &mut Interval) -> Wake {

@@ -81,23 +81,20 @@ const WAYS: [(&str, Direction); 2] = [("up", Direction::Up), ("down", Direction:
 const INFALLIBLE: &str = "writing to a string cannot fail";
 
 fn lane(text: &mut String, name: &str, stats: &Stats) {
-    for (what, tally) in [("in", stats.offered), ("out", stats.delivered)] {
+    let lost = stats.lost.by_cause().into_iter();
+    let lost = lost.filter(|(_, tally)| tally.datagrams > 0);
+    let lost = lost.map(|(cause, tally)| (format!("lost: {cause}"), tally));
+    let all = [
+        ("in".to_owned(), stats.offered),
+        ("out".to_owned(), stats.delivered),
+    ];
+    for (what, tally) in all.into_iter().chain(lost) {
         let (datagrams, bytes, all) = (tally.datagrams, tally.bytes, tally.bytes_with_headers);
         writeln!(
             text,
-            "{name:<4} {what:<9} {datagrams:>8} datagrams {bytes:>12} B {all:>12} B with headers"
+            "{name:<4} {what:<14} {datagrams:>9} datagrams {bytes:>12} B {all:>12} B with headers"
         )
         .expect(INFALLIBLE);
-    }
-    for (cause, tally) in stats.lost.by_cause() {
-        if tally.datagrams > 0 {
-            let (datagrams, bytes, all) = (tally.datagrams, tally.bytes, tally.bytes_with_headers);
-            writeln!(
-                text,
-                "{name:<4} lost: {cause:<9}{datagrams:>3} datagrams {bytes:>12} B {all:>12} B with headers"
-            )
-            .expect(INFALLIBLE);
-        }
     }
     let mean = stats.queue_us_total.checked_div(stats.queued).unwrap_or(0);
     writeln!(

@@ -17,12 +17,12 @@ impl Chance {
     /// Dice of a seed; each `stream` of one seed is independent of the others.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut mixer = Self { state: seed };
-        let state = mixer.next() ^ stream.wrapping_mul(STEP);
+        let state = mixer.throw() ^ stream.wrapping_mul(STEP);
         Self { state }
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn throw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(STEP);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -32,13 +32,13 @@ impl Chance {
 
     /// Whether something of this likelihood happens.
     pub fn hits(&mut self, share: Ppm) -> bool {
-        self.next() % u64::from(Ppm::ALWAYS.get()) < u64::from(share.get())
+        self.throw() % u64::from(Ppm::ALWAYS.get()) < u64::from(share.get())
     }
 
     /// Any span from nothing to `longest`, in whole microseconds.
     pub fn up_to(&mut self, longest: Duration) -> Duration {
         let spans = micros(longest).saturating_add(1);
-        Duration::from_micros(self.next() % spans)
+        Duration::from_micros(self.throw() % spans)
     }
 }
 
@@ -53,8 +53,8 @@ mod tests {
         let mut dice = Chance { state: 0 };
 
         // the generator's published first outputs
-        assert_eq!(dice.next(), 0xe220_a839_7b1d_cdaf);
-        assert_eq!(dice.next(), 0x6e78_9e6a_a1b9_65f4);
+        assert_eq!(dice.throw(), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(dice.throw(), 0x6e78_9e6a_a1b9_65f4);
     }
 
     #[test]

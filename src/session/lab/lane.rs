@@ -70,11 +70,17 @@ const FLYING_OVERHEAD_BYTES: u64 = 128;
 /// on a link without delay.
 const HOLD_MIN: Duration = Duration::from_millis(20);
 
+/// What chance takes a datagram.
+#[derive(Clone, Copy)]
+enum Loss {
+    Burst,
+    Single,
+}
+
 /// What the dice say about one datagram. All are thrown for each, so that changing one number of
 /// a profile leaves the rest of a run's dice as they were.
 struct Throw {
-    is_lost: bool,
-    is_burst: bool,
+    loss: Option<Loss>,
     jitter: Duration,
     is_held: bool,
     is_doubled: bool,
@@ -181,9 +187,11 @@ impl<T: Clone> Lane<T> {
         let turns = dice.hits(turn.unwrap_or(super::Ppm::NEVER));
         self.is_bad ^= turns;
         let in_burst = burst.filter(|_| self.is_bad).map(|burst| burst.loss);
+        let is_burst = dice.hits(in_burst.unwrap_or(super::Ppm::NEVER));
+        let is_single = dice.hits(profile.loss);
+        let single = is_single.then_some(Loss::Single);
         Throw {
-            is_burst: dice.hits(in_burst.unwrap_or(super::Ppm::NEVER)),
-            is_lost: dice.hits(profile.loss),
+            loss: is_burst.then_some(Loss::Burst).or(single),
             jitter: dice.up_to(profile.jitter),
             is_held: dice.hits(profile.reorder),
             is_doubled: dice.hits(profile.duplicate),
@@ -219,14 +227,12 @@ impl<T: Clone> Lane<T> {
     fn loss(&mut self, profile: &Profile, leaves: Micros, throw: &Throw) -> Option<&mut Tally> {
         let lost = &mut self.stats.lost;
         if profile.is_dark(leaves) {
-            Some(&mut lost.blackout)
-        } else if throw.is_burst {
-            Some(&mut lost.burst)
-        } else if throw.is_lost {
-            Some(&mut lost.chance)
-        } else {
-            None
+            return Some(&mut lost.blackout);
         }
+        throw.loss.map(|loss| match loss {
+            Loss::Burst => &mut lost.burst,
+            Loss::Single => &mut lost.chance,
+        })
     }
 
     fn fly(&mut self, profile: &Profile, air: Airtime, throw: &Throw, to: T, datagram: Bytes) {

@@ -70,15 +70,14 @@ impl<C: Clone + Ord> Link<C> {
                 let air = self.up.offer(profile, now, client.clone(), datagram);
                 self.nat.sent(now, &client, size, air);
             }
-            Origin::Hub(port) => match self.nat.inbound(profile, now, port) {
-                Some(client) => {
+            Origin::Hub(port) => {
+                if let Some(client) = self.nat.inbound(profile, now, port) {
                     self.down.offer(profile, now, (client, port), datagram);
-                }
-                None => {
+                } else {
                     self.down.stats.offered.add(size);
                     self.down.stats.lost.nat.add(size);
                 }
-            },
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    profile::{Blackout, Burst, Ppm, Profile, Rate},
+    profile::{Blackout, Burst, Ppm, Profile, QUEUE_BYTES_MAX, Rate},
     quantity::{ShownBlackout, ShownBurst, ShownRate, ShownShare, ShownSpan},
 };
 
@@ -148,23 +148,38 @@ fn link(up: u64, down: u64, delay_ms: u64, jitter_ms: u64) -> Profile {
     }
 }
 
-/// The table that `--help` and `--list` print: every number of every profile.
+/// The table that `--help` and `--list` print: every number of every profile. It fits into 80
+/// columns.
 pub fn table() -> String {
     let mut text = String::new();
     row(&mut text, HEADINGS.map(str::to_owned));
     for named in all() {
-        row(&mut text, cells(&named.profile, named.name, named.about));
+        row(&mut text, cells(named.name, &named.profile));
     }
     text
 }
 
 /// The numbers of one profile, in a line.
 pub fn line(profile: &Profile) -> String {
-    let cells = cells(profile, "", "");
-    let pairs = HEADINGS.iter().zip(&cells);
-    let set = pairs.filter(|(heading, cell)| !matches!(**heading, "profile" | "") && *cell != "-");
+    let span = |span: Option<Duration>| ShownSpan(span.unwrap_or_default()).to_string();
+    let named = [
+        ("up", ShownRate(profile.up).to_string()),
+        ("down", ShownRate(profile.down).to_string()),
+        ("delay", ShownSpan(profile.delay).to_string()),
+        ("jitter", ShownSpan(profile.jitter).to_string()),
+        ("loss", ShownShare(profile.loss).to_string()),
+        ("burst", burst(profile)),
+        ("reorder", ShownShare(profile.reorder).to_string()),
+        ("duplicate", ShownShare(profile.duplicate).to_string()),
+        ("mtu", or_dash(profile.mtu)),
+        ("queue", queue(profile)),
+        ("rebind", span(profile.rebind)),
+        ("nat-timeout", span(profile.nat_timeout)),
+        ("blackout", blackouts(profile)),
+    ];
+    let set = named.iter().filter(|(_, number)| *number != NOT_SET);
     let words: Vec<String> = set
-        .map(|(heading, cell)| format!("{heading} {cell}"))
+        .map(|(name, number)| format!("{name} {number}"))
         .collect();
     if words.is_empty() {
         "changes nothing".to_owned()
@@ -173,64 +188,64 @@ pub fn line(profile: &Profile) -> String {
     }
 }
 
-const COLUMNS: usize = 14;
+/// What stands where nothing is set.
+const NOT_SET: &str = "-";
+
+const COLUMNS: usize = 12;
 
 const HEADINGS: [&str; COLUMNS] = [
-    "profile",
-    "up",
-    "down",
-    "delay",
-    "jitter",
-    "loss",
-    "burst",
-    "reorder",
-    "duplicate",
-    "mtu",
-    "queue",
-    "nat-timeout",
+    "profile", "bit/s", "delay", "jitter", "loss", "burst", "reord", "dup", "mtu", "queue", "nat",
     "blackout",
-    "",
 ];
 
-const WIDTHS: [usize; COLUMNS] = [11, 9, 9, 7, 7, 5, 8, 8, 10, 5, 7, 12, 9, 0];
+const WIDTHS: [usize; COLUMNS] = [11, 9, 6, 7, 5, 7, 6, 4, 5, 7, 5, 0];
 
-fn cells(profile: &Profile, name: &str, about: &str) -> [String; COLUMNS] {
-    let span = |span: Option<Duration>| ShownSpan(span.unwrap_or_default()).to_string();
-    let dash = || "-".to_owned();
-    let blackouts: Vec<String> = profile
-        .blackouts
-        .iter()
-        .map(|blackout| ShownBlackout(*blackout).to_string())
-        .collect();
+fn cells(name: &str, profile: &Profile) -> [String; COLUMNS] {
     [
         name.to_owned(),
-        ShownRate(profile.up).to_string(),
-        ShownRate(profile.down).to_string(),
+        bandwidth(profile),
         ShownSpan(profile.delay).to_string(),
         ShownSpan(profile.jitter).to_string(),
         ShownShare(profile.loss).to_string(),
-        profile
-            .burst
-            .map_or_else(dash, |burst| ShownBurst(burst).to_string()),
+        burst(profile),
         ShownShare(profile.reorder).to_string(),
         ShownShare(profile.duplicate).to_string(),
-        profile.mtu.map_or_else(dash, |mtu| mtu.to_string()),
-        if profile.queue_bytes == super::profile::QUEUE_BYTES_MAX {
-            dash()
-        } else {
-            profile.queue_bytes.to_string()
-        },
-        span(profile.nat_timeout),
-        if blackouts.is_empty() {
-            dash()
-        } else {
-            blackouts.join(" ")
-        },
-        match profile.rebind {
-            Some(every) => format!("rebind {}", ShownSpan(every)),
-            None => about.to_owned(),
-        },
+        or_dash(profile.mtu),
+        queue(profile),
+        ShownSpan(profile.nat_timeout.unwrap_or_default()).to_string(),
+        blackouts(profile),
     ]
+}
+
+/// Up and down, or one number for both; the heading has the unit.
+fn bandwidth(profile: &Profile) -> String {
+    let [up, down] = [profile.up, profile.down].map(|rate| {
+        let shown = ShownRate(rate).to_string();
+        shown.trim_end_matches("bit").to_owned()
+    });
+    if up == down {
+        up
+    } else {
+        format!("{up}/{down}")
+    }
+}
+
+fn burst(profile: &Profile) -> String {
+    or_dash(profile.burst.map(ShownBurst))
+}
+
+fn queue(profile: &Profile) -> String {
+    or_dash(Some(profile.queue_bytes).filter(|bytes| *bytes != QUEUE_BYTES_MAX))
+}
+
+fn blackouts(profile: &Profile) -> String {
+    let shown = profile.blackouts.iter().copied().map(ShownBlackout);
+    let shown: Vec<String> = shown.map(|blackout| blackout.to_string()).collect();
+    or_dash(Some(shown.join(" ")).filter(|shown| !shown.is_empty()))
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| NOT_SET.to_owned(), |value| value.to_string())
 }
 
 fn row(text: &mut String, cells: [String; COLUMNS]) {
@@ -253,9 +268,8 @@ mod tests {
         assert_eq!(table.lines().count(), 1 + all().len());
         for (line, named) in table.lines().skip(1).zip(all()) {
             assert!(line.starts_with(named.name), "{line}");
-            let words = line.split_whitespace().count();
-            let about = named.about.split_whitespace().count();
-            assert_eq!(words, COLUMNS - 1 + about, "{line}");
+            assert_eq!(line.split_whitespace().count(), COLUMNS, "{line}");
+            assert!(line.len() < 80, "a terminal would wrap it: {line}");
         }
     }
 
@@ -269,11 +283,16 @@ mod tests {
     #[test]
     fn a_line_names_only_what_is_set() {
         assert_eq!(line(&Profile::PERFECT), "changes nothing");
-        let gprs = line(&find("gprs").unwrap().profile);
+        let mut gprs = find("gprs").unwrap().profile;
+        gprs.rebind = Some(Duration::from_mins(1));
+        let gprs = line(&gprs);
         assert!(
             gprs.starts_with("up 20kbit, down 40kbit, delay 600ms"),
             "{gprs}"
         );
-        assert!(!gprs.contains("burst"), "{gprs}");
+        assert!(
+            gprs.contains("rebind 60s") && !gprs.contains("burst"),
+            "{gprs}"
+        );
     }
 }

@@ -280,7 +280,7 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 /// A number in the largest unit of which there is at least one.
 fn in_largest(number: u64, units: &[(u64, &str)]) -> String {
     let fitting = units.iter().find(|(scale, _)| number >= *scale);
-    let (scale, unit) = fitting.or(units.last()).copied().unwrap_or((1, ""));
+    let (scale, unit) = fitting.or_else(|| units.last()).copied().unwrap_or((1, ""));
     format!("{}{unit}", decimal_of(number, scale))
 }
 

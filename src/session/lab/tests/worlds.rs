@@ -89,11 +89,11 @@ fn send_all(profile: Profile, seed: u64) -> Outcome {
     let timers = Timers::slow_link();
     let (hub, ana) = (ByContext::new(timers), machine(timers, 1));
     let mut world: Radio = World::new(profile, seed, hub, vec![ana]);
-    let (mut seen, mut restarts, mut next) = (Vec::new(), 0, 0);
+    let (mut heard, mut restarts, mut next) = (Vec::new(), 0, 0);
     send(&mut world, next);
     while next < MESSAGES {
         assert_eq!(world.step(FOR_EVER), Step::Moved, "stuck at {next}");
-        seen.extend(answer(&mut world));
+        heard.extend(answer(&mut world));
         match world.client(0).unwrap().poll_event() {
             Some(Event::Response { response, .. }) => {
                 assert_eq!(response.payload, format!("got {next}"));
@@ -108,7 +108,7 @@ fn send_all(profile: Profile, seed: u64) -> Outcome {
         }
     }
     Outcome {
-        seen,
+        seen: heard,
         restarts,
         moves: world.hub().moves,
         up: *world.link().stats(Direction::Up),
