@@ -186,8 +186,8 @@ impl<T: Clone> Lane<T> {
         });
         let turns = dice.hits(turn.unwrap_or(super::Ppm::NEVER));
         self.is_bad ^= turns;
-        let in_burst = burst.filter(|_| self.is_bad).map(|burst| burst.loss);
-        let is_burst = dice.hits(in_burst.unwrap_or(super::Ppm::NEVER));
+        let share = burst.filter(|_| self.is_bad).map(|burst| burst.loss);
+        let is_burst = dice.hits(share.unwrap_or(super::Ppm::NEVER));
         let is_single = dice.hits(profile.loss);
         let single = is_single.then_some(Loss::Single);
         Throw {
