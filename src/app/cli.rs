@@ -11,6 +11,7 @@ use super::{
     config::{self, Inputs},
     failure::{Exit, Failure},
     init::init,
+    lab::{self, args::LabArgs},
     open, operate,
     output::{self, Format},
     run, talk, users,
@@ -66,6 +67,9 @@ pub enum Verb {
     /// Check the store: walk every room's chain and rebuild its state
     #[command(after_help = "Example:\n  tramline fsck --config /srv/hub/tramline.toml")]
     Fsck(HubArgs),
+    /// Put a bad link between clients and a hub: a UDP relay that delays, loses and rebinds
+    #[command(after_help = lab::args::after_help())]
+    Lab(LabArgs),
 }
 
 /// Arguments of `init`.
@@ -422,6 +426,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Verb::Client(args) => run::block_on(talk::client(args, format)),
         Verb::Demo => run::block_on(run::demo(format)),
+        Verb::Lab(args) => run::block_on(lab::run(args, format)),
         Verb::Fsck(hub) => {
             let loaded = config::load(&hub.inputs())?;
             let request = super::operator::Request::Fsck;
@@ -529,6 +534,8 @@ mod tests {
             "tramline config --json",
             "tramline --json fsck",
             "tramline demo",
+            "tramline lab --profile radio-100 --listen 127.0.0.1:0 --to 127.0.0.1:5683 --loss 30%",
+            "tramline lab --list --json",
             "tramline client --credentials ana.json status",
             "tramline client --credentials ana.json logout --json",
             "tramline client -v --credentials ana.json rooms",
@@ -546,6 +553,7 @@ mod tests {
         for line in [
             "tramline init",
             "tramline bogus",
+            "tramline lab --profile none",
             "tramline client --credentials a --login https://h ana rooms",
             "tramline client --login https://h",
             "tramline client --credentials a --ca b rooms",

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod failure;
 pub mod init;
 pub mod keys;
+pub mod lab;
 pub mod listen;
 mod metrics;
 pub mod notify;

@@ -13,6 +13,7 @@ mod clients;
 mod command_line;
 mod durability;
 mod hub;
+mod lab;
 mod oracle;
 mod peers;
 mod verbs;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         clients::trials(),
         command_line::trials(),
         durability::trials(),
+        lab::trials(),
         oracle::trials(),
         verbs::trials(),
     ]
