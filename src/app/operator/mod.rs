@@ -45,8 +45,6 @@ pub enum Request {
         /// Whether it is an operator's.
         admin: bool,
     },
-    /// Walk the chains and rebuild the state.
-    Fsck,
 }
 
 /// What the hub answers.
