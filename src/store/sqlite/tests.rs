@@ -11,8 +11,7 @@ use crate::{
     base::Position,
     room::{Membership, StateKey},
     store::{
-        Accounts as _, Batch, Commits as _, Devices as _, Kinds, Rooms as _, SigningKeyNote, Store,
-        Write,
+        Accounts as _, Batch, Commits as _, Devices as _, Kinds, Rooms as _, Store, Write,
         contract::{self, Pen},
     },
 };

@@ -38,7 +38,7 @@ pub enum NotIntact {
 /// Checks an event against the hash that is its id. Events that were redacted keep their id, and
 /// the hash of a content that is gone: they pass when nothing but what redaction leaves is there.
 ///
-/// About 10 µs for a message, most of it for reading the JSON.
+/// Some 4 µs of processor for a message, half of it for reading the JSON.
 ///
 /// spec: server-server §Signing-events
 pub fn check_intact(json: &str, hash: EventHash, version: Version) -> Result<(), NotIntact> {

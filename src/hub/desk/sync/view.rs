@@ -51,7 +51,7 @@ impl<'a> Stored<'a> {
     ///
     /// A disk, a backup or a hand may have changed it since it was acknowledged, and a client has no
     /// way to see that: it gets no hashes and no signatures. So every event is checked against its
-    /// own id on its way out (about 10 µs), and one that does not fit is left out of a page and
+    /// own id on its way out (some 4 µs), and one that does not fit is left out of a page and
     /// refused where it was asked for by name; a wrong message is worse than a missing one. `fsck`
     /// says where it is. What the rules are decided on is not checked again here.
     pub(in crate::hub::desk) fn intact(room: &RoomRecord, event: &'a EventRecord) -> Option<Self> {
