@@ -112,13 +112,13 @@ impl Walk<'_> {
     async fn entries_singly(&mut self, head: Seq) -> Result<(), StoreError> {
         for _ in 0..PAGE {
             match or_damaged(self.read(head, 1).await)? {
-                Ok(page) => match page.into_iter().next() {
-                    Some(entry) => self.entry(entry).await?,
-                    None => {
+                Ok(page) => {
+                    let Some(entry) = page.into_iter().next() else {
                         self.missing_up_to(head);
                         return Ok(());
-                    }
-                },
+                    };
+                    self.entry(entry).await?;
+                }
                 Err(why) => {
                     let seq = self.first_unreadable(head).await?;
                     self.missing_up_to(Seq(seq.0.saturating_sub(1)));
