@@ -5,6 +5,7 @@
 //! signals and the terminal are.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;

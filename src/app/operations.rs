@@ -10,20 +10,11 @@ use serde_json::{Value as Json, json};
 
 use super::operator::{Operator, Progress, Request};
 use crate::{
-    api::{Code, Refusal},
+    api::Refusal,
     base::Timestamp,
     hub::{AccountWish, Hub},
-    store::{StoreError, UserSummary, fsck},
+    store::{StoreError, UserSummary},
 };
-
-/// Who else has the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alone {
-    /// Nobody.
-    AloneOnTheStore,
-    /// Whoever talks to the hub meanwhile.
-    SharedWithClients,
-}
 
 /// The operator's verbs.
 pub struct Operations {
@@ -31,13 +22,11 @@ pub struct Operations {
     pub hub: Arc<Hub>,
     /// Whose it is.
     pub server_name: OwnedServerName,
-    /// Who else has the store.
-    pub alone: Alone,
 }
 
 #[async_trait]
 impl Operator for Operations {
-    async fn ask(&self, request: Request, progress: Progress) -> Result<Json, Refusal> {
+    async fn ask(&self, request: Request, _progress: Progress) -> Result<Json, Refusal> {
         match request {
             Request::Status => self.status().await,
             Request::AddUser {
@@ -73,12 +62,6 @@ impl Operator for Operations {
                 self.hub.enable_user(&user).await?;
                 Ok(json!({"user_id": user, "disabled": false}))
             }
-            // Entries that arrive while it reads would look like findings.
-            Request::Fsck if self.alone == Alone::SharedWithClients => Err(Refusal::new(
-                Code::BadState,
-                "fsck needs the store at rest: stop the hub first, or check a copy of its files",
-            )),
-            Request::Fsck => self.fsck(&progress).await,
         }
     }
 }
@@ -107,31 +90,6 @@ impl Operations {
             "rooms": totals.rooms, "events": totals.events, "users": totals.users,
         }))
     }
-
-    async fn fsck(&self, progress: &Progress) -> Result<Json, Refusal> {
-        let mut tell = |step: fsck::Progress| {
-            if step.rooms.is_multiple_of(FSCK_ROOMS_PER_STEP) {
-                progress.tell(json!({"rooms": step.rooms, "of": step.rooms_all,
-                    "entries": step.entries}));
-            }
-        };
-        let checked = fsck::fsck(self.hub.store().as_ref(), &mut tell).await;
-        let report = checked.map_err(|error| {
-            tracing::error!(%error, "the store failed");
-            Refusal::new(Code::Unknown, format!("the store cannot be read: {error}"))
-        })?;
-        if !report.is_clean() {
-            let total = report.findings.len() as u64 + report.more;
-            let mut text = format!("{total} findings");
-            for finding in &report.findings {
-                text.push_str("\n  ");
-                text.push_str(&finding.to_string());
-            }
-            return Err(Refusal::new(Code::InvalidRoomState, text));
-        }
-        let fsck::Progress { rooms, entries, .. } = report.checked;
-        Ok(json!({"rooms": rooms, "entries": entries, "findings": 0}))
-    }
 }
 
 fn account(known: &UserSummary) -> Json {
@@ -149,6 +107,3 @@ fn unread(error: &StoreError) -> Refusal {
 
 /// How many accounts one answer tells: at about 400 bytes each they fit the socket's line.
 const USERS_PER_PAGE: u32 = 100;
-
-/// After how many rooms fsck says how far it is.
-const FSCK_ROOMS_PER_STEP: u64 = 1000;

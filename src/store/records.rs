@@ -7,6 +7,7 @@ use std::{
 
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
 
+use super::StoreError;
 use crate::{
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership},
@@ -152,6 +153,25 @@ impl EventRecord {
     /// The event as a typed value.
     pub fn pdu(&self, room: &RoomRecord) -> Result<Pdu, PduError> {
         Pdu::stored(self.hash, &room.id, Arc::clone(&self.json), room.version)
+    }
+}
+
+/// Which pieces of a state are read, by their type.
+#[derive(Clone, Copy, Debug)]
+pub enum Kinds<'a> {
+    /// Those of these types, a handful.
+    Only(&'a [&'a str]),
+    /// All but those of these types, a handful.
+    Without(&'a [&'a str]),
+}
+
+impl Kinds<'_> {
+    /// Whether a type is wanted.
+    pub fn want(&self, kind: &str) -> bool {
+        match self {
+            Self::Only(kinds) => kinds.contains(&kind),
+            Self::Without(kinds) => !kinds.contains(&kind),
+        }
     }
 }
 
@@ -391,4 +411,13 @@ pub struct MediaRecord {
     pub filename: Option<String>,
     /// When it was stored.
     pub created: Timestamp,
+}
+
+/// A row of what is known of files, readable or not.
+#[derive(Debug)]
+pub struct MediaRow {
+    /// The bytes of its media id, where the next read goes on; they need not be text.
+    pub key: Vec<u8>,
+    /// What it says, or why it cannot be read.
+    pub record: Result<MediaRecord, StoreError>,
 }

@@ -38,6 +38,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             "command_line::the_log_and_the_metrics_tell_of_a_request_and_no_secret",
             the_log_and_the_metrics,
         ),
+        Trial::test(
+            "command_line::a_replaced_signing_key_ends_with_3_and_says_what_to_do",
+            a_replaced_key,
+        ),
+        Trial::test(
+            "command_line::fsck_runs_beside_the_hub_and_ends_with_1_on_findings",
+            fsck_beside_the_hub,
+        ),
         Trial::test("command_line::every_verb_has_help_with_an_example", help),
         Trial::test("command_line::wrong_usage_ends_with_2", wrong_usage),
         Trial::test(
@@ -115,6 +123,61 @@ fn a_second_hub() -> Result<(), Failed> {
         .args(["-O", "admin.listen=127.0.0.1:0"])
         .output()?;
     expect_code(second.status.code(), 3)
+}
+
+fn a_replaced_key() -> Result<(), Failed> {
+    let (hub, other) = (Hub::init()?, Hub::init()?);
+    let key = |hub: &Hub| hub.path().join("keys/signing.pem");
+    let ours = fs::read(key(&hub))?;
+    fs::write(key(&hub), fs::read(key(&other))?)?;
+    let serve = || {
+        tramline()
+            .arg("serve")
+            .arg("--config")
+            .arg(hub.config())
+            .output()
+    };
+    let output = serve()?;
+    expect_code(output.status.code(), 3)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let wanted = [
+        "error[STORE_OF_ANOTHER_KEY]",
+        "signing.pem",
+        "ed25519:",
+        "signing_key_file",
+        "back",
+    ];
+    for wanted in wanted {
+        if !said.contains(wanted) {
+            return Err(format!("{wanted:?} is not in: {said}").into());
+        }
+    }
+    fs::write(key(&hub), ours)?;
+    hub.add_user("ana") // opens the store as `serve` does
+}
+
+fn fsck_beside_the_hub() -> Result<(), Failed> {
+    let hub = Hub::with_users(&[])?;
+    let (code, report) = hub.fsck()?;
+    expect_code(Some(code), 0)?;
+    let summary: serde_json::Value = serde_json::from_str(&report)?;
+    if summary["event"] != "summary" || summary["findings"] != 0 {
+        return Err(format!("no summary: {report}").into());
+    }
+    let stray = hub.path().join("store/media/notes.txt");
+    fs::write(&stray, "mine")?;
+    fs::File::options()
+        .write(true)
+        .open(&stray)?
+        .set_modified(std::time::SystemTime::UNIX_EPOCH)?;
+    let (code, report) = hub.fsck()?;
+    expect_code(Some(code), 1)?;
+    let finding: serde_json::Value =
+        serde_json::from_str(report.lines().next().unwrap_or_default())?;
+    if finding["code"] != "FILE_UNINDEXED" || finding["file"] != "notes.txt" {
+        return Err(format!("no finding: {report}").into());
+    }
+    Ok(())
 }
 
 fn the_ready_line() -> Result<(), Failed> {

@@ -68,8 +68,6 @@ pub enum Request {
         /// Its localpart.
         localpart: String,
     },
-    /// Walk the chains and rebuild the state.
-    Fsck,
 }
 
 /// What the hub answers.

@@ -67,8 +67,8 @@ pub(in crate::hub) async fn upload(
     if let Some(length) = upload.length {
         allowed.must_hold(length)?;
     }
-    let stored = hub.desk.media.receive(upload.body, allowed.least()).await;
-    let stored = stored.map_err(|error| match error {
+    let received = hub.desk.media.receive(upload.body, allowed.least()).await;
+    let received = received.map_err(|error| match error {
         MediaError::TooLarge { .. } => allowed.refusal(),
         MediaError::Upload(_) => {
             Refusal::new(Code::Unknown, "the upload broke off").with_status(400)
@@ -79,7 +79,9 @@ pub(in crate::hub) async fn upload(
     let turn = hub.desk.turns.take(("media", &caller.user)).await;
     Allowed::of(hub, &caller.user)
         .await?
-        .must_hold(stored.size)?;
+        .must_hold(received.what().size)?;
+    let kept = hub.desk.media.keep(received).await;
+    let stored = kept.map_err(|error| broken(&error))?;
     let id = words::random::<18>(hub);
     let record = MediaRecord {
         id: id.clone(),

@@ -512,4 +512,15 @@ pub(super) async fn media_is_counted(store: &dyn Store) {
         Some(media("one", 10))
     );
     assert_eq!(store.media("none").await.expect("read"), None);
+    let rows = async |after: &str, limit| -> Vec<_> {
+        let rows = store.media_rows(after.as_bytes(), limit).await;
+        let rows = rows.expect("read").into_iter();
+        rows.map(|row| (row.key, row.record.expect("it can be read")))
+            .collect()
+    };
+    let [one, two] =
+        [media("one", 10), media("two", 32)].map(|file| (file.id.clone().into(), file));
+    assert_eq!(rows("", 9).await, [one.clone(), two.clone()]);
+    assert_eq!(rows("", 1).await, [one]);
+    assert_eq!(rows("one", 9).await, [two]);
 }

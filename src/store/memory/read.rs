@@ -11,8 +11,8 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
-        EventNid, EventRecord, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
-        MediaRecord, MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid, RoomRecord, Rooms,
+        EventNid, EventRecord, Kinds, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
+        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid, RoomRecord, Rooms,
         SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey, UserRecord, UserSummary,
     },
 };
@@ -111,6 +111,12 @@ impl Rooms for Memory {
         Ok(rooms.take(many(limit)).cloned().collect())
     }
 
+    async fn room_numbers(&self, after: RoomNid, limit: u32) -> Result<Vec<RoomNid>, StoreError> {
+        let tables = self.tables();
+        let numbers = tables.rooms.keys().filter(|nid| **nid > after);
+        Ok(numbers.take(many(limit)).copied().collect())
+    }
+
     async fn event(&self, id: EventHash) -> Result<Option<EventRecord>, StoreError> {
         let tables = self.tables();
         let nid = tables.hashes.get(&id).copied();
@@ -149,6 +155,22 @@ impl Rooms for Memory {
 
     async fn state(&self, state: StateNid) -> Result<Vec<EventNid>, StoreError> {
         Ok(self.tables().state_set(state).iter().copied().collect())
+    }
+
+    async fn state_events(
+        &self,
+        room: RoomNid,
+        state: StateNid,
+        kinds: Kinds<'_>,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        let tables = self.tables();
+        let state = tables.state_set(state);
+        let events = state.iter().filter_map(|nid| tables.events.get(nid));
+        let wanted = events.filter(|event| {
+            let kind = event.key.as_ref().map(|key| key.kind.as_str());
+            event.record.room == room && kind.is_some_and(|kind| kinds.want(kind))
+        });
+        Ok(wanted.map(|event| event.record.clone()).collect())
     }
 
     async fn state_entries(
@@ -607,6 +629,17 @@ impl Devices for Memory {
 impl MediaIndex for Memory {
     async fn media(&self, id: &str) -> Result<Option<MediaRecord>, StoreError> {
         Ok(self.tables().media.get(id).cloned())
+    }
+
+    async fn media_rows(&self, after: &[u8], limit: u32) -> Result<Vec<MediaRow>, StoreError> {
+        let tables = self.tables();
+        let files = tables.media.values();
+        let later = files.filter(|file| file.id.as_bytes() > after);
+        let rows = later.take(many(limit)).map(|file| MediaRow {
+            key: file.id.clone().into_bytes(),
+            record: Ok(file.clone()),
+        });
+        Ok(rows.collect())
     }
 
     async fn media_used(&self, user: &UserId) -> Result<u64, StoreError> {

@@ -49,6 +49,6 @@ pub(super) async fn stripped(
         .iter()
         .flatten()
         .chain([&own])
-        .filter_map(strip)
+        .filter_map(|event| strip(room, event))
         .collect())
 }

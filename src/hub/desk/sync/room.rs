@@ -32,7 +32,7 @@ use crate::{
         },
     },
     room::{Membership, StateKey},
-    store::{EventRecord, MembershipRecord, RoomRecord, StateNid, StoreError},
+    store::{EventRecord, Kinds, MembershipRecord, RoomRecord, StateNid, StoreError},
 };
 
 /// How many events a timeline has when the client does not say, and at most.
@@ -220,9 +220,17 @@ async fn state(
         changed
     } else {
         let nid = state_at(store, room.nid, at).await?;
-        let wanted =
-            |event: &EventRecord| wants_event(filter, event) && !(lazy && is_member(event));
-        state_events(store, nid, &wanted).await?
+        let wanted = |event: &EventRecord| wants_event(filter, event);
+        if lazy {
+            // In a large room nearly all of the state is members, of whom only a few are shown.
+            let mut others = store
+                .state_events(room.nid, nid, Kinds::Without(&[MEMBER]))
+                .await?;
+            others.retain(wanted);
+            others
+        } else {
+            state_events(store, nid, &wanted).await?
+        }
     };
     if lazy {
         let mut users = page::senders(&line.seen);
