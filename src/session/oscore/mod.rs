@@ -36,7 +36,9 @@ pub mod window;
 mod tests;
 
 pub use binding::{BindingError, RequestBinding};
-pub use context::{ContextId, DeriveError, Id, IdContext, OuterObserve, Parameters, SecurityContext};
+pub use context::{
+    ContextId, DeriveError, Id, IdContext, OuterObserve, Parameters, SecurityContext,
+};
 pub use contexts::{Contexts, Lookup};
 pub use nonce::Piv;
 pub use option::{OptionError, OscoreOption};

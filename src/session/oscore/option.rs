@@ -145,11 +145,29 @@ mod tests {
         let piv = Piv::new;
         let no = OscoreOption::default();
         for (value, meant) in [
-            ("090525", OscoreOption { piv: piv(5), kid: Some(&[0x25]), ..no }),
-            ("0900", OscoreOption { piv: piv(0), kid: Some(&[]), ..no }),
+            (
+                "090525",
+                OscoreOption {
+                    piv: piv(5),
+                    kid: Some(&[0x25]),
+                    ..no
+                },
+            ),
+            (
+                "0900",
+                OscoreOption {
+                    piv: piv(0),
+                    kid: Some(&[]),
+                    ..no
+                },
+            ),
             (
                 "19050544616c656b",
-                OscoreOption { piv: piv(5), kid_context: Some(b"Dalek"), kid: Some(&[]) },
+                OscoreOption {
+                    piv: piv(5),
+                    kid_context: Some(b"Dalek"),
+                    kid: Some(&[]),
+                },
             ),
             ("", no),
             ("0107", OscoreOption { piv: piv(7), ..no }),
@@ -170,10 +188,7 @@ mod tests {
         assert_eq!(read("18"), Err(OptionError::Truncated(1)));
         assert_eq!(read("180501"), Err(OptionError::Truncated(3)));
         assert_eq!(read("010701"), Err(OptionError::Trailing(1)));
-        assert_eq!(
-            OscoreOption::decode(&[9; 256]),
-            Err(OptionError::Long(256))
-        );
+        assert_eq!(OscoreOption::decode(&[9; 256]), Err(OptionError::Long(256)));
     }
 
     proptest! {
@@ -197,7 +212,8 @@ mod tests {
                 kid_context: kid_context.as_deref(),
                 kid: kid.as_deref(),
             };
-            prop_assert_eq!(OscoreOption::decode(&option.encode()), Ok(option));
+            let value = option.encode();
+            prop_assert_eq!(OscoreOption::decode(&value), Ok(option));
         }
     }
 }

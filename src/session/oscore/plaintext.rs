@@ -4,19 +4,13 @@
 //! with those set to nothing, so that the strict reader of `wire::coap` judges it.
 
 use super::{aead::TAG_BYTES, refused::InnerFault};
-use crate::wire::coap::{
-    Code, EncodeError, Kind, Message, Options, Token, options::number,
-};
+use crate::wire::coap::{Code, EncodeError, Kind, Message, Options, Token, options::number};
 
 /// What stands for type, version, token length and id, as `wire::coap` writes it.
 const VERSION_1: u8 = 0x40;
 
 /// Writes it, with room for the tag behind.
-pub(super) fn encode(
-    code: Code,
-    options: Options,
-    payload: &[u8],
-) -> Result<Vec<u8>, EncodeError> {
+pub(super) fn encode(code: Code, options: Options, payload: &[u8]) -> Result<Vec<u8>, EncodeError> {
     let message = Message {
         kind: Kind::Con,
         code,

@@ -196,9 +196,7 @@ fn take(
 fn parts_of_request(outer: &Message) -> Result<(OscoreOption<'_>, Piv), Refused> {
     let mut values = outer.options.all(number::OSCORE);
     let (Some(value), None) = (values.next(), values.next()) else {
-        return Err(Refused::Options(
-            outer.options.all(number::OSCORE).count(),
-        ));
+        return Err(Refused::Options(outer.options.all(number::OSCORE).count()));
     };
     let option = OscoreOption::decode(value)?;
     let piv = option.piv.ok_or(Refused::Missing("partial IV"))?;

@@ -68,7 +68,12 @@ impl Window {
     /// Notes an authenticated number. While uncertain there is nothing to note it in.
     pub fn mark(&mut self, piv: Piv) {
         match self {
-            Self::Empty => *self = Self::Certain { newest: piv, seen: 1 },
+            Self::Empty => {
+                *self = Self::Certain {
+                    newest: piv,
+                    seen: 1,
+                }
+            }
             Self::Uncertain => {}
             Self::Certain { newest, seen } if piv > *newest => {
                 let ahead = u32::try_from(piv.number() - newest.number()).unwrap_or(u32::MAX);
@@ -97,6 +102,40 @@ impl Window {
         let freshness = self.judge(piv)?;
         self.mark(piv);
         Ok(freshness)
+    }
+}
+
+/// How long a window is when written down, in bytes.
+const WINDOW_BYTES: usize = 10;
+
+impl Window {
+    /// To be kept over a clean stop, or while the context is put away. Whoever reads it back must
+    /// see to it that it is read once: an old window lets replays in.
+    pub fn to_bytes(self) -> [u8; WINDOW_BYTES] {
+        let (kind, newest, seen) = match self {
+            Self::Empty => (0, [0; 5], [0; 4]),
+            Self::Certain { newest, seen } => (1, newest.padded(), seen.to_be_bytes()),
+            Self::Uncertain => (2, [0; 5], [0; 4]),
+        };
+        let mut bytes = [0; WINDOW_BYTES];
+        let whole = [kind].into_iter().chain(newest).chain(seen);
+        bytes
+            .iter_mut()
+            .zip(whole)
+            .for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    /// Reads it back. Whatever was not written like that is no knowledge.
+    pub const fn from_bytes(bytes: [u8; WINDOW_BYTES]) -> Self {
+        match bytes {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0] => Self::Empty,
+            [1, a, b, c, d, e, seen @ ..] => Self::Certain {
+                newest: Piv::from_padded([a, b, c, d, e]),
+                seen: u32::from_be_bytes(seen),
+            },
+            _ => Self::Uncertain,
+        }
     }
 }
 
@@ -152,6 +191,22 @@ mod tests {
         assert_eq!(take(&mut window, 9), None);
         assert!(window.confirm(piv(10)).is_err());
         assert_eq!(window.confirm(piv(11)), Ok(Freshness::Newest));
+    }
+
+    #[test]
+    fn a_window_survives_storage_and_anything_odd_is_no_knowledge() {
+        let mut certain = Window::Empty;
+        take(&mut certain, 1 << 39);
+        take(&mut certain, (1 << 39) - 3);
+
+        for window in [Window::Empty, Window::Uncertain, certain] {
+            assert_eq!(Window::from_bytes(window.to_bytes()), window);
+        }
+        assert_eq!(
+            Window::from_bytes([0, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
+            Window::Uncertain
+        );
+        assert_eq!(Window::from_bytes([7; 10]), Window::Uncertain);
     }
 
     proptest! {

@@ -70,7 +70,11 @@ fn each_refusal_has_the_answer_the_specification_gives_it() {
         assert_eq!(refused.diagnostic(), "Failed to decode COSE");
         assert_eq!(refused, expected);
     }
-    for stranger in [&[9, 0, 9][..], &[0x19, 0, 1, 5, 1, 2], &[9, 0, 1, 2, 3, 4, 5, 6, 7, 8]] {
+    for stranger in [
+        &[9, 0, 9][..],
+        &[0x19, 0, 1, 5, 1, 2],
+        &[9, 0, 1, 2, 3, 4, 5, 6, 7, 8],
+    ] {
         let refused = server.unprotect_request(&with(stranger)).unwrap_err();
         assert_eq!(refused, Refused::ContextNotFound);
         assert_eq!(refused.code(), Code::UNAUTHORIZED);
@@ -87,7 +91,7 @@ fn an_answer_sent_as_a_request_is_refused() {
     let odd = message(Code::GET, Options::new(), b"");
     let (mut outer, _) = client.protect_request(&odd).unwrap();
     // As a peer would that has the keys and breaks the rules.
-    let aad = crate::session::oscore::aead::associated_data(&id(&[1, 2]), piv(0));
+    let aad = aead::associated_data(&id(&[1, 2]), piv(0));
     let nonce = client.nonce(&id(&[1, 2]), piv(0));
     for (text, fault) in [
         (&[0x45][..], InnerFault::Code(Code::CONTENT)),
@@ -95,7 +99,7 @@ fn an_answer_sent_as_a_request_is_refused() {
         (&[0x01, 0x90], InnerFault::Nested),
     ] {
         let mut text = text.to_vec();
-        crate::session::oscore::aead::seal(&client.keys.sender_key, &nonce, &aad, &mut text);
+        aead::seal(&client.keys.sender_key, &nonce, &aad, &mut text);
         outer.payload = text;
         server.window = Window::Empty;
         let refused = server.unprotect_request(&outer).unwrap_err();
@@ -158,10 +162,7 @@ fn flipping_any_bit_of_a_message_never_gives_another_message() {
     for bit in 0..request.payload.len() * 8 {
         let mut flipped = request.clone();
         *flipped.payload.get_mut(bit / 8).unwrap() ^= 1 << (bit % 8);
-        assert_eq!(
-            server.unprotect_request(&flipped),
-            Err(Refused::Decryption)
-        );
+        assert_eq!(server.unprotect_request(&flipped), Err(Refused::Decryption));
     }
     for bit in 0..answer.payload.len() * 8 {
         let mut flipped = answer.clone();
@@ -171,6 +172,8 @@ fn flipping_any_bit_of_a_message_never_gives_another_message() {
             Err(ResponseRefused::Decryption)
         );
     }
+    // In an answer it only repeats what is known: the id of the hub, here none.
+    const KID_FLAG: usize = 3;
     for (message, is_request) in [(&request, true), (&answer, false)] {
         let value = message.options.first(number::OSCORE).unwrap();
         for bit in 0..value.len() * 8 {
@@ -181,7 +184,7 @@ fn flipping_any_bit_of_a_message_never_gives_another_message() {
             flipped.options.push(number::OSCORE, value);
             if is_request {
                 assert!(server.unprotect_request(&flipped).is_err(), "{bit}");
-            } else {
+            } else if bit != KID_FLAG {
                 assert!(client.unprotect_response(&mut sent, &flipped).is_err());
             }
         }
@@ -222,13 +225,13 @@ proptest! {
     fn any_plaintext_of_a_peer_reads_or_is_refused(text in vec(any::<u8>(), 0..60)) {
         let (mut client, mut server) = pair();
         let (mut outer, mut sent) = client.protect_request(&registration()).unwrap();
-        let aad = crate::session::oscore::aead::associated_data(&id(&[1, 2]), piv(0));
+        let aad = aead::associated_data(&id(&[1, 2]), piv(0));
         let nonce = client.nonce(&id(&[1, 2]), piv(0));
         let mut up = text.clone();
-        crate::session::oscore::aead::seal(&client.keys.sender_key, &nonce, &aad, &mut up);
+        aead::seal(&client.keys.sender_key, &nonce, &aad, &mut up);
         outer.payload = up;
         let mut down = text;
-        crate::session::oscore::aead::seal(&server.keys.sender_key, &nonce, &aad, &mut down);
+        aead::seal(&server.keys.sender_key, &nonce, &aad, &mut down);
         let answer = message(Code::CHANGED, Options::new().with(number::OSCORE, []), &down);
 
         if let Ok(got) = server.unprotect_request(&outer) {

@@ -30,7 +30,7 @@ fn server_parameters() -> Parameters<'static> {
 }
 
 fn ready(mut context: SecurityContext) -> SecurityContext {
-    context.reserved(1 << 20);
+    context.reserved(context.sequence().begin() + (1 << 20));
     context
 }
 

@@ -89,8 +89,16 @@ fn c_1_to_c_3_keys_and_nonces_are_those_of_the_specification() {
         let (client, server) = ends(&vector.section, 0, 0);
         let context = client.id_context.as_ref();
         let infos = [
-            (client.sender_id, &b"\x63Key\x10"[..], &vector.info_sender_key),
-            (client.recipient_id, b"\x63Key\x10", &vector.info_recipient_key),
+            (
+                client.sender_id,
+                &b"\x63Key\x10"[..],
+                &vector.info_sender_key,
+            ),
+            (
+                client.recipient_id,
+                b"\x63Key\x10",
+                &vector.info_recipient_key,
+            ),
             (Id::default(), b"\x62IV\x0d", &vector.info_common_iv),
         ];
         for (id, kind, expected) in infos {
