@@ -21,7 +21,7 @@ type AesCcm = Ccm<Aes128, U8, U13>;
 ///
 /// spec: rfc8613 §5.4. `["Encrypt0", h'', bstr .cbor [1, [10], kid, piv, h'']]`; with an id of at
 /// most seven and a number of at most five bytes every CBOR length fits into its first byte.
-pub(super) fn associated_data(request_kid: &Id, request_piv: Piv) -> Vec<u8> {
+pub(super) fn associated_data(request_kid: Id, request_piv: Piv) -> Vec<u8> {
     const BSTR: u8 = 0x40;
     const FIXED_BYTES: u8 = 7;
     let piv_bytes = u8::try_from(request_piv.width()).expect("a partial IV has five bytes at most");
@@ -68,7 +68,7 @@ mod tests {
     /// The example of section 5.4.
     #[test]
     fn the_associated_data_is_that_of_the_specification() {
-        let aad = associated_data(&Id::new(&[0]).unwrap(), Piv::new(0x25).unwrap());
+        let aad = associated_data(Id::new(&[0]).unwrap(), Piv::new(0x25).unwrap());
 
         assert_eq!(
             hex::encode(aad),

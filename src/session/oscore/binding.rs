@@ -13,6 +13,10 @@ use super::{
 /// There is one of it at each end, and no copy: the request's nonce may be used for one answer
 /// only. Written down and read back it will not be used at all.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four facts that do not depend on each other"
+)]
 pub struct RequestBinding {
     pub(super) kid: Id,
     pub(super) kid_context: Option<IdContext>,

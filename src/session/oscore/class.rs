@@ -1,7 +1,7 @@
 //! Which options travel inside the ciphertext and which outside.
 //!
 //! spec: rfc8613 §4.1. Whatever is not named here is inside (class E), known or not: Uri-Path,
-//! formats, ETag, Max-Age, Echo, Request-Tag, the Block and Size options, No-Response, Hop-Limit.
+//! formats, `ETag`, Max-Age, Echo, Request-Tag, the Block and Size options, No-Response, Hop-Limit.
 //! Several of those may stand outside as well, for proxies; we put none there and read none there.
 
 use crate::wire::coap::{Options, options::number};

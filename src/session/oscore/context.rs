@@ -144,7 +144,7 @@ impl Id {
             .unwrap_or(&self.bytes)
     }
 
-    pub(super) const fn len(&self) -> u8 {
+    pub(super) const fn len(self) -> u8 {
         self.len
     }
 }
@@ -281,7 +281,7 @@ impl SecurityContext {
         self.sequence.begin()
     }
 
-    pub(super) fn nonce(&self, made_by: &Id, piv: Piv) -> [u8; COMMON_IV_BYTES] {
+    pub(super) fn nonce(&self, made_by: Id, piv: Piv) -> [u8; COMMON_IV_BYTES] {
         nonce::nonce(&self.keys.common_iv, made_by, piv)
     }
 }

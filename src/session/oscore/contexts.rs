@@ -101,20 +101,7 @@ impl Contexts {
             context: Some(context),
             is_recent: true,
         };
-        let at = match self.free.pop() {
-            Some(at) => at,
-            None => {
-                // Doubling would leave up to half of it unused.
-                if self.slots.len() == self.slots.capacity() {
-                    self.slots.reserve_exact(self.slots.len() / 8 + 16);
-                }
-                self.slots.push(Slot {
-                    context: None,
-                    is_recent: false,
-                });
-                self.slots.len() - 1
-            }
-        };
+        let at = self.free.pop().unwrap_or_else(|| self.add_slot());
         if let Some(place) = self.slots.get_mut(at) {
             *place = slot;
             self.by_id.insert(id, at);
@@ -127,6 +114,18 @@ impl Contexts {
         let at = self.by_id.remove(id)?;
         self.free.push(at);
         self.slots.get_mut(at)?.context.take()
+    }
+
+    fn add_slot(&mut self) -> usize {
+        // Doubling would leave up to half of it unused.
+        if self.slots.len() == self.slots.capacity() {
+            self.slots.reserve_exact(self.slots.len() / 8 + 16);
+        }
+        self.slots.push(Slot {
+            context: None,
+            is_recent: false,
+        });
+        self.slots.len() - 1
     }
 
     /// Takes out one not used since the hand passed it last, if there is no room.

@@ -35,11 +35,7 @@ impl Piv {
         match bytes {
             [] | [0, _, ..] => None,
             _ if bytes.len() > PIV_BYTES_MAX => None,
-            _ => Some(Self(
-                bytes
-                    .iter()
-                    .fold(0, |whole, byte| whole << 8 | u64::from(*byte)),
-            )),
+            _ => Some(Self(whole(bytes))),
         }
     }
 
@@ -50,9 +46,8 @@ impl Piv {
     }
 
     /// Reads five bytes.
-    pub(super) const fn from_padded(padded: [u8; PIV_BYTES_MAX]) -> Self {
-        let [a, b, c, d, e] = padded;
-        Self(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
+    pub(super) fn from_padded(padded: [u8; PIV_BYTES_MAX]) -> Self {
+        Self(whole(&padded))
     }
 
     /// How long its wire form is; 0 is one byte of zero. spec: rfc8613 §5.
@@ -67,13 +62,18 @@ impl Piv {
     }
 }
 
+fn whole(bytes: &[u8]) -> u64 {
+    let append = |whole, byte: &u8| whole << 8 | u64::from(*byte);
+    bytes.iter().fold(0, append)
+}
+
 /// The nonce of a number and the id of the end that made it.
 ///
 /// spec: rfc8613 §5.2. Length of the id, id padded to seven bytes, number padded to five, all
 /// combined with the common IV.
 pub(super) fn nonce(
     common_iv: &[u8; COMMON_IV_BYTES],
-    made_by: &Id,
+    made_by: Id,
     piv: Piv,
 ) -> [u8; COMMON_IV_BYTES] {
     let mut nonce = *common_iv;

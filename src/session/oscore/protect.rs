@@ -72,8 +72,8 @@ impl SecurityContext {
         };
         let mut text = plaintext::encode(request.code, inner, &request.payload)?;
         let piv = self.sequence.take()?;
-        let aad = aead::associated_data(&self.sender_id, piv);
-        let nonce = self.nonce(&self.sender_id, piv);
+        let aad = aead::associated_data(self.sender_id, piv);
+        let nonce = self.nonce(self.sender_id, piv);
         aead::seal(&self.keys.sender_key, &nonce, &aad, &mut text);
         let said = self.id_context.as_ref().filter(|_| self.sends_kid_context);
         let option = OscoreOption {
@@ -120,10 +120,10 @@ impl SecurityContext {
         let mut text = plaintext::encode(response.code, inner, &response.payload)?;
         let own_piv = self.piv_for(binding, piv_use)?;
         let nonce = match own_piv {
-            Some(piv) => self.nonce(&self.sender_id, piv),
-            None => self.nonce(&binding.kid, binding.piv),
+            Some(piv) => self.nonce(self.sender_id, piv),
+            None => self.nonce(binding.kid, binding.piv),
         };
-        let aad = aead::associated_data(&binding.kid, binding.piv);
+        let aad = aead::associated_data(binding.kid, binding.piv);
         aead::seal(&self.keys.sender_key, &nonce, &aad, &mut text);
         let option = OscoreOption {
             piv: own_piv,

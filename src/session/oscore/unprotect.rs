@@ -54,8 +54,8 @@ impl SecurityContext {
             return Err(Refused::ContextNotFound);
         }
         let freshness = self.window.judge(piv)?;
-        let aad = aead::associated_data(&self.recipient_id, piv);
-        let nonce = self.nonce(&self.recipient_id, piv);
+        let aad = aead::associated_data(self.recipient_id, piv);
+        let nonce = self.nonce(self.recipient_id, piv);
         let mut text = outer.payload.clone();
         if !aead::open(&self.keys.recipient_key, &nonce, &aad, &mut text) {
             return Err(Refused::Decryption);
@@ -112,10 +112,10 @@ impl SecurityContext {
         if binding.is_closed {
             return Err(ResponseRefused::Answered);
         }
-        let aad = aead::associated_data(&binding.kid, binding.piv);
+        let aad = aead::associated_data(binding.kid, binding.piv);
         let nonce = match piv {
-            Some(piv) => self.nonce(&self.recipient_id, piv),
-            None => self.nonce(&binding.kid, binding.piv),
+            Some(piv) => self.nonce(self.recipient_id, piv),
+            None => self.nonce(binding.kid, binding.piv),
         };
         let mut text = outer.payload.clone();
         if !aead::open(&self.keys.recipient_key, &nonce, &aad, &mut text) {

@@ -127,12 +127,13 @@ impl Window {
     }
 
     /// Reads it back. Whatever was not written like that is no knowledge.
-    pub const fn from_bytes(bytes: [u8; WINDOW_BYTES]) -> Self {
-        match bytes {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0] => Self::Empty,
-            [1, a, b, c, d, e, seen @ ..] => Self::Certain {
-                newest: Piv::from_padded([a, b, c, d, e]),
-                seen: u32::from_be_bytes(seen),
+    pub fn from_bytes(bytes: [u8; WINDOW_BYTES]) -> Self {
+        let [kind, rest @ ..] = bytes;
+        match (kind, rest.split_first_chunk(), rest.last_chunk()) {
+            (0, ..) if rest == [0; WINDOW_BYTES - 1] => Self::Empty,
+            (1, Some((newest, _)), Some(seen)) => Self::Certain {
+                newest: Piv::from_padded(*newest),
+                seen: u32::from_be_bytes(*seen),
             },
             _ => Self::Uncertain,
         }

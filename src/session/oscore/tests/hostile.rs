@@ -91,8 +91,8 @@ fn an_answer_sent_as_a_request_is_refused() {
     let odd = message(Code::GET, Options::new(), b"");
     let (mut outer, _) = client.protect_request(&odd).unwrap();
     // As a peer would that has the keys and breaks the rules.
-    let aad = aead::associated_data(&id(&[1, 2]), piv(0));
-    let nonce = client.nonce(&id(&[1, 2]), piv(0));
+    let aad = aead::associated_data(id(&[1, 2]), piv(0));
+    let nonce = client.nonce(id(&[1, 2]), piv(0));
     for (text, fault) in [
         (&[0x45][..], InnerFault::Code(Code::CONTENT)),
         (&[], InnerFault::Empty),
@@ -151,6 +151,10 @@ fn a_request_reflected_to_its_sender_is_no_request_for_it() {
     );
 }
 
+/// The bit of the option that says a kid follows. In an answer it only repeats what is known: the
+/// id of the hub, here none.
+const KID_FLAG: usize = 3;
+
 #[test]
 fn flipping_any_bit_of_a_message_never_gives_another_message() {
     let (mut client, mut server) = pair();
@@ -172,8 +176,6 @@ fn flipping_any_bit_of_a_message_never_gives_another_message() {
             Err(ResponseRefused::Decryption)
         );
     }
-    // In an answer it only repeats what is known: the id of the hub, here none.
-    const KID_FLAG: usize = 3;
     for (message, is_request) in [(&request, true), (&answer, false)] {
         let value = message.options.first(number::OSCORE).unwrap();
         for bit in 0..value.len() * 8 {
@@ -225,8 +227,8 @@ proptest! {
     fn any_plaintext_of_a_peer_reads_or_is_refused(text in vec(any::<u8>(), 0..60)) {
         let (mut client, mut server) = pair();
         let (mut outer, mut sent) = client.protect_request(&registration()).unwrap();
-        let aad = aead::associated_data(&id(&[1, 2]), piv(0));
-        let nonce = client.nonce(&id(&[1, 2]), piv(0));
+        let aad = aead::associated_data(id(&[1, 2]), piv(0));
+        let nonce = client.nonce(id(&[1, 2]), piv(0));
         let mut up = text.clone();
         aead::seal(&client.keys.sender_key, &nonce, &aad, &mut up);
         outer.payload = up;

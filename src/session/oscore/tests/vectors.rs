@@ -114,7 +114,7 @@ fn c_1_to_c_3_keys_and_nonces_are_those_of_the_specification() {
             (client.sender_id, &vector.sender_nonce),
             (client.recipient_id, &vector.recipient_nonce),
         ] {
-            let nonce = nonce::nonce(&client.keys.common_iv, &id, piv(0));
+            let nonce = nonce::nonce(&client.keys.common_iv, id, piv(0));
             assert_eq!(hex::encode(nonce), *expected);
         }
     }
@@ -132,8 +132,8 @@ fn c_4_to_c_6_requests_are_those_of_the_specification() {
 
         let inner = Options::new().with(number::URI_PATH, "tv1");
         let text = plaintext::encode(Code::GET, inner, b"").unwrap();
-        let aad = aead::associated_data(&client.sender_id, piv(number));
-        let nonce = client.nonce(&client.sender_id, piv(number));
+        let aad = aead::associated_data(client.sender_id, piv(number));
+        let nonce = client.nonce(client.sender_id, piv(number));
         assert_eq!(hex::encode(text), vector.plaintext);
         assert_eq!(hex::encode(aad), vector.aad);
         assert_eq!(hex::encode(nonce), vector.nonce);
@@ -170,10 +170,10 @@ fn c_7_and_c_8_answers_are_those_of_the_specification() {
         };
 
         let text = plaintext::encode(Code::CONTENT, Options::new(), &response.payload).unwrap();
-        let aad = aead::associated_data(&got.binding.kid, got.binding.piv);
+        let aad = aead::associated_data(got.binding.kid, got.binding.piv);
         let nonce = match vector.sequence_number {
-            Some(number) => server.nonce(&server.sender_id, piv(number)),
-            None => server.nonce(&got.binding.kid, got.binding.piv),
+            Some(number) => server.nonce(server.sender_id, piv(number)),
+            None => server.nonce(got.binding.kid, got.binding.piv),
         };
         assert_eq!(hex::encode(text), vector.plaintext);
         assert_eq!(hex::encode(aad), vector.aad);
