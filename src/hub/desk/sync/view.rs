@@ -192,8 +192,8 @@ fn client_event(
     redactions: &HashMap<EventNid, EventRecord>,
     membership: Option<Membership>,
 ) -> Option<Box<RawValue>> {
-    let stored = Stored::intact(viewer.standing.room, event)?;
-    let before = replaced.and_then(|before| Stored::intact(viewer.standing.room, before));
+    let stored = Stored::intact(&viewer.standing.room, event)?;
+    let before = replaced.and_then(|before| Stored::intact(&viewer.standing.room, before));
     let redaction = event.redacted_because.and_then(|nid| redactions.get(&nid));
     let unsigned = Unsigned {
         age: viewer.now.0.saturating_sub(stored.origin_server_ts),
