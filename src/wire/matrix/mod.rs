@@ -2,6 +2,7 @@
 
 mod key;
 mod pdu;
+mod seal;
 mod version;
 
 #[cfg(test)]
