@@ -107,7 +107,7 @@ pub enum Write {
     },
     /// A transaction and its answer.
     Txn {
-        key: TxnKey,
+        key: Arc<TxnKey>,
         answer: TxnAnswer,
         at: Timestamp,
     },

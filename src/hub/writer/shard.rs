@@ -99,7 +99,7 @@ struct Answer {
     reply: oneshot::Sender<Result<Submitted, WriteError>>,
     outcome: Result<Submitted, WriteError>,
     /// The key whose answer this one has staged; not that of a refusal or a replay.
-    staged: Option<TxnKey>,
+    staged: Option<Arc<TxnKey>>,
 }
 
 /// A batch while it is being decided.
@@ -215,13 +215,13 @@ impl Shard {
         staging: &mut Staging,
     ) {
         let before = staging.writes.len();
-        let txn = match &wanted {
-            Wanted::Append(submission) => submission.txn.clone(),
-            Wanted::Found(_) => None,
-        };
-        let outcome = match wanted {
-            Wanted::Append(submission) => self.append(room, submission, staging).await,
-            Wanted::Found(founded) => self.found(room, *founded, staging).await,
+        let (txn, outcome) = match wanted {
+            Wanted::Append(mut submission) => {
+                let txn = submission.txn.take().map(Arc::new);
+                let outcome = self.append(room, txn.as_deref(), submission, staging).await;
+                (txn, outcome)
+            }
+            Wanted::Found(founded) => (None, self.found(room, *founded, staging).await),
         };
         let mut staged = None;
         if let (Some(key), Ok(submitted)) = (txn, &outcome)
@@ -232,7 +232,7 @@ impl Shard {
             self.txns.stage(&key, &answer);
             let at = self.clock.now();
             staging.writes.push(Write::Txn {
-                key: key.clone(),
+                key: Arc::clone(&key),
                 answer,
                 at,
             });
@@ -251,10 +251,11 @@ impl Shard {
     async fn append(
         &mut self,
         id: &OwnedRoomId,
+        txn: Option<&TxnKey>,
         submission: Submission,
         staging: &mut Staging,
     ) -> Result<Submitted, WriteError> {
-        if let Some(key) = &submission.txn
+        if let Some(key) = txn
             && let Some(TxnAnswer::Event(event)) =
                 self.txns.answer(&self.store, key).await.map_err(ours)?
         {
