@@ -21,6 +21,8 @@ pub enum Door {
     Https,
     /// CoAP over plain UDP.
     Coap,
+    /// CoAP over DTLS.
+    Coaps,
     /// Inside this process: the operator's socket, the CLI, a test.
     Local,
 }
@@ -31,6 +33,7 @@ impl Door {
         match self {
             Self::Https => "https",
             Self::Coap => "coap",
+            Self::Coaps => "coaps",
             Self::Local => "local",
         }
     }

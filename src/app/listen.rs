@@ -18,6 +18,8 @@ pub struct Listeners {
     pub https: Vec<TcpListener>,
     /// The CoAP door.
     pub coap: Vec<UdpSocket>,
+    /// The CoAP door behind DTLS.
+    pub coaps: Vec<UdpSocket>,
     /// The operator's listener.
     pub admin: Vec<TcpListener>,
 }
@@ -42,6 +44,12 @@ impl Listeners {
                 .coap
                 .push(socket.map_err(|e| refused("coap.listen", *address, &e))?);
         }
+        for address in config.coaps.listen.addresses() {
+            let socket = UdpSocket::bind(address).await;
+            bound
+                .coaps
+                .push(socket.map_err(|e| refused("coaps.listen", *address, &e))?);
+        }
         for address in config.admin.listen.addresses() {
             let listener = TcpListener::bind(address).await;
             bound
@@ -56,6 +64,7 @@ impl Listeners {
         Ok(Listening {
             https: each(&self.https, TcpListener::local_addr)?,
             coap: each(&self.coap, UdpSocket::local_addr)?,
+            coaps: each(&self.coaps, UdpSocket::local_addr)?,
             admin: each(&self.admin, TcpListener::local_addr)?,
         })
     }
@@ -103,6 +112,7 @@ mod tests {
         let config = config(&[
             "https.listen=127.0.0.1:0,127.0.0.1:0",
             "coap.listen=127.0.0.1:0",
+            "coaps.listen=127.0.0.1:0",
             "admin.listen=off",
         ]);
 
@@ -121,6 +131,7 @@ mod tests {
             "https.listen=off",
             "coap.listen=127.0.0.1:0",
             "coap.plain=off",
+            "coaps.listen=off",
             "admin.listen=off",
         ]);
 
