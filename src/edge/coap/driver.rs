@@ -340,7 +340,8 @@ impl<L: Link> Driver<L> {
         watch: Option<(ObservationId, Box<Watch>)>,
     ) {
         let place = Arc::clone(&self.observer_places).try_acquire_owned().ok();
-        match watch.zip(place).filter(|_| !self.draining) {
+        let may_begin = !self.draining && self.link.address(peer).is_some();
+        match watch.zip(place).filter(|_| may_begin) {
             None => self.respond(now, exchange, response),
             Some(((observation, watch), place)) => {
                 self.respond(now, exchange, response.observing());

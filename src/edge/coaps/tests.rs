@@ -261,6 +261,7 @@ async fn an_observed_sync_is_pushed_and_ends_with_a_farewell_when_the_hub_stops(
 
     door.hub.news.notify_one();
     assert_eq!(client.answer().await.code, Code::CONTENT);
+    client.ask(whoami()).await; // the push is acknowledged by now
     door.stop.send(true).unwrap();
 
     assert_eq!(client.answer().await.code, Code::UNAVAILABLE);
