@@ -46,8 +46,6 @@ pub fn serve(
     door: Coaps,
     shutdown: watch::Receiver<bool>,
 ) -> Result<impl Future<Output = ()> + Send + use<>, ConfigError> {
-    let connections_max = door.dtls.limits.established_max;
-    tracing::debug!(connections_max, "the DTLS door is made");
     let server = Server::new(door.dtls, door.base, door.coap.clock.now())?;
     let link = Secured::new(server);
     Ok(driver::serve(socket, link, door.coap, shutdown))

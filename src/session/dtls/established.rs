@@ -44,10 +44,10 @@ impl Connection {
     }
 }
 
-/// All connections. Every index is rebuilt by [`Established::reindex`] and nowhere else.
+/// All connections. What an index goes by is changed by [`Established::change`] and nowhere else.
 #[derive(Debug, Default)]
 pub(super) struct Established {
-    by_id: BTreeMap<ConnId, Connection>,
+    connections: BTreeMap<ConnId, Connection>,
     by_address: BTreeMap<SocketAddr, ConnId>,
     /// For trial decryption: who was in a neighbourhood, the most recent last.
     by_prefix: BTreeSet<(Prefix, Timestamp, ConnId)>,
@@ -57,11 +57,11 @@ pub(super) struct Established {
 
 impl Established {
     pub(super) fn len(&self) -> usize {
-        self.by_id.len()
+        self.connections.len()
     }
 
     pub(super) fn ids(&self) -> Vec<ConnId> {
-        self.by_id.keys().copied().collect()
+        self.connections.keys().copied().collect()
     }
 
     pub(super) fn at(&self, address: &SocketAddr) -> Option<ConnId> {
@@ -69,21 +69,21 @@ impl Established {
     }
 
     pub(super) fn get(&self, id: ConnId) -> Option<&Connection> {
-        self.by_id.get(&id)
+        self.connections.get(&id)
     }
 
     pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
-        self.by_id.get_mut(&id)
+        self.connections.get_mut(&id)
     }
 
     pub(super) fn insert(&mut self, id: ConnId, connection: Connection) {
         self.by_address.insert(connection.address, id);
         self.index(id, &connection);
-        self.by_id.insert(id, connection);
+        self.connections.insert(id, connection);
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Connection> {
-        let connection = self.by_id.remove(&id)?;
+        let connection = self.connections.remove(&id)?;
         self.unindex(id, &connection);
         // another may have come to that address in between
         if self.at(&connection.address) == Some(id) {
@@ -112,13 +112,13 @@ impl Established {
     }
 
     fn change(&mut self, id: ConnId, act: impl FnOnce(&mut Connection)) {
-        let Some(mut connection) = self.by_id.remove(&id) else {
+        let Some(mut connection) = self.connections.remove(&id) else {
             return;
         };
         self.unindex(id, &connection);
         act(&mut connection);
         self.index(id, &connection);
-        self.by_id.insert(id, connection);
+        self.connections.insert(id, connection);
     }
 
     fn index(&mut self, id: ConnId, connection: &Connection) {

@@ -122,13 +122,16 @@ impl HalfOpen {
         self.by_id.get_mut(&id)
     }
 
-    /// Adds one; gives back the oldest when there is no room for both.
+    /// Adds one; gives back the oldest when there is no room for both, if it can be one whose
+    /// address may be forged.
     pub(super) fn insert(
         &mut self,
         id: ConnId,
         handshake: Handshake,
     ) -> Option<(ConnId, Handshake)> {
-        let oldest = self.by_id.first_key_value().map(|(oldest, _)| *oldest);
+        let unproved = self.by_id.iter().take(LOOKED_AT_MAX);
+        let unproved = unproved.filter(|(_, handshake)| !handshake.is_proved);
+        let oldest = unproved.chain(self.by_id.iter()).next().map(|(id, _)| *id);
         let oldest = oldest.filter(|_| self.by_id.len() >= self.max);
         let pushed_out = oldest.and_then(|oldest| Some((oldest, self.remove(oldest)?)));
         self.by_address.insert(handshake.address, id);
@@ -163,6 +166,9 @@ impl HalfOpen {
 /// How long a handshake may take: with the library's timers that is four flights sent again. A
 /// client that comes back later begins anew, at the price of one more hello.
 pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// How many of the oldest are looked at for one that has proved nothing.
+const LOOKED_AT_MAX: usize = 256;
 
 /// Bytes sent to an address for each byte that came from it, until it has shown a cookie.
 const AMPLIFICATION_MAX: usize = 3;

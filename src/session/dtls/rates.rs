@@ -18,8 +18,8 @@ impl Prefix {
         match address.ip().to_canonical() {
             IpAddr::V4(ip) => Self(4, u64::from(ip.to_bits() >> 8)),
             IpAddr::V6(ip) => {
-                let [a, b, c, d, e, f, ..] = ip.octets();
-                Self(6, u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+                let [first, second, third, ..] = ip.segments().map(u64::from);
+                Self(6, first << 32 | second << 16 | third)
             }
         }
     }

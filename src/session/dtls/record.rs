@@ -21,15 +21,17 @@ pub(super) fn sort(datagram: &[u8]) -> Sort {
         return Sort::Hidden;
     }
     match Record::first(datagram) {
-        Some(Record {
-            epoch: 0,
-            content_type: CHANGE_CIPHER_SPEC | ALERT | HANDSHAKE,
-            ..
-        })
-        | Some(Record {
-            content_type: HANDSHAKE,
-            ..
-        }) => Sort::Handshake,
+        Some(
+            Record {
+                epoch: 0,
+                content_type: CHANGE_CIPHER_SPEC | ALERT | HANDSHAKE,
+                ..
+            }
+            | Record {
+                content_type: HANDSHAKE,
+                ..
+            },
+        ) => Sort::Handshake,
         Some(Record {
             epoch: 1..,
             content_type: ALERT | APPLICATION_DATA,

@@ -64,6 +64,24 @@ fn a_flood_of_hellos_has_a_ceiling_and_the_oldest_goes() {
 }
 
 #[test]
+fn a_flood_does_not_push_out_a_client_that_has_shown_its_cookie() {
+    let mut world = World::new();
+    world.limit(|limits| limits.half_open_max = 32);
+    world.begin(address(1), b"ana");
+    world.step(false);
+    world.step(false); // the cookie is back, and accepted
+    for number in 0..200_u8 {
+        let from = SocketAddr::from(([10, 0, number, 1], 9));
+        let hello = hello(0, number, &[0xc0a8]);
+        world.server.handle_datagram(T0, from, &hello);
+    }
+
+    world.settle();
+
+    assert_eq!(world.server.established(), 1);
+}
+
+#[test]
 fn one_neighbourhood_cannot_begin_more_handshakes_than_its_share() {
     let mut world = World::new();
     for port in 0..500_u16 {
