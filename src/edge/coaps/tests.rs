@@ -219,7 +219,7 @@ async fn a_key_alone_gives_no_rights() {
 }
 
 #[tokio::test]
-async fn a_token_said_once_holds_for_its_connection_only_also_at_another_port() {
+async fn a_token_said_once_holds_for_its_connection_only() {
     let door = running().await;
     let mut client = Client::with_key(&door).await;
     client.ask(as_ana(whoami())).await;
