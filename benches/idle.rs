@@ -1,12 +1,21 @@
 //! What a sync costs that finds nothing, and one that finds a single event, for a user in one
-//! room and for a user in ten thousand. Both are asked in turns, of one hub in this process.
-//! `cargo bench --bench idle`, about a minute.
+//! room and for a user in ten thousand. Both are asked in turns, sync by sync, of one hub in this
+//! process: while criterion measures the one, the other has as many. The ratio is of the medians of
+//! all single syncs. `cargo bench --bench idle`, about two minutes.
 
 mod common;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use common::{Desk, Failed, Limit, NAME, Report, cpu_seconds, disk, median, message, now, origin};
+use common::{Desk, Failed, Limit, NAME, Report, disk, median, message, now, origin};
+use criterion::Criterion;
 use rand::SeedableRng as _;
 use ruma::{
     OwnedRoomId, OwnedUserId,
@@ -26,23 +35,32 @@ const MANY: usize = 10_000;
 /// What the busy user's sync may cost of the other's, at most.
 const RATIO_MAX: f64 = 1.2;
 
-/// How many rounds each user has, and how many syncs a round is; the middle ratio counts.
-const ROUNDS: usize = 5;
-const SYNCS: u32 = 1000;
-
-/// How many single events are synced by each.
-const EVENTS: usize = 200;
-
 fn main() -> ExitCode {
-    common::run(async {
+    common::run_on(|runtime| {
         let dir = disk()?;
-        let rooms = build(&dir.path().join("hub.db")).await?;
-        let hub = start(dir.path()).await?;
-        let users = [User::new("one", rooms.0), User::new("many", rooms.1)];
-        let mut report = Report::default();
-        nothing(&hub, &users, &mut report).await?;
-        something(&hub, &users, &mut report).await?;
-        hub.drain().await;
+        let rooms = runtime.block_on(build(&dir.path().join("hub.db")))?;
+        let hub = runtime.block_on(start(dir.path()))?;
+        let users = [
+            User::new("one", "1 room", rooms.0),
+            User::new("many", "10000 rooms", rooms.1),
+        ];
+        let (mut criterion, mut report) = (common::criterion(), Report::default());
+
+        let name = "sync that finds nothing";
+        let since = runtime.block_on(tokens(&hub, &users))?;
+        let spans = in_turns(&mut criterion, name, &users, |count| {
+            runtime.block_on(nothing(&hub, &users, &since, count))
+        });
+        tell(&mut report, name, spans, Limit::AtMost(RATIO_MAX));
+
+        let name = "sync that finds one event";
+        let mut since = runtime.block_on(tokens(&hub, &users))?;
+        let spans = in_turns(&mut criterion, name, &users, |count| {
+            runtime.block_on(something(&hub, &users, &mut since, count))
+        });
+        tell(&mut report, name, spans, Limit::None);
+
+        runtime.block_on(hub.drain());
         Ok(report)
     })
 }
@@ -50,12 +68,14 @@ fn main() -> ExitCode {
 /// A user with a session, and a room of theirs.
 struct User {
     name: &'static str,
+    /// How many rooms they are in, for people.
+    rooms: &'static str,
     room: OwnedRoomId,
 }
 
 impl User {
-    fn new(name: &'static str, room: OwnedRoomId) -> Self {
-        Self { name, room }
+    fn new(name: &'static str, rooms: &'static str, room: OwnedRoomId) -> Self {
+        Self { name, rooms, room }
     }
 
     async fn sync(&self, hub: &Hub, since: &str) -> Result<sync_events::v3::Response, Failed> {
@@ -165,65 +185,97 @@ async fn start(dir: &std::path::Path) -> Result<Arc<Hub>, Failed> {
     .await?)
 }
 
-async fn nothing(hub: &Hub, users: &[User; 2], report: &mut Report) -> Result<(), Failed> {
-    let (mut ratios, mut costs) = (Vec::new(), [Vec::new(), Vec::new()]);
-    for _ in 0..ROUNDS {
-        let mut cost = [0.0; 2];
-        for ((user, cost), costs) in users.iter().zip(&mut cost).zip(&mut costs) {
-            let since = user.token(hub).await?;
-            let before = cpu_seconds(std::process::id())?;
-            for _ in 0..SYNCS {
-                let answer = user.sync(hub, &since).await?;
-                if !answer.rooms.is_empty() {
-                    return Err("there should be nothing new".into());
+/// What both users' syncs took, one by one, in microseconds.
+type Spans = [Vec<f64>; 2];
+
+/// Measures each user by criterion, the other one always in turn; gives every sync's time.
+///
+/// `syncs` does so many syncs of each and gives their times.
+fn in_turns(
+    criterion: &mut Criterion,
+    name: &str,
+    users: &[User; 2],
+    mut syncs: impl FnMut(u64) -> Result<[Vec<Duration>; 2], Failed>,
+) -> Spans {
+    let mut spans = Spans::default();
+    let mut group = criterion.benchmark_group(name);
+    for (index, user) in users.iter().enumerate() {
+        group.bench_function(user.rooms, |bencher| {
+            bencher.iter_custom(|count| {
+                let sample = syncs(count).expect("a bench that breaks has no figure");
+                for (spans, sample) in spans.iter_mut().zip(&sample) {
+                    spans.extend(sample.iter().map(|span| span.as_secs_f64() * 1e6));
                 }
-            }
-            *cost = (cpu_seconds(std::process::id())? - before) / f64::from(SYNCS) * 1e6;
-            costs.push(*cost);
-        }
-        ratios.push(cost[1] / cost[0]);
+                sample.get(index).into_iter().flatten().sum()
+            });
+        });
     }
-    let [one, many] = costs.map(median);
-    let figure = format!("1 room {one:.0} µs CPU, {MANY} rooms {many:.0} µs CPU");
-    let ratio = ("ratio", median(ratios));
-    report.line(
-        "sync that finds nothing",
-        &figure,
-        ratio,
-        Limit::AtMost(RATIO_MAX),
-    );
-    Ok(())
+    group.finish();
+    spans
 }
 
-async fn something(hub: &Hub, users: &[User; 2], report: &mut Report) -> Result<(), Failed> {
-    let mut since = [String::new(), String::new()];
-    for (user, since) in users.iter().zip(&mut since) {
-        *since = user.token(hub).await?;
+fn tell(report: &mut Report, name: &str, spans: Spans, limit: Limit) {
+    if spans.iter().any(Vec::is_empty) {
+        return; // left out on the command line
     }
+    let [one, many] = spans.map(median);
+    let figure = format!("1 room {one:.0} µs, {MANY} rooms {many:.0} µs");
+    report.line(name, &figure, ("ratio", many / one), limit);
+}
+
+/// `count` syncs of each user, neither of whom has any news.
+async fn nothing(
+    hub: &Hub,
+    users: &[User; 2],
+    since: &[String; 2],
+    count: u64,
+) -> Result<[Vec<Duration>; 2], Failed> {
     let mut spans = [Vec::new(), Vec::new()];
-    for number in 0..EVENTS {
-        for ((user, since), spans) in users.iter().zip(&mut since).zip(&mut spans) {
-            user.say(hub, format!("m{number}")).await?;
+    for _ in 0..count {
+        for ((user, since), spans) in users.iter().zip(since).zip(&mut spans) {
             let began = now();
             let answer = user.sync(hub, since).await?;
-            spans.push(micros(began.elapsed()));
+            spans.push(began.elapsed());
+            if !answer.rooms.is_empty() {
+                return Err("there should be nothing new".into());
+            }
+        }
+    }
+    Ok(spans)
+}
+
+/// `count` syncs of each user, who has just said something in one room.
+async fn something(
+    hub: &Hub,
+    users: &[User; 2],
+    since: &mut [String; 2],
+    count: u64,
+) -> Result<[Vec<Duration>; 2], Failed> {
+    static TXN: AtomicU64 = AtomicU64::new(0);
+    let mut spans = [Vec::new(), Vec::new()];
+    for _ in 0..count {
+        for ((user, since), spans) in users.iter().zip(&mut *since).zip(&mut spans) {
+            let txn = TXN.fetch_add(1, Ordering::Relaxed);
+            user.say(hub, format!("m{txn}")).await?;
+            let began = now();
+            let answer = user.sync(hub, since).await?;
+            spans.push(began.elapsed());
             if answer.rooms.join.len() != 1 {
                 return Err("there should be one room with news".into());
             }
             *since = answer.next_batch;
         }
     }
-    let [one, many] = spans.map(median);
-    let figure = format!("1 room {one:.0} µs, {MANY} rooms {many:.0} µs");
-    report.line(
-        "sync that finds one event",
-        &figure,
-        ("ratio", many / one),
-        Limit::None,
-    );
-    Ok(())
+    Ok(spans)
 }
 
-fn micros(span: Duration) -> f64 {
-    span.as_secs_f64() * 1e6
+/// What each user's next sync begins with: the end of an earlier one, as clients have it. The first
+/// after a start reads more, once.
+async fn tokens(hub: &Hub, users: &[User; 2]) -> Result<[String; 2], Failed> {
+    let mut since = [String::new(), String::new()];
+    for (user, since) in users.iter().zip(&mut since) {
+        let first = user.token(hub).await?;
+        *since = user.sync(hub, &first).await?.next_batch;
+    }
+    Ok(since)
 }

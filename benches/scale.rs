@@ -3,6 +3,9 @@
 //!
 //! The store is written by the hub's own writer, then the real binary is started on it and used
 //! over HTTPS. `cargo bench --bench scale`, about three minutes and 2 GB of disk.
+//!
+//! Criterion measures the starts. The rest are bytes in memory and on disk, of which there is one
+//! figure and no distribution; the pages and the initial sync are there to use that memory.
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
 mod common;
@@ -22,6 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use common::{
@@ -68,7 +72,7 @@ fn said(failed: libtest_mimic::Failed) -> Failed {
 async fn empty(report: &mut Report) -> Result<(), Failed> {
     let mut hub = Hub::init().map_err(said)?;
     hub.start().map_err(said)?;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let memory = status_mib(pid(&hub)?, "VmRSS")?;
     report.line(
         "empty hub",
@@ -83,16 +87,9 @@ async fn empty(report: &mut Report) -> Result<(), Failed> {
 async fn full(report: &mut Report) -> Result<(), Failed> {
     let mut hub = Hub::init().map_err(said)?;
     let rooms = fill(&hub).await?;
-    let began = now();
-    hub.start().map_err(said)?;
-    let ready = began.elapsed().as_secs_f64();
     let name = format!("hub of {ROOMS} rooms, {EVENTS} events");
-    report.line(
-        &name,
-        "start",
-        ("seconds to ready", ready),
-        Limit::AtMost(READY_MAX),
-    );
+    starts(report, &name, &mut hub);
+    hub.start().map_err(said)?;
     let pid = pid(&hub)?;
     report.line(
         &name,
@@ -129,6 +126,32 @@ async fn full(report: &mut Report) -> Result<(), Failed> {
         Limit::AtMost(USED_MAX),
     );
     initial_sync(report, &name, pid, &mut client).await
+}
+
+/// From the start of the process to its ready line, some ten times; the slowest counts.
+fn starts(report: &mut Report, name: &str, hub: &mut Hub) {
+    let mut spans = Vec::new();
+    common::criterion().bench_function("start to ready", |bencher| {
+        bencher.iter_custom(|count| {
+            let mut sum = Duration::ZERO;
+            for _ in 0..count {
+                let began = now();
+                hub.start().map_err(said).expect("the hub starts");
+                let span = began.elapsed();
+                hub.stop().map_err(said).expect("the hub stops");
+                spans.push(span.as_secs_f64());
+                sum += span;
+            }
+            sum
+        });
+    });
+    let slowest = spans.iter().copied().fold(0.0, f64::max);
+    report.line(
+        name,
+        &format!("the slowest of {} starts", spans.len()),
+        ("seconds to ready", slowest),
+        Limit::AtMost(READY_MAX),
+    );
 }
 
 async fn initial_sync(
@@ -194,14 +217,17 @@ async fn fill(hub: &Hub) -> Result<Vec<OwnedRoomId>, Failed> {
         })
         .collect();
     let mut rooms = Vec::new();
+    let mut told = 0;
     for task in tasks {
         rooms.extend(task.await??);
-        eprint!(
-            "\r{} of {EVENTS} events written",
-            written.load(Ordering::Relaxed)
-        );
+        let written = written.load(Ordering::Relaxed);
+        // A line for each tenth: whoever keeps them in a log has ten.
+        let tenths = written * 10 / EVENTS;
+        if tenths > told {
+            told = tenths;
+            eprintln!("{written} of {EVENTS} events written");
+        }
     }
-    eprintln!();
     let totals = desk.store.totals().await?;
     if totals.rooms != ROOMS || totals.events < EVENTS {
         return Err(format!("{totals:?} are not what was meant to be written").into());

@@ -3,6 +3,11 @@
 //! What is measured are two server processes under load, in alternating rounds, and the result is
 //! a ratio. The senders share the machine's cores with the server they load, which costs the
 //! faster server more. `cargo bench --bench synapse`, about two minutes.
+//!
+//! Not by criterion: it gives every contender the same number of iterations, and with one of them
+//! sixty times slower a sample is either over before sixteen clients have shaken hands or takes
+//! minutes. Rounds of the same time load all alike; and half of what counts is another process'
+//! CPU time, which criterion does not read.
 
 mod common;
 #[path = "../tests/it/hub.rs"]

@@ -1,4 +1,5 @@
-//! The code read as text: modules depend one way, and spec references lead somewhere.
+//! The code read as text: modules depend one way, and spec references lead somewhere. And its
+//! dependencies: their licences are on the list of `.deny.toml`.
 #![expect(
     clippy::unwrap_used,
     reason = "the test allowances of clippy do not reach helpers in this file"
@@ -8,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// What each top module may use; its own name is implied.
@@ -140,6 +142,134 @@ fn spec_notes_name_code_and_tests_that_exist() {
         lost.is_empty(),
         "named in spec-notes, but not there: {lost:#?}"
     );
+}
+
+/// The same list that cargo-deny reads, held without that tool; it sees what is built here only.
+#[test]
+fn every_dependency_has_a_licence_on_the_list() {
+    let (allowed, exceptions) = licences();
+    let mut refused = BTreeSet::new();
+    for package in metadata()["packages"].as_array().unwrap() {
+        let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or(""));
+        let exempt = |one: &str| exceptions.contains(&(name.as_str().unwrap().into(), one.into()));
+        if !may_be_used(licence, |one| allowed.contains(one) || exempt(one)) {
+            refused.insert(format!("{name}: {licence:?}"));
+        }
+    }
+    assert!(
+        refused.is_empty(),
+        "not on the list of .deny.toml: {refused:#?}"
+    );
+}
+
+#[test]
+fn copyleft_is_refused_unless_there_is_a_choice() {
+    let (allowed, _) = licences();
+    let may = |licence| may_be_used(licence, |one| allowed.contains(one));
+    for licence in [
+        "GPL-3.0-only",
+        "AGPL-3.0-or-later",
+        "GPL-2.0 WITH Classpath-exception-2.0",
+        "MIT AND GPL-3.0-only",
+        "(MIT OR Apache-2.0) AND AGPL-3.0-only",
+        "MIT AND (GPL-2.0-only OR LGPL-2.1-only)",
+        "",
+    ] {
+        assert!(!may(licence), "{licence}");
+    }
+    for licence in [
+        "MIT/Apache-2.0",
+        "LGPL-2.1-only OR MIT",
+        "(GPL-2.0-only OR ISC) AND Zlib",
+    ] {
+        assert!(may(licence), "{licence}");
+    }
+}
+
+/// What `.deny.toml` allows everyone, and what it allows one crate.
+fn licences() -> (BTreeSet<String>, BTreeSet<(String, String)>) {
+    let deny: toml::Value = toml::from_str(&fs::read_to_string(".deny.toml").unwrap()).unwrap();
+    let text = |value: &toml::Value| value.as_str().unwrap().to_owned();
+    let list = |table: &toml::Value| -> Vec<_> {
+        table["allow"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(text)
+            .collect()
+    };
+    let licenses = deny.get("licenses").unwrap();
+    let exceptions = licenses["exceptions"].as_array().unwrap().iter();
+    let exceptions = exceptions.flat_map(|one| {
+        let name = text(&one["crate"]);
+        list(one)
+            .into_iter()
+            .map(move |licence| (name.clone(), licence))
+    });
+    (list(licenses).into_iter().collect(), exceptions.collect())
+}
+
+/// What cargo knows of the packages that are built on this machine: only those are downloaded.
+fn metadata() -> serde_json::Value {
+    let output = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let version = output(Command::new("rustc").arg("-vV"));
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let asked = output(Command::new(cargo).args([
+        "metadata",
+        "--format-version=1",
+        "--offline",
+        "--locked",
+        "--filter-platform",
+        host.unwrap(),
+    ]));
+    serde_json::from_str(&asked).unwrap()
+}
+
+/// Whether the SPDX expression (or the older form with `/`) can be met with what is allowed.
+fn may_be_used(expression: &str, allowed: impl Fn(&str) -> bool) -> bool {
+    fn any(words: &mut Vec<&str>, allowed: &dyn Fn(&str) -> bool) -> bool {
+        let mut met = all(words, allowed);
+        while words.pop_if(|word| *word == "OR").is_some() {
+            met |= all(words, allowed);
+        }
+        met
+    }
+    fn all(words: &mut Vec<&str>, allowed: &dyn Fn(&str) -> bool) -> bool {
+        let mut met = one(words, allowed);
+        while words.pop_if(|word| *word == "AND").is_some() {
+            met &= one(words, allowed);
+        }
+        met
+    }
+    fn one(words: &mut Vec<&str>, allowed: &dyn Fn(&str) -> bool) -> bool {
+        match words.pop() {
+            None => false,
+            Some("(") => {
+                let met = any(words, allowed);
+                words.pop() == Some(")") && met
+            }
+            Some(licence) if words.pop_if(|word| *word == "WITH").is_some() => allowed(&format!(
+                "{licence} WITH {}",
+                words.pop().unwrap_or_default()
+            )),
+            Some(licence) => allowed(licence),
+        }
+    }
+    let spaced = expression
+        .replace('/', " OR ")
+        .replace('(', " ( ")
+        .replace(')', " ) ");
+    let mut words: Vec<_> = spaced.split_whitespace().rev().collect();
+    any(&mut words, &allowed) && words.is_empty()
 }
 
 /// The module named first in every `crate::…` path, `crate::{a, b::C}` groups included.

@@ -17,9 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use criterion::Criterion;
 use ruma::{CanonicalJsonObject, OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tramline::{
     api::{Credentials, Door, Origin, RequestId},
     app::clock::SystemClock,
@@ -95,12 +97,17 @@ impl Report {
 
 /// Runs a bench to its end on the runtime the hub has.
 pub(crate) fn run(bench: impl Future<Output = Result<Report, Failed>>) -> ExitCode {
+    run_on(|runtime| runtime.block_on(bench))
+}
+
+/// The same for a bench that enters the runtime by itself, sample by sample.
+pub(crate) fn run_on(bench: impl FnOnce(&Runtime) -> Result<Report, Failed>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let done = runtime
         .map_err(Failed::from)
-        .and_then(|runtime| runtime.block_on(bench));
+        .and_then(|runtime| bench(&runtime));
     match done {
         Ok(report) => report.exit(),
         Err(error) => {
@@ -108,6 +115,15 @@ pub(crate) fn run(bench: impl Future<Output = Result<Report, Failed>>) -> ExitCo
             ExitCode::FAILURE
         }
     }
+}
+
+/// Criterion with few samples: what is measured here takes milliseconds, and its limits are ratios.
+pub(crate) fn criterion() -> Criterion {
+    Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(10))
+        .configure_from_args()
 }
 
 #[expect(

@@ -21,8 +21,14 @@ pub enum Door {
     Https,
     /// CoAP over plain UDP.
     Coap,
+    /// CoAP over UDP, protected by OSCORE.
+    Oscore,
     /// CoAP over DTLS.
     Coaps,
+    /// CoAP messages on QUIC streams.
+    Quic,
+    /// CoAP over WebSocket.
+    WebSocket,
     /// Inside this process: the operator's socket, the CLI, a test.
     Local,
 }
@@ -33,7 +39,10 @@ impl Door {
         match self {
             Self::Https => "https",
             Self::Coap => "coap",
+            Self::Oscore => "oscore",
             Self::Coaps => "coaps",
+            Self::Quic => "quic",
+            Self::WebSocket => "websocket",
             Self::Local => "local",
         }
     }
@@ -46,13 +55,20 @@ pub enum Credentials {
     Nothing,
     /// An access token, as sent; only its hash is ever stored.
     Token(String),
+    /// A security context that is a linked device's.
+    Device(super::DeviceName),
+    /// Both: refused unless they name the same device.
+    DeviceAndToken(super::DeviceName, String),
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nothing => "Nothing",
-            Self::Token(_) => "Token(…)", // a secret must not reach a log
+            // a secret must not reach a log
+            Self::Token(_) => "Token(…)",
+            Self::Device(_) => "Device",
+            Self::DeviceAndToken(..) => "DeviceAndToken(…)",
         })
     }
 }

@@ -102,6 +102,26 @@ macro_rules! for_each_endpoint {
             Receipt => receipt::create_receipt::v3,
             /// `POST /rooms/{roomId}/read_markers`
             ReadMarkers => read_marker::set_read_marker::v3,
+            /// `GET /publicRooms`
+            PublicRooms => directory::get_public_rooms::v3,
+            /// `POST /publicRooms`
+            SearchPublicRooms => directory::get_public_rooms_filtered::v3,
+            /// `GET /directory/list/room/{roomId}`
+            RoomVisibility => directory::get_room_visibility::v3,
+            /// `PUT /directory/list/room/{roomId}`
+            SetRoomVisibility => directory::set_room_visibility::v3,
+            /// `POST /user_directory/search`
+            SearchUsers => user_directory::search_users::v3,
+            /// `POST /account/password`
+            ChangePassword => account::change_password::v3,
+            /// `POST /account/deactivate`
+            Deactivate => account::deactivate::v3,
+            /// `GET /presence/{userId}/status`
+            Presence => presence::get_presence::v3,
+            /// `PUT /presence/{userId}/status`
+            SetPresence => presence::set_presence::v3,
+            /// `GET /thirdparty/protocols`
+            Protocols => thirdparty::get_protocols::v3,
             /// `PUT /rooms/{roomId}/typing/{userId}`
             Typing => typing::create_typing_event::v3,
             /// `GET /pushrules/`
@@ -146,10 +166,18 @@ macro_rules! commands_and_replies {
         #[expect(deprecated, reason = "old clients still ask for the unauthenticated media config")]
         pub enum Command {
             $($(#[$doc])* $name(Box<ruma::api::client::$($path)::+::Request>),)*
+            /// `GET /voip/turnServer`: there is none.
+            TurnServer,
+            /// `GET /account/3pid`: there are none.
+            ThirdPartyIds,
             /// A nonce for [`Command::RegisterWithSecret`]: `GET /_synapse/admin/v1/register`.
             RegisterNonce,
             /// Registration by whoever holds the shared secret: `POST /_synapse/admin/v1/register`.
             RegisterWithSecret(Box<SecretRegistration>),
+            /// A linked device's, in the thin profile.
+            Thin(super::Thin),
+            /// Linking a device by a code.
+            Linking(Box<super::Linking>),
         }
 
         // Requests hold passwords and tokens: only the name may reach a log.
@@ -164,8 +192,12 @@ macro_rules! commands_and_replies {
             pub const fn name(&self) -> &'static str {
                 match self {
                     $(Self::$name(_) => stringify!($name),)*
+                    Self::TurnServer => "TurnServer",
+                    Self::ThirdPartyIds => "ThirdPartyIds",
                     Self::RegisterNonce => "RegisterNonce",
                     Self::RegisterWithSecret(_) => "RegisterWithSecret",
+                    Self::Thin(thin) => thin.name(),
+                    Self::Linking(_) => "Linking",
                 }
             }
         }
@@ -175,9 +207,17 @@ macro_rules! commands_and_replies {
         #[expect(missing_docs, reason = "each variant answers the command of its name")]
         pub enum Reply {
             $($name(Box<ruma::api::client::$($path)::+::Response>),)*
+            /// `{}`, which is not what ruma has: clients take an empty list of servers for one.
+            TurnServer,
+            /// With the empty list, which ruma leaves out and clients look for.
+            ThirdPartyIds,
             RegisterNonce { nonce: String },
             /// The same shape as [`Reply::Register`].
             RegisterWithSecret(Box<ruma::api::client::account::register::v3::Response>),
+            /// To [`Command::Thin`].
+            Thin(super::ThinReply),
+            /// To [`Command::Linking`].
+            Linking(Box<super::Linked>),
         }
 
         // Answers hold access tokens: only the name may reach a log.
@@ -185,8 +225,12 @@ macro_rules! commands_and_replies {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(match self {
                     $(Self::$name(_) => stringify!($name),)*
+                    Self::TurnServer => "TurnServer",
+                    Self::ThirdPartyIds => "ThirdPartyIds",
                     Self::RegisterNonce { .. } => "RegisterNonce",
                     Self::RegisterWithSecret(_) => "RegisterWithSecret",
+                    Self::Thin(_) => "Thin",
+                    Self::Linking(_) => "Linking",
                 })
             }
         }

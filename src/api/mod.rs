@@ -3,11 +3,18 @@
 
 mod caller;
 mod command;
+mod links;
 mod refusal;
 mod service;
+mod thin;
 
 pub use caller::{Caller, Credentials, Door, Origin, RequestId};
 pub(crate) use command::for_each_endpoint;
 pub use command::{Command, Reply, SecretRegistration};
+pub use links::{
+    Deliver, DeviceCredentials, DeviceName, EdhocLink, Linked, Linking, Links, OscoreLink,
+    Registration, Secret,
+};
 pub use refusal::{Code, Refusal};
 pub use service::{ByteStream, MediaObject, Service, Upload};
+pub use thin::{Thin, ThinReply};

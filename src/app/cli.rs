@@ -8,10 +8,12 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use super::{
+    check,
     config::{self, Inputs},
     failure::{Exit, Failure},
     init::init,
-    open,
+    lab::{self, args::LabArgs},
+    open, operate,
     output::{self, Format},
     run, talk, users,
 };
@@ -48,8 +50,10 @@ pub enum Verb {
     /// Show every setting: its value, its default, where it came from, whether a reload takes it
     #[command(after_help = "Example:\n  tramline config --config /srv/hub/tramline.toml")]
     Config(ConfigArgs),
-    /// Make and change accounts
-    #[command(after_help = "Example:\n  tramline user add ana --password-file ana.password")]
+    /// List, make and change accounts, on the running hub or in its store
+    #[command(
+        after_help = "Example:\n  tramline user add ana --password-file ana.password\n  tramline user list"
+    )]
     User(UserArgs),
     /// Talk in rooms, over HTTPS or CoAP
     #[command(
@@ -61,9 +65,16 @@ pub enum Verb {
     /// Show and check the whole thing in a temporary directory
     #[command(after_help = "Example:\n  tramline demo")]
     Demo,
-    /// Check the store: walk every room's chain and rebuild its state
-    #[command(after_help = "Example:\n  tramline fsck --config /srv/hub/tramline.toml")]
+    /// Check the store and its files: walk every room's chain, rebuild its state, hash every file
+    #[command(
+        after_help = "Example:\n  tramline fsck --config /srv/hub/tramline.toml\n\n\
+                      Looks at a snapshot and changes nothing; the hub may run. Ends with 0 when \
+                      nothing is wrong, 1 with findings, 3 on another hub's store."
+    )]
     Fsck(HubArgs),
+    /// Put a bad link between clients and a hub: a UDP relay that delays, loses and rebinds
+    #[command(after_help = lab::args::after_help())]
+    Lab(LabArgs),
 }
 
 /// Arguments of `init`.
@@ -78,7 +89,7 @@ pub struct InitArgs {
 }
 
 /// Which hub is meant.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct HubArgs {
     /// The configuration [default: `$TRAMLINE_CONFIG`, else ./tramline.toml]
     #[arg(long, value_name = "FILE")]
@@ -110,11 +121,58 @@ pub struct UserArgs {
 /// What to do with accounts.
 #[derive(Debug, Subcommand)]
 pub enum UserVerb {
-    /// Make an account, on the running hub or in its store
+    /// List the accounts: devices, when made, when last seen; which are operators' or disabled
+    #[command(after_help = "Example:\n  tramline user list --config /srv/hub/tramline.toml --json")]
+    List(HubArgs),
+    /// Make an account
     #[command(
         after_help = "Example:\n  tramline user add ana --password-file ana.password --admin"
     )]
     Add(AddArgs),
+    /// Give an account another password; all its devices are logged out
+    #[command(after_help = "Example:\n  tramline user password ana --password-file ana.password")]
+    Password(PasswordArgs),
+    /// Log out all devices of an account and let nobody log in to it; its name stays taken
+    #[command(after_help = "Example:\n  tramline user disable ana")]
+    Disable(AccountArgs),
+    /// Let somebody log in again who was disabled, with the same password
+    #[command(after_help = "Example:\n  tramline user enable ana")]
+    Enable(AccountArgs),
+}
+
+impl UserVerb {
+    /// Which hub is meant.
+    const fn hub(&self) -> &HubArgs {
+        match self {
+            Self::List(hub) => hub,
+            Self::Add(args) => &args.hub,
+            Self::Password(args) => &args.hub,
+            Self::Disable(args) | Self::Enable(args) => &args.hub,
+        }
+    }
+}
+
+/// Arguments of `user disable` and `user enable`.
+#[derive(Debug, Args)]
+pub struct AccountArgs {
+    /// What stands before the colon in the user's id
+    pub localpart: String,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// Arguments of `user password`.
+#[derive(Debug, Args)]
+pub struct PasswordArgs {
+    /// What stands before the colon in the user's id
+    pub localpart: String,
+    /// The file with the password, - for stdin; without it you are asked
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
 }
 
 /// Arguments of `user add`.
@@ -166,6 +224,9 @@ pub struct ClientArgs {
         conflicts_with = "credentials"
     )]
     pub save: Option<PathBuf>,
+    /// Say on stderr what it cost: bytes and datagrams, signing in included (`send` always does)
+    #[arg(short = 'v', long, visible_alias = "verbose", global = true)]
+    pub cost: bool,
     /// What to do
     #[command(subcommand)]
     pub verb: Option<ClientVerb>,
@@ -174,7 +235,7 @@ pub struct ClientArgs {
 /// What a client does.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum ClientVerb {
-    /// List the rooms you are in
+    /// List the rooms you are in, are invited to or have asked to join
     #[command(after_help = "Example:\n  tramline client --credentials ana.json rooms")]
     Rooms,
     /// Make a room and print its id
@@ -267,6 +328,9 @@ pub enum ClientVerb {
     /// Who am I, where, and does the hub answer?
     #[command(after_help = "Example:\n  tramline client --credentials ana.json status")]
     Status,
+    /// End the session on the hub and take the access token out of the credential file
+    #[command(after_help = "Example:\n  tramline client --credentials ana.json logout")]
+    Logout,
 }
 
 /// The door that a `--login` URL names.
@@ -326,17 +390,25 @@ impl HubArgs {
 
 /// Does what the command line asks.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, wanted_format(&args)),
     };
+    let format = Format::of(cli.json);
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::note(&failure.to_string());
+            format.explain(&failure);
             failure.exit.into()
         }
     }
+}
+
+/// What a command line that cannot be read asks for all the same.
+fn wanted_format(args: &[OsString]) -> Format {
+    let options = args.iter().take_while(|arg| *arg != "--");
+    Format::of(options.into_iter().any(|arg| arg == "--json"))
 }
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {
@@ -350,24 +422,19 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Serve(hub) => run::block_on(run::serve(hub.inputs())),
         Verb::Config(args) if args.markdown => output::line(&config::as_markdown()),
         Verb::Config(args) => show_config(&args.hub.inputs(), format),
-        Verb::User(UserArgs {
-            verb: UserVerb::Add(args),
-        }) => {
-            let loaded = config::load(&args.hub.inputs())?;
-            let request = users::request(
-                &args.localpart,
-                args.password_file.as_deref(),
-                args.admin,
-                &loaded.config.server_name,
-            )?;
-            run::block_on(run::operate(&loaded.config, request, format))
+        Verb::User(UserArgs { verb }) => {
+            let config = config::load(&verb.hub().clone().inputs())?.config;
+            match users::request(&verb, &config.server_name)? {
+                Some(request) => run::block_on(operate::operate(&config, request, format)),
+                None => run::block_on(operate::list_users(&config, format)),
+            }
         }
         Verb::Client(args) => run::block_on(talk::client(args, format)),
         Verb::Demo => run::block_on(run::demo(format)),
+        Verb::Lab(args) => run::block_on(lab::run(args, format)),
         Verb::Fsck(hub) => {
             let loaded = config::load(&hub.inputs())?;
-            let request = super::operator::Request::Fsck;
-            run::block_on(run::operate(&loaded.config, request, format))
+            run::block_on(check::run(&loaded.config, format))
         }
     }
 }
@@ -381,13 +448,17 @@ fn show_config(inputs: &Inputs, format: Format) -> Result<(), Failure> {
 }
 
 /// Help and version go to stdout with 0; anything wrong goes to stderr with a code.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error, format: Format) -> ExitCode {
     if !error.use_stderr() {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
     let text = error.render().to_string();
-    output::note(text.replacen("error: ", "error[USAGE]: ", 1).trim_end());
+    // Without any argument it is the help that stands there, which is no error's reason.
+    match (text.strip_prefix("error: "), format) {
+        (None, Format::Text) => output::note(text.trim_end()),
+        (said, _) => format.explain(&Failure::usage("USAGE", said.unwrap_or(&text).trim_end())),
+    }
     Exit::Usage.into()
 }
 
@@ -460,10 +531,19 @@ mod tests {
             "tramline init hub.example --dir /srv/hub",
             "tramline serve --config hub.toml -O log.level=debug -O https.listen=off",
             "tramline user add ana --password-file pw --admin --config hub.toml",
+            "tramline user list --json --config hub.toml",
+            "tramline user password ana --password-file pw",
+            "tramline user disable ana --config hub.toml",
+            "tramline user enable ana",
             "tramline config --json",
             "tramline --json fsck",
             "tramline demo",
+            "tramline lab --profile radio-100 --listen 127.0.0.1:0 --to 127.0.0.1:5683 --loss 30%",
+            "tramline lab --list --json",
             "tramline client --credentials ana.json status",
+            "tramline client --credentials ana.json logout --json",
+            "tramline client -v --credentials ana.json rooms",
+            "tramline client --credentials ana.json rooms --cost",
             "tramline client --login https://127.0.0.1:8448 ana --ca ca.pem rooms",
             "tramline client --login coap://127.0.0.1:5683 ana send !room hello",
             "tramline client --credentials ana.json sync --timeout 30 --json",
@@ -477,6 +557,7 @@ mod tests {
         for line in [
             "tramline init",
             "tramline bogus",
+            "tramline lab --profile none",
             "tramline client --credentials a --login https://h ana rooms",
             "tramline client --login https://h",
             "tramline client --credentials a --ca b rooms",

@@ -83,6 +83,25 @@ fn system_time() -> (Duration, Instant) {
     (wall, Instant::now())
 }
 
+/// Time that only ever goes on, from when it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    started: Instant,
+}
+
+impl Stopwatch {
+    /// Starts it.
+    pub fn start() -> Self {
+        let (_, started) = system_time();
+        Self { started }
+    }
+
+    /// How long it has run.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
 /// Randomness for keys, tokens and everything else, seeded by the operating system.
 pub fn rng() -> StdRng {
     StdRng::from_os_rng()

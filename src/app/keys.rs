@@ -11,6 +11,7 @@ use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 
 use super::{clock, failure::Failure, secrets};
+use crate::store::SigningKeyNote;
 
 /// The hub's Ed25519 signing key.
 pub struct SigningKey {
@@ -22,6 +23,14 @@ impl SigningKey {
     /// The Matrix key id, like `ed25519:a1b2c3d4`.
     pub fn id(&self) -> String {
         format!("ed25519:{}", self.pair.version())
+    }
+
+    /// What a store remembers of it.
+    pub fn note(&self) -> SigningKeyNote {
+        SigningKeyNote {
+            id: self.id(),
+            public: self.pair.public_key(),
+        }
     }
 
     /// Reads the key from its file.

@@ -25,24 +25,25 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds what the configuration names.
+    /// Binds what the configuration names; an error names everything that could not be bound.
     pub async fn bind(config: &Config) -> Result<Self, Failure> {
         let mut bound = Self::default();
         let exposure = match config.coap.plain {
             PlainCoap::Any => Exposure::Any,
             PlainCoap::Loopback | PlainCoap::Off => Exposure::Loopback,
         };
+        let mut wrong = Vec::new();
         for address in config.https.listen.addresses() {
-            let listener = TcpListener::bind(address).await;
-            bound
-                .https
-                .push(listener.map_err(|e| refused("https.listen", *address, &e))?);
+            match TcpListener::bind(address).await {
+                Ok(listener) => bound.https.push(listener),
+                Err(error) => wrong.push(refused("https.listen", *address, &error)),
+            }
         }
         for address in config.coap.addresses() {
-            let socket = edge::coap::bind(*address, exposure).await;
-            bound
-                .coap
-                .push(socket.map_err(|e| refused("coap.listen", *address, &e))?);
+            match edge::coap::bind(*address, exposure).await {
+                Ok(socket) => bound.coap.push(socket),
+                Err(error) => wrong.push(refused("coap.listen", *address, &error)),
+            }
         }
         for address in config.coaps.listen.addresses() {
             let socket = UdpSocket::bind(address).await;
@@ -51,12 +52,15 @@ impl Listeners {
                 .push(socket.map_err(|e| refused("coaps.listen", *address, &e))?);
         }
         for address in config.admin.listen.addresses() {
-            let listener = TcpListener::bind(address).await;
-            bound
-                .admin
-                .push(listener.map_err(|e| refused("admin.listen", *address, &e))?);
+            match TcpListener::bind(address).await {
+                Ok(listener) => bound.admin.push(listener),
+                Err(error) => wrong.push(refused("admin.listen", *address, &error)),
+            }
         }
-        Ok(bound)
+        wrong
+            .into_iter()
+            .reduce(Failure::and)
+            .map_or(Ok(bound), Err)
     }
 
     /// Where they listen: port 0 has become a number.
@@ -138,6 +142,27 @@ mod tests {
         let listeners = Listeners::bind(&config).await.unwrap();
 
         assert!(listeners.coap.is_empty());
+    }
+
+    #[tokio::test]
+    async fn every_address_in_use_is_named_in_one_error() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let busy = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (tcp, udp) = (taken.local_addr().unwrap(), busy.local_addr().unwrap());
+        let config = config(&[
+            &format!("https.listen=127.0.0.1:0,{tcp}"),
+            &format!("coap.listen={udp}"),
+            "admin.listen=192.0.2.1:0",
+        ]);
+
+        let failure = Listeners::bind(&config).await.unwrap_err().to_string();
+
+        let named: Vec<_> = failure.lines().collect();
+        assert_eq!(named.len(), 3, "{failure}");
+        for (line, key) in named.iter().zip(["https", "coap", "admin"]) {
+            let expected = format!("error[LISTEN]: `{key}.listen`: cannot listen on ");
+            assert!(line.starts_with(&expected), "{line}");
+        }
     }
 
     #[tokio::test]

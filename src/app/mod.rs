@@ -5,6 +5,7 @@
 //! signals and the terminal are.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -12,9 +13,13 @@ pub mod demo;
 pub mod failure;
 pub mod init;
 pub mod keys;
+pub mod lab;
 pub mod listen;
+mod metrics;
 pub mod notify;
 pub mod open;
+pub mod operate;
+pub mod operations;
 pub mod operator;
 pub mod output;
 pub mod ready;

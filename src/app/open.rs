@@ -6,22 +6,22 @@ use std::{
     sync::Arc,
 };
 
-use async_trait::async_trait;
-use serde_json::{Value as Json, json};
+use ruma::OwnedServerName;
 
 use super::{
     clock::{self, SystemClock},
     config::{self, Config, Inputs, Rate, StoreUrl},
     failure::Failure,
-    operator::{Operator, Progress, Request},
+    keys::SigningKey,
+    operations::Operations,
+    operator::Operator,
     reload::{SharedTokens, Tokens},
     run::Material,
 };
 use crate::{
-    api::{Code, Refusal},
-    hub::{AccountWish, Hub, HubParts, Limits, Quota, RegistrationRules, Settings},
+    hub::{Hub, HubParts, Limits, Quota, RegistrationRules, Settings},
     store::{
-        OpenError, SharedStore, fsck,
+        OpenError, SharedStore, SigningKeyNote,
         media::MediaFiles,
         sqlite::{OpenOptions, Sqlite},
     },
@@ -32,7 +32,7 @@ pub struct OpenHub {
     /// The hub.
     pub hub: Arc<Hub>,
     store: Arc<Sqlite>,
-    server_name: String,
+    server_name: OwnedServerName,
 }
 
 /// Makes the store of a new hub, readable by its owner only.
@@ -47,14 +47,30 @@ pub async fn create(file: &Path) -> Result<(), Failure> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
     options.open(&path).map_err(wrong)?;
-    open(&config).await?.close().await;
+    let key = SigningKey::read(config.signing_key_file.as_ref())?;
+    open(&config, Some(key.note())).await?.close().await;
     Ok(())
 }
 
 /// Opens the store that a configuration names; nobody else may have it.
 ///
 /// One that is not there is not made: a disk that is not mounted must not look like an empty hub.
-pub async fn store(config: &Config) -> Result<Sqlite, Failure> {
+pub async fn store(config: &Config, key: Option<SigningKeyNote>) -> Result<Sqlite, Failure> {
+    must_be_there(config)?;
+    open(config, key).await
+}
+
+/// The store as it stands now, for reading only, also beside a hub that runs.
+pub async fn snapshot(config: &Config) -> Result<Sqlite, Failure> {
+    must_be_there(config)?;
+    let opened = match options(config) {
+        Ok(options) => Sqlite::snapshot(&options).await,
+        Err(error) => Err(error),
+    };
+    opened.map_err(|error| not_opened(config, &error))
+}
+
+fn must_be_there(config: &Config) -> Result<(), Failure> {
     let path = store_file(config);
     let there = std::fs::metadata(&path).is_ok_and(|found| found.len() > 0);
     if !there {
@@ -64,7 +80,7 @@ pub async fn store(config: &Config) -> Result<Sqlite, Failure> {
         );
         return Err(Failure::store("STORE_MISSING", reason));
     }
-    open(config).await
+    Ok(())
 }
 
 /// The database file, without the parameter that its name may carry.
@@ -74,33 +90,62 @@ fn store_file(config: &Config) -> PathBuf {
     PathBuf::from(text.split('?').next().unwrap_or_default())
 }
 
-async fn open(config: &Config) -> Result<Sqlite, Failure> {
+async fn open(config: &Config, key: Option<SigningKeyNote>) -> Result<Sqlite, Failure> {
+    let opened = match options(config) {
+        Ok(options) => {
+            Sqlite::open(match key {
+                Some(key) => options.signing_key(key),
+                None => options,
+            })
+            .await
+        }
+        Err(error) => Err(error),
+    };
+    opened.map_err(|error| not_opened(config, &error))
+}
+
+fn options(config: &Config) -> Result<OpenOptions, OpenError> {
     let StoreUrl::Sqlite(path) = &config.store.url;
     // The path may carry a parameter for the power-cut test; see `OpenOptions::from_url`.
     let url = format!("sqlite:{}", path.display());
-    let options = OpenOptions::from_url(&url, Path::new(""), config.server_name.clone());
-    let opened = match options {
-        Ok(options) => Sqlite::open(options).await,
-        Err(error) => Err(error),
-    };
-    opened.map_err(|error| match &error {
+    OpenOptions::from_url(&url, Path::new(""), config.server_name.clone())
+}
+
+fn not_opened(config: &Config, error: &OpenError) -> Failure {
+    match error {
         OpenError::Locked { .. } => Failure::store("STORE_LOCKED", error),
         OpenError::Format { .. } => Failure::store("STORE_FORMAT", error),
         OpenError::OtherServer { .. } => Failure::store("STORE_OF_ANOTHER_SERVER", error),
-        OpenError::Store(_) => Failure::failed("STORE", with_causes(&error)),
-    })
+        OpenError::OtherKey { expected, found } => {
+            let file: &Path = config.signing_key_file.as_ref();
+            let (file, store) = (file.display(), store_file(config));
+            let store = store.display();
+            let reason = format!(
+                "{file} holds the signing key {found}, but the hub of {store} signs with \
+                 {expected}: with another key, nobody could tell that it is still the same hub. \
+                 Put the file with {expected} back (it is in your backup of `keys`), or name it in \
+                 `signing_key_file`"
+            );
+            Failure::store("STORE_OF_ANOTHER_KEY", reason)
+        }
+        OpenError::Store(_) => Failure::failed("STORE", with_causes(error)),
+    }
 }
 
 /// The same, from a configuration file.
 pub async fn store_of(file: &Path) -> Result<Sqlite, Failure> {
     let inputs = Inputs::of_process(Some(file.to_owned()), Vec::new());
-    store(&config::load(&inputs)?.config).await
+    store(&config::load(&inputs)?.config, None).await
 }
 
 impl OpenHub {
     /// Opens the store and starts a hub on it.
     pub async fn open(config: &Config, material: &Material) -> Result<Self, Failure> {
-        let sqlite = Arc::new(store(config).await?);
+        let key = SigningKeyNote {
+            id: material.signing_key.id(),
+            public: material.signing_key.public(),
+        };
+        let sqlite = Arc::new(store(config, Some(key)).await?);
         let media_dir: &Path = config.store.media_dir.as_ref();
         let media = MediaFiles::new(media_dir).await.map_err(|error| {
             Failure::failed("MEDIA_DIR", format!("{}: {error}", media_dir.display()))
@@ -118,18 +163,18 @@ impl OpenHub {
         Ok(Self {
             hub,
             store: sqlite,
-            server_name: config.server_name.to_string(),
+            server_name: config.server_name.clone(),
         })
     }
 
     /// What operators meet through the socket of a hub that runs.
     pub fn running(&self) -> Arc<dyn Operator> {
-        Arc::new(self.operations(Alone::SharedWithClients))
+        Arc::new(self.operations())
     }
 
     /// What an operator meets who has the store to himself.
-    pub fn alone(&self) -> impl Operator + use<> {
-        self.operations(Alone::AloneOnTheStore)
+    pub fn alone(&self) -> Operations {
+        self.operations()
     }
 
     /// Takes the settings that a reload may change.
@@ -154,98 +199,13 @@ impl OpenHub {
         }
     }
 
-    fn operations(&self, alone: Alone) -> Operations {
+    fn operations(&self) -> Operations {
         Operations {
             hub: Arc::clone(&self.hub),
             server_name: self.server_name.clone(),
-            alone,
         }
     }
 }
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Alone {
-    AloneOnTheStore,
-    SharedWithClients,
-}
-
-/// The operator's verbs.
-struct Operations {
-    hub: Arc<Hub>,
-    server_name: String,
-    alone: Alone,
-}
-
-#[async_trait]
-impl Operator for Operations {
-    async fn ask(&self, request: Request, progress: Progress) -> Result<Json, Refusal> {
-        match request {
-            Request::Status => self.status().await,
-            Request::AddUser {
-                localpart,
-                password,
-                admin,
-            } => {
-                let password = Some(password.reveal().to_owned());
-                let wish = AccountWish {
-                    localpart,
-                    password,
-                    admin,
-                };
-                let user = self.hub.add_user(wish).await?;
-                Ok(json!({ "user_id": user }))
-            }
-            // Entries that arrive while it reads would look like findings.
-            Request::Fsck if self.alone == Alone::SharedWithClients => Err(Refusal::new(
-                Code::BadState,
-                "fsck needs the store at rest: stop the hub first, or check a copy of its files",
-            )),
-            Request::Fsck => self.fsck(&progress).await,
-        }
-    }
-}
-
-impl Operations {
-    async fn status(&self) -> Result<Json, Refusal> {
-        let totals = self.hub.store().totals().await.map_err(|error| {
-            tracing::error!(%error, "the store failed");
-            Refusal::internal()
-        })?;
-        Ok(json!({
-            "server_name": self.server_name,
-            "version": env!("CARGO_PKG_VERSION"),
-            "rooms": totals.rooms, "events": totals.events, "users": totals.users,
-        }))
-    }
-
-    async fn fsck(&self, progress: &Progress) -> Result<Json, Refusal> {
-        let mut tell = |step: fsck::Progress| {
-            if step.rooms.is_multiple_of(FSCK_ROOMS_PER_STEP) {
-                progress.tell(json!({"rooms": step.rooms, "of": step.rooms_all,
-                    "entries": step.entries}));
-            }
-        };
-        let checked = fsck::fsck(self.hub.store().as_ref(), &mut tell).await;
-        let report = checked.map_err(|error| {
-            tracing::error!(%error, "the store failed");
-            Refusal::new(Code::Unknown, format!("the store cannot be read: {error}"))
-        })?;
-        if !report.is_clean() {
-            let total = report.findings.len() as u64 + report.more;
-            let mut text = format!("{total} findings");
-            for finding in &report.findings {
-                text.push_str("\n  ");
-                text.push_str(&finding.to_string());
-            }
-            return Err(Refusal::new(Code::InvalidRoomState, text));
-        }
-        let fsck::Progress { rooms, entries, .. } = report.checked;
-        Ok(json!({"rooms": rooms, "entries": entries, "findings": 0}))
-    }
-}
-
-/// After how many rooms fsck says how far it is.
-const FSCK_ROOMS_PER_STEP: u64 = 1000;
 
 fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
     let Tokens {
@@ -299,7 +259,8 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
     made.map_err(|error| Failure::failed("STORE_DIR", format!("{}: {error}", dir.display())))
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// An error and what caused it, in one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

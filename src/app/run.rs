@@ -1,4 +1,4 @@
-//! How a hub is put together, run and taken down; and the operator's verbs.
+//! How a hub is put together, run and taken down.
 
 use std::{
     future::Future,
@@ -6,13 +6,7 @@ use std::{
 };
 
 use rustls::server::ResolvesServerCert;
-use serde_json::Value as Json;
-use tokio::{
-    net::UdpSocket,
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::UdpSocket, sync::watch, task::JoinSet, time::timeout};
 
 use super::{
     admin::{self, Health},
@@ -23,8 +17,8 @@ use super::{
     listen::Listeners,
     notify::Notify,
     open::OpenHub,
-    operator::{self, Operator as _, Progress, Request},
-    output::{self, Format},
+    operator,
+    output::Format,
     ready::Ready,
     reload::{Reloader, SharedTokens, Tokens},
     signals::{Signal, Signals},
@@ -204,10 +198,8 @@ fn open_doors(
             edge::http::tls::server_config(Arc::clone(certificate) as Arc<dyn ResolvesServerCert>)
                 .map_err(|error| Failure::usage("CERTIFICATE", error))?;
         for listener in listeners.https {
-            // The certificate itself is replaced behind the configuration; see `tls`.
-            let (_, tls) = watch::channel(Arc::clone(&tls));
             let door = https_door(&front, config);
-            let served = edge::http::serve(listener, tls, door, stopping.clone());
+            let served = edge::http::serve(listener, Arc::clone(&tls), door, stopping.clone());
             doors.spawn(async move {
                 served.await;
                 Ok(())
@@ -305,42 +297,6 @@ fn door_broke(ended: Result<Result<(), Failure>, tokio::task::JoinError>) -> Fai
     failure
 }
 
-/// Does an operator's verb: through the running hub, or on the store when there is none.
-pub async fn operate(config: &Config, request: Request, format: Format) -> Result<(), Failure> {
-    let path = config.admin.socket.as_ref();
-    let running = operator::Client::connect(path).await.map_err(|error| {
-        let path = path.display();
-        Failure::failed("OPERATOR_SOCKET", format!("{path}: {error}"))
-    })?;
-    let result = match running {
-        Some(mut hub) => hub
-            .ask(&request, |step| tell_progress(&step))
-            .await
-            .map_err(asked_in_vain)?,
-        None => operate_alone(config, request).await?,
-    };
-    format.print(&as_lines(&result), &result)
-}
-
-/// Opens the store alone, does the verb, closes it.
-async fn operate_alone(config: &Config, request: Request) -> Result<Json, Failure> {
-    let material = Material::read(config)?;
-    let hub = OpenHub::open(config, &material).await?;
-    let (sender, mut steps) = mpsc::channel(PROGRESS_WAITING_MAX);
-    let told = tokio::spawn(async move {
-        while let Some(step) = steps.recv().await {
-            tell_progress(&step);
-        }
-    });
-    let answer = hub.alone().ask(request, Progress::to(sender)).await;
-    hub.close().await;
-    let _ = told.await; // it only prints
-    Ok(answer?)
-}
-
-/// How many steps of progress may wait to be printed.
-const PROGRESS_WAITING_MAX: usize = 16;
-
 /// Shows and checks the whole thing in a temporary directory.
 pub async fn demo(format: Format) -> Result<(), Failure> {
     let json = format == Format::Json;
@@ -354,27 +310,4 @@ fn operator_failure(error: &operator::ServerError) -> Failure {
         operator::ServerError::Answered { .. } => Failure::store("HUB_RUNNING", error),
         _ => Failure::failed("OPERATOR_SOCKET", error),
     }
-}
-
-fn asked_in_vain(error: operator::ClientError) -> Failure {
-    match error {
-        operator::ClientError::Refused { code, message } => Failure::failed(&code, message),
-        operator::ClientError::Io(_) => Failure::failed("OPERATOR_SOCKET", error),
-    }
-}
-
-fn tell_progress(step: &Json) {
-    output::note(&as_lines(step).replace('\n', ", "));
-}
-
-/// A result for people: `name: value`, a line each.
-fn as_lines(result: &Json) -> String {
-    let Json::Object(members) = result else {
-        return result.to_string();
-    };
-    let line = |(name, value): (&String, &Json)| match value {
-        Json::String(text) => format!("{name}: {text}"),
-        other => format!("{name}: {other}"),
-    };
-    members.iter().map(line).collect::<Vec<_>>().join("\n")
 }

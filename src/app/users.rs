@@ -1,35 +1,58 @@
-//! `tramline user add`: from the command line to the request that makes an account.
+//! `tramline user`: from the command line to the request that makes or changes an account.
 
 use std::{
     io::{self, IsTerminal as _},
     path::Path,
 };
 
-use ruma::{ServerName, UserId};
+use ruma::ServerName;
 
 use super::{
+    cli::UserVerb,
     failure::Failure,
     operator::Request,
     secrets::{self, Secret},
 };
 
-/// The request that makes the account `localpart`; asks for a password if no file has it.
-pub fn request(
+/// The request that a verb about an account makes; asks for a password if one is needed and no
+/// file has it. None for the list, which is many requests.
+pub fn request(verb: &UserVerb, server_name: &ServerName) -> Result<Option<Request>, Failure> {
+    let localpart = |given: &str| checked_localpart(given, server_name);
+    Ok(Some(match verb {
+        UserVerb::List(_) => return Ok(None),
+        UserVerb::Add(args) => {
+            let localpart = localpart(&args.localpart)?;
+            Request::AddUser {
+                password: new_password(args.password_file.as_deref(), &localpart, server_name)?,
+                localpart,
+                admin: args.admin,
+            }
+        }
+        UserVerb::Password(args) => {
+            let localpart = localpart(&args.localpart)?;
+            Request::SetPassword {
+                password: new_password(args.password_file.as_deref(), &localpart, server_name)?,
+                localpart,
+            }
+        }
+        UserVerb::Disable(args) => Request::DisableUser {
+            localpart: localpart(&args.localpart)?,
+        },
+        UserVerb::Enable(args) => Request::EnableUser {
+            localpart: localpart(&args.localpart)?,
+        },
+    }))
+}
+
+fn new_password(
+    file: Option<&Path>,
     localpart: &str,
-    password_file: Option<&Path>,
-    admin: bool,
     server_name: &ServerName,
-) -> Result<Request, Failure> {
-    let localpart = checked_localpart(localpart, server_name)?;
-    let password = match password_file {
-        Some(path) => password_from(path)?,
-        None => prompt_twice(&format!("@{localpart}:{server_name}"))?,
-    };
-    Ok(Request::AddUser {
-        localpart,
-        password,
-        admin,
-    })
+) -> Result<Secret, Failure> {
+    match file {
+        Some(path) => password_from(path),
+        None => prompt_twice(&format!("@{localpart}:{server_name}")),
+    }
 }
 
 /// Reads a password from a file, or from stdin where the file is `-`.
@@ -64,7 +87,7 @@ fn prompt_twice(user: &str) -> Result<Secret, Failure> {
     if first != second {
         return Err(Failure::failed(
             "PASSWORD_MISMATCH",
-            "the two passwords differ; no account was made",
+            "the two passwords differ; nothing was changed",
         ));
     }
     Ok(first)
@@ -72,28 +95,30 @@ fn prompt_twice(user: &str) -> Result<Secret, Failure> {
 
 /// New accounts keep to the strict grammar; a whole id of this hub is as good as its localpart.
 fn checked_localpart(given: &str, server_name: &ServerName) -> Result<String, Failure> {
-    let wrong = |reason: String| Failure::failed("M_INVALID_USERNAME", reason);
-    let id = UserId::parse_with_server_name(given, server_name)
-        .map_err(|error| wrong(format!("{given:?}: {error}")))?;
-    if id.server_name() != server_name {
-        let theirs = id.server_name();
-        return Err(wrong(format!(
-            "{given} is of {theirs}, this hub is {server_name}"
-        )));
-    }
+    let wrong = |reason: String| Err(Failure::failed("M_INVALID_USERNAME", reason));
+    let localpart = match given.strip_prefix('@').and_then(|id| id.split_once(':')) {
+        Some((_, theirs)) if theirs != server_name => {
+            return wrong(format!(
+                "{given:?} is of {theirs}, this hub is {server_name}"
+            ));
+        }
+        Some((localpart, _)) => localpart,
+        None => given,
+    };
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._=-/+".contains(c);
-    if id.localpart().is_empty() || !id.localpart().chars().all(allowed) {
-        return Err(wrong(format!(
-            "{:?}: a localpart has only a-z, 0-9 and ._=-/+",
-            id.localpart()
-        )));
+    if localpart.is_empty() || !localpart.chars().all(allowed) {
+        return wrong(format!(
+            "{given:?} is no name for an account: write what stands between @ and : in the \
+             user's id, of a-z, 0-9 and ._=-/+ only; such as ana for @ana:{server_name}"
+        ));
     }
-    Ok(id.localpart().to_owned())
+    Ok(localpart.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::cli::{AddArgs, HubArgs};
 
     fn checked(given: &str) -> Result<String, Failure> {
         checked_localpart(given, "hub.example".try_into().unwrap())
@@ -129,14 +154,20 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "correct horse\n").unwrap();
         let name = "hub.example".try_into().unwrap();
+        let add = UserVerb::Add(AddArgs {
+            localpart: "ana".to_owned(),
+            password_file: Some(file.path().to_owned()),
+            admin: true,
+            hub: HubArgs::default(),
+        });
 
-        let made = request("ana", Some(file.path()), true, name).unwrap();
+        let made = request(&add, name).unwrap();
 
         let expected = Request::AddUser {
             localpart: "ana".to_owned(),
             password: Secret::new("correct horse"),
             admin: true,
         };
-        assert_eq!(made, expected);
+        assert_eq!(made, Some(expected));
     }
 }

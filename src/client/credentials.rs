@@ -5,7 +5,7 @@ use std::{fmt, fs, io::Write as _, os::unix::fs::OpenOptionsExt, path::Path};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::client::{Target, target::HttpsTarget};
+use crate::client::{Target, TargetError, target::HttpsTarget};
 
 /// A device's credentials, as the credential file has them. Parts not yet built are absent.
 #[derive(Clone, Serialize, Deserialize)]
@@ -15,7 +15,8 @@ pub struct Credentials {
     pub user_id: String,
     /// The device.
     pub device_id: String,
-    /// The access token.
+    /// The access token; empty after a logout.
+    #[serde(default)]
     pub access_token: String,
     /// The hub.
     pub server: ServerInfo,
@@ -71,11 +72,25 @@ pub enum CredentialsError {
         /// What it says.
         found: u32,
     },
+    /// Its session was ended.
+    #[error("{path} is logged out; sign in again with --login URL USER --save {path}")]
+    LoggedOut {
+        /// The file.
+        path: String,
+    },
     /// It names no door this program can use.
     #[error("{path} names neither an https nor a coap address")]
     NoDoor {
         /// The file.
         path: String,
+    },
+    /// The door it names cannot be used.
+    #[error("{path}: {source}")]
+    Door {
+        /// The file.
+        path: String,
+        /// Why.
+        source: TargetError,
     },
 }
 
@@ -109,10 +124,44 @@ impl Credentials {
                 found: read.version,
             });
         }
+        if read.access_token.is_empty() {
+            return Err(CredentialsError::LoggedOut { path: name });
+        }
         Ok(read)
     }
 
-    /// Writes a new credential file that only its owner can read; never over an old one.
+    /// Whether this is a credential file without a session: nothing is lost with it.
+    pub fn is_logged_out(path: &Path) -> bool {
+        matches!(Self::read(path), Err(CredentialsError::LoggedOut { .. }))
+    }
+
+    /// Takes the access token out of a credential file; everything else in it stays.
+    pub fn forget_token(path: &Path) -> Result<(), CredentialsError> {
+        let name = path.display().to_string();
+        let io = |source| CredentialsError::Io {
+            path: name.clone(),
+            source,
+        };
+        let path = fs::canonicalize(path).map_err(io)?;
+        let text = fs::read_to_string(&path).map_err(io)?;
+        let mut file: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)
+            .map_err(|source| CredentialsError::Format {
+                path: name.clone(),
+                source,
+            })?;
+        file.remove("access_token");
+        let text = serde_json::to_string_pretty(&file).expect("a map of JSON is always JSON");
+        // Beside it and then in its place: a full disk must not leave half a file.
+        let dir = path.parent().unwrap_or_else(|| Path::new("/"));
+        let mut fresh = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
+        writeln!(fresh, "{text}").map_err(io)?;
+        fresh.as_file().sync_all().map_err(io)?;
+        fresh.persist(&path).map_err(|error| io(error.error))?;
+        Ok(())
+    }
+
+    /// Writes a new credential file that only its owner can read; never over an old one, unless
+    /// that is logged out.
     pub fn write(&self, path: &Path) -> Result<(), CredentialsError> {
         let io = |source| CredentialsError::Io {
             path: path.display().to_string(),
@@ -120,6 +169,9 @@ impl Credentials {
         };
         let text = serde_json::to_string_pretty(self)
             .expect("a struct of strings and options is always JSON");
+        if Self::is_logged_out(path) {
+            fs::remove_file(path).map_err(io)?;
+        }
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -133,15 +185,17 @@ impl Credentials {
 
     /// The door these credentials lead to: CoAP first, for it is the smaller one.
     pub fn target(&self, path: &Path) -> Result<Target, CredentialsError> {
-        let no_door = || CredentialsError::NoDoor {
-            path: path.display().to_string(),
+        let path = || path.display().to_string();
+        let unusable = |source| CredentialsError::Door {
+            path: path(),
+            source,
         };
         if let Some(coap) = &self.server.coap {
-            return Target::parse(&format!("coap://{coap}"), None).map_err(|_| no_door());
+            return Target::parse(&format!("coap://{coap}"), None).map_err(unusable);
         }
+        let no_door = || CredentialsError::NoDoor { path: path() };
         let https = self.server.https.as_ref().ok_or_else(no_door)?;
-        Target::parse(&format!("https://{https}"), self.server.ca_pem.as_deref())
-            .map_err(|_| no_door())
+        Target::parse(&format!("https://{https}"), self.server.ca_pem.as_deref()).map_err(unusable)
     }
 
     /// Notes where the hub was reached.
@@ -170,6 +224,29 @@ mod tests {
         let path = dir.path().join("ana.json");
         fs::write(&path, bytes).unwrap();
         Credentials::read(&path)
+    }
+
+    #[test]
+    fn a_file_without_its_token_is_logged_out_and_may_be_replaced() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ana.json");
+        let of =
+            |token: &str| Credentials::new("@ana:h".to_owned(), "D".to_owned(), token.to_owned());
+        of("planted-secret").write(&path).unwrap();
+        assert!(of("other").write(&path).is_err());
+
+        Credentials::forget_token(&path).unwrap();
+
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("planted-secret"), "{text}");
+        assert!(text.contains("@ana:h"), "{text}");
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        let said = Credentials::read(&path).unwrap_err().to_string();
+        assert!(said.contains("logged out; sign in again"), "{said}");
+        of("fresh").write(&path).unwrap();
+        assert_eq!(Credentials::read(&path).unwrap().access_token, "fresh");
     }
 
     proptest! {

@@ -35,6 +35,14 @@ pub enum ClientError {
         /// The field.
         wanted: &'static str,
     },
+    /// A field of the answer is not what it should be.
+    #[error("`{field}` in the answer: {reason}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// The certificate authority file cannot be used.
     #[error("cannot use the certificate file: {0}")]
     Ca(String),

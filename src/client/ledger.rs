@@ -61,6 +61,15 @@ impl Ledger {
         line.1 += cost;
     }
 
+    /// Everything together.
+    pub fn total(&self) -> Cost {
+        let mut total = Cost::default();
+        for (_, cost) in self.lines.values() {
+            total += *cost;
+        }
+        total
+    }
+
     /// Operation, how often, and the cost of all of them.
     pub fn lines(&self) -> impl Iterator<Item = (&str, u64, Cost)> {
         self.lines

@@ -10,7 +10,7 @@ mod http;
 mod ledger;
 mod target;
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde_json::{Map, Value, json};
@@ -97,6 +97,11 @@ impl Client {
     /// What everything has cost so far, per operation.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Whether the door is datagrams, which can be counted; a stream's cannot.
+    pub fn is_over_udp(&self) -> bool {
+        matches!(self.door, Door::Coap(_))
     }
 
     /// Sends a request and waits for its answer. `operation` is the ledger's line.
@@ -271,9 +276,7 @@ impl Client {
             .call("joined rooms", Call::get(&["joined_rooms"], Vec::new()))
             .await?;
         let rooms = answer.get("joined_rooms").cloned().unwrap_or_default();
-        serde_json::from_value(rooms).map_err(|_| ClientError::Shape {
-            wanted: "joined_rooms",
-        })
+        serde_json::from_value(rooms).map_err(|error| unusable("joined_rooms", &error))
     }
 }
 
@@ -317,8 +320,16 @@ fn text(answer: &Value, field: &'static str) -> Result<String, ClientError> {
         .ok_or(ClientError::Shape { wanted: field })
 }
 
-fn id<T: for<'a> TryFrom<&'a str>>(answer: &Value, field: &'static str) -> Result<T, ClientError> {
-    T::try_from(&text(answer, field)?).map_err(|_| ClientError::Shape { wanted: field })
+fn id<T>(answer: &Value, field: &'static str) -> Result<T, ClientError>
+where
+    T: for<'a> TryFrom<&'a str, Error: Display>,
+{
+    T::try_from(&text(answer, field)?).map_err(|error| unusable(field, &error))
+}
+
+fn unusable(field: &'static str, error: &impl Display) -> ClientError {
+    let reason = error.to_string();
+    ClientError::Field { field, reason }
 }
 
 /// Reads an answer's body: the value, or the refusal it spells.

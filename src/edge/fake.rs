@@ -67,10 +67,11 @@ impl Fake {
     fn known(&self, origin: &Origin) -> Result<(), Refusal> {
         match &origin.credentials {
             Credentials::Token(token) if token == "ana" && !self.revoked.load(Ordering::SeqCst) => {
+                tracing::Span::current().record("user", "@ana:hub.example"); // as the desk does
                 Ok(())
             }
-            Credentials::Token(_) => Err(Refusal::new(Code::UnknownToken, "unknown token")),
             Credentials::Nothing => Err(Refusal::new(Code::MissingToken, "no token")),
+            _ => Err(Refusal::new(Code::UnknownToken, "unknown token")),
         }
     }
 

@@ -1,5 +1,5 @@
 //! What every door has in common: the hub behind it, the routes, and around each request a number,
-//! a span, two metrics and a wall that a panic does not pass.
+//! a span, a line in the log, metrics and a wall that a panic does not pass.
 
 use std::{
     future::Future,
@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt as _;
@@ -76,51 +76,100 @@ impl Front {
         RequestId(self.requests.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Runs `work` as the request `number`: logged, counted, contained.
+    /// Runs `work` as the request that `asked` names: logged, counted, contained.
     ///
-    /// `status` reads the HTTP status off what came out. A panic is a bug of ours and harms this
-    /// request only: the log has it, the client is told so.
-    pub async fn run<T>(
+    /// `finish` makes of its outcome what the door sends, and says what the log tells of that. A
+    /// panic is a bug of ours and harms this request only: the log has it, the client is told so.
+    pub async fn run<T, R>(
         &self,
-        door: Door,
-        endpoint: &'static str,
-        number: RequestId,
-        status: impl FnOnce(&T) -> u16,
+        asked: Asked,
         work: impl Future<Output = Result<T, Refusal>>,
-    ) -> Result<T, Refusal> {
-        let span =
-            tracing::info_span!("request", request = %number, door = door.as_str(), endpoint);
+        finish: impl FnOnce(Result<T, Refusal>) -> (R, Told),
+    ) -> R {
+        let (door, endpoint) = (asked.door.as_str(), asked.endpoint);
+        // An error's span, so that a hub that logs errors only still says whose they were. The desk
+        // fills in the user.
+        let span = tracing::error_span!(
+            "request",
+            request = %asked.number, door, endpoint, user = tracing::field::Empty
+        );
         let started = stopwatch();
-        let outcome = async {
+        let (answer, told) = async {
             let outcome = AssertUnwindSafe(work).catch_unwind().await;
             let outcome = outcome.unwrap_or_else(|_| {
                 tracing::error!("the handler panicked");
                 Err(Refusal::internal())
             });
-            match &outcome {
-                Ok(_) => tracing::debug!("answered"),
-                Err(refusal) => tracing::debug!(status = refusal.status, %refusal, "refused"),
+            let code = outcome.as_ref().err().map(|refusal| refusal.code.errcode());
+            if let Err(refusal) = &outcome {
+                tracing::debug!(%refusal, "refused"); // its words may quote the request
             }
-            outcome
+            let (answer, told) = finish(outcome);
+            asked.log(&told, code, started.elapsed());
+            (answer, told)
         }
         .instrument(span)
         .await;
-        let status = outcome
-            .as_ref()
-            .map_or_else(|refusal| refusal.status, status);
-        counter!(
-            "tramline_requests_total",
-            "door" => door.as_str(), "endpoint" => endpoint, "status" => status.to_string()
-        )
-        .increment(1);
-        histogram!(
-            "tramline_request_seconds",
-            "door" => door.as_str(), "endpoint" => endpoint
-        )
-        .record(started.elapsed().as_secs_f64());
-        outcome
+        asked.count(&told, started.elapsed());
+        answer
     }
 }
+
+/// A request as log and metrics name it.
+pub struct Asked {
+    /// The way it came.
+    pub door: Door,
+    /// What it is for.
+    pub endpoint: &'static str,
+    /// Its number.
+    pub number: RequestId,
+    /// The bytes of its body that have been read so far.
+    pub bytes_in: Arc<AtomicU64>,
+    /// Whether the hub asks itself, on behalf of someone who observes.
+    pub repeats: bool,
+}
+
+/// What log and metrics tell of an answer.
+pub struct Told {
+    /// Its status, as HTTP numbers them.
+    pub status: u16,
+    /// The length of its body, where it is known by now.
+    pub bytes_out: Option<u64>,
+}
+
+impl Asked {
+    /// The one line per request. Nothing in it is the client's own words.
+    fn log(&self, told: &Told, code: Option<&'static str>, took: Duration) {
+        let &Told { status, bytes_out } = told;
+        let bytes_in = self.bytes_in.load(Ordering::Relaxed);
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        if status >= 500 && status != 503 {
+            tracing::warn!(target: REQUESTS, status, code, bytes_in, bytes_out, took_us, "failed");
+        } else if self.repeats {
+            tracing::debug!(target: REQUESTS, status, code, bytes_in, bytes_out, took_us, "looked");
+        } else {
+            tracing::info!(target: REQUESTS, status, code, bytes_in, bytes_out, took_us, "answered");
+        }
+    }
+
+    fn count(&self, told: &Told, took: Duration) {
+        let (door, endpoint) = (self.door.as_str(), self.endpoint);
+        counter!(
+            "tramline_requests_total",
+            "door" => door, "endpoint" => endpoint, "status" => told.status.to_string()
+        )
+        .increment(1);
+        histogram!("tramline_request_seconds", "door" => door, "endpoint" => endpoint)
+            .record(took.as_secs_f64());
+        let bytes = |direction| counter!("tramline_body_bytes_total", "door" => door, "direction" => direction);
+        bytes("up").increment(self.bytes_in.load(Ordering::Relaxed));
+        bytes("down").increment(told.bytes_out.unwrap_or_default());
+    }
+}
+
+/// What the lines about requests are logged as: `log.level = "info,tramline::request=warn"` leaves
+/// the ordinary ones out.
+const REQUESTS: &str = "tramline::request";
 
 #[expect(
     clippy::disallowed_methods,

@@ -12,7 +12,12 @@ mod stall;
 mod tests;
 pub mod tls;
 
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use axum::body::Body;
 use http::{
@@ -24,9 +29,9 @@ use serde_json::{Value, json};
 use self::arriving::Arriving;
 use super::{
     client_api::{Answer, Path, token},
-    front::Front,
+    front::{self, Front, Told},
 };
-use crate::api::{Credentials, Door, Origin, Refusal, RequestId};
+use crate::api::{Code, Credentials, Door, Origin, Refusal, RequestId};
 
 pub use serve::serve;
 
@@ -120,23 +125,26 @@ impl Https {
         let head = request.method() == Method::HEAD;
         let number = self.front.number();
         let (parts, body) = request.into_parts();
-        let body = Arriving::new(body, &parts.headers);
+        let bytes_in = Arc::new(AtomicU64::new(0));
+        let body = Arriving::new(body, &parts.headers, Arc::clone(&bytes_in));
         let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         let target = self.target(&parts.method, parts.uri.path());
         let name = target.as_ref().map_or("Unknown", Target::name);
         let work = async {
+            fits(&parts)?;
             one_host(parts.version, &parts.headers)?;
             let query = parts.uri.query().unwrap_or_default();
             let asked = asked(peer, number, &parts.method, query, parts.headers)?;
             self.dispatch(target?, asked, body).await
         };
-        let status = |response: &Response<Body>| response.status().as_u16();
-        let outcome = self
-            .front
-            .run(Door::Https, name, number, status, work)
-            .await;
-        let mut response =
-            outcome.unwrap_or_else(|refusal| json_response(Answer::of_refusal(refusal)));
+        let asked = front::Asked {
+            door: Door::Https,
+            endpoint: name,
+            number,
+            bytes_in,
+            repeats: false,
+        };
+        let mut response = self.front.run(asked, work, written).await;
         finish(&mut response, number);
         if chunked {
             // hyper hides whether there was a Content-Length too; if another server in front went
@@ -194,6 +202,37 @@ impl Https {
         }
     }
 }
+
+/// What is sent for an outcome.
+fn written(outcome: Result<Response<Body>, Refusal>) -> (Response<Body>, Told) {
+    let response = outcome.unwrap_or_else(|refusal| json_response(Answer::of_refusal(refusal)));
+    let declared = response.headers().get(header::CONTENT_LENGTH); // a file's
+    let told = Told {
+        status: response.status().as_u16(),
+        bytes_out: declared
+            .and_then(|length| length.to_str().ok()?.parse().ok())
+            .or_else(|| hyper::body::Body::size_hint(response.body()).exact()),
+    };
+    (response, told)
+}
+
+/// Refuses headers beyond [`HEADER_BYTES_MAX`]. What is twice as large never comes here: hyper
+/// refuses it with an empty answer.
+fn fits(parts: &http::request::Parts) -> Result<(), Refusal> {
+    let headers = parts.headers.iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len());
+    let query = parts.uri.path_and_query();
+    let size = headers.sum::<usize>() + query.map_or(0, |query| query.as_str().len());
+    if size <= HEADER_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("address and headers have {size} bytes, at most {HEADER_BYTES_MAX}");
+    Err(Refusal::new(Code::TooLarge, message).with_status(431))
+}
+
+/// The most that a request's address and headers may take, in bytes: a long filter in a query, a
+/// token and what proxies add come to half of it.
+const HEADER_BYTES_MAX: usize = 32 * 1024;
 
 /// Nothing here goes by the host, but what stands in front of us may have looked at the other one.
 fn one_host(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {

@@ -67,7 +67,8 @@ impl Clock for StillClock {
 pub(crate) struct TestHub {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: Arc<StillClock>,
-    _dir: TempDir,
+    /// With the database `hub.db` and the files below `media`.
+    pub(crate) dir: TempDir,
 }
 
 /// Someone with a session.
@@ -118,11 +119,7 @@ pub(crate) async fn hub_around(
     })
     .await
     .unwrap();
-    TestHub {
-        hub,
-        clock,
-        _dir: dir,
-    }
+    TestHub { hub, clock, dir }
 }
 
 /// The signing key of every hub in tests: the seed of RFC 8032's first vector.

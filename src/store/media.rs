@@ -30,6 +30,22 @@ pub struct Stored {
     pub size: u64,
 }
 
+/// A file that has come to its end and has no name yet: gone when it is dropped. So whoever decides
+/// late that it may not stay leaves nothing, and takes nothing from another upload of the same bytes.
+#[derive(Debug)]
+#[must_use = "a file that is not kept is gone"]
+pub struct Received {
+    file: NamedTempFile,
+    what: Stored,
+}
+
+impl Received {
+    /// What it will be stored as.
+    pub fn what(&self) -> Stored {
+        self.what
+    }
+}
+
 /// A file was not stored.
 #[derive(Debug, Error)]
 pub enum MediaError<E> {
@@ -62,13 +78,17 @@ impl MediaFiles {
         Ok(Self { dir })
     }
 
-    /// Stores a file as it comes in; it is named, and survives a power cut, when this returns.
-    /// A file that is already there is not written again.
+    /// The same for who only looks, beside a hub that may be writing: changes nothing.
+    pub fn reading(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Writes a file as it comes in. It stays only if it is [kept](Self::keep).
     pub async fn receive<E>(
         &self,
         bytes: impl Stream<Item = Result<Bytes, E>>,
         max: u64,
-    ) -> Result<Stored, MediaError<E>> {
+    ) -> Result<Received, MediaError<E>> {
         // Removes the file when it is dropped, also when we are.
         let unfinished = tempfile::Builder::new()
             .prefix(UNFINISHED)
@@ -89,8 +109,18 @@ impl MediaFiles {
         file.flush().await?;
         file.sync_all().await?;
         let hash = hasher.finalize().into();
-        self.name(unfinished, &hash).await?;
-        Ok(Stored { hash, size })
+        Ok(Received {
+            file: unfinished,
+            what: Stored { hash, size },
+        })
+    }
+
+    /// Stores what was received; it is named, and survives a power cut, when this returns. A file
+    /// that is already there is not written again.
+    pub async fn keep(&self, received: Received) -> io::Result<Stored> {
+        let Received { file, what } = received;
+        self.name(file, &what.hash).await?;
+        Ok(what)
     }
 
     /// A stored file and its length.
@@ -118,7 +148,13 @@ impl MediaFiles {
         sync_dirs(&self.dir, &path).await
     }
 
-    fn path(&self, hash: &[u8; 32]) -> PathBuf {
+    /// The directory they are in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a file is.
+    pub fn path(&self, hash: &[u8; 32]) -> PathBuf {
         let [first, second, ..] = *hash;
         self.dir
             .join(hex::encode([first]))
@@ -139,7 +175,7 @@ async fn sync_dirs(top: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// How the names of files begin that are still being written; no hash in hex does.
-const UNFINISHED: &str = "unfinished-";
+pub(super) const UNFINISHED: &str = "unfinished-";
 
 #[cfg(test)]
 mod tests {
@@ -156,6 +192,11 @@ mod tests {
             .map(|part| Ok(Bytes::from_static(part.as_bytes())))
             .collect();
         stream::iter(parts)
+    }
+
+    async fn store(media: &MediaFiles, parts: &[&'static str], max: u64) -> Stored {
+        let received = media.receive(upload(parts), max).await.unwrap();
+        media.keep(received).await.unwrap()
     }
 
     /// Every file below `dir`, by name.
@@ -176,10 +217,10 @@ mod tests {
     async fn a_file_is_stored_once_under_its_hash() {
         let dir = tempfile::tempdir().unwrap();
         let media = MediaFiles::new(dir.path()).await.unwrap();
-        let stored = media.receive(upload(&["abc", "", "def"]), 6).await.unwrap();
+        let stored = store(&media, &["abc", "", "def"], 6).await;
         assert_eq!(stored.size, 6);
         assert_eq!(stored.hash, <[u8; 32]>::from(Sha256::digest("abcdef")));
-        let again = media.receive(upload(&["abcdef"]), 6).await.unwrap();
+        let again = store(&media, &["abcdef"], 6).await;
         assert_eq!(again, stored);
         let hex = hex::encode(stored.hash);
         let wanted = dir.path().join(&hex[..2]).join(&hex[2..4]).join(&hex);
@@ -202,6 +243,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_is_not_kept_leaves_nothing_and_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let media = MediaFiles::new(dir.path()).await.unwrap();
+        let refused = media.receive(upload(&["same"]), 9).await.unwrap();
+        store(&media, &["same"], 9).await;
+        assert_eq!(files(dir.path()).len(), 2);
+        drop(refused);
+        assert_eq!(files(dir.path()).len(), 1);
+    }
+
+    #[tokio::test]
     async fn an_upload_that_breaks_off_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let media = MediaFiles::new(dir.path()).await.unwrap();
@@ -215,7 +267,7 @@ mod tests {
     async fn unfinished_files_go_at_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
         let media = MediaFiles::new(dir.path()).await.unwrap();
-        media.receive(upload(&["kept"]), 9).await.unwrap();
+        store(&media, &["kept"], 9).await;
         std::fs::write(dir.path().join("unfinished-x1"), "half").unwrap();
         MediaFiles::new(dir.path()).await.unwrap();
         assert_eq!(files(dir.path()).len(), 1);

@@ -15,6 +15,7 @@ pub mod fsck;
 pub mod marker;
 pub mod media;
 pub mod memory;
+mod reads;
 pub mod records;
 pub mod sqlite;
 pub mod write;
@@ -84,9 +85,26 @@ pub enum OpenError {
         /// Who we are.
         wanted: String,
     },
+    /// It was served with another signing key.
+    #[error("the store was served with the signing key {expected}, not with {found}")]
+    OtherKey {
+        /// The id of the key it was first served with.
+        expected: String,
+        /// The id of the one we have.
+        found: String,
+    },
     /// Anything else.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// The public half of the key a hub signs with, as a store remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningKeyNote {
+    /// Its Matrix key id, like `ed25519:a1b2c3d4`.
+    pub id: String,
+    /// Its bytes.
+    pub public: [u8; 32],
 }
 
 /// Everything the hub keeps. One process owns a store.
@@ -119,6 +137,9 @@ pub trait Rooms: Send + Sync + 'static {
     /// Every room's id, for fsck and export, ascending by number after `after`.
     async fn rooms(&self, after: RoomNid, limit: u32) -> Result<Vec<RoomRecord>, StoreError>;
 
+    /// The numbers of rooms, ascending after `after`; also of those whose rows cannot be read.
+    async fn room_numbers(&self, after: RoomNid, limit: u32) -> Result<Vec<RoomNid>, StoreError>;
+
     /// An event by its id, in whichever room.
     async fn event(&self, id: EventHash) -> Result<Option<EventRecord>, StoreError>;
 
@@ -141,6 +162,15 @@ pub trait Rooms: Send + Sync + 'static {
 
     /// The events that make up a state, as numbers, ascending.
     async fn state(&self, state: StateNid) -> Result<Vec<EventNid>, StoreError>;
+
+    /// The events of a state of `room` by their type, ascending by number. What is of no wanted
+    /// type costs nothing, or next to it.
+    async fn state_events(
+        &self,
+        room: RoomNid,
+        state: StateNid,
+        kinds: Kinds<'_>,
+    ) -> Result<Vec<EventRecord>, StoreError>;
 
     /// Pieces of a state of `room`, in the order asked for.
     async fn state_entries(
@@ -224,6 +254,18 @@ pub trait Rooms: Send + Sync + 'static {
     /// The aliases of a room.
     async fn aliases(&self, room: RoomNid) -> Result<Vec<AliasRecord>, StoreError>;
 
+    /// Whether everyone may find a room in the directory.
+    async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError>;
+
+    /// The rooms of the directory that someone is joined to, at most `limit`: those with the most
+    /// first, of equals the older; only what comes after `after` in this order. Costs the members
+    /// of all rooms in the directory.
+    async fn listed(
+        &self,
+        after: Option<(u64, RoomNid)>,
+        limit: u32,
+    ) -> Result<Vec<ListedRecord>, StoreError>;
+
     /// The receipts of a room changed after `since`.
     async fn receipts(
         &self,
@@ -248,7 +290,15 @@ pub trait Accounts: Send + Sync + 'static {
     /// An account.
     async fn user(&self, user: &UserId) -> Result<Option<UserRecord>, StoreError>;
 
-    /// The device a token belongs to, by the token's SHA-256.
+    /// Accounts in the order of their ids after `after`, at most `limit`.
+    async fn users(
+        &self,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<UserSummary>, StoreError>;
+
+    /// The device a token belongs to, by the token's SHA-256; nothing while the account is
+    /// disabled.
     async fn session(&self, token: &[u8; 32]) -> Result<Option<SessionRecord>, StoreError>;
 
     /// A user's profile: field to JSON value.
@@ -332,6 +382,10 @@ pub trait Devices: Send + Sync + 'static {
 pub trait MediaIndex: Send + Sync + 'static {
     /// A file by its media id.
     async fn media(&self, id: &str) -> Result<Option<MediaRecord>, StoreError>;
+
+    /// What is known of every file, by media id after `after`, for fsck: rows that cannot be read
+    /// are told with why, and do not hide the ones after them.
+    async fn media_rows(&self, after: &[u8], limit: u32) -> Result<Vec<MediaRow>, StoreError>;
 
     /// How many bytes a user has uploaded.
     async fn media_used(&self, user: &UserId) -> Result<u64, StoreError>;

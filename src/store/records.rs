@@ -7,6 +7,7 @@ use std::{
 
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
 
+use super::StoreError;
 use crate::{
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership},
@@ -155,6 +156,25 @@ impl EventRecord {
     }
 }
 
+/// Which pieces of a state are read, by their type.
+#[derive(Clone, Copy, Debug)]
+pub enum Kinds<'a> {
+    /// Those of these types, a handful.
+    Only(&'a [&'a str]),
+    /// All but those of these types, a handful.
+    Without(&'a [&'a str]),
+}
+
+impl Kinds<'_> {
+    /// Whether a type is wanted.
+    pub fn want(&self, kind: &str) -> bool {
+        match self {
+            Self::Only(kinds) => kinds.contains(&kind),
+            Self::Without(kinds) => !kinds.contains(&kind),
+        }
+    }
+}
+
 /// The direction in which a log is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -242,6 +262,15 @@ pub struct AliasRecord {
     pub creator: OwnedUserId,
 }
 
+/// A room in the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedRecord {
+    /// The room.
+    pub room: RoomRecord,
+    /// How many users are joined.
+    pub joined: u64,
+}
+
 /// A receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiptRecord {
@@ -279,6 +308,8 @@ pub struct UserRecord {
     pub password: Option<String>,
     /// Whether it is an operator's.
     pub admin: bool,
+    /// Whether the operator has disabled it: nobody logs in to it, and no token of it is known.
+    pub disabled: bool,
     /// When it was made.
     pub created: Timestamp,
 }
@@ -287,6 +318,23 @@ impl std::fmt::Debug for UserRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "UserRecord({})", self.user) // the hash stays out of logs
     }
+}
+
+/// An account among others, with what an operator wants to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserSummary {
+    /// Whose.
+    pub user: OwnedUserId,
+    /// Whether it is an operator's.
+    pub admin: bool,
+    /// Whether the operator has disabled it.
+    pub disabled: bool,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How many devices are logged in.
+    pub devices: u64,
+    /// When one of these was last seen, to the minute or so.
+    pub seen: Option<Timestamp>,
 }
 
 /// Who a token belongs to.
@@ -363,4 +411,13 @@ pub struct MediaRecord {
     pub filename: Option<String>,
     /// When it was stored.
     pub created: Timestamp,
+}
+
+/// A row of what is known of files, readable or not.
+#[derive(Debug)]
+pub struct MediaRow {
+    /// The bytes of its media id, where the next read goes on; they need not be text.
+    pub key: Vec<u8>,
+    /// What it says, or why it cannot be read.
+    pub record: Result<MediaRecord, StoreError>,
 }

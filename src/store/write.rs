@@ -121,6 +121,8 @@ pub enum Write {
     },
     /// An alias goes; conflicts when it does not exist.
     RemoveAlias { alias: OwnedRoomAliasId },
+    /// Whether everyone may find a room in the directory.
+    Listed { room: RoomNid, listed: bool },
     /// A receipt replaces the user's older one of its kind and thread. `position` is the commit's.
     Receipt {
         room: RoomNid,
@@ -135,6 +137,8 @@ pub enum Write {
     },
     /// An account's password as a PHC string.
     Password { user: OwnedUserId, password: String },
+    /// Whether an account is disabled. Its devices are removed by who disables it.
+    Disabled { user: OwnedUserId, disabled: bool },
     /// A device with a session: replaces the device's earlier token, keeps its keys only when the
     /// device already existed for this user.
     Session {

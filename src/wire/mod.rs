@@ -8,5 +8,6 @@ pub mod json;
 pub mod keys;
 pub mod matrix;
 pub mod paths;
+pub mod thin;
 
 pub use error::{DecodeError, Fault};

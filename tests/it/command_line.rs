@@ -1,10 +1,16 @@
 //! What scripts rely on: exit codes, the ready line, the demo.
 
-use std::fs;
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::json;
 
-use crate::hub::{Hub, NAME, run, tramline};
+use crate::hub::{Hub, NAME, block_on, run, tramline};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -28,6 +34,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             "command_line::the_ready_line_names_every_door",
             the_ready_line,
         ),
+        Trial::test(
+            "command_line::the_log_and_the_metrics_tell_of_a_request_and_no_secret",
+            the_log_and_the_metrics,
+        ),
+        Trial::test(
+            "command_line::a_replaced_signing_key_ends_with_3_and_says_what_to_do",
+            a_replaced_key,
+        ),
+        Trial::test(
+            "command_line::fsck_runs_beside_the_hub_and_ends_with_1_on_findings",
+            fsck_beside_the_hub,
+        ),
         Trial::test("command_line::every_verb_has_help_with_an_example", help),
         Trial::test("command_line::wrong_usage_ends_with_2", wrong_usage),
         Trial::test(
@@ -43,6 +61,14 @@ fn the_demo_checks_itself() -> Result<(), Failed> {
         if !said.to_lowercase().contains(wanted) {
             return Err(format!("the demo says nothing of {wanted}:\n{said}").into());
         }
+    }
+    // Every operation has a price over both doors.
+    let table = said
+        .lines()
+        .skip_while(|line| !line.contains("CoAP/CBOR  "));
+    let rows: Vec<_> = table.filter(|line| line.contains(" = ")).collect();
+    if rows.len() < 8 || rows.iter().any(|row| row.matches(" = ").count() != 2) {
+        return Err(format!("an empty cell in the table of bytes:\n{said}").into());
     }
     Ok(())
 }
@@ -101,6 +127,61 @@ fn a_second_hub() -> Result<(), Failed> {
     expect_code(second.status.code(), 3)
 }
 
+fn a_replaced_key() -> Result<(), Failed> {
+    let (hub, other) = (Hub::init()?, Hub::init()?);
+    let key = |hub: &Hub| hub.path().join("keys/signing.pem");
+    let ours = fs::read(key(&hub))?;
+    fs::write(key(&hub), fs::read(key(&other))?)?;
+    let serve = || {
+        tramline()
+            .arg("serve")
+            .arg("--config")
+            .arg(hub.config())
+            .output()
+    };
+    let output = serve()?;
+    expect_code(output.status.code(), 3)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let wanted = [
+        "error[STORE_OF_ANOTHER_KEY]",
+        "signing.pem",
+        "ed25519:",
+        "signing_key_file",
+        "back",
+    ];
+    for wanted in wanted {
+        if !said.contains(wanted) {
+            return Err(format!("{wanted:?} is not in: {said}").into());
+        }
+    }
+    fs::write(key(&hub), ours)?;
+    hub.add_user("ana") // opens the store as `serve` does
+}
+
+fn fsck_beside_the_hub() -> Result<(), Failed> {
+    let hub = Hub::with_users(&[])?;
+    let (code, report) = hub.fsck()?;
+    expect_code(Some(code), 0)?;
+    let summary: serde_json::Value = serde_json::from_str(&report)?;
+    if summary["event"] != "summary" || summary["findings"] != 0 {
+        return Err(format!("no summary: {report}").into());
+    }
+    let stray = hub.path().join("store/media/notes.txt");
+    fs::write(&stray, "mine")?;
+    fs::File::options()
+        .write(true)
+        .open(&stray)?
+        .set_modified(std::time::SystemTime::UNIX_EPOCH)?;
+    let (code, report) = hub.fsck()?;
+    expect_code(Some(code), 1)?;
+    let finding: serde_json::Value =
+        serde_json::from_str(report.lines().next().unwrap_or_default())?;
+    if finding["code"] != "FILE_UNINDEXED" || finding["file"] != "notes.txt" {
+        return Err(format!("no finding: {report}").into());
+    }
+    Ok(())
+}
+
 fn the_ready_line() -> Result<(), Failed> {
     let mut hub = Hub::with_users(&[])?;
     let ready = hub.ready().clone();
@@ -115,12 +196,71 @@ fn the_ready_line() -> Result<(), Failed> {
     expect_code(Some(hub.stop()?), 0)
 }
 
+fn the_log_and_the_metrics() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana"])?;
+    let talk = async {
+        for door in ["https", "coap"] {
+            let mut client = hub.client(door, "ana").await?;
+            let room = client.create_room(json!({"name": "planted-name"})).await?;
+            client.say(&room, "planted-txn", "planted-text").await?;
+        }
+        Ok::<_, Failed>(())
+    };
+    block_on(talk)?;
+
+    let log = hub.log_text();
+    for secret in ["planted-", "secret-ana"] {
+        if log.contains(secret) {
+            return Err(format!("{secret} is in the log:\n{log}").into());
+        }
+    }
+    for (door, endpoint) in [("https", "Login"), ("coap", "Send")] {
+        let span = format!("door=\"{door}\" endpoint=\"{endpoint}\" user=\"@ana:{NAME}\"");
+        let of_it = |line: &&str| line.contains(&span) && line.contains("answered status=200");
+        if log.lines().filter(of_it).count() != 1 {
+            return Err(format!("there is not one line of {span} in:\n{log}").into());
+        }
+    }
+
+    let printed = scrape(&hub)?;
+    let named = |mark: &str| -> BTreeSet<String> {
+        let lines = printed.lines().filter_map(|line| line.strip_prefix(mark));
+        let names = lines.filter_map(|line| line.split(' ').next());
+        names.map(ToOwned::to_owned).collect()
+    };
+    let (typed, helped) = (named("# TYPE "), named("# HELP "));
+    if typed != helped || !typed.contains("tramline_requests_total") {
+        return Err(format!("some metric lacks HELP or TYPE:\n{printed}").into());
+    }
+    Ok(())
+}
+
+/// What `/metrics` says to the operator.
+fn scrape(hub: &Hub) -> Result<String, Failed> {
+    let token = fs::read_to_string(hub.path().join("keys/admin.token"))?;
+    let mut stream = TcpStream::connect(hub.address("admin"))?;
+    let head = "GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n";
+    write!(
+        stream,
+        "{head}Authorization: Bearer {}\r\n\r\n",
+        token.trim()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 fn help() -> Result<(), Failed> {
     for verb in [
         "init",
         "serve",
         "config",
         "user add",
+        "user list",
+        "user password",
+        "user disable",
+        "user enable",
+        "client logout",
         "client",
         "client send",
         "demo",
@@ -155,10 +295,10 @@ fn wrong_usage() -> Result<(), Failed> {
 fn user_add_online() -> Result<(), Failed> {
     let hub = Hub::with_users(&[])?;
     hub.add_user("late")?;
-    crate::hub::block_on(async { hub.client("https", "late").await.map(drop) })
+    block_on(async { hub.client("https", "late").await.map(drop) })
 }
 
-fn expect_code(code: Option<i32>, wanted: i32) -> Result<(), Failed> {
+pub(crate) fn expect_code(code: Option<i32>, wanted: i32) -> Result<(), Failed> {
     if code == Some(wanted) {
         return Ok(());
     }

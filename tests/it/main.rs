@@ -13,8 +13,10 @@ mod clients;
 mod command_line;
 mod durability;
 mod hub;
+mod lab;
 mod oracle;
 mod peers;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -27,7 +29,9 @@ fn main() -> ExitCode {
         clients::trials(),
         command_line::trials(),
         durability::trials(),
+        lab::trials(),
         oracle::trials(),
+        verbs::trials(),
     ]
     .into_iter()
     .flatten()

@@ -14,16 +14,11 @@ use std::{
 
 use async_trait::async_trait;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
-use ruma::{DeviceId, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
 use tramline::{
-    base::{Clock, EventHash, Position, Seq, Timestamp},
-    room::StateKey,
+    base::{Clock, Position, Timestamp},
     store::{
-        AccountDataRecord, Accounts, AliasRecord, Batch, CommitError, Commits, Committed,
-        DeviceKeysRecord, DeviceRecord, Devices, EventNid, EventRecord, LogRecord, MailRecord,
-        MediaIndex, MediaRecord, MembershipRecord, Numbers, Order, ReceiptRecord, RoomNid,
-        RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
-        UserRecord,
+        Accounts, Batch, CommitError, Commits, Committed, Devices, MediaIndex, Numbers, Rooms,
+        StoreError,
         faulty::{Fault, Injected},
         memory::Memory,
     },
@@ -210,65 +205,4 @@ macro_rules! reads {
     };
 }
 
-reads! {
-    Rooms:
-    room(id: &RoomId) -> Option<RoomRecord>;
-    room_by_nid(nid: RoomNid) -> Option<RoomRecord>;
-    rooms(after: RoomNid, limit: u32) -> Vec<RoomRecord>;
-    event(id: EventHash) -> Option<EventRecord>;
-    events(nids: &[EventNid]) -> Vec<EventRecord>;
-    current(room: RoomNid, keys: &[StateKey]) -> Vec<Option<EventRecord>>;
-    current_all(room: RoomNid, kind: Option<&str>) -> Vec<EventRecord>;
-    state(state: StateNid) -> Vec<EventNid>;
-    state_entries(room: RoomNid, state: StateNid, keys: &[StateKey]) -> Vec<Option<EventRecord>>;
-    log(room: RoomNid, from: Seq, to: Seq, order: Order, limit: u32) -> Vec<LogRecord>;
-    seq_at(room: RoomNid, position: Position) -> Seq;
-    places(room: RoomNid, anchor: Seq, limit: u32) -> Vec<EventRecord>;
-    membership(user: &UserId, room: RoomNid) -> Option<MembershipRecord>;
-    memberships(user: &UserId, since: Option<Position>) -> Vec<MembershipRecord>;
-    joined(room: RoomNid, server: Option<&ServerName>) -> Vec<OwnedUserId>;
-    audience(room: RoomNid, server: &ServerName) -> Vec<OwnedUserId>;
-    neighbours(user: &UserId, limit: u32) -> Vec<OwnedUserId>;
-    share_a_room(one: &UserId, other: &UserId) -> bool;
-    txn(key: &TxnKey) -> Option<TxnAnswer>;
-    txns(user: &UserId, device: &DeviceId) -> Vec<(String, String)>;
-    alias(alias: &RoomAliasId) -> Option<AliasRecord>;
-    aliases(room: RoomNid) -> Vec<AliasRecord>;
-    receipts(room: RoomNid, since: Position) -> Vec<ReceiptRecord>;
-    receipts_of(room: RoomNid, user: &UserId) -> Vec<ReceiptRecord>;
-    totals() -> Totals;
-}
-
-reads! {
-    Accounts:
-    user(user: &UserId) -> Option<UserRecord>;
-    session(token: &[u8; 32]) -> Option<SessionRecord>;
-    profile(user: &UserId) -> Vec<(String, String)>;
-    account_data(user: &UserId, since: Position) -> Vec<AccountDataRecord>;
-    account_data_of(user: &UserId, room: Option<&RoomId>, kind: &str) -> Option<String>;
-    filter(user: &UserId, id: u64) -> Option<String>;
-}
-
-reads! {
-    Devices:
-    devices(user: &UserId) -> Vec<DeviceRecord>;
-    device_keys(user: &UserId) -> Vec<DeviceKeysRecord>;
-    one_time_counts(user: &UserId, device: &str) -> Vec<(String, u64)>;
-    one_time_key(user: &UserId, device: &str, key_id: &str) -> Option<String>;
-    mail_waiting(user: &UserId, device: &str) -> (u64, u64);
-    unused_fallbacks(user: &UserId, device: &str) -> Vec<String>;
-    device_changes(user: &UserId, since: Position, to: Position) -> Vec<OwnedUserId>;
-    mail(
-        user: &UserId,
-        device: &str,
-        after: Position,
-        to: Position,
-        limit: u32
-    ) -> Vec<MailRecord>;
-}
-
-reads! {
-    MediaIndex:
-    media(id: &str) -> Option<MediaRecord>;
-    media_used(user: &UserId) -> u64;
-}
+tramline::each_store_read!(reads);

@@ -7,7 +7,7 @@ use super::{
 use crate::app::secrets::Secret;
 
 section! {
-    /// The doors for the operator: health, metrics, and the socket that `tramline user add` uses.
+    /// The doors for the operator: health, metrics, and the socket that `tramline user` uses.
     "admin." Admin {
         /// Where to listen for /livez, /readyz, /metrics and /admin.
         listen: Listen = "127.0.0.1:9090", Restart;

@@ -44,6 +44,13 @@ pub enum ConfigError {
         /// Why not.
         source: io::Error,
     },
+    /// Nobody named a file, there is none where one would be, and nothing else says whose hub
+    /// this is.
+    #[error("no configuration found: {} is not there, and neither --config nor TRAMLINE_CONFIG names another; write one with `tramline init SERVER_NAME`, or name one with --config FILE", path.display())]
+    NotFound {
+        /// Where it looked.
+        path: PathBuf,
+    },
     /// The file is no TOML.
     #[error("{at}: not TOML: {message}")]
     Syntax {
@@ -119,6 +126,7 @@ impl ConfigError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } => "CONFIG_UNREADABLE",
+            Self::NotFound { .. } => "CONFIG_NOT_FOUND",
             Self::Syntax { .. } => "CONFIG_SYNTAX",
             Self::UnknownKey { .. } => "CONFIG_UNKNOWN_KEY",
             Self::NotInThisRelease { .. } => "CONFIG_NOT_IN_THIS_RELEASE",

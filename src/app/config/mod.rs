@@ -143,7 +143,28 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
             settings: reader.settings,
             file: text.map(|_| path),
         }),
-        _ => Err(ConfigErrors(reader.errors)),
+        _ => {
+            let mut errors = reader.errors;
+            if text.is_none() {
+                errors = errors
+                    .into_iter()
+                    .map(|error| without_file(error, &path))
+                    .collect();
+            }
+            Err(ConfigErrors(errors))
+        }
+    }
+}
+
+/// Who has no configuration at all is not helped by the name of its first key.
+fn without_file(error: ConfigError, path: &Path) -> ConfigError {
+    match error {
+        ConfigError::Missing {
+            key: "server_name", ..
+        } => ConfigError::NotFound {
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        },
+        other => other,
     }
 }
 

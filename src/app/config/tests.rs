@@ -95,6 +95,26 @@ fn a_missing_server_name_says_every_way_to_set_it() {
 }
 
 #[test]
+fn without_any_configuration_it_says_where_it_looked_and_how_to_get_one() {
+    let inputs = Inputs {
+        options: vec!["log.level=debug".to_owned()],
+        ..Inputs::default()
+    };
+    let wrong = load(&inputs).unwrap_err().to_string();
+
+    let here = std::env::current_dir().unwrap().join("tramline.toml");
+    for part in [
+        "error[CONFIG_NOT_FOUND]: no configuration found: ",
+        &here.display().to_string(),
+        "`tramline init SERVER_NAME`",
+        "--config FILE",
+    ] {
+        assert!(wrong.contains(part), "{part}: {wrong}");
+    }
+    assert!(!wrong.contains("server_name` has no value"), "{wrong}");
+}
+
+#[test]
 fn a_server_name_that_is_none_is_refused() {
     let wrong = case("server_name = \"not a name\"").wrong();
 
@@ -154,7 +174,31 @@ fn a_section_written_as_a_key_is_told_how_to_write_it() {
 #[test]
 fn a_value_of_the_wrong_kind_names_key_line_and_fix() {
     for (text, key, fix) in [
-        ("[https]\nlisten = 8448", "https.listen", "in quotes"),
+        (
+            "[https]\nlisten = 8448",
+            "https.listen",
+            "in quotes: \"127.0.0.1:8448\"",
+        ),
+        (
+            "[https]\nlisten = \"localhost:8448\"",
+            "https.listen",
+            "names are not looked up; write its address: \"127.0.0.1:8448\"",
+        ),
+        (
+            "[https]\nlisten = \"hub.example:443\"",
+            "https.listen",
+            "\"0.0.0.0:443\" for every address",
+        ),
+        (
+            "[https]\nlisten = \"::1\"",
+            "https.listen",
+            "write the port too: \"[::1]:8448\"",
+        ),
+        (
+            "[https]\nlisten = [8448]",
+            "https.listen",
+            "in quotes: \"127.0.0.1:8448\"",
+        ),
         (
             "[https]\nlisten = \"8448\"",
             "https.listen",

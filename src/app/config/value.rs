@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
@@ -155,13 +155,40 @@ impl Listen {
     }
 
     fn address(text: &str) -> Result<SocketAddr, String> {
-        text.parse().map_err(|_| {
-            let port = text.rsplit(':').next().unwrap_or(text);
-            match port.parse::<u16>() {
-                Ok(port) => format!("write the address too: \"127.0.0.1:{port}\""),
-                Err(_) => "write an IP address and a port: \"127.0.0.1:8448\", or \"off\"".into(),
-            }
-        })
+        text.parse().map_err(|_| Self::fix(text))
+    }
+
+    /// A number is a port without its address, which quotes alone do not mend.
+    fn text(raw: &Raw) -> Result<&str, String> {
+        match raw {
+            Raw::Integer(port) => Err(Self::fix(&port.to_string())),
+            other => other.text(),
+        }
+    }
+
+    /// How to write what was meant.
+    fn fix(text: &str) -> String {
+        if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+            let whole = SocketAddr::from((address, 8448));
+            return format!("write the port too: \"{whole}\"");
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let Ok(port) = port.parse::<u16>() else {
+            return "write an IP address and a port: \"127.0.0.1:8448\", or \"off\"".to_owned();
+        };
+        let here = format!("\"127.0.0.1:{port}\"");
+        match host {
+            "" => format!(
+                "write the address too, in quotes: {here} for this machine only, \
+                 \"0.0.0.0:{port}\" for every address it has"
+            ),
+            "localhost" => format!("names are not looked up; write its address: {here}"),
+            "*" => format!("write \"0.0.0.0:{port}\" for every address of this machine"),
+            _ => format!(
+                "{host:?} is not an IP address, and names are not looked up; write {here} for \
+                 this machine only, \"0.0.0.0:{port}\" for every address it has, or one of them"
+            ),
+        }
     }
 }
 
@@ -170,9 +197,9 @@ impl Value for Listen {
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         let texts: Vec<&str> = match raw {
-            Raw::List(items) => items.iter().map(Raw::text).collect::<Result<_, _>>()?,
+            Raw::List(items) => items.iter().map(Self::text).collect::<Result<_, _>>()?,
             Raw::Word(word) => word.split(',').map(str::trim).collect(),
-            other => vec![other.text()?],
+            other => vec![Self::text(other)?],
         };
         if texts.is_empty() {
             return Err("write \"off\" for no listener".to_owned());

@@ -1,7 +1,8 @@
 //! `tramline demo`: the main job, start to end, on real sockets, and every claim checked.
 //!
 //! A hub runs as its own process in a temporary directory, so that it can really be killed. One
-//! user speaks CoAP/CBOR, the other HTTPS/JSON. What is printed is what was checked.
+//! user speaks CoAP/CBOR, the other HTTPS/JSON; two more do the same with the doors swapped, so
+//! that each operation has its price over both. What is printed is what was checked.
 #![expect(
     clippy::indexing_slicing,
     reason = "indexing a JSON value gives null where there is nothing"
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use self::child::HubProcess;
 use crate::{
     app::clock::world,
-    client::{Client, ClientError, Cost, Target},
+    client::{Call, Client, ClientError, Cost, Target},
 };
 
 /// How many messages each user sends while the hub is killed.
@@ -32,8 +33,8 @@ const KILL_AFTER: usize = 25;
 pub async fn run(out: &mut dyn Write, json: bool) -> anyhow::Result<()> {
     let dir = tempfile::tempdir().context("no temporary directory")?;
     let mut demo = Demo { out, json };
-    demo.say("a hub in a directory of its own, on SQLite; two users")?;
-    let mut hub = HubProcess::init(dir.path(), &["ana", "bob"])?;
+    demo.say("a hub in a directory of its own, on SQLite; four users")?;
+    let mut hub = HubProcess::init(dir.path(), &["ana", "bob", "cy", "dee"])?;
     hub.start()?;
     demo.note("ready", hub.ready())?;
 
@@ -41,14 +42,19 @@ pub async fn run(out: &mut dyn Write, json: bool) -> anyhow::Result<()> {
     let mut bob = User::log_in(&hub, "bob", "https").await?;
     demo.say("ana is in over CoAP/CBOR, bob over HTTPS/JSON")?;
     let room = demo.talk(&mut ana, &mut bob).await?;
+    let mut cy = User::log_in(&hub, "cy", "https").await?;
+    let mut dee = User::log_in(&hub, "dee", "coap").await?;
+    demo.say("the same with the doors swapped: cy is in over HTTPS/JSON, dee over CoAP/CBOR")?;
+    demo.talk(&mut cy, &mut dee).await?;
     let acked = demo
         .kill_mid_stream(&mut hub, &mut ana, &mut bob, &room)
         .await?;
+    demo.check_history(&mut ana, &room, &acked).await?;
     demo.check_history(&mut bob, &room, &acked).await?;
 
     hub.stop()?;
     demo.show_log(dir.path(), &room, &acked).await?;
-    demo.show_bytes(&ana, &bob)?;
+    demo.show_bytes(&[ana, bob, cy, dee])?;
     demo.say("all of it held")
 }
 
@@ -57,7 +63,7 @@ struct Demo<'a> {
     json: bool,
 }
 
-/// One of the two people.
+/// One of the people.
 struct User {
     name: &'static str,
     door: &'static str,
@@ -135,63 +141,66 @@ impl Demo<'_> {
     }
 
     /// Create, invite, join, talk, change state, redact, page back.
-    async fn talk(&mut self, ana: &mut User, bob: &mut User) -> anyhow::Result<OwnedRoomId> {
+    async fn talk(&mut self, host: &mut User, guest: &mut User) -> anyhow::Result<OwnedRoomId> {
         let wish = json!({
             "room_version": "12", "preset": "private_chat", "name": "Thin links",
-            "invite": ["@bob:demo.example"],
+            "invite": [format!("@{}:demo.example", guest.name)],
         });
-        let room = ana.client.create_room(wish).await?;
+        let room = host.client.create_room(wish).await?;
         ensure!(
             !room.as_str().contains(':'),
             "a v12 room id names no server, this is {room}"
         );
-        self.did(ana, &format!("creates a v12 room and invites bob: {room}"))?;
+        let what = format!("creates a v12 room and invites {}: {room}", guest.name);
+        self.did(host, &what)?;
 
-        let invited = bob.client.sync(None, 0).await?;
+        let invited = guest.client.sync(None, 0).await?;
         ensure!(
             !invited["rooms"]["invite"][room.as_str()].is_null(),
-            "bob's first sync shows no invite: {invited}"
+            "{}'s first sync shows no invite: {invited}",
+            guest.name
         );
-        bob.client.join(room.as_str()).await?;
-        self.did(bob, "sees the invite in his sync and joins")?;
+        guest.client.join(room.as_str()).await?;
+        self.did(guest, "sees the invite in the first sync and joins")?;
 
-        let hello = ana
+        let hello = host
             .client
             .say(&room, "hello", "Meet me at the station")
             .await?;
-        self.did(ana, &format!("«Meet me at the station»  {hello}"))?;
+        self.did(host, &format!("«Meet me at the station»  {hello}"))?;
         let since = invited["next_batch"]
             .as_str()
             .unwrap_or_default()
             .to_owned();
-        let news = bob.client.sync(Some(&since), 5_000).await?;
+        let news = guest.client.sync(Some(&since), 5_000).await?;
         ensure!(
             timeline_has(&news, &room, &hello),
-            "bob's sync misses {hello}: {news}"
+            "{}'s sync misses {hello}: {news}",
+            guest.name
         );
-        self.did(bob, "reads it in his next sync")?;
+        self.did(guest, "reads it in the next sync")?;
 
-        let again = ana
+        let again = host
             .client
             .say(&room, "hello", "Meet me at the station")
             .await?;
         ensure!(again == hello, "a retry made a second event: {again}");
         self.did(
-            ana,
+            host,
             "sends it again with the same transaction id: same event, no second one",
         )?;
 
-        let answer = bob.client.say(&room, "answer", "Which one?").await?;
-        self.did(bob, &format!("«Which one?»  {answer}"))?;
+        let answer = guest.client.say(&room, "answer", "Which one?").await?;
+        self.did(guest, &format!("«Which one?»  {answer}"))?;
         let topic = json!({"topic": "the one by the river"});
-        ana.client
+        host.client
             .set_state(&room, "m.room.topic", "", topic)
             .await?;
-        self.did(ana, "sets the topic")?;
-        ana.client.redact(&room, &hello, "redact-hello").await?;
-        self.did(ana, "redacts her first message")?;
-        self.check_page(bob, &room, &hello, &answer).await?;
-        self.check_refusal(bob, &room).await?;
+        self.did(host, "sets the topic")?;
+        host.client.redact(&room, &hello, "redact-hello").await?;
+        self.did(host, "redacts the first message")?;
+        self.check_page(guest, &room, &hello, &answer).await?;
+        self.check_refusal(guest, &room).await?;
         Ok(room)
     }
 
@@ -225,13 +234,14 @@ impl Demo<'_> {
     }
 
     async fn check_refusal(&mut self, user: &mut User, room: &OwnedRoomId) -> anyhow::Result<()> {
-        let name = json!({"name": "Bob's room"});
-        let refused = user.client.set_state(room, "m.room.name", "", name).await;
+        let name = json!({"name": "My room"});
+        let path = ["rooms", room.as_str(), "state", "m.room.name", ""];
+        let refused = user.client.call("be refused", Call::put(&path, name)).await;
         match refused {
             Err(ClientError::Refused { errcode, error, .. }) if errcode == "M_FORBIDDEN" => {
                 self.did(user, &format!("may not rename the room: {error}"))
             }
-            other => bail!("bob could rename the room: {other:?}"),
+            other => bail!("{} could rename the room: {other:?}", user.name),
         }
     }
 
@@ -354,17 +364,14 @@ impl Demo<'_> {
         ))
     }
 
-    fn show_bytes(&mut self, ana: &User, bob: &User) -> anyhow::Result<()> {
-        let lines = |user: &User| {
-            let mut all = user.costs.clone();
-            for (operation, count, cost) in user.client.ledger().lines() {
-                let line = all.entry(operation.to_owned()).or_default();
-                line.0 += count;
-                line.1 += cost;
-            }
-            all
-        };
-        let (coap, https) = (lines(ana), lines(bob));
+    fn show_bytes(&mut self, users: &[User]) -> anyhow::Result<()> {
+        let [coap, https] = ["coap", "https"].map(|door| costs(users, door));
+        for (door, other) in [(&coap, &https), (&https, &coap)] {
+            let missing = other
+                .keys()
+                .find(|operation| !door.contains_key(*operation));
+            ensure!(missing.is_none(), "{missing:?} was done over one door only");
+        }
         if !self.json {
             writeln!(
                 self.out,
@@ -404,6 +411,23 @@ impl Demo<'_> {
         }
         Ok(())
     }
+}
+
+/// What everyone spent at a door, by operation.
+fn costs(users: &[User], door: &str) -> BTreeMap<String, (u64, Cost)> {
+    let mut all: BTreeMap<String, (u64, Cost)> = BTreeMap::new();
+    for user in users.iter().filter(|user| user.door == door) {
+        let earlier = user
+            .costs
+            .iter()
+            .map(|(name, (n, cost))| (name.as_str(), *n, *cost));
+        for (operation, count, cost) in earlier.chain(user.client.ledger().lines()) {
+            let line = all.entry(operation.to_owned()).or_default();
+            line.0 += count;
+            line.1 += cost;
+        }
+    }
+    all
 }
 
 fn average((count, cost): &(u64, Cost)) -> [u64; 2] {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use ruma::OwnedUserId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::{
@@ -45,8 +46,28 @@ pub enum Request {
         /// Whether it is an operator's.
         admin: bool,
     },
-    /// Walk the chains and rebuild the state.
-    Fsck,
+    /// Tell the accounts, a page at a time.
+    ListUsers {
+        /// The user id that the page before ended with.
+        after: Option<OwnedUserId>,
+    },
+    /// Give an account another password and end all its sessions.
+    SetPassword {
+        /// Its localpart.
+        localpart: String,
+        /// The password.
+        password: Secret,
+    },
+    /// End all sessions of an account and let nobody log in to it.
+    DisableUser {
+        /// Its localpart.
+        localpart: String,
+    },
+    /// Let somebody log in again.
+    EnableUser {
+        /// Its localpart.
+        localpart: String,
+    },
 }
 
 /// What the hub answers.

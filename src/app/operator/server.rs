@@ -1,10 +1,11 @@
 //! The hub's end of the operator's socket.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, mpsc},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 
@@ -87,19 +88,20 @@ impl Server {
 
     /// Answers until it is dropped.
     pub async fn run(self, operator: Arc<dyn Operator>) {
-        let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let lobby = Arc::new(Lobby::default());
         loop {
-            let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
-                return;
-            };
             match self.listener.accept().await {
                 Ok((stream, _)) if self.is_owner(&stream) => {
-                    let operator = Arc::clone(&operator);
+                    let Some(place) = place(&places, &lobby).await else {
+                        return;
+                    };
+                    let (operator, lobby) = (Arc::clone(&operator), Arc::clone(&lobby));
                     tokio::spawn(async move {
-                        if let Err(error) = converse(stream, operator).await {
+                        if let Err(error) = converse(stream, operator, &lobby).await {
                             tracing::debug!(%error, "the operator's connection broke");
                         }
-                        drop(permit);
+                        drop(place);
                     });
                 }
                 Ok(_) => tracing::warn!("somebody else tried the operator's socket"),
@@ -125,10 +127,69 @@ impl Drop for Server {
     }
 }
 
-async fn converse(stream: UnixStream, operator: Arc<dyn Operator>) -> io::Result<()> {
+/// A place for whoever came: a free one, or that of the connection which has asked nothing for
+/// longest. When all are at work, the first that is done.
+async fn place(places: &Arc<Semaphore>, lobby: &Lobby) -> Option<OwnedSemaphorePermit> {
+    if let Ok(free) = Arc::clone(places).try_acquire_owned() {
+        return Some(free);
+    }
+    lobby.dismiss_the_first();
+    Arc::clone(places).acquire_owned().await.ok()
+}
+
+/// The connections that ask nothing at the moment, in the order in which they fell silent.
+#[derive(Default)]
+struct Lobby(Mutex<Silent>);
+
+#[derive(Default)]
+struct Silent {
+    next: u64,
+    waiting: BTreeMap<u64, Arc<Notify>>,
+}
+
+impl Lobby {
+    /// Waits for `request`; none when the place is needed for somebody else. A request that has
+    /// been read is always answered.
+    async fn wait<T>(&self, request: impl Future<Output = T>) -> Option<T> {
+        let dismissed = Arc::new(Notify::new());
+        let turn = self.enter(Arc::clone(&dismissed));
+        let request = tokio::select! {
+            request = request => request,
+            () = dismissed.notified() => return None,
+        };
+        self.leave(turn).then_some(request)
+    }
+
+    fn enter(&self, dismissed: Arc<Notify>) -> u64 {
+        let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = silent.next;
+        silent.next += 1;
+        silent.waiting.insert(turn, dismissed);
+        turn
+    }
+
+    /// Whether it was still there.
+    fn leave(&self, turn: u64) -> bool {
+        let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.waiting.remove(&turn).is_some()
+    }
+
+    fn dismiss_the_first(&self) {
+        let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, first)) = silent.waiting.pop_first() {
+            first.notify_one();
+        }
+    }
+}
+
+async fn converse(
+    stream: UnixStream,
+    operator: Arc<dyn Operator>,
+    lobby: &Lobby,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
-    while let Some(request) = next_request(&mut reader, &mut writer).await? {
+    while let Some(request) = next_request(&mut reader, &mut writer, lobby).await? {
         answer(request, &*operator, &mut writer).await?;
     }
     Ok(())
@@ -138,16 +199,21 @@ async fn converse(stream: UnixStream, operator: Arc<dyn Operator>) -> io::Result
 async fn next_request(
     reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
+    lobby: &Lobby,
 ) -> io::Result<Option<Request>> {
     let wrong = |message: String| Answer::Refused {
         code: "OPERATOR_REQUEST".to_owned(),
         message,
     };
-    let line = match timeout(IDLE_MAX, read_line(reader)).await? {
+    let read = lobby.wait(timeout(IDLE_MAX, read_line(reader))).await;
+    let Some(read) = read else {
+        return Ok(None);
+    };
+    let line = match read? {
         Ok(Some(line)) => line,
         Ok(None) => return Ok(None),
         Err(error) => {
-            write_line(writer, &wrong(error.to_string())).await?;
+            tell(writer, &wrong(error.to_string())).await?;
             return Ok(None);
         }
     };
@@ -157,7 +223,7 @@ async fn next_request(
         Err(error) => {
             let column = error.column();
             let message = format!("not a request this hub knows, at column {column}");
-            write_line(writer, &wrong(message)).await?;
+            tell(writer, &wrong(message)).await?;
             Ok(None)
         }
     }
@@ -173,16 +239,21 @@ async fn answer(
     let result = loop {
         tokio::select! {
             biased;
-            Some(step) = steps.recv() => write_line(writer, &Answer::Progress(step)).await?,
+            Some(step) = steps.recv() => tell(writer, &Answer::Progress(step)).await?,
             result = &mut work => break result,
         }
     };
     drop(work);
     while let Ok(step) = steps.try_recv() {
-        write_line(writer, &Answer::Progress(step)).await?;
+        tell(writer, &Answer::Progress(step)).await?;
     }
     let answer = result.map_or_else(Answer::from, Answer::Done);
-    write_line(writer, &answer).await
+    tell(writer, &answer).await
+}
+
+/// Says something to who may have stopped reading.
+async fn tell(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
+    timeout(WRITE_MAX, write_line(writer, answer)).await?
 }
 
 fn prepare_dir(path: &Path) -> io::Result<()> {
@@ -241,10 +312,14 @@ async fn remove_stale(path: &Path) -> Result<(), ServerError> {
 }
 
 /// Operators at work at the same time; more than one script is already unusual.
-const CONNECTIONS_MAX: usize = 16;
+pub(super) const CONNECTIONS_MAX: usize = 16;
 
-/// How long a connection may sit between two requests.
-const IDLE_MAX: Duration = Duration::from_mins(1);
+/// How long a connection may take to send a request, the first as any other: a program on this
+/// machine has it ready when it connects.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+
+/// How long a line may wait for an operator's program that does not read.
+const WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// How long to wait when the system is short of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,11 +1,13 @@
 //! The endpoints, from `api`'s list: path, method, how a request is read and a reply written.
 //!
-//! The work is ruma's. The two endpoints that are not Matrix's own (registration by shared secret,
-//! at the paths Synapse's tools use) are written out here.
+//! The work is ruma's. Written out here are the two endpoints that are not Matrix's own
+//! (registration by shared secret, at the paths Synapse's tools use), and two whose answers say
+//! that there is nothing in a way ruma cannot.
 
 use http::Method;
 use ruma::api::{
     IncomingRequestExt as _, Metadata as _, OutgoingResponse, OutgoingResponseExt as _,
+    client::{account::get_3pids, voip::get_turn_server_info},
     error::{FromHttpRequestError, IntoHttpError},
     path_builder::PathBuilder as _,
 };
@@ -18,6 +20,10 @@ macro_rules! endpoints {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Endpoint {
             $($(#[$doc])* $name,)*
+            /// `GET /voip/turnServer`
+            TurnServer,
+            /// `GET /account/3pid`
+            ThirdPartyIds,
             /// `GET /_synapse/admin/v1/register`
             RegisterNonce,
             /// `POST /_synapse/admin/v1/register`
@@ -27,12 +33,20 @@ macro_rules! endpoints {
         #[expect(deprecated, reason = "old clients still ask for the unauthenticated media config")]
         impl Endpoint {
             /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$name,)* Self::RegisterNonce, Self::RegisterWithSecret];
+            pub const ALL: &[Self] = &[
+                $(Self::$name,)*
+                Self::TurnServer,
+                Self::ThirdPartyIds,
+                Self::RegisterNonce,
+                Self::RegisterWithSecret,
+            ];
 
             /// The name for logs and metrics; the same as [`Command::name`].
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)*
+                    Self::TurnServer => "TurnServer",
+                    Self::ThirdPartyIds => "ThirdPartyIds",
                     Self::RegisterNonce => "RegisterNonce",
                     Self::RegisterWithSecret => "RegisterWithSecret",
                 }
@@ -42,7 +56,7 @@ macro_rules! endpoints {
             pub const fn method(self) -> Method {
                 match self {
                     $(Self::$name => ruma::api::client::$($path)::+::Request::METHOD,)*
-                    Self::RegisterNonce => Method::GET,
+                    Self::TurnServer | Self::ThirdPartyIds | Self::RegisterNonce => Method::GET,
                     Self::RegisterWithSecret => Method::POST,
                 }
             }
@@ -53,6 +67,10 @@ macro_rules! endpoints {
                     $(Self::$name => {
                         ruma::api::client::$($path)::+::Request::PATH_BUILDER.all_paths().collect()
                     })*
+                    Self::TurnServer => {
+                        get_turn_server_info::v3::Request::PATH_BUILDER.all_paths().collect()
+                    }
+                    Self::ThirdPartyIds => get_3pids::v3::Request::PATH_BUILDER.all_paths().collect(),
                     Self::RegisterNonce | Self::RegisterWithSecret => vec![REGISTER_WITH_SECRET],
                 }
             }
@@ -69,6 +87,8 @@ macro_rules! endpoints {
                             request, arguments,
                         )?,
                     )),)*
+                    Self::TurnServer => Command::TurnServer,
+                    Self::ThirdPartyIds => Command::ThirdPartyIds,
                     Self::RegisterNonce => Command::RegisterNonce,
                     Self::RegisterWithSecret => Command::RegisterWithSecret(Box::new(
                         serde_json::from_slice(request.body())?,
@@ -81,10 +101,14 @@ macro_rules! endpoints {
         pub(super) fn written(reply: Reply) -> Result<(u16, Vec<u8>), IntoHttpError> {
             match reply {
                 $(Reply::$name(response) => rendered(*response),)*
+                Reply::TurnServer => Ok((200, b"{}".to_vec())),
+                Reply::ThirdPartyIds => Ok((200, br#"{"threepids":[]}"#.to_vec())),
                 Reply::RegisterNonce { nonce } => {
                     Ok((200, serde_json::to_vec(&serde_json::json!({ "nonce": nonce }))?))
                 }
                 Reply::RegisterWithSecret(response) => rendered(*response),
+                // No path of this API leads to them.
+                Reply::Thin(_) | Reply::Linking(_) => Ok((404, b"{}".to_vec())),
             }
         }
     };

@@ -71,7 +71,9 @@ impl Match {
             .method(self.endpoint.method())
             .uri(format!("/?{query}"))
             .body(body)
-            .map_err(|_| Refusal::invalid_param("the query is not valid in a URL"))?;
+            .map_err(|error| {
+                Refusal::invalid_param(format!("the query is not valid in a URL: {error}"))
+            })?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         self.endpoint
             .command(request, &arguments)

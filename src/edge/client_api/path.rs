@@ -93,8 +93,13 @@ pub fn percent_decoded(raw: &str) -> Result<Cow<'_, str>, Refusal> {
         bytes.push(byte);
         rest = after;
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Refusal::invalid_param("the URL decodes to something that is not UTF-8"))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        // what it holds is not repeated: it may be a token
+        let error = error.utf8_error();
+        Refusal::invalid_param(format!(
+            "the URL decodes to something that is not UTF-8: {error}"
+        ))
+    })?;
     Ok(Cow::Owned(text))
 }
 

@@ -124,6 +124,28 @@ fn every_endpoint_is_found_at_each_of_its_paths() {
 }
 
 #[test]
+fn what_this_hub_does_not_have_is_said_as_clients_expect_it() {
+    use ruma::api::client::thirdparty::get_protocols;
+    let none = get_protocols::v3::Response::new(std::collections::BTreeMap::new());
+    for (path, reply, wanted) in [
+        ("voip/turnServer", Reply::TurnServer, "{}"),
+        ("account/3pid", Reply::ThirdPartyIds, r#"{"threepids":[]}"#),
+        (
+            "thirdparty/protocols",
+            Reply::Protocols(Box::new(none)),
+            "{}",
+        ),
+    ] {
+        for version in ["r0", "v3"] {
+            let command = read("GET", &format!("/_matrix/client/{version}/{path}"), "").unwrap();
+            assert_eq!(command.name(), format!("{reply:?}"));
+        }
+        let answer = Answer::of(Ok(reply));
+        assert_eq!((answer.status, answer.body), (200, wanted.into()), "{path}");
+    }
+}
+
+#[test]
 fn an_absent_body_is_an_empty_object_unless_it_would_be_kept() {
     assert!(read("POST", "/_matrix/client/v3/rooms/!a:b/leave", "").is_ok());
     let kept = read(

@@ -41,6 +41,7 @@ fn bearer(value: &[u8]) -> Result<String, Refusal> {
             "the Authorization header must be `Bearer` and a token",
         )
     };
+    // of what is wrong with a secret nothing is said
     let value = std::str::from_utf8(value).map_err(|_| refused())?;
     let (scheme, token) = value.trim().split_once(' ').ok_or_else(refused)?;
     if !scheme.eq_ignore_ascii_case("bearer") {

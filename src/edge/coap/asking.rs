@@ -1,6 +1,10 @@
 //! One request through the hub, from the words of a client to the words of an answer.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -11,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{Command, Door, Origin, Refusal, Reply},
-    edge::front::Front,
+    edge::front::{self, Front, Told},
     session::coap::{Request, Response},
 };
 
@@ -60,15 +64,26 @@ impl Asking {
                 }),
             }
         };
-        let status = |outcome: &Outcome| outcome.status;
-        match self
-            .front
-            .run(self.door, endpoint, number, status, work)
-            .await
-        {
-            Ok(outcome) => (outcome.response, outcome.watch),
-            Err(refusal) => (form.fault(refusal.into()), None),
-        }
+        let named = front::Asked {
+            door: self.door,
+            endpoint,
+            number,
+            bytes_in: Arc::new(AtomicU64::new(length(&self.request.payload))),
+            repeats: false,
+        };
+        let written = |outcome: Result<Outcome, Refusal>| {
+            let outcome = outcome.unwrap_or_else(|refusal| Outcome {
+                status: refusal.status,
+                response: form.fault(refusal.into()),
+                watch: None,
+            });
+            let told = Told {
+                status: outcome.status,
+                bytes_out: Some(length(&outcome.response.payload)),
+            };
+            ((outcome.response, outcome.watch), told)
+        };
+        self.front.run(named, work, written).await
     }
 
     async fn ask(
@@ -96,4 +111,8 @@ impl Asking {
             watch,
         })
     }
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }

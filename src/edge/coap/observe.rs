@@ -16,7 +16,10 @@ use tokio::{
 use super::{driver::Done, profile::Form};
 use crate::{
     api::{Command, Origin, Refusal, Reply},
-    edge::{client_api::Answer, front::Front},
+    edge::{
+        client_api::Answer,
+        front::{Asked, Front, Told},
+    },
     session::coap::ObservationId,
 };
 
@@ -109,6 +112,7 @@ impl Watch {
                 Err(refusal) => (Answer::of_refusal(refusal), true),
             };
             let response = self.form.response(answer);
+            tracing::debug!(?observation, bytes = response.payload.len(), "pushed");
             if report
                 .send(Done::News {
                     observation,
@@ -126,7 +130,6 @@ impl Watch {
 
     async fn ask(&self, front: &Front) -> Result<SyncResponse, Refusal> {
         let number = front.number();
-        let door = self.origin.door;
         let origin = Origin {
             request: number,
             ..self.origin.clone()
@@ -138,7 +141,23 @@ impl Watch {
                 _ => Err(Refusal::internal()),
             }
         };
-        front.run(door, "Sync", number, |_| 200, work).await
+        let asked = Asked {
+            door: self.origin.door,
+            endpoint: "Sync",
+            number,
+            bytes_in: Arc::default(),
+            repeats: true,
+        };
+        let told = |outcome: Result<SyncResponse, Refusal>| {
+            let told = Told {
+                status: outcome
+                    .as_ref()
+                    .map_or_else(|refusal| refusal.status, |_| 200),
+                bytes_out: None, // what is pushed is written later, if anything is
+            };
+            (outcome, told)
+        };
+        front.run(asked, work, told).await
     }
 }
 

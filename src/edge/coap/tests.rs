@@ -518,7 +518,30 @@ async fn no_secret_reaches_the_log() {
         )
         .await;
 
+    let send = [
+        "_matrix",
+        "client",
+        "v3",
+        "rooms",
+        "!planted-5:b",
+        "send",
+        "m.text",
+        "planted-6",
+    ];
+    let message = as_ana(Request::new(Code::PUT, &send));
+    client
+        .ask(cbor_body(
+            message,
+            &json!({"body": "planted-7"}),
+            KeyForm::Text,
+        ))
+        .await;
+
     let log = Log::text();
+    assert!(
+        log.contains("user=\"@ana:hub.example\"}: tramline::request: answered status=200"),
+        "{log}"
+    );
     assert!(
         log.contains("endpoint=\"Login\"") && log.contains("door=\"coap\""),
         "{log}"

@@ -5,7 +5,14 @@
 //! why. So what is refused is still read for a while and thrown away; unless the client waits to
 //! be told to send it (`Expect`), when the refusal is what it waits for.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -22,12 +29,15 @@ pub(super) struct Arriving {
     body: Option<Incoming>,
     /// Whether the client sends without being asked to.
     comes_unasked: bool,
+    /// How many of its bytes somebody wanted, for the log.
+    read: Arc<AtomicU64>,
 }
 
 impl Arriving {
-    pub(super) fn new(body: Incoming, headers: &HeaderMap) -> Self {
+    pub(super) fn new(body: Incoming, headers: &HeaderMap, read: Arc<AtomicU64>) -> Self {
         Self {
             body: Some(body),
+            read,
             comes_unasked: !headers.contains_key(header::EXPECT),
         }
     }
@@ -48,7 +58,11 @@ impl Arriving {
         }
         let read = Limited::new(body, BODY_BYTES_MAX).collect();
         match tokio::time::timeout(time, read).await {
-            Ok(Ok(whole)) => Ok(whole.to_bytes()),
+            Ok(Ok(whole)) => {
+                let whole = whole.to_bytes();
+                self.count(&whole);
+                Ok(whole)
+            }
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(body_too_large()),
             Ok(Err(_)) => Err(Refusal::bad_json("the body broke off")),
             Err(_) => {
@@ -79,13 +93,23 @@ impl Arriving {
             match tokio::time::timeout(patience, body.frame()).await {
                 Ok(None) => return None,
                 Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(piece) => return Some(Ok(piece)),
+                    Ok(piece) => {
+                        self.count(&piece);
+                        return Some(Ok(piece));
+                    }
                     Err(_trailers) => {}
                 },
                 Ok(Some(Err(error))) => return Some(Err(io::Error::other(error))),
                 Err(_) => return Some(Err(io::ErrorKind::TimedOut.into())),
             }
         }
+    }
+}
+
+impl Arriving {
+    fn count(&self, piece: &Bytes) {
+        let bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        self.read.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

@@ -90,7 +90,7 @@ impl Target {
 fn server_name(text: &str) -> Result<String, Refusal> {
     ruma::ServerName::parse(text)
         .map(|name| name.to_string())
-        .map_err(|_| Refusal::invalid_param("the server name of the file is not valid"))
+        .map_err(|error| Refusal::invalid_param(format!("the server name of the file: {error}")))
 }
 
 fn media_id(text: &str) -> Result<String, Refusal> {

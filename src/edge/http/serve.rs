@@ -29,17 +29,18 @@ use super::{Https, Limits, stall::Stall, tls::HTTP2};
 
 /// Serves until `shutdown` becomes true (or its sender is gone), then drains.
 ///
-/// The TLS configuration is looked at for each connection, so that a renewed certificate needs no
-/// restart.
+/// `tls` asks its resolver for the certificate of each connection, so that a renewed one needs no
+/// restart; see [`super::tls::server_config`].
 pub async fn serve(
     listener: TcpListener,
-    tls: watch::Receiver<Arc<ServerConfig>>,
+    tls: Arc<ServerConfig>,
     door: Https,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let door = Arc::new(door);
     let places = Arc::new(Semaphore::new(door.limits.connections_max));
     let crowd = Arc::new(Crowd::default());
+    let acceptor = TlsAcceptor::from(tls);
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
@@ -55,7 +56,7 @@ pub async fn serve(
             continue;
         };
         let connection = Connection {
-            acceptor: TlsAcceptor::from(Arc::clone(&tls.borrow())),
+            acceptor: acceptor.clone(),
             door: Arc::clone(&door),
             peer,
             watcher: graceful.watcher(),
@@ -190,9 +191,9 @@ fn builder(limits: &Limits, http2: bool) -> auto::Builder<TokioExecutor> {
     }
 }
 
-/// The read buffer of an HTTP/1.1 connection, and so the most its headers may take, in bytes:
-/// a long filter in a query, a token and what proxies add come to a quarter of it.
+/// The read buffer of an HTTP/1.1 connection, in bytes. What does not fit hyper refuses by itself,
+/// with an empty answer: so it is twice what we allow, and most who send too much learn why.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 
-/// The same for HTTP/2, where nothing else shares the buffer.
-const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
+/// The same for HTTP/2, which counts 32 bytes more for each header.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;

@@ -2,6 +2,8 @@
 
 mod files;
 
+use std::sync::Mutex;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -9,7 +11,8 @@ use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
     pki_types::{PrivateKeyDer, ServerName},
-    sign::{CertifiedKey, SingleCertAndKey},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
 };
 use serde_json::Value;
 use tokio::{
@@ -29,29 +32,37 @@ struct Running {
     roots: RootCertStore,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-    tls: watch::Sender<Arc<rustls::ServerConfig>>,
+    certificate: Arc<Shown>,
+}
+
+/// The certificate that the door shows to the next connection.
+#[derive(Debug)]
+struct Shown(Mutex<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.lock().unwrap()))
+    }
 }
 
 /// A certificate of its own, and what a client needs to trust it.
-fn certificate() -> (Arc<rustls::ServerConfig>, RootCertStore) {
+fn certificate() -> (Arc<CertifiedKey>, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let chain = vec![made.cert.der().clone()];
     let shown = CertifiedKey::from_der(chain, key, &ring::default_provider()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
-    (
-        tls::server_config(Arc::new(SingleCertAndKey::from(shown))).unwrap(),
-        roots,
-    )
+    (Arc::new(shown), roots)
 }
 
 async fn running(limits: Limits) -> Running {
     let hub = Arc::new(Fake::default());
-    let (config, roots) = certificate();
+    let (shown, roots) = certificate();
+    let certificate = Arc::new(Shown(Mutex::new(shown)));
+    let tls = tls::server_config(certificate.clone()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (tls_sender, tls) = watch::channel(config);
     let (stop, stopped) = watch::channel(false);
     let door = Https {
         front: Front::new(hub.clone()),
@@ -68,7 +79,7 @@ async fn running(limits: Limits) -> Running {
         roots,
         stop,
         task,
-        tls: tls_sender,
+        certificate,
     }
 }
 
@@ -233,6 +244,20 @@ async fn a_body_too_large_is_413_and_one_of_40_kb_passes_both_ways() {
         .await;
     assert_eq!(state.status(), 200);
     assert!(state.body.len() > 40_000);
+}
+
+#[tokio::test]
+async fn headers_that_are_too_large_are_refused_with_an_error_of_matrix() {
+    let door = running(Limits::default()).await;
+    let versions = "GET /_matrix/client/versions";
+
+    let many = format!("x-filler: {}\r\n", "x".repeat(40_000));
+    let got = door.ask(versions, &many, "").await;
+    assert_eq!((got.status(), &*got.errcode()), (431, "M_TOO_LARGE"));
+    let line = format!("{versions}?filter={}", "x".repeat(40_000));
+    let got = door.ask(&line, "", "").await;
+    assert_eq!((got.status(), &*got.errcode()), (431, "M_TOO_LARGE"));
+    assert_eq!(door.hub.count(), 0);
 }
 
 #[tokio::test]
@@ -618,6 +643,8 @@ async fn no_secret_reaches_the_log() {
     )
     .await;
 
+    door.as_ana(SEND, r#"{"body":"planted-6"}"#).await;
+
     let log = Log::text();
     assert!(
         log.contains("endpoint=\"Login\"") && log.contains("door=\"https\""),
@@ -626,13 +653,51 @@ async fn no_secret_reaches_the_log() {
     assert!(!log.contains("planted-"), "{log}");
 }
 
+/// The sending of a message whose transaction is a secret too.
+const SEND: &str = "PUT /_matrix/client/v3/rooms/!planted-room:b/send/m.room.message/planted-txn";
+
+#[tokio::test]
+async fn a_request_is_one_line_of_the_log() {
+    Log::begin();
+    let door = running(Limits::default()).await;
+
+    let sent = door
+        .as_ana(SEND, r#"{"body":"twenty-two characters"}"#)
+        .await;
+    let refused = door.ask(SEND, "", "{}").await;
+
+    assert_eq!((sent.status(), refused.status()), (200, 401));
+    let log = Log::text();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(" tramline::request: "))
+        .collect();
+    let [sent_line, refused_line] = lines.as_slice() else {
+        panic!("{log}")
+    };
+    let number = sent.header("x-request-id").unwrap();
+    let bytes = sent.body.len();
+    for told in [
+        "INFO request{",
+        &format!("request={number} door=\"https\" endpoint=\"Send\" user=\"@ana:hub.example\"}}"),
+        &format!("answered status=200 bytes_in=32 bytes_out={bytes} took_us="),
+    ] {
+        assert!(sent_line.contains(told), "{told} in {sent_line}");
+    }
+    assert!(
+        refused_line.contains("status=401 code=\"M_MISSING_TOKEN\""),
+        "{refused_line}"
+    );
+    assert!(!refused_line.contains("user="), "{refused_line}");
+}
+
 #[tokio::test]
 async fn a_renewed_certificate_is_shown_to_the_next_connection() {
     let mut door = running(Limits::default()).await;
     door.ask("GET /_matrix/client/versions", "", "").await;
 
-    let (config, roots) = certificate();
-    door.tls.send(config).unwrap();
+    let (renewed, roots) = certificate();
+    *door.certificate.0.lock().unwrap() = renewed;
     door.roots = roots;
 
     assert_eq!(

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 use sha2::{Digest, Sha256};
 
+use super::turns::Turn;
 use crate::{
     api::{Caller, Code, Credentials, Origin, Refusal},
     base::Timestamp,
@@ -58,6 +59,7 @@ async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
         if known.seen_is_due {
             note_seen(hub, origin, &known.caller);
         }
+        log_as(&known.caller.user);
         return Ok(known.caller);
     }
     let changes = sessions.changes();
@@ -74,7 +76,13 @@ async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     };
     sessions.remember(hash, &caller, now, changes);
     note_seen(hub, origin, &caller);
+    log_as(&caller.user);
     Ok(caller)
+}
+
+/// Names the user in every log line about this request: the doors do not know whose it is.
+pub(super) fn log_as(user: &UserId) {
+    tracing::Span::current().record("user", user.as_str());
 }
 
 /// What is stored of a token.
@@ -115,16 +123,23 @@ fn note_seen(hub: &Hub, origin: &Origin, caller: &Caller) {
     let _ = hub.writer.write(batch, Vec::new()).now_or_never();
 }
 
+/// Waits until nobody else changes the password of a user or lets someone in by it: who was proved
+/// by an old password must not come in after the change has ended all sessions there were.
+pub(super) async fn turn_of_sessions(hub: &Hub, user: &UserId) -> Turn {
+    hub.desk.turns.take(("sessions", user)).await
+}
+
 /// Stores what ends the sessions of a user's devices, and forgets these before anyone is told.
 ///
 /// Also when whoever asked hangs up meanwhile: a token that was taken back must not go on working
-/// because a connection broke.
+/// because a connection broke. `turn` lasts until then.
 pub(super) async fn end_sessions(
     hub: &Hub,
     user: &UserId,
     devices: &[OwnedDeviceId],
     writes: Vec<Write>,
     touched: Vec<Touched>,
+    turn: Option<Turn>,
 ) -> Result<(), Refusal> {
     let batch = Batch {
         writes,
@@ -140,9 +155,13 @@ pub(super) async fn end_sessions(
         for device in &devices {
             sessions.forget(&user, Some(device));
         }
+        drop(turn);
         stored.unwrap_or(Err(WriteError::Busy))
     });
-    ended.await.map_err(|_| WriteError::Busy)??;
+    ended.await.map_err(|error| {
+        tracing::error!(%error, "ending sessions broke off");
+        WriteError::Busy
+    })??;
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     access::{must_be, ours},
-    keep, push_rules,
+    push_rules,
+    turns::keep_in_turn,
 };
 use crate::{
     api::{Caller, Code, Refusal},
@@ -127,7 +128,7 @@ async fn set(
         Ok(_) => return Err(Refusal::bad_json("account data must be an object")),
         Err(error) => return Err(Refusal::bad_json(error.to_string())),
     }
-    let _turn = hub.desk.turns.take(("account data", &caller.user)).await;
+    let turn = hub.desk.turns.take(("account data", &caller.user)).await;
     must_fit(hub, caller, room, &kind).await?;
     let write = Write::AccountData {
         user: caller.user.clone(),
@@ -135,7 +136,8 @@ async fn set(
         kind,
         json: text.to_owned(),
     };
-    keep(hub, vec![write], vec![Touched::One(caller.user.clone())]).await
+    let touched = vec![Touched::One(caller.user.clone())];
+    keep_in_turn(hub, turn, vec![write], touched).await
 }
 
 async fn must_fit(

@@ -20,7 +20,7 @@ use ruma::{
 };
 
 use super::{
-    access::{end_sessions, ours, token_hash},
+    access::{end_sessions, log_as, ours, token_hash, turn_of_sessions},
     devices,
     tickets::Tickets,
     words,
@@ -56,6 +56,13 @@ impl Default for LoginTokens {
     }
 }
 
+impl LoginTokens {
+    /// Voids what was given to a user.
+    pub(super) fn forget(&self, user: &UserId) {
+        self.0.void(|given| given == user);
+    }
+}
+
 /// See `api::Command::LoginTypes`.
 pub(super) async fn login_types(
     _hub: &Hub,
@@ -76,14 +83,21 @@ pub(super) async fn login(
     origin: &Origin,
     request: session::login::v3::Request,
 ) -> Result<session::login::v3::Response, Refusal> {
+    let mut proved_by = None;
     let user = match &request.login_info {
-        LoginInfo::Password(shown) => by_password(hub, origin, shown).await?,
+        LoginInfo::Password(shown) => {
+            let (user, password) = by_password(hub, origin, shown).await?;
+            proved_by = Some(password);
+            user
+        }
         LoginInfo::Token(shown) => {
             hub.desk.rates().login_from(origin.address)?;
             let tokens = &hub.desk.login_tokens.0;
-            tokens
+            let user = tokens
                 .redeem(&token_hash(&shown.token), hub.now())
-                .ok_or_else(|| Refusal::forbidden("this login token is not valid (any more)"))?
+                .ok_or_else(|| Refusal::forbidden("this login token is not valid (any more)"))?;
+            must_be_enabled(hub, &user).await?;
+            user
         }
         other => {
             let kind = other.login_type();
@@ -91,11 +105,16 @@ pub(super) async fn login(
             return Err(Refusal::new(Code::Unknown, message).with_status(400));
         }
     };
+    log_as(&user);
     let wish = DeviceWish {
         id: request.device_id,
         name: request.initial_device_display_name,
     };
     let mut session = NewSession::of(hub, wish)?;
+    let turn = turn_of_sessions(hub, &user).await;
+    if let Some(password) = &proved_by {
+        must_still_be(hub, &user, password).await?;
+    }
     let devices = devices::ids(hub, &user).await?;
     if devices.contains(&session.device) {
         session.name = None; // only for a new device
@@ -105,7 +124,7 @@ pub(super) async fn login(
     // The device's earlier token, if it had one, is replaced.
     let device = std::slice::from_ref(&session.device);
     let write = session.write(hub, &user);
-    end_sessions(hub, &user, device, vec![write], Vec::new()).await?;
+    end_sessions(hub, &user, device, vec![write], Vec::new(), Some(turn)).await?;
     Ok(session::login::v3::Response::new(
         user,
         session.token,
@@ -113,21 +132,65 @@ pub(super) async fn login(
     ))
 }
 
-async fn by_password(hub: &Hub, origin: &Origin, shown: &Password) -> Result<OwnedUserId, Refusal> {
+/// Who has this password, and what is stored of it.
+async fn by_password(
+    hub: &Hub,
+    origin: &Origin,
+    shown: &Password,
+) -> Result<(OwnedUserId, String), Refusal> {
     let user = UserId::parse_with_server_name(named(shown)?, hub.key.name()).ok();
-    let mut stored = None;
+    let (mut stored, mut disabled) = (None, false);
     match &user {
         Some(user) => {
             hub.desk.rates().login(origin.address, user)?;
             let account = hub.store.user(user).await.map_err(ours)?;
+            disabled = account.as_ref().is_some_and(|account| account.disabled);
             stored = account.and_then(|account| account.password);
         }
         None => hub.desk.rates().login_from(origin.address)?,
     }
     let passwords = &hub.desk.passwords;
-    let is_right = passwords.is_right(&shown.password, stored).await?;
-    user.filter(|_| is_right)
-        .ok_or_else(|| Refusal::forbidden("wrong user name or password"))
+    let is_right = passwords.is_right(&shown.password, stored.clone()).await?;
+    let proved = user
+        .zip(stored)
+        .filter(|_| is_right)
+        .ok_or_else(wrong_password)?;
+    // Only who knows the password learns that the account is disabled.
+    if disabled {
+        return Err(is_disabled());
+    }
+    Ok(proved)
+}
+
+/// Refuses who was proved by a password that was changed meanwhile.
+async fn must_still_be(hub: &Hub, user: &UserId, password: &str) -> Result<(), Refusal> {
+    let stored = stored_password(hub, user).await?;
+    if stored.as_deref() == Some(password) {
+        Ok(())
+    } else {
+        Err(wrong_password())
+    }
+}
+
+async fn stored_password(hub: &Hub, user: &UserId) -> Result<Option<String>, Refusal> {
+    let account = hub.store.user(user).await.map_err(ours)?;
+    Ok(account.and_then(|account| account.password))
+}
+
+fn wrong_password() -> Refusal {
+    Refusal::forbidden("wrong user name or password")
+}
+
+async fn must_be_enabled(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
+    match hub.store.user(user).await.map_err(ours)? {
+        Some(account) if account.disabled => Err(is_disabled()),
+        _ => Ok(()),
+    }
+}
+
+fn is_disabled() -> Refusal {
+    let message = "this account was disabled by the operator of this server";
+    Refusal::new(Code::UserDeactivated, message)
 }
 
 #[expect(deprecated, reason = "old and small clients still send `user`")]
@@ -190,24 +253,64 @@ impl Hub {
         Ok(token)
     }
 
-    /// Gives `user` another password and ends all sessions. For the operator.
-    pub async fn set_password(&self, user: &UserId, password: &str) -> Result<(), Refusal> {
+    /// Gives `user` another password and ends all sessions; says how many. For the operator.
+    pub async fn set_password(&self, user: &UserId, password: &str) -> Result<usize, Refusal> {
         must_exist(self, user).await?;
         let hash = self.desk.passwords.hash(password, self.random()).await?;
         let changed = Write::Password {
             user: user.to_owned(),
             password: hash,
         };
+        self.end_all_sessions(user, changed).await
+    }
+
+    /// Disables an account: all sessions end, their number is told, and nobody logs in to it until
+    /// it is enabled. Its name, its rooms and its password stay. For the operator.
+    pub async fn disable_user(&self, user: &UserId) -> Result<usize, Refusal> {
+        self.set_disabled(user, true).await
+    }
+
+    /// Lets somebody log in again who was disabled. For the operator.
+    ///
+    /// A login that was under way when the account was disabled may have stored a session, which
+    /// nobody could use; it must not come to life now.
+    pub async fn enable_user(&self, user: &UserId) -> Result<(), Refusal> {
+        self.set_disabled(user, false).await.map(drop)
+    }
+
+    async fn set_disabled(&self, user: &UserId, disabled: bool) -> Result<usize, Refusal> {
+        let account = self.store.user(user).await.map_err(ours)?;
+        let account = account.ok_or_else(|| no_account(user))?;
+        if account.disabled == disabled {
+            return Ok(0);
+        }
+        let changed = Write::Disabled {
+            user: user.to_owned(),
+            disabled,
+        };
+        self.end_all_sessions(user, changed).await
+    }
+
+    async fn end_all_sessions(&self, user: &UserId, changed: Write) -> Result<usize, Refusal> {
+        let turn = turn_of_sessions(self, user).await;
+        self.desk.login_tokens.forget(user);
         let all = devices::ids(self, user).await?;
-        devices::remove_with(self, user, &all, vec![changed]).await
+        devices::remove_with(self, user, &all, vec![changed], Some(turn)).await?;
+        // Also what was remembered of a session that a login stored in the meantime.
+        self.desk.sessions.forget(user, None);
+        Ok(all.len())
     }
 }
 
 async fn must_exist(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
     match hub.store.user(user).await.map_err(ours)? {
         Some(_) => Ok(()),
-        None => Err(Refusal::not_found(format!("there is no account {user}"))),
+        None => Err(no_account(user)),
     }
+}
+
+fn no_account(user: &UserId) -> Refusal {
+    Refusal::not_found(format!("there is no account {user}"))
 }
 
 /// Which device a client wants to be.
@@ -289,5 +392,29 @@ pub(super) fn contested(writes: Vec<Write>) -> Batch {
     Batch {
         writes,
         may_conflict: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::api::client::uiaa::MatrixUserIdentifier;
+
+    use super::*;
+    use crate::hub::testing::{hub, stranger};
+
+    #[tokio::test]
+    async fn who_was_proved_by_an_old_password_does_not_come_in_after_the_change() {
+        let hub = hub().await;
+        let ana = hub.account("ana").await;
+        hub.password(&ana, "old").await;
+        let who = UserIdentifier::Matrix(MatrixUserIdentifier::new("ana".to_owned()));
+        let shown = Password::new(who, "old".to_owned());
+        let (user, proved_by) = by_password(&hub.hub, &stranger(), &shown).await.unwrap();
+        must_still_be(&hub.hub, &user, &proved_by).await.unwrap();
+
+        hub.password(&ana, "new").await;
+
+        let refusal = must_still_be(&hub.hub, &user, &proved_by).await;
+        assert_eq!(refusal.unwrap_err().code, Code::Forbidden);
     }
 }

@@ -88,7 +88,10 @@ pub(super) async fn delete_alias(
     request: alias::delete_alias::v3::Request,
 ) -> Result<alias::delete_alias::v3::Response, Refusal> {
     let record = find(hub, &request.room_alias).await?;
-    if record.creator != caller.user && !caller.admin && !may_rename(hub, caller, &record).await? {
+    if record.creator != caller.user
+        && !caller.admin
+        && !may_rename(hub, caller, record.room).await?
+    {
         return Err(Refusal::forbidden(
             "only who made an alias, or who may change the room's main alias, can remove it",
         ));
@@ -132,11 +135,11 @@ async fn is_joined(hub: &Hub, caller: &Caller, room: RoomNid) -> Result<bool, Re
 }
 
 /// Whether the caller could set `m.room.canonical_alias`.
-async fn may_rename(hub: &Hub, caller: &Caller, alias: &AliasRecord) -> Result<bool, Refusal> {
-    if !is_joined(hub, caller, alias.room).await? {
+pub(super) async fn may_rename(hub: &Hub, caller: &Caller, room: RoomNid) -> Result<bool, Refusal> {
+    if !is_joined(hub, caller, room).await? {
         return Ok(false);
     }
-    let room = hub.store.room_by_nid(alias.room).await.map_err(ours)?;
+    let room = hub.store.room_by_nid(room).await.map_err(ours)?;
     let Some(room) = room else { return Ok(false) };
     let wanted = ["m.room.create", "m.room.power_levels"].map(|kind| StateKey::new(kind, ""));
     let found = hub.store.current(room.nid, &wanted).await.map_err(ours)?;

@@ -11,6 +11,7 @@ use super::{
     access::{end_sessions, ours},
     accounts::checked_device_name,
     keep,
+    turns::Turn,
     uia::prove_password,
 };
 use crate::{
@@ -114,7 +115,7 @@ pub(super) async fn remove(
     if there.is_empty() {
         return Ok(());
     }
-    remove_with(hub, user, &there, Vec::new()).await
+    remove_with(hub, user, &there, Vec::new(), None).await
 }
 
 /// Ends devices that are there, together with further writes about the account.
@@ -123,6 +124,7 @@ pub(super) async fn remove_with(
     user: &UserId,
     devices: &[OwnedDeviceId],
     mut writes: Vec<Write>,
+    turn: Option<Turn>,
 ) -> Result<(), Refusal> {
     writes.extend(devices.iter().map(|device| Write::RemoveDevice {
         user: user.to_owned(),
@@ -130,7 +132,7 @@ pub(super) async fn remove_with(
     }));
     writes.push(changed(user));
     let touched = concerned(hub, user).await?;
-    end_sessions(hub, user, devices, writes, touched).await
+    end_sessions(hub, user, devices, writes, touched, turn).await
 }
 
 /// The ids of a user's devices.

@@ -49,7 +49,7 @@ pub(super) async fn capabilities(
     let stable = Version::ALL.map(|version| (version.id(), RoomVersionStability::Stable));
     let mut told = Capabilities::new();
     told.room_versions = RoomVersionsCapability::new(Version::DEFAULT.id(), stable.into());
-    told.change_password = ChangePasswordCapability::new(false);
+    told.change_password = ChangePasswordCapability::new(true);
     told.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     told.profile_fields = Some(ProfileFieldsCapability::new(true));
     Ok(v3::Response::new(told))

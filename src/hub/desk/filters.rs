@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     access::{must_be, ours},
-    keep,
+    turns::keep_in_turn,
 };
 use crate::{
     api::{Caller, Code, Refusal},
@@ -41,7 +41,7 @@ pub(super) async fn create_filter(
             format!("filter: {} bytes, at most {FILTER_BYTES_MAX}", json.len()),
         ));
     }
-    let _turn = hub.desk.turns.take(("filters", &caller.user)).await;
+    let turn = hub.desk.turns.take(("filters", &caller.user)).await;
     let id = match place(hub, &caller.user, &json).await? {
         Place::There(id) => id,
         Place::Free(id) => {
@@ -50,7 +50,7 @@ pub(super) async fn create_filter(
                 id,
                 json,
             };
-            keep(hub, vec![write], Vec::new()).await?;
+            keep_in_turn(hub, turn, vec![write], Vec::new()).await?;
             id
         }
     };

@@ -13,7 +13,8 @@ use tokio::{fs::File, io::AsyncReadExt};
 
 use super::{
     access::{self, ours},
-    keep, words,
+    turns::keep_in_turn,
+    words,
 };
 use crate::{
     api::{ByteStream, Caller, Code, MediaObject, Origin, Refusal, Upload},
@@ -66,8 +67,8 @@ pub(in crate::hub) async fn upload(
     if let Some(length) = upload.length {
         allowed.must_hold(length)?;
     }
-    let stored = hub.desk.media.receive(upload.body, allowed.least()).await;
-    let stored = stored.map_err(|error| match error {
+    let received = hub.desk.media.receive(upload.body, allowed.least()).await;
+    let received = received.map_err(|error| match error {
         MediaError::TooLarge { .. } => allowed.refusal(),
         MediaError::Upload(_) => {
             Refusal::new(Code::Unknown, "the upload broke off").with_status(400)
@@ -75,10 +76,12 @@ pub(in crate::hub) async fn upload(
         MediaError::Disk(error) => broken(&error),
     })?;
     // Two uploads side by side have each seen the room the other one took.
-    let _turn = hub.desk.turns.take(("media", &caller.user)).await;
+    let turn = hub.desk.turns.take(("media", &caller.user)).await;
     Allowed::of(hub, &caller.user)
         .await?
-        .must_hold(stored.size)?;
+        .must_hold(received.what().size)?;
+    let kept = hub.desk.media.keep(received).await;
+    let stored = kept.map_err(|error| broken(&error))?;
     let id = words::random::<18>(hub);
     let record = MediaRecord {
         id: id.clone(),
@@ -89,7 +92,7 @@ pub(in crate::hub) async fn upload(
         filename,
         created: hub.now(),
     };
-    keep(hub, vec![Write::Media(record)], Vec::new()).await?;
+    keep_in_turn(hub, turn, vec![Write::Media(record)], Vec::new()).await?;
     Ok(format!("mxc://{}/{id}", hub.key.name()))
 }
 

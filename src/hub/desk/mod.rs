@@ -2,11 +2,14 @@
 //!
 //! One flat list, in the order of `api::Command`.
 
+mod absent;
 mod access;
 mod account_data;
+mod account_end;
 mod accounts;
 mod aliases;
 mod devices;
+mod directory;
 mod discovery;
 mod filters;
 mod keys;
@@ -22,13 +25,18 @@ mod rooms;
 mod secret_registration;
 mod sync;
 #[cfg(test)]
+mod tests_account_end;
+#[cfg(test)]
 mod tests_accounts;
 #[cfg(test)]
 mod tests_devices;
+#[cfg(test)]
+mod tests_directory;
 mod tickets;
 mod to_device;
 mod turns;
 mod uia;
+mod user_search;
 mod words;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -36,7 +44,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use registration::AccountWish;
 
 use crate::{
-    api::{Command, Origin, Refusal, Reply},
+    api::{Code, Command, Origin, Refusal, Reply},
     base::Clock,
     hub::{Hub, Settings, fanout::Touched},
     store::{Batch, Write, media::MediaFiles},
@@ -368,6 +376,60 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .await
                 .map(|reply| Reply::ReadMarkers(Box::new(reply)))
         }
+        Command::PublicRooms(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            directory::public_rooms(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::PublicRooms(Box::new(reply)))
+        }
+        Command::SearchPublicRooms(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            directory::search_public_rooms(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::SearchPublicRooms(Box::new(reply)))
+        }
+        Command::RoomVisibility(request) => directory::room_visibility(hub, &origin, *request)
+            .await
+            .map(|reply| Reply::RoomVisibility(Box::new(reply))),
+        Command::SetRoomVisibility(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            directory::set_room_visibility(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::SetRoomVisibility(Box::new(reply)))
+        }
+        Command::SearchUsers(request) => {
+            // Costs about what an event does.
+            let caller = access::sender(hub, &origin).await?;
+            user_search::search_users(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::SearchUsers(Box::new(reply)))
+        }
+        Command::ChangePassword(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            account_end::change_password(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::ChangePassword(Box::new(reply)))
+        }
+        Command::Deactivate(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            account_end::deactivate(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Deactivate(Box::new(reply)))
+        }
+        Command::Presence(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            absent::presence(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Presence(Box::new(reply)))
+        }
+        Command::SetPresence(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            absent::set_presence(&caller, &request).map(|reply| Reply::SetPresence(Box::new(reply)))
+        }
+        Command::Protocols(_) => {
+            access::caller(hub, &origin).await?;
+            Ok(Reply::Protocols(Box::new(absent::protocols())))
+        }
         Command::Typing(request) => {
             let caller = access::caller(hub, &origin).await?;
             receipts::typing(hub, &caller, *request)
@@ -464,11 +526,20 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .await
                 .map(|reply| Reply::AuthenticatedMediaConfig(Box::new(reply)))
         }
+        Command::TurnServer => access::caller(hub, &origin)
+            .await
+            .map(|_| Reply::TurnServer),
+        Command::ThirdPartyIds => access::caller(hub, &origin)
+            .await
+            .map(|_| Reply::ThirdPartyIds),
         Command::RegisterNonce => secret_registration::nonce(hub, &origin),
         Command::RegisterWithSecret(request) => {
             secret_registration::register(hub, &origin, *request)
                 .await
                 .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
+        }
+        Command::Thin(_) | Command::Linking(_) => {
+            Err(Refusal::new(Code::Unrecognized, "no device is linked here"))
         }
     }
 }

@@ -3,13 +3,16 @@
 //! Whether an account exists must not show: who has no password is compared with a hash nobody
 //! has the password of, which takes as long.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use argon2::{
     Algorithm, Argon2, Block, Params, PasswordHash, Version,
     password_hash::{self, Ident, Output, ParamsString, SaltString},
 };
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking};
 
 use crate::api::{Code, Refusal};
 
@@ -31,6 +34,7 @@ const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAA
 pub(super) struct Passwords {
     slots: Arc<Semaphore>,
     queue: Arc<Semaphore>,
+    memory: Arc<Memory>,
 }
 
 impl Passwords {
@@ -40,6 +44,7 @@ impl Passwords {
         Self {
             slots: Arc::new(Semaphore::new(at_once)),
             queue: Arc::new(Semaphore::new(at_once + QUEUE_MAX)),
+            memory: Arc::default(),
         }
     }
 
@@ -52,7 +57,8 @@ impl Passwords {
             ));
         }
         let password = password.to_owned();
-        self.run(move || hash(&password, &salt)).await?
+        self.run(move |memory| hash(memory, &password, &salt))
+            .await?
     }
 
     /// Whether this is the password of which `stored` is the hash. Takes as long when there is
@@ -64,21 +70,23 @@ impl Passwords {
     ) -> Result<bool, Refusal> {
         let password = password.to_owned();
         let stored = stored.unwrap_or_else(|| NOBODY.to_owned());
-        self.run(move || is_right(&password, &stored)).await
+        self.run(move |memory| is_right(memory, &password, &stored))
+            .await
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&Arc<Memory>) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let queued = Arc::clone(&self.queue).try_acquire_owned();
         let queued = queued.map_err(|_| Refusal::busy(BUSY_RETRY))?;
         let slot = Arc::clone(&self.slots).acquire_owned().await;
         let slot = slot.map_err(|_| Refusal::busy(BUSY_RETRY))?; // never closed
+        let memory = Arc::clone(&self.memory);
         let done = spawn_blocking(move || {
             // who asked may be gone by now; what this costs is not, so the places go with the work
             let _held = (queued, slot);
-            work()
+            work(&memory)
         });
         done.await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "hashing stopped");
@@ -87,7 +95,7 @@ impl Passwords {
     }
 }
 
-fn hash(password: &str, salt: &[u8]) -> Result<String, Refusal> {
+fn hash(memory: &Arc<Memory>, password: &str, salt: &[u8]) -> Result<String, Refusal> {
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the costs are in range");
     let phc = || -> password_hash::Result<String> {
         let encoded = SaltString::encode_b64(salt)?;
@@ -97,6 +105,7 @@ fn hash(password: &str, salt: &[u8]) -> Result<String, Refusal> {
             params: ParamsString::try_from(&params)?,
             salt: Some(encoded.as_salt()),
             hash: Some(output(
+                memory,
                 password,
                 salt,
                 params.clone(),
@@ -111,7 +120,7 @@ fn hash(password: &str, salt: &[u8]) -> Result<String, Refusal> {
     })
 }
 
-fn is_right(password: &str, stored: &str) -> bool {
+fn is_right(memory: &Arc<Memory>, password: &str, stored: &str) -> bool {
     let again = || -> Option<bool> {
         let stored = PasswordHash::new(stored).ok()?;
         let expected = stored.hash?;
@@ -120,28 +129,83 @@ fn is_right(password: &str, stored: &str) -> bool {
         let mut salt = [0; password_hash::Salt::MAX_LENGTH];
         let salt = stored.salt?.decode_b64(&mut salt).ok()?;
         let params = Params::try_from(&stored).ok().filter(|_| ours)?;
-        let output = output(password, salt, params, expected.len()).ok()?;
+        let output = output(memory, password, salt, params, expected.len()).ok()?;
         Some(output == expected) // takes as long wherever they differ
     };
     again().unwrap_or(false)
 }
 
 fn output(
+    memory: &Arc<Memory>,
     password: &str,
     salt: &[u8],
     params: Params,
     length: usize,
 ) -> password_hash::Result<Output> {
-    let mut memory = blocks(params.block_count());
+    let mut blocks = memory.take(params.block_count());
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    Output::init_with(length, |out| {
+    let output = Output::init_with(length, |out| {
         argon2
-            .hash_password_into_with_memory(password.as_bytes(), salt, out, &mut memory)
+            .hash_password_into_with_memory(password.as_bytes(), salt, out, &mut blocks)
             .map_err(Into::into)
-    })
+    });
+    memory.give_back(blocks);
+    output
 }
 
-/// The working memory of one hash, which goes back to the system as soon as the hash is done.
+/// Working memory that was used and will soon be used again: asking the system for fresh pages
+/// takes as long as the hash itself. At most as many as hashes run at once, since each was one's;
+/// and none for longer than [`KEPT_FOR`], since a hub is idle most of the time.
+#[derive(Default)]
+struct Memory(Mutex<Shelf>);
+
+#[derive(Default)]
+struct Shelf {
+    kept: Vec<(u64, Vec<Block>)>,
+    next: u64,
+}
+
+impl Memory {
+    fn take(&self, count: usize) -> Vec<Block> {
+        let kept = self.lock().kept.pop();
+        match kept {
+            Some((_, blocks)) if blocks.len() == count => blocks,
+            _ => blocks(count),
+        }
+    }
+
+    /// Zeroed, because a password could be tried against what was in it.
+    fn give_back(self: &Arc<Self>, mut blocks: Vec<Block>) {
+        let Ok(runtime) = Handle::try_current() else {
+            return; // nobody would take it away again
+        };
+        blocks.fill(Block::default());
+        let number = {
+            let mut memory = self.lock();
+            memory.next += 1;
+            let number = memory.next;
+            memory.kept.push((number, blocks));
+            number
+        };
+        let memory = Arc::downgrade(self);
+        runtime.spawn(async move {
+            tokio::time::sleep(KEPT_FOR).await;
+            if let Some(memory) = memory.upgrade() {
+                memory.lock().kept.retain(|(kept, _)| *kept != number);
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long working memory is kept for the next hash: people log in one by one, attackers and
+/// mornings in a row.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+/// The working memory of one hash, which goes back to the system when it is dropped.
 ///
 /// An allocator that keeps a free block for each thread's next use would keep one for each of
 /// the many threads that hash in turn. glibc does, up to 32 MiB; a larger block it always returns.
@@ -211,7 +275,7 @@ mod tests {
         let passwords = Passwords::new(1);
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let (started, is_started) = tokio::sync::oneshot::channel();
-        let mut asking = Box::pin(passwords.run(move || {
+        let mut asking = Box::pin(passwords.run(move |_| {
             started.send(()).unwrap();
             wait.recv().unwrap();
         }));
@@ -235,12 +299,33 @@ mod tests {
         let salt = SaltString::encode_b64(&[7; 16]).unwrap();
 
         let theirs = reference.hash_password(b"correct horse", &salt).unwrap();
-        assert!(is_right("correct horse", &theirs.to_string()));
-        assert_eq!(hash("correct horse", &[7; 16]).unwrap(), theirs.to_string());
+        let memory = Arc::default();
+        assert!(is_right(&memory, "correct horse", &theirs.to_string()));
+        let same = hash(&memory, "correct horse", &[7; 16]).unwrap();
+        assert_eq!(same, theirs.to_string());
 
-        let ours = hash("battery staple", &[8; 16]).unwrap();
+        let ours = hash(&memory, "battery staple", &[8; 16]).unwrap();
         let ours = PasswordHash::new(&ours).unwrap();
         reference.verify_password(b"battery staple", &ours).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn working_memory_serves_the_next_hash_zeroed_and_is_not_kept_for_long() {
+        let passwords = Passwords::new(1);
+        for _ in 0..3 {
+            passwords.is_right("x", None).await.unwrap();
+            let shelf = passwords.memory.lock();
+            assert_eq!(shelf.kept.len(), 1);
+            let (_, blocks) = &shelf.kept[0];
+            assert_eq!(blocks.len(), 19 * 1024);
+            assert!(
+                blocks
+                    .iter()
+                    .all(|block| block.as_ref().iter().all(|word| *word == 0))
+            );
+        }
+        tokio::time::sleep(KEPT_FOR * 2).await;
+        assert_eq!(passwords.memory.lock().kept.len(), 0);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Name and picture are also in the member events of the user's rooms; see [`member_content`].
 
+use std::sync::Arc;
+
 use futures_util::{StreamExt, stream};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, MxcUri, OwnedRoomId, OwnedUserId, UserId,
@@ -11,13 +13,13 @@ use serde_json::Value;
 
 use super::{
     access::{must_be, ours},
-    keep,
+    turns::{keep_in_turn, keep_in_turn_and},
 };
 use crate::{
     api::{Caller, Code, Origin, Refusal},
-    hub::{Hub, Submission},
+    hub::{Hub, Submission, Writer},
     room::{Draft, MemberChange, Membership, Part},
-    store::Write,
+    store::{SharedStore, Write},
     wire::json,
 };
 
@@ -97,11 +99,11 @@ pub(super) async fn delete_profile_field(
 }
 
 /// What a member event of `user` says beside the membership: name and picture.
-pub(super) async fn member_content(
-    hub: &Hub,
+async fn member_content(
+    store: &SharedStore,
     user: &UserId,
 ) -> Result<CanonicalJsonObject, Refusal> {
-    let fields = hub.store.profile(user).await.map_err(ours)?;
+    let fields = store.profile(user).await.map_err(ours)?;
     let mut content = CanonicalJsonObject::new();
     for (name, text) in fields {
         if name == DISPLAY_NAME || name == AVATAR_URL {
@@ -193,7 +195,7 @@ async fn set(
     field: String,
     json: Option<String>,
 ) -> Result<(), Refusal> {
-    let _turn = hub.desk.turns.take(("profile", &caller.user)).await;
+    let turn = hub.desk.turns.take(("profile", &caller.user)).await;
     let before = hub.store.profile(&caller.user).await.map_err(ours)?;
     let old = before.iter().find(|(name, _)| *name == field);
     if old.map(|(_, json)| json) == json.as_ref() {
@@ -215,32 +217,54 @@ async fn set(
         field,
         json,
     };
-    keep(hub, vec![write], Vec::new()).await?;
-    if is_shown {
-        tell_rooms(hub, &caller.user).await?;
+    if !is_shown {
+        return keep_in_turn(hub, turn, vec![write], Vec::new()).await;
     }
-    Ok(())
+    let news = News {
+        store: Arc::clone(&hub.store),
+        writer: Arc::clone(&hub.writer),
+        user: caller.user.clone(),
+    };
+    keep_in_turn_and(hub, turn, vec![write], Vec::new(), news.tell_rooms()).await
 }
 
-/// Writes the new name or picture into the rooms the user is in. The profile is stored by now: a
-/// room that refuses is logged, and does not undo it.
-async fn tell_rooms(hub: &Hub, user: &OwnedUserId) -> Result<(), Refusal> {
-    let content = member_content(hub, user).await?;
-    let mut rooms = hub.store.memberships(user, None).await.map_err(ours)?;
-    rooms.retain(|room| room.membership == Membership::Join);
-    rooms.sort_by_key(|room| std::cmp::Reverse(room.room_position));
-    if rooms.len() > ROOMS_TOLD_MAX {
-        tracing::warn!(%user, rooms = rooms.len(), "not every room is told of a new profile");
-    }
-    stream::iter(rooms.into_iter().take(ROOMS_TOLD_MAX))
-        .for_each_concurrent(TOLD_AT_ONCE, |room| {
-            tell_room(hub, user, room.room_id, content.clone())
-        })
-        .await;
-    Ok(())
+/// A new name or picture on its way into the rooms the user is in, also when whoever set it hangs
+/// up meanwhile.
+struct News {
+    store: SharedStore,
+    writer: Arc<Writer>,
+    user: OwnedUserId,
 }
 
-async fn tell_room(hub: &Hub, user: &OwnedUserId, room: OwnedRoomId, content: CanonicalJsonObject) {
+impl News {
+    /// The profile is stored by now: what fails here is logged, and does not undo it.
+    async fn tell_rooms(self) {
+        let user = &self.user;
+        let Ok(content) = member_content(&self.store, user).await else {
+            return; // logged where it failed
+        };
+        let Ok(mut rooms) = self.store.memberships(user, None).await.map_err(ours) else {
+            return;
+        };
+        rooms.retain(|room| room.membership == Membership::Join);
+        rooms.sort_by_key(|room| std::cmp::Reverse(room.room_position));
+        if rooms.len() > ROOMS_TOLD_MAX {
+            tracing::warn!(%user, rooms = rooms.len(), "not every room is told of a new profile");
+        }
+        stream::iter(rooms.into_iter().take(ROOMS_TOLD_MAX))
+            .for_each_concurrent(TOLD_AT_ONCE, |room| {
+                tell_room(&self.writer, user, room.room_id, content.clone())
+            })
+            .await;
+    }
+}
+
+async fn tell_room(
+    writer: &Writer,
+    user: &OwnedUserId,
+    room: OwnedRoomId,
+    content: CanonicalJsonObject,
+) {
     let member = Part::Member {
         target: user.clone(),
         change: MemberChange::Join,
@@ -254,7 +278,7 @@ async fn tell_room(hub: &Hub, user: &OwnedUserId, room: OwnedRoomId, content: Ca
         txn: None,
         sent_by: None,
     };
-    if let Err(error) = hub.writer.submit(&room, submission).await {
+    if let Err(error) = writer.submit(&room, submission).await {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(error, %user, %room, "a room was not told of a new profile");
     }

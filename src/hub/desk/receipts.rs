@@ -47,7 +47,7 @@ pub(super) async fn receipt(
                 "`m.fully_read` is one for the room: it has no `thread_id`",
             ));
         }
-        ReceiptType::FullyRead => marks.fully_read(&request.event_id),
+        ReceiptType::FullyRead => marks.fully_read(&request.event_id).await?,
         ReceiptType::Read => marks.read(READ, &thread, request.event_id).await?,
         ReceiptType::ReadPrivate => marks.read(READ_PRIVATE, &thread, request.event_id).await?,
         other => {
@@ -69,7 +69,7 @@ pub(super) async fn read_markers(
 ) -> Result<markers::Response, Refusal> {
     let mut marks = Marks::of(hub, caller, &request.room_id).await?;
     if let Some(event) = &request.fully_read {
-        marks.fully_read(event);
+        marks.fully_read(event).await?;
     }
     if let Some(event) = request.read_receipt {
         marks.read(READ, "", event).await?;
@@ -147,20 +147,20 @@ impl<'a> Marks<'a> {
         })
     }
 
-    fn fully_read(&mut self, event: &EventId) {
+    async fn fully_read(&mut self, event: &EventId) -> Result<(), Refusal> {
+        self.must_be_here(event).await?;
         self.writes.push(Write::AccountData {
             user: self.caller.user.clone(),
             room: Some(self.room_id.to_owned()),
             kind: "m.fully_read".to_owned(),
             json: serde_json::json!({ "event_id": event }).to_string(),
         });
+        Ok(())
     }
 
     /// A receipt; one that would go back in the log is passed over.
     async fn read(&mut self, kind: &str, thread: &str, event: OwnedEventId) -> Result<(), Refusal> {
-        let seq = self.seq(&event).await?;
-        let seq =
-            seq.ok_or_else(|| Refusal::not_found(format!("no event {event} in this room")))?;
+        let seq = self.must_be_here(&event).await?;
         let before = self
             .before
             .iter()
@@ -184,6 +184,12 @@ impl<'a> Marks<'a> {
             },
         });
         Ok(())
+    }
+
+    /// Where an event stands in this room's log; refused when it is of another room.
+    async fn must_be_here(&self, event: &EventId) -> Result<crate::base::Seq, Refusal> {
+        let seq = self.seq(event).await?;
+        seq.ok_or_else(|| Refusal::not_found(format!("no event {event} in this room")))
     }
 
     async fn seq(&self, event: &EventId) -> Result<Option<crate::base::Seq>, Refusal> {

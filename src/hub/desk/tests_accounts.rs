@@ -18,6 +18,7 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, json};
+use tracing::Instrument as _;
 
 use crate::{
     api::{Code, Command, Credentials, Refusal, Reply, SecretRegistration},
@@ -256,6 +257,58 @@ async fn another_password_ends_all_sessions() {
     ask!(hub, ana.origin, Whoami(whoami())).unwrap_err();
     log_in(&hub, by_name("ana", "s3cret")).await.err().unwrap();
     log_in(&hub, by_name("ana", "n3w")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disabled_account_has_no_sessions_keeps_its_name_and_can_be_enabled() {
+    let hub = hub_of_ana().await;
+    let ana = log_in(&hub, by_name("ana", "s3cret")).await.unwrap();
+    let token = hub.hub.mint_login_token(&ana.user).await.unwrap();
+
+    assert_eq!(hub.hub.disable_user(&ana.user).await.unwrap(), 1);
+
+    let refusal = ask!(hub, ana.origin, Whoami(whoami())).unwrap_err();
+    assert_eq!(refusal.code, Code::UnknownToken);
+    let refusal = log_in(&hub, by_name("ana", "s3cret")).await.err().unwrap();
+    assert_eq!((refusal.code, refusal.status), (Code::UserDeactivated, 403));
+    let shown = login::v3::LoginInfo::Token(login::v3::Token::new(token));
+    let refusal = log_in(&hub, login::v3::Request::new(shown)).await;
+    assert_eq!(refusal.err().unwrap().code, Code::UserDeactivated);
+    let wish = AccountWish {
+        localpart: "ana".to_owned(),
+        password: Some("mine now".to_owned()),
+        admin: false,
+    };
+    let refusal = hub.hub.add_user(wish).await.unwrap_err();
+    assert_eq!(refusal.code, Code::UserInUse);
+
+    hub.hub.enable_user(&ana.user).await.unwrap();
+    log_in(&hub, by_name("ana", "s3cret")).await.unwrap();
+    ask!(hub, ana.origin, Whoami(whoami())).unwrap_err();
+}
+
+#[tokio::test]
+async fn who_does_not_know_the_password_does_not_learn_that_an_account_is_disabled() {
+    let hub = hub_of_ana().await;
+    let ana = OwnedUserId::try_from("@ana:hub.example").unwrap();
+    let before = log_in(&hub, by_name("ana", "guess")).await.err().unwrap();
+
+    hub.hub.disable_user(&ana).await.unwrap();
+
+    let after = log_in(&hub, by_name("ana", "guess")).await.err().unwrap();
+    assert_eq!(before, after);
+}
+
+#[tokio::test]
+async fn a_login_that_was_under_way_gives_no_session_on_a_disabled_account() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    hub.hub.disable_user(&ana.user).await.unwrap();
+    let late = hub.device(&ana.user, "LATE").await; // stored after the account was disabled
+
+    ask!(hub, late.origin, Whoami(whoami())).unwrap_err();
+    hub.hub.enable_user(&ana.user).await.unwrap();
+    ask!(hub, late.origin, Whoami(whoami())).unwrap_err();
 }
 
 #[tokio::test]
@@ -576,7 +629,7 @@ async fn the_hub_says_what_it_can_do() {
         told["m.room_versions"],
         json!({ "default": "12", "available": { "10": "stable", "11": "stable", "12": "stable" } })
     );
-    assert_eq!(told["m.change_password"], json!({ "enabled": false }));
+    assert_eq!(told.get("m.change_password"), None); // it can be
 }
 
 /// A log that is kept in memory, for the test that looks for secrets in it.
@@ -594,7 +647,10 @@ async fn no_secret_is_logged_at_any_level() {
         Register(registration("ana", Some(token("planted-guess"))))
     )
     .unwrap_err();
-    let ana = log_in(&hub, by_name("ana", "s3cret")).await.unwrap();
+    let span = tracing::error_span!("request", user = tracing::field::Empty);
+    let ana = log_in(&hub, by_name("ana", "s3cret"));
+    let ana = ana.instrument(span.clone()).await.unwrap();
+    span.in_scope(|| tracing::info!("whose it was"));
     log_in(&hub, by_name("ana", "planted-wrong"))
         .await
         .err()
@@ -610,6 +666,9 @@ async fn no_secret_is_logged_at_any_level() {
         panic!()
     };
     let text = Log::text();
+    let named = format!("request{{user=\"{}\"}}", ana.user);
+    let line = text.lines().find(|line| line.contains("whose it was"));
+    assert!(line.unwrap().contains(&named), "{text}");
     assert!(text.contains("the log is on"));
     let made = made.access_token.unwrap();
     for secret in [

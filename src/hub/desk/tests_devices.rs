@@ -603,6 +603,16 @@ async fn two_uploads_side_by_side_do_not_get_past_the_quota() {
     );
     assert!(one.is_ok() != two.is_ok());
     assert_eq!(hub.hub.store().media_used(&ana.user).await.unwrap(), 4);
+    // And the refused one leaves nothing on disk.
+    assert_eq!(files_below(&hub.dir.path().join("media")), 1);
+}
+
+fn files_below(dir: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(dir).unwrap();
+    entries
+        .map(|entry| entry.unwrap().path())
+        .map(|path| if path.is_dir() { files_below(&path) } else { 1 })
+        .sum()
 }
 
 #[tokio::test]

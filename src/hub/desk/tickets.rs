@@ -51,6 +51,11 @@ impl<T> Tickets<T> {
         (now < until).then_some(what)
     }
 
+    /// Voids every ticket that was given for something.
+    pub(super) fn void(&self, is_void: impl Fn(&T) -> bool) {
+        self.lock().retain(|_, (what, _)| !is_void(what));
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<TicketHash, (T, Timestamp)>> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -100,7 +100,7 @@ pub enum WriteError {
     /// Something with that name is already there, or no longer there.
     #[error("conflict: {}", .0.what)]
     Conflict(Conflict),
-    /// The queue is full or the hub is closing.
+    /// The queue is full or the hub is closing; who asked does the same in both cases.
     #[error("the hub is busy")]
     Busy,
     /// Ours: it was not stored, or that is not known.

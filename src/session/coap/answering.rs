@@ -37,7 +37,7 @@ impl<P: Peer> Machine<P> {
         let open = open.cloned().ok_or(RespondError::Unknown)?;
         let accepts = response.observing;
         // Nothing is kept for an address that may be made up.
-        let is_validated = self.peers.is_validated(&open.origin.peer);
+        let is_validated = self.peers.is_trusted(&open.origin.peer);
         let response = if is_validated || response.payload.len() <= open.szx.bytes() {
             response
         } else {
@@ -218,7 +218,7 @@ impl<P: Peer> Machine<P> {
             let told = Response::new(Code::INTERNAL_ERROR);
             return Err((told, RespondError::TooLarge { bytes, bytes_max }));
         };
-        let lifetime = self.config.timers.exchange_lifetime();
+        let lifetime = self.timers(&key.0).exchange_lifetime();
         if self
             .server
             .kept
@@ -294,12 +294,14 @@ impl<P: Peer> Machine<P> {
     }
 
     pub(super) fn challenge(&self, now: Timestamp, peer: &P) -> Response {
-        let value = self.echo.challenge(now, peer);
+        let value = self
+            .echo
+            .challenge(now, &(peer.clone(), self.peers.path(peer)));
         Response::new(Code::UNAUTHORIZED).option(number::ECHO, value)
     }
 
     pub(super) fn fresh_id(&mut self, now: Timestamp, peer: &P) -> Option<u16> {
-        let lifetime = self.config.timers.exchange_lifetime();
+        let lifetime = self.timers(peer).exchange_lifetime();
         self.peers.next_id(now, &mut *self.rng, peer, lifetime)
     }
 }
@@ -330,5 +332,5 @@ fn encode(kind: Kind, id: u16, token: Token, response: Response) -> Result<Bytes
     message
         .encode()
         .map(Bytes::from)
-        .map_err(|_| RespondError::Unsendable)
+        .map_err(RespondError::Unsendable)
 }

@@ -229,7 +229,7 @@ impl<P: Peer> Machine<P> {
 
     /// spec: rfc7252 §4.4. Rather late than with an id the peer may still remember.
     fn wait_for_id(&mut self, now: Timestamp, peer: &P, exchange: ExchangeId) {
-        let lifetime = self.config.timers.exchange_lifetime();
+        let lifetime = self.timers(peer).exchange_lifetime();
         let at = self.peers.id_free_at(peer, lifetime).unwrap_or(now);
         self.client.ids_due.set(peer.clone(), at);
         if let Some(line) = self.client.lines.get_mut(peer) {

@@ -50,6 +50,26 @@ impl Timers {
         }
     }
 
+    /// The timers of a class of links, as a device announces it.
+    ///
+    /// spec: thin-profile §11
+    pub fn of_class(class: u8, default: Self) -> Self {
+        let first = match class {
+            1 => 60,
+            2 => 15,
+            3 => 8,
+            4 => 10,
+            5 => 5,
+            _ => return default,
+        };
+        let ack_timeout = Duration::from_secs(first);
+        Self {
+            ack_timeout,
+            piggyback_within: ack_timeout / 4,
+            ..default
+        }
+    }
+
     /// The longest first timeout: `ack_timeout` times the random factor's upper end.
     pub(super) fn first_timeout_max(&self) -> Duration {
         self.ack_timeout
@@ -71,6 +91,17 @@ impl Timers {
             .saturating_add(latencies)
             .saturating_add(self.ack_timeout)
     }
+}
+
+/// The largest block of a class of links. spec: thin-profile §11
+pub(super) fn szx_of_class(class: u8, default: Szx) -> Szx {
+    let exponent = match class {
+        1 => 3,
+        2 => 4,
+        3 | 4 => 5,
+        _ => return default,
+    };
+    Szx::new(exponent).map_or(default, |szx| szx.min(default))
 }
 
 /// How a machine behaves.
@@ -151,6 +182,10 @@ pub const SEEN_PER_PEER_MAX: usize = 1024;
 /// Message ids remembered of peers with proved addresses, in all. At most about 1.2 kB each,
 /// usually below 100 bytes.
 pub const SEEN_MAX: usize = 65_536;
+
+/// Message ids remembered of peers on slow links, in all: they live up to half an hour, and a link of
+/// 300 bit/s carries a message in seconds.
+pub const SEEN_SLOW_MAX: usize = 65_536;
 
 /// Message ids remembered of all other peers; a spoofed flood pushes out only its like. What is
 /// forgotten here was safe to repeat.

@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::{
     client::Client,
-    config::{Config, OUTBOX_MAX, SEEN_MAX, SEEN_UNVALIDATED_MAX},
+    config::{
+        Config, OUTBOX_MAX, SEEN_MAX, SEEN_SLOW_MAX, SEEN_UNVALIDATED_MAX, Timers, szx_of_class,
+    },
     dedup::{Before, Seen},
     echo::EchoKey,
     peers::Peers,
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::{
     base::{Rng, Timestamp},
-    wire::coap::{Answer, Code, Kind, Message},
+    wire::coap::{Answer, Code, Kind, Message, Szx},
 };
 
 /// One end of any number of CoAP conversations.
@@ -28,6 +30,8 @@ pub struct Machine<P> {
     pub(super) peers: Peers<P>,
     pub(super) seen: Seen<P>,
     pub(super) seen_unvalidated: Seen<P>,
+    /// Of peers on slow links, whose message ids live longer.
+    seen_slow: Seen<P>,
     pub(super) flights: Flights<P>,
     pub(super) server: Server<P>,
     pub(super) client: Client<P>,
@@ -47,6 +51,7 @@ impl<P: Peer> Machine<P> {
             peers: Peers::new(),
             seen: Seen::new(SEEN_MAX),
             seen_unvalidated: Seen::new(SEEN_UNVALIDATED_MAX),
+            seen_slow: Seen::new(SEEN_SLOW_MAX),
             flights: Flights::new(),
             server: Server::new(),
             client: Client::new(),
@@ -61,14 +66,60 @@ impl<P: Peer> Machine<P> {
         self.peers.validate(now, &mut *self.rng, peer);
     }
 
+    /// An authenticated peer's datagram came from this address, given as any number that names it.
+    /// What may be sent there is bounded until an Echo value comes back from it.
+    pub fn peer_is_at(&mut self, now: Timestamp, peer: &P, path: u64) {
+        self.peers.is_at(now, &mut *self.rng, peer, path);
+    }
+
+    /// The class of the peer's link, which sets timers and block sizes. spec: thin-profile §11
+    pub fn set_link_class(&mut self, now: Timestamp, peer: &P, class: u8) {
+        self.peers.set_class(now, &mut *self.rng, peer, class);
+    }
+
+    /// How many bytes may be sent to the peer now; without bound once its address is proved.
+    pub fn budget(&self, peer: &P) -> u64 {
+        self.peers.budget(peer)
+    }
+
+    /// Whether a message id was met within its lifetime: then the datagram is a copy.
+    pub fn has_seen(&mut self, now: Timestamp, peer: &P, id: u16) -> bool {
+        let all = [
+            &mut self.seen,
+            &mut self.seen_unvalidated,
+            &mut self.seen_slow,
+        ];
+        all.into_iter()
+            .any(|seen| seen.recall(now, peer, id).is_some())
+    }
+
+    pub(super) fn timers(&self, peer: &P) -> Timers {
+        Timers::of_class(self.peers.class(peer), self.config.timers)
+    }
+
+    pub(super) fn szx(&self, peer: &P) -> Szx {
+        szx_of_class(self.peers.class(peer), self.config.szx)
+    }
+
     /// Takes in a datagram.
     pub fn handle_datagram(&mut self, now: Timestamp, peer: P, bytes: &[u8]) {
         self.peers.received(now, &mut *self.rng, &peer, bytes.len());
         let message = match Message::decode(bytes) {
             Ok(message) => message,
             Err(wrong) => {
-                if let Answer::Reset { id } = wrong.answer {
-                    self.send_empty(&peer, Kind::Rst, id);
+                match wrong.answer {
+                    Answer::TooLarge { kind, id, token } if self.config.serves_requests => {
+                        self.on_oversized_request(now, peer, (kind, id, token));
+                    }
+                    Answer::TooLarge {
+                        kind: Kind::Con,
+                        id,
+                        ..
+                    }
+                    | Answer::Reset { id } => {
+                        self.send_empty(&peer, Kind::Rst, id);
+                    }
+                    Answer::Silence | Answer::TooLarge { .. } => {}
                 }
                 return;
             }
@@ -93,7 +144,7 @@ impl<P: Peer> Machine<P> {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        while let Some(due) = self.flights.due(now, &self.config.timers) {
+        while let Some(due) = self.flights.due(now) {
             match due {
                 Due::Again(peer, bytes) => self.send(&peer, bytes),
                 Due::GivenUp(_, Owner::Answer(exchange)) => self.close(exchange),
@@ -103,6 +154,7 @@ impl<P: Peer> Machine<P> {
         }
         self.seen.forget_expired(now);
         self.seen_unvalidated.forget_expired(now);
+        self.seen_slow.forget_expired(now);
         self.server_timeout(now);
         self.client_timeout(now);
     }
@@ -113,6 +165,7 @@ impl<P: Peer> Machine<P> {
             self.flights.next_timeout(),
             self.seen.next_timeout(),
             self.seen_unvalidated.next_timeout(),
+            self.seen_slow.next_timeout(),
             self.server.next_timeout(),
             self.client.next_timeout(),
         ]
@@ -167,8 +220,8 @@ impl<P: Peer> Machine<P> {
     /// Puts a confirmable message out, to be sent again until acknowledged.
     pub(super) fn send_reliably(&mut self, now: Timestamp, sent: SentCon<P>) {
         self.send(&sent.peer, sent.bytes.clone());
-        self.flights
-            .begin(now, &self.config.timers, &mut *self.rng, sent);
+        let timers = self.timers(&sent.peer);
+        self.flights.begin(now, timers, &mut *self.rng, sent);
     }
 
     /// Sends an Empty message: four bytes, no token (lb sent one: defect 2).
@@ -183,19 +236,24 @@ impl<P: Peer> Machine<P> {
 
     /// Whether the message is new; a duplicate is answered as the first time.
     pub(super) fn is_first_copy(&mut self, now: Timestamp, peer: &P, kind: Kind, id: u16) -> bool {
-        // Looked for in both: the address may have been proved in between.
+        // Looked for in all: the address may have been proved in between.
         let before = self.seen.recall(now, peer, id);
         let before = before.or_else(|| self.seen_unvalidated.recall(now, peer, id));
+        let before = before.or_else(|| self.seen_slow.recall(now, peer, id));
         match before {
             None => {
-                let expires = now + self.config.timers.exchange_lifetime();
-                let is_validated = self.peers.is_validated(peer);
-                let seen = if is_validated {
-                    &mut self.seen
+                let lifetime = self.timers(peer).exchange_lifetime();
+                let usual = self.config.timers.exchange_lifetime();
+                // Each list holds one lifetime, so that its oldest is the first to expire.
+                let (seen, lifetime) = if !self.peers.is_trusted(peer) {
+                    (&mut self.seen_unvalidated, usual)
+                } else if lifetime > usual {
+                    let slowest = Timers::of_class(1, self.config.timers);
+                    (&mut self.seen_slow, slowest.exchange_lifetime())
                 } else {
-                    &mut self.seen_unvalidated
+                    (&mut self.seen, usual)
                 };
-                seen.remember(expires, peer, id);
+                seen.remember(now + lifetime, peer, id);
                 true
             }
             Some(Before::Answered(bytes)) if kind == Kind::Con => {
@@ -209,6 +267,7 @@ impl<P: Peer> Machine<P> {
     /// What duplicates of a message are answered from now on.
     pub(super) fn remember_answer(&mut self, peer: &P, id: u16, bytes: Bytes) {
         self.seen.answered(peer, id, bytes.clone());
+        self.seen_slow.answered(peer, id, bytes.clone());
         self.seen_unvalidated.answered(peer, id, bytes);
     }
 }

@@ -27,9 +27,24 @@ pub(super) struct Peers<P> {
     validated: BTreeSet<(Timestamp, P)>,
 }
 
+/// What is known of a peer's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Anybody may have written it.
+    Unproved,
+    /// A security layer knows who it is, and not whether it receives there.
+    Authenticated,
+    /// It receives there.
+    Proved,
+}
+
 #[derive(Debug)]
 struct Known {
-    is_validated: bool,
+    standing: Standing,
+    /// Which address it is at, where peers are not keyed by address.
+    path: u64,
+    /// See [`Timers::of_class`](super::Timers::of_class).
+    class: u8,
     touched: Timestamp,
     received_bytes: u64,
     sent_bytes: u64,
@@ -66,7 +81,7 @@ impl<P: Peer> Peers<P> {
     /// How many bytes may be sent to the peer now.
     pub(super) fn budget(&self, peer: &P) -> u64 {
         self.by_peer.get(peer).map_or(0, |known| {
-            if known.is_validated {
+            if known.standing == Standing::Proved {
                 u64::MAX
             } else {
                 let allowed = known.received_bytes.saturating_mul(AMPLIFICATION_MAX);
@@ -78,20 +93,57 @@ impl<P: Peer> Peers<P> {
     pub(super) fn is_validated(&self, peer: &P) -> bool {
         self.by_peer
             .get(peer)
-            .is_some_and(|known| known.is_validated)
+            .is_some_and(|known| known.standing == Standing::Proved)
+    }
+
+    /// Whether what the peer asks is done: a challenge before it would protect nobody.
+    pub(super) fn is_trusted(&self, peer: &P) -> bool {
+        self.by_peer
+            .get(peer)
+            .is_some_and(|known| known.standing != Standing::Unproved)
     }
 
     /// The peer receives at its address.
     pub(super) fn validate(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) {
-        let touched = self.touch(now, rng, peer).touched;
-        if let Some(known) = self.by_peer.get_mut(peer)
-            && !known.is_validated
-        {
-            known.is_validated = true;
-            self.unvalidated.remove(&(touched, peer.clone()));
-            self.validated.insert((touched, peer.clone()));
-            self.evict();
+        self.trust(now, rng, peer).standing = Standing::Proved;
+        self.evict();
+    }
+
+    /// An authenticated peer is at an address, which is to be proved if it is another than before.
+    pub(super) fn is_at(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P, path: u64) {
+        let known = self.trust(now, rng, peer);
+        if known.standing == Standing::Unproved || known.path != path {
+            known.standing = Standing::Authenticated;
+            known.path = path;
+            known.received_bytes = 0;
+            known.sent_bytes = 0;
         }
+        self.evict();
+    }
+
+    /// What a challenge to the peer is bound to, besides the peer.
+    pub(super) fn path(&self, peer: &P) -> u64 {
+        self.by_peer.get(peer).map_or(0, |known| known.path)
+    }
+
+    /// The class of its link.
+    pub(super) fn class(&self, peer: &P) -> u8 {
+        self.by_peer.get(peer).map_or(0, |known| known.class)
+    }
+
+    /// Notes the class of its link.
+    pub(super) fn set_class(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P, class: u8) {
+        self.touch(now, rng, peer).class = class;
+    }
+
+    /// The entry of a peer that a flood of strangers is not to push out.
+    fn trust(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) -> &mut Known {
+        self.touch(now, rng, peer);
+        self.unvalidated.remove(&(now, peer.clone()));
+        self.validated.insert((now, peer.clone()));
+        self.by_peer
+            .get_mut(peer)
+            .expect("touch() has made or found the entry, and it is the newest of its set")
     }
 
     /// A message id not used with this peer within `lifetime`; none when all were.
@@ -127,24 +179,20 @@ impl<P: Peer> Peers<P> {
     }
 
     fn touch(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) -> &mut Known {
-        let is_validated = self
-            .by_peer
-            .get(peer)
-            .map(|known| (known.is_validated, known.touched));
-        if let Some((is_validated, touched)) = is_validated {
-            let set = if is_validated {
-                &mut self.validated
-            } else {
-                &mut self.unvalidated
-            };
-            set.remove(&(touched, peer.clone()));
-            set.insert((now, peer.clone()));
-        } else {
-            self.unvalidated.insert((now, peer.clone()));
+        let before = self.by_peer.get(peer);
+        let set = match before.map(|known| known.standing) {
+            None | Some(Standing::Unproved) => &mut self.unvalidated,
+            Some(_) => &mut self.validated,
+        };
+        if let Some(known) = before {
+            set.remove(&(known.touched, peer.clone()));
         }
+        set.insert((now, peer.clone()));
         self.evict();
         let known = self.by_peer.entry(peer.clone()).or_insert_with(|| Known {
-            is_validated: false,
+            standing: Standing::Unproved,
+            path: 0,
+            class: 0,
             touched: now,
             received_bytes: 0,
             sent_bytes: 0,
@@ -268,6 +316,25 @@ mod tests {
 
         assert_eq!(peers.len(), PEERS_UNVALIDATED_MAX + 1);
         assert!(peers.is_validated(&0));
+    }
+
+    #[test]
+    fn an_authenticated_peer_at_a_new_address_gets_three_times_what_came_from_there() {
+        let mut peers = Peers::new();
+        let mut rng = StdRng::seed_from_u64(3);
+        let now = Timestamp(0);
+        peers.is_at(now, &mut rng, &1, 7);
+        peers.validate(now, &mut rng, &1);
+        peers.is_at(now, &mut rng, &1, 7);
+        assert!(peers.is_validated(&1), "it is where it was");
+
+        peers.is_at(now, &mut rng, &1, 8);
+        peers.received(now, &mut rng, &1, 10);
+
+        assert!(peers.is_trusted(&1) && !peers.is_validated(&1));
+        assert_eq!(peers.budget(&1), 30);
+        peers.validate(now, &mut rng, &1);
+        assert_eq!(peers.budget(&1), u64::MAX);
     }
 
     #[test]

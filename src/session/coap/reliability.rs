@@ -41,7 +41,7 @@ pub(super) struct Flights<P> {
 struct Flight {
     bytes: Bytes,
     owner: Owner,
-    retransmissions: u32,
+    retransmissions_left: u32,
     timeout: Duration,
     span_ends: Timestamp,
 }
@@ -69,7 +69,7 @@ impl<P: Peer> Flights<P> {
     pub(super) fn begin(
         &mut self,
         now: Timestamp,
-        timers: &Timers,
+        timers: Timers,
         rng: &mut dyn Rng,
         sent: SentCon<P>,
     ) {
@@ -93,7 +93,7 @@ impl<P: Peer> Flights<P> {
             Flight {
                 bytes,
                 owner,
-                retransmissions: 0,
+                retransmissions_left: timers.max_retransmit,
                 timeout,
                 span_ends,
             },
@@ -119,12 +119,12 @@ impl<P: Peer> Flights<P> {
     }
 
     /// One message whose pause is over.
-    pub(super) fn due(&mut self, now: Timestamp, timers: &Timers) -> Option<Due<P>> {
+    pub(super) fn due(&mut self, now: Timestamp) -> Option<Due<P>> {
         let key = self.alarms.pop_due(now)?;
         let flight = self.by_id.get_mut(&key)?;
         // A machine that slept must not send beyond the span, even if attempts are left.
-        if flight.retransmissions < timers.max_retransmit && now <= flight.span_ends {
-            flight.retransmissions += 1;
+        if flight.retransmissions_left > 0 && now <= flight.span_ends {
+            flight.retransmissions_left -= 1;
             flight.timeout = flight.timeout.saturating_mul(2);
             let bytes = flight.bytes.clone();
             self.alarms.set(key.clone(), now + flight.timeout);
@@ -157,7 +157,7 @@ mod tests {
         let owner = Owner::Answer(ExchangeId(1));
         flights.begin(
             Timestamp(0),
-            &timers,
+            timers,
             &mut rng,
             SentCon {
                 peer: "ana",
@@ -170,7 +170,7 @@ mod tests {
         let mut sent_at = Vec::new();
         let given_up_at = loop {
             let at = flights.next_timeout().unwrap();
-            match flights.due(at, &timers).unwrap() {
+            match flights.due(at).unwrap() {
                 Due::Again(_, bytes) => {
                     assert_eq!(&bytes[..], b"x");
                     sent_at.push(at.0 / 1000);
@@ -196,7 +196,7 @@ mod tests {
             let owner = Owner::Answer(ExchangeId(1));
             flights.begin(
                 Timestamp(0),
-                &timers,
+                timers,
                 &mut rng,
                 SentCon {
                     peer: 1,
@@ -218,7 +218,7 @@ mod tests {
         let owner = Owner::Request(ExchangeId(1));
         flights.begin(
             Timestamp(0),
-            &timers,
+            timers,
             &mut rng,
             SentCon {
                 peer: 1,

@@ -175,6 +175,40 @@ impl<P: Peer> Machine<P> {
         }
     }
 
+    /// A request in one datagram larger than we read is told to come in blocks, and of which size.
+    ///
+    /// spec: rfc7959 §2.9
+    pub(super) fn on_oversized_request(
+        &mut self,
+        now: Timestamp,
+        peer: P,
+        (kind, id, token): (Kind, u16, Token),
+    ) {
+        if !self.is_first_copy(now, &peer, kind, id) {
+            return;
+        }
+        let mut response = self.too_large();
+        if let Ok(hint) = Block::new(0, true, self.config.szx) {
+            response.options.push_block(number::BLOCK1, hint);
+        }
+        let origin = Origin {
+            peer,
+            kind,
+            id,
+            token,
+        };
+        // Our own answers always fit; there is nobody to tell if one did not.
+        let _sent = self.reply(now, &origin, response, None);
+    }
+
+    /// 4.13, and what would not be.
+    fn too_large(&self) -> Response {
+        let mut response = Response::new(Code::TOO_LARGE);
+        let bytes_max = u32::try_from(self.config.request_bytes_max).unwrap_or(u32::MAX);
+        response.options.push_uint(number::SIZE1, bytes_max);
+        response
+    }
+
     fn admit(
         &mut self,
         now: Timestamp,
@@ -190,7 +224,7 @@ impl<P: Peer> Machine<P> {
         let block1 = block(&message.options, number::BLOCK1)?;
         let key = RequestKey::of(message.code, &message.options);
         let body = self.gather(now, origin, key, block1, &mut message)?;
-        let is_validated = self.peers.is_validated(&origin.peer);
+        let is_validated = self.peers.is_trusted(&origin.peer);
         if !self.server.has_room_for(&origin.peer, is_validated) {
             return Err(Response::unavailable(FULL_MAX_AGE_SECS).into());
         }
@@ -199,7 +233,7 @@ impl<P: Peer> Machine<P> {
         let open = Open {
             origin: origin.clone(),
             kept_key,
-            szx: asked.min(self.config.szx),
+            szx: asked.min(self.szx(&origin.peer)),
             block1,
             wants_size2: message.options.has(number::SIZE2),
             observation: None,
@@ -244,9 +278,16 @@ impl<P: Peer> Machine<P> {
         }
         let options = &message.options;
         if let Some(value) = options.first(number::ECHO)
-            && self.echo.proves(now, &origin.peer, value)
+            && self.echo.proves(
+                now,
+                &(origin.peer.clone(), self.peers.path(&origin.peer)),
+                value,
+            )
         {
             self.peers.validate(now, &mut *self.rng, &origin.peer);
+            return Ok(());
+        }
+        if self.peers.is_trusted(&origin.peer) {
             return Ok(());
         }
         let leaves_state =
@@ -272,11 +313,11 @@ impl<P: Peer> Machine<P> {
             .kept
             .find(&origin.peer, request, &message.payload)
             .ok_or_else(|| Response::new(Code::INCOMPLETE))?;
-        let szx = asked.szx().min(self.config.szx);
+        let szx = asked.szx().min(self.szx(&origin.peer));
         let (block, payload) = kept
             .block(asked.offset(), szx)
             .ok_or_else(|| Response::new(Code::BAD_REQUEST).saying("no such block"))?;
-        let lifetime = self.config.timers.exchange_lifetime();
+        let lifetime = self.timers(&origin.peer).exchange_lifetime();
         self.server.kept.served(now, lifetime, &key, block.more());
         let mut response = Response::new(kept.code);
         response.options = kept.options;
@@ -304,20 +345,14 @@ impl<P: Peer> Machine<P> {
         let bytes_max = self.config.request_bytes_max;
         let stated = message.options.uint(number::SIZE1).unwrap_or(0);
         let stated = usize::try_from(stated).unwrap_or(usize::MAX);
-        let too_large = || {
-            let mut response = Response::new(Code::TOO_LARGE);
-            let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
-            response.options.push_uint(number::SIZE1, bytes_max);
-            response
-        };
         let payload = std::mem::take(&mut message.payload);
         if stated > bytes_max || payload.len() > bytes_max {
-            return Err(too_large().into());
+            return Err(self.too_large().into());
         }
         let Some(block) = block1 else {
             return Ok(payload.into());
         };
-        let lifetime = self.config.timers.exchange_lifetime();
+        let lifetime = self.timers(&origin.peer).exchange_lifetime();
         let place = (origin.peer.clone(), key);
         let mut answer = match self
             .server
@@ -330,10 +365,10 @@ impl<P: Peer> Machine<P> {
             Err(BlockRefusal::Length) => {
                 Response::new(Code::BAD_REQUEST).saying("not the stated block size")
             }
-            Err(BlockRefusal::TooLarge) => too_large(),
+            Err(BlockRefusal::TooLarge) => self.too_large(),
             Err(BlockRefusal::Full) => Response::unavailable(FULL_MAX_AGE_SECS),
         };
-        let szx = block.szx().min(self.config.szx);
+        let szx = block.szx().min(self.szx(&origin.peer));
         if answer.code == Code::CONTINUE
             && let Ok(control) = Block::new(block.num(), true, szx)
         {
@@ -364,7 +399,7 @@ impl<P: Peer> Machine<P> {
         ] {
             options.remove(ours);
         }
-        let timers = self.config.timers;
+        let timers = self.timers(&peer);
         if open.origin.kind == Kind::Con {
             let at = now + timers.piggyback_within;
             self.server.duties.set((exchange, Duty::Acknowledge), at);
@@ -388,6 +423,26 @@ impl<P: Peer> Machine<P> {
         });
         // A deregistration may have made room for another observation's state.
         self.flush(now, &peer);
+    }
+
+    /// Takes up an observation that was made before a restart: as if `request` had come with `token`
+    /// and been accepted. None when there is no room for it.
+    pub fn restore_observation(
+        &mut self,
+        peer: &P,
+        token: Token,
+        request: &Request,
+    ) -> Option<ObservationId> {
+        let id = ObservationId(self.new_exchange().0);
+        let key = RequestKey::of(request.method, &request.options);
+        let kept_key = (peer.clone(), key, BodyKey::of(&request.payload));
+        let szx = self.szx(peer);
+        let observations = &mut self.server.observations;
+        if !observations.register(id, token, kept_key, szx, None) {
+            return None;
+        }
+        observations.get_mut(id)?.is_active = true;
+        Some(id)
     }
 
     /// Registers or deregisters as the request asks.

@@ -5,7 +5,7 @@ use std::{fmt::Debug, hash::Hash};
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::wire::coap::{Code, Options, options::number};
+use crate::wire::coap::{Code, EncodeError, Options, options::number};
 
 /// Whoever is at the other end: an address, or a security context that moves between addresses.
 pub trait Peer: Clone + Eq + Hash + Ord + Debug {}
@@ -261,7 +261,7 @@ pub enum RespondError {
     },
     /// Its options do not fit into a message; the client was told 5.00.
     #[error("the response's options do not fit into a message")]
-    Unsendable,
+    Unsendable(#[source] EncodeError),
     /// No room to keep the body while it is fetched; the client was told 5.03.
     #[error("no room to keep another body")]
     Full,

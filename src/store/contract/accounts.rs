@@ -75,6 +75,57 @@ pub(super) async fn an_account_is_made_once(store: &dyn Store) {
     assert_eq!(store.totals().await.expect("read").users, 1);
 }
 
+pub(super) async fn accounts_are_listed_and_a_disabled_one_has_no_session(store: &dyn Store) {
+    let [ana, bob, cid] = ["ana", "bob", "cid"].map(user);
+    let seen = Write::DeviceSeen {
+        user: bob.clone(),
+        device: "PHONE".into(),
+        at: Timestamp(77),
+        from: None,
+    };
+    commit(
+        store,
+        vec![
+            new_user(&cid),
+            new_user(&ana),
+            new_user(&bob),
+            session(&bob, "PHONE", 1, None),
+            session(&bob, "TABLET", 2, None),
+            seen,
+        ],
+    )
+    .await;
+    let disable = |disabled| Write::Disabled {
+        user: bob.clone(),
+        disabled,
+    };
+    commit(store, vec![disable(true)]).await;
+
+    let all = store.users(None, 9).await.expect("read");
+    let told: Vec<_> = all
+        .iter()
+        .map(|known| (&known.user, known.disabled, known.devices, known.seen))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (&ana, false, 0, None),
+            (&bob, true, 2, Some(Timestamp(77))),
+            (&cid, false, 0, None)
+        ]
+    );
+    assert_eq!(all.first().map(|known| known.created), Some(Timestamp(5)));
+    let page = store.users(Some(&ana), 1).await.expect("read");
+    assert_eq!(page.first().map(|known| &known.user), Some(&bob));
+    assert_eq!(page.len(), 1);
+
+    let account = store.user(&bob).await.expect("read").expect("stored");
+    assert!(account.disabled);
+    assert_eq!(store.session(&[1; 32]).await.expect("read"), None);
+    commit(store, vec![disable(false)]).await;
+    assert!(store.session(&[1; 32]).await.expect("read").is_some());
+}
+
 fn profile(user: &OwnedUserId, field: &str, json: Option<&str>) -> Write {
     Write::Profile {
         user: user.clone(),
@@ -461,4 +512,15 @@ pub(super) async fn media_is_counted(store: &dyn Store) {
         Some(media("one", 10))
     );
     assert_eq!(store.media("none").await.expect("read"), None);
+    let rows = async |after: &str, limit| -> Vec<_> {
+        let rows = store.media_rows(after.as_bytes(), limit).await;
+        let rows = rows.expect("read").into_iter();
+        rows.map(|row| (row.key, row.record.expect("it can be read")))
+            .collect()
+    };
+    let [one, two] =
+        [media("one", 10), media("two", 32)].map(|file| (file.id.clone().into(), file));
+    assert_eq!(rows("", 9).await, [one.clone(), two.clone()]);
+    assert_eq!(rows("", 1).await, [one]);
+    assert_eq!(rows("one", 9).await, [two]);
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     base::Seq,
     room::{Membership, StateKey},
-    store::{EventNid, Logged, NewLogged, Order, StateNid, Status, Store, Write},
+    store::{EventNid, Kinds, Logged, NewLogged, Order, RoomNid, StateNid, Status, Store, Write},
     wire::matrix::event_id,
 };
 
@@ -187,6 +187,9 @@ pub(super) async fn states_equal_a_model(store: &dyn Store, seed: u64, steps: u3
             );
         }
     }
+    for (nid, model) in past.iter().step_by(13).chain(past.last()) {
+        equals_by_type(store, &room, *nid, model).await;
+    }
     let current = store.current(room.nid, &keys).await.expect("read");
     for (key, event) in keys.iter().zip(current) {
         assert_eq!(
@@ -212,6 +215,35 @@ pub(super) async fn states_equal_a_model(store: &dyn Store, seed: u64, steps: u3
     assert!(store.state(StateNid(0)).await.expect("read").is_empty());
 }
 
+/// A state read by type, current or not, is what the model has of those types.
+async fn equals_by_type(
+    store: &dyn Store,
+    room: &Pen,
+    state: StateNid,
+    model: &BTreeMap<StateKey, EventNid>,
+) {
+    let (member, topic) = ("m.room.member", "m.room.topic");
+    for kinds in [
+        Kinds::Only(&[topic]),
+        Kinds::Only(&["x", topic, "x", "never"]),
+        Kinds::Only(&[]),
+        Kinds::Without(&[member]),
+        Kinds::Without(&[topic, member, topic]),
+        Kinds::Without(&["a", "z"]),
+        Kinds::Without(&[]),
+    ] {
+        let mut wanted: Vec<EventNid> = model
+            .iter()
+            .filter(|(key, _)| kinds.want(&key.kind))
+            .map(|(_, nid)| *nid)
+            .collect();
+        wanted.sort_unstable();
+        let found = store.state_events(room.nid, state, kinds).await;
+        let found: Vec<EventNid> = found.expect("read").iter().map(|event| event.nid).collect();
+        assert_eq!(found, wanted, "{kinds:?} of state {state:?}");
+    }
+}
+
 pub(super) async fn one_room_does_not_read_anothers_state(store: &dyn Store) {
     let ana = user("ana");
     let mut rooms = ["one", "two"].map(|name| Pen::new(store, name));
@@ -231,5 +263,13 @@ pub(super) async fn one_room_does_not_read_anothers_state(store: &dyn Store) {
             one(found.await.expect("read")),
             room.model.get(&key).copied()
         );
+        let found = store.state_events(room.nid, room.state.nid, Kinds::Without(&[]));
+        let found: Vec<_> = found.await.expect("read").into_iter().map(Some).collect();
+        assert_eq!(one(found), room.model.get(&key).copied());
     }
+    let [first, second] = &rooms;
+    let numbers = store.room_numbers(RoomNid(0), 9).await.expect("read");
+    assert_eq!(numbers, [first.nid, second.nid]);
+    let numbers = store.room_numbers(first.nid, 9).await.expect("read");
+    assert_eq!(numbers, [second.nid]);
 }

@@ -31,6 +31,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     rooms::a_txn_gets_its_first_answer(&*make().await).await;
     rooms::redaction_keeps_the_hash(&*make().await).await;
     rooms::an_alias_names_one_room(&*make().await).await;
+    rooms::the_directory_lists_large_rooms_first(&*make().await).await;
     rooms::a_receipt_replaces_its_elder(&*make().await).await;
     rooms::memberships_since_equal_a_model(&*make().await).await;
     rooms::sharing_a_room_makes_neighbours(&*make().await).await;
@@ -38,6 +39,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     graph::states_equal_a_model(&*make().await, 1, 400).await;
     graph::one_room_does_not_read_anothers_state(&*make().await).await;
     accounts::an_account_is_made_once(&*make().await).await;
+    accounts::accounts_are_listed_and_a_disabled_one_has_no_session(&*make().await).await;
     accounts::account_data_is_told_since(&*make().await).await;
     accounts::a_session_replaces_the_devices_token(&*make().await).await;
     accounts::a_removed_device_leaves_nothing(&*make().await).await;

@@ -379,6 +379,50 @@ pub(super) async fn a_receipt_replaces_its_elder(store: &dyn Store) {
     assert_eq!(told, [("", "$three"), ("main", "$one")]);
 }
 
+pub(super) async fn the_directory_lists_large_rooms_first(store: &dyn Store) {
+    let (ana, bob) = (user("ana"), user("bob"));
+    let mut rooms: Vec<Pen> = (0..5).map(|n| Pen::new(store, &format!("d{n}"))).collect();
+    for (n, room) in rooms.iter_mut().enumerate() {
+        room.member(store, &ana, Membership::Join);
+        if n == 2 {
+            room.member(store, &bob, Membership::Join);
+        } else {
+            room.member(store, &bob, Membership::Invite);
+        }
+        commit(store, room.take()).await;
+    }
+    let nids: Vec<RoomNid> = rooms.iter().map(|room| room.nid).collect();
+    let put = |nth: usize, listed| {
+        let room = nids.get(nth).copied().expect("one of the rooms");
+        vec![Write::Listed { room, listed }]
+    };
+    for nth in [3, 1, 2, 0, 1] {
+        commit(store, put(nth, true)).await;
+    }
+    commit(store, put(0, false)).await;
+    let empty = store.numbers().room();
+    let lost = vec![Write::Listed {
+        room: empty,
+        listed: true,
+    }];
+    commit(store, lost).await;
+    let mut told = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.listed(after, 2).await.expect("read");
+        let Some(end) = page.last() else { break };
+        after = Some((end.joined, end.room.nid));
+        told.extend(page.iter().map(|listed| (listed.room.nid, listed.joined)));
+    }
+    let wanted = [2, 1, 3].map(|nth| nids.get(nth).copied().expect("one of the rooms"));
+    let [large, older, newer] = wanted;
+    assert_eq!(told, [(large, 2), (older, 1), (newer, 1)]);
+    for (nth, nid) in nids.iter().enumerate() {
+        let listed = store.is_listed(*nid).await.expect("read");
+        assert_eq!(listed, (1..4).contains(&nth), "{nth}");
+    }
+}
+
 pub(super) async fn memberships_since_equal_a_model(store: &dyn Store) {
     const KINDS: [Membership; 5] = [
         Membership::Join,

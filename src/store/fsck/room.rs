@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::{CanonicalJsonValue, OwnedUserId, signatures::content_hash};
+use ruma::{CanonicalJsonValue, EventId, OwnedUserId, UserId, signatures::content_hash};
 use sha2::{Digest as _, Sha256};
 
-use super::{Finding, Report, Wrong};
+use super::{Finding, Report, Wrong, or_damaged};
 use crate::{
     base::{ChainHash, Position, Seq},
     room::{Membership, StateKey},
@@ -13,8 +13,14 @@ use crate::{
         EventNid, EventRecord, LogRecord, Logged, Marker, Order, RoomRecord, Status, Store,
         StoreError, hash_of,
     },
-    wire::{chain, matrix::Pdu},
+    wire::{
+        chain,
+        matrix::{Pdu, event_id},
+    },
 };
+
+/// A membership and the event it comes from, if there is one.
+type Noted = Option<(Membership, EventNid)>;
 
 /// How many entries are read at once.
 const PAGE: u32 = 256;
@@ -53,21 +59,18 @@ pub(super) async fn check(
     walk.members(&current).await
 }
 
-/// Damage is a finding; only a failing backend ends the check.
-fn or_damaged<T>(read: Result<T, StoreError>) -> Result<Result<T, String>, StoreError> {
-    match read {
-        Ok(value) => Ok(Ok(value)),
-        Err(StoreError::Damaged { what }) => Ok(Err(what)),
-        Err(error @ StoreError::Backend(_)) => Err(error),
-    }
-}
-
 impl Walk<'_> {
     fn add(&mut self, seq: Option<Seq>, what: Wrong) {
+        let room = self.room.id.to_string();
+        self.report.add(Finding::of_room(room, seq, what));
+    }
+
+    fn add_of(&mut self, event: &EventRecord, seq: Option<Seq>, what: Wrong) {
+        let room = self.room.id.to_string();
+        let event = Some(event_id(event.hash));
         self.report.add(Finding {
-            room: self.room.id.to_string(),
-            seq,
-            what,
+            event,
+            ..Finding::of_room(room, seq, what)
         });
     }
 
@@ -78,18 +81,17 @@ impl Walk<'_> {
     async fn entries(&mut self) -> Result<(), StoreError> {
         let head = self.room.heads.seq;
         while self.seq < head {
-            let (from, to) = (self.seq, Seq(head.0.min(self.seq.0 + u64::from(PAGE))));
-            match or_damaged(self.read(from, to).await)? {
+            match or_damaged(self.read(head, PAGE).await)? {
+                Ok(page) if page.is_empty() => self.missing_up_to(head),
                 Ok(page) => {
                     for entry in page {
                         self.entry(entry).await?;
                     }
                 }
-                Err(_) => self.entries_singly(from, to).await?,
+                Err(_) => self.entries_singly(head).await?,
             }
-            self.skip_to(to);
         }
-        if let Some(past) = or_damaged(self.read(head, Seq(u64::MAX)).await)?
+        if let Some(past) = or_damaged(self.read(Seq(u64::MAX), 1).await)?
             .ok()
             .and_then(|page| page.into_iter().next())
         {
@@ -98,43 +100,66 @@ impl Walk<'_> {
         Ok(())
     }
 
-    async fn read(&self, from: Seq, to: Seq) -> Result<Vec<LogRecord>, StoreError> {
+    /// What comes next, up to `to`.
+    async fn read(&self, to: Seq, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
         let room = self.room.nid;
-        self.store.log(room, from, to, Order::Forward, PAGE).await
+        self.store
+            .log(room, self.seq, to, Order::Forward, limit)
+            .await
     }
 
-    /// One entry at a time, to learn which of them cannot be read.
-    async fn entries_singly(&mut self, from: Seq, to: Seq) -> Result<(), StoreError> {
-        for n in from.0..to.0 {
-            match or_damaged(self.read(Seq(n), Seq(n + 1)).await)? {
+    /// As many as a page has, one at a time, to learn which of them cannot be read.
+    async fn entries_singly(&mut self, head: Seq) -> Result<(), StoreError> {
+        for _ in 0..PAGE {
+            match or_damaged(self.read(head, 1).await)? {
                 Ok(page) => {
-                    for entry in page {
-                        self.entry(entry).await?;
-                    }
+                    let Some(entry) = page.into_iter().next() else {
+                        self.missing_up_to(head);
+                        return Ok(());
+                    };
+                    self.entry(entry).await?;
                 }
                 Err(why) => {
-                    self.skip_to(Seq(n));
-                    self.seq = Seq(n + 1);
+                    let seq = self.first_unreadable(head).await?;
+                    self.missing_up_to(Seq(seq.0.saturating_sub(1)));
+                    self.seq = seq;
                     self.chain = None;
-                    self.unreadable(Some(self.seq), why);
+                    self.unreadable(Some(seq), why);
                 }
             }
         }
         Ok(())
     }
 
-    /// Everything up to `seq` that did not come is missing.
-    fn skip_to(&mut self, seq: Seq) {
-        while self.seq < seq {
-            self.seq = self.seq.next();
-            self.chain = None;
-            self.add(Some(self.seq), Wrong::Missing);
+    /// Which entry it is that comes next and cannot be read: by halving, because a wrong head may
+    /// be any distance away.
+    async fn first_unreadable(&self, head: Seq) -> Result<Seq, StoreError> {
+        let (mut none_up_to, mut found_at) = (self.seq.0, head.0);
+        while found_at.saturating_sub(none_up_to) > 1 {
+            let middle = none_up_to + (found_at - none_up_to) / 2;
+            match or_damaged(self.read(Seq(middle), 1).await)? {
+                Ok(page) if page.is_empty() => none_up_to = middle,
+                _ => found_at = middle,
+            }
         }
+        Ok(Seq(found_at))
+    }
+
+    /// Everything up to `seq` that did not come is missing.
+    fn missing_up_to(&mut self, seq: Seq) {
+        if self.seq >= seq {
+            return;
+        }
+        let first = self.seq.next();
+        self.seq = seq;
+        self.chain = None;
+        let upto = (first < seq).then_some(seq);
+        self.add(Some(first), Wrong::Missing { upto });
     }
 
     async fn entry(&mut self, entry: LogRecord) -> Result<(), StoreError> {
         let seq = entry.seq;
-        self.skip_to(Seq(seq.0.saturating_sub(1)));
+        self.missing_up_to(Seq(seq.0.saturating_sub(1)));
         self.seq = seq;
         self.report.checked.entries += 1;
         let (before, last) = (self.position, self.room.position);
@@ -171,16 +196,19 @@ impl Walk<'_> {
                 room: event.room,
                 seq: event.seq,
             };
-            self.add(Some(seq), wrong);
+            self.add_of(event, Some(seq), wrong);
         }
         match Pdu::read(&event.json, self.room.version) {
-            Err(error) => self.unreadable(Some(seq), error.to_string()),
+            Err(error) => {
+                let why = error.to_string();
+                self.add_of(event, Some(seq), Wrong::Unreadable { why });
+            }
             Ok(pdu) => {
                 let (expected, found) = (event.hash, pdu.hash());
                 if found != expected {
-                    self.add(Some(seq), Wrong::EventId { expected, found });
+                    self.add_of(event, Some(seq), Wrong::EventId { expected, found });
                 } else if let Some(wrong) = content(&pdu, &self.room) {
-                    self.add(Some(seq), wrong);
+                    self.add_of(event, Some(seq), wrong);
                 }
                 let fields = pdu.fields();
                 if let Some(key) = &fields.state_key
@@ -204,20 +232,31 @@ impl Walk<'_> {
             }
             Ok(Marker {
                 key, new: Some(id), ..
-            }) => {
-                let known = match hash_of(&id) {
-                    Some(hash) => self.store.event(hash).await?,
-                    None => None,
-                };
-                match known {
-                    Some(event) => {
-                        self.current.insert(key, event.nid);
-                    }
-                    None => self.unreadable(Some(seq), format!("the marker names {id}")),
+            }) => match self.event_by(&id).await? {
+                Ok(Some(event)) => {
+                    self.current.insert(key, event.nid);
                 }
-            }
+                Ok(None) => {
+                    let why = format!("the marker names {id}, which is not stored");
+                    self.unreadable(Some(seq), why);
+                }
+                Err(why) => {
+                    self.unreadable(Some(seq), format!("the marker names {id}: {why}"));
+                }
+            },
         }
         Ok(Sha256::digest(bytes).into())
+    }
+
+    /// An event by its id, if it can be read.
+    async fn event_by(
+        &self,
+        id: &EventId,
+    ) -> Result<Result<Option<EventRecord>, String>, StoreError> {
+        match hash_of(id) {
+            Some(hash) => or_damaged(self.store.event(hash).await),
+            None => Ok(Ok(None)),
+        }
     }
 
     async fn head(&mut self) -> Result<(), StoreError> {
@@ -232,20 +271,17 @@ impl Walk<'_> {
             self.unreadable(None, "the room has events and no tips".to_owned());
         }
         for (id, depth) in tips {
-            let event = match hash_of(&id) {
-                Some(hash) => self.store.event(hash).await?,
-                None => None,
-            };
-            let why = match event {
-                None => "is not stored".to_owned(),
-                Some(event) if event.room != self.room.nid => "is another room's".to_owned(),
-                Some(event) if event.status != Status::Accepted => {
+            let why = match self.event_by(&id).await? {
+                Err(why) => format!("cannot be read: {why}"),
+                Ok(None) => "is not stored".to_owned(),
+                Ok(Some(event)) if event.room != self.room.nid => "is another room's".to_owned(),
+                Ok(Some(event)) if event.status != Status::Accepted => {
                     format!("is {:?}", event.status).to_lowercase()
                 }
-                Some(event) if event.depth != depth => {
+                Ok(Some(event)) if event.depth != depth => {
                     format!("has depth {}, it is noted with {depth}", event.depth)
                 }
-                Some(_) => continue,
+                Ok(Some(_)) => continue,
             };
             self.add(None, Wrong::Tip { id, why });
         }
@@ -256,7 +292,7 @@ impl Walk<'_> {
     async fn current(&mut self) -> Result<BTreeMap<StateKey, EventRecord>, StoreError> {
         let mut stored = BTreeMap::new();
         match or_damaged(self.store.current_all(self.room.nid, None).await)? {
-            Err(why) => self.unreadable(None, why),
+            Err(_) => self.current_singly(&mut stored).await?,
             Ok(events) => {
                 for event in events {
                     if let Some(key) = self.key_of(&event) {
@@ -282,6 +318,28 @@ impl Walk<'_> {
         Ok(stored)
     }
 
+    /// The pieces of current state that the log knows, one at a time, to learn which of them
+    /// cannot be read.
+    async fn current_singly(
+        &mut self,
+        stored: &mut BTreeMap<StateKey, EventRecord>,
+    ) -> Result<(), StoreError> {
+        let keys: Vec<StateKey> = self.current.keys().cloned().collect();
+        for key in keys {
+            let found = self
+                .store
+                .current(self.room.nid, std::slice::from_ref(&key));
+            match or_damaged(found.await)? {
+                Ok(found) => {
+                    let event = found.into_iter().flatten().next();
+                    stored.extend(event.map(|event| (key, event)));
+                }
+                Err(why) => self.unreadable(None, format!("the current {key}: {why}")),
+            }
+        }
+        Ok(())
+    }
+
     fn key_of(&mut self, event: &EventRecord) -> Option<StateKey> {
         let why = match event.pdu(&self.room) {
             Ok(pdu) => match &pdu.fields().state_key {
@@ -290,7 +348,7 @@ impl Walk<'_> {
             },
             Err(error) => error.to_string(),
         };
-        self.unreadable(event.seq, why);
+        self.add_of(event, event.seq, Wrong::Unreadable { why });
         None
     }
 
@@ -327,8 +385,11 @@ impl Walk<'_> {
         &mut self,
         current: &BTreeMap<StateKey, EventRecord>,
     ) -> Result<(), StoreError> {
-        let joined = self.store.joined(self.room.nid, None).await?;
-        let mut joined: BTreeSet<OwnedUserId> = joined.into_iter().collect();
+        let mut joined = BTreeSet::new();
+        match or_damaged(self.store.joined(self.room.nid, None).await)? {
+            Ok(users) => joined.extend(users),
+            Err(why) => self.unreadable(None, format!("the list of members: {why}")),
+        }
         for (key, event) in current {
             if key.kind != "m.room.member" {
                 continue;
@@ -337,8 +398,9 @@ impl Walk<'_> {
                 continue;
             };
             joined.remove(&user);
-            let stored = self.store.membership(&user, self.room.nid).await?;
-            let found = stored.map(|member| (member.membership, member.event));
+            let Some(found) = self.membership(&user).await? else {
+                continue;
+            };
             let expected = membership_of(event, &self.room).map(|is| (is, event.nid));
             if found != expected {
                 let wrong = Wrong::Membership {
@@ -350,15 +412,29 @@ impl Walk<'_> {
             }
         }
         for user in joined {
-            let stored = self.store.membership(&user, self.room.nid).await?;
+            let Some(found) = self.membership(&user).await? else {
+                continue;
+            };
             let wrong = Wrong::Membership {
                 user,
                 expected: None,
-                found: stored.map(|member| (member.membership, member.event)),
+                found,
             };
             self.add(None, wrong);
         }
         Ok(())
+    }
+
+    /// What is noted of a member; nothing when that cannot be read.
+    async fn membership(&mut self, user: &UserId) -> Result<Option<Noted>, StoreError> {
+        let stored = self.store.membership(user, self.room.nid).await;
+        match or_damaged(stored)? {
+            Ok(stored) => Ok(Some(stored.map(|member| (member.membership, member.event)))),
+            Err(why) => {
+                self.unreadable(None, format!("the membership of {user}: {why}"));
+                Ok(None)
+            }
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! A store is damaged in each way there is a word for, and the check finds it.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
+use bytes::Bytes;
+use futures_util::stream;
 use ruma::{
     CanonicalJsonObject, OwnedServerName, OwnedUserId, canonical_json::CanonicalJsonValue,
     signatures::Ed25519KeyPair,
@@ -11,10 +13,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    base::Timestamp,
+    base::{Seq, Timestamp},
+    room::{Membership, StateKey},
     store::{
-        Batch, Commits as _, Marker, NewEvent, NewLogged, Rooms as _, Write,
+        Batch, Commits as _, Marker, MediaRecord, NewEvent, NewLogged, Rooms as _, Write,
         contract::Pen,
+        media::MediaFiles,
         sqlite::{OpenOptions, Sqlite},
     },
     wire::matrix::{Pdu, PduFields, ServerKey, Version},
@@ -175,17 +179,21 @@ impl Scene {
     /// Damages the file from outside and checks it; gives what is wrong, and where.
     async fn damaged(sql: &'static str) -> Vec<(Option<u64>, Wrong)> {
         let scene = Self::new().await;
-        let options = sqlx::sqlite::SqliteConnectOptions::new()
-            .filename(scene.dir.path().join("store.db"))
-            .foreign_keys(false);
-        let mut conn = sqlx::ConnectOptions::connect(&options).await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+        scene.damage(sql).await;
         let report = scene.check().await;
         assert_eq!(report.more, 0);
         let findings = report.findings.into_iter();
         findings
             .map(|finding| (finding.seq.map(|seq| seq.0), finding.what))
             .collect()
+    }
+
+    async fn damage(&self, sql: &'static str) {
+        let options = sqlx::sqlite::SqliteConnectOptions::new()
+            .filename(self.dir.path().join("store.db"))
+            .foreign_keys(false);
+        let mut conn = sqlx::ConnectOptions::connect(&options).await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
     }
 }
 
@@ -206,6 +214,7 @@ async fn a_sound_store_has_no_findings() {
         rooms: 1,
         rooms_all: 1,
         entries: 10,
+        ..Progress::default()
     };
     assert_eq!(report.checked, checked);
     let log = scene.store.log(
@@ -220,8 +229,10 @@ async fn a_sound_store_has_no_findings() {
 
 #[tokio::test]
 async fn a_lost_entry_is_found() {
-    assert_found!("DELETE FROM log WHERE seq = 6", Some(6) => Wrong::Missing);
-    assert_found!("DELETE FROM log WHERE seq = 10", Some(10) => Wrong::Missing);
+    assert_found!("DELETE FROM log WHERE seq = 6", Some(6) => Wrong::Missing { upto: None });
+    assert_found!("DELETE FROM log WHERE seq = 10", Some(10) => Wrong::Missing { upto: None });
+    assert_found!("DELETE FROM log WHERE seq > 7",
+        Some(8) => Wrong::Missing { upto: Some(Seq(10)) }, None => Wrong::Current { .. });
 }
 
 #[tokio::test]
@@ -307,7 +318,210 @@ async fn a_wrong_membership_is_found() {
 async fn a_room_whose_row_cannot_be_read_is_found() {
     let found = Scene::damaged("UPDATE rooms SET version = '99'").await;
     assert!(
-        matches!(found.as_slice(), [(None, Wrong::Unreadable { .. })]),
+        matches!(found.as_slice(), [(None, Wrong::Room { .. })]),
         "{found:#?}"
     );
+}
+
+#[tokio::test]
+async fn a_head_beyond_all_reason_is_one_finding_and_ends() {
+    assert_found!("UPDATE rooms SET seq = 9000000000000000000",
+        Some(11) => Wrong::Missing { upto: Some(Seq(9_000_000_000_000_000_000)) });
+    // Also when what cannot be read stands behind the gap.
+    assert_found!("UPDATE rooms SET seq = 9000000000000000000;
+        INSERT INTO log SELECT room, 8000000000000000000, position, chain, 99, NULL FROM log WHERE seq = 10",
+        Some(11) => Wrong::Missing { .. },
+        Some(8_000_000_000_000_000_000) => Wrong::Unreadable { .. },
+        Some(8_000_000_000_000_000_001) => Wrong::Missing { .. });
+}
+
+#[tokio::test]
+async fn rows_that_are_not_text_are_findings_and_the_rest_is_checked() {
+    assert_found!("UPDATE events SET json = CAST(x'7bff7d' AS TEXT) WHERE seq = 10;
+        UPDATE log SET chain = zeroblob(32) WHERE seq = 6",
+        Some(6) => Wrong::Chain { .. }, Some(7) => Wrong::Chain { .. },
+        Some(10) => Wrong::Unreadable { .. },
+        None => Wrong::Tip { .. });
+    // A piece of current state that cannot be read does not hide the others.
+    let found = Scene::damaged(
+        "UPDATE events SET sent_device = CAST(x'ff' AS TEXT) WHERE seq = 5;
+        UPDATE current SET event = 1 WHERE kind = 'm.room.member' AND key LIKE '@bob%'",
+    )
+    .await;
+    let unreadable = |(_, wrong): &&(_, Wrong)| matches!(wrong, Wrong::Unreadable { .. });
+    let current = |(_, wrong): &&(_, Wrong)| matches!(wrong, Wrong::Current { .. });
+    // The entry, the marker that names it, and the current topic, which it is.
+    assert_eq!(found.iter().filter(unreadable).count(), 3, "{found:#?}");
+    assert!(found.iter().any(|found| current(&found)), "{found:#?}");
+    assert_found!("INSERT INTO memberships VALUES (CAST(x'40ff' AS TEXT), 1, 1, 1, 1, 0)",
+        None => Wrong::Unreadable { .. });
+    assert_found!("UPDATE hub SET rooms = -1", None => Wrong::Totals { .. });
+}
+
+#[tokio::test]
+async fn a_finding_says_where_what_it_means_and_what_to_do() {
+    let scene = Scene::new().await;
+    scene
+        .damage("UPDATE events SET json = replace(json, 'bye', 'buy') WHERE seq = 10")
+        .await;
+
+    let report = scene.check().await;
+
+    let [finding] = report.findings.as_slice() else {
+        panic!("{:#?}", report.findings)
+    };
+    let text = finding.to_string();
+    assert!(
+        text.starts_with("[EVENT_CHANGED] room !checked:hub.example entry 10 event $"),
+        "{text}"
+    );
+    assert!(finding.what.means().contains("does not deliver it"));
+    assert!(finding.what.fix().contains("copy"));
+}
+
+#[tokio::test]
+async fn no_more_findings_are_kept_than_a_screen_can_bear_and_the_rest_is_counted() {
+    let mut report = Report::default();
+    for _ in 0..FINDINGS_MAX + 5 {
+        let why = String::new();
+        report.add(Finding::of_store(Wrong::Totals { why }));
+    }
+    assert_eq!((report.findings.len(), report.more), (FINDINGS_MAX, 5));
+    assert_eq!(report.total(), 1005);
+}
+
+/// A store that knows four files, which are there; and what a check of them finds after `damage`.
+async fn files_after(sql: &'static str, damage: impl FnOnce(&MediaFiles)) -> Vec<(String, Wrong)> {
+    let scene = Scene::new().await;
+    let media = MediaFiles::new(scene.dir.path().join("media"))
+        .await
+        .unwrap();
+    for text in ["one", "two", "three", "four"] {
+        let bytes = stream::iter([Ok::<_, Infallible>(Bytes::from_static(text.as_bytes()))]);
+        let kept = media.keep(media.receive(bytes, 9).await.unwrap()).await;
+        let kept = kept.unwrap();
+        let file = MediaRecord {
+            id: text.to_owned(),
+            user: user("ana"),
+            hash: kept.hash,
+            size: kept.size,
+            content_type: None,
+            filename: None,
+            created: Timestamp(1),
+        };
+        let batch = Batch {
+            writes: vec![Write::Media(file)],
+            may_conflict: false,
+        };
+        scene.store.commit(&[batch]).await.unwrap();
+    }
+    scene.damage(sql).await;
+    damage(&media);
+    let mut report = Report::default();
+    let later = Timestamp(u64::MAX / 4_000_000); // long after every file on this disk
+    let mut seen = Vec::new();
+    let mut tell = |progress: Progress| seen.push(progress.files);
+    let strays = files(&scene.store, &media, later, &mut report, &mut tell).await;
+    let strays = strays.unwrap();
+    assert_eq!(seen.last(), Some(&report.checked.files));
+    assert!(report.checked.files_all >= 3);
+    unindexed(&scene.store, &media, strays, &mut report)
+        .await
+        .unwrap();
+    let found = report.findings.into_iter();
+    found
+        .map(|finding| (finding.file.unwrap(), finding.what))
+        .collect()
+}
+
+fn path_of(media: &MediaFiles, text: &str) -> std::path::PathBuf {
+    media.path(&Sha256::digest(text).into())
+}
+
+#[tokio::test]
+async fn files_that_are_as_they_were_uploaded_are_no_findings() {
+    let found = files_after("", |media| {
+        std::fs::write(media.dir().join("unfinished-x"), "half").unwrap();
+    })
+    .await;
+    assert_eq!(found, []);
+}
+
+#[tokio::test]
+async fn a_lost_a_shortened_and_a_changed_file_are_found() {
+    let mut found = files_after("", |media| {
+        std::fs::remove_file(path_of(media, "one")).unwrap();
+        std::fs::write(path_of(media, "two"), "t").unwrap();
+        std::fs::write(path_of(media, "three"), "thref").unwrap();
+    })
+    .await;
+    found.sort_by_key(|(_, wrong)| wrong.code());
+    let [changed, missing, short] = found.as_slice() else {
+        panic!("{found:#?}")
+    };
+    assert!(matches!(changed.1, Wrong::FileContent { .. }));
+    assert!(matches!(missing.1, Wrong::FileMissing { uses: 1 }));
+    assert!(matches!(
+        short.1,
+        Wrong::FileSize {
+            expected: 3,
+            found: 1
+        }
+    ));
+    assert!(changed.0.ends_with(&hex::encode(Sha256::digest("three"))));
+}
+
+#[tokio::test]
+async fn a_file_that_nobody_uploaded_is_found() {
+    let found = files_after("DELETE FROM media WHERE id = 'four'", |media| {
+        std::fs::write(media.dir().join("notes.txt"), "mine").unwrap();
+    })
+    .await;
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found
+            .iter()
+            .all(|(_, wrong)| *wrong == Wrong::FileUnindexed)
+    );
+}
+
+#[tokio::test]
+async fn a_row_of_a_file_that_is_not_text_is_found_and_the_others_are_checked() {
+    let found = files_after(
+        "UPDATE media SET id = CAST(x'61ff' AS TEXT), hash = x'00' WHERE id = 'four'",
+        |media| std::fs::remove_file(path_of(media, "two")).unwrap(),
+    )
+    .await;
+    let [row, missing, stray] = found.as_slice() else {
+        panic!("{found:#?}")
+    };
+    assert!(matches!(row.1, Wrong::FileRow { .. }));
+    assert!(matches!(missing.1, Wrong::FileMissing { .. }));
+    assert!(matches!(stray.1, Wrong::FileUnindexed));
+}
+
+#[tokio::test]
+async fn a_file_whose_upload_is_under_way_is_no_finding() {
+    let scene = Scene::new().await;
+    let media = MediaFiles::new(scene.dir.path().join("media"))
+        .await
+        .unwrap();
+    let bytes = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"new"))]);
+    media
+        .keep(media.receive(bytes, 9).await.unwrap())
+        .await
+        .unwrap();
+    let modified = std::fs::metadata(path_of(&media, "new"))
+        .unwrap()
+        .modified();
+    let age = modified
+        .unwrap()
+        .duration_since(std::time::SystemTime::UNIX_EPOCH);
+    let now = Timestamp(u64::try_from(age.unwrap().as_millis()).unwrap() + 1000);
+    let mut report = Report::default();
+    let young = files(&scene.store, &media, now, &mut report, &mut |_| {}).await;
+    assert_eq!(young.unwrap(), []);
+    let much_later = Timestamp(now.0 + 3_600_000);
+    let strays = files(&scene.store, &media, much_later, &mut report, &mut |_| {}).await;
+    assert_eq!(strays.unwrap().len(), 1);
 }

@@ -63,6 +63,7 @@ struct Tables {
     memberships: BTreeMap<(OwnedUserId, RoomNid), Member>,
     txns: BTreeMap<TxnKey, (TxnAnswer, Timestamp)>,
     aliases: BTreeMap<OwnedRoomAliasId, (RoomNid, OwnedUserId)>,
+    directory: BTreeSet<RoomNid>,
     receipts: BTreeMap<(RoomNid, OwnedUserId, String, String), ReceiptRecord>,
     users: BTreeMap<OwnedUserId, UserRecord>,
     profiles: BTreeMap<(OwnedUserId, String), String>,

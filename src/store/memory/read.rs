@@ -1,6 +1,6 @@
 //! Reads in memory: most walk a whole table, which is small in a test.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use async_trait::async_trait;
 use ruma::{DeviceId, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
@@ -11,9 +11,10 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
-        EventNid, EventRecord, LogRecord, Logged, MailRecord, MediaIndex, MediaRecord,
-        MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid, RoomRecord, Rooms,
-        SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey, UserRecord,
+        EventNid, EventRecord, Kinds, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
+        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid,
+        RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
+        UserRecord, UserSummary,
     },
 };
 
@@ -111,6 +112,12 @@ impl Rooms for Memory {
         Ok(rooms.take(many(limit)).cloned().collect())
     }
 
+    async fn room_numbers(&self, after: RoomNid, limit: u32) -> Result<Vec<RoomNid>, StoreError> {
+        let tables = self.tables();
+        let numbers = tables.rooms.keys().filter(|nid| **nid > after);
+        Ok(numbers.take(many(limit)).copied().collect())
+    }
+
     async fn event(&self, id: EventHash) -> Result<Option<EventRecord>, StoreError> {
         let tables = self.tables();
         let nid = tables.hashes.get(&id).copied();
@@ -149,6 +156,22 @@ impl Rooms for Memory {
 
     async fn state(&self, state: StateNid) -> Result<Vec<EventNid>, StoreError> {
         Ok(self.tables().state_set(state).iter().copied().collect())
+    }
+
+    async fn state_events(
+        &self,
+        room: RoomNid,
+        state: StateNid,
+        kinds: Kinds<'_>,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        let tables = self.tables();
+        let state = tables.state_set(state);
+        let events = state.iter().filter_map(|nid| tables.events.get(nid));
+        let wanted = events.filter(|event| {
+            let kind = event.key.as_ref().map(|key| key.kind.as_str());
+            event.record.room == room && kind.is_some_and(|kind| kinds.want(kind))
+        });
+        Ok(wanted.map(|event| event.record.clone()).collect())
     }
 
     async fn state_entries(
@@ -314,6 +337,35 @@ impl Rooms for Memory {
         Ok(named.filter_map(|(alias, _)| tables.alias(alias)).collect())
     }
 
+    async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError> {
+        Ok(self.tables().directory.contains(&room))
+    }
+
+    async fn listed(
+        &self,
+        after: Option<(u64, RoomNid)>,
+        limit: u32,
+    ) -> Result<Vec<ListedRecord>, StoreError> {
+        let tables = self.tables();
+        let mut listed: Vec<_> = tables
+            .directory
+            .iter()
+            .filter_map(|nid| tables.rooms.get(nid))
+            .map(|room| ListedRecord {
+                joined: tables.joined(room.nid).map(|_| 1).sum(),
+                room: room.clone(),
+            })
+            .filter(|record| record.joined > 0)
+            .collect();
+        let place = |record: &ListedRecord| (Reverse(record.joined), record.room.nid);
+        listed.sort_by_key(place);
+        if let Some((joined, nid)) = after {
+            listed.retain(|record| place(record) > (Reverse(joined), nid));
+        }
+        listed.truncate(many(limit));
+        Ok(listed)
+    }
+
     async fn receipts(
         &self,
         room: RoomNid,
@@ -362,6 +414,31 @@ impl Accounts for Memory {
         Ok(self.tables().users.get(user).cloned())
     }
 
+    async fn users(
+        &self,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<UserSummary>, StoreError> {
+        let tables = self.tables();
+        let behind = |user: &OwnedUserId| after.is_none_or(|after| user.as_str() > after.as_str());
+        let wanted = tables.users.values().filter(|known| behind(&known.user));
+        let summary = |known: &UserRecord| {
+            let mine = || {
+                let all = tables.devices.iter();
+                all.filter(|((user, _), _)| *user == known.user)
+            };
+            UserSummary {
+                user: known.user.clone(),
+                admin: known.admin,
+                disabled: known.disabled,
+                created: known.created,
+                devices: mine().count() as u64,
+                seen: mine().filter_map(|(_, device)| device.record.seen).max(),
+            }
+        };
+        Ok(wanted.take(limit as usize).map(summary).collect())
+    }
+
     async fn session(&self, token: &[u8; 32]) -> Result<Option<SessionRecord>, StoreError> {
         let tables = self.tables();
         let found = tables
@@ -369,10 +446,11 @@ impl Accounts for Memory {
             .iter()
             .find(|(_, known)| known.token == *token);
         Ok(found.and_then(|((user, device), _)| {
+            let account = tables.users.get(user).filter(|account| !account.disabled)?;
             Some(SessionRecord {
                 user: user.clone(),
                 device: device.clone(),
-                admin: tables.users.get(user)?.admin,
+                admin: account.admin,
             })
         }))
     }
@@ -552,6 +630,17 @@ impl Devices for Memory {
 impl MediaIndex for Memory {
     async fn media(&self, id: &str) -> Result<Option<MediaRecord>, StoreError> {
         Ok(self.tables().media.get(id).cloned())
+    }
+
+    async fn media_rows(&self, after: &[u8], limit: u32) -> Result<Vec<MediaRow>, StoreError> {
+        let tables = self.tables();
+        let files = tables.media.values();
+        let later = files.filter(|file| file.id.as_bytes() > after);
+        let rows = later.take(many(limit)).map(|file| MediaRow {
+            key: file.id.clone().into_bytes(),
+            record: Ok(file.clone()),
+        });
+        Ok(rows.collect())
     }
 
     async fn media_used(&self, user: &UserId) -> Result<u64, StoreError> {

@@ -122,10 +122,12 @@ impl Tables {
             | Write::ForgetTxns { .. }
             | Write::NewAlias { .. }
             | Write::RemoveAlias { .. }
+            | Write::Listed { .. }
             | Write::Receipt { .. }
             | Write::Media(_) => self.apply_room(write, position)?,
             Write::NewUser { .. }
             | Write::Password { .. }
+            | Write::Disabled { .. }
             | Write::Profile { .. }
             | Write::AccountData { .. }
             | Write::Filter { .. } => self.apply_account(write, position)?,
@@ -240,6 +242,8 @@ impl Tables {
                 let known = self.aliases.remove(alias);
                 known.ok_or_else(|| Stop::Conflict(format!("{alias} is not there")))?;
             }
+            Write::Listed { room, listed: true } => drop(self.directory.insert(*room)),
+            Write::Listed { room, .. } => drop(self.directory.remove(room)),
             Write::Receipt { room, receipt } => {
                 let key = (
                     *room,
@@ -328,6 +332,7 @@ impl Tables {
                     user: user.clone(),
                     password: password.clone(),
                     admin: *admin,
+                    disabled: false,
                     created: *at,
                 };
                 self.users.insert(user.clone(), record);
@@ -335,6 +340,11 @@ impl Tables {
             Write::Password { user, password } => {
                 if let Some(known) = self.users.get_mut(user) {
                     known.password = Some(password.clone());
+                }
+            }
+            Write::Disabled { user, disabled } => {
+                if let Some(known) = self.users.get_mut(user) {
+                    known.disabled = *disabled;
                 }
             }
             Write::Profile { user, field, json } => {

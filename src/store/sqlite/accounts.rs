@@ -8,16 +8,17 @@ use super::{
     rows::{Cells, all, int},
 };
 use crate::{
-    base::Position,
-    store::{AccountDataRecord, Accounts, SessionRecord, StoreError, UserRecord},
+    base::{Position, Timestamp},
+    store::{AccountDataRecord, Accounts, SessionRecord, StoreError, UserRecord, UserSummary},
 };
 
 #[async_trait]
 impl Accounts for Sqlite {
     async fn user(&self, user: &UserId) -> Result<Option<UserRecord>, StoreError> {
-        let statement =
-            sqlx::query("SELECT user, password, admin, created FROM users WHERE user = ?")
-                .bind(user.as_str());
+        let statement = sqlx::query(
+            "SELECT user, password, admin, disabled, created FROM users WHERE user = ?",
+        )
+        .bind(user.as_str());
         let Some(row) = self.row(statement).await? else {
             return Ok(None);
         };
@@ -26,14 +27,41 @@ impl Accounts for Sqlite {
             user: cells.text()?,
             password: cells.next()?,
             admin: cells.next()?,
+            disabled: cells.next()?,
             created: cells.timestamp()?,
         }))
+    }
+
+    async fn users(
+        &self,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<UserSummary>, StoreError> {
+        let statement = sqlx::query(
+            "SELECT u.user, u.admin, u.disabled, u.created,
+                 (SELECT count(*) FROM devices d WHERE d.user = u.user),
+                 (SELECT max(d.seen) FROM devices d WHERE d.user = u.user)
+             FROM users u WHERE u.user > ? ORDER BY u.user LIMIT ?",
+        )
+        .bind(after.map_or("", UserId::as_str))
+        .bind(limit);
+        all(&self.rows(statement).await?, |row| {
+            let mut cells = Cells::of(row);
+            Ok(UserSummary {
+                user: cells.text()?,
+                admin: cells.next()?,
+                disabled: cells.next()?,
+                created: cells.timestamp()?,
+                devices: cells.number()?,
+                seen: cells.optional_number()?.map(Timestamp),
+            })
+        })
     }
 
     async fn session(&self, token: &[u8; 32]) -> Result<Option<SessionRecord>, StoreError> {
         let statement = sqlx::query(
             "SELECT d.user, d.device, u.admin FROM devices d JOIN users u ON u.user = d.user
-             WHERE d.token = ?",
+             WHERE d.token = ? AND NOT u.disabled",
         )
         .bind(token.to_vec());
         let Some(row) = self.row(statement).await? else {

@@ -47,6 +47,14 @@ impl Writer {
         Ok(Self { options, ready })
     }
 
+    /// A writer that has not connected yet.
+    pub(super) fn idle(options: SqliteConnectOptions) -> Self {
+        Self {
+            options,
+            ready: None,
+        }
+    }
+
     pub(super) async fn close(self) {
         if let Some(ready) = self.ready {
             close(ready.conn).await;

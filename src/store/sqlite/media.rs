@@ -3,8 +3,11 @@
 use async_trait::async_trait;
 use ruma::UserId;
 
-use super::{Sqlite, rows::Cells};
-use crate::store::{MediaIndex, MediaRecord, StoreError};
+use super::{
+    Sqlite,
+    rows::{Cells, all},
+};
+use crate::store::{MediaIndex, MediaRecord, MediaRow, StoreError};
 
 #[async_trait]
 impl MediaIndex for Sqlite {
@@ -13,19 +16,25 @@ impl MediaIndex for Sqlite {
             "SELECT id, user, hash, size, content_type, filename, created FROM media WHERE id = ?",
         )
         .bind(id);
-        let Some(row) = self.row(statement).await? else {
-            return Ok(None);
-        };
-        let mut cells = Cells::of(&row);
-        Ok(Some(MediaRecord {
-            id: cells.next()?,
-            user: cells.text()?,
-            hash: cells.hash()?,
-            size: cells.number()?,
-            content_type: cells.next()?,
-            filename: cells.next()?,
-            created: cells.timestamp()?,
-        }))
+        let row = self.row(statement).await?;
+        row.map(|row| file_of(&mut Cells::of(&row))).transpose()
+    }
+
+    async fn media_rows(&self, after: &[u8], limit: u32) -> Result<Vec<MediaRow>, StoreError> {
+        // As bytes in and out, so that an id that is not text is passed like any other.
+        let statement = sqlx::query(
+            "SELECT CAST(id AS BLOB), id, user, hash, size, content_type, filename, created
+             FROM media WHERE id > CAST(? AS TEXT) ORDER BY id LIMIT ?",
+        )
+        .bind(after.to_vec())
+        .bind(limit);
+        all(&self.rows(statement).await?, |row| {
+            let mut cells = Cells::of(row);
+            Ok(MediaRow {
+                key: cells.next()?,
+                record: file_of(&mut cells),
+            })
+        })
     }
 
     async fn media_used(&self, user: &UserId) -> Result<u64, StoreError> {
@@ -36,4 +45,17 @@ impl MediaIndex for Sqlite {
             None => Ok(0),
         }
     }
+}
+
+/// `id, user, hash, size, content_type, filename, created`.
+fn file_of(cells: &mut Cells<'_>) -> Result<MediaRecord, StoreError> {
+    Ok(MediaRecord {
+        id: cells.next()?,
+        user: cells.text()?,
+        hash: cells.hash()?,
+        size: cells.number()?,
+        content_type: cells.next()?,
+        filename: cells.next()?,
+        created: cells.timestamp()?,
+    })
 }

@@ -11,11 +11,15 @@ mod codec;
 mod commit;
 mod devices;
 mod media;
+mod memberships;
 mod open;
+mod owner;
 mod pending;
+mod pieces;
 mod rooms;
 mod rows;
 mod singles;
+mod snapshot;
 mod states;
 
 #[cfg(test)]
@@ -35,14 +39,20 @@ pub struct Sqlite {
     read: SqlitePool,
     writer: Mutex<commit::Writer>,
     numbers: Numbers,
-    /// Held for as long as the store is open; closing the file lets go of the lock.
-    _lock: File,
+    /// Held for as long as the store is open; closing the file lets go of the lock. A snapshot
+    /// has none.
+    _lock: Option<File>,
 }
 
 impl Sqlite {
     /// Opens a store, making it when the file is not there or empty.
     pub async fn open(options: OpenOptions) -> Result<Self, OpenError> {
         open::open(options).await
+    }
+
+    /// Opens a store as it stands now, for reading only, beside whoever has it open.
+    pub async fn snapshot(options: &OpenOptions) -> Result<Self, OpenError> {
+        snapshot::open(options).await
     }
 
     /// Closes every connection, so that the write-ahead log is folded into the file. Dropping the
@@ -53,9 +63,25 @@ impl Sqlite {
     }
 }
 
+/// A page that SQLite itself cannot make sense of is damage of that page, not a failing disk.
 fn backend(error: sqlx::Error) -> StoreError {
-    StoreError::Backend(Box::new(error))
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    match code.as_deref() {
+        Some(code)
+            if code
+                .parse::<i64>()
+                .is_ok_and(|code| code & 0xff == SQLITE_CORRUPT) =>
+        {
+            damaged(error.to_string())
+        }
+        _ => StoreError::Backend(Box::new(error)),
+    }
 }
+
+/// The primary result code for a malformed database, in the low byte of the extended ones.
+const SQLITE_CORRUPT: i64 = 11;
 
 fn damaged(what: impl Into<String>) -> StoreError {
     StoreError::Damaged { what: what.into() }

@@ -15,14 +15,15 @@ use sqlx::{
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use super::{Sqlite, backend, commit::Writer, damaged};
-use crate::store::{EventNid, Numbers, OpenError, RoomNid, StateNid, StoreError};
+use super::{Sqlite, backend, commit::Writer, damaged, owner};
+use crate::store::{EventNid, Numbers, OpenError, RoomNid, SigningKeyNote, StateNid, StoreError};
 
 /// Where a store is and how to open it.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
     path: PathBuf,
     server_name: OwnedServerName,
+    key: Option<SigningKeyNote>,
     readers: u32,
     synced: bool,
 }
@@ -33,6 +34,7 @@ impl OpenOptions {
         Self {
             path: path.into(),
             server_name,
+            key: None,
             readers: READERS,
             synced: true,
         }
@@ -65,6 +67,14 @@ impl OpenOptions {
         Ok(options)
     }
 
+    /// The key that this hub signs with. The store remembers the first one it is opened with, and
+    /// refuses another; who only looks into a store names none.
+    #[must_use]
+    pub fn signing_key(mut self, key: SigningKeyNote) -> Self {
+        self.key = Some(key);
+        self
+    }
+
     /// How many connections read.
     #[must_use]
     pub fn readers(mut self, readers: u32) -> Self {
@@ -75,6 +85,11 @@ impl OpenOptions {
     /// The database file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whose store it has to be.
+    pub(super) fn server_name(&self) -> &str {
+        self.server_name.as_str()
     }
 
     /// The writer's connection.
@@ -95,7 +110,8 @@ impl OpenOptions {
             .thread_name(|_| "store-writer".to_owned())
     }
 
-    fn reader(&self) -> SqliteConnectOptions {
+    /// A connection that reads.
+    pub(super) fn reader(&self) -> SqliteConnectOptions {
         self.common(READER_CACHE_KIB)
             .read_only(true)
             .statement_cache_capacity(READER_STATEMENTS)
@@ -119,8 +135,8 @@ pub(super) async fn open(options: OpenOptions) -> Result<Sqlite, OpenError> {
     let mut conn = connect(&options.writer()).await?;
     check_ours(&mut conn).await?;
     migrate(&mut conn).await?;
-    check_owner(&mut conn, &options).await?;
-    drop_lost_aliases(&mut conn).await.map_err(backend)?;
+    owner::check(&mut conn, options.server_name(), options.key.as_ref()).await?;
+    drop_lost_names(&mut conn).await.map_err(backend)?;
     let numbers = numbers(&mut conn).await.map_err(backend)?;
     let writer = Writer::new(conn, options.writer()).await?;
     let read = readers(&options).await.map_err(backend)?;
@@ -128,7 +144,7 @@ pub(super) async fn open(options: OpenOptions) -> Result<Sqlite, OpenError> {
         read,
         writer: Mutex::new(writer),
         numbers,
-        _lock: lock,
+        _lock: Some(lock),
     })
 }
 
@@ -153,16 +169,18 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 
 /// Connects; a file that is no database at all is a foreign format, not a broken disk.
 async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
-    options.connect().await.map_err(|error| {
-        let code = error
-            .as_database_error()
-            .and_then(sqlx::error::DatabaseError::code);
-        if code.as_deref() == Some(SQLITE_NOTADB) {
-            format_error("not a SQLite file")
-        } else {
-            backend(error).into()
-        }
-    })
+    options.connect().await.map_err(connect_error)
+}
+
+pub(super) fn connect_error(error: sqlx::Error) -> OpenError {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    if code.as_deref() == Some(SQLITE_NOTADB) {
+        format_error("not a SQLite file")
+    } else {
+        backend(error).into()
+    }
 }
 
 /// Refuses the database of another program, and that of a newer version of this one.
@@ -186,7 +204,10 @@ async fn check_ours(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     )))
 }
 
-async fn pragma(conn: &mut SqliteConnection, sql: &'static str) -> Result<i64, OpenError> {
+pub(super) async fn pragma(
+    conn: &mut SqliteConnection,
+    sql: &'static str,
+) -> Result<i64, OpenError> {
     let value = sqlx::query_scalar(sql).fetch_one(conn).await;
     value.map_err(|error| backend(error).into())
 }
@@ -209,40 +230,16 @@ async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Notes whose store it is when it is new, and refuses another's. Counts the opening.
-async fn check_owner(conn: &mut SqliteConnection, options: &OpenOptions) -> Result<(), OpenError> {
-    let ours = options.server_name.as_str();
-    sqlx::query(
-        "INSERT INTO meta VALUES ('server_name', ?1), ('generation', '0') ON CONFLICT DO NOTHING",
-    )
-    .bind(ours)
-    .execute(&mut *conn)
-    .await
-    .map_err(backend)?;
-    let found: String = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'server_name'")
-        .fetch_one(&mut *conn)
-        .await
-        .map_err(backend)?;
-    if found != ours {
-        return Err(OpenError::OtherServer {
-            found,
-            wanted: ours.to_owned(),
-        });
+/// An alias and a place in the directory are taken before their room is made; when the process
+/// ended in between there is no room, and the next one to get its number must not inherit them.
+async fn drop_lost_names(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    for sql in [
+        "DELETE FROM aliases WHERE room NOT IN (SELECT nid FROM rooms)",
+        "DELETE FROM directory WHERE room NOT IN (SELECT nid FROM rooms)",
+    ] {
+        sqlx::query(sql).execute(&mut *conn).await?;
     }
-    sqlx::query("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
-        .execute(conn)
-        .await
-        .map_err(backend)?;
     Ok(())
-}
-
-/// An alias is taken before its room is made; when the process ended in between there is no room,
-/// and the next one to get its number must not inherit the name.
-async fn drop_lost_aliases(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM aliases WHERE room NOT IN (SELECT nid FROM rooms)")
-        .execute(conn)
-        .await
-        .map(drop)
 }
 
 async fn numbers(conn: &mut SqliteConnection) -> Result<Numbers, sqlx::Error> {
@@ -271,7 +268,7 @@ async fn readers(options: &OpenOptions) -> Result<SqlitePool, sqlx::Error> {
         .await
 }
 
-fn format_error(found: impl Into<String>) -> OpenError {
+pub(super) fn format_error(found: impl Into<String>) -> OpenError {
     OpenError::Format {
         found: found.into(),
         wanted: FORMAT.to_string(),
@@ -287,10 +284,10 @@ pub(super) async fn close(conn: SqliteConnection) {
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
 
 /// The format of the store: the number of its last migration.
-const FORMAT: i64 = 1;
-const SET_USER_VERSION: &str = "PRAGMA user_version = 1";
+pub(super) const FORMAT: i64 = 3;
+const SET_USER_VERSION: &str = "PRAGMA user_version = 3";
 /// "TRML", set by the first migration.
-const APPLICATION_ID: i64 = 0x5452_4d4c;
+pub(super) const APPLICATION_ID: i64 = 0x5452_4d4c;
 const SQLITE_NOTADB: &str = "26";
 
 /// Connections that read, unless told otherwise: reads are short, and two cores are common.

@@ -1,20 +1,15 @@
 //! Reads of rooms: events, state, the log, memberships.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::LazyLock,
-};
-
 use async_trait::async_trait;
 use ruma::{OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
-use sqlx::{
-    AssertSqlSafe, Sqlite as Db, SqliteConnection, pool::PoolConnection, sqlite::SqliteRow,
-};
+use sqlx::{Sqlite as Db, pool::PoolConnection, sqlite::SqliteRow};
 
 use super::{
     Sqlite, backend,
     bulk::Statement,
     damaged,
+    memberships::{self, membership_columns},
+    pieces,
     rows::{Cells, all, event_columns, int, membership_code, room_columns, user_of},
     states,
 };
@@ -22,8 +17,9 @@ use crate::{
     base::{EventHash, Position, Seq},
     room::{Membership, StateKey},
     store::{
-        AliasRecord, EventNid, EventRecord, LogRecord, MembershipRecord, Order, ReceiptRecord,
-        RoomNid, RoomRecord, Rooms, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
+        AliasRecord, EventNid, EventRecord, Kinds, ListedRecord, LogRecord, MembershipRecord,
+        Order, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError, Totals, TxnAnswer,
+        TxnKey,
     },
 };
 
@@ -75,6 +71,15 @@ impl Rooms for Sqlite {
         all(&rows, |row| Cells::of(row).room())
     }
 
+    async fn room_numbers(&self, after: RoomNid, limit: u32) -> Result<Vec<RoomNid>, StoreError> {
+        let statement = sqlx::query("SELECT nid FROM rooms WHERE nid > ? ORDER BY nid LIMIT ?")
+            .bind(after.0)
+            .bind(limit);
+        all(&self.rows(statement).await?, |row| {
+            Cells::of(row).next().map(RoomNid)
+        })
+    }
+
     async fn event(&self, id: EventHash) -> Result<Option<EventRecord>, StoreError> {
         const SQL: &str = concat!(
             "SELECT ",
@@ -87,7 +92,7 @@ impl Rooms for Sqlite {
 
     async fn events(&self, nids: &[EventNid]) -> Result<Vec<EventRecord>, StoreError> {
         let mut conn = self.reader().await?;
-        events(&mut conn, nids).await
+        pieces::events(&mut conn, nids).await
     }
 
     async fn current(
@@ -98,8 +103,8 @@ impl Rooms for Sqlite {
         let mut conn = self.reader().await?;
         let mut found = Vec::with_capacity(keys.len());
         // All of a decision's keys fit one statement, and so come from one commit.
-        for keys in keys.chunks(KEYS_MAX) {
-            found.extend(current(&mut conn, room, keys).await?);
+        for keys in keys.chunks(pieces::KEYS_MAX) {
+            found.extend(pieces::current(&mut conn, room, keys).await?);
         }
         Ok(found)
     }
@@ -140,7 +145,17 @@ impl Rooms for Sqlite {
         keys: &[StateKey],
     ) -> Result<Vec<Option<EventRecord>>, StoreError> {
         let mut conn = self.reader().await?;
-        state_entries(&mut conn, room, state, keys).await
+        pieces::state_entries(&mut conn, room, state, keys).await
+    }
+
+    async fn state_events(
+        &self,
+        room: RoomNid,
+        state: StateNid,
+        kinds: Kinds<'_>,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        let mut conn = self.reader().await?;
+        pieces::state_events(&mut conn, room, state, kinds).await
     }
 
     async fn log(
@@ -224,9 +239,9 @@ impl Rooms for Sqlite {
     ) -> Result<Vec<MembershipRecord>, StoreError> {
         let mut conn = self.reader().await?;
         let statement = match since {
-            None => sqlx::query(MEMBERSHIPS_ALL).bind(user.as_str()),
+            None => sqlx::query(memberships::ALL).bind(user.as_str()),
             Some(since) => {
-                let sql = memberships_plan(&mut conn, user, since).await?;
+                let sql = memberships::plan(&mut conn, user, since).await?;
                 sqlx::query(sql).bind(user.as_str()).bind(int(since.0))
             }
         };
@@ -346,6 +361,38 @@ impl Rooms for Sqlite {
         all(&self.rows(statement).await?, alias_of)
     }
 
+    async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError> {
+        let statement = sqlx::query("SELECT 1 FROM directory WHERE room = ?").bind(room.0);
+        Ok(self.row(statement).await?.is_some())
+    }
+
+    async fn listed(
+        &self,
+        after: Option<(u64, RoomNid)>,
+        limit: u32,
+    ) -> Result<Vec<ListedRecord>, StoreError> {
+        const SQL: &str = concat!(
+            "WITH listed (nid, joined) AS MATERIALIZED (
+                SELECT d.room, (SELECT count(*) FROM memberships m
+                                WHERE m.room = d.room AND m.membership = 1)
+                FROM directory d)
+            SELECT ",
+            room_columns!(),
+            ", l.joined FROM listed l CROSS JOIN rooms r ON r.nid = l.nid
+            WHERE l.joined > 0 AND (l.joined < ?1 OR (l.joined = ?1 AND l.nid > ?2))
+            ORDER BY l.joined DESC, l.nid LIMIT ?3"
+        );
+        let (joined, nid) = after.unwrap_or((u64::MAX, RoomNid(0)));
+        let statement = sqlx::query(SQL).bind(int(joined)).bind(nid.0).bind(limit);
+        all(&self.rows(statement).await?, |row| {
+            let mut cells = Cells::of(row);
+            Ok(ListedRecord {
+                room: cells.room()?,
+                joined: cells.number()?,
+            })
+        })
+    }
+
     async fn receipts(
         &self,
         room: RoomNid,
@@ -387,198 +434,6 @@ impl Rooms for Sqlite {
         })
     }
 }
-
-/// Events in the order asked for.
-async fn events(
-    conn: &mut SqliteConnection,
-    nids: &[EventNid],
-) -> Result<Vec<EventRecord>, StoreError> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        event_columns!(),
-        " FROM json_each(?) j CROSS JOIN events e ON e.nid = j.value ORDER BY j.key"
-    );
-    let list: Vec<i64> = nids.iter().map(|nid| nid.0).collect();
-    let list = serde_json::to_string(&list).expect("a list of numbers is JSON");
-    let rows = sqlx::query(SQL)
-        .bind(list)
-        .fetch_all(conn)
-        .await
-        .map_err(backend)?;
-    all(&rows, |row| Cells::of(row).event())
-}
-
-/// Up to [`KEYS_MAX`] pieces of current state in one statement, which has room for 4, 16 or 64.
-async fn current(
-    conn: &mut SqliteConnection,
-    room: RoomNid,
-    keys: &[StateKey],
-) -> Result<Vec<Option<EventRecord>>, StoreError> {
-    let fitting = CURRENT.iter().find(|(size, _)| keys.len() <= *size);
-    let (size, sql) = fitting.ok_or_else(|| damaged(format!("{} keys", keys.len())))?;
-    let mut statement: Statement = sqlx::query(AssertSqlSafe(sql.as_str()));
-    for index in 0..*size {
-        // What is too much stays null and equals nothing.
-        let key = keys.get(index);
-        statement = statement
-            .bind(i64::try_from(index).unwrap_or(i64::MAX))
-            .bind(key.map(|key| key.kind.as_str()))
-            .bind(key.map(|key| key.key.as_str()));
-    }
-    let rows = statement
-        .bind(room.0)
-        .fetch_all(conn)
-        .await
-        .map_err(backend)?;
-    let mut found = vec![None; keys.len()];
-    for row in &rows {
-        let mut cells = Cells::of(row);
-        let index: usize = cells.number()?;
-        if let Some(slot) = found.get_mut(index) {
-            *slot = Some(cells.event()?);
-        }
-    }
-    Ok(found)
-}
-
-static CURRENT: LazyLock<[(usize, String); 3]> = LazyLock::new(|| {
-    [4, 16, KEYS_MAX].map(|size| {
-        let wanted = vec!["(?,?,?)"; size].join(",");
-        let sql = format!(
-            "SELECT v.column1, {} FROM (VALUES {wanted}) AS v CROSS JOIN current c \
-             ON c.room = ? AND c.kind = v.column2 AND c.key = v.column3 \
-             CROSS JOIN events e ON e.nid = c.event",
-            event_columns!()
-        );
-        (size, sql)
-    })
-});
-
-/// The statement for 16 keys, for the test of its plan.
-#[cfg(test)]
-pub(super) fn current_statement() -> &'static str {
-    let [_, (_, sql), _] = &*CURRENT;
-    sql
-}
-
-/// How many pieces of current state are read at once: more than any event's authorization names.
-const KEYS_MAX: usize = 64;
-
-/// For each key its few candidates by index, then which of them the state holds.
-async fn state_entries(
-    conn: &mut SqliteConnection,
-    room: RoomNid,
-    state: StateNid,
-    keys: &[StateKey],
-) -> Result<Vec<Option<EventRecord>>, StoreError> {
-    let mut keyed = BTreeMap::new();
-    for (index, key) in keys.iter().enumerate() {
-        let rows = sqlx::query(
-            "SELECT nid FROM events
-             WHERE room = ? AND kind = ? AND state_key = ? AND state_key IS NOT NULL",
-        )
-        .bind(room.0)
-        .bind(key.kind.as_str())
-        .bind(key.key.as_str())
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(backend)?;
-        for row in &rows {
-            keyed.insert(EventNid(Cells::of(row).next()?), index);
-        }
-    }
-    let candidates: BTreeSet<EventNid> = keyed.keys().copied().collect();
-    let present = states::which(conn, state, &candidates).await?;
-    let picked = states::pick(&keyed, &present, keys.len());
-    let wanted: Vec<EventNid> = picked.iter().flatten().copied().collect();
-    let mut found: BTreeMap<EventNid, EventRecord> = events(conn, &wanted)
-        .await?
-        .into_iter()
-        .map(|event| (event.nid, event))
-        .collect();
-    Ok(picked
-        .into_iter()
-        .map(|nid| nid.and_then(|nid| found.remove(&nid)))
-        .collect())
-}
-
-/// Which side to start from: usually few rooms have something new; after a long absence on a busy
-/// hub, the user's own rooms are fewer.
-async fn memberships_plan(
-    conn: &mut SqliteConnection,
-    user: &UserId,
-    since: Position,
-) -> Result<&'static str, StoreError> {
-    let changed = changed_rooms(conn, since, CHANGED_ROOMS_FEW).await?;
-    if changed < CHANGED_ROOMS_FEW {
-        return Ok(MEMBERSHIPS_BY_CHANGE);
-    }
-    let row = sqlx::query("SELECT count(*) FROM memberships WHERE user = ?")
-        .bind(user.as_str())
-        .fetch_one(&mut *conn)
-        .await
-        .map_err(backend)?;
-    let own: i64 = Cells::of(&row).next()?;
-    let changed = changed_rooms(conn, since, own + 1).await?;
-    Ok(if changed > own {
-        MEMBERSHIPS_BY_USER
-    } else {
-        MEMBERSHIPS_BY_CHANGE
-    })
-}
-
-/// How many rooms have something new, counted up to `limit`.
-async fn changed_rooms(
-    conn: &mut SqliteConnection,
-    since: Position,
-    limit: i64,
-) -> Result<i64, StoreError> {
-    let row = sqlx::query("SELECT count(*) FROM (SELECT 1 FROM rooms WHERE position > ? LIMIT ?)")
-        .bind(int(since.0))
-        .bind(limit)
-        .fetch_one(conn)
-        .await
-        .map_err(backend)?;
-    Cells::of(&row).next()
-}
-
-/// Below this many changed rooms it does not matter how many the user has.
-const CHANGED_ROOMS_FEW: i64 = 200;
-
-macro_rules! membership_columns {
-    () => {
-        "m.user, m.room, r.room_id, m.membership, m.event, m.position, r.position, m.forgotten"
-    };
-}
-use membership_columns;
-
-pub(super) const MEMBERSHIPS_ALL: &str = concat!(
-    "SELECT ",
-    membership_columns!(),
-    " FROM memberships m CROSS JOIN rooms r ON r.nid = m.room \
-     WHERE m.user = ?1 AND m.forgotten = 0 ORDER BY m.room"
-);
-
-/// From the changed rooms to the user, and from the user's changes.
-pub(super) const MEMBERSHIPS_BY_CHANGE: &str = concat!(
-    "SELECT ",
-    membership_columns!(),
-    " FROM rooms r INDEXED BY rooms_by_position \
-     CROSS JOIN memberships m ON m.user = ?1 AND m.room = r.nid \
-     WHERE r.position > ?2 AND m.forgotten = 0 UNION SELECT ",
-    membership_columns!(),
-    " FROM memberships m INDEXED BY memberships_by_position CROSS JOIN rooms r ON r.nid = m.room \
-     WHERE m.user = ?1 AND m.position > ?2 ORDER BY 2"
-);
-
-/// From the user's rooms to their positions.
-pub(super) const MEMBERSHIPS_BY_USER: &str = concat!(
-    "SELECT ",
-    membership_columns!(),
-    " FROM memberships m CROSS JOIN rooms r ON r.nid = m.room \
-     WHERE m.user = ?1 AND ((m.forgotten = 0 AND r.position > ?2) OR m.position > ?2) \
-     ORDER BY m.room"
-);
 
 /// A binary search over the room's log: positions rise with seq.
 pub(super) const SEQ_AT: &str = "WITH RECURSIVE search (low, high) AS (

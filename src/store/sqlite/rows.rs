@@ -61,9 +61,12 @@ impl<'r> Cells<'r> {
     }
 
     /// The next column as text with a form of its own, such as a user id.
-    pub(super) fn text<T: for<'a> TryFrom<&'a str>>(&mut self) -> Result<T, StoreError> {
+    pub(super) fn text<T>(&mut self) -> Result<T, StoreError>
+    where
+        T: for<'a> TryFrom<&'a str, Error: Display>,
+    {
         let value: &str = self.next()?;
-        T::try_from(value).map_err(|_| self.wrong(value))
+        T::try_from(value).map_err(|error| self.wrong(format!("{value:?}: {error}")))
     }
 
     pub(super) fn hash(&mut self) -> Result<[u8; 32], StoreError> {

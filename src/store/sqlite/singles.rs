@@ -202,6 +202,13 @@ fn room_statement(write: &Write) -> Option<Statement> {
         Write::RemoveAlias { alias } => {
             sqlx::query("DELETE FROM aliases WHERE alias = ?").bind(alias.as_str())
         }
+        Write::Listed { room, listed: true } => {
+            sqlx::query("INSERT INTO directory (room) VALUES (?) ON CONFLICT DO NOTHING")
+                .bind(room.0)
+        }
+        Write::Listed { room, .. } => {
+            sqlx::query("DELETE FROM directory WHERE room = ?").bind(room.0)
+        }
         Write::Media(media) => sqlx::query(
             "INSERT INTO media (id, user, hash, size, content_type, filename, created)
              VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -236,6 +243,11 @@ fn account_statement(write: &Write, position: Position) -> Option<Statement> {
             sqlx::query("UPDATE users SET password = ?2 WHERE user = ?1")
                 .bind(user.as_str())
                 .bind(password.as_str())
+        }
+        Write::Disabled { user, disabled } => {
+            sqlx::query("UPDATE users SET disabled = ?2 WHERE user = ?1")
+                .bind(user.as_str())
+                .bind(*disabled)
         }
         Write::Profile {
             user,

@@ -11,7 +11,7 @@ use crate::{
     base::Position,
     room::{Membership, StateKey},
     store::{
-        Accounts as _, Batch, Commits as _, Devices as _, Rooms as _, Store, Write,
+        Accounts as _, Batch, Commits as _, Devices as _, Kinds, Rooms as _, Store, Write,
         contract::{self, Pen},
     },
 };
@@ -139,8 +139,8 @@ async fn refused_format(dir: &TempDir) -> String {
 async fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     open(&dir).await.close().await;
-    tamper(&dir, "PRAGMA user_version = 2").await;
-    assert_eq!(refused_format(&dir).await, "2");
+    tamper(&dir, "PRAGMA user_version = 9").await;
+    assert_eq!(refused_format(&dir).await, "9");
 }
 
 #[tokio::test]
@@ -218,13 +218,13 @@ async fn hot_statements_scan_no_table() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir).await;
     for statement in [
-        rooms::MEMBERSHIPS_ALL,
-        rooms::MEMBERSHIPS_BY_CHANGE,
-        rooms::MEMBERSHIPS_BY_USER,
+        memberships::ALL,
+        memberships::BY_CHANGE,
+        memberships::BY_USER,
         rooms::SEQ_AT,
         devices::DEVICE_CHANGES,
         pending::rooms_statement(),
-        rooms::current_statement(),
+        pieces::current_statement(),
     ] {
         let plan = plan(&store, statement).await;
         for line in plan.lines().filter(|line| line.starts_with("SCAN")) {
@@ -237,7 +237,19 @@ async fn hot_statements_scan_no_table() {
             assert!(small.contains(&line), "{statement}\n{plan}");
         }
     }
-    let by_change = plan(&store, rooms::MEMBERSHIPS_BY_CHANGE).await;
+    let ranges = pieces::ranges(Kinds::Without(&["m.room.member"]));
+    let of_kinds = |select| pieces::by_kind(select, &ranges).0;
+    let current = plan(&store, &of_kinds(pieces::CURRENT_OF_KIND)).await;
+    for range in ["kind<?", "kind>?"] {
+        let wanted = format!("SEARCH c USING PRIMARY KEY (room=? AND {range})");
+        assert!(current.contains(&wanted), "{current}");
+    }
+    let older = plan(&store, &of_kinds(pieces::CANDIDATES_OF_KIND)).await;
+    for range in ["kind<?", "kind>?"] {
+        let wanted = format!("USING COVERING INDEX events_by_key (room=? AND {range})");
+        assert!(older.contains(&wanted), "{older}");
+    }
+    let by_change = plan(&store, memberships::BY_CHANGE).await;
     assert!(
         by_change.contains("SEARCH r USING INDEX rooms_by_position"),
         "{by_change}"
@@ -246,7 +258,7 @@ async fn hot_statements_scan_no_table() {
         by_change.contains("SEARCH m USING PRIMARY KEY (user=? AND room=?)"),
         "{by_change}"
     );
-    let by_user = plan(&store, rooms::MEMBERSHIPS_BY_USER).await;
+    let by_user = plan(&store, memberships::BY_USER).await;
     assert!(
         by_user.contains("SEARCH r USING INTEGER PRIMARY KEY"),
         "{by_user}"

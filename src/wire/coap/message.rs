@@ -148,7 +148,7 @@ pub enum Fault {
 /// How to answer bytes that are no message.
 ///
 /// spec: rfc7252 §4.2, §4.3: a confirmable message with a format error is reset, anything else
-/// is ignored, as is a version we do not speak.
+/// is ignored, as is a version we do not speak. A request that is only too long is told so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Not at all.
@@ -158,10 +158,19 @@ pub enum Answer {
         /// The message id of the broken message.
         id: u16,
     },
+    /// With 4.13: the header of a request, of which nothing else was read.
+    TooLarge {
+        /// How it was carried: confirmable or not.
+        kind: Kind,
+        /// Its message id.
+        id: u16,
+        /// Its token.
+        token: Token,
+    },
 }
 
 /// A message that cannot be sent.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum EncodeError {
     /// It is larger than one datagram may be.
     #[error("a message of more than {MESSAGE_BYTES_MAX} bytes")]
@@ -244,7 +253,7 @@ impl Message {
         packet.payload.clone_from(&self.payload);
         packet
             .to_bytes_with_limit(MESSAGE_BYTES_MAX)
-            .map_err(|_| EncodeError::Size)
+            .map_err(|_| EncodeError::Size) // nothing else is left that it checks
     }
 }
 
@@ -272,7 +281,11 @@ fn check(bytes: &[u8]) -> Result<(), DecodeError> {
     };
     let wrong = |at, fault| DecodeError { at, fault, answer };
     if bytes.len() > MESSAGE_BYTES_MAX {
-        return Err(wrong(MESSAGE_BYTES_MAX, Fault::Size(bytes.len())));
+        return Err(DecodeError {
+            at: MESSAGE_BYTES_MAX,
+            fault: Fault::Size(bytes.len()),
+            answer: oversized_request(bytes).unwrap_or(answer),
+        });
     }
     if code == 0 && (bytes.len() > 4 || first & 0x0f != 0) {
         return Err(wrong(4, Fault::EmptyWithTail(bytes.len() - 4)));
@@ -286,6 +299,24 @@ fn check(bytes: &[u8]) -> Result<(), DecodeError> {
         return Err(wrong(bytes.len(), Fault::Truncated));
     }
     check_options(bytes, options_at).map_err(|(at, fault)| wrong(at, fault))
+}
+
+/// Who sent a request that is too long, as far as its header can be read. spec: rfc7959 §2.9
+fn oversized_request(bytes: &[u8]) -> Option<Answer> {
+    let &[first, code, id_high, id_low, ..] = bytes else {
+        return None;
+    };
+    let kind = match first & 0x30 {
+        0x00 => Kind::Con,
+        0x10 => Kind::Non,
+        _ => return None,
+    };
+    let token = bytes.get(4..4 + usize::from(first & 0x0f))?;
+    Code(code).is_request().then_some(Answer::TooLarge {
+        kind,
+        id: u16::from_be_bytes([id_high, id_low]),
+        token: Token::new(token)?,
+    })
 }
 
 fn check_options(bytes: &[u8], mut at: usize) -> Result<(), (usize, Fault)> {

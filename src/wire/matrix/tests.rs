@@ -318,3 +318,54 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_event_is_intact_until_a_byte_of_what_it_says_changes() {
+    for version in [Version::V10, Version::V11, Version::V12] {
+        let content = json!({ "body": "Meet me at the station", "msgtype": "m.text" });
+        let pdu = Pdu::sign(fields("m.room.message", content), version, &key("hub")).unwrap();
+        let (json, hash) = (pdu.json(), pdu.hash());
+        let changed = |from: &str, to: &str| {
+            assert!(json.contains(from));
+            check_intact(&json.replace(from, to), hash, version)
+        };
+
+        check_intact(json, hash, version).unwrap();
+        // What servers add beside an event is nobody's claim.
+        changed("\"depth\"", "\"unsigned\":{\"age\":1},\"depth\"").unwrap();
+        let content = changed("station", "stadium");
+        assert!(
+            matches!(content, Err(NotIntact::Content { .. })),
+            "{content:?}"
+        );
+        for (from, to) in [
+            ("@ana", "@eve"),
+            ("\"depth\":3", "\"depth\":4"),
+            ("m.text", "m.text\",\"sha256\":\"x"),
+        ] {
+            assert!(changed(from, to).is_err(), "{from}");
+        }
+        assert!(matches!(changed("{", ""), Err(NotIntact::Form(_))));
+        let other = check_intact(json, EventHash([9; 32]), version);
+        assert!(matches!(other, Err(NotIntact::Id { .. })));
+    }
+}
+
+#[test]
+fn a_redacted_event_is_intact_and_what_is_put_into_it_is_not() {
+    let content = json!({ "membership": "join", "displayname": "Ana" });
+    let mut joining = fields("m.room.member", content);
+    joining.state_key = Some("@ana:hub".to_owned());
+    let pdu = Pdu::sign(joining, Version::V11, &key("hub")).unwrap();
+    let redacted = pdu.redacted_json(Version::V11).unwrap();
+
+    check_intact(&redacted, pdu.hash(), Version::V11).unwrap();
+
+    let filled = redacted.replace("\"membership\"", "\"displayname\":\"Eve\",\"membership\"");
+    assert_ne!(filled, redacted);
+    let filled = check_intact(&filled, pdu.hash(), Version::V11);
+    assert!(matches!(filled, Err(NotIntact::Content { .. })));
+    let cut = redacted.replace("join", "leave");
+    let cut = check_intact(&cut, pdu.hash(), Version::V11);
+    assert!(matches!(cut, Err(NotIntact::Id { .. })));
+}

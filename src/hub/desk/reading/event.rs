@@ -4,16 +4,11 @@ use ruma::api::client::room;
 
 use crate::{
     api::{Caller, Refusal},
-    base::Seq,
     hub::{
         Hub,
         desk::{
             access::ours,
-            reading::{
-                page::Seen,
-                standing, state_after, viewer,
-                visibility::{Sight, Standing},
-            },
+            reading::{page::Seen, standing, viewer, visibility::Standing},
             sync::view,
         },
     },
@@ -56,19 +51,12 @@ pub(super) async fn visible(
                 && !event.soft_failed
         })
         .ok_or_else(not_found)?;
-    let state = match event.seq {
-        Some(seq) => state_after(hub, standing, Seq(seq.0.saturating_sub(1))).await?,
-        None => event.state_after, // history without a place in the log: the best that is known
-    };
-    let mut sight = Sight::at(&hub.store, standing, state).await.map_err(ours)?;
-    let before = sight.state();
-    if !sight.pass(&event) {
-        return Err(not_found());
-    }
+    let sees = standing.sees(&hub.store, &event).await.map_err(ours)?;
+    let (before, membership) = sees.ok_or_else(not_found)?;
     Ok(Seen {
-        before,
-        membership: sight.membership(),
         event,
+        before,
+        membership,
     })
 }
 

@@ -103,7 +103,7 @@ async fn standing(hub: &Hub, caller: &Caller, room: &RoomId) -> Result<Standing,
 fn viewer<'a>(hub: &Hub, caller: &'a Caller, standing: &'a Standing) -> Viewer<'a> {
     Viewer {
         caller,
-        room: &standing.room,
+        standing,
         now: hub.now(),
         names_room: true,
     }

@@ -62,6 +62,6 @@ pub(in crate::hub::desk) async fn state_for_key(
             shown.map_err(ours)?.into_iter().next();
         return shown.map(Into::into).ok_or_else(Refusal::internal);
     }
-    let stored = Stored::read(&event).ok_or_else(Refusal::internal)?;
+    let stored = Stored::intact(&standing.room, &event).ok_or_else(Refusal::internal)?;
     Ok(for_key::Response::new(stored.content.to_owned()))
 }

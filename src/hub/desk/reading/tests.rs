@@ -4,7 +4,15 @@ use ruma::{
     OwnedEventId, OwnedRoomId,
     api::{
         Direction,
-        client::{context, membership, room, state},
+        client::{
+            context,
+            directory::{get_public_rooms, get_room_visibility, set_room_visibility},
+            membership,
+            read_marker::set_read_marker,
+            receipt::create_receipt,
+            room::{self, Visibility},
+            state,
+        },
     },
 };
 use serde_json::{Value, json};
@@ -16,7 +24,7 @@ use crate::{
             reading,
             rooms::testing::{body, ids, texts, wish},
         },
-        testing::{Person, TestHub, hub},
+        testing::{Person, TestHub, ask, hub},
     },
 };
 
@@ -209,6 +217,41 @@ async fn reads_state(hub: &TestHub, scene: &Scene, is: Is, visibility: &str) {
         .await
         .map(body);
     assert_eq!(status(&aliases), code, "aliases: {case}");
+    reads_directory(hub, scene, is, &case).await;
+}
+
+/// Whether the room can be found is for members; that it is there at all, too.
+async fn reads_directory(hub: &TestHub, scene: &Scene, is: Is, case: &str) {
+    let joined = is == Is::Joined;
+    let asked = get_room_visibility::v3::Request::new(scene.room.clone());
+    let told = ask!(hub, scene.reader.origin, RoomVisibility(asked)).map(body);
+    assert_eq!(
+        status(&told),
+        if joined { 200 } else { 404 },
+        "visibility: {case}"
+    );
+    let asked = set_room_visibility::v3::Request::new(scene.room.clone(), Visibility::Public);
+    let done = ask!(hub, scene.reader.origin, SetRoomVisibility(asked)).map(body);
+    assert_eq!(status(&done), 403, "set visibility: {case}");
+    let rooms = get_public_rooms::v3::Request::new();
+    let rooms = ask!(hub, scene.reader.origin, PublicRooms(rooms)).map(body);
+    assert_eq!(rooms.unwrap()["chunk"], json!([]), "rooms: {case}");
+    let event = scene.events[0].clone().unwrap();
+    let mut marks = set_read_marker::v3::Request::new(scene.room.clone());
+    marks.fully_read = Some(event.clone());
+    let marked = ask!(hub, scene.reader.origin, ReadMarkers(marks)).map(body);
+    assert_eq!(
+        status(&marked),
+        if joined { 200 } else { 403 },
+        "markers: {case}"
+    );
+    let receipt = create_receipt::v3::Request::new(scene.room.clone(), "m.read".into(), event);
+    let sent = ask!(hub, scene.reader.origin, Receipt(receipt)).map(body);
+    assert_eq!(
+        status(&sent),
+        if joined { 200 } else { 403 },
+        "receipt: {case}"
+    );
 }
 
 #[tokio::test]
@@ -259,6 +302,48 @@ async fn hidden_and_redacted_events_do_not_stop_a_page() {
     let because = &redacted["unsigned"]["redacted_because"];
     assert_eq!(because["redacts"], gone.as_str());
     assert_eq!(because["content"]["redacts"], gone.as_str());
+}
+
+#[tokio::test]
+async fn who_left_before_a_redaction_learns_that_it_was_redacted_and_not_by_whom_or_why() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let bob = hub.account("bob").await;
+    let room = hub.public_room(&ana, &[&bob]).await;
+    let topic = json!({ "topic": "a secret" });
+    let topic = hub.set(&ana, &room, ("m.room.topic", ""), topic).await;
+    let gone = [hub.say(&ana, &room, "a mistake").await, topic.unwrap()];
+    hub.leave(&bob, &room).await.unwrap();
+    for event in &gone {
+        hub.redact(&ana, &room, event).await.unwrap();
+    }
+    let left = hub
+        .sync(&bob, None, json!({ "room": { "include_leave": true } }))
+        .await;
+    let left = left["rooms"]["leave"][room.as_str()].to_string();
+    assert!(left.contains(gone[0].as_str()));
+    assert!(!left.contains("redacted_because"));
+    let page = hub.back(&bob, &room, None, 100).await.unwrap();
+    assert!(!page.to_string().contains("redacted_because"));
+    for event in &gone {
+        let mine = hub.event(&bob, &room, event).await.unwrap();
+        assert_eq!(mine["content"], json!({}));
+        assert_eq!(mine["unsigned"].get("redacted_because"), None);
+        let anas = hub.event(&ana, &room, event).await.unwrap();
+        assert_eq!(
+            anas["unsigned"]["redacted_because"]["redacts"],
+            event.as_str()
+        );
+    }
+
+    // Someone who comes later sees the redaction, as the history of the room lets them.
+    let eve = hub.account("eve").await;
+    hub.join(&eve, &room).await.unwrap();
+    let late = hub.event(&eve, &room, &gone[0]).await.unwrap();
+    assert_eq!(
+        late["unsigned"]["redacted_because"]["redacts"],
+        gone[0].as_str()
+    );
 }
 
 #[tokio::test]

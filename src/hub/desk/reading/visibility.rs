@@ -156,6 +156,22 @@ impl Standing {
         Err(not_in(&self.room.id))
     }
 
+    /// The reader's view of one event that is on no page: the state before it and their membership
+    /// at it. Nothing if they may not see it.
+    pub(in crate::hub::desk) async fn sees(
+        &self,
+        store: &SharedStore,
+        event: &EventRecord,
+    ) -> Result<Option<(StateNid, Membership)>, StoreError> {
+        let state = match event.seq {
+            Some(seq) => state_at(store, self.room.nid, Seq(seq.0.saturating_sub(1))).await?,
+            None => event.state_after, // history without a place in the log: the best that is known
+        };
+        let mut sight = Sight::at(store, self, state).await?;
+        let before = sight.state();
+        Ok(sight.pass(event).then(|| (before, sight.membership())))
+    }
+
     /// Whether anyone may read the room as it is now.
     pub(super) async fn is_open_now(&self, store: &SharedStore) -> Result<bool, StoreError> {
         let key = StateKey::new(VISIBILITY, "");

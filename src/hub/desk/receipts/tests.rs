@@ -99,6 +99,27 @@ async fn read_markers_become_account_data_and_receipts() {
 }
 
 #[tokio::test]
+async fn events_of_another_room_cannot_be_marked() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let room = hub.public_room(&ana, &[]).await;
+    let other = hub.public_room(&ana, &[]).await;
+    let far = hub.say(&ana, &other, "elsewhere").await;
+    for kind in [READ, READ_PRIVATE, "m.fully_read"] {
+        let refusal = mark(&hub, &ana, &room, kind, &far, ReceiptThread::Unthreaded).await;
+        assert_eq!(refusal.unwrap_err().code, Code::NotFound, "{kind}");
+    }
+    let mut request = set_read_marker::v3::Request::new(room.clone());
+    request.read_receipt = Some(hub.say(&ana, &room, "here").await);
+    request.fully_read = Some(far);
+    let refusal = read_markers(&hub.hub, &ana.caller(), request).await;
+    assert_eq!(refusal.unwrap_err().code, Code::NotFound);
+    let nid = hub.hub.store.room(&room).await.unwrap().unwrap().nid;
+    let kept = hub.hub.store.receipts_of(nid, &ana.user).await.unwrap();
+    assert_eq!(kept, [], "a refused request marks nothing");
+}
+
+#[tokio::test]
 async fn outsiders_mark_nothing_and_nobody_types_for_another() {
     let hub = hub().await;
     let ana = hub.account("ana").await;

@@ -1,6 +1,6 @@
 //! Founding rooms.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
@@ -49,18 +49,23 @@ pub(in crate::hub::desk) async fn create_room(
     request: Request,
 ) -> Result<Response, Refusal> {
     hub.desk.rates().events(caller)?;
+    let listed = request.visibility == Visibility::Public;
     let wish = wish(hub, caller, request).await?;
     let making = Making {
         writer: Arc::clone(&hub.writer),
         key: Arc::clone(&hub.key),
         founding: founding(&wish, room_id(hub)?),
+        listed,
         wish,
         nid: hub.store.numbers().room(),
         now: hub.now(),
     };
     // Whoever asked may hang up; an alias that was taken must still get its room, or be let go.
     let made = tokio::spawn(making.run()).await;
-    let made = made.map_err(|_| Refusal::busy(Duration::ZERO))?;
+    let made = made.map_err(|error| {
+        tracing::error!(%error, "making a room broke off");
+        Refusal::busy(Duration::ZERO)
+    })?;
     made.map(Response::new)
 }
 
@@ -71,6 +76,8 @@ struct Making {
     wish: RoomWish,
     founding: Founding,
     nid: RoomNid,
+    /// Whether everyone may find it.
+    listed: bool,
     now: Timestamp,
 }
 
@@ -79,11 +86,12 @@ impl Making {
         if let Some(alias) = &self.wish.alias {
             self.take_alias(alias.clone()).await?;
         }
-        let made = self.make().await;
-        if made.is_err()
-            && let Some(alias) = &self.wish.alias
-        {
-            self.free_alias(alias.clone()).await;
+        let made = match self.list(self.listed).await {
+            Ok(()) => self.make().await,
+            Err(error) => Err(error.into()),
+        };
+        if made.is_err() {
+            self.undo().await;
         }
         made
     }
@@ -128,12 +136,29 @@ impl Making {
         }
     }
 
-    async fn free_alias(&self, alias: OwnedRoomAliasId) {
-        let name = alias.clone();
-        let write = Write::RemoveAlias { alias };
-        if let Err(error) = self.writer.write(alone(write), Vec::new()).await {
-            tracing::warn!(%error, alias = %name,
-                "an alias of a room that was not made stays taken until the next start");
+    /// Puts the room into the directory or takes it out again.
+    async fn list(&self, listed: bool) -> Result<(), WriteError> {
+        if !self.listed {
+            return Ok(());
+        }
+        let room = self.nid;
+        let write = alone(Write::Listed { room, listed });
+        self.writer.write(write, Vec::new()).await.map(drop)
+    }
+
+    async fn undo(&self) {
+        let freed = match self.wish.alias.clone() {
+            Some(alias) => {
+                let write = alone(Write::RemoveAlias { alias });
+                self.writer.write(write, Vec::new()).await.map(drop)
+            }
+            None => Ok(()),
+        };
+        for undone in [freed, self.list(false).await] {
+            if let Err(error) = undone {
+                tracing::warn!(%error, alias = ?self.wish.alias,
+                    "names of a room that was not made stay taken until the next start");
+            }
         }
     }
 }
@@ -234,14 +259,13 @@ fn initial_state(index: usize, mut entry: CanonicalJsonObject) -> Result<Initial
 }
 
 fn alias_of(name: &str, server: &ServerName) -> Result<OwnedRoomAliasId, Refusal> {
-    let wrong = || {
-        let message = format!("`room_alias_name` cannot be {name:?}: only the part before `:`");
-        Refusal::invalid_param(message)
+    let wrong = |reason: &dyn Display| {
+        Refusal::invalid_param(format!("`room_alias_name` cannot be {name:?}: {reason}"))
     };
     if name.is_empty() || name.contains([':', '#', '\0']) || name.contains(char::is_whitespace) {
-        return Err(wrong());
+        return Err(wrong(&"only the part before `:`"));
     }
-    OwnedRoomAliasId::try_from(format!("#{name}:{server}")).map_err(|_| wrong())
+    OwnedRoomAliasId::try_from(format!("#{name}:{server}")).map_err(|error| wrong(&error))
 }
 
 fn alone(write: Write) -> Batch {

@@ -3,9 +3,8 @@
 use ruma::{events::AnyStrippedStateEvent, serde::Raw};
 
 use crate::{
-    base::Seq,
     hub::desk::{
-        reading::{pieces, visibility::state_at},
+        reading::pieces,
         sync::{
             Round,
             view::{Stored, strip},
@@ -28,28 +27,28 @@ const SHOWN: [&str; 7] = [
     "m.room.encryption",
 ];
 
-/// The stripped state of a room as of an entry: what it is, the user's own membership, and that of
-/// whoever gave it to them.
+/// The stripped state of a room at an invite or knock: what it was then, the user's own membership,
+/// and that of whoever gave it to them. What was set later is not theirs to see.
 pub(super) async fn stripped(
     round: &Round<'_>,
     room: &RoomRecord,
     record: &MembershipRecord,
-    head: Seq,
 ) -> Result<Vec<Raw<AnyStrippedStateEvent>>, StoreError> {
     let store = &round.hub.store;
-    let own = store.events(&[record.event]).await?.into_iter().next();
+    let Some(own) = store.events(&[record.event]).await?.into_iter().next() else {
+        return Ok(Vec::new());
+    };
     let mut keys: Vec<_> = SHOWN.map(|kind| StateKey::new(kind, "")).into();
-    if let Some(stored) = own.as_ref().and_then(Stored::read)
+    if let Some(stored) = Stored::read(&own)
         && stored.sender != record.user.as_str()
     {
         keys.push(StateKey::new("m.room.member", stored.sender.as_ref()));
     }
-    let state = state_at(store, room.nid, head).await?;
-    let found = pieces(store, room, state, &keys).await?;
+    let found = pieces(store, room, own.state_after, &keys).await?;
     Ok(found
         .iter()
         .flatten()
-        .chain(&own)
-        .filter_map(strip)
+        .chain([&own])
+        .filter_map(|event| strip(room, event))
         .collect())
 }

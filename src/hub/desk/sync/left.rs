@@ -70,8 +70,8 @@ pub(super) async fn left(
 
     let state = state(round, room, &known, &line, end).await?;
     let mut section = LeftRoom::new();
-    section.state = shown_state(round, room, &state).await?;
-    section.timeline = shown(round, room, &line).await?;
+    section.state = shown_state(round, &standing, &state).await?;
+    section.timeline = shown(round, &standing, &line).await?;
     section.account_data.events = account_data(round, room, Some(end), &beside).await?;
     Ok(Some(section))
 }

@@ -15,6 +15,8 @@ mod summary;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_changed;
+#[cfg(test)]
 mod tests_together;
 pub(super) mod token;
 mod unread;

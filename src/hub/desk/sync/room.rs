@@ -32,7 +32,7 @@ use crate::{
         },
     },
     room::{Membership, StateKey},
-    store::{EventRecord, MembershipRecord, RoomRecord, StateNid, StoreError},
+    store::{EventRecord, Kinds, MembershipRecord, RoomRecord, StateNid, StoreError},
 };
 
 /// How many events a timeline has when the client does not say, and at most.
@@ -79,8 +79,8 @@ pub(super) async fn joined(
     }
     let heroes = &section.summary.heroes;
     let state = state(round, room, &line, before, head, heroes).await?;
-    section.state = shown_state(round, room, &state).await?;
-    section.timeline = shown(round, room, &line).await?;
+    section.state = shown_state(round, &standing, &state).await?;
+    section.timeline = shown(round, &standing, &line).await?;
     section.account_data.events = account_data(round, room, before, &beside).await?;
     section.ephemeral.events = ephemeral(round, room, before, beside).await?;
     if !whole && section.is_empty() {
@@ -159,12 +159,12 @@ pub(super) async fn line(
 /// A timeline as the client gets it.
 pub(super) async fn shown(
     round: &Round<'_>,
-    room: &RoomRecord,
+    standing: &Standing,
     line: &Line,
 ) -> Result<Timeline, StoreError> {
     let mut timeline = Timeline::new();
     timeline.limited = line.limited;
-    timeline.events = view::show(&round.hub.store, viewer(round, room), &line.seen).await?;
+    timeline.events = view::show(&round.hub.store, viewer(round, standing), &line.seen).await?;
     if line.limited || !line.seen.is_empty() {
         timeline.prev_batch = Some(RoomToken::after(line.start).to_string());
     }
@@ -174,10 +174,10 @@ pub(super) async fn shown(
 /// State as the client gets it, under the name it asked for.
 pub(super) async fn shown_state(
     round: &Round<'_>,
-    room: &RoomRecord,
+    standing: &Standing,
     state: &[EventRecord],
 ) -> Result<State, StoreError> {
-    let events = view::show_state(&round.hub.store, viewer(round, room), state).await?;
+    let events = view::show_state(&round.hub.store, viewer(round, standing), state).await?;
     let events = StateEvents::with_events(events);
     Ok(if round.state_after {
         State::After(events)
@@ -186,10 +186,10 @@ pub(super) async fn shown_state(
     })
 }
 
-fn viewer<'a>(round: &Round<'a>, room: &'a RoomRecord) -> Viewer<'a> {
+fn viewer<'a>(round: &Round<'a>, standing: &'a Standing) -> Viewer<'a> {
     Viewer {
         caller: round.caller,
-        room,
+        standing,
         now: round.hub.now(),
         names_room: false,
     }
@@ -220,9 +220,17 @@ async fn state(
         changed
     } else {
         let nid = state_at(store, room.nid, at).await?;
-        let wanted =
-            |event: &EventRecord| wants_event(filter, event) && !(lazy && is_member(event));
-        state_events(store, nid, &wanted).await?
+        let wanted = |event: &EventRecord| wants_event(filter, event);
+        if lazy {
+            // In a large room nearly all of the state is members, of whom only a few are shown.
+            let mut others = store
+                .state_events(room.nid, nid, Kinds::Without(&[MEMBER]))
+                .await?;
+            others.retain(wanted);
+            others
+        } else {
+            state_events(store, nid, &wanted).await?
+        }
     };
     if lazy {
         let mut users = page::senders(&line.seen);

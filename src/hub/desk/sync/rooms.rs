@@ -176,12 +176,12 @@ async fn place(
         }
         Membership::Invite if is_new => {
             let mut state = InviteState::new();
-            state.events = invited::stripped(round, &room, &record, head).await?;
+            state.events = invited::stripped(round, &room, &record).await?;
             response.rooms.invite.insert(id, InvitedRoom::from(state));
         }
         Membership::Knock if is_new => {
             let mut state = KnockState::new();
-            state.events = invited::stripped(round, &room, &record, head).await?;
+            state.events = invited::stripped(round, &room, &record).await?;
             response.rooms.knock.insert(id, KnockedRoom::from(state));
         }
         Membership::Leave | Membership::Ban => {

@@ -182,6 +182,38 @@ async fn an_invite_shows_what_the_room_is_and_goes_when_it_is_turned_down() {
 }
 
 #[tokio::test]
+async fn what_was_set_after_an_invite_or_a_knock_is_not_shown_with_it() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let bob = hub.account("bob").await;
+    let eve = hub.account("eve").await;
+    let state = json!([
+        { "type": "m.room.name", "content": { "name": "then" } },
+        { "type": "m.room.join_rules", "content": { "join_rule": "knock" } },
+    ]);
+    let room = hub.create(&ana, wish("private_chat", &state)).await;
+    let room = room.unwrap();
+    hub.invite(&ana, &room, &bob).await.unwrap();
+    hub.knock(&eve, &room).await.unwrap();
+    for (kind, content) in [
+        ("m.room.name", json!({ "name": "later" })),
+        ("m.room.topic", json!({ "topic": "later" })),
+    ] {
+        hub.set(&ana, &room, (kind, ""), content).await.unwrap();
+    }
+    let invite = hub.sync(&bob, None, json!({})).await;
+    let invite = invite["rooms"]["invite"][room.as_str()].to_string();
+    let knock = hub.sync(&eve, None, json!({})).await;
+    let knock = knock["rooms"]["knock"][room.as_str()].to_string();
+    for shown in [invite, knock] {
+        assert!(
+            shown.contains("then") && !shown.contains("later"),
+            "{shown}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_knock_shows_what_the_room_is_and_an_answer_moves_it() {
     let hub = hub().await;
     let ana = hub.account("ana").await;

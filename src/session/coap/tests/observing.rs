@@ -382,3 +382,45 @@ fn a_client_that_cancels_tells_the_server() {
     assert_eq!(world.next_event(), None);
     assert_eq!(world.machine("ana").client.sizes(), [0; 4]);
 }
+
+#[test]
+fn an_observation_from_before_a_restart_is_taken_up_again() {
+    let mut bench = Bench::new();
+    let token = Token::new(b"t").unwrap();
+    let request = Request::new(Code::GET, &["sync"]).observing();
+
+    let observation = bench
+        .server
+        .restore_observation(&"ana", token, &request)
+        .unwrap();
+    bench.server.mark_validated(bench.now, &"ana");
+    let [pushed] = push(&mut bench, observation, "x").try_into().unwrap();
+
+    assert_eq!((pushed.kind, pushed.token), (Kind::Con, token));
+}
+
+#[test]
+fn who_moves_is_answered_before_the_new_address_is_proved_and_not_more_than_threefold() {
+    let mut bench = Bench::new();
+    bench.server.peer_is_at(bench.now, &"ana", 1);
+    bench.hear(&con(Code::POST, 1, b"t", "send"));
+    let (exchange, _, _) = bench.delivered();
+
+    let answer = bench.answer(exchange, content("ok"));
+    bench.hear(&con(Code::POST, 2, b"u", "send"));
+    let (exchange, _, _) = bench.delivered();
+    let challenge = bench.answer(exchange, content("long ".repeat(40)));
+
+    assert_eq!(answer.code, Code::CONTENT);
+    assert_eq!(challenge.code, Code::UNAUTHORIZED);
+    let echo = challenge.options.first(number::ECHO).unwrap().to_vec();
+    let proof = with(con(Code::POST, 3, b"v", "send"), number::ECHO, echo.clone());
+    bench.server.peer_is_at(bench.now, &"ana", 2);
+    bench.hear(&proof);
+    bench.delivered();
+    assert!(bench.server.budget(&"ana") < 1000, "it was another address");
+    bench.server.peer_is_at(bench.now, &"ana", 1);
+    bench.hear(&with(con(Code::POST, 4, b"w", "send"), number::ECHO, echo));
+    bench.delivered();
+    assert_eq!(bench.server.budget(&"ana"), u64::MAX);
+}

@@ -269,6 +269,49 @@ fn a_body_above_the_ceiling_is_refused_with_the_ceiling() {
 }
 
 #[test]
+fn a_request_too_long_for_a_datagram_is_told_to_come_in_blocks() {
+    let mut bench = Bench::new();
+    let mut long = vec![0x42, 2, 0, 9, b't', b'k', 0xff];
+    long.extend([0; 3000]);
+    for kind in [Kind::Con, Kind::Non, Kind::Con] {
+        long[0] = if kind == Kind::Con { 0x42 } else { 0x52 };
+        long[3] = long[3].wrapping_add(u8::from(kind == Kind::Non));
+        bench.server.handle_datagram(NOW, "ana", &long);
+        let answer = bench.one_sent();
+        assert_eq!(answer.code, Code::TOO_LARGE);
+        assert_eq!(answer.token, Token::new(b"tk").unwrap());
+        let bytes_max = u32::try_from(config().request_bytes_max).unwrap();
+        assert_eq!(answer.options.uint(number::SIZE1), Some(bytes_max));
+        let hint = answer.options.first(number::BLOCK1).unwrap();
+        assert_eq!(hint.last().unwrap() & 7, config().szx.exponent());
+        if kind == Kind::Con {
+            bench.server.handle_datagram(NOW, "ana", &long);
+            assert_eq!(bench.one_sent(), answer, "a copy gets the same answer");
+        }
+        long[3] += 1;
+    }
+    assert_eq!(bench.server.poll_event(), None);
+}
+
+#[test]
+fn what_is_too_long_and_no_request_is_reset_or_ignored() {
+    let mut bench = Bench::new();
+    for (first, code, answers) in [
+        (0x40, 0x45, 1),
+        (0x50, 0x45, 0),
+        (0x60, 0x45, 0),
+        (0x4f, 2, 1),
+    ] {
+        let mut long = vec![first, code, 0, first];
+        long.extend([0; 3000]);
+        bench.server.handle_datagram(NOW, "ana", &long);
+        let sent = bench.sent();
+        assert_eq!(sent.len(), answers, "{first:x} {code:x}");
+        assert!(sent.iter().all(|answer| answer.kind == Kind::Rst));
+    }
+}
+
+#[test]
 fn a_large_answer_is_served_in_blocks_no_larger_than_asked() {
     let mut bench = Bench::new();
     let whole = body(100, 0);

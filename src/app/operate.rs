@@ -1,0 +1,188 @@
+//! The operator's verbs: asked of the running hub through its socket, or done on the store when
+//! there is none.
+
+use serde_json::Value as Json;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::{
+    config::Config,
+    failure::Failure,
+    open::OpenHub,
+    operations::Operations,
+    operator::{self, Operator as _, Progress, Request},
+    output::{self, Format},
+    run::Material,
+};
+
+/// Does an operator's verb and prints its result.
+pub async fn operate(config: &Config, request: Request, format: Format) -> Result<(), Failure> {
+    let mut desk = Desk::open(config).await?;
+    let result = desk.ask(request).await;
+    desk.close().await;
+    let result = result?;
+    format.print(&as_lines(&result), &result)
+}
+
+/// Prints every account, a line each.
+pub async fn list_users(config: &Config, format: Format) -> Result<(), Failure> {
+    let mut desk = Desk::open(config).await?;
+    let listed = list(&mut desk, format).await;
+    desk.close().await;
+    listed
+}
+
+async fn list(desk: &mut Desk, format: Format) -> Result<(), Failure> {
+    let mut after = None;
+    loop {
+        let page = desk.ask(Request::ListUsers { after }).await?;
+        let users = page.get("users").and_then(Json::as_array);
+        for user in users.into_iter().flatten() {
+            format.print(&account_line(user), user)?;
+        }
+        after = match page
+            .get("next")
+            .and_then(Json::as_str)
+            .map(TryInto::try_into)
+        {
+            Some(Ok(next)) => Some(next),
+            _ => return Ok(()),
+        };
+    }
+}
+
+/// One account for a person.
+fn account_line(user: &Json) -> String {
+    let text = |name: &str| user.get(name).and_then(Json::as_str);
+    let is = |name: &str| user.get(name).and_then(Json::as_bool) == Some(true);
+    let mut line = format!("{:<32}", text("user_id").unwrap_or_default());
+    for (state, word) in [("admin", "admin"), ("disabled", "disabled")] {
+        if is(state) {
+            line.push_str("  ");
+            line.push_str(word);
+        }
+    }
+    let devices = user.get("devices").and_then(Json::as_u64).unwrap_or(0);
+    let plural = if devices == 1 { "" } else { "s" };
+    let made = text("created").unwrap_or_default();
+    let seen = text("last_seen").map_or(String::new(), |seen| format!(", last seen {seen}"));
+    format!("{line}  {devices} device{plural}, made {made}{seen}")
+}
+
+/// Whoever does what is asked.
+enum Desk {
+    /// The hub that runs.
+    Running(operator::Client),
+    /// Nobody else: the store is ours until this is closed.
+    Alone {
+        hub: OpenHub,
+        operations: Box<Operations>,
+        progress: Progress,
+        told: JoinHandle<()>,
+    },
+}
+
+impl Desk {
+    async fn open(config: &Config) -> Result<Self, Failure> {
+        let path = config.admin.socket.as_ref();
+        let running = operator::Client::connect(path).await.map_err(|error| {
+            let path = path.display();
+            Failure::failed("OPERATOR_SOCKET", format!("{path}: {error}"))
+        })?;
+        if let Some(running) = running {
+            return Ok(Self::Running(running));
+        }
+        let material = Material::read(config)?;
+        let hub = OpenHub::open(config, &material).await?;
+        let (sender, mut steps) = mpsc::channel(PROGRESS_WAITING_MAX);
+        let told = tokio::spawn(async move {
+            while let Some(step) = steps.recv().await {
+                tell_progress(&step);
+            }
+        });
+        Ok(Self::Alone {
+            operations: Box::new(hub.alone()),
+            hub,
+            progress: Progress::to(sender),
+            told,
+        })
+    }
+
+    async fn ask(&mut self, request: Request) -> Result<Json, Failure> {
+        match self {
+            Self::Running(hub) => hub
+                .ask(&request, |step| tell_progress(&step))
+                .await
+                .map_err(asked_in_vain),
+            Self::Alone {
+                operations,
+                progress,
+                ..
+            } => Ok(operations.ask(request, progress.clone()).await?),
+        }
+    }
+
+    async fn close(self) {
+        if let Self::Alone {
+            hub,
+            operations,
+            progress,
+            told,
+        } = self
+        {
+            drop((operations, progress));
+            hub.close().await;
+            let _ = told.await; // it only prints
+        }
+    }
+}
+
+/// How many steps of progress may wait to be printed.
+const PROGRESS_WAITING_MAX: usize = 16;
+
+fn asked_in_vain(error: operator::ClientError) -> Failure {
+    match error {
+        operator::ClientError::Refused { code, message } => Failure::failed(&code, message),
+        operator::ClientError::Io(_) => Failure::failed("OPERATOR_SOCKET", error),
+    }
+}
+
+fn tell_progress(step: &Json) {
+    output::note(&as_lines(step).replace('\n', ", "));
+}
+
+/// A result for people: `name: value`, a line each.
+fn as_lines(result: &Json) -> String {
+    let Json::Object(members) = result else {
+        return result.to_string();
+    };
+    let line = |(name, value): (&String, &Json)| match value {
+        Json::String(text) => format!("{name}: {text}"),
+        other => format!("{name}: {other}"),
+    };
+    members.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_account_is_one_line_that_says_what_is_special() {
+        let plain = json!({"user_id": "@ana:hub.example", "admin": false, "disabled": false,
+            "devices": 1, "created": "2026-01-01T00:00:00Z", "last_seen": null});
+        let special = json!({"user_id": "@bob:hub.example", "admin": true, "disabled": true,
+            "devices": 0, "created": "2026-01-01T00:00:00Z", "last_seen": "2026-02-01T00:00:00Z"});
+
+        assert_eq!(
+            account_line(&plain),
+            "@ana:hub.example                  1 device, made 2026-01-01T00:00:00Z"
+        );
+        assert_eq!(
+            account_line(&special),
+            "@bob:hub.example                  admin  disabled  0 devices, \
+             made 2026-01-01T00:00:00Z, last seen 2026-02-01T00:00:00Z"
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! What an operator's verbs do on a hub, running or opened for the purpose.
+//!
+//! Which verbs there are is [`super::operator::Request`]'s, how one gets here `operate`'s.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ruma::{OwnedServerName, OwnedUserId, UserId};
+use serde_json::{Value as Json, json};
+
+use super::operator::{Operator, Progress, Request};
+use crate::{
+    api::Refusal,
+    base::Timestamp,
+    hub::{AccountWish, Hub},
+    store::{StoreError, UserSummary},
+};
+
+/// The operator's verbs.
+pub struct Operations {
+    /// The hub.
+    pub hub: Arc<Hub>,
+    /// Whose it is.
+    pub server_name: OwnedServerName,
+}
+
+#[async_trait]
+impl Operator for Operations {
+    async fn ask(&self, request: Request, _progress: Progress) -> Result<Json, Refusal> {
+        match request {
+            Request::Status => self.status().await,
+            Request::AddUser {
+                localpart,
+                password,
+                admin,
+            } => {
+                let password = Some(password.reveal().to_owned());
+                let wish = AccountWish {
+                    localpart,
+                    password,
+                    admin,
+                };
+                let user = self.hub.add_user(wish).await?;
+                Ok(json!({ "user_id": user }))
+            }
+            Request::ListUsers { after } => self.users(after.as_deref()).await,
+            Request::SetPassword {
+                localpart,
+                password,
+            } => {
+                let user = self.user(&localpart)?;
+                let ended = self.hub.set_password(&user, password.reveal()).await?;
+                Ok(json!({"user_id": user, "sessions_ended": ended}))
+            }
+            Request::DisableUser { localpart } => {
+                let user = self.user(&localpart)?;
+                let ended = self.hub.disable_user(&user).await?;
+                Ok(json!({"user_id": user, "disabled": true, "sessions_ended": ended}))
+            }
+            Request::EnableUser { localpart } => {
+                let user = self.user(&localpart)?;
+                self.hub.enable_user(&user).await?;
+                Ok(json!({"user_id": user, "disabled": false}))
+            }
+        }
+    }
+}
+
+impl Operations {
+    fn user(&self, localpart: &str) -> Result<OwnedUserId, Refusal> {
+        let user = UserId::parse_with_server_name(localpart, &self.server_name);
+        user.map_err(|_| Refusal::not_found(format!("there is no account {localpart:?}")))
+    }
+
+    async fn users(&self, after: Option<&UserId>) -> Result<Json, Refusal> {
+        let page = self.hub.store().users(after, USERS_PER_PAGE).await;
+        let page = page.map_err(|error| unread(&error))?;
+        let whole = page.len() == USERS_PER_PAGE as usize;
+        let next = page.last().filter(|_| whole).map(|last| last.user.clone());
+        let told: Vec<_> = page.iter().map(account).collect();
+        Ok(json!({"users": told, "next": next}))
+    }
+
+    async fn status(&self) -> Result<Json, Refusal> {
+        let totals = self.hub.store().totals().await;
+        let totals = totals.map_err(|error| unread(&error))?;
+        Ok(json!({
+            "server_name": self.server_name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "rooms": totals.rooms, "events": totals.events, "users": totals.users,
+        }))
+    }
+}
+
+fn account(known: &UserSummary) -> Json {
+    json!({
+        "user_id": known.user, "admin": known.admin, "disabled": known.disabled,
+        "devices": known.devices, "created": known.created.rfc3339(),
+        "last_seen": known.seen.map(Timestamp::rfc3339),
+    })
+}
+
+fn unread(error: &StoreError) -> Refusal {
+    tracing::error!(%error, "the store failed");
+    Refusal::internal()
+}
+
+/// How many accounts one answer tells: at about 400 bytes each they fit the socket's line.
+const USERS_PER_PAGE: u32 = 100;

@@ -1,0 +1,221 @@
+//! The client's verbs: sign in or take a credential file, do the verb, say what came of it and
+//! what it cost.
+//!
+//! `verbs` has the verbs, `shapes` what an id looks like, `tell` the words for what happened in a
+//! room, `labels` the names of rooms, `cost` the price.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indexing a JSON value gives null where there is nothing"
+)]
+
+mod cost;
+mod labels;
+mod shapes;
+mod tell;
+mod verbs;
+
+use std::{fs, path::Path};
+
+use serde_json::{Value as Json, json};
+
+use self::cost::Spent;
+use super::{
+    cli::{ClientArgs, ClientVerb},
+    clock::world,
+    failure::Failure,
+    output::{self, Format},
+    users,
+};
+use crate::client::{Client, ClientError, Credentials, Target};
+
+/// What a verb has to say once it is done.
+enum Said {
+    /// One result.
+    One { text: String, json: Json },
+    /// Its lines are out already.
+    Lines,
+}
+
+impl Said {
+    fn one(text: impl Into<String>, json: Json) -> Self {
+        let text = text.into();
+        Self::One { text, json }
+    }
+}
+
+/// Does a client's verb.
+pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
+    let login = args.login()?;
+    if let Some(verb) = &args.verb {
+        shapes::check(verb)?; // what cannot be right costs neither a password nor a byte
+    }
+    // A login that nothing keeps is ended again, so that scripts do not leave sessions behind.
+    let (mut client, me, keep) = if let Some(login) = login {
+        if args.verb == Some(ClientVerb::Logout) {
+            return Err(Failure::usage("CLIENT_VERB", LOGOUT_WANTS_FILE));
+        }
+        let (client, credentials) = log_in(&args, &login.user).await?;
+        (client, credentials, args.save.is_some())
+    } else {
+        if args.verb.is_none() && args.credentials.is_some() {
+            return Err(nothing_to_do());
+        }
+        let (client, credentials) = resume(args.credentials.as_deref()).await?;
+        (client, credentials, true)
+    };
+    // Who sends wants to know what that costs.
+    let wants_cost = args.cost || matches!(args.verb, Some(ClientVerb::Send { .. }));
+    let outcome = match args.verb {
+        Some(ClientVerb::Logout) => log_out(&mut client, &me, args.credentials.as_deref()).await,
+        Some(wanted) => verbs::verb(&mut client, &me, wanted, format, args.cost).await,
+        None => saved(&me, args.save.as_deref()),
+    };
+    let ended = if keep {
+        Ok(())
+    } else {
+        client.logout().await.map_err(failed)
+    };
+    report(outcome, wants_cost.then(|| Spent::by(&client)), format)?;
+    ended
+}
+
+/// Prints the result and the cost: a field for programs, a line on stderr for people.
+fn report(
+    outcome: Result<Said, Failure>,
+    cost: Option<Spent>,
+    format: Format,
+) -> Result<(), Failure> {
+    let price = cost.as_ref().map(Spent::json);
+    let printed = match outcome {
+        Ok(Said::One { text, mut json }) => {
+            if let (Some(json), Some(price)) = (json.as_object_mut(), price) {
+                json.insert("cost".to_owned(), price);
+            }
+            format.print(&text, &json)
+        }
+        Ok(Said::Lines) => match (format, price) {
+            (Format::Json, Some(price)) => format.print("", &json!({ "cost": price })),
+            _ => Ok(()),
+        },
+        Err(failure) => Err(failure),
+    };
+    // What failed has cost something, too.
+    if let (Format::Text, Some(cost)) = (format, cost) {
+        output::note(&cost.line());
+    }
+    printed
+}
+
+/// Without a verb, signing in was what was wanted.
+fn saved(me: &Credentials, file: Option<&Path>) -> Result<Said, Failure> {
+    let Some(file) = file else {
+        return Err(nothing_to_do());
+    };
+    let (user, device, path) = (&me.user_id, &me.device_id, file.display().to_string());
+    Ok(Said::one(
+        format!("saved the session of {user} (device {device}) in {path}"),
+        json!({"user_id": user, "device_id": device, "file": path}),
+    ))
+}
+
+fn nothing_to_do() -> Failure {
+    let reason = "say what to do (see `tramline client --help`), or --save FILE to sign in only";
+    Failure::usage("CLIENT_VERB", reason)
+}
+
+async fn log_in(args: &ClientArgs, user: &str) -> Result<(Client, Credentials), Failure> {
+    if args.verb.is_none() && args.save.is_none() {
+        return Err(nothing_to_do()); // before anyone is asked for a password
+    }
+    let taken = |file: &&Path| file.exists() && !Credentials::is_logged_out(file);
+    if let Some(file) = args.save.as_deref().filter(taken) {
+        let reason = format!("{} exists already; choose another name", file.display());
+        return Err(Failure::failed("CREDENTIALS", reason));
+    }
+    let target = target(args)?;
+    let password = match &args.password_file {
+        Some(file) => users::password_from(file)?,
+        None => users::prompt(&format!("Password of {user}"))?,
+    };
+    let mut client = Client::open(&target, &world()).await.map_err(failed)?;
+    let signed_in = client.login(user, password.reveal(), None).await;
+    let mut credentials = signed_in.map_err(failed)?;
+    credentials.reached(&target);
+    if let Some(file) = &args.save
+        && let Err(error) = credentials.write(file)
+    {
+        client.logout().await.map_err(failed)?; // a session nobody has must not stay
+        return Err(Failure::failed("CREDENTIALS", error));
+    }
+    Ok((client, credentials))
+}
+
+/// Ends the session; the token is of no use afterwards, and goes.
+async fn log_out(
+    client: &mut Client,
+    me: &Credentials,
+    file: Option<&Path>,
+) -> Result<Said, Failure> {
+    let file = file.ok_or_else(|| Failure::usage("CLIENT_VERB", LOGOUT_WANTS_FILE))?;
+    let ended = match client.logout().await {
+        Ok(()) => true,
+        // The hub knows of no such session: what was wanted is so already.
+        Err(ClientError::Refused { status: 401, .. }) => false,
+        Err(error) => return Err(failed(error)),
+    };
+    Credentials::forget_token(file).map_err(|error| {
+        let reason = format!("the session has ended, but its token is still in the file: {error}");
+        Failure::failed("CREDENTIALS", reason)
+    })?;
+    let (user, device, path) = (&me.user_id, &me.device_id, file.display());
+    let what = if ended {
+        format!("logged out {user} (device {device})")
+    } else {
+        format!("the hub had already ended the session of {user} (device {device})")
+    };
+    Ok(Said::one(
+        format!("{what}; took the access token out of {path}"),
+        json!({"user_id": user, "device_id": device, "file": path.to_string(),
+            "session_ended": ended, "token_removed": true}),
+    ))
+}
+
+const LOGOUT_WANTS_FILE: &str =
+    "logout ends the session of a credential file: give --credentials FILE";
+
+fn target(args: &ClientArgs) -> Result<Target, Failure> {
+    let url = args
+        .login
+        .as_ref()
+        .and_then(|login| login.first())
+        .map_or("", String::as_str);
+    let ca = args.ca.as_deref().map(read_ca).transpose()?;
+    Target::parse(url, ca.as_deref()).map_err(|error| Failure::usage("LOGIN_URL", error))
+}
+
+fn read_ca(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path)
+        .map_err(|error| Failure::usage("CA_FILE", format!("{}: {error}", path.display())))
+}
+
+const SESSION_WANTED: &str = "who are you? Give --credentials FILE, or --login URL USER (with --save FILE to keep the session)";
+
+async fn resume(file: Option<&Path>) -> Result<(Client, Credentials), Failure> {
+    let file = file.ok_or_else(|| Failure::usage("CREDENTIALS", SESSION_WANTED))?;
+    let wrong = |error| Failure::usage("CREDENTIALS", error);
+    let credentials = Credentials::read(file).map_err(wrong)?;
+    let target = credentials.target(file).map_err(wrong)?;
+    let client = Client::resume(&target, &credentials.access_token, &world()).await;
+    Ok((client.map_err(failed)?, credentials))
+}
+
+fn failed(error: ClientError) -> Failure {
+    match &error {
+        ClientError::Refused { errcode, error, .. } => Failure::failed(errcode, error),
+        ClientError::Unreachable { .. } => Failure::failed("UNREACHABLE", &error),
+        ClientError::Ca(_) => Failure::usage("CA_FILE", &error),
+        ClientError::Decode(_) | ClientError::Shape { .. } | ClientError::Field { .. } => {
+            Failure::failed("BAD_ANSWER", &error)
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What a room's id, an alias and a user's id look like, and what to say when one does not.
+//!
+//! Only the shape: whether there is such a room is the hub's to say.
+
+use ruma::{RoomAliasId, RoomId, UserId};
+
+use crate::app::{cli::ClientVerb, failure::Failure};
+
+/// Checks every id that a verb was given.
+pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
+    match verb {
+        ClientVerb::Create { alias, invite, .. } => {
+            alias.iter().try_for_each(|alias| alias_localpart(alias))?;
+            invite.iter().try_for_each(|id| user(id))
+        }
+        ClientVerb::Invite {
+            room: id,
+            user: whom,
+        } => {
+            room(id)?;
+            user(whom)
+        }
+        ClientVerb::Join { room: id }
+        | ClientVerb::Leave { room: id }
+        | ClientVerb::Send { room: id, .. }
+        | ClientVerb::Read { room: id, .. } => room(id),
+        ClientVerb::Rooms | ClientVerb::Sync { .. } | ClientVerb::Status | ClientVerb::Logout => {
+            Ok(())
+        }
+    }
+}
+
+fn room(given: &str) -> Result<(), Failure> {
+    let is_id = given.len() > 1 && RoomId::parse(given).is_ok();
+    let is_alias = RoomAliasId::parse(given).is_ok_and(|alias| !alias.alias().is_empty());
+    if is_id || is_alias {
+        return Ok(());
+    }
+    let example = match given.strip_prefix(['#', '!']).unwrap_or(given) {
+        name if is_plain(name) => format!("'#{name}:hub.example'"),
+        _ => "'#crew:hub.example'".to_owned(),
+    };
+    let reason = if given.starts_with('#') {
+        format!(
+            "{given:?} is not a whole alias: it ends with a colon and the server's name, as in {example}"
+        )
+    } else {
+        format!(
+            "{given:?} is no room: give its id, which begins with ! (`tramline client rooms` lists \
+             them), or its alias, as in {example}; both in single quotes, because of the shell"
+        )
+    };
+    Err(Failure::usage("ROOM_ID", reason))
+}
+
+fn user(given: &str) -> Result<(), Failure> {
+    if UserId::parse(given).is_ok_and(|id| !id.localpart().is_empty()) {
+        return Ok(());
+    }
+    let name = given.strip_prefix('@').unwrap_or(given);
+    let name = if is_plain(name) { name } else { "bob" };
+    let reason = format!(
+        "{given:?} is no user's id: write @, the name, a colon and the server's name, as in \
+         @{name}:hub.example"
+    );
+    Err(Failure::usage("USER_ID", reason))
+}
+
+fn alias_localpart(given: &str) -> Result<(), Failure> {
+    if !given.is_empty() && !given.contains(['#', ':', '\0']) {
+        return Ok(());
+    }
+    let bare = given.trim_start_matches('#').split(':').next();
+    let bare = bare.filter(|bare| !bare.is_empty()).unwrap_or("crew");
+    let reason = format!(
+        "{given:?}: --alias takes only what stands between # and the colon; the hub adds its name: \
+         --alias {bare}"
+    );
+    Err(Failure::usage("ALIAS", reason))
+}
+
+/// Whether something can stand in an example as it is.
+fn is_plain(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !name.is_empty() && name.len() <= 32 && name.chars().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(checked: Result<(), Failure>) -> String {
+        checked.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn ids_and_aliases_are_taken() {
+        for given in [
+            "!31hneApxJ_1o-63DmFrpeqnkFFWppnzWso1JvH3ogLM",
+            "!abc:hub.example",
+            "#crew:hub.example",
+        ] {
+            assert_eq!(room(given), Ok(()), "{given}");
+        }
+        assert_eq!(user("@bob:hub.example"), Ok(()));
+        assert_eq!(alias_localpart("crew"), Ok(()));
+    }
+
+    #[test]
+    fn what_is_malformed_is_repeated_with_the_shape_and_an_example() {
+        for (given, wanted) in [
+            (
+                "crew",
+                "\"crew\" is no room: give its id, which begins with !",
+            ),
+            ("crew", "'#crew:hub.example'"),
+            ("", "\"\" is no room"),
+            ("!", "\"!\" is no room"),
+            ("@ana:hub.example", "as in '#crew:hub.example'"),
+            (
+                "#crew",
+                "\"#crew\" is not a whole alias: it ends with a colon",
+            ),
+            ("#:hub.example", "not a whole alias"),
+        ] {
+            let said = said(room(given));
+            assert!(said.starts_with("error[ROOM_ID]"), "{said}");
+            assert!(said.contains(wanted), "{said}");
+        }
+        for given in ["bob", "@bob", "bob:hub.example", "@:hub.example"] {
+            let said = said(user(given));
+            assert!(said.starts_with("error[USER_ID]"), "{said}");
+            assert!(said.contains(&format!("{given:?}")), "{said}");
+            assert!(said.ends_with("as in @bob:hub.example"), "{said}");
+        }
+        for given in ["#crew:hub.example", "#crew", "crew:hub.example", ""] {
+            let said = said(alias_localpart(given));
+            assert!(said.ends_with("--alias crew"), "{said}");
+        }
+    }
+
+    #[test]
+    fn no_message_has_the_words_of_a_parser() {
+        for given in ["crew", "#crew", "@", "\u{1b}[2J"] {
+            for said in [said(room(given)), said(user(given))] {
+                for jargon in ["sigil", "localpart", "identifier"] {
+                    assert!(!said.contains(jargon), "{said}");
+                }
+                assert!(!said.contains('\u{1b}'), "{said}");
+            }
+        }
+    }
+}

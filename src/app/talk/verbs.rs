@@ -1,0 +1,401 @@
+//! The verbs themselves, once it is known who speaks.
+
+use std::{fmt::Write as _, time::Duration};
+
+use ruma::{OwnedRoomId, OwnedUserId};
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    Said,
+    cost::Spent,
+    failed,
+    labels::{Label, Labels},
+    tell,
+};
+use crate::{
+    app::{
+        cli::ClientVerb,
+        clock,
+        failure::Failure,
+        output::{self, Format, visible},
+    },
+    base::{Clock as _, Rng as _},
+    client::{Call, Client, ClientError, Credentials, Method},
+};
+
+/// Does a verb; one with many results prints them as they come.
+pub(super) async fn verb(
+    client: &mut Client,
+    me: &Credentials,
+    verb: ClientVerb,
+    format: Format,
+    wants_cost: bool,
+) -> Result<Said, Failure> {
+    match verb {
+        ClientVerb::Rooms => rooms(client, format).await,
+        ClientVerb::Create {
+            name,
+            alias,
+            invite,
+            public,
+            room_version,
+        } => {
+            let mut wish = json!({
+                "preset": if public { "public_chat" } else { "private_chat" },
+                "invite": invite,
+            });
+            let optional = [
+                ("name", name),
+                ("room_alias_name", alias),
+                ("room_version", room_version),
+            ];
+            if let Some(wish) = wish.as_object_mut() {
+                wish.extend(
+                    optional
+                        .into_iter()
+                        .filter_map(|(key, value)| Some((key.to_owned(), value?.into()))),
+                );
+            }
+            let room = client.create_room(wish).await.map_err(failed)?;
+            Ok(Said::one(room.as_str(), json!({ "room_id": room })))
+        }
+        ClientVerb::Invite { room, user } => {
+            let room = room_id(client, &room).await?;
+            let user = OwnedUserId::try_from(user.as_str())
+                .map_err(|error| Failure::usage("USER_ID", error))?;
+            client.invite(&room, &user).await.map_err(failed)?;
+            let said = json!({"room_id": room, "user_id": user});
+            Ok(Said::one(format!("invited {user}"), said))
+        }
+        ClientVerb::Join { room } => {
+            let room = client.join(&room).await.map_err(failed)?;
+            Ok(Said::one(
+                format!("joined {room}"),
+                json!({ "room_id": room }),
+            ))
+        }
+        ClientVerb::Leave { room } => {
+            let room = room_id(client, &room).await?;
+            client.leave(&room).await.map_err(failed)?;
+            Ok(Said::one(
+                format!("left {room}"),
+                json!({ "room_id": room }),
+            ))
+        }
+        ClientVerb::Send { room, text, txn } => {
+            let room = room_id(client, &room).await?;
+            let txn = txn.unwrap_or_else(fresh_txn);
+            let event = client.say(&room, &txn, &text).await;
+            let event = event.map_err(|error| may_have_arrived(error, &txn))?;
+            let said = json!({"event_id": event, "txn": txn});
+            Ok(Said::one(event.as_str(), said))
+        }
+        ClientVerb::Read { room, limit, from } => {
+            let room = room_id(client, &room).await?;
+            read(client, &room, limit, from.as_deref(), format).await
+        }
+        ClientVerb::Sync {
+            since,
+            timeout,
+            follow,
+        } => {
+            let wait = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            let wish = Wish {
+                since,
+                wait_ms: wait,
+                wants_cost,
+            };
+            if follow {
+                return self::follow(client, wish, format).await;
+            }
+            once(client, wish, format).await
+        }
+        ClientVerb::Status => status(client, me).await,
+        ClientVerb::Logout => Err(Failure::failed("CLIENT_VERB", "logout is done elsewhere")),
+    }
+}
+
+/// Only what names a room, of all rooms at once: one question, however many there are.
+const NAMES_ONLY: &str = r#"{"room":{"state":{"types":["m.room.name","m.room.canonical_alias"]},"timeline":{"types":[]},"ephemeral":{"types":[]},"account_data":{"types":[]}},"presence":{"types":[]},"account_data":{"types":[]}}"#;
+
+async fn rooms(client: &mut Client, format: Format) -> Result<Said, Failure> {
+    let query = vec![("filter", NAMES_ONLY.to_owned())];
+    let answer = client.call("rooms", Call::get(&["sync"], query)).await;
+    let answer = answer.map_err(failed)?;
+    for (section, state) in [
+        ("join", "state"),
+        ("invite", "invite_state"),
+        ("knock", "knock_state"),
+    ] {
+        for (room, told) in section_of(&answer, section) {
+            let events = events_of(&told[state]);
+            let label = Label::from(events.iter()).unwrap_or_default();
+            let inviter = (section == "invite").then(|| tell::inviter(&events));
+            let line = [
+                visible(room),
+                label.shown().trim_start().to_owned(),
+                if label.name.is_empty() {
+                    String::new()
+                } else {
+                    visible(&label.alias)
+                },
+                match (section, &inviter) {
+                    ("invite", Some(Some(inviter))) => format!("invited by {}", visible(inviter)),
+                    ("invite", _) => "invited".to_owned(),
+                    ("knock", _) => "asked to join".to_owned(),
+                    _ => String::new(),
+                },
+            ];
+            let shown: Vec<_> = line.into_iter().filter(|part| !part.is_empty()).collect();
+            let mut json = json!({"room_id": room, "name": label.name, "alias": label.alias,
+                "membership": section});
+            if let (Some(inviter), Some(json)) = (inviter, json.as_object_mut()) {
+                json.insert("inviter".to_owned(), inviter.into());
+            }
+            format.print(&shown.join("  "), &json)?;
+        }
+    }
+    Ok(Said::Lines)
+}
+
+async fn read(
+    client: &mut Client,
+    room: &OwnedRoomId,
+    limit: u32,
+    from: Option<&str>,
+    format: Format,
+) -> Result<Said, Failure> {
+    let page = client
+        .messages(room, from, true, limit)
+        .await
+        .map_err(failed)?;
+    for event in events_of(&page["chunk"]).iter().rev() {
+        format.print(&tell::event(event), event)?;
+    }
+    if let Some(end) = page["end"].as_str() {
+        let text = format!("-- older: --from {end}");
+        format.print(&text, &json!({ "end": end }))?;
+    }
+    Ok(Said::Lines)
+}
+
+/// What a sync is wanted for.
+struct Wish {
+    since: Option<String>,
+    wait_ms: u64,
+    wants_cost: bool,
+}
+
+async fn once(client: &mut Client, wish: Wish, format: Format) -> Result<Said, Failure> {
+    let news = client.sync(wish.since.as_deref(), wish.wait_ms).await;
+    let news = news.map_err(failed)?;
+    match format {
+        Format::Json => format.print("", &news)?,
+        Format::Text => {
+            for line in told(client, &news, &mut Labels::default()).await {
+                output::line(&line)?;
+            }
+            let next = news["next_batch"].as_str().unwrap_or_default();
+            output::line(&format!("-- next: --since {next}"))?;
+        }
+    }
+    Ok(Said::Lines)
+}
+
+/// Prints what is new until it is interrupted, and what each round cost where that is wanted.
+async fn follow(client: &mut Client, wish: Wish, format: Format) -> Result<Said, Failure> {
+    let mut since = wish.since;
+    let mut labels = Labels::default();
+    let mut spent: Option<Spent> = None;
+    let wait = if wish.wait_ms == 0 {
+        FOLLOW_WAIT_MS
+    } else {
+        wish.wait_ms
+    };
+    loop {
+        let mut news = match client.sync(since.as_deref(), wait).await {
+            Ok(news) => news,
+            Err(error) if error.is_temporary() => {
+                output::note(&format!("-- {error}; trying again"));
+                tokio::time::sleep(FOLLOW_PAUSE).await;
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        since = news["next_batch"].as_str().map(ToOwned::to_owned);
+        let lines = match format {
+            Format::Text => told(client, &news, &mut labels).await,
+            Format::Json => Vec::new(),
+        };
+        for line in lines {
+            output::line(&line)?;
+        }
+        let now = Spent::by(client);
+        let round = spent
+            .as_ref()
+            .map_or_else(|| Spent::by(client), |spent| now.since(spent));
+        spent = Some(now);
+        match format {
+            Format::Text if wish.wants_cost => output::note(&round.line()),
+            Format::Text => {}
+            Format::Json => {
+                if let (true, Some(news)) = (wish.wants_cost, news.as_object_mut()) {
+                    news.insert("cost".to_owned(), round.json());
+                }
+                format.print("", &news)?;
+            }
+        }
+    }
+}
+
+/// What a sync tells a person, room by room: invites and knocks, then what happened.
+async fn told(client: &mut Client, news: &Json, labels: &mut Labels) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (room, invited) in section_of(news, "invite") {
+        let events = events_of(&invited["invite_state"]);
+        let label = labels.of(client, room, events.iter().collect()).await;
+        let inviter = tell::inviter(&events);
+        let by = inviter.map_or(String::new(), |user| format!(" by {}", visible(&user)));
+        lines.push(format!("{label}\n  you are invited{by}"));
+    }
+    for (room, knocked) in section_of(news, "knock") {
+        let events = events_of(&knocked["knock_state"]);
+        let label = labels.of(client, room, events.iter().collect()).await;
+        lines.push(format!("{label}\n  you have asked to join"));
+    }
+    for (section, nothing) in [("join", ""), ("leave", "  you are out")] {
+        for (room, told) in section_of(news, section) {
+            let (state, timeline) = (
+                events_of(&told["state"]["events"]),
+                events_of(&told["timeline"]["events"]),
+            );
+            if section == "join" && timeline.is_empty() {
+                continue; // somebody types, or has read something
+            }
+            let at_hand = state.iter().chain(&timeline).collect();
+            lines.push(labels.of(client, room, at_hand).await);
+            if told["timeline"]["limited"] == true {
+                lines.push("  ... (there is more than fits: `read` shows it)".to_owned());
+            }
+            lines.extend(
+                timeline
+                    .iter()
+                    .map(|event| format!("  {}", tell::event(event))),
+            );
+            if timeline.is_empty() {
+                lines.push(nothing.to_owned());
+            }
+        }
+    }
+    lines
+}
+
+/// The rooms of a sync's section.
+fn section_of<'a>(news: &'a Json, section: &str) -> impl Iterator<Item = (&'a str, &'a Json)> {
+    let rooms: Option<&Map<_, _>> = news["rooms"][section].as_object();
+    rooms
+        .into_iter()
+        .flatten()
+        .map(|(room, told)| (room.as_str(), told))
+}
+
+/// A list of events, which some sections wrap in an object.
+fn events_of(told: &Json) -> Vec<Json> {
+    let list = told.as_array().or_else(|| told["events"].as_array());
+    list.cloned().unwrap_or_default()
+}
+
+/// How long `sync --follow` rests when the hub does not answer.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long one round of `sync --follow` waits for news.
+const FOLLOW_WAIT_MS: u64 = 30_000;
+
+async fn status(client: &mut Client, me: &Credentials) -> Result<Said, Failure> {
+    let answer = client.whoami().await.map_err(failed)?;
+    let cost = client
+        .ledger()
+        .lines()
+        .last()
+        .map(|(_, _, cost)| cost)
+        .unwrap_or_default();
+    let mut text = String::new();
+    for (name, value) in [
+        ("user", &answer["user_id"]),
+        ("device", &answer["device_id"]),
+    ] {
+        let _ = writeln!(text, "{name}: {}", value.as_str().unwrap_or_default());
+    }
+    let door = if me.server.coap.is_some() {
+        "coap"
+    } else {
+        "https"
+    };
+    let _ = write!(
+        text,
+        "door: {door}\nthis question cost: {} bytes up, {} down",
+        cost.up, cost.down
+    );
+    Ok(Said::one(
+        text,
+        json!({"user_id": answer["user_id"], "device_id": answer["device_id"], "door": door,
+            "bytes_up": cost.up, "bytes_down": cost.down}),
+    ))
+}
+
+/// The room a user means: an id, or an alias to look up.
+async fn room_id(client: &mut Client, room: &str) -> Result<OwnedRoomId, Failure> {
+    if let Ok(id) = OwnedRoomId::try_from(room) {
+        return Ok(id);
+    }
+    let call = Call {
+        method: Method::Get,
+        path: vec!["directory", "room", room],
+        query: Vec::new(),
+        body: None,
+    };
+    let answer = client.call("find alias", call).await.map_err(failed)?;
+    answer["room_id"]
+        .as_str()
+        .and_then(|id| OwnedRoomId::try_from(id).ok())
+        .ok_or_else(|| Failure::failed("M_UNKNOWN", "the hub's answer names no room"))
+}
+
+/// A transaction id nobody has used: the time and some chance.
+fn fresh_txn() -> String {
+    format!(
+        "{}.{:08x}",
+        clock::SystemClock::new().now().0,
+        clock::rng().next_u32()
+    )
+}
+
+/// An unanswered send may have been done: whoever sends it again needs its transaction id.
+fn may_have_arrived(error: ClientError, txn: &str) -> Failure {
+    if let ClientError::Unreachable { .. } = &error {
+        let hint = format!(
+            "{error}; it may have arrived. Send it again with --txn {txn}: it is not sent twice"
+        );
+        return Failure::failed("UNREACHABLE", hint);
+    }
+    failed(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_transaction_ids_differ() {
+        assert_ne!(fresh_txn(), fresh_txn());
+    }
+
+    #[test]
+    fn the_filter_for_names_is_json() {
+        assert!(
+            serde_json::from_str::<Json>(NAMES_ONLY)
+                .unwrap()
+                .is_object()
+        );
+    }
+}

@@ -1,0 +1,79 @@
+//! The list of every read a store has, once: for whoever puts something around all of them.
+//!
+//! The traits in [`store`](crate::store) say what each read promises; this only names them. A read
+//! that is missing here does not compile where the list is used.
+
+/// Gives each trait's reads to the macro `$reads`, as `Trait: name(argument: Type) -> Type; …`.
+#[macro_export]
+macro_rules! each_store_read {
+    ($reads:ident) => {
+        $reads! {
+            Rooms:
+            room(id: &ruma::RoomId) -> Option<$crate::store::RoomRecord>;
+            room_by_nid(nid: $crate::store::RoomNid) -> Option<$crate::store::RoomRecord>;
+            rooms(after: $crate::store::RoomNid, limit: u32) -> Vec<$crate::store::RoomRecord>;
+            room_numbers(after: $crate::store::RoomNid, limit: u32) -> Vec<$crate::store::RoomNid>;
+            event(id: $crate::base::EventHash) -> Option<$crate::store::EventRecord>;
+            events(nids: &[$crate::store::EventNid]) -> Vec<$crate::store::EventRecord>;
+            current(room: $crate::store::RoomNid, keys: &[$crate::room::StateKey]) -> Vec<Option<$crate::store::EventRecord>>;
+            current_all(room: $crate::store::RoomNid, kind: Option<&str>) -> Vec<$crate::store::EventRecord>;
+            state(state: $crate::store::StateNid) -> Vec<$crate::store::EventNid>;
+            state_entries(room: $crate::store::RoomNid, state: $crate::store::StateNid, keys: &[$crate::room::StateKey]) -> Vec<Option<$crate::store::EventRecord>>;
+            state_events(room: $crate::store::RoomNid, state: $crate::store::StateNid, kinds: $crate::store::Kinds<'_>) -> Vec<$crate::store::EventRecord>;
+            log(room: $crate::store::RoomNid, from: $crate::base::Seq, to: $crate::base::Seq, order: $crate::store::Order, limit: u32) -> Vec<$crate::store::LogRecord>;
+            seq_at(room: $crate::store::RoomNid, position: $crate::base::Position) -> $crate::base::Seq;
+            places(room: $crate::store::RoomNid, anchor: $crate::base::Seq, limit: u32) -> Vec<$crate::store::EventRecord>;
+            membership(user: &ruma::UserId, room: $crate::store::RoomNid) -> Option<$crate::store::MembershipRecord>;
+            memberships(user: &ruma::UserId, since: Option<$crate::base::Position>) -> Vec<$crate::store::MembershipRecord>;
+            joined(room: $crate::store::RoomNid, server: Option<&ruma::ServerName>) -> Vec<ruma::OwnedUserId>;
+            audience(room: $crate::store::RoomNid, server: &ruma::ServerName) -> Vec<ruma::OwnedUserId>;
+            neighbours(user: &ruma::UserId, limit: u32) -> Vec<ruma::OwnedUserId>;
+            share_a_room(one: &ruma::UserId, other: &ruma::UserId) -> bool;
+            txn(key: &$crate::store::TxnKey) -> Option<$crate::store::TxnAnswer>;
+            txns(user: &ruma::UserId, device: &ruma::DeviceId) -> Vec<(String, String)>;
+            alias(alias: &ruma::RoomAliasId) -> Option<$crate::store::AliasRecord>;
+            aliases(room: $crate::store::RoomNid) -> Vec<$crate::store::AliasRecord>;
+            is_listed(room: $crate::store::RoomNid) -> bool;
+            listed(after: Option<(u64, $crate::store::RoomNid)>, limit: u32) -> Vec<$crate::store::ListedRecord>;
+            receipts(room: $crate::store::RoomNid, since: $crate::base::Position) -> Vec<$crate::store::ReceiptRecord>;
+            receipts_of(room: $crate::store::RoomNid, user: &ruma::UserId) -> Vec<$crate::store::ReceiptRecord>;
+            totals() -> $crate::store::Totals;
+        }
+
+        $reads! {
+            Accounts:
+            user(user: &ruma::UserId) -> Option<$crate::store::UserRecord>;
+            users(after: Option<&ruma::UserId>, limit: u32) -> Vec<$crate::store::UserSummary>;
+            session(token: &[u8; 32]) -> Option<$crate::store::SessionRecord>;
+            profile(user: &ruma::UserId) -> Vec<(String, String)>;
+            account_data(user: &ruma::UserId, since: $crate::base::Position) -> Vec<$crate::store::AccountDataRecord>;
+            account_data_of(user: &ruma::UserId, room: Option<&ruma::RoomId>, kind: &str) -> Option<String>;
+            filter(user: &ruma::UserId, id: u64) -> Option<String>;
+        }
+
+        $reads! {
+            Devices:
+            devices(user: &ruma::UserId) -> Vec<$crate::store::DeviceRecord>;
+            device_keys(user: &ruma::UserId) -> Vec<$crate::store::DeviceKeysRecord>;
+            one_time_counts(user: &ruma::UserId, device: &str) -> Vec<(String, u64)>;
+            one_time_key(user: &ruma::UserId, device: &str, key_id: &str) -> Option<String>;
+            mail_waiting(user: &ruma::UserId, device: &str) -> (u64, u64);
+            unused_fallbacks(user: &ruma::UserId, device: &str) -> Vec<String>;
+            device_changes(user: &ruma::UserId, since: $crate::base::Position, to: $crate::base::Position) -> Vec<ruma::OwnedUserId>;
+            mail(
+                user: &ruma::UserId,
+                device: &str,
+                after: $crate::base::Position,
+                to: $crate::base::Position,
+                limit: u32
+            ) -> Vec<$crate::store::MailRecord>;
+        }
+
+        $reads! {
+            MediaIndex:
+            media(id: &str) -> Option<$crate::store::MediaRecord>;
+            media_rows(after: &[u8], limit: u32) -> Vec<$crate::store::MediaRow>;
+            media_used(user: &ruma::UserId) -> u64;
+        }
+    };
+}

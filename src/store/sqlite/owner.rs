@@ -1,0 +1,132 @@
+//! Whose store it is: the hub's name and the key it signs with, as noted when it was first opened.
+
+use sqlx::SqliteConnection;
+
+use super::{backend, damaged};
+use crate::store::{OpenError, SigningKeyNote, StoreError};
+
+/// Refuses another hub's store, and a key that is not the one its events are signed with. Notes
+/// what is not noted yet, and counts the opening.
+pub(super) async fn check(
+    conn: &mut SqliteConnection,
+    server_name: &str,
+    key: Option<&SigningKeyNote>,
+) -> Result<(), OpenError> {
+    note(conn, "server_name", server_name).await?;
+    note(conn, "generation", "0").await?;
+    is_of(conn, server_name).await?;
+    if let Some(key) = key {
+        check_key(conn, key).await?;
+    }
+    sqlx::query("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
+        .execute(conn)
+        .await
+        .map_err(backend)?;
+    Ok(())
+}
+
+/// Refuses another hub's store; changes nothing.
+pub(super) async fn is_of(conn: &mut SqliteConnection, server_name: &str) -> Result<(), OpenError> {
+    match noted(conn, "server_name").await? {
+        Some(found) if found == server_name => Ok(()),
+        found => Err(OpenError::OtherServer {
+            found: found.unwrap_or_else(|| "nobody".to_owned()),
+            wanted: server_name.to_owned(),
+        }),
+    }
+}
+
+/// A hub that signs with a key its peers and its own store have never seen looks like somebody
+/// else, and what it signed with the old key can no longer be vouched for: so a file that was
+/// replaced by mistake is refused. A store that has none noted (a new one, or one from before keys
+/// were noted) adopts the key it is opened with.
+///
+/// TODO(once a key can be rotated): a rotation notes the new key here in the same step that keeps
+/// the old one's public half among the keys the hub publishes as expired.
+async fn check_key(conn: &mut SqliteConnection, key: &SigningKeyNote) -> Result<(), OpenError> {
+    // One row for both: they are noted together or not at all.
+    let ours = format!("{} {}", key.id, hex::encode(key.public));
+    note(conn, SIGNING_KEY, &ours).await?;
+    let found = noted(conn, SIGNING_KEY).await?.unwrap_or_default();
+    if found == ours {
+        return Ok(());
+    }
+    let (expected, _) = found
+        .split_once(' ')
+        .ok_or_else(|| damaged(format!("the signing key is noted as {found:?}")))?;
+    Err(OpenError::OtherKey {
+        expected: expected.to_owned(),
+        found: key.id.clone(),
+    })
+}
+
+const SIGNING_KEY: &str = "signing_key";
+
+/// Notes a value where there is none yet.
+async fn note(
+    conn: &mut SqliteConnection,
+    name: &'static str,
+    value: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO NOTHING")
+        .bind(name)
+        .bind(value.to_owned())
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(backend)
+}
+
+async fn noted(
+    conn: &mut SqliteConnection,
+    name: &'static str,
+) -> Result<Option<String>, StoreError> {
+    sqlx::query_scalar("SELECT value FROM meta WHERE name = ?")
+        .bind(name)
+        .fetch_optional(conn)
+        .await
+        .map_err(backend)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::store::sqlite::{OpenOptions, Sqlite};
+
+    fn options(dir: &TempDir) -> OpenOptions {
+        OpenOptions::new(
+            dir.path().join("store.db"),
+            "hub.example".try_into().unwrap(),
+        )
+    }
+
+    fn key(id: &str, byte: u8) -> SigningKeyNote {
+        SigningKeyNote {
+            id: id.to_owned(),
+            public: [byte; 32],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_remembers_the_key_it_was_first_served_with_and_refuses_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let without = async || Sqlite::open(options(&dir)).await.unwrap();
+        // A store from before keys were noted, and whoever only looks, name none.
+        without().await.close().await;
+        let with = async |key| Sqlite::open(options(&dir).signing_key(key)).await;
+        with(key("ed25519:a", 1)).await.unwrap().close().await;
+        with(key("ed25519:a", 1)).await.unwrap().close().await;
+        without().await.close().await;
+
+        for other in [key("ed25519:b", 2), key("ed25519:a", 2)] {
+            let refused = with(other.clone()).await.err();
+            let Some(OpenError::OtherKey { expected, found }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!((expected.as_str(), found), ("ed25519:a", other.id));
+        }
+        with(key("ed25519:a", 1)).await.unwrap().close().await;
+    }
+}
