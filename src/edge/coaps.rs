@@ -73,8 +73,9 @@ impl Secured {
         while let Some(event) = self.server.poll_event() {
             self.happened(event);
         }
-        gauge(CONNECTIONS, self.server.established());
-        gauge(HANDSHAKES, self.server.half_open());
+        let known = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        gauge!("tramline_dtls_connections").set(known(self.server.established()));
+        gauge!("tramline_dtls_handshakes").set(known(self.server.half_open()));
     }
 
     fn happened(&mut self, event: Event) {
@@ -178,10 +179,3 @@ const fn word(reason: CloseReason) -> &'static str {
 fn count(event: &'static str) {
     counter!("tramline_dtls_events_total", "event" => event).increment(1);
 }
-
-fn gauge(name: &'static str, value: usize) {
-    gauge!(name).set(u32::try_from(value).unwrap_or(u32::MAX));
-}
-
-const CONNECTIONS: &str = "tramline_dtls_connections";
-const HANDSHAKES: &str = "tramline_dtls_handshakes";
