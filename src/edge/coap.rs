@@ -6,6 +6,11 @@
 //! keeps an observed sync going. Plain CoAP has no secrecy: [`bind`] opens it on loopback only,
 //! unless it is told otherwise.
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the driver calls it once it has OSCORE")
+)]
+pub(super) mod edhoc;
 mod observe;
 mod profile;
 mod sticky;

@@ -19,7 +19,7 @@ use crate::{
 
 /// How long the hub waits for message 3: longer than CoAP goes on repeating a request on a slow
 /// link with three tries, short enough that whoever is gone makes room.
-pub const HALF_OPEN_FOR: Duration = Duration::from_secs(60);
+pub const HALF_OPEN_FOR: Duration = Duration::from_mins(1);
 
 /// The most exchanges that wait for message 3, of about 200 bytes each. Devices keep their keys
 /// for months, so that a thousand within a minute means a hub restored before all of them.
@@ -32,6 +32,7 @@ pub const HALF_OPEN_PER_SOURCE_MAX: usize = 16;
 pub struct Responder<S> {
     key: StaticKey,
     half_open: BTreeMap<Id, HalfOpen<S>>,
+    pub(super) half_open_max: usize,
 }
 
 struct HalfOpen<S> {
@@ -62,6 +63,7 @@ impl<S: Clone + PartialEq> Responder<S> {
         Self {
             key,
             half_open: BTreeMap::new(),
+            half_open_max: HALF_OPEN_MAX,
         }
     }
 
@@ -79,7 +81,7 @@ impl<S: Clone + PartialEq> Responder<S> {
     ///
     /// spec: rfc9528 §9.7
     pub fn is_crowded(&self) -> bool {
-        self.half_open.len() >= HALF_OPEN_MAX / 2
+        self.half_open.len() >= self.half_open_max / 2
     }
 
     /// Answers message 1 with message 2. `c_r` is what the device is to use as OSCORE kid: an id
@@ -166,7 +168,7 @@ impl<S: Clone + PartialEq> Responder<S> {
         if here >= HALF_OPEN_PER_SOURCE_MAX {
             return Err(Refused::CrowdedHere(here));
         }
-        if self.half_open.len() >= HALF_OPEN_MAX {
+        if self.half_open.len() >= self.half_open_max {
             return Err(Refused::Crowded(self.half_open.len()));
         }
         Ok(())

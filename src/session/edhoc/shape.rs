@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
                 self.at += 1;
                 Ok(head & 0x1f)
             }
-            [head, value, ..] if *head == major << 5 | 24 && *value >= 24 => {
+            [head, value, ..] if *head == (major << 5 | 0x18) && *value >= 24 => {
                 self.at += 2;
                 Ok(*value)
             }

@@ -254,14 +254,15 @@ fn whoever_never_comes_back_makes_room_after_a_minute() {
 fn there_is_a_ceiling_over_all_addresses() {
     let mut rng = rng();
     let mut hub = Responder::new(StaticKey::generate(&mut rng));
+    hub.half_open_max = 4;
     let (_, message_1) = ends().initiator();
-    for n in 0..u32::try_from(HALF_OPEN_MAX).unwrap() {
-        assert_eq!(hub.is_crowded(), n >= 512);
-        hub.message_1(NOW, &mut rng, &n, &message_1, id(&n.to_be_bytes()))
+    for n in 0..4 {
+        assert_eq!(hub.is_crowded(), n >= 2);
+        hub.message_1(NOW, &mut rng, &n, &message_1, id(&[0xff, n]))
             .unwrap();
     }
-    let refused = hub.message_1(NOW, &mut rng, &u32::MAX, &message_1, id(&[9]));
-    assert_eq!(refused.err(), Some(Refused::Crowded(HALF_OPEN_MAX)));
+    let refused = hub.message_1(NOW, &mut rng, &9, &message_1, id(&[9]));
+    assert_eq!(refused.err(), Some(Refused::Crowded(4)));
 }
 
 #[test]
@@ -337,16 +338,30 @@ fn a_changed_bit_anywhere_is_refused() {
     }
 }
 
+/// The mask is anybody's to change, who knows what is behind it: here `C_R`, the hub's kid, a MAC.
 #[test]
-fn every_first_bytes_of_the_plaintext_of_message_2_are_looked_at() {
-    for at in 34..37 {
-        for mask in 1..=u8::MAX {
+fn what_the_mask_of_message_2_lays_bare_is_looked_at_before_it_is_parsed() {
+    const BEHIND: [u8; 5] = [0x42, 0x9a, 0x01, 0x00, 0x48];
+    for (at, wanted) in [
+        (
+            0,
+            &[0x57, 0x58, 0x48, 0x5f, 0x41, 0x18, 0xb8, 0xff, 0x05][..],
+        ),
+        (
+            3,
+            &[0xb8, 0xbf, 0xa1, 0x9f, 0x41, 0x51, 0x57, 0x58, 0x18, 0xd8],
+        ),
+        (4, &[0x58, 0x47, 0x49, 0x00]),
+    ] {
+        for wanted in wanted {
             let mut begun = begun();
-            begun.message_2[at] ^= mask;
-            let taken = begun
+            begun.message_2[34 + at] ^= BEHIND[at] ^ wanted;
+            let refused = begun
                 .initiator
-                .message_2(&mut begun.ends.rng, &begun.message_2);
-            assert!(taken.is_err(), "offset {at}, mask {mask:#04x}");
+                .message_2(&mut begun.ends.rng, &begun.message_2)
+                .err()
+                .unwrap();
+            assert_ne!(refused, Refused::NotAuthentic(2), "{at} {wanted:#04x}");
         }
     }
 }
@@ -660,7 +675,7 @@ fn numbers_that_are_no_key_are_not_taken_for_one() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn any_bytes_at_any_step_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..260)) {
@@ -695,4 +710,92 @@ proptest! {
     fn any_plaintext_in_message_3_is_refused(bytes in prop::collection::vec(any::<u8>(), 10..170)) {
         prop_assert!(sealed(&bytes).is_err());
     }
+}
+
+/// Chance that makes recorded conversations come out the same.
+struct Sevens;
+
+impl rand::RngCore for Sevens {
+    fn next_u32(&mut self) -> u32 {
+        0x0707_0707
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        0x0707_0707_0707_0707
+    }
+
+    fn fill_bytes(&mut self, dest: &mut [u8]) {
+        dest.fill(7);
+    }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    hex::decode(hex).unwrap()
+}
+
+/// Recorded with lakers-python 0.6.2 and credentials made by aiocoap 0.4.17, the hub's key all
+/// ones and without y, the device's all twos, kid 0a, first with y and then without.
+#[test]
+fn a_hub_answers_aiocoaps_initiator() {
+    for [message_1, message_2, message_3, message_4, secret, salt] in [
+        [
+            "030258201a522d272ebc37f9092c5c1063606f11bc786a2b821aa3add6e45d77b4704c3b050f",
+            "582d1e18532fd4754c02f3041d9c75ceb33b83ffd81ac7ce4fe882ccb1c98bc5896ecb39809355aae480b830113e6c",
+            "5287e931ade2ed1077636ae6ffede6827f895f",
+            "4889eb3e75061a80d3",
+            "bd2ce56d2efb196bdac78117c73c6ca8",
+            "03b5244854f8f0fe",
+        ],
+        [
+            "03025820f3f4b7d119a4510f4f0b3577d393c0e131e8965d6be91aa097d6c4248d8c3e9d050f",
+            "582d1e18532fd4754c02f3041d9c75ceb33b83ffd81ac7ce4fe882ccb1c98bc5896ec306b4bee57807f04a118e9b10",
+            "52cd1c1fe4688082dc4883ea9332ebdda05029",
+            "488a6b457424d9bb7b",
+            "e2f7a08edc368d1170c4bfdc12200a2a",
+            "3cff1e68c3731794",
+        ],
+    ]
+    .map(|recorded| recorded.map(bytes))
+    {
+        let mut hub = Responder::new(StaticKey::parse([1; 32]).unwrap());
+        let device = StaticKey::parse([2; 32]).unwrap().public();
+        let answer = hub.message_1(NOW, &mut Sevens, &HERE, &message_1, id(C_R));
+        assert_eq!(answer, Ok(message_2));
+        let done = hub
+            .message_3(NOW, &mut Sevens, &HERE, id(C_R), &message_3)
+            .and_then(|asked| asked.verify(&mut Sevens, Some(&device)))
+            .unwrap();
+        assert_eq!(done.message_4(&mut Sevens), Ok(message_4));
+        assert_eq!(done.keying().master_secret()[..], secret);
+        assert_eq!(done.keying().master_salt()[..], salt);
+    }
+}
+
+/// Recorded in the same way, with lakers-python as the hub.
+#[test]
+fn a_device_answers_aiocoaps_responder() {
+    let hub = StaticKey::parse([1; 32]).unwrap().public();
+    let device = StaticKey::parse([2; 32]).unwrap();
+    let kid = Kid::new(&[0x0a]).unwrap();
+    let (initiator, body) = Initiator::begin(&mut Sevens, device, kid, hub, id(C_I)).unwrap();
+    assert_eq!(
+        hex::encode(body),
+        "f5030258201e18532fd4754c02f3041d9c75ceb33b83ffd81ac7ce4fe882ccb1c98bc5896e05"
+    );
+    let message_2 = bytes(
+        "582de7742b37c139eb2e05b0c3a1dee2ef7e40a0d2eae5571a6a62545d27fe5a569b5cdf0d34ad54dcc6eb46f29296",
+    );
+    let mut third = initiator.message_2(&mut Sevens, &message_2).unwrap();
+    assert_eq!(
+        hex::encode(third.message_3()),
+        "52fb72013eec5e518fdc10caf0ce6bd7d200ac"
+    );
+    let message_4 = bytes("48e6401bc3d55afa65");
+    assert_eq!(third.message_4(&mut Sevens, &message_4), Ok(()));
+    let keying = third.keying();
+    assert_eq!(
+        keying.master_secret()[..],
+        bytes("35fbb4d27472d71c6cff74ad70c7de13")
+    );
+    assert_eq!(keying.master_salt()[..], bytes("05bce652872568ec"));
 }
