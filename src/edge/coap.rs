@@ -10,6 +10,11 @@
 
 mod asking;
 pub(super) mod driver;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the driver calls it once it has OSCORE")
+)]
+pub(super) mod edhoc;
 pub(super) mod link;
 mod observe;
 mod profile;
