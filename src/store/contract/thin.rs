@@ -50,7 +50,11 @@ pub(super) async fn a_device_numbers_names_as_they_come_up(store: &dyn Store) {
             session(&ana, "PHONE", 1, None),
             session(&ana, "OTHER", 2, None),
             names(&ana, "PHONE", &[(Room, "!b"), (Room, "!a"), (User, "@b")]),
-            names(&ana, "PHONE", &[(Room, "!b"), (EventType, "t"), (Room, "!c")]),
+            names(
+                &ana,
+                "PHONE",
+                &[(Room, "!b"), (EventType, "t"), (Room, "!c")],
+            ),
             names(&ana, "OTHER", &[(Room, "!c")]),
             names(&ana, "NOBODY", &[(Room, "!c")]),
         ],
@@ -68,8 +72,14 @@ pub(super) async fn a_device_numbers_names_as_they_come_up(store: &dyn Store) {
         aliases(store, &ana, "PHONE", &asked).await,
         [Some(2), Some(1), None, Some(1), Some(64), Some(0)]
     );
-    assert_eq!(aliases(store, &ana, "OTHER", &[(Room, "!c")]).await, [Some(0)]);
-    assert_eq!(aliases(store, &ana, "NOBODY", &[(Room, "!c")]).await, [None]);
+    assert_eq!(
+        aliases(store, &ana, "OTHER", &[(Room, "!c")]).await,
+        [Some(0)]
+    );
+    assert_eq!(
+        aliases(store, &ana, "NOBODY", &[(Room, "!c")]).await,
+        [None]
+    );
     let wanted = [(Room, 2), (EventType, 64), (User, 2), (Room, u64::MAX)];
     let found = store.thin_names(&ana, "PHONE", &wanted).await;
     assert_eq!(
@@ -115,7 +125,10 @@ pub(super) async fn a_removed_device_leaves_no_numbers_and_no_link(store: &dyn S
     };
     assert_eq!(link().await, told);
     commit(store, vec![hook(None)]).await;
-    assert_eq!((link().await.profile, link().await.wake_hook), (profile, None));
+    assert_eq!(
+        (link().await.profile, link().await.wake_hook),
+        (profile, None)
+    );
     let gone = Write::RemoveDevice {
         user: ana.clone(),
         device: device(),
@@ -135,7 +148,13 @@ pub(super) async fn a_removed_device_leaves_no_numbers_and_no_link(store: &dyn S
     .await;
     assert_eq!(link().await, LinkSettings::default());
     assert_eq!(
-        aliases(store, &ana, "PHONE", &[(Room, "!a"), (Room, "!b"), (Room, "!c")]).await,
+        aliases(
+            store,
+            &ana,
+            "PHONE",
+            &[(Room, "!a"), (Room, "!b"), (Room, "!c")]
+        )
+        .await,
         [None, None, Some(0)]
     );
 }
@@ -153,7 +172,13 @@ pub(super) async fn drafts_are_remembered_when_other_transactions_are_forgotten(
         at: Timestamp(1),
     };
     commit(store, vec![txn("thin"), txn("send")]).await;
-    commit(store, vec![Write::ForgetTxns { before: Timestamp(2) }]).await;
+    commit(
+        store,
+        vec![Write::ForgetTxns {
+            before: Timestamp(2),
+        }],
+    )
+    .await;
     assert_eq!(store.txn(&key("send")).await.expect("read"), None);
     assert!(store.txn(&key("thin")).await.expect("read").is_some());
 }

@@ -22,9 +22,8 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         Batch, CommitError, Commits, Committed, DeviceRecord, EventNid, EventRecord, LinkSettings,
-        MediaRecord,
-        Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer, TxnKey,
-        UserRecord,
+        MediaRecord, Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
+        TxnKey, UserRecord,
     },
     wire::thin::{Alias, NameKind},
 };
