@@ -131,11 +131,9 @@ async fn replay(
     };
     let event = stored(hub, &id).await?;
     let counter = draft.counter;
-    let is_same = match event
-        .sent_by
-        .as_ref()
-        .filter(|sent| sent.device == caller.device && counter_in(&sent.txn) == Some(counter))
-    {
+    let sender = Stored::read(&event).map(|stored| stored.sender.into_owned());
+    let own = counter_of(&event, sender.as_deref().unwrap_or_default(), caller);
+    let is_same = match event.sent_by.as_ref().filter(|_| own == Some(counter)) {
         Some(sent) => sent.txn == mark,
         // State that was so already: what the draft says stands in it.
         None => is_as_wanted(&part(hub, caller, room, draft).await?, &event),

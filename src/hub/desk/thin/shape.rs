@@ -232,6 +232,7 @@ const RELATES: &str = "m.relates_to";
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -301,5 +302,43 @@ mod tests {
             7,
             "base64 with bits to spare does not come back"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_kind_makes_is_shown_as_that_kind(
+            said in any::<String>(),
+            reply in proptest::option::of("\\$[a-z]{1,9}"),
+            message in proptest::collection::vec(any::<u8>(), 0..200),
+            which in 0_usize..5,
+        ) {
+            let reply_to = reply.as_deref();
+            let id = reply_to.unwrap_or("$id");
+            let (kind, content, body, target) = match which {
+                0 => ("m.room.message", text("m.text", &said, reply_to), Body::Text(said), reply_to),
+                1 => ("m.room.message", text("m.notice", &said, reply_to), Body::Notice(said), reply_to),
+                2 => ("m.room.message", text("m.emote", &said, reply_to), Body::Emote(said), reply_to),
+                3 => ("m.reaction", reaction(&said, id), Body::Reaction(said), Some(id)),
+                _ => ("m.room.encrypted", mls(&message), Body::MlsWhole(message), None),
+            };
+            let facts = Facts { kind, state_key: None, content: &content, redacts: None };
+            prop_assert_eq!(of(&facts), plain(body, target));
+        }
+
+        #[test]
+        fn content_shown_in_general_comes_back(
+            keys in proptest::collection::btree_map("[a-z_.]{0,12}|body|msgtype", any::<i32>(), 0..30),
+        ) {
+            let content: CanonicalJsonObject =
+                keys.into_iter().map(|(key, n)| (key, CanonicalJsonValue::Integer(n.into()))).collect();
+            let facts = Facts { kind: "a.b", state_key: Some("k"), content: &content, redacts: None };
+            match of(&facts).body {
+                Body::State { content: cbor, deflated, .. } => {
+                    let back = super::super::content::of_cbor(&cbor, deflated);
+                    prop_assert_eq!(back, Ok(content));
+                }
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
     }
 }
