@@ -4,7 +4,7 @@
 //! the draft was is kept with the event, beside the counter: so a retry is told from another draft
 //! under the same counter without a table of its own.
 
-use ruma::{EventId, OwnedEventId, RoomId};
+use ruma::{CanonicalJsonObject, EventId, OwnedEventId, RoomId};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -56,41 +56,45 @@ pub(super) async fn append(
         endpoint: ENDPOINT.to_owned(),
         txn: draft.counter.to_string(),
     };
-    let mark = mark(&room, &draft);
-    // Two rooms may be two writers, which do not see each other's transactions until they are
-    // stored: a device's drafts go one after the other.
-    let turn = hub
-        .desk
-        .turns
-        .take((ENDPOINT, &key.user, &key.device))
-        .await;
-    let seq = match hub.store.txn(&key).await.map_err(ours)? {
-        Some(answer) => {
-            drop(turn);
-            replay(hub, caller, &room, &draft, &mark, answer).await?
-        }
-        None => {
-            hub.desk.rates().events(caller)?;
-            let submission = Submission {
-                draft: Wanted {
-                    sender: caller.user.clone(),
-                    parts: vec![part(hub, caller, &room, &draft).await?],
-                },
-                sent_by: Some(SentBy {
-                    device: caller.device.clone(),
-                    txn: mark,
-                }),
-                txn: Some(key),
-            };
-            submit(hub, &room, submission, turn).await?
-        }
-    };
+    let seq = once(hub, caller, &room, &draft, key).await?;
     if let Some(read) = draft.read
         && let Err(refusal) = marks::read(hub, caller, &room, Seq(read)).await
     {
         tracing::debug!(%refusal, "a draft was appended, its receipt was not taken");
     }
     Ok(seq)
+}
+
+/// Appends the draft, or tells where it was appended.
+async fn once(
+    hub: &Hub,
+    caller: &Caller,
+    room: &RoomId,
+    draft: &Draft,
+    key: TxnKey,
+) -> Result<Seq, Refusal> {
+    let mark = mark(room, draft);
+    // Two rooms may be two writers, which do not see each other's transactions until they are
+    // stored: a device's drafts go one after the other.
+    let turns = &hub.desk.turns;
+    let turn = turns.take((ENDPOINT, &key.user, &key.device)).await;
+    if let Some(answer) = hub.store.txn(&key).await.map_err(ours)? {
+        drop(turn);
+        return replay(hub, caller, room, draft, &mark, answer).await;
+    }
+    hub.desk.rates().events(caller)?;
+    let submission = Submission {
+        draft: Wanted {
+            sender: caller.user.clone(),
+            parts: vec![part(hub, caller, room, draft).await?],
+        },
+        sent_by: Some(SentBy {
+            device: caller.device.clone(),
+            txn: mark,
+        }),
+        txn: Some(key),
+    };
+    submit(hub, room, submission, turn).await
 }
 
 /// Appends in a turn, which ends only when the outcome is stored: also when whoever asked goes.
@@ -176,57 +180,56 @@ async fn part(hub: &Hub, caller: &Caller, room: &RoomId, draft: &Draft) -> Resul
         let id = target.clone();
         id.ok_or_else(|| Refusal::bad_json("this kind needs a target"))
     };
-    let reply = target.as_ref().map(|id| id.as_str());
-    let (kind, state_key, content) = match &draft.body {
-        Body::Text(said) => (MESSAGE.to_owned(), None, shape::text("m.text", said, reply)),
-        Body::Notice(said) => {
-            let content = shape::text("m.notice", said, reply);
-            (MESSAGE.to_owned(), None, content)
-        }
-        Body::Emote(said) => {
-            let content = shape::text("m.emote", said, reply);
-            (MESSAGE.to_owned(), None, content)
-        }
-        Body::Reaction(key) => {
-            let content = shape::reaction(key, needed()?.as_str());
-            ("m.reaction".to_owned(), None, content)
-        }
-        Body::Redaction(reason) => {
-            return Ok(Part::Redact {
-                target: needed()?,
-                reason: (!reason.is_empty()).then(|| reason.clone()),
-            });
-        }
+    let said = |msgtype, said: &str| {
+        let reply_to = target.as_ref().map(|id| id.as_str());
+        event(MESSAGE, shape::text(msgtype, said, reply_to))
+    };
+    Ok(match &draft.body {
+        Body::Text(text) => said("m.text", text),
+        Body::Notice(text) => said("m.notice", text),
+        Body::Emote(text) => said("m.emote", text),
+        Body::Reaction(key) => event("m.reaction", shape::reaction(key, needed()?.as_str())),
+        Body::Redaction(reason) => Part::Redact {
+            target: needed()?,
+            reason: (!reason.is_empty()).then(|| reason.clone()),
+        },
         Body::MlsElided(elided) => {
             let message = rebuilt(hub, caller, room, elided).await?;
-            (ENCRYPTED.to_owned(), None, shape::mls(&message))
+            event(ENCRYPTED, shape::mls(&message))
         }
-        Body::MlsWhole(message) => (ENCRYPTED.to_owned(), None, shape::mls(message)),
+        Body::MlsWhole(message) => event(ENCRYPTED, shape::mls(message)),
+        general => any(hub, caller, general).await?,
+    })
+}
+
+fn event(kind: &str, content: CanonicalJsonObject) -> Part {
+    Part::Event {
+        kind: kind.to_owned(),
+        state_key: None,
+        content,
+    }
+}
+
+/// An event of any type, as kinds 7 to 10 have it.
+async fn any(hub: &Hub, caller: &Caller, body: &Body) -> Result<Part, Refusal> {
+    let (event_type, state_key, content, deflated) = match body {
         Body::Event {
             event_type,
             content,
             deflated,
-        } => {
-            let kind = names::event_type(hub, caller, *event_type).await?;
-            (kind, None, of_cbor(content, *deflated)?)
-        }
+        } => (event_type, None, content, deflated),
         Body::State {
             event_type,
             state_key,
             content,
             deflated,
-        } => {
-            let kind = names::event_type(hub, caller, *event_type).await?;
-            (kind, Some(state_key.clone()), of_cbor(content, *deflated)?)
-        }
-        Body::Member { .. } | Body::TooLarge { .. } => {
-            return Err(Refusal::bad_json("only the hub sends this kind"));
-        }
+        } => (event_type, Some(state_key.clone()), content, deflated),
+        _ => return Err(Refusal::bad_json("only the hub sends this kind")),
     };
     Ok(Part::Event {
-        kind,
+        kind: names::event_type(hub, caller, *event_type).await?,
         state_key,
-        content,
+        content: of_cbor(content, *deflated)?,
     })
 }
 

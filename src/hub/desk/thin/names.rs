@@ -177,8 +177,8 @@ async fn rooms(hub: &Hub, caller: &Caller) -> Result<Vec<Name>, Refusal> {
         .filter(|record| is_inside(record.membership))
         .map(|record| record.room_id.to_string())
         .collect();
-    let named = ids.iter().map(|id| (NameKind::Room, id.clone())).collect();
-    let numbers = Numbers::of(hub, caller, named).await?;
+    let wanted = ids.iter().map(|id| (NameKind::Room, id.clone())).collect();
+    let numbers = Numbers::of(hub, caller, wanted).await?;
     let mut names = Vec::with_capacity(ids.len());
     for text in ids {
         names.push(Name {

@@ -121,11 +121,10 @@ impl Entry {
     /// The record that stands for one that is too large.
     pub(super) fn too_large(&self, numbers: &Numbers, now: Timestamp) -> Result<Record, Refusal> {
         let whole = self.whole(numbers)?.encode();
-        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(&whole));
-        let body = Body::TooLarge {
-            size: whole.len() as u64,
-            etag: [a, b, c, d, e, f, g, h],
-        };
+        let hash: [u8; 32] = Sha256::digest(&whole).into();
+        let etag = *hash.first_chunk().ok_or_else(Refusal::internal)?;
+        let size = whole.len() as u64;
+        let body = Body::TooLarge { size, etag };
         self.with_body(numbers, now, None, body)
     }
 
