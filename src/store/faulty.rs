@@ -15,7 +15,7 @@ use crate::{
     base::Position,
     store::{
         Accounts, Batch, CommitError, Commits, Committed, Devices, MediaIndex, Numbers, Rooms,
-        Store, StoreError,
+        Store, StoreError, ThinDevices,
     },
 };
 

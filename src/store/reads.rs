@@ -70,6 +70,14 @@ macro_rules! each_store_read {
         }
 
         $reads! {
+            ThinDevices:
+            generation() -> [u8; 8];
+            thin_names(user: &ruma::UserId, device: &str, wanted: &[($crate::wire::thin::NameKind, $crate::wire::thin::Alias)]) -> Vec<Option<String>>;
+            thin_aliases(user: &ruma::UserId, device: &str, wanted: &[($crate::wire::thin::NameKind, String)]) -> Vec<Option<$crate::wire::thin::Alias>>;
+            link_settings(user: &ruma::UserId, device: &str) -> $crate::store::LinkSettings;
+        }
+
+        $reads! {
             MediaIndex:
             media(id: &str) -> Option<$crate::store::MediaRecord>;
             media_rows(after: &[u8], limit: u32) -> Vec<$crate::store::MediaRow>;

@@ -11,7 +11,10 @@ use crate::{
         EventNid, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid, Status,
         TxnAnswer, TxnKey,
     },
-    wire::matrix::Version,
+    wire::{
+        matrix::Version,
+        thin::{LinkProfile, NameKind},
+    },
 };
 
 /// Writes that belong together.
@@ -122,7 +125,8 @@ pub enum Write {
         answer: TxnAnswer,
         at: Timestamp,
     },
-    /// Transactions answered before `before` may be forgotten.
+    /// Transactions answered before `before` may be forgotten, but for those of the endpoint
+    /// `thin`: a draft of the thin profile is answered alike however much later it comes again.
     ForgetTxns { before: Timestamp },
     /// An alias; conflicts when it exists.
     NewAlias {
@@ -235,6 +239,25 @@ pub enum Write {
         user: OwnedUserId,
         device: OwnedDeviceId,
         to: Position,
+    },
+    /// Numbers for the names of a thin device that have none, in order. Dropped when the device does
+    /// not exist or has too many.
+    ThinNames {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        names: Vec<(NameKind, String)>,
+    },
+    /// What a device says of its link; dropped when the device does not exist.
+    LinkProfile {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        profile: LinkProfile,
+    },
+    /// Where to knock for a device; dropped when the device does not exist.
+    WakeHook {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        url: Option<String>,
     },
     /// A stored file.
     Media(MediaRecord),

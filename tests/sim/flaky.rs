@@ -18,7 +18,7 @@ use tramline::{
     base::{Clock, Position, Timestamp},
     store::{
         Accounts, Batch, CommitError, Commits, Committed, Devices, MediaIndex, Numbers, Rooms,
-        StoreError,
+        StoreError, ThinDevices,
         faulty::{Fault, Injected},
         memory::Memory,
     },

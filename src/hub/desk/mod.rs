@@ -32,6 +32,7 @@ mod tests_accounts;
 mod tests_devices;
 #[cfg(test)]
 mod tests_directory;
+mod thin;
 mod tickets;
 mod to_device;
 mod turns;
@@ -538,9 +539,11 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .await
                 .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
         }
-        Command::Thin(_) | Command::Linking(_) => {
-            Err(Refusal::new(Code::Unrecognized, "no device is linked here"))
+        Command::Thin(wish) => {
+            let caller = access::caller(hub, &origin).await?;
+            thin::thin(hub, &caller, wish).await.map(Reply::Thin)
         }
+        Command::Linking(_) => Err(Refusal::new(Code::Unrecognized, "no device is linked here")),
     }
 }
 

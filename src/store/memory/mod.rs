@@ -6,6 +6,7 @@
 
 mod check;
 mod read;
+mod thin;
 mod write;
 
 use std::{
@@ -20,10 +21,11 @@ use crate::{
     base::{EventHash, Position, Seq, Timestamp},
     room::{Membership, StateKey},
     store::{
-        Batch, CommitError, Commits, Committed, DeviceRecord, EventNid, EventRecord, MediaRecord,
-        Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer, TxnKey,
-        UserRecord,
+        Batch, CommitError, Commits, Committed, DeviceRecord, EventNid, EventRecord, LinkSettings,
+        MediaRecord, Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
+        TxnKey, UserRecord,
     },
+    wire::thin::{Alias, NameKind},
 };
 
 /// A store in memory.
@@ -75,6 +77,9 @@ struct Tables {
     fallback_keys: BTreeMap<(DeviceKey, String), Fallback>,
     device_changes: BTreeSet<(Position, OwnedUserId)>,
     mail: BTreeMap<(DeviceKey, Position, u32), String>,
+    thin_names: BTreeMap<(DeviceKey, NameKind, Alias), String>,
+    thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
+    links: BTreeMap<DeviceKey, LinkSettings>,
     media: BTreeMap<String, MediaRecord>,
 }
 

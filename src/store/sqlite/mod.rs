@@ -21,6 +21,7 @@ mod rows;
 mod singles;
 mod snapshot;
 mod states;
+mod thin;
 
 #[cfg(test)]
 mod tests;

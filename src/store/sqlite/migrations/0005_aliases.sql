@@ -1,0 +1,32 @@
+-- What a device of the thin profile numbers rooms (0), users (1) and event types (2) with. The
+-- counter outlives single names: a number is never given twice.
+CREATE TABLE thin_names (
+    user        TEXT NOT NULL,
+    device      TEXT NOT NULL,
+    kind        INTEGER NOT NULL,
+    alias       INTEGER NOT NULL,
+    name        TEXT NOT NULL,
+    PRIMARY KEY (user, device, kind, alias)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX thin_names_by_name ON thin_names (user, device, kind, name);
+
+CREATE TABLE thin_counters (
+    user        TEXT NOT NULL,
+    device      TEXT NOT NULL,
+    kind        INTEGER NOT NULL,
+    next        INTEGER NOT NULL,
+    PRIMARY KEY (user, device, kind)
+) STRICT, WITHOUT ROWID;
+
+-- What a device said of its link, and where to knock when something waits for it.
+CREATE TABLE thin_links (
+    user        TEXT NOT NULL,
+    device      TEXT NOT NULL,
+    class       INTEGER NOT NULL DEFAULT 0,
+    kilobytes   INTEGER NOT NULL DEFAULT 0,
+    wake_hook   TEXT,
+    PRIMARY KEY (user, device)
+) STRICT, WITHOUT ROWID;
+
+-- Another one after a restore, so that devices notice that their aliases are void.
+INSERT INTO meta VALUES ('restored', lower(hex(randomblob(8))));
