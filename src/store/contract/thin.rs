@@ -167,7 +167,7 @@ pub(super) async fn drafts_are_remembered_when_other_transactions_are_forgotten(
         txn: "1".to_owned(),
     };
     let txn = |endpoint| Write::Txn {
-        key: key(endpoint),
+        key: std::sync::Arc::new(key(endpoint)),
         answer: TxnAnswer::Done,
         at: Timestamp(1),
     };
