@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 
 use super::archive::below;
 use crate::app::{
-    config::{self, Inputs, Loaded},
+    config::{self, Loaded},
     failure::Failure,
     open,
 };
@@ -190,7 +190,7 @@ fn set(table: &mut toml::Table, key: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::init;
+    use crate::app::{config::Inputs, init};
 
     fn load(file: &Path, options: &[String]) -> Loaded {
         config::load(&Inputs {

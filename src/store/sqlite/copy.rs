@@ -128,8 +128,14 @@ mod tests {
         sqlite::Sqlite,
     };
 
-    pub(in crate::store::sqlite) fn options(dir: &TempDir, name: &str) -> OpenOptions {
+    fn options(dir: &TempDir, name: &str) -> OpenOptions {
         OpenOptions::new(dir.path().join(name), "hub.example".try_into().unwrap())
+    }
+
+    /// Everything the rooms tell, without the hub's position, which a restore moves.
+    async fn rooms(store: &Sqlite) -> Vec<String> {
+        let told = contract::describe(store).await.unwrap();
+        told.lines().skip(1).map(str::to_owned).collect()
     }
 
     #[tokio::test]
@@ -143,7 +149,7 @@ mod tests {
             may_conflict: false,
         };
         store.commit(&[batch]).await.unwrap();
-        let there = contract::describe(&store).await.unwrap();
+        let there = rooms(&store).await;
         let to = options(&dir, "copy.db");
 
         let copied = Sqlite::copy(&options(&dir, "store.db"), to.path())
@@ -167,7 +173,7 @@ mod tests {
         }
         Sqlite::restored(&to, [1; 8]).await.unwrap();
         let restored = Sqlite::open(to).await.unwrap();
-        assert_eq!(contract::describe(&restored).await.unwrap(), there);
+        assert_eq!(rooms(&restored).await, there);
     }
 
     #[tokio::test]

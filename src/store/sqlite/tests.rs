@@ -174,10 +174,7 @@ fn a_url_names_a_file_and_one_parameter() {
         read("sqlite:store.db").unwrap().path(),
         dir.join("store.db")
     );
-    assert_eq!(
-        read("sqlite:///x.db").unwrap().path(),
-        std::path::Path::new("/x.db")
-    );
+    assert_eq!(read("sqlite:///x.db").unwrap().path(), Path::new("/x.db"));
     assert!(
         format!("{:?}", read("sqlite:x.db?synchronous=off").unwrap()).contains("synced: false")
     );
