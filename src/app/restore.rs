@@ -60,9 +60,10 @@ pub async fn restore(
     }
     let store = dir.join(&manifest.store);
     let voided = stamp(&store, &manifest).await?;
-    let checked = match check {
-        true => Some(walk(&store, &manifest, format).await?),
-        false => None,
+    let checked = if check {
+        Some(walk(&store, &manifest, format).await?)
+    } else {
+        None
     };
     make_dirs(&dir.join("run")).map_err(failed(dir))?;
     sync_dirs(dir).map_err(failed(dir))?;
@@ -153,7 +154,10 @@ fn verify(backup: &Path, manifest: &Manifest) -> Result<(), Failure> {
         wrong += 1;
         if wrong <= FINDINGS_SHOWN_MAX {
             let one = Failure::failed(code, format!("{name}: {what}"));
-            found = Some(found.map_or(one.clone(), |found| found.and(one)));
+            found = Some(match found {
+                Some(found) => found.and(one),
+                None => one,
+            });
         }
     }
     let more = wrong.saturating_sub(FINDINGS_SHOWN_MAX);

@@ -185,7 +185,7 @@ fn killed() -> Result<(), Failed> {
     let first = first.ok_or("it ended without a word")??;
     again(&first, "the store is copied")?;
     let left: Vec<_> = fs::read_dir(beside.path())?.collect::<Result<_, _>>()?;
-    let left: Vec<_> = left.iter().map(|entry| entry.file_name()).collect();
+    let left: Vec<_> = left.iter().map(fs::DirEntry::file_name).collect();
     let [rest] = left.as_slice() else {
         return Err(format!("{left:?}").into());
     };
