@@ -8,14 +8,14 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    check,
+    backup, check,
     config::{self, Inputs},
     failure::{Exit, Failure},
     init::init,
     lab::{self, args::LabArgs},
     open, operate,
     output::{self, Format},
-    run, talk, users,
+    restore, run, talk, users,
 };
 
 /// A hub for chat rooms that span providers, made for thin links.
@@ -72,6 +72,18 @@ pub enum Verb {
                       nothing is wrong, 1 with findings, 3 on another hub's store."
     )]
     Fsck(HubArgs),
+    /// Copy everything the hub is, at one moment, into a new directory; the hub may run
+    #[command(
+        after_help = "Example:\n  tramline backup --out /backup/hub-monday --config /srv/hub/tramline.toml\n\n\
+                      It holds the hub's keys: keep it as safe as the hub."
+    )]
+    Backup(BackupArgs),
+    /// Make a hub of a backup, in an empty directory
+    #[command(
+        after_help = "Example:\n  tramline restore /backup/hub-monday --dir /srv/hub\n\n\
+                      Never run the original again. The README tells what users notice."
+    )]
+    Restore(RestoreArgs),
     /// Put a bad link between clients and a hub: a UDP relay that delays, loses and rebinds
     #[command(after_help = lab::args::after_help())]
     Lab(LabArgs),
@@ -97,6 +109,31 @@ pub struct HubArgs {
     /// A setting that is stronger than file and environment
     #[arg(short = 'O', value_name = "SECTION.KEY=VALUE")]
     pub options: Vec<String>,
+}
+
+/// Arguments of `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The directory to make; nothing may be there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "BACKUP")]
+    pub backup: PathBuf,
+    /// Where to make the hub: an empty directory, or one that is not there
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Do not walk the rooms of the restored store, and take it with its damage
+    #[arg(long)]
+    pub no_check: bool,
 }
 
 /// Arguments of `config`.
@@ -432,6 +469,13 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Client(args) => run::block_on(talk::client(args, format)),
         Verb::Demo => run::block_on(run::demo(format)),
         Verb::Lab(args) => run::block_on(lab::run(args, format)),
+        Verb::Backup(BackupArgs { out, hub }) => {
+            run::block_on(backup::run(&hub.inputs(), &out, format))
+        }
+        Verb::Restore(args) => {
+            let check = !args.no_check;
+            run::block_on(restore::run(&args.backup, &args.dir, check, format))
+        }
         Verb::Fsck(hub) => {
             let loaded = config::load(&hub.inputs())?;
             run::block_on(check::run(&loaded.config, format))
@@ -537,6 +581,8 @@ mod tests {
             "tramline user enable ana",
             "tramline config --json",
             "tramline --json fsck",
+            "tramline backup --out /backup/hub --config hub.toml --json",
+            "tramline restore /backup/hub --dir /srv/hub --no-check",
             "tramline demo",
             "tramline lab --profile radio-100 --listen 127.0.0.1:0 --to 127.0.0.1:5683 --loss 30%",
             "tramline lab --list --json",

@@ -5,6 +5,7 @@
 //! signals and the terminal are.
 
 pub mod admin;
+pub mod backup;
 pub mod check;
 pub mod cli;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod operator;
 pub mod output;
 pub mod ready;
 pub mod reload;
+pub mod restore;
 pub mod run;
 pub mod secrets;
 pub mod signals;

@@ -23,7 +23,7 @@ use crate::{
     store::{
         OpenError, SharedStore, SigningKeyNote,
         media::MediaFiles,
-        sqlite::{OpenOptions, Sqlite},
+        sqlite::{Copied, OpenOptions, Sqlite},
     },
 };
 
@@ -70,6 +70,21 @@ pub async fn snapshot(config: &Config) -> Result<Sqlite, Failure> {
     opened.map_err(|error| not_opened(config, &error))
 }
 
+/// Copies the store as it stands now, also beside a hub that runs.
+pub(super) async fn copy(config: &Config, to: &Path) -> Result<Copied, Failure> {
+    must_be_there(config)?;
+    let copied = match options(config) {
+        Ok(options) => Sqlite::copy(&options, to).await,
+        Err(error) => Err(error),
+    };
+    copied.map_err(|error| not_opened(config, &error))
+}
+
+/// How large the store is now, without what is not folded into it yet.
+pub(super) fn store_bytes(config: &Config) -> u64 {
+    std::fs::metadata(store_file(config)).map_or(0, |found| found.len())
+}
+
 fn must_be_there(config: &Config) -> Result<(), Failure> {
     let path = store_file(config);
     let there = std::fs::metadata(&path).is_ok_and(|found| found.len() > 0);
@@ -84,7 +99,7 @@ fn must_be_there(config: &Config) -> Result<(), Failure> {
 }
 
 /// The database file, without the parameter that its name may carry.
-fn store_file(config: &Config) -> PathBuf {
+pub(super) fn store_file(config: &Config) -> PathBuf {
     let StoreUrl::Sqlite(path) = &config.store.url;
     let text = path.to_string_lossy();
     PathBuf::from(text.split('?').next().unwrap_or_default())

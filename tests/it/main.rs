@@ -9,6 +9,7 @@
     reason = "the test allowances of clippy do not reach helpers in this binary"
 )]
 
+mod backup;
 mod clients;
 mod command_line;
 mod durability;
@@ -25,6 +26,7 @@ use libtest_mimic::{Arguments, Trial};
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials: Vec<Trial> = [
+        backup::trials(),
         peers::trials(),
         clients::trials(),
         command_line::trials(),

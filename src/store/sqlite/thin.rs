@@ -85,7 +85,7 @@ impl ThinDevices for Sqlite {
     }
 }
 
-const GENERATION: &str = "SELECT value FROM meta WHERE name = 'restored'";
+const GENERATION: &str = "SELECT value FROM meta WHERE name = 'generation_id'";
 const NAMES: &str = "SELECT n.name FROM json_each(?) j LEFT JOIN thin_names n
     ON n.user = ? AND n.device = ? AND n.kind = j.value ->> 0 AND n.alias = j.value ->> 1
     ORDER BY j.key";

@@ -29,4 +29,4 @@ CREATE TABLE thin_links (
 ) STRICT, WITHOUT ROWID;
 
 -- Another one after a restore, so that devices notice that their aliases are void.
-INSERT INTO meta VALUES ('restored', lower(hex(randomblob(8))));
+INSERT INTO meta VALUES ('generation_id', lower(hex(randomblob(8))));
