@@ -26,6 +26,17 @@ pub struct Batch {
     pub may_conflict: bool,
 }
 
+impl Batch {
+    /// About how many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        let texts: usize = self.writes.iter().map(Write::text_bytes).sum();
+        texts + self.writes.len() * WRITE_BYTES
+    }
+}
+
+/// What a write holds besides its JSON, about: itself, ids, hashes and names.
+const WRITE_BYTES: usize = 512;
+
 /// What became of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
@@ -108,7 +119,7 @@ pub enum Write {
     },
     /// A transaction and its answer.
     Txn {
-        key: TxnKey,
+        key: Arc<TxnKey>,
         answer: TxnAnswer,
         at: Timestamp,
     },
@@ -256,6 +267,24 @@ pub enum Write {
     },
     /// A stored file.
     Media(MediaRecord),
+}
+
+impl Write {
+    /// How long its JSON is, the only thing in it that can be long.
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::Event(event) => event.json.len(),
+            Self::Profile { json, .. } => json.as_ref().map_or(0, String::len),
+            Self::Redact { json, .. }
+            | Self::AccountData { json, .. }
+            | Self::Filter { json, .. }
+            | Self::DeviceKeys { json, .. }
+            | Self::OneTimeKey { json, .. }
+            | Self::FallbackKey { json, .. }
+            | Self::Mail { json, .. } => json.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// A new event.

@@ -1,6 +1,6 @@
 //! Promises about accounts, devices, keys, mailboxes and media.
 
-use std::slice;
+use std::{slice, sync::Arc};
 
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 
@@ -291,7 +291,7 @@ pub(super) async fn a_removed_device_leaves_nothing(store: &dyn Store) {
             fallback(&ana, "PHONE", "a:2"),
             mail(&ana, "PHONE", "1"),
             Write::Txn {
-                key: txn.clone(),
+                key: Arc::new(txn.clone()),
                 answer: TxnAnswer::Done,
                 at: Timestamp(1),
             },

@@ -12,7 +12,7 @@ use crate::{
     store::{
         Batch, Claimed, CommitError, Committed, Conflict, DeviceRecord, EventNid, EventRecord,
         NewEntry, NewEvent, NewLogged, NewState, ReceiptRecord, RoomRecord, StateHead, StateNid,
-        StoreError, UserRecord, Write,
+        StoreError, TxnKey, UserRecord, Write,
     },
     wire::chain,
 };
@@ -225,11 +225,11 @@ impl Tables {
                 record.json = Arc::from(json.as_str());
                 record.redacted_because = Some(*because);
             }
-            Write::Txn { key, .. } if self.txns.contains_key(key) => {
+            Write::Txn { key, .. } if self.txns.contains_key(&**key) => {
                 return Err(Stop::Conflict(format!("{} is already there", key.txn)));
             }
             Write::Txn { key, answer, at } => {
-                self.txns.insert(key.clone(), (answer.clone(), *at));
+                self.txns.insert(TxnKey::clone(key), (answer.clone(), *at));
             }
             Write::ForgetTxns { before } => self.txns.retain(|_, (_, at)| *at >= *before),
             Write::NewAlias {
