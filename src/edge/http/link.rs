@@ -134,3 +134,90 @@ fn bytes(body: &Map<String, Value>, name: &str) -> Result<Option<Vec<u8>>, Refus
     let bytes = text.map(hex::decode).transpose();
     bytes.map_err(|_| Refusal::invalid_param(format!("`{name}`: expected bytes in hex")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{DeviceCredentials, DeviceName},
+        edge::credential_file::ShownCertificate,
+    };
+
+    fn facts() -> HubFacts {
+        HubFacts {
+            name: "hub.example".to_owned(),
+            doors: vec![("https", "127.0.0.1:8448".to_owned())],
+            quic_spki: None,
+            certificate: Box::new(|| {
+                Some(ShownCertificate {
+                    key_hash: [7; 10],
+                    pem: Some("PEM".to_owned()),
+                })
+            }),
+        }
+    }
+
+    #[test]
+    fn an_approval_tells_a_code_with_the_hubs_key_in_it() {
+        let secret = Secret(vec![1; 10]);
+
+        let told = told(Linked::Approved { secret }, &facts()).unwrap();
+
+        let code: link_code::LinkCode = told["code"].as_str().unwrap().parse().unwrap();
+        assert_eq!((code.secret, code.key_hash), ([1; 10], [7; 10]));
+        assert_eq!(told["expires_in_s"], 600);
+    }
+
+    #[test]
+    fn a_redeemed_code_gives_the_credential_file_without_the_devices_own_keys() {
+        let device = DeviceCredentials {
+            device: DeviceName {
+                user: "@ana:hub.example".try_into().unwrap(),
+                device: "NEW".into(),
+            },
+            access_token: Secret(b"tl_x".to_vec()),
+            master_secret: Secret(vec![1; 16]),
+            master_salt: vec![2; 8],
+            sender_id: vec![3],
+            recipient_id: Vec::new(),
+            psk_identity: "id".to_owned(),
+            psk: Secret(b"ab".to_vec()),
+            hub_edhoc_public_x: [4; 32],
+            edhoc_kid: vec![5],
+        };
+
+        let file = told(Linked::Redeemed(Box::new(device)), &facts()).unwrap();
+
+        assert_eq!(file["access_token"], "tl_x");
+        assert_eq!(file["server"]["https"], "127.0.0.1:8448");
+        assert_eq!(file["server"]["ca_pem"], "PEM");
+        assert_eq!(file["oscore"]["sender_id"], "03");
+        assert_eq!(file["psk"]["key"], "6162");
+        assert_eq!(file["edhoc"].get("device_key"), None);
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_and_says_which_member_is_wrong() {
+        let code = link_code::secret_text(&[9; 10]);
+        let good = json!({"code": code, "edhoc_public": "00".repeat(32), "quic_spki": null});
+        assert!(read(&Target::Redeem, good.to_string().as_bytes()).is_ok());
+        for (body, named) in [
+            (json!({}), "`code`"),
+            (json!({"code": 1}), "`code`"),
+            (json!({"code": "short"}), "`code`"),
+            (
+                json!({"code": code, "edhoc_public": "00"}),
+                "`edhoc_public`",
+            ),
+            (json!({"code": code, "quic_spki": "0"}), "`quic_spki`"),
+            (json!([]), "object"),
+        ] {
+            let refusal = read(&Target::Redeem, body.to_string().as_bytes()).unwrap_err();
+            assert!(refusal.message.contains(named), "{refusal}");
+        }
+        assert!(read(&Target::Approve, b"{").is_err());
+        let path = ["_tramline", "client", "v1", "link", "redeem"];
+        assert!(Target::of(&Method::POST, &path).unwrap().is_some());
+        assert!(Target::of(&Method::GET, &path).is_err());
+    }
+}
