@@ -5,7 +5,7 @@ use ruma::UserId;
 
 use crate::{
     store::StoreError,
-    wire::thin::{Alias, FIRST_OWN_EVENT_TYPE, LinkProfile, NameKind},
+    wire::thin::{Alias, FIRST_OWN_EVENT_TYPE, NameKind},
 };
 
 /// How many names of one kind a device may have numbers for.
@@ -23,16 +23,7 @@ pub const fn first_alias(kind: NameKind) -> Alias {
     }
 }
 
-/// What a device said of its link.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LinkSettings {
-    /// Its class and daily allowance.
-    pub profile: LinkProfile,
-    /// Where to knock when something waits for it.
-    pub wake_hook: Option<String>,
-}
-
-/// Numbers and links of devices.
+/// The numbers of devices.
 #[async_trait]
 pub trait ThinDevices: Send + Sync + 'static {
     /// Eight random bytes, the same until the store is restored from a backup.
@@ -53,7 +44,4 @@ pub trait ThinDevices: Send + Sync + 'static {
         device: &str,
         wanted: &[(NameKind, String)],
     ) -> Result<Vec<Option<Alias>>, StoreError>;
-
-    /// What a device said of its link; the defaults when nothing.
-    async fn link_settings(&self, user: &UserId, device: &str) -> Result<LinkSettings, StoreError>;
 }

@@ -15,6 +15,7 @@ mod command_line;
 mod durability;
 mod hub;
 mod lab;
+mod links;
 mod oracle;
 mod peers;
 mod verbs;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         command_line::trials(),
         durability::trials(),
         lab::trials(),
+        links::trials(),
         oracle::trials(),
         verbs::trials(),
     ]

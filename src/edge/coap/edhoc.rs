@@ -245,6 +245,7 @@ fn stored(device: DeviceName, keying: &Keying) -> OscoreLink {
         recipient_id: keying.recipient_id().as_bytes().to_vec(),
         sender_id: keying.sender_id().as_bytes().to_vec(),
         reserved_below: 0,
+        outer_observe_counted: false, // what it was linked with stays
     }
 }
 

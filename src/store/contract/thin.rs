@@ -9,9 +9,8 @@ use super::{
 };
 use crate::{
     base::Timestamp,
-    store::{LinkSettings, Store, TxnAnswer, TxnKey, Write},
+    store::{Store, TxnAnswer, TxnKey, Write},
     wire::thin::{
-        LinkProfile,
         NameKind::{self, EventType, Room, User},
     },
 };
@@ -91,51 +90,25 @@ pub(super) async fn a_device_numbers_names_as_they_come_up(store: &dyn Store) {
     assert_eq!(store.generation().await.expect("read"), before);
 }
 
-pub(super) async fn a_removed_device_leaves_no_numbers_and_no_link(store: &dyn Store) {
+pub(super) async fn a_removed_device_leaves_no_numbers(store: &dyn Store) {
     let ana = user("ana");
     let device = || "PHONE".into();
-    let profile = LinkProfile {
-        class: 2,
-        daily_kilobytes: 300,
-    };
-    let hook = |url: Option<&str>| Write::WakeHook {
-        user: ana.clone(),
-        device: device(),
-        url: url.map(ToOwned::to_owned),
-    };
     commit(
         store,
         vec![
             new_user(&ana),
             session(&ana, "PHONE", 1, None),
-            hook(Some("https://up.example/1")),
-            Write::LinkProfile {
-                user: ana.clone(),
-                device: device(),
-                profile,
-            },
             names(&ana, "PHONE", &[(Room, "!a")]),
         ],
     )
     .await;
-    let link = async || store.link_settings(&ana, "PHONE").await.expect("read");
-    let told = LinkSettings {
-        profile,
-        wake_hook: Some("https://up.example/1".to_owned()),
-    };
-    assert_eq!(link().await, told);
-    commit(store, vec![hook(None)]).await;
-    assert_eq!(
-        (link().await.profile, link().await.wake_hook),
-        (profile, None)
-    );
     let gone = Write::RemoveDevice {
         user: ana.clone(),
         device: device(),
     };
     commit(
         store,
-        vec![names(&ana, "PHONE", &[(Room, "!b")]), gone, hook(Some("x"))],
+        vec![names(&ana, "PHONE", &[(Room, "!b")]), gone],
     )
     .await;
     commit(
@@ -146,7 +119,6 @@ pub(super) async fn a_removed_device_leaves_no_numbers_and_no_link(store: &dyn S
         ],
     )
     .await;
-    assert_eq!(link().await, LinkSettings::default());
     assert_eq!(
         aliases(
             store,

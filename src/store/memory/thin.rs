@@ -5,16 +5,18 @@ use ruma::UserId;
 
 use super::{DeviceKey, Memory, Tables};
 use crate::{
-    store::{ALIASES_MAX, LinkSettings, StoreError, ThinDevices, Write, first_alias},
+    store::{ALIASES_MAX, StoreError, ThinDevices, Write, first_alias},
     wire::thin::{Alias, NameKind},
 };
 
 impl Tables {
     /// What is for a device that is not there is dropped.
     pub(super) fn apply_thin(&mut self, write: &Write) {
-        let (Write::ThinNames { user, device, .. }
-        | Write::LinkProfile { user, device, .. }
-        | Write::WakeHook { user, device, .. }) = write
+        let Write::ThinNames {
+            user,
+            device,
+            names,
+        } = write
         else {
             return;
         };
@@ -22,19 +24,8 @@ impl Tables {
         if !self.devices.contains_key(&key) {
             return;
         }
-        match write {
-            Write::ThinNames { names, .. } => {
-                for (kind, name) in names {
-                    self.number(&key, *kind, name);
-                }
-            }
-            Write::LinkProfile { profile, .. } => {
-                self.links.entry(key).or_default().profile = *profile;
-            }
-            Write::WakeHook { url, .. } => {
-                self.links.entry(key).or_default().wake_hook.clone_from(url);
-            }
-            _ => {}
+        for (kind, name) in names {
+            self.number(&key, *kind, name);
         }
     }
 
@@ -64,7 +55,6 @@ impl Tables {
     pub(super) fn forget_thin(&mut self, gone: &DeviceKey) {
         self.thin_names.retain(|(key, ..), _| key != gone);
         self.thin_counters.retain(|(key, _), _| key != gone);
-        self.links.remove(gone);
     }
 }
 
@@ -99,10 +89,5 @@ impl ThinDevices for Memory {
         let whose: DeviceKey = (user.to_owned(), device.into());
         let alias = |(kind, name): &(NameKind, String)| tables.alias_of(&whose, *kind, name);
         Ok(wanted.iter().map(alias).collect())
-    }
-
-    async fn link_settings(&self, user: &UserId, device: &str) -> Result<LinkSettings, StoreError> {
-        let whose: DeviceKey = (user.to_owned(), device.into());
-        Ok(self.tables().links.get(&whose).cloned().unwrap_or_default())
     }
 }

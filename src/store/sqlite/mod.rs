@@ -11,6 +11,7 @@ mod codec;
 mod commit;
 mod copy;
 mod devices;
+mod links;
 mod media;
 mod memberships;
 mod open;

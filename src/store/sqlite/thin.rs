@@ -11,8 +11,8 @@ use super::{
     rows::{Cells, all, int},
 };
 use crate::{
-    store::{ALIASES_MAX, LinkSettings, StoreError, ThinDevices, Write, first_alias},
-    wire::thin::{Alias, LinkProfile, NameKind},
+    store::{ALIASES_MAX, StoreError, ThinDevices, Write, first_alias},
+    wire::thin::{Alias, NameKind},
 };
 
 #[async_trait]
@@ -64,25 +64,6 @@ impl ThinDevices for Sqlite {
             Cells::of(row).optional_number()
         })
     }
-
-    async fn link_settings(&self, user: &UserId, device: &str) -> Result<LinkSettings, StoreError> {
-        let statement = sqlx::query(
-            "SELECT class, kilobytes, wake_hook FROM thin_links WHERE user = ? AND device = ?",
-        )
-        .bind(user.as_str())
-        .bind(device);
-        let Some(row) = self.row(statement).await? else {
-            return Ok(LinkSettings::default());
-        };
-        let mut cells = Cells::of(&row);
-        Ok(LinkSettings {
-            profile: LinkProfile {
-                class: cells.number()?,
-                daily_kilobytes: cells.number()?,
-            },
-            wake_hook: cells.next()?,
-        })
-    }
 }
 
 const GENERATION: &str = "SELECT value FROM meta WHERE name = 'generation_id'";
@@ -112,27 +93,6 @@ pub(super) async fn execute(conn: &mut SqliteConnection, write: &Write) -> Resul
             for (kind, name) in names {
                 number(conn, (user, device), *kind, name).await?;
             }
-        }
-        Write::LinkProfile {
-            user,
-            device,
-            profile,
-        } => {
-            sqlx::query(SET_PROFILE)
-                .bind(user.as_str())
-                .bind(device.as_str())
-                .bind(i64::from(profile.class))
-                .bind(int(profile.daily_kilobytes))
-                .execute(conn)
-                .await?;
-        }
-        Write::WakeHook { user, device, url } => {
-            sqlx::query(SET_WAKE_HOOK)
-                .bind(user.as_str())
-                .bind(device.as_str())
-                .bind(url.as_deref())
-                .execute(conn)
-                .await?;
         }
         _ => return Err(Stop::damaged("a write is not about thin devices")),
     }
@@ -183,12 +143,3 @@ const ADD_NAME: &str = "INSERT INTO thin_names (user, device, kind, alias, name)
     ON CONFLICT (user, device, kind, name) DO NOTHING";
 const COUNT_ON: &str = "UPDATE thin_counters SET next = next + 1
     WHERE user = ? AND device = ? AND kind = ?";
-const SET_PROFILE: &str = "INSERT INTO thin_links (user, device, class, kilobytes)
-    SELECT ?1, ?2, ?3, ?4 WHERE EXISTS
-        (SELECT 1 FROM devices WHERE user = ?1 AND device = ?2)
-    ON CONFLICT (user, device) DO UPDATE
-    SET class = excluded.class, kilobytes = excluded.kilobytes";
-const SET_WAKE_HOOK: &str = "INSERT INTO thin_links (user, device, wake_hook)
-    SELECT ?1, ?2, ?3 WHERE EXISTS
-        (SELECT 1 FROM devices WHERE user = ?1 AND device = ?2)
-    ON CONFLICT (user, device) DO UPDATE SET wake_hook = excluded.wake_hook";

@@ -12,11 +12,11 @@ use ruma::{
 
 use super::names;
 use crate::{
-    api::{Caller, Refusal},
+    api::{Caller, DeviceName, Refusal},
     base::Seq,
     hub::{
         Hub,
-        desk::{access::ours, keep, reading::visibility::Standing, receipts as marks},
+        desk::{access::ours, reading::visibility::Standing, receipts as marks},
     },
     store::{Logged, Order, Write},
     wire::{
@@ -88,12 +88,13 @@ pub(super) async fn link_profile(
     caller: &Caller,
     profile: LinkProfile,
 ) -> Result<(), Refusal> {
+    let device = device(caller);
     let write = Write::LinkProfile {
-        user: caller.user.clone(),
-        device: caller.device.clone(),
+        device: device.clone(),
         profile,
     };
-    keep(hub, vec![write], Vec::new()).await
+    hub.write_link(device, vec![write]).await?;
+    Ok(())
 }
 
 /// See [`crate::api::Thin::WakeHook`]. Whether its address may be reached from here is decided by
@@ -116,10 +117,18 @@ pub(super) async fn wake_hook(
             return Err(Refusal::invalid_param(message));
         }
     }
-    let write = Write::WakeHook {
-        user: caller.user.clone(),
-        device: caller.device.clone(),
+    let device = device(caller);
+    let write = Write::WakeUrl {
+        device: device.clone(),
         url,
     };
-    keep(hub, vec![write], Vec::new()).await
+    hub.write_link(device, vec![write]).await?;
+    Ok(())
+}
+
+fn device(caller: &Caller) -> DeviceName {
+    DeviceName {
+        user: caller.user.clone(),
+        device: caller.device.clone(),
+    }
 }

@@ -90,6 +90,7 @@ impl TestHub {
             key: Arc::new(testing::key()),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             rng: Box::new(StdRng::seed_from_u64(8)),
+            edhoc_public_x: [0; 32],
             settings: Settings::default(),
         });
         let hub = hub.await.unwrap();
@@ -609,7 +610,7 @@ async fn what_was_read_is_told_with_a_draft_or_without() {
 }
 
 #[tokio::test]
-async fn a_hello_tells_the_time_and_a_link_is_remembered() {
+async fn a_hello_tells_the_time_and_only_https_is_a_wake_hook() {
     let test = testing::hub().await;
     let ana = test.account("ana").await;
     let hello = async |test: &TestHub| match test.thin(&ana, Thin::Hello).await.unwrap() {
@@ -640,10 +641,5 @@ async fn a_hello_tells_the_time_and_a_link_is_remembered() {
     }
     let test = test.restarted().await;
     assert_eq!(hello(&test).await.generation, before.generation);
-    let device = ana.device.as_str();
-    let link = test.hub.store.link_settings(&ana.user, device).await;
-    let link = link.unwrap();
-    assert_eq!(link.profile, profile);
-    assert_eq!(link.wake_hook.as_deref(), Some("https://up.example/abc"));
     test.thin(&ana, Thin::WakeHook(None)).await.unwrap();
 }

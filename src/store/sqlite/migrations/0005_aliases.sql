@@ -18,15 +18,5 @@ CREATE TABLE thin_counters (
     PRIMARY KEY (user, device, kind)
 ) STRICT, WITHOUT ROWID;
 
--- What a device said of its link, and where to knock when something waits for it.
-CREATE TABLE thin_links (
-    user        TEXT NOT NULL,
-    device      TEXT NOT NULL,
-    class       INTEGER NOT NULL DEFAULT 0,
-    kilobytes   INTEGER NOT NULL DEFAULT 0,
-    wake_hook   TEXT,
-    PRIMARY KEY (user, device)
-) STRICT, WITHOUT ROWID;
-
 -- Another one after a restore, so that devices notice that their aliases are void.
 INSERT INTO meta VALUES ('generation_id', lower(hex(randomblob(8))));
