@@ -17,6 +17,8 @@ pub mod client_api;
 pub mod coap;
 pub mod front;
 pub mod http;
+pub mod thin;
+pub mod wake;
 
 #[cfg(test)]
 mod fake;
