@@ -455,7 +455,7 @@ async fn a_refusal_of_the_hub_keeps_its_code_and_says_when_to_come_back() {
 #[tokio::test]
 async fn an_answer_of_several_blocks_has_an_etag() {
     let bench = Bench::new();
-    for (length, tagged) in [(1018, false), (1019, true)] {
+    for (length, tagged) in [(1020, false), (1021, true)] {
         bench.will_say(ThinReply::Records {
             records: vec![text(None, 7, &"x".repeat(length))],
             through: None,
