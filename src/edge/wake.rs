@@ -164,11 +164,11 @@ impl Shared {
     }
 
     /// Knocks at a device, unless it is heard of before.
-    async fn knock(&self, device: &DeviceName, url: &str, heard: Option<Timestamp>, cause: Cause) {
+    async fn knock(&self, device: &DeviceName, url: &str, heard: Timestamp, cause: Cause) {
         let reach = self.thin.reach();
         // one that has just spoken is awake, and may be the cause of the news
-        let awake = heard.map(|heard| SILENCE.saturating_sub(self.clock.now().since(heard)));
-        if let Some(awake) = awake.filter(|awake| !awake.is_zero()) {
+        let awake = SILENCE.saturating_sub(self.clock.now().since(heard));
+        if !awake.is_zero() {
             tokio::time::sleep(awake).await;
         }
         let waits = cause == Cause::GivenUp || self.thin.waits(device).await;

@@ -139,13 +139,13 @@ impl<W: Copy + Ord> Pushes<W> {
     }
 
     fn keys_of(&self, device: &DeviceName) -> impl Iterator<Item = W> {
-        self.from_device(device)
+        self.starting_at(device)
             .take_while(move |(owner, _)| **owner == *device)
             .map(|(_, key)| *key)
     }
 
     /// Observations in the order of devices, from one on.
-    fn from_device<'a>(
+    fn starting_at<'a>(
         &'a self,
         from: &DeviceName,
     ) -> impl Iterator<Item = &'a (Arc<DeviceName>, W)> + use<'a, W> {
@@ -165,7 +165,9 @@ impl<W: Copy + Ord> Pushes<W> {
         match users {
             Which::All => {
                 let keys: Vec<W> = self.watches.keys().copied().collect();
-                keys.into_iter().for_each(|key| self.mark(now, key));
+                for key in keys {
+                    self.mark(now, key);
+                }
             }
             Which::These(users) => {
                 for user in users {
@@ -182,7 +184,7 @@ impl<W: Copy + Ord> Pushes<W> {
             user: user.to_owned(),
             device: OwnedDeviceId::from(""),
         };
-        self.from_device(&first)
+        self.starting_at(&first)
             .take_while(|(owner, _)| owner.user == *user)
             .map(|(_, key)| *key)
             .collect()

@@ -84,6 +84,7 @@ fn example() -> ThinReply {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table of all paths")]
 async fn each_path_asks_what_the_profile_says_and_answers_in_its_bytes() {
     let bench = Bench::new();
     let hello = Hello {
