@@ -17,7 +17,7 @@ pub(super) mod driver;
 pub(super) mod edhoc;
 pub(super) mod link;
 mod observe;
-mod profile;
+pub(super) mod profile;
 pub(super) mod sticky;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,8 @@ pub mod coaps;
 pub mod credential_file;
 pub mod front;
 pub mod http;
+pub mod thin;
+pub mod wake;
 
 #[cfg(test)]
 mod fake;
