@@ -33,7 +33,7 @@ use crate::{
         coaps::{self, Coaps},
         http::{Https, WellKnown},
     },
-    session::{coap::Timers, dtls},
+    session::{coap::Timers, dtls, oscore::link::Plainly},
     wire::matrix::ServerKey,
 };
 
@@ -261,6 +261,12 @@ fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
             drain: config.limits.drain.0,
             ..edge::coap::Limits::default()
         },
+        plainly: match config.coap.plain {
+            PlainCoap::Off => Plainly::Nobody,
+            PlainCoap::Loopback => Plainly::Loopback,
+            PlainCoap::Any => Plainly::Anyone,
+        },
+        linked: None, // nobody is linked in this release
     }
 }
 
