@@ -13,7 +13,7 @@ mod devices;
 pub(super) mod driver;
 pub(super) mod link;
 mod observe;
-mod profile;
+pub(super) mod profile;
 pub(super) mod sticky;
 #[cfg(test)]
 mod tests;

@@ -12,17 +12,28 @@
 //! every datagram → thin.count(…)
 //! ```
 
+mod answer;
 mod bell;
+mod books;
+mod devices;
+#[cfg(test)]
+pub(in crate::edge) mod fake;
+mod news;
 mod pushes;
 mod reach;
+mod rest;
 mod route;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::{net::SocketAddr, sync::Arc};
 
+use self::devices::Devices;
 pub use self::{
     bell::{Bell, Rung, Which},
-    pushes::{Due, Full, Pushes},
+    books::Books,
+    pushes::{Due, Full, IDLE_WATCH_BYTES_MAX, Pushes, WATCHES_PER_DEVICE_MAX},
     reach::Reach,
     watch::Watch,
 };
@@ -32,7 +43,8 @@ use crate::{
     base::Clock,
     session::{
         coap::{Request, Response},
-        ledger::Traffic,
+        ledger::{Cost, Traffic},
+        link::LinkClass,
     },
 };
 
@@ -76,9 +88,10 @@ pub const PUSH: &str = "Push";
 /// The thin profile.
 pub struct Thin {
     front: Arc<Front>,
-    links: Arc<dyn Links>,
     clock: Arc<dyn Clock>,
     reach: Arc<Reach>,
+    books: Arc<Books>,
+    devices: Devices,
 }
 
 impl Thin {
@@ -89,37 +102,79 @@ impl Thin {
         clock: Arc<dyn Clock>,
         reach: Arc<Reach>,
     ) -> Arc<Self> {
+        Self::with_books(front, links, clock, reach, Books::new())
+    }
+
+    /// The same with a ledger that others see, too.
+    pub fn with_books(
+        front: Arc<Front>,
+        links: Arc<dyn Links>,
+        clock: Arc<dyn Clock>,
+        reach: Arc<Reach>,
+        books: Arc<Books>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             front,
-            links,
             clock,
             reach,
+            books,
+            devices: Devices::new(links),
         })
     }
 
     /// Answers one request. Never fails: what is refused is an answer too.
     pub async fn answer(&self, who: &Who, request: &Request) -> Answered {
-        let _ = (&self.front, &self.links, &self.clock, who, request);
-        Answered {
-            response: Response::new(crate::wire::coap::Code::NOT_IMPLEMENTED),
-            watch: None,
-            operation: "Unknown",
-        }
+        self.reach.heard(self.clock.now(), &who.device);
+        let answered = self.answered(who, request).await;
+        let cost = Cost {
+            exchanges: 1,
+            ..Cost::default()
+        };
+        let now = self.clock.now();
+        self.books.count(now, &who.device, answered.operation, cost);
+        answered
     }
 
     /// What is new for a watch, in at most `bytes_max` bytes; none when there is nothing to tell.
     pub async fn news(&self, who: &Who, watch: &Watch, bytes_max: usize) -> Option<News> {
-        let _ = (who, watch, bytes_max);
-        None
+        self.news_for(who, watch, bytes_max).await
     }
 
     /// Counts datagrams of a device: in the ledger, and against its daily allowance.
     pub fn count(&self, device: &DeviceName, operation: &'static str, up: Traffic, down: Traffic) {
-        let _ = (device, operation, up, down);
+        let now = self.clock.now();
+        let exchanges = 0; // counted where they are answered
+        let cost = Cost {
+            exchanges,
+            up,
+            down,
+        };
+        self.books.count(now, device, operation, cost);
+        let bytes = up.bytes.saturating_add(down.bytes);
+        self.devices.count(now, device, bytes);
     }
 
     /// What all doors know of who can be told.
-    pub fn reach(&self) -> &Arc<Reach> {
+    pub const fn reach(&self) -> &Arc<Reach> {
         &self.reach
+    }
+
+    /// Whether something waits for a device beyond what it last asked `*` for. True where that is
+    /// not known. What the device itself has sent does not count.
+    pub(super) async fn waits(&self, device: &DeviceName) -> bool {
+        let Some(after) = self.devices.inbox_told(device) else {
+            return true;
+        };
+        let who = Who {
+            device: device.clone(),
+            door: Door::Local,
+            address: None,
+        };
+        self.has_news(&who, after).await
+    }
+
+    /// How to treat the device's link: for timers and blocks.
+    pub async fn link(&self, device: &DeviceName) -> LinkClass {
+        LinkClass::of(self.devices.profile(device).await.class)
     }
 }

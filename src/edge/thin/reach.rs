@@ -8,7 +8,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{api::DeviceName, base::Recent};
+use crate::{
+    api::DeviceName,
+    base::{Recent, Timestamp},
+};
 
 /// Shared by the doors and the wake hook.
 #[derive(Debug)]
@@ -23,8 +26,14 @@ struct Known {
     watches: BTreeMap<Arc<DeviceName>, u32>,
     /// Devices for which something was given up.
     waiting: BTreeSet<DeviceName>,
-    /// Devices that were knocked at and not heard of since.
-    knocked: Recent<DeviceName, ()>,
+    devices: Recent<DeviceName, State>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    heard: Option<Timestamp>,
+    /// Knocked at, or about to be, and not heard of since.
+    is_knocked: bool,
 }
 
 /// Devices remembered as waiting or knocked at; beyond it some are knocked at again, or not until the
@@ -37,7 +46,7 @@ impl Default for Reach {
             known: Mutex::new(Known {
                 watches: BTreeMap::new(),
                 waiting: BTreeSet::new(),
-                knocked: Recent::new(DEVICES_MAX),
+                devices: Recent::new(DEVICES_MAX),
             }),
             waker: Notify::new(),
         }
@@ -82,9 +91,13 @@ impl Reach {
     }
 
     /// The device has spoken.
-    pub fn heard(&self, device: &DeviceName) {
+    pub(super) fn heard(&self, now: Timestamp, device: &DeviceName) {
         self.with(|known| {
-            known.knocked.remove(device);
+            let state = known.devices.entry(device, State::default);
+            *state = State {
+                heard: Some(now),
+                is_knocked: false,
+            };
             known.waiting.remove(device);
         });
     }
@@ -105,17 +118,29 @@ impl Reach {
         }
     }
 
-    /// Whether to knock at the device now: it is not watching, and was not knocked at since it was heard of.
-    pub(in crate::edge) fn may_knock(&self, device: &DeviceName) -> bool {
+    /// Takes it on to knock at a device: not if it is watching, nor twice until it was heard of.
+    /// Gives when it was heard of last.
+    pub(in crate::edge) fn take_on(&self, device: &DeviceName) -> Option<Option<Timestamp>> {
         self.with(|known| {
-            !known.watches.contains_key(device) && known.knocked.get(device).is_none()
+            if known.watches.contains_key(device) {
+                return None;
+            }
+            let state = known.devices.entry(device, State::default);
+            let is_first = !std::mem::replace(&mut state.is_knocked, true);
+            is_first.then_some(state.heard)
         })
     }
 
-    /// The device was knocked at.
-    pub(in crate::edge) fn knocked(&self, device: &DeviceName) {
+    /// Whether the device still is to be knocked at: it is not watching and was not heard of.
+    pub(in crate::edge) fn is_taken_on(&self, device: &DeviceName) -> bool {
         self.with(|known| {
-            known.knocked.entry(device, || ());
-        });
+            let state = known.devices.get(device);
+            state.is_some_and(|state| state.is_knocked) && !known.watches.contains_key(device)
+        })
+    }
+
+    /// It was not knocked at after all: the next news may try.
+    pub(in crate::edge) fn let_be(&self, device: &DeviceName) {
+        self.with(|known| known.devices.entry(device, State::default).is_knocked = false);
     }
 }

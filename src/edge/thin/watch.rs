@@ -2,7 +2,7 @@
 
 use super::route;
 use crate::{
-    api::Refusal,
+    api::{Refusal, Thin},
     base::Seq,
     session::coap::Request,
     wire::{
@@ -70,5 +70,100 @@ impl Watch {
         match self {
             Self::Room { class, .. } | Self::Inbox { class, .. } => *class,
         }
+    }
+
+    /// The same on a link of this class.
+    #[must_use]
+    pub(super) const fn on(mut self, now: u8) -> Self {
+        match &mut self {
+            Self::Room { class, .. } | Self::Inbox { class, .. } => *class = now,
+        }
+        self
+    }
+
+    /// The same, told up to `through`.
+    #[must_use]
+    pub(super) fn going_on(mut self, through: Option<(Alias, Seq)>) -> Self {
+        match (&mut self, through) {
+            (Self::Room { from, .. }, Some((_, seq))) => {
+                *from = (*from).max(Seq(seq.0.saturating_add(1)));
+            }
+            (Self::Inbox { after, .. }, Some(through)) => *after = Some(through),
+            (_, None) => {}
+        }
+        self
+    }
+
+    /// Whether it asks where the logs of all rooms are, and not what came.
+    pub(super) const fn asks_heads(&self) -> bool {
+        matches!(self, Self::Inbox { after: None, .. })
+    }
+
+    /// What is to be asked of the hub, for at most so many bytes.
+    pub(super) fn question(&self, bytes_max: usize) -> Thin {
+        let bytes_max = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+        let bytes_max = u32::try_from(bytes_max.max(route::BYTES_MIN)).unwrap_or(u32::MAX);
+        let within = |own: u32| own.min(bytes_max);
+        match *self {
+            Self::Room {
+                room,
+                from,
+                bytes_max,
+                ..
+            } => Thin::Log {
+                room,
+                from,
+                bytes_max: within(bytes_max),
+            },
+            Self::Inbox {
+                after, bytes_max, ..
+            } => Thin::Inbox {
+                after,
+                bytes_max: within(bytes_max),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_is_small_and_comes_back_from_the_request_that_begins_it() {
+        assert!(size_of::<Watch>() <= 64);
+        for watch in [
+            Watch::Room {
+                room: 64,
+                from: Seq(300),
+                bytes_max: 200,
+                class: 0,
+            },
+            Watch::Inbox {
+                after: Some((0, Seq(5))),
+                bytes_max: 65_536,
+                class: 0,
+            },
+            Watch::Inbox {
+                after: None,
+                bytes_max: 1024,
+                class: 0,
+            },
+        ] {
+            assert_eq!(Watch::of(&watch.request()), Ok(watch));
+            assert!(watch.request().observe);
+        }
+        let room = Watch::of(&Request::new(Code::FETCH, &["BA"]).body(vec![0xac, 2]));
+        assert_eq!(
+            room.map(|watch| watch.going_on(Some((64, Seq(299)))))
+                .unwrap(),
+            Watch::Room {
+                room: 64,
+                from: Seq(300),
+                bytes_max: 1024,
+                class: 0,
+            }
+        );
+        assert!(Watch::of(&Request::new(Code::GET, &[])).is_err());
     }
 }
