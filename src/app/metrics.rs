@@ -113,6 +113,12 @@ const METRICS: &[Metric] = &[
         meaning: "Knocks at wake hooks, by result: knocked, refused, failed, or full (not tried).",
     },
     Metric {
+        name: "tramline_changed_events_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Stored events that were changed on disk and not delivered.",
+    },
+    Metric {
         name: "tramline_commits_total",
         kind: Kind::Counter,
         unit: Unit::Count,
