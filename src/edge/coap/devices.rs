@@ -20,6 +20,8 @@ pub(super) struct Devices<P> {
     pub(super) pushes: Pushes<ObservationId>,
     observed: BTreeMap<ObservationId, Observed<P>>,
     asleep: BTreeMap<P, Vec<Asleep>>,
+    /// Those to whom nothing may be sent until more is heard of them.
+    starved: BTreeMap<P, Vec<ObservationId>>,
 }
 
 /// An observation as its door knows it.
@@ -69,6 +71,7 @@ impl<P: Peer> Devices<P> {
             pushes: Pushes::new(reach, watches_max),
             observed: BTreeMap::new(),
             asleep: BTreeMap::new(),
+            starved: BTreeMap::new(),
         }
     }
 
@@ -179,6 +182,22 @@ impl<P: Peer> Devices<P> {
         }
     }
 
+    /// Nothing may be sent to its device now.
+    pub(super) fn starves(&mut self, now: Timestamp, observation: ObservationId) {
+        self.pushes.nothing(now, observation);
+        if let Some(observed) = self.observed.get(&observation) {
+            let starved = self.starved.entry(observed.peer.clone()).or_default();
+            starved.push(observation);
+        }
+    }
+
+    /// Something may be sent to a device again.
+    pub(super) fn fed(&mut self, now: Timestamp, peer: &P) {
+        for observation in self.starved.remove(peer).into_iter().flatten() {
+            self.pushes.look_at(now, observation);
+        }
+    }
+
     /// A device is heard of: what of it slept goes on.
     pub(super) fn wakes(&mut self, peer: &P) -> Vec<Awake> {
         let asleep = self.asleep.remove(peer).unwrap_or_default();
@@ -210,6 +229,7 @@ impl<P: Peer> Devices<P> {
     /// A device is gone: gives the observations it had.
     pub(super) fn gone(&mut self, peer: &P) -> Vec<ObservationId> {
         self.asleep.remove(peer);
+        self.starved.remove(peer);
         let own = self.observed.iter().filter(|(_, one)| one.peer == *peer);
         let own: Vec<_> = own.map(|(observation, _)| *observation).collect();
         for observation in &own {

@@ -93,6 +93,7 @@ pub(super) enum Done {
     Restored {
         link: Box<OscoreLink>,
         registration: Box<Registration>,
+        revocations: u64,
     },
 }
 
@@ -412,7 +413,11 @@ impl<L: Link> Driver<L> {
             } => self.told(now, exchange, *answered, awake, class),
             Done::Pushed { observation, news } => self.pushed(now, observation, news),
             Done::Had { had, revocations } => self.had(now, had, revocations),
-            Done::Restored { link, registration } => self.restored(now, *link, &registration),
+            Done::Restored {
+                link,
+                registration,
+                revocations,
+            } => self.restored(now, *link, *registration, revocations),
             Done::News {
                 observation,
                 response,

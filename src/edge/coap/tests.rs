@@ -1,5 +1,6 @@
 //! Over real UDP on loopback, with a hub that is not one.
 
+mod linked;
 mod observed;
 
 use std::{

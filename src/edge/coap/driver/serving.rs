@@ -44,7 +44,7 @@ impl<P: Peer> Serving<P> {
         let devices = Devices::new(reach, WATCHES_MAX);
         linked.links.tell(Arc::clone(&devices.bell) as _);
         if keeps {
-            tokio::spawn(read_back(Arc::clone(&linked.links), report));
+            tokio::spawn(read_back(Arc::clone(&linked.links), report, None, 0));
         }
         Self {
             links: linked.links,
@@ -92,11 +92,19 @@ pub(super) async fn rung(bell: Option<Arc<Bell>>) -> Rung {
     }
 }
 
-/// Reads all that was observed before a restart.
-async fn read_back(links: Arc<dyn Links>, report: mpsc::Sender<Done>) {
-    let registrations = match links.registrations().await {
-        Ok(registrations) => registrations,
-        Err(error) => return tracing::error!(%error, "no registrations could be read"),
+/// Reads what was observed before a restart: one registration, or all there are.
+async fn read_back(
+    links: Arc<dyn Links>,
+    report: mpsc::Sender<Done>,
+    one: Option<Registration>,
+    revocations: u64,
+) {
+    let registrations = match one {
+        Some(registration) => vec![registration],
+        None => match links.registrations().await {
+            Ok(registrations) => registrations,
+            Err(error) => return tracing::error!(%error, "no registrations could be read"),
+        },
     };
     let links = &links;
     let contexts = stream::iter(registrations).map(|registration| async move {
@@ -110,6 +118,7 @@ async fn read_back(links: Arc<dyn Links>, report: mpsc::Sender<Done>) {
                 let restored = Done::Restored {
                     link: Box::new(link),
                     registration: Box::new(registration),
+                    revocations,
                 };
                 if report.send(restored).await.is_err() {
                     return; // the door is closed
@@ -234,7 +243,8 @@ impl<L: Link> Driver<L> {
         if !rung.revoked.is_nothing() {
             serving.revocations += 1;
             if rung.revoked == Which::All && L::KEEPS {
-                tokio::spawn(read_back(Arc::clone(&serving.links), self.report.clone()));
+                let (links, report) = (Arc::clone(&serving.links), self.report.clone());
+                tokio::spawn(read_back(links, report, None, serving.revocations));
             }
             self.link.revoke(now, &rung.revoked);
         }
@@ -258,8 +268,8 @@ impl<L: Link> Driver<L> {
             let bytes_max = usize::try_from(budget).unwrap_or(usize::MAX);
             let bytes_max = bytes_max.saturating_sub(OVERHEAD_BYTES);
             if bytes_max < PUSH_BYTES_MIN {
-                // Its address is not proved, and has had its share: when it is heard of again.
-                serving.devices.pushes.nothing(now, observation);
+                // Its address is not proved, and has had its share.
+                serving.devices.starves(now, observation);
                 continue;
             }
             let who = Who {
@@ -350,6 +360,7 @@ impl<L: Link> Driver<L> {
         let Some(serving) = &mut self.serving else {
             return;
         };
+        serving.devices.fed(now, peer);
         let awake = serving.devices.wakes(peer);
         for awake in awake {
             self.take_up(now, peer, awake);
@@ -363,10 +374,13 @@ impl<L: Link> Driver<L> {
         let taken_up = self
             .machine
             .restore_observation(peer, awake.token, &awake.request);
-        if let Some(observation) = taken_up
-            && serving.devices.begin(&device, (observation, peer), awake)
-        {
+        let Some(observation) = taken_up else { return };
+        if serving.devices.begin(&device, (observation, peer), awake) {
             serving.devices.pushes.look_at(now, observation);
+        } else {
+            // There is no place: the device is told, and may register again.
+            let farewell = Response::unavailable(FULL_SECONDS);
+            let _ = self.machine.notify(now, observation, farewell);
         }
     }
 
@@ -418,12 +432,22 @@ impl<L: Link> Driver<L> {
         &mut self,
         now: Timestamp,
         link: OscoreLink,
-        registration: &Registration,
+        registration: Registration,
+        revocations: u64,
     ) {
-        let Some(awake) = devices::restored(registration) else {
+        if let Some(serving) = &self.serving
+            && serving.revocations != revocations
+        {
+            // It may be of one revoked meanwhile.
+            let (links, report) = (Arc::clone(&serving.links), self.report.clone());
+            let again = read_back(links, report, Some(registration), serving.revocations);
+            tokio::spawn(again);
+            return;
+        }
+        let Some(awake) = devices::restored(&registration) else {
             return tracing::warn!("a stored registration cannot be read");
         };
-        if let Some((peer, path)) = self.link.restore(now, link, registration) {
+        if let Some((peer, path)) = self.link.restore(now, link, &registration) {
             // It was confirmed when it was stored.
             self.machine.peer_is_at(now, &peer, path);
             self.machine.mark_validated(now, &peer);

@@ -680,7 +680,7 @@ impl Link {
     }
 
     /// Takes up an observation from before a restart, of a context that was just found. Gives who
-    /// observes, and its address as a number.
+    /// observes, and its address as a number; nothing if it was registered anew meanwhile.
     pub fn restore(
         &mut self,
         kid: Id,
@@ -689,6 +689,9 @@ impl Link {
         binding: RequestBinding,
     ) -> Option<(UdpPeer, u64)> {
         let device = self.devices.get(&kid)?;
+        if device.observing(token).is_some() {
+            return None;
+        }
         let (key, at) = (device.key(kid), device.address);
         // A device that was heard of since is where it was heard of.
         let path = self.move_to(kid, at.unwrap_or(address))?;
