@@ -28,15 +28,16 @@ use super::{
     tls::{self, Certificate},
 };
 use crate::{
-    api::Service,
+    api::{Links, Service},
     edge::{
         self, Front,
-        coap::Coap,
-        coaps::{self, Coaps},
+        coap::{Coap, Linked},
+        coaps::{self, Coaps, LinkedKeys},
         credential_file::HubFacts,
         http::{Https, WellKnown},
+        thin::{Books, Reach, Thin},
     },
-    session::{coap::Timers, dtls},
+    session::{coap::Timers, dtls, oscore::link::Plainly},
     wire::matrix::ServerKey,
 };
 
@@ -216,19 +217,29 @@ fn open_doors(
             });
         }
     }
-    for socket in listeners.coap {
-        let served = edge::coap::serve(socket, coap_door(&front, config), stopping.clone());
+    let books = Books::new();
+    let linked = linked(hub, &front, &books);
+    for (index, socket) in listeners.coap.into_iter().enumerate() {
+        let mut door = coap_door(&front, config);
+        // One socket has all contexts: two would use the same numbers.
+        door.linked = Some(linked.clone()).filter(|_| index == 0);
+        if index > 0 {
+            tracing::warn!("OSCORE is served on the first address of `coap.listen` only");
+        }
+        let served = edge::coap::serve(socket, door, stopping.clone());
         doors.spawn(async move {
             served.await;
             Ok(())
         });
     }
     for socket in listeners.coaps {
+        let mut coap = coap_door(&front, config);
+        coap.linked = Some(linked.clone());
         let door = Coaps {
-            coap: coap_door(&front, config),
+            coap,
             dtls: dtls::ServerConfig {
                 certificate: material.dtls_certificate.clone(),
-                psk: None, // nobody is linked in this release
+                psk: Some(Arc::new(LinkedKeys(Arc::clone(&linked.links)))),
                 limits: dtls::Limits::default(),
             },
             base: clock::instant(),
@@ -246,7 +257,7 @@ fn open_doors(
     let health = Health {
         ready: Arc::new(move || service.ready()),
         metrics: telemetry.metrics.clone(),
-        books: edge::thin::Books::new(),
+        books,
         tokens: Arc::clone(&material.tokens),
     };
     for listener in listeners.admin {
@@ -262,6 +273,19 @@ fn open_doors(
     Ok(())
 }
 
+/// What the doors need to serve linked devices.
+fn linked(hub: &OpenHub, front: &Arc<Front>, books: &Arc<Books>) -> Linked {
+    let links = Arc::clone(&hub.hub) as Arc<dyn Links>;
+    let thin = Thin::with_books(
+        Arc::clone(front),
+        Arc::clone(&links),
+        Arc::new(SystemClock::new()),
+        Reach::new(),
+        Arc::clone(books),
+    );
+    Linked { links, thin }
+}
+
 fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
     Coap {
         front: Arc::clone(front),
@@ -272,6 +296,12 @@ fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
             drain: config.limits.drain.0,
             ..edge::coap::Limits::default()
         },
+        plainly: match config.coap.plain {
+            PlainCoap::Off => Plainly::Nobody,
+            PlainCoap::Loopback => Plainly::Loopback,
+            PlainCoap::Any => Plainly::Anyone,
+        },
+        linked: None,
     }
 }
 

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! http::serve(TcpListener, watch of tls::server_config(…), Https { front, limits, well_known }, shutdown)
-//! coap::serve(coap::bind(address, exposure)?, Coap { front, clock, rng, timers, limits }, shutdown)
+//! coap::serve(coap::bind(address)?, Coap { front, clock, rng, timers, limits, plainly, linked }, shutdown)
 //! coaps::serve(UdpSocket, Coaps { coap: Coap { … }, dtls, base }, shutdown)?
 //! ```
 
