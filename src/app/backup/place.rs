@@ -214,6 +214,7 @@ mod tests {
         let names: Vec<_> = places.files.keys().map(String::as_str).collect();
         let keys = [
             "keys/admin.token",
+            "keys/edhoc.key",
             "keys/https.cert.pem",
             "keys/https.key.pem",
             "keys/signing.pem",

@@ -283,6 +283,9 @@ mod tests {
     async fn a_copy_of_an_older_format_is_brought_to_todays() {
         let (_dir, mut conn, _) = after(
             "ALTER TABLE users DROP COLUMN disabled;
+             DROP TABLE links; DROP TABLE registrations;
+             DROP TABLE thin_names; DROP TABLE thin_counters;
+             DELETE FROM meta WHERE name = 'generation_id';
              DELETE FROM _sqlx_migrations WHERE version >= 3;
              PRAGMA user_version = 2",
         )

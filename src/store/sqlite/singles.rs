@@ -140,7 +140,6 @@ async fn remove_device(
         "DELETE FROM txns WHERE user = ?1 AND device = ?2",
         "DELETE FROM thin_names WHERE user = ?1 AND device = ?2",
         "DELETE FROM thin_counters WHERE user = ?1 AND device = ?2",
-        "DELETE FROM thin_links WHERE user = ?1 AND device = ?2",
     ] {
         sqlx::query(sql)
             .bind(user.as_str())
