@@ -9,6 +9,7 @@ mod error;
 mod http;
 mod ledger;
 mod target;
+pub mod thin;
 
 use std::{fmt::Display, sync::Arc};
 
