@@ -200,6 +200,21 @@ impl ThinMachine {
         &self.places
     }
 
+    /// The same, for a caller that has asked for records itself.
+    pub const fn places_mut(&mut self) -> &mut Places {
+        &mut self.places
+    }
+
+    /// From now on, how often something is asked.
+    pub const fn set_tries(&mut self, tries_max: Option<u32>) {
+        self.conduct.tries_max = tries_max;
+    }
+
+    /// Whether something is followed.
+    pub const fn is_following(&self) -> bool {
+        self.followed.is_some()
+    }
+
     /// What is known of the NAT.
     pub const fn nat(&self) -> NatTimer {
         self.nat

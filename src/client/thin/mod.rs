@@ -5,7 +5,9 @@
 //! [`door`] the socket.
 
 pub mod ask;
+pub mod book;
 mod disk;
+pub mod door;
 pub mod machine;
 pub mod nat;
 pub mod places;
@@ -17,6 +19,8 @@ pub mod state;
 mod tests;
 
 pub use ask::{Answer, Ask, AskError};
+pub use book::{Book, Line};
+pub use door::{Flushed, ThinDoor, ThinError};
 pub use machine::{Conduct, Event, Follow, OpId, ThinMachine};
 pub use nat::NatTimer;
 pub use places::Places;

@@ -114,6 +114,12 @@ impl Queue {
             .map(|(counter, queued)| (*counter, queued))
     }
 
+    /// The oldest.
+    pub fn first(&self) -> Option<(u64, Queued)> {
+        let (counter, queued) = self.drafts.first_key_value()?;
+        Some((*counter, queued.clone()))
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.drafts.len()
