@@ -18,6 +18,8 @@ pub struct Listeners {
     pub https: Vec<TcpListener>,
     /// The CoAP door.
     pub coap: Vec<UdpSocket>,
+    /// The CoAP door behind DTLS.
+    pub coaps: Vec<UdpSocket>,
     /// The operator's listener.
     pub admin: Vec<TcpListener>,
 }
@@ -43,6 +45,12 @@ impl Listeners {
                 Err(error) => wrong.push(refused("coap.listen", *address, &error)),
             }
         }
+        for address in config.coaps.listen.addresses() {
+            let socket = UdpSocket::bind(address).await;
+            bound
+                .coaps
+                .push(socket.map_err(|e| refused("coaps.listen", *address, &e))?);
+        }
         for address in config.admin.listen.addresses() {
             match TcpListener::bind(address).await {
                 Ok(listener) => bound.admin.push(listener),
@@ -60,6 +68,7 @@ impl Listeners {
         Ok(Listening {
             https: each(&self.https, TcpListener::local_addr)?,
             coap: each(&self.coap, UdpSocket::local_addr)?,
+            coaps: each(&self.coaps, UdpSocket::local_addr)?,
             admin: each(&self.admin, TcpListener::local_addr)?,
         })
     }
@@ -107,6 +116,7 @@ mod tests {
         let config = config(&[
             "https.listen=127.0.0.1:0,127.0.0.1:0",
             "coap.listen=127.0.0.1:0",
+            "coaps.listen=127.0.0.1:0",
             "admin.listen=off",
         ]);
 
@@ -125,6 +135,7 @@ mod tests {
             "https.listen=off",
             "coap.listen=127.0.0.1:0",
             "coap.plain=off",
+            "coaps.listen=off",
             "admin.listen=off",
         ]);
 

@@ -83,6 +83,12 @@ const METRICS: &[Metric] = &[
         meaning: "Bytes in datagrams, by door and direction, without IP and UDP headers.",
     },
     Metric {
+        name: "tramline_changed_events_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Stored events that were changed on disk and not delivered.",
+    },
+    Metric {
         name: "tramline_commits_total",
         kind: Kind::Counter,
         unit: Unit::Count,

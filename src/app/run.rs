@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustls::server::ResolvesServerCert;
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio::{net::UdpSocket, sync::watch, task::JoinSet, time::timeout};
 
 use super::{
     admin::{self, Health},
@@ -23,16 +23,17 @@ use super::{
     reload::{Reloader, SharedTokens, Tokens},
     signals::{Signal, Signals},
     telemetry::{self, Telemetry},
-    tls::Certificate,
+    tls::{self, Certificate},
 };
 use crate::{
     api::Service,
     edge::{
         self, Front,
         coap::Coap,
+        coaps::{self, Coaps},
         http::{Https, WellKnown},
     },
-    session::coap::Timers,
+    session::{coap::Timers, dtls},
     wire::matrix::ServerKey,
 };
 
@@ -141,6 +142,8 @@ pub struct Material {
     pub signing_key: Arc<ServerKey>,
     /// What the HTTPS door shows.
     pub certificate: Option<Arc<Certificate>>,
+    /// What the DTLS door shows.
+    pub dtls_certificate: Option<dtls::Certificate>,
     /// Secrets that a reload replaces.
     pub tokens: SharedTokens,
 }
@@ -158,10 +161,17 @@ impl Material {
                 read.map_err(|error| Failure::usage("CERTIFICATE", error))?,
             ))
         };
+        let dtls_certificate = if config.coaps.listen.addresses().is_empty() {
+            None
+        } else {
+            let read = tls::for_dtls(&config.coaps);
+            Some(read.map_err(|error| Failure::usage("CERTIFICATE", error))?)
+        };
         let tokens = Arc::new(RwLock::new(Tokens::read(config)?));
         Ok(Self {
             signing_key,
             certificate,
+            dtls_certificate,
             tokens,
         })
     }
@@ -177,7 +187,9 @@ fn open_doors(
     telemetry: &Telemetry,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Failure> {
-    let front = Front::new(Arc::clone(&hub.hub) as Arc<dyn Service>);
+    let dtls_address = listeners.coaps.first().map(UdpSocket::local_addr);
+    let dtls_port = dtls_address.and_then(|address| Some(address.ok()?.port()));
+    let front = Front::telling(Arc::clone(&hub.hub) as Arc<dyn Service>, dtls_port);
     if config.coap.plain == PlainCoap::Any && !listeners.coap.is_empty() {
         tracing::warn!("plain CoAP from anywhere: passwords and tokens cross the network in clear");
     }
@@ -195,17 +207,26 @@ fn open_doors(
         }
     }
     for socket in listeners.coap {
-        let door = Coap {
-            front: Arc::clone(&front),
-            clock: Arc::new(SystemClock::new()),
-            rng: Box::new(clock::rng()),
-            timers: Timers::default(),
-            limits: edge::coap::Limits {
-                drain: config.limits.drain.0,
-                ..edge::coap::Limits::default()
+        let served = edge::coap::serve(socket, coap_door(&front, config), stopping.clone());
+        doors.spawn(async move {
+            served.await;
+            Ok(())
+        });
+    }
+    for socket in listeners.coaps {
+        let door = Coaps {
+            coap: coap_door(&front, config),
+            dtls: dtls::ServerConfig {
+                certificate: material.dtls_certificate.clone(),
+                psk: None, // nobody is linked in this release
+                limits: dtls::Limits::default(),
             },
+            base: clock::instant(),
         };
-        let served = edge::coap::serve(socket, door, stopping.clone());
+        let served = coaps::serve(socket, door, stopping.clone()).map_err(|error| {
+            let fix = "`coaps.cert_file` and `coaps.key_file` name a pair, `coaps.listen = \"off\"` needs none";
+            Failure::usage("CERTIFICATE", format!("{error}; {fix}"))
+        })?;
         doors.spawn(async move {
             served.await;
             Ok(())
@@ -228,6 +249,19 @@ fn open_doors(
         });
     }
     Ok(())
+}
+
+fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
+    Coap {
+        front: Arc::clone(front),
+        clock: Arc::new(SystemClock::new()),
+        rng: Box::new(clock::rng()),
+        timers: Timers::default(),
+        limits: edge::coap::Limits {
+            drain: config.limits.drain.0,
+            ..edge::coap::Limits::default()
+        },
+    }
 }
 
 fn https_door(front: &Arc<Front>, config: &Config) -> Https {

@@ -11,10 +11,12 @@
 //! ```text
 //! http::serve(TcpListener, watch of tls::server_config(…), Https { front, limits, well_known }, shutdown)
 //! coap::serve(coap::bind(address, exposure)?, Coap { front, clock, rng, timers, limits }, shutdown)
+//! coaps::serve(UdpSocket, Coaps { coap: Coap { … }, dtls, base }, shutdown)?
 //! ```
 
 pub mod client_api;
 pub mod coap;
+pub mod coaps;
 pub mod front;
 pub mod http;
 

@@ -302,7 +302,7 @@ fn everything_that_is_wrong_is_told_at_once() {
 #[test]
 fn doors_of_later_releases_are_refused_as_such() {
     for (text, key) in [
-        ("[coaps]\nlisten = \"off\"", "coaps.listen"),
+        ("[quic]\nlisten = \"off\"", "quic.listen"),
         ("quic.listen = \"off\"", "quic.listen"),
         ("[federation]\nenabled = true", "federation.enabled"),
         ("[federation]", "federation"),
@@ -545,6 +545,9 @@ fn every_key_of_the_contract_is_in_the_documentations_table() {
         "https.key_file",
         "coap.listen",
         "coap.plain",
+        "coaps.listen",
+        "coaps.cert_file",
+        "coaps.key_file",
         "admin.listen",
         "registration.token",
         "registration.shared_secret_file",
