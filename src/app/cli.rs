@@ -328,6 +328,9 @@ pub enum ClientVerb {
     /// Who am I, where, and does the hub answer?
     #[command(after_help = "Example:\n  tramline client --credentials ana.json status")]
     Status,
+    /// What a linked device has spent, day by day: bytes with headers, datagrams, wake-ups
+    #[command(after_help = "Example:\n  tramline client --credentials k1.json ledger")]
+    Ledger,
     /// End the session on the hub and take the access token out of the credential file
     #[command(after_help = "Example:\n  tramline client --credentials ana.json logout")]
     Logout,

@@ -11,7 +11,7 @@ mod ledger;
 mod target;
 pub mod thin;
 
-use std::{fmt::Display, sync::Arc};
+use std::{fmt::Display, path::Path, sync::Arc};
 
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde_json::{Map, Value, json};
@@ -67,6 +67,7 @@ pub struct Client {
 enum Door {
     Https(Box<http::HttpsDoor>),
     Coap(Box<coap::CoapDoor>),
+    Thin(Box<thin::ThinDoor>),
 }
 
 impl Client {
@@ -92,6 +93,36 @@ impl Client {
         Ok(client)
     }
 
+    /// A linked device, whose state beside its credential file is open for this process alone.
+    pub async fn linked(
+        file: &Path,
+        credentials: &Credentials,
+        world: &World,
+    ) -> Result<Self, ClientError> {
+        let door = thin::ThinDoor::open(file, credentials, world).await?;
+        Ok(Self {
+            door: Door::Thin(Box::new(door)),
+            token: None,
+            ledger: Ledger::default(),
+        })
+    }
+
+    /// The linked device, if this is one: what the thin profile has is asked of it.
+    pub fn thin(&mut self) -> Option<&mut thin::ThinDoor> {
+        match &mut self.door {
+            Door::Thin(door) => Some(door),
+            Door::Https(_) | Door::Coap(_) => None,
+        }
+    }
+
+    /// What a linked device has spent in this run, headers included.
+    pub fn spent_on_the_wire(&self) -> Option<thin::Line> {
+        match &self.door {
+            Door::Thin(door) => Some(door.spent()),
+            Door::Https(_) | Door::Coap(_) => None,
+        }
+    }
+
     /// The access token, once logged in.
     pub fn token(&self) -> Option<&str> {
         self.token.as_deref()
@@ -104,7 +135,7 @@ impl Client {
 
     /// Whether the door is datagrams, which can be counted; a stream's cannot.
     pub fn is_over_udp(&self) -> bool {
-        matches!(self.door, Door::Coap(_))
+        matches!(self.door, Door::Coap(_) | Door::Thin(_))
     }
 
     /// Sends a request and waits for its answer. `operation` is the ledger's line.
@@ -113,6 +144,7 @@ impl Client {
         let (answer, cost) = match &mut self.door {
             Door::Https(door) => door.call(token, &call).await,
             Door::Coap(door) => door.call(token, &call).await,
+            Door::Thin(door) => (below_tilde(door, operation, &call).await, Cost::default()),
         };
         self.ledger.add(operation, cost);
         answer
@@ -280,6 +312,20 @@ impl Client {
             .await?;
         let rooms = answer.get("joined_rooms").cloned().unwrap_or_default();
         serde_json::from_value(rooms).map_err(|error| unusable("joined_rooms", &error))
+    }
+}
+
+/// What the thin profile has no resource of its own for. spec: thin-profile §3
+async fn below_tilde(
+    door: &mut thin::ThinDoor,
+    operation: &str,
+    call: &Call<'_>,
+) -> Result<Value, ClientError> {
+    let request = coap::request(&["~"], None, call);
+    let answer = door.ask(operation, thin::Ask::Other(request)).await?;
+    match answer {
+        thin::Answer::Whole(response) => coap::read(&response),
+        _ => Err(thin::ThinError::OtherAnswer.into()),
     }
 }
 

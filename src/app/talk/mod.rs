@@ -12,6 +12,7 @@ mod cost;
 mod labels;
 mod shapes;
 mod tell;
+mod thin;
 mod verbs;
 
 use std::{fs, path::Path};
@@ -64,7 +65,8 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
         (client, credentials, true)
     };
     // Who sends wants to know what that costs.
-    let wants_cost = args.cost || matches!(args.verb, Some(ClientVerb::Send { .. }));
+    let is_send = matches!(args.verb, Some(ClientVerb::Send { .. }));
+    let wants_cost = args.cost || is_send;
     let outcome = match args.verb {
         Some(ClientVerb::Logout) => log_out(&mut client, &me, args.credentials.as_deref()).await,
         Some(wanted) => verbs::verb(&mut client, &me, wanted, format, args.cost).await,
@@ -75,7 +77,11 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
     } else {
         client.logout().await.map_err(failed)
     };
-    report(outcome, wants_cost.then(|| Spent::by(&client)), format)?;
+    report(
+        outcome,
+        wants_cost.then(|| Spent::by(&client).of_send(is_send)),
+        format,
+    )?;
     ended
 }
 
@@ -204,6 +210,11 @@ async fn resume(file: Option<&Path>) -> Result<(Client, Credentials), Failure> {
     let file = file.ok_or_else(|| Failure::usage("CREDENTIALS", SESSION_WANTED))?;
     let wrong = |error| Failure::usage("CREDENTIALS", error);
     let credentials = Credentials::read(file).map_err(wrong)?;
+    // Keys beat tokens: a linked device is its context.
+    if credentials.oscore.is_some() && credentials.server.coap.is_some() {
+        let client = Client::linked(file, &credentials, &world()).await;
+        return Ok((client.map_err(failed)?, credentials));
+    }
     let target = credentials.target(file).map_err(wrong)?;
     let client = Client::resume(&target, &credentials.access_token, &world()).await;
     Ok((client.map_err(failed)?, credentials))
@@ -213,6 +224,7 @@ fn failed(error: ClientError) -> Failure {
     match &error {
         ClientError::Refused { errcode, error, .. } => Failure::failed(errcode, error),
         ClientError::Unreachable { .. } => Failure::failed("UNREACHABLE", &error),
+        ClientError::Thin(error) => thin::failed(error),
         ClientError::Ca(_) => Failure::usage("CA_FILE", &error),
         ClientError::Decode(_) | ClientError::Shape { .. } | ClientError::Field { .. } => {
             Failure::failed("BAD_ANSWER", &error)

@@ -2,6 +2,7 @@
 //! it goes on, and every datagram is counted.
 
 use std::{
+    collections::VecDeque,
     net::{SocketAddr, ToSocketAddrs as _},
     path::Path,
     sync::Arc,
@@ -111,6 +112,8 @@ pub struct ThinDoor {
     strangers: u32,
     refusals: u32,
     saved: Timestamp,
+    /// What happened while something else was waited for.
+    backlog: VecDeque<Event>,
 }
 
 impl ThinDoor {
@@ -155,6 +158,7 @@ impl ThinDoor {
             strangers: 0,
             refusals: 0,
             saved: now,
+            backlog: VecDeque::new(),
         })
     }
 
@@ -212,9 +216,10 @@ impl ThinDoor {
 
     async fn answer_to(&mut self, op: OpId) -> Result<Answer, ThinError> {
         loop {
-            match self.turn(None).await? {
+            match self.next_event(None).await? {
                 Some(Event::Answered { op: of, answer }) if of == op => return Ok(answer?),
-                _ => {} // of something that was given up
+                Some(Event::Answered { .. }) | None => {} // of something that was given up
+                Some(other) => self.backlog.push_back(other),
             }
         }
     }
@@ -357,6 +362,64 @@ impl ThinDoor {
         Ok(news)
     }
 
+    /// The last seq of a room.
+    pub async fn head(&mut self, room: Alias) -> Result<u64, ThinError> {
+        let (bytes_max, observe) = (None, false);
+        let ask = Ask::Inbox {
+            after: None,
+            bytes_max,
+            observe,
+        };
+        let Answer::Records(records) = self.ask("read", ask).await? else {
+            return Err(ThinError::OtherAnswer);
+        };
+        let mut of = None;
+        for record in records {
+            of = record.room.or(of);
+            if let (true, Shown::Covered { seq, .. }) = (of == Some(room), record.what) {
+                return Ok(seq);
+            }
+        }
+        Ok(0)
+    }
+
+    /// A room's visible entries from one to another.
+    pub async fn log(
+        &mut self,
+        room: Alias,
+        from: u64,
+        through: u64,
+    ) -> Result<Vec<Record>, ThinError> {
+        let (mut news, mut next) = (Vec::new(), from);
+        while next <= through {
+            let ask = Ask::Log {
+                room,
+                from: next,
+                bytes_max: None,
+                observe: false,
+            };
+            let Answer::Records(records) = self.ask("read", ask).await? else {
+                return Err(ThinError::OtherAnswer);
+            };
+            let before = next;
+            for mut record in records {
+                record.room = Some(room);
+                match record.what {
+                    Shown::Covered { seq, .. } => next = next.max(seq.saturating_add(1)),
+                    Shown::Entry { seq, .. } if seq <= through => {
+                        next = next.max(seq.saturating_add(1));
+                        news.push(record);
+                    }
+                    _ => {}
+                }
+            }
+            if next == before {
+                break; // asking again would bring the same
+            }
+        }
+        Ok(news)
+    }
+
     /// Follows all rooms; [`ThinDoor::turn`] has what comes.
     pub async fn follow(&mut self) -> Result<(), ThinError> {
         self.meet().await?;
@@ -397,6 +460,13 @@ impl ThinDoor {
 
     /// Waits for the next thing that happens, until then at most.
     pub async fn turn(&mut self, until: Option<Timestamp>) -> Result<Option<Event>, ThinError> {
+        match self.backlog.pop_front() {
+            Some(event) => Ok(Some(event)),
+            None => self.next_event(until).await,
+        }
+    }
+
+    async fn next_event(&mut self, until: Option<Timestamp>) -> Result<Option<Event>, ThinError> {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
             self.transmit().await?;
