@@ -13,7 +13,8 @@ use super::{
     failure::{Exit, Failure},
     init::init,
     lab::{self, args::LabArgs},
-    open, operate,
+    link, open, operate,
+    operator::Request,
     output::{self, Format},
     run, talk, users,
 };
@@ -55,6 +56,17 @@ pub enum Verb {
         after_help = "Example:\n  tramline user add ana --password-file ana.password\n  tramline user list"
     )]
     User(UserArgs),
+    /// Make a device of an account for thin links, and write its credential file
+    #[command(
+        after_help = "Example:\n  tramline link ana --device TRACKER --out tracker.json\n  \
+                      tramline link ana --device SENSOR --out sensor.json --for coap-client\n\n\
+                      The file is the device: whoever has it is ana's TRACKER, on every door. \
+                      `tramline unlink` takes that back."
+    )]
+    Link(LinkArgs),
+    /// End a device of an account on every door, at once
+    #[command(after_help = "Example:\n  tramline unlink ana --device TRACKER")]
+    Unlink(UnlinkArgs),
     /// Talk in rooms, over HTTPS or CoAP
     #[command(
         after_help = "Example:\n  tramline client --login https://127.0.0.1:8448 ana \
@@ -124,6 +136,9 @@ pub enum UserVerb {
     /// List the accounts: devices, when made, when last seen; which are operators' or disabled
     #[command(after_help = "Example:\n  tramline user list --config /srv/hub/tramline.toml --json")]
     List(HubArgs),
+    /// List the devices of an account: which are linked, when last seen
+    #[command(after_help = "Example:\n  tramline user devices ana --json")]
+    Devices(AccountArgs),
     /// Make an account
     #[command(
         after_help = "Example:\n  tramline user add ana --password-file ana.password --admin"
@@ -147,12 +162,55 @@ impl UserVerb {
             Self::List(hub) => hub,
             Self::Add(args) => &args.hub,
             Self::Password(args) => &args.hub,
-            Self::Disable(args) | Self::Enable(args) => &args.hub,
+            Self::Disable(args) | Self::Enable(args) | Self::Devices(args) => &args.hub,
         }
     }
 }
 
-/// Arguments of `user disable` and `user enable`.
+/// Arguments of `link`.
+#[derive(Debug, Args)]
+pub struct LinkArgs {
+    /// What stands before the colon in the user's id
+    pub localpart: String,
+    /// The new device's id
+    #[arg(long, value_name = "ID")]
+    pub device: String,
+    /// The credential file to write; never over one that is there
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Print a command with which another program is this device, and write what that needs beside FILE
+    #[arg(long = "for", value_name = "PROGRAM")]
+    pub client: Option<ForClient>,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// A program that can be a linked device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ForClient {
+    /// `aiocoap-client`, over OSCORE.
+    Aiocoap,
+    /// `coap-client-openssl` of libcoap, over DTLS.
+    CoapClient,
+    /// A script for aioquic.
+    Aioquic,
+}
+
+/// Arguments of `unlink`.
+#[derive(Debug, Args)]
+pub struct UnlinkArgs {
+    /// What stands before the colon in the user's id
+    pub localpart: String,
+    /// The device's id
+    #[arg(long, value_name = "ID")]
+    pub device: String,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// Arguments of `user disable`, `user devices` and `user enable`.
 #[derive(Debug, Args)]
 pub struct AccountArgs {
     /// What stands before the colon in the user's id
@@ -429,8 +487,26 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let config = config::load(&verb.hub().clone().inputs())?.config;
             match users::request(&verb, &config.server_name)? {
                 Some(request) => run::block_on(operate::operate(&config, request, format)),
-                None => run::block_on(operate::list_users(&config, format)),
+                None => match verb {
+                    UserVerb::Devices(args) => {
+                        let name = users::checked_localpart(&args.localpart, &config.server_name)?;
+                        run::block_on(operate::list_devices(&config, name, format))
+                    }
+                    _ => run::block_on(operate::list_users(&config, format)),
+                },
             }
+        }
+        Verb::Link(args) => {
+            let config = config::load(&args.hub.clone().inputs())?.config;
+            let name = users::checked_localpart(&args.localpart, &config.server_name)?;
+            run::block_on(link::link(&config, name, &args, format))
+        }
+        Verb::Unlink(args) => {
+            let config = config::load(&args.hub.inputs())?.config;
+            let localpart = users::checked_localpart(&args.localpart, &config.server_name)?;
+            let device = args.device;
+            let request = Request::RemoveDevice { localpart, device };
+            run::block_on(operate::operate(&config, request, format))
         }
         Verb::Client(args) => run::block_on(talk::client(args, format)),
         Verb::Demo => run::block_on(run::demo(format)),
@@ -538,6 +614,9 @@ mod tests {
             "tramline user password ana --password-file pw",
             "tramline user disable ana --config hub.toml",
             "tramline user enable ana",
+            "tramline user devices ana --json",
+            "tramline link ana --device D --out d.json --for coap-client --config hub.toml",
+            "tramline unlink ana --device D",
             "tramline config --json",
             "tramline --json fsck",
             "tramline demo",

@@ -19,6 +19,7 @@ use super::{
     run::Material,
 };
 use crate::{
+    edge::credential_file::HubFacts,
     hub::{Hub, HubParts, Limits, Quota, RegistrationRules, Settings},
     store::{
         OpenError, SharedStore, SigningKeyNote,
@@ -157,7 +158,7 @@ impl OpenHub {
             clock: Arc::new(SystemClock::new()),
             rng: Box::new(clock::rng()),
             settings: settings(config, &material.tokens),
-            edhoc_public_x: [0; 32],
+            edhoc_public_x: material.edhoc_key.public_x(),
         })
         .await
         .map_err(|error| Failure::failed("STORE", with_causes(&error)))?;
@@ -169,13 +170,13 @@ impl OpenHub {
     }
 
     /// What operators meet through the socket of a hub that runs.
-    pub fn running(&self) -> Arc<dyn Operator> {
-        Arc::new(self.operations())
+    pub fn running(&self, facts: Arc<HubFacts>) -> Arc<dyn Operator> {
+        Arc::new(self.operations(facts))
     }
 
     /// What an operator meets who has the store to himself.
-    pub fn alone(&self) -> Operations {
-        self.operations()
+    pub fn alone(&self, facts: Arc<HubFacts>) -> Operations {
+        self.operations(facts)
     }
 
     /// Takes the settings that a reload may change.
@@ -200,8 +201,9 @@ impl OpenHub {
         }
     }
 
-    fn operations(&self) -> Operations {
+    fn operations(&self, facts: Arc<HubFacts>) -> Operations {
         Operations {
+            facts,
             hub: Arc::clone(&self.hub),
             server_name: self.server_name.clone(),
         }

@@ -12,6 +12,8 @@ use super::{
     admin::{self, Health},
     clock::{self, SystemClock},
     config::{self, Config, Inputs, PlainCoap},
+    edhoc_key::EdhocKey,
+    facts,
     failure::Failure,
     keys::SigningKey,
     listen::Listeners,
@@ -31,6 +33,7 @@ use crate::{
         self, Front,
         coap::Coap,
         coaps::{self, Coaps},
+        credential_file::HubFacts,
         http::{Https, WellKnown},
     },
     session::{coap::Timers, dtls},
@@ -64,13 +67,15 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
         .addresses()
         .map_err(|error| Failure::failed("LISTEN", error))?;
 
+    let facts = facts::of_running(&config, &material, &listening);
+
     let (stop, stopping) = watch::channel(false);
     let mut doors = JoinSet::new();
     open_doors(
-        &mut doors, listeners, &hub, &material, &config, &telemetry, &stopping,
+        &mut doors, listeners, &hub, &material, &config, &telemetry, &facts, &stopping,
     )?;
     let background = tokio::spawn(telemetry::upkeep(telemetry.metrics.clone()));
-    let operators = tokio::spawn(socket.run(hub.running()));
+    let operators = tokio::spawn(socket.run(hub.running(facts)));
     Ready::new(config.server_name.as_str(), listening).print()?;
 
     let (certificate, tokens) = (material.certificate.clone(), Arc::clone(&material.tokens));
@@ -140,6 +145,8 @@ async fn drain(doors: &mut JoinSet<Result<(), Failure>>, signals: &mut Signals, 
 pub struct Material {
     /// The name and key events are signed with.
     pub signing_key: Arc<ServerKey>,
+    /// The key by which linked devices know the hub.
+    pub edhoc_key: EdhocKey,
     /// What the HTTPS door shows.
     pub certificate: Option<Arc<Certificate>>,
     /// What the DTLS door shows.
@@ -153,6 +160,7 @@ impl Material {
     pub fn read(config: &Config) -> Result<Self, Failure> {
         let SigningKey { pair } = SigningKey::read(config.signing_key_file.as_ref())?;
         let signing_key = Arc::new(ServerKey::new(config.server_name.clone(), pair));
+        let edhoc_key = EdhocKey::read_or_make(config.edhoc_key_file.as_ref())?;
         let certificate = if config.https.listen.addresses().is_empty() {
             None
         } else {
@@ -170,6 +178,7 @@ impl Material {
         let tokens = Arc::new(RwLock::new(Tokens::read(config)?));
         Ok(Self {
             signing_key,
+            edhoc_key,
             certificate,
             dtls_certificate,
             tokens,
@@ -185,6 +194,7 @@ fn open_doors(
     material: &Material,
     config: &Config,
     telemetry: &Telemetry,
+    facts: &Arc<HubFacts>,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let dtls_address = listeners.coaps.first().map(UdpSocket::local_addr);
@@ -198,7 +208,7 @@ fn open_doors(
             edge::http::tls::server_config(Arc::clone(certificate) as Arc<dyn ResolvesServerCert>)
                 .map_err(|error| Failure::usage("CERTIFICATE", error))?;
         for listener in listeners.https {
-            let door = https_door(&front, config);
+            let door = https_door(&front, config, facts);
             let served = edge::http::serve(listener, Arc::clone(&tls), door, stopping.clone());
             doors.spawn(async move {
                 served.await;
@@ -264,7 +274,7 @@ fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
     }
 }
 
-fn https_door(front: &Arc<Front>, config: &Config) -> Https {
+fn https_door(front: &Arc<Front>, config: &Config, facts: &Arc<HubFacts>) -> Https {
     let limits = &config.limits;
     Https {
         front: Arc::clone(front),
@@ -278,6 +288,7 @@ fn https_door(front: &Arc<Front>, config: &Config) -> Https {
             client_base_url: config.https.public_url.as_ref().map(|url| url.0.clone()),
             server: None, // federation is not in this release
         },
+        facts: Some(Arc::clone(facts)),
     }
 }
 

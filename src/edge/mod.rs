@@ -17,6 +17,7 @@
 pub mod client_api;
 pub mod coap;
 pub mod coaps;
+pub mod credential_file;
 pub mod front;
 pub mod http;
 

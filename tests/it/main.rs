@@ -14,6 +14,7 @@ mod command_line;
 mod durability;
 mod hub;
 mod lab;
+mod links;
 mod oracle;
 mod peers;
 mod verbs;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         command_line::trials(),
         durability::trials(),
         lab::trials(),
+        links::trials(),
         oracle::trials(),
         verbs::trials(),
     ]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
-    access::{self, log_as, ours, token_hash, turn_of_sessions},
+    access::{self, log_as, token_hash, turn_of_sessions},
     accounts::{self, DeviceWish, NewSession, must_fit_in},
     devices,
     tickets::Tickets,

@@ -33,6 +33,8 @@ mod tests_accounts;
 mod tests_devices;
 #[cfg(test)]
 mod tests_directory;
+#[cfg(test)]
+mod tests_linking;
 mod tickets;
 mod to_device;
 mod turns;
