@@ -23,7 +23,10 @@ pub use error::ClientError;
 pub use ledger::{Cost, Ledger};
 pub use target::{Target, TargetError};
 
-use crate::base::{Clock, Rng};
+use crate::{
+    base::{Clock, Rng},
+    wire::link_code::{self, KEY_HASH_BYTES, LinkCode},
+};
 
 /// An HTTP method, also where the door is CoAP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,49 @@ impl Client {
             token: None,
             ledger: Ledger::default(),
         })
+    }
+
+    /// Gets ready to speak HTTPS to a hub whose certificate has the key of a link code.
+    pub fn pinned(url: &str, key_hash: [u8; KEY_HASH_BYTES]) -> Result<Self, ClientError> {
+        let target = Target::parse(url, Some("")).map_err(|error| ClientError::Unreachable {
+            at: url.to_owned(),
+            source: Box::new(error),
+        })?;
+        let Target::Https(target) = target else {
+            return Err(ClientError::Unreachable {
+                at: url.to_owned(),
+                source: "a device is linked over https://".into(),
+            });
+        };
+        Ok(Self {
+            door: Door::Https(Box::new(http::HttpsDoor::pinned(target, key_hash)?)),
+            token: None,
+            ledger: Ledger::default(),
+        })
+    }
+
+    /// Approves a new device: gives the code that makes it one. Over HTTPS only.
+    pub async fn approve_link(&mut self, device: &str) -> Result<String, ClientError> {
+        let path = ["_tramline", "client", "v1", "link", "approve"];
+        let call = Call::post(&path, json!({ "device_id": device }));
+        text(&self.call("approve", call).await?, "code")
+    }
+
+    /// Redeems the secret part of a code: gives the credential file, without the keys that were
+    /// made here.
+    pub async fn redeem_link(
+        &mut self,
+        code: &LinkCode,
+        edhoc_public: &[u8],
+        quic_spki: &[u8],
+    ) -> Result<Value, ClientError> {
+        let path = ["_tramline", "client", "v1", "link", "redeem"];
+        let body = json!({
+            "code": link_code::secret_text(&code.secret),
+            "edhoc_public": hex::encode(edhoc_public),
+            "quic_spki": hex::encode(quic_spki),
+        });
+        self.call("redeem", Call::post(&path, body)).await
     }
 
     /// The same, with an access token from before.

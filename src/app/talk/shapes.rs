@@ -28,6 +28,8 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
         | ClientVerb::Sync { .. }
         | ClientVerb::Status
         | ClientVerb::Ledger
+        | ClientVerb::Approve { .. }
+        | ClientVerb::Link { .. }
         | ClientVerb::Logout => Ok(()),
     }
 }

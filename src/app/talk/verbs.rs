@@ -10,7 +10,7 @@ use super::{
     cost::Spent,
     failed,
     labels::{Label, Labels},
-    tell, thin,
+    link, tell, thin,
 };
 use crate::{
     app::{
@@ -120,7 +120,10 @@ pub(super) async fn verb(
             "CLIENT_VERB",
             "the ledger is a linked device's: give --credentials of one",
         )),
-        ClientVerb::Logout => Err(Failure::failed("CLIENT_VERB", "logout is done elsewhere")),
+        ClientVerb::Approve { device } => link::approve(client, &device).await,
+        ClientVerb::Link { .. } | ClientVerb::Logout => {
+            Err(Failure::failed("CLIENT_VERB", "this is done elsewhere"))
+        }
     }
 }
 

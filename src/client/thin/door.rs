@@ -199,7 +199,7 @@ impl ThinDoor {
             return Ok(());
         }
         match Box::pin(self.ask_plainly("hello", Ask::Hello)).await? {
-            Answer::Hello(hello) => Ok(self.state.met(hello.generation)?),
+            Answer::Hello(_) => Ok(()),
             _ => Err(ThinError::OtherAnswer),
         }
     }
@@ -211,6 +211,9 @@ impl ThinDoor {
         let answer = self.answer_to(op).await;
         self.book.fresh.done(self.clock.now(), operation);
         self.book.save()?;
+        if let Ok(Answer::Hello(hello)) = &answer {
+            self.state.met(hello.generation)?;
+        }
         answer
     }
 

@@ -214,6 +214,20 @@ impl Hub {
                     self.flying = false;
                 }
             }
+            (Code::FETCH, ["*"]) => {
+                let numbers = decode_numbers(&request.payload, 3).unwrap();
+                let mut records = match numbers.get(1) {
+                    Some(after) => self.records(now, after + 1, false),
+                    None => self.records(now, self.log.len() as u64 + 1, true),
+                };
+                if let Some(first) = records.first_mut() {
+                    first.room = Some(ROOM_ALIAS);
+                }
+                if records.is_empty() {
+                    response.code = Code::VALID;
+                }
+                response.payload = encode_records(&records).into();
+            }
             (Code::PUT, [ROOM]) => response.code = Code::CHANGED,
             _ => {
                 response = Response::new(Code::NOT_FOUND).saying("M_NOT_FOUND no such room");
