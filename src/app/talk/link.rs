@@ -43,13 +43,12 @@ pub(super) async fn redeem(
     // The code is good once.
     must_be_new(out)?;
     must_be_new(&StateDir::path_of(out))?;
-    let mut client = match ca_pem {
-        None => Client::pinned(server, code.key_hash).map_err(failed)?,
-        Some(_) => {
-            let target = Target::parse(server, ca_pem)
-                .map_err(|error| Failure::usage("SERVER_URL", error))?;
-            Client::open(&target, &world()).await.map_err(failed)?
-        }
+    let mut client = if ca_pem.is_none() {
+        Client::pinned(server, code.key_hash).map_err(failed)?
+    } else {
+        let target =
+            Target::parse(server, ca_pem).map_err(|error| Failure::usage("SERVER_URL", error))?;
+        Client::open(&target, &world()).await.map_err(failed)?
     };
     let keys = DeviceKeys::make(None).map_err(|error| Failure::failed("LINK_KEYS", error))?;
     let told = client

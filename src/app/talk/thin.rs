@@ -215,9 +215,10 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
         format!("door: oscore, {}", door.address()),
         format!("hub's time: {}", Timestamp(hello.time_ms).rfc3339()),
         format!("link class: {}", state.link().class),
-        nat.map_or("NAT timer: not measured yet".to_owned(), |nat| {
-            format!("NAT timer: {nat} s")
-        }),
+        nat.map_or_else(
+            || "NAT timer: not measured yet".to_owned(),
+            |nat| format!("NAT timer: {nat} s"),
+        ),
         format!("waiting to be sent: {}", door.waiting()),
         format!(
             "this question cost: {} bytes up, {} down",

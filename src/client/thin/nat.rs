@@ -45,7 +45,9 @@ impl NatTimer {
     ///
     /// spec: thin-profile §11
     pub fn interval(&self) -> Duration {
-        let above = self.closed_s.unwrap_or(self.open_s.saturating_mul(3));
+        let above = self
+            .closed_s
+            .unwrap_or_else(|| self.open_s.saturating_mul(3));
         let gap = above.saturating_sub(self.open_s);
         let tried = if gap > SECONDS_APART {
             self.open_s + gap / 2
@@ -122,13 +124,13 @@ mod tests {
     #[test]
     fn one_lost_push_changes_nothing_and_another_nat_is_noticed() {
         let mut timer = NatTimer::default();
-        search(&mut timer, Duration::from_secs(300), 40);
+        search(&mut timer, Duration::from_mins(5), 40);
         let before = timer.interval();
 
-        timer.failed(Duration::from_secs(60));
+        timer.failed(Duration::from_mins(1));
         assert_eq!(timer.interval(), before);
-        search(&mut timer, Duration::from_secs(60), 40);
-        assert!(timer.interval() < Duration::from_secs(60), "{timer:?}");
+        search(&mut timer, Duration::from_mins(1), 40);
+        assert!(timer.interval() < Duration::from_mins(1), "{timer:?}");
     }
 
     #[test]

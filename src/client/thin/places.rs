@@ -101,7 +101,9 @@ impl Places {
 
     /// A push of one room.
     pub fn log_pushed(&mut self, room: Alias, mut records: Vec<Record>) -> Found {
-        records.iter_mut().for_each(|one| one.room = Some(room));
+        for one in &mut records {
+            one.room = Some(room);
+        }
         self.pushed(records)
     }
 

@@ -152,7 +152,6 @@ fn read(path: &Path) -> Result<Queued, StateError> {
 mod in_hex {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    #[expect(clippy::ptr_arg, reason = "serde gives the field as it is")]
     pub(super) fn serialize<S: Serializer>(bytes: &Vec<u8>, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&hex::encode(bytes))
     }
