@@ -423,6 +423,38 @@ pub enum ClientVerb {
     /// Who am I, where, and does the hub answer?
     #[command(after_help = "Example:\n  tramline client --credentials ana.json status")]
     Status,
+    /// Approve a new device of yours, and print the code that makes it one
+    #[command(
+        after_help = "Example:\n  tramline client --credentials ana.json approve --device PHONE\n\n\
+                      The code is good once, for ten minutes; on the new device: \
+                      tramline client link CODE --out phone.json --server https://HUB:8448"
+    )]
+    Approve {
+        /// The new device's id
+        #[arg(long, value_name = "ID")]
+        device: String,
+    },
+    /// Make this a linked device, with a code from `approve`
+    #[command(
+        after_help = "Example:\n  tramline client link AAAAA-BBBBB-CCCCC-DDDDD-EEEEE-FFFFF-GGGGG-HH222 \
+                      --out phone.json --server https://hub.example:8448"
+    )]
+    Link {
+        /// The code; case, spaces and hyphens do not matter
+        code: String,
+        /// The credential file to write; never over one that is there
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Where the hub's HTTPS is
+        #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:8448")]
+        server: String,
+        /// Trust only this certificate, in PEM; without it, the one whose key the code names
+        #[arg(id = "link_ca", long = "ca", value_name = "FILE")]
+        ca: Option<PathBuf>,
+    },
+    /// What a linked device has spent, day by day: bytes with headers, datagrams, wake-ups
+    #[command(after_help = "Example:\n  tramline client --credentials k1.json ledger")]
+    Ledger,
     /// End the session on the hub and take the access token out of the credential file
     #[command(after_help = "Example:\n  tramline client --credentials ana.json logout")]
     Logout,

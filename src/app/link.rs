@@ -24,7 +24,7 @@ use super::{
     operator::Request,
     output::{self, Format},
 };
-use crate::client::{Credentials, OscoreKeys, PskKeys};
+use crate::client::{Credentials, OscoreKeys, PskKeys, thin::StateDir};
 
 /// Links a device and says how to go on.
 pub async fn link(
@@ -34,7 +34,11 @@ pub async fn link(
     format: Format,
 ) -> Result<(), Failure> {
     let beside = args.client.and_then(|client| beside(client, &args.out));
-    for path in [Some(&args.out), beside.as_ref()].into_iter().flatten() {
+    let state = StateDir::path_of(&args.out);
+    for path in [Some(&args.out), Some(&state), beside.as_ref()]
+        .into_iter()
+        .flatten()
+    {
         must_be_new(path)?;
     }
     let keys = DeviceKeys::make(args.client).map_err(|error| failed("LINK_KEYS", &error))?;
@@ -89,7 +93,7 @@ async fn link_and_write(
     written
 }
 
-fn credentials_of(told: Json, keys: &DeviceKeys) -> Result<Credentials, Failure> {
+pub(super) fn credentials_of(told: Json, keys: &DeviceKeys) -> Result<Credentials, Failure> {
     let mut credentials: Credentials =
         serde_json::from_value(told).map_err(|error| failed("LINK_ANSWER", &error))?;
     if let Some(edhoc) = &mut credentials.edhoc {
@@ -111,6 +115,10 @@ fn write(
     credentials
         .write(&args.out)
         .map_err(|error| failed("LINK_FILE", &error))?;
+    // Where another program is the device, this one does not know which numbers that has used.
+    if args.client.is_none() {
+        StateDir::begin(&args.out, credentials).map_err(|error| failed("LINK_FILE", &error))?;
+    }
     let door = door_of(args.client, credentials);
     let command = match (args.client, beside) {
         (Some(ForClient::Aiocoap), Some(dir)) => {
@@ -195,17 +203,17 @@ fn for_aioquic(keys: &DeviceKeys, door: &str, dir: &Path) -> io::Result<String> 
 }
 
 /// The keys a new device has made itself.
-struct DeviceKeys {
-    edhoc: EdhocKey,
+pub(super) struct DeviceKeys {
+    pub(super) edhoc: EdhocKey,
     quic_pkcs8: Vec<u8>,
-    quic_spki: Vec<u8>,
+    pub(super) quic_spki: Vec<u8>,
     quic_pem: String,
     /// Self-signed, for programs that show nothing else.
     quic_certificate: String,
 }
 
 impl DeviceKeys {
-    fn make(client: Option<ForClient>) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(super) fn make(client: Option<ForClient>) -> Result<Self, Box<dyn std::error::Error>> {
         let edhoc = EdhocKey::generate()?;
         if client == Some(ForClient::Aioquic) {
             // P-256, which every TLS library signs with.
@@ -242,7 +250,7 @@ fn beside(client: ForClient, out: &Path) -> Option<PathBuf> {
     Some(path.into())
 }
 
-fn must_be_new(path: &Path) -> Result<(), Failure> {
+pub(super) fn must_be_new(path: &Path) -> Result<(), Failure> {
     if path.symlink_metadata().is_err() {
         return Ok(());
     }
