@@ -61,7 +61,12 @@ fn context_of(stored: &OscoreLink) -> Result<SecurityContext, DeriveError> {
     } else {
         SecurityContext::resumed(&parameters, stored.reserved_below)
     };
-    Ok(context?.observe_outside(OuterObserve::Empty))
+    let outer = if stored.outer_observe_counted {
+        OuterObserve::Counted
+    } else {
+        OuterObserve::Empty
+    };
+    Ok(context?.observe_outside(outer))
 }
 
 impl Link for Udp {

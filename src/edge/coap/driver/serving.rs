@@ -239,7 +239,6 @@ impl<L: Link> Driver<L> {
         let Some(serving) = &mut self.serving else {
             return;
         };
-        serving.devices.pushes.heard(now, &rung.users);
         if !rung.revoked.is_nothing() {
             serving.revocations += 1;
             if rung.revoked == Which::All && L::KEEPS {
@@ -247,6 +246,13 @@ impl<L: Link> Driver<L> {
                 tokio::spawn(read_back(links, report, None, serving.revocations));
             }
             self.link.revoke(now, &rung.revoked);
+            // Before anything is asked for them.
+            while let Some(arrived) = self.link.poll_arrived() {
+                self.arrived(now, arrived);
+            }
+        }
+        if let Some(serving) = &mut self.serving {
+            serving.devices.pushes.heard(now, &rung.users);
         }
         self.sweep(now);
     }
