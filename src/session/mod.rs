@@ -3,5 +3,6 @@
 //! [`oscore`] for messages protected end to end, in [`lab`] for a bad link to try them on.
 
 pub mod coap;
+pub mod framed;
 pub mod lab;
 pub mod oscore;

@@ -12,8 +12,9 @@ use crate::{
     store::{
         AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
         EventNid, EventRecord, Kinds, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
-        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid, RoomRecord, Rooms,
-        SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey, UserRecord, UserSummary,
+        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid,
+        RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
+        UserRecord, UserSummary,
     },
 };
 

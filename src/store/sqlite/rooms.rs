@@ -17,8 +17,9 @@ use crate::{
     base::{EventHash, Position, Seq},
     room::{Membership, StateKey},
     store::{
-        AliasRecord, EventNid, EventRecord, Kinds, ListedRecord, LogRecord, MembershipRecord, Order,
-        ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
+        AliasRecord, EventNid, EventRecord, Kinds, ListedRecord, LogRecord, MembershipRecord,
+        Order, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError, Totals, TxnAnswer,
+        TxnKey,
     },
 };
 
