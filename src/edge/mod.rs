@@ -10,13 +10,17 @@
 //!
 //! ```text
 //! http::serve(TcpListener, watch of tls::server_config(…), Https { front, limits, well_known }, shutdown)
+//! quic::serve(quic::open(UdpSocket, Quic { front, answering, links, key, certificate, limits })?, shutdown)
 //! coap::serve(coap::bind(address, exposure)?, Coap { front, clock, rng, timers, limits }, shutdown)
 //! ```
 
 pub mod client_api;
 pub mod coap;
+mod files;
 pub mod front;
 pub mod http;
+pub mod linked;
+pub mod quic;
 
 #[cfg(test)]
 mod fake;
