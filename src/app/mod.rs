@@ -10,6 +10,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+#[cfg(test)]
+mod door_tests;
 pub mod failure;
 pub mod init;
 pub mod keys;

@@ -86,7 +86,11 @@ pub struct QuicSession {
 
 impl Quic {
     /// The way to the hub at `hub`, which must have the key `hub_spki`; the device has `key` (PKCS#8).
-    pub fn new(hub: SocketAddr, hub_spki: &[u8], key: &PrivateKeyDer<'_>) -> Result<Self, QuicError> {
+    pub fn new(
+        hub: SocketAddr,
+        hub_spki: &[u8],
+        key: &PrivateKeyDer<'_>,
+    ) -> Result<Self, QuicError> {
         let provider = Arc::new(ring::default_provider());
         let key = ring::sign::any_supported_type(key).map_err(QuicError::Key)?;
         let spki = key.public_key().ok_or_else(|| {
@@ -247,7 +251,9 @@ impl QuicSession {
         };
         let mut message = Framed::new(head.code);
         message.options = head.options;
-        let response = message.into_response().ok_or(QuicError::NoAnswer(head.code))?;
+        let response = message
+            .into_response()
+            .ok_or(QuicError::NoAnswer(head.code))?;
         if response.code != Code::TOO_EARLY {
             piece(head.payload)?;
         }
@@ -387,5 +393,13 @@ impl ServerCertVerifier for Pinned {
 
     fn requires_raw_public_keys(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+impl QuicSession {
+    /// For tests that do what no client should.
+    pub(crate) const fn raw(&self) -> &Connection {
+        &self.connection
     }
 }

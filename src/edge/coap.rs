@@ -7,7 +7,7 @@
 //! unless it is told otherwise.
 
 mod observe;
-mod profile;
+pub(super) mod profile;
 mod sticky;
 #[cfg(test)]
 mod tests;

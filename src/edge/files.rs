@@ -174,7 +174,7 @@ async fn held(mut head: Response, mut body: ByteStream) -> Response {
 fn origin(who: &Who, request: crate::api::RequestId) -> Origin {
     Origin {
         door: who.door,
-        address: Some(who.address.ip()),
+        address: who.address.map(|address| address.ip()),
         request,
         credentials: Credentials::Device(who.device.clone()),
     }

@@ -21,6 +21,8 @@ pub mod front;
 pub mod http;
 pub mod linked;
 pub mod quic;
+pub mod thin;
+pub mod wake;
 
 #[cfg(test)]
 mod fake;

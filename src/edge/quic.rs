@@ -10,8 +10,6 @@ mod connection;
 mod hello;
 mod sessions;
 mod stream;
-#[cfg(test)]
-mod tests;
 mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -29,11 +27,7 @@ use tokio::{
 };
 
 use self::{connection::Connection, sessions::Sessions};
-use super::{
-    Front,
-    files::Files,
-    linked::Answering,
-};
+use super::{Front, files::Files, linked::Answering};
 use crate::api::Links;
 
 pub use tls::{ALPN_RAW_KEYS, ALPN_X509, HubKey, KeyError};

@@ -3,13 +3,15 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
 
 use metrics::counter;
-use quinn::{Connecting, RecvStream, VarInt, ZeroRttAccepted, crypto::rustls::HandshakeData};
+use quinn::{
+    Connecting, RecvStream, UdpStats, VarInt, ZeroRttAccepted, crypto::rustls::HandshakeData,
+};
 use rustls::pki_types::CertificateDer;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
@@ -19,7 +21,11 @@ use tokio::{
 use super::{Shared, sessions::Session, stream::Exchange, tls};
 use crate::{
     api::{DeviceName, Door},
-    session::framed::{Decoder, Settings, Signal},
+    edge::linked::Who,
+    session::{
+        framed::{Decoder, Settings, Signal},
+        ledger::Traffic,
+    },
 };
 
 /// The hub goes; the device may come back.
@@ -48,6 +54,8 @@ pub(super) struct Link {
     /// The largest message the device takes, in bytes; 0: it has not said.
     pub(super) message_bytes_max: AtomicU32,
     pub(super) stopping: watch::Receiver<bool>,
+    /// What was counted already: from the device, and to it.
+    counted: Mutex<(UdpStats, UdpStats)>,
     _session: Session,
 }
 
@@ -88,8 +96,10 @@ impl Connection {
             device,
             message_bytes_max: AtomicU32::new(0),
             stopping,
+            counted: Mutex::default(),
             _session: session,
         });
+        link.count(CONNECTION);
         link.serve().await;
     }
 }
@@ -148,24 +158,22 @@ impl Link {
         };
         if let Some(error) = reason {
             tracing::debug!(peer = %self.peer(), %error, "connection ended");
-            exchanges.shutdown().await;
-        } else {
-            // observers are told, requests are answered; the door cuts what takes too long
-            while exchanges.join_next().await.is_some() {}
-            self.connection.close(GONE, b"");
         }
-        self.count();
+        // observers are told, requests are answered; the door cuts what takes too long
+        while exchanges.join_next().await.is_some() {}
+        self.connection.close(GONE, b"");
+        self.count(CONNECTION);
     }
 
     pub(super) fn peer(&self) -> SocketAddr {
         self.connection.remote_address()
     }
 
-    pub(super) fn who(&self) -> super::super::linked::Who {
-        super::super::linked::Who {
+    pub(super) fn who(&self) -> Who {
+        Who {
             device: self.device.clone(),
             door: Door::Quic,
-            address: self.peer(),
+            address: Some(self.peer()),
         }
     }
 
@@ -199,17 +207,31 @@ impl Link {
         }
     }
 
-    /// Adds what the connection has carried to the metrics.
-    fn count(&self) {
+    /// Counts what the connection has carried since the last time, for the operation that was done
+    /// now. With several at a time bytes may be another's; the sum is right.
+    pub(super) fn count(&self, operation: &'static str) {
         let stats = self.connection.stats();
-        for (direction, udp) in [("up", stats.udp_rx), ("down", stats.udp_tx)] {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *counted, (stats.udp_rx, stats.udp_tx));
+        drop(counted);
+        let since = |direction, now: UdpStats, before: UdpStats| {
+            let datagrams = now.datagrams - before.datagrams;
+            let bytes = now.bytes - before.bytes;
             counter!("tramline_datagrams_total", "door" => "quic", "direction" => direction)
-                .increment(udp.datagrams);
+                .increment(datagrams);
             counter!("tramline_datagram_bytes_total", "door" => "quic", "direction" => direction)
-                .increment(udp.bytes);
-        }
+                .increment(bytes);
+            Traffic::datagrams(&self.peer(), datagrams, bytes)
+        };
+        let up = since("up", stats.udp_rx, before.0);
+        let down = since("down", stats.udp_tx, before.1);
+        let answering = &self.shared.answering;
+        answering.count(&self.device, operation, up, down);
     }
 }
+
+/// What handshakes, acknowledgements and goodbyes are counted as.
+const CONNECTION: &str = "Connection";
 
 /// The largest signal, in bytes: a CSM has a dozen, an abort a sentence.
 const SIGNAL_BYTES_MAX: usize = 1152;

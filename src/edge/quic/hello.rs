@@ -6,12 +6,10 @@
 use std::{any::Any, sync::Arc};
 
 use quinn::crypto::{
-    self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig as _, Session,
-    UnsupportedVersion, rustls::QuicServerConfig,
+    self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig as _,
+    Session, UnsupportedVersion, rustls::QuicServerConfig,
 };
-use quinn_proto::{
-    ConnectionId, Side, TransportError, transport_parameters::TransportParameters,
-};
+use quinn_proto::{ConnectionId, Side, TransportError, transport_parameters::TransportParameters};
 
 use super::tls::ALPN_X509;
 
@@ -228,7 +226,13 @@ mod tests {
             [length.as_slice(), bytes].concat()
         };
         let names = with_u16(&with_u8(alpn));
-        let extensions = [&[0, 43], &with_u16(&[2, 3, 4])[..], &[0, 16], &with_u16(&names)].concat();
+        let extensions = [
+            &[0, 43],
+            &with_u16(&[2, 3, 4])[..],
+            &[0, 16],
+            &with_u16(&names),
+        ]
+        .concat();
         let body = [
             vec![3; VERSION_AND_RANDOM_BYTES],
             with_u8(&[]),

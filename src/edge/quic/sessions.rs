@@ -53,7 +53,11 @@ impl Sessions {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let mut all = self.sessions.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .sessions
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = all.get_mut(&self.device) {
             own.retain(|connection| connection.stable_id() != self.id);
             if own.is_empty() {

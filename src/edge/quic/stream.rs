@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use metrics::counter;
-use quinn::{RecvStream, SendStream, VarInt, WriteError};
+use quinn::{ConnectionError, RecvStream, SendStream, VarInt, WriteError};
 
 use super::connection::{Link, MALFORMED};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     base::limits::BODY_BYTES_MAX,
     edge::{
         files::{File, Given},
-        linked::{Watching, is_replayable, refused},
+        linked::{PUSH, Watching, is_replayable, refused},
     },
     session::{
         coap::{Request, Response},
@@ -95,7 +95,9 @@ impl Exchange {
             return self.answer(&Response::new(Code::TOO_EARLY), form).await;
         }
         if let Some(file) = File::of(&request) {
-            return self.file(file, request).await;
+            let outcome = self.file(file, request).await;
+            self.link.count("File");
+            return outcome;
         }
         if !self.whole_body(&mut request).await? {
             self.refuse_body();
@@ -104,13 +106,21 @@ impl Exchange {
         }
         let link = Arc::clone(&self.link);
         let answered = link.shared.answering.answer(&link.who(), &request).await;
-        match answered.watching {
-            Some(watching) if observe == Observe::Register => {
+        let operation = answered.operation;
+        let outcome = match answered.watching {
+            Some(mut watching) if observe == Observe::Register => {
                 let first = answered.response.observing();
-                self.observe(first, watching).await
+                let outcome = self.observe(first, operation, watching.as_mut()).await;
+                let reason = link.connection.close_reason();
+                if matches!(reason, Some(ConnectionError::TimedOut)) {
+                    watching.gave_up();
+                }
+                outcome
             }
             _ => self.answer(&answered.response, form).await,
-        }
+        };
+        link.count(operation);
+        outcome
     }
 
     /// Reads up to the body.
@@ -202,9 +212,11 @@ impl Exchange {
     async fn observe(
         &mut self,
         first: Response,
-        mut watching: Box<dyn Watching>,
+        operation: &'static str,
+        watching: &mut dyn Watching,
     ) -> Result<(), Broken> {
         self.tell(&first, Form::Prefixed).await?;
+        self.link.count(operation);
         let mut stopping = self.link.stopping.clone();
         let stopped = self.send.stopped();
         tokio::pin!(stopped);
@@ -216,6 +228,7 @@ impl Exchange {
             };
             let Some(news) = news else { break };
             self.tell(&news, Form::Prefixed).await?;
+            self.link.count(PUSH);
             if !news.code.is_success() {
                 break;
             }

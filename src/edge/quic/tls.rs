@@ -12,7 +12,8 @@ use rustls::{
     SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{
-        WebPkiSupportedAlgorithms, ring, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+        WebPkiSupportedAlgorithms, ring, verify_tls13_signature,
+        verify_tls13_signature_with_raw_key,
     },
     pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime},
     server::{
@@ -132,11 +133,15 @@ impl Form {
     }
 
     /// The key in what the client showed.
-    fn spki(self, shown: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, TlsError> {
+    fn spki(
+        self,
+        shown: &CertificateDer<'_>,
+    ) -> Result<SubjectPublicKeyInfoDer<'static>, TlsError> {
         match self {
             Self::RawKey => Ok(SubjectPublicKeyInfoDer::from(shown.to_vec())),
-            Self::X509 => ParsedCertificate::try_from(shown)
-                .map(|parsed| parsed.subject_public_key_info()),
+            Self::X509 => {
+                ParsedCertificate::try_from(shown).map(|parsed| parsed.subject_public_key_info())
+            }
         }
     }
 }
