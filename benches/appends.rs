@@ -21,7 +21,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Desk, Failed, Limit, Report, device, disk, median, message, now, rate, user};
+use common::{
+    Desk, Failed, Limit, Report, cpu_seconds, device, disk, median, message, now, rate, user,
+};
 use ruma::{OwnedRoomId, OwnedUserId};
 use sha2::{Digest as _, Sha256};
 use sqlx::{
@@ -67,9 +69,14 @@ async fn compare(report: &mut Report, senders: usize, rooms: usize) -> Result<()
     let mut bare = File::create(dir.path().join("bare"))?;
     let (mut ratios, mut rates) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
     let mut batches = Vec::new();
+    let (mut whole_costs, mut raw_costs) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let (whole, batch) = whole.round(ROUND).await?;
-        let raw_rate = raw.round(ROUND).await?;
+        let cpu = Cpu::now()?;
+        let (whole, batch, sent) = whole.round(ROUND).await?;
+        whole_costs.push(cpu.micros_each(sent)?);
+        let cpu = Cpu::now()?;
+        let (raw_rate, written) = raw.round(ROUND).await?;
+        raw_costs.push(cpu.micros_each(written)?);
         let bare = synced(&mut bare, raw.bytes_per_commit(), senders)?;
         ratios.push(whole / raw_rate);
         batches.push(batch);
@@ -79,6 +86,7 @@ async fn compare(report: &mut Report, senders: usize, rooms: usize) -> Result<()
     }
     let [whole_rate, raw_rate, bare_rate] = rates.map(median);
     let name = format!("appends, {senders} senders, {rooms} rooms");
+    let [whole_cost, raw_cost] = [whole_costs, raw_costs].map(median);
     let figure = format!(
         "writer {whole_rate:.0}/s ({:.0} a commit), raw {raw_rate:.0}/s",
         median(batches)
@@ -89,6 +97,13 @@ async fn compare(report: &mut Report, senders: usize, rooms: usize) -> Result<()
         Limit::None
     };
     report.line(&name, &figure, ("writer/raw", median(ratios)), limit);
+    let figure = format!("CPU µs an event: writer {whole_cost:.0}, raw {raw_cost:.0}");
+    report.line(
+        "",
+        &figure,
+        ("writer/raw", whole_cost / raw_cost),
+        Limit::None,
+    );
     let figure = format!("write and fdatasync {bare_rate:.0}/s");
     report.line(
         "",
@@ -97,6 +112,22 @@ async fn compare(report: &mut Report, senders: usize, rooms: usize) -> Result<()
         Limit::None,
     );
     whole.close().await
+}
+
+/// User and system time of this process from some point on. Where others use the same cores it
+/// tells more than a rate.
+struct Cpu(f64);
+
+impl Cpu {
+    fn now() -> Result<Self, Failed> {
+        Ok(Self(cpu_seconds(std::process::id())?))
+    }
+
+    /// What each of `count` events has cost.
+    fn micros_each(&self, count: u64) -> Result<f64, Failed> {
+        let spent = cpu_seconds(std::process::id())? - self.0;
+        Ok(1e6 / rate(count, Duration::from_secs_f64(spent.max(1e-6))))
+    }
 }
 
 /// The writer with senders that each wait for their answer.
@@ -125,8 +156,8 @@ impl Whole {
         })
     }
 
-    /// Events per second, and per commit.
-    async fn round(&self, span: Duration) -> Result<(f64, f64), Failed> {
+    /// Events per second, and per commit, and how many.
+    async fn round(&self, span: Duration) -> Result<(f64, f64, u64), Failed> {
         let stop = Arc::new(AtomicBool::new(false));
         let commits = self.desk.writer.stats().commits.load(Ordering::Relaxed);
         let before = self.sent.load(Ordering::Relaxed);
@@ -147,6 +178,7 @@ impl Whole {
         Ok((
             rate(sent, time),
             rate(sent, Duration::from_secs(commits.max(1))),
+            sent,
         ))
     }
 
@@ -328,13 +360,14 @@ impl Raw {
         self.senders * (json.len() + endpoint.len() + answer.len() + REST_OF_ROWS)
     }
 
-    async fn round(&mut self, span: Duration) -> Result<f64, Failed> {
+    /// Events per second, and how many.
+    async fn round(&mut self, span: Duration) -> Result<(f64, u64), Failed> {
         let (began, mut written) = (now(), 0);
         while began.elapsed() < span {
             self.commit().await?;
             written += self.senders as u64;
         }
-        Ok(rate(written, began.elapsed()))
+        Ok((rate(written, began.elapsed()), written))
     }
 
     /// One message of each sender.

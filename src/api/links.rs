@@ -45,6 +45,9 @@ pub struct OscoreLink {
     pub sender_id: Vec<u8>,
     /// Sender sequence numbers below this may have been used.
     pub reserved_below: u64,
+    /// Whether the device orders notifications by the outer Observe option, which then counts.
+    /// Fixed when it is linked; [`Links::renew_oscore`] does not change it.
+    pub outer_observe_counted: bool,
 }
 
 /// What a device linked by EDHOC is recognised by.

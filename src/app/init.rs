@@ -83,6 +83,7 @@ fn contents(name: &ServerName) -> Result<Vec<Item>, Failure> {
         .map_err(|error| Failure::failed("INIT", format!("cannot make a certificate: {error}")))?;
     let no_chance = |error| Failure::failed("INIT", format!("no randomness: {error}"));
     let signing_key = keys::generate().map_err(no_chance)?;
+    let quic_key = keys::generate().map_err(no_chance)?;
     let token = admin_token().map_err(no_chance)?;
     let item = |path, mode, text| Item { path, mode, text };
     Ok(vec![
@@ -90,6 +91,7 @@ fn contents(name: &ServerName) -> Result<Vec<Item>, Failure> {
         item("keys/signing.pem", 0o600, Some(signing_key)),
         item("keys/https.cert.pem", 0o644, Some(certificate)),
         item("keys/https.key.pem", 0o600, Some(key)),
+        item("keys/quic.key", 0o600, Some(quic_key)),
         item("keys/admin.token", 0o600, Some(token)),
         item("store", 0o700, None),
         item("run", 0o700, None),
@@ -274,6 +276,7 @@ mod tests {
             "tramline.toml",
             "keys/signing.pem",
             "keys/https.key.pem",
+            "keys/quic.key",
             "keys/admin.token",
         ] {
             assert_eq!(mode(&dir.path().join(name)), 0o600, "{name}");

@@ -89,6 +89,12 @@ const METRICS: &[Metric] = &[
         meaning: "Requests in QUIC's early data, by outcome: answered, or too early (asked again later).",
     },
     Metric {
+        name: "tramline_changed_events_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Stored events that were changed on disk and not delivered.",
+    },
+    Metric {
         name: "tramline_commits_total",
         kind: Kind::Counter,
         unit: Unit::Count,

@@ -157,6 +157,7 @@ impl OpenHub {
             clock: Arc::new(SystemClock::new()),
             rng: Box::new(clock::rng()),
             settings: settings(config, &material.tokens),
+            edhoc_public_x: [0; 32],
         })
         .await
         .map_err(|error| Failure::failed("STORE", with_causes(&error)))?;

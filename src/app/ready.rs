@@ -25,6 +25,12 @@ pub struct Listening {
     /// The CoAP door.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub coap: Vec<SocketAddr>,
+    /// The CoAP door behind DTLS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub coaps: Vec<SocketAddr>,
+    /// The QUIC door.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub quic: Vec<SocketAddr>,
     /// The operator's listener.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub admin: Vec<SocketAddr>,
@@ -64,6 +70,8 @@ mod tests {
                 "127.0.0.1:5683".parse().unwrap(),
                 "[::1]:5683".parse().unwrap(),
             ],
+            coaps: vec!["127.0.0.1:5684".parse().unwrap()],
+            quic: vec!["127.0.0.1:8449".parse().unwrap()],
             admin: Vec::new(),
         };
 
@@ -72,7 +80,7 @@ mod tests {
         assert_eq!(
             line,
             format!(
-                r#"{{"event":"ready","version":"{}","server_name":"hub.example","pid":{},"listen":{{"https":["127.0.0.1:8448"],"coap":["127.0.0.1:5683","[::1]:5683"]}}}}"#,
+                r#"{{"event":"ready","version":"{}","server_name":"hub.example","pid":{},"listen":{{"https":["127.0.0.1:8448"],"coap":["127.0.0.1:5683","[::1]:5683"],"coaps":["127.0.0.1:5684"],"quic":["127.0.0.1:8449"]}}}}"#,
                 env!("CARGO_PKG_VERSION"),
                 std::process::id()
             )

@@ -6,14 +6,14 @@ use std::{
 };
 
 use rustls::server::ResolvesServerCert;
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio::{net::UdpSocket, sync::watch, task::JoinSet, time::timeout};
 
 use super::{
     admin::{self, Health},
     clock::{self, SystemClock},
     config::{self, Config, Inputs, PlainCoap},
     failure::Failure,
-    keys::SigningKey,
+    keys::{self, SigningKey},
     listen::Listeners,
     notify::Notify,
     open::OpenHub,
@@ -23,16 +23,20 @@ use super::{
     reload::{Reloader, SharedTokens, Tokens},
     signals::{Signal, Signals},
     telemetry::{self, Telemetry},
-    tls::Certificate,
+    tls::{self, Certificate},
 };
 use crate::{
-    api::Service,
+    api::{Links, Service},
     edge::{
         self, Front,
         coap::Coap,
+        coaps::{self, Coaps},
         http::{Https, WellKnown},
+        linked::{Answering, Linked},
+        quic::{self, HubKey, Quic},
+        thin::{Reach, Thin},
     },
-    session::coap::Timers,
+    session::{coap::Timers, dtls},
     wire::matrix::ServerKey,
 };
 
@@ -141,6 +145,10 @@ pub struct Material {
     pub signing_key: Arc<ServerKey>,
     /// What the HTTPS door shows.
     pub certificate: Option<Arc<Certificate>>,
+    /// What the DTLS door shows.
+    pub dtls_certificate: Option<dtls::Certificate>,
+    /// What devices know the hub by on QUIC.
+    pub quic_key: Option<HubKey>,
     /// Secrets that a reload replaces.
     pub tokens: SharedTokens,
 }
@@ -158,10 +166,23 @@ impl Material {
                 read.map_err(|error| Failure::usage("CERTIFICATE", error))?,
             ))
         };
+        let dtls_certificate = if config.coaps.listen.addresses().is_empty() {
+            None
+        } else {
+            let read = tls::for_dtls(&config.coaps);
+            Some(read.map_err(|error| Failure::usage("CERTIFICATE", error))?)
+        };
+        let quic_key = if config.quic.listen.addresses().is_empty() {
+            None
+        } else {
+            Some(keys::quic_key(config.quic.key_file.as_ref())?)
+        };
         let tokens = Arc::new(RwLock::new(Tokens::read(config)?));
         Ok(Self {
             signing_key,
             certificate,
+            dtls_certificate,
+            quic_key,
             tokens,
         })
     }
@@ -177,7 +198,9 @@ fn open_doors(
     telemetry: &Telemetry,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Failure> {
-    let front = Front::new(Arc::clone(&hub.hub) as Arc<dyn Service>);
+    let dtls_address = listeners.coaps.first().map(UdpSocket::local_addr);
+    let dtls_port = dtls_address.and_then(|address| Some(address.ok()?.port()));
+    let front = Front::telling(Arc::clone(&hub.hub) as Arc<dyn Service>, dtls_port);
     if config.coap.plain == PlainCoap::Any && !listeners.coap.is_empty() {
         tracing::warn!("plain CoAP from anywhere: passwords and tokens cross the network in clear");
     }
@@ -195,22 +218,32 @@ fn open_doors(
         }
     }
     for socket in listeners.coap {
-        let door = Coap {
-            front: Arc::clone(&front),
-            clock: Arc::new(SystemClock::new()),
-            rng: Box::new(clock::rng()),
-            timers: Timers::default(),
-            limits: edge::coap::Limits {
-                drain: config.limits.drain.0,
-                ..edge::coap::Limits::default()
-            },
-        };
-        let served = edge::coap::serve(socket, door, stopping.clone());
+        let served = edge::coap::serve(socket, coap_door(&front, config), stopping.clone());
         doors.spawn(async move {
             served.await;
             Ok(())
         });
     }
+    for socket in listeners.coaps {
+        let door = Coaps {
+            coap: coap_door(&front, config),
+            dtls: dtls::ServerConfig {
+                certificate: material.dtls_certificate.clone(),
+                psk: None, // nobody is linked in this release
+                limits: dtls::Limits::default(),
+            },
+            base: clock::instant(),
+        };
+        let served = coaps::serve(socket, door, stopping.clone()).map_err(|error| {
+            let fix = "`coaps.cert_file` and `coaps.key_file` name a pair, `coaps.listen = \"off\"` needs none";
+            Failure::usage("CERTIFICATE", format!("{error}; {fix}"))
+        })?;
+        doors.spawn(async move {
+            served.await;
+            Ok(())
+        });
+    }
+    open_quic(doors, listeners.quic, (hub, &front), material, config, stopping)?;
     let service = Arc::clone(&hub.hub);
     let health = Health {
         ready: Arc::new(move || service.ready()),
@@ -228,6 +261,62 @@ fn open_doors(
         });
     }
     Ok(())
+}
+
+/// The QUIC door, and what pushes news through it.
+fn open_quic(
+    doors: &mut JoinSet<Result<(), Failure>>,
+    sockets: Vec<UdpSocket>,
+    (hub, front): (&OpenHub, &Arc<Front>),
+    material: &Material,
+    config: &Config,
+    stopping: &watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    let Some(key) = &material.quic_key else {
+        return Ok(());
+    };
+    let links = Arc::clone(&hub.hub) as Arc<dyn Links>;
+    let clock = Arc::new(SystemClock::new());
+    let thin = Thin::new(Arc::clone(front), Arc::clone(&links), clock.clone(), Reach::new());
+    let (linked, pusher) = Linked::new(thin, &links, clock);
+    tokio::spawn(pusher); // ends with the doors that hold `linked`
+    let certificate = material.certificate.clone();
+    for socket in sockets {
+        let door = Quic {
+            front: Arc::clone(front),
+            answering: Arc::clone(&linked) as Arc<dyn Answering>,
+            links: Arc::clone(&links),
+            key: key.clone(),
+            certificate: certificate.clone().map(|shown| shown as Arc<dyn ResolvesServerCert>),
+            limits: quic::Limits {
+                idle: config.quic.idle.0,
+                drain: config.limits.drain.0,
+                ..quic::Limits::default()
+            },
+        };
+        let failed = |error: &dyn std::fmt::Display| Failure::failed("QUIC", error.to_string());
+        let socket = socket.into_std().map_err(|error| failed(&error))?;
+        let bound = quic::open(socket, door).map_err(|error| failed(&error))?;
+        let served = quic::serve(bound, stopping.clone());
+        doors.spawn(async move {
+            served.await;
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
+    Coap {
+        front: Arc::clone(front),
+        clock: Arc::new(SystemClock::new()),
+        rng: Box::new(clock::rng()),
+        timers: Timers::default(),
+        limits: edge::coap::Limits {
+            drain: config.limits.drain.0,
+            ..edge::coap::Limits::default()
+        },
+    }
 }
 
 fn https_door(front: &Arc<Front>, config: &Config) -> Https {

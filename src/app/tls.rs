@@ -1,4 +1,5 @@
-//! The HTTPS door's certificate: read from files, replaced by a reload without dropping anyone.
+//! The doors' certificates: read from files. HTTPS's is replaced by a reload without dropping
+//! anyone; DTLS's waits for a restart.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,22 +14,27 @@ use rustls::{
 };
 use thiserror::Error;
 
-use super::config::Https;
+use super::config::{Coaps, Https};
+use crate::session::dtls;
 
 /// Why a certificate cannot be used.
 #[derive(Debug, Error)]
 pub enum CertificateError {
     /// The certificate file.
-    #[error("`https.cert_file`: {}: {reason}; `tramline init` makes a pair for this machine", path.display())]
+    #[error("`{section}.cert_file`: {}: {reason}; `tramline init` makes a pair for this machine", path.display())]
     Chain {
+        /// The section that names it.
+        section: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
     /// The key file.
-    #[error("`https.key_file`: {}: {reason}", path.display())]
+    #[error("`{section}.key_file`: {}: {reason}", path.display())]
     Key {
+        /// The section that names it.
+        section: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -73,7 +79,22 @@ impl ResolvesServerCert for Certificate {
 }
 
 fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, CertificateError> {
+    let (chain, key) = pair("https", chain, key)?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(CertificateError::Pair)
+}
+
+/// What the DTLS door shows: the first certificate of its file, since it shows no chain.
+pub fn for_dtls(coaps: &Coaps) -> Result<dtls::Certificate, CertificateError> {
+    let (chain, key) = pair("coaps", coaps.cert_file.as_ref(), coaps.key_file.as_ref())?;
+    let leaf = chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
+    Ok(dtls::Certificate::new(leaf, key.secret_der()))
+}
+
+type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn pair(section: &'static str, chain: &Path, key: &Path) -> Result<Pair, CertificateError> {
     let chain_error = |reason: String| CertificateError::Chain {
+        section,
         path: chain.to_owned(),
         reason,
     };
@@ -84,11 +105,11 @@ fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, CertificateEr
         return Err(chain_error("no certificate in it".to_owned()));
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| CertificateError::Key {
+        section,
         path: key.to_owned(),
         reason: error.to_string(),
     })?;
-    CertifiedKey::from_der(certificates, private, &ring::default_provider())
-        .map_err(CertificateError::Pair)
+    Ok((certificates, private))
 }
 
 #[cfg(test)]

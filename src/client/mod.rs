@@ -16,7 +16,9 @@ use std::{fmt::Display, sync::Arc};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde_json::{Map, Value, json};
 
-pub use credentials::{Credentials, CredentialsError, ServerInfo};
+pub use credentials::{
+    Credentials, CredentialsError, EdhocKeys, OscoreKeys, PskKeys, QuicKeys, ServerInfo,
+};
 pub use error::ClientError;
 pub use ledger::{Cost, Ledger};
 pub use target::{Target, TargetError};

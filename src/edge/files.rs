@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use super::{
     Front,
     front::{self, Told},
-    linked::{Who, refused},
+    thin::{Who, refused},
 };
 use crate::{
     api::{ByteStream, Code as Refused, Credentials, MediaObject, Origin, Refusal, Upload},

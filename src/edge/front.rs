@@ -13,10 +13,14 @@ use std::{
 
 use futures_util::FutureExt as _;
 use metrics::{counter, histogram};
+use serde_json::{Value, json};
 use tracing::Instrument as _;
 
-use super::client_api::ClientApi;
-use crate::api::{Door, Refusal, RequestId, Service};
+use super::client_api::{Answer, ClientApi};
+use crate::{
+    api::{Door, Refusal, Reply, RequestId, Service},
+    wire::{keys, paths},
+};
 
 /// The hub as the doors see it.
 pub struct Front {
@@ -25,16 +29,46 @@ pub struct Front {
     /// The routes of the client API.
     pub api: ClientApi,
     requests: AtomicU64,
+    dtls_port: Option<u16>,
 }
 
 impl Front {
     /// One for all doors of a process: they share the request numbers.
     pub fn new(service: Arc<dyn Service>) -> Arc<Self> {
+        Self::telling(service, None)
+    }
+
+    /// The same for a hub that has a DTLS door, at this port.
+    pub fn telling(service: Arc<dyn Service>, dtls_port: Option<u16>) -> Arc<Self> {
         Arc::new(Self {
             service,
             api: ClientApi::new(),
             requests: AtomicU64::new(1),
+            dtls_port,
         })
+    }
+
+    /// The answer that a reply is. Which doors there are is no business of the hub's, so what
+    /// `/versions` says of them is added here.
+    // spec: msc3079 §Versioning
+    pub fn answer(&self, reply: Reply) -> Answer {
+        let port = self
+            .dtls_port
+            .filter(|_| matches!(reply, Reply::Versions(_)));
+        let mut answer = Answer::of(Ok(reply));
+        let body = port.and_then(|port| Some((port, serde_json::from_slice(&answer.body).ok()?)));
+        if let Some((port, Value::Object(mut body))) = body {
+            let tables = json!({
+                "dtls": port,
+                "cbor_enum_version": keys::VERSION,
+                "coap_enum_version": paths::VERSION,
+            });
+            for name in LOW_BANDWIDTH {
+                body.insert(name.to_owned(), tables.clone());
+            }
+            answer.body = Value::Object(body).to_string().into_bytes();
+        }
+        answer
     }
 
     /// The number of the next request.
@@ -144,3 +178,7 @@ const REQUESTS: &str = "tramline::request";
 fn stopwatch() -> Instant {
     Instant::now()
 }
+
+/// The member of `/versions` that says where low-bandwidth clients may go: the proposal's name
+/// while it is one, and the name it would have.
+const LOW_BANDWIDTH: [&str; 2] = ["org.matrix.msc3079.low_bandwidth", "m.low_bandwidth"];

@@ -197,7 +197,7 @@ impl Https {
                 let body = body.whole(self.limits.body).await?;
                 let command = found.command(&asked.query, &body)?;
                 let reply = self.front.service.ask(asked.origin, command).await?;
-                Ok(json_response(Answer::of(Ok(reply))))
+                Ok(json_response(self.front.answer(reply)))
             }
         }
     }

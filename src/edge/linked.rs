@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::thin::{Bell, Full, News, Pushes, Thin, Watch};
 use crate::{
-    api::{DeviceName, Links, Refusal},
+    api::{DeviceName, Links},
     base::Clock,
     session::{
         coap::{Request, Response},
@@ -24,7 +24,7 @@ use crate::{
         ledger::Traffic,
     },
     wire::{
-        coap::{Code, code_for_status, options},
+        coap::Code,
         thin::number,
     },
 };
@@ -316,19 +316,4 @@ pub(super) fn is_replayable(request: &Request, observe: Observe) -> bool {
 
 fn is_number(segment: &str) -> bool {
     number::of_segment(segment).is_some()
-}
-
-/// A refusal as the thin profile words it. spec: thin-profile §3
-pub(super) fn refused(refusal: &Refusal, method: Code) -> Response {
-    let code = code_for_status(refusal.status, method);
-    let words = format!("{} {}", refusal.code.errcode(), refusal.message);
-    let mut response = Response::new(code).saying(words);
-    if let Some(after) = refusal.retry_after {
-        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-        response
-            .options
-            .push_uint(options::number::MAX_AGE, seconds);
-    }
-    response
 }

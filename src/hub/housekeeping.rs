@@ -74,7 +74,7 @@ mod tests {
             txn: "t".to_owned(),
         };
         let write = Write::Txn {
-            key: key.clone(),
+            key: Arc::new(key.clone()),
             answer: TxnAnswer::Done,
             at: test.hub.now(),
         };

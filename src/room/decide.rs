@@ -56,8 +56,12 @@ pub(super) struct Wanted {
 impl Room {
     /// What has to be learnt before [`Room::decide`] can say something about the part.
     pub fn needs(&self, sender: &UserId, part: &Part) -> Needs {
-        let mut state = self.touched(sender, part);
-        state.retain(|key| !self.knows(key));
+        let mut state = Vec::new();
+        self.touched(sender, part, &mut |kind, key| {
+            if !self.knows(kind, key) {
+                state.push(StateKey::new(kind, key));
+            }
+        });
         state.sort_unstable();
         state.dedup();
         let event = match part {
@@ -68,13 +72,11 @@ impl Room {
         Needs { state, event }
     }
 
-    /// The state that the rules or the preconditions look at, known or not.
-    fn touched(&self, sender: &UserId, part: &Part) -> Vec<StateKey> {
-        let mut keys = vec![
-            StateKey::new("m.room.create", ""), // not among the auth events since v12
-            StateKey::new("m.room.power_levels", ""),
-            StateKey::member(sender),
-        ];
+    /// Names the state that the rules or the preconditions look at, known or not.
+    fn touched(&self, sender: &UserId, part: &Part, name: &mut dyn FnMut(&str, &str)) {
+        name("m.room.create", ""); // not among the auth events since v12
+        name("m.room.power_levels", "");
+        name("m.room.member", sender.as_str());
         let version = self.version();
         match part {
             Part::Event {
@@ -82,11 +84,13 @@ impl Room {
                 state_key: Some(key),
                 content,
             } => {
-                keys.extend(select(kind, sender, Some(key), content, version));
-                keys.push(StateKey::new(kind, key)); // it may say so already
+                for (kind, key) in select(kind, sender, Some(key), content, version) {
+                    name(kind, key);
+                }
+                name(kind, key); // it may say so already
             }
             Part::Event { kind, .. } if kind == "m.room.member" => {
-                keys.push(StateKey::new("m.room.join_rules", ""));
+                name("m.room.join_rules", "");
             }
             Part::Event { .. } | Part::Redact { .. } => {}
             Part::Member {
@@ -96,10 +100,11 @@ impl Room {
             } => {
                 let content = with_membership(content, *change);
                 let target = Some(target.as_str());
-                keys.extend(select("m.room.member", sender, target, &content, version));
+                for (kind, key) in select("m.room.member", sender, target, &content, version) {
+                    name(kind, key);
+                }
             }
         }
-        keys
     }
 
     /// Turns a part into its effects, or says why not. Everything [`Room::needs`] named must have
@@ -239,7 +244,10 @@ impl Room {
         let deepest = tips.iter().map(|(_, depth)| *depth).max().unwrap_or(0);
         let state_key = wanted.state_key.as_deref();
         let (kind, content) = (&wanted.kind, &wanted.content);
-        let auth = select(kind, sender, state_key, content, self.version());
+        let auth = select(kind, sender, state_key, content, self.version())
+            .into_iter()
+            .filter_map(|(kind, key)| Some(self.state(kind, key)?.id().clone()))
+            .collect();
         let fields = PduFields {
             room_id: self.id().clone(),
             kind: wanted.kind,
@@ -254,10 +262,7 @@ impl Room {
                 .take(PREV_EVENTS_MAX)
                 .map(|(id, _)| id.clone())
                 .collect(),
-            auth: auth
-                .iter()
-                .filter_map(|key| Some(self.state(&key.kind, &key.key)?.id().clone()))
-                .collect(),
+            auth,
         };
         let state = |kind: &str, key: &str| self.state(kind, key).cloned();
         check_auth(&fields, self.version(), &state)?;

@@ -30,7 +30,8 @@ pub struct Room {
     id: OwnedRoomId,
     version: Version,
     heads: Heads,
-    known: BTreeMap<StateKey, Option<Arc<Pdu>>>,
+    /// By type, then by state key: a look-up borrows both.
+    known: BTreeMap<String, BTreeMap<String, Option<Arc<Pdu>>>>,
 }
 
 /// What a part needs before it can be decided.
@@ -93,23 +94,26 @@ impl Room {
 
     /// A piece of current state; nothing when it is absent or was never learnt.
     pub fn state(&self, kind: &str, key: &str) -> Option<&Arc<Pdu>> {
-        self.known.get(&StateKey::new(kind, key))?.as_ref()
+        self.known.get(kind)?.get(key)?.as_ref()
     }
 
-    /// Whether `key` has been learnt.
-    pub fn knows(&self, key: &StateKey) -> bool {
-        self.known.contains_key(key)
+    /// Whether this piece of state has been learnt.
+    pub fn knows(&self, kind: &str, key: &str) -> bool {
+        self.known
+            .get(kind)
+            .is_some_and(|known| known.contains_key(key))
     }
 
     /// Takes a piece of current state as the store tells it; `None` when the room has none. What
     /// is already known stays: it may be newer than the store.
     pub fn learn(&mut self, key: StateKey, event: Option<Arc<Pdu>>) {
-        self.known.entry(key).or_insert(event);
+        let known = self.known.entry(key.kind).or_default();
+        known.entry(key.key).or_insert(event);
     }
 
     /// How many pieces of state are held in memory.
     pub fn known_len(&self) -> usize {
-        self.known.len()
+        self.known.values().map(BTreeMap::len).sum()
     }
 
     /// Puts an effect of [`Room::decide`] in force for the drafts after it. Gives the place in the
@@ -134,10 +138,8 @@ impl Room {
             tips: vec![(pdu.id().clone(), pdu.fields().depth)],
         };
         if let Some(key) = &pdu.fields().state_key {
-            self.known.insert(
-                StateKey::new(&pdu.fields().kind, key),
-                Some(Arc::clone(pdu)),
-            );
+            let known = self.known.entry(pdu.fields().kind.clone()).or_default();
+            known.insert(key.clone(), Some(Arc::clone(pdu)));
         }
         Applied { seq, chain }
     }
@@ -145,7 +147,8 @@ impl Room {
     /// State stays in force when its event is redacted, with the content that is left.
     fn redact(&mut self, target: &EventId) {
         let version = self.version;
-        for event in self.known.values_mut().flatten() {
+        let known = self.known.values_mut().flat_map(BTreeMap::values_mut);
+        for event in known.flatten() {
             if event.id() == target
                 && let Ok(redacted) = event.redacted(version)
             {

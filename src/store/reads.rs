@@ -70,6 +70,17 @@ macro_rules! each_store_read {
         }
 
         $reads! {
+            LinkedDevices:
+            link(user: &ruma::UserId, device: &str) -> Option<$crate::store::LinkRecord>;
+            link_by_recipient(recipient_id: &[u8]) -> Option<$crate::store::LinkRecord>;
+            link_by_kid(kid: &[u8]) -> Option<$crate::store::LinkRecord>;
+            links(after: Option<&$crate::api::DeviceName>, limit: u32) -> Vec<$crate::store::LinkRecord>;
+            linked_session(user: &ruma::UserId, device: &str) -> Option<$crate::store::SessionRecord>;
+            registrations() -> Vec<$crate::api::Registration>;
+            restores() -> u64;
+        }
+
+        $reads! {
             MediaIndex:
             media(id: &str) -> Option<$crate::store::MediaRecord>;
             media_rows(after: &[u8], limit: u32) -> Vec<$crate::store::MediaRow>;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
 
 use crate::{
+    api::{DeviceName, OscoreLink, Registration},
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid, Status,
-        TxnAnswer, TxnKey,
+        EventNid, LinkRecord, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
+        Status, TxnAnswer, TxnKey,
     },
-    wire::matrix::Version,
+    wire::{matrix::Version, thin::LinkProfile},
 };
 
 /// Writes that belong together.
@@ -24,6 +25,17 @@ pub struct Batch {
     /// shards write never conflicts.
     pub may_conflict: bool,
 }
+
+impl Batch {
+    /// About how many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        let texts: usize = self.writes.iter().map(Write::text_bytes).sum();
+        texts + self.writes.len() * WRITE_BYTES
+    }
+}
+
+/// What a write holds besides its JSON, about: itself, ids, hashes and names.
+const WRITE_BYTES: usize = 512;
 
 /// What became of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +119,7 @@ pub enum Write {
     },
     /// A transaction and its answer.
     Txn {
-        key: TxnKey,
+        key: Arc<TxnKey>,
         answer: TxnAnswer,
         at: Timestamp,
     },
@@ -161,7 +173,7 @@ pub enum Write {
         at: Timestamp,
         from: Option<String>,
     },
-    /// A device goes, with its token, keys and mailbox.
+    /// A device goes, with its token, keys, mailbox and link.
     RemoveDevice {
         user: OwnedUserId,
         device: OwnedDeviceId,
@@ -225,8 +237,54 @@ pub enum Write {
         device: OwnedDeviceId,
         to: Position,
     },
+    /// A device is linked, by these keys alone. Conflicts when one of them is another device's.
+    Link(Box<LinkRecord>),
+    /// A linked device's OSCORE context, in place of the one before and of its registrations.
+    /// Conflicts when the recipient id is taken or the device is not linked.
+    Oscore {
+        link: Box<OscoreLink>,
+        generation: u64,
+    },
+    /// Sequence numbers below `below` may be used. Conflicts when the context is gone.
+    Reserve { recipient_id: Vec<u8>, below: u64 },
+    /// A registration, in place of one with the same context and token; the oldest of a context
+    /// with too many goes. Conflicts when the context is gone.
+    Register(Box<Registration>),
+    /// A registration goes.
+    Deregister {
+        recipient_id: Vec<u8>,
+        token: Vec<u8>,
+    },
+    /// What a linked device says of its link.
+    LinkProfile {
+        device: DeviceName,
+        profile: LinkProfile,
+    },
+    /// Where to knock when something waits for a linked device; none: nowhere.
+    WakeUrl {
+        device: DeviceName,
+        url: Option<String>,
+    },
     /// A stored file.
     Media(MediaRecord),
+}
+
+impl Write {
+    /// How long its JSON is, the only thing in it that can be long.
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::Event(event) => event.json.len(),
+            Self::Profile { json, .. } => json.as_ref().map_or(0, String::len),
+            Self::Redact { json, .. }
+            | Self::AccountData { json, .. }
+            | Self::Filter { json, .. }
+            | Self::DeviceKeys { json, .. }
+            | Self::OneTimeKey { json, .. }
+            | Self::FallbackKey { json, .. }
+            | Self::Mail { json, .. } => json.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// A new event.

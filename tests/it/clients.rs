@@ -30,6 +30,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             libcoap,
         ),
         peers::trial(
+            "clients::libcoap_over_dtls_with_openssl",
+            Need::Required,
+            &[Peer::Python, Peer::LibcoapOpenssl],
+            || libcoap_over_dtls("openssl", true),
+        ),
+        peers::trial(
+            "clients::libcoap_over_dtls_with_gnutls",
+            Need::Required,
+            &[Peer::Python, Peer::LibcoapGnutls],
+            || libcoap_over_dtls("gnutls", false),
+        ),
+        peers::trial(
             "clients::matrix_js_sdk",
             Need::Optional,
             &[Peer::Node],
@@ -87,7 +99,7 @@ fn aiocoap() -> Result<(), Failed> {
 
 fn libcoap() -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana", "bob"])?;
-    let client = peers::libcoap()?.display().to_string();
+    let client = peers::libcoap("notls")?.display().to_string();
     let port = port_of(&hub.address("coap"));
     ok(&peers::python_script(
         "libcoap_client.py",
@@ -95,6 +107,22 @@ fn libcoap() -> Result<(), Failed> {
             "--port", &port, "--client", &client, "--user", ANA, "--other", BOB,
         ],
     )?)
+}
+
+/// Each of the script's commands is a process with a handshake of its own.
+fn libcoap_over_dtls(tls: &str, checks_certificate: bool) -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana", "bob"])?;
+    let client = peers::libcoap(tls)?.display().to_string();
+    let port = port_of(&hub.address("coaps"));
+    let ca = hub.ca().display().to_string();
+    let mut args = vec![
+        "--scheme", "coaps", "--port", &port, "--client", &client, "--user", ANA, "--other", BOB,
+        "--large", "10",
+    ];
+    if checks_certificate {
+        args.extend(["--ca", &ca]);
+    }
+    ok(&peers::python_script("libcoap_client.py", &args)?)
 }
 
 fn matrix_js_sdk() -> Result<(), Failed> {

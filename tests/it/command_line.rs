@@ -119,6 +119,8 @@ fn a_second_hub() -> Result<(), Failed> {
             "https.listen=127.0.0.1:0",
             "-O",
             "coap.listen=127.0.0.1:0",
+            "-O",
+            "coaps.listen=127.0.0.1:0",
         ])
         .args(["-O", "admin.listen=127.0.0.1:0"])
         .output()?;
@@ -188,7 +190,7 @@ fn the_ready_line() -> Result<(), Failed> {
             return Err(format!("{key} in {ready}").into());
         }
     }
-    for door in ["https", "coap", "admin"] {
+    for door in ["https", "coap", "coaps", "admin"] {
         hub.address(door);
     }
     expect_code(Some(hub.stop()?), 0)

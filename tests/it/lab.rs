@@ -156,7 +156,7 @@ fn ask(lab: &Lab) -> Result<(), Failed> {
 
 fn client(lab: &Lab, args: &[&str]) -> Result<String, Failed> {
     let url = format!("coap://{}/_matrix/client/versions", lab.address);
-    run(Command::new(peers::libcoap()?)
+    run(Command::new(peers::libcoap("notls")?)
         .args(["-m", "get", "-A", "50"])
         .args(args)
         .arg(url))

@@ -32,6 +32,10 @@ pub(crate) enum Peer {
     Python,
     /// libcoap's `coap-client-notls`.
     Libcoap,
+    /// libcoap's `coap-client-openssl`.
+    LibcoapOpenssl,
+    /// libcoap's `coap-client-gnutls`.
+    LibcoapGnutls,
     /// matrix-js-sdk.
     Node,
     /// The shim that models a power cut; needs a C compiler.
@@ -42,7 +46,9 @@ impl Peer {
     fn find(self) -> Result<(), String> {
         match self {
             Self::Python => python().map(drop),
-            Self::Libcoap => libcoap().map(drop),
+            Self::Libcoap => libcoap("notls").map(drop),
+            Self::LibcoapOpenssl => libcoap("openssl").map(drop),
+            Self::LibcoapGnutls => libcoap("gnutls").map(drop),
             Self::Node => js_client().map(drop),
             Self::Powercut => powercut().map(drop),
         }
@@ -95,11 +101,11 @@ pub(crate) fn python() -> Result<PathBuf, String> {
     FOUND.get_or_init(install_python).clone()
 }
 
-/// libcoap's client without TLS.
-pub(crate) fn libcoap() -> Result<PathBuf, String> {
-    on_path("coap-client-notls").ok_or_else(|| {
-        "no coap-client-notls here; on Debian: sudo apt-get install libcoap3-bin".to_owned()
-    })
+/// libcoap's client, built with this TLS library, or with none (`notls`).
+pub(crate) fn libcoap(tls: &str) -> Result<PathBuf, String> {
+    let name = format!("coap-client-{tls}");
+    on_path(&name)
+        .ok_or_else(|| format!("no {name} here; on Debian: sudo apt-get install libcoap3-bin"))
 }
 
 /// Node's interpreter.

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""libcoap's command-line client (C) against a homeserver's plain CoAP door (MSC3079 profile).
+"""libcoap's command-line client (C) against a homeserver's CoAP doors (MSC3079 profile).
 
   libcoap_client.py --port 5683 --user ana:password --other bob:password
+  libcoap_client.py --port 5684 --user … --other … --scheme coaps --client coap-client-openssl --ca cert.pem
 
 Logs in, creates a room, invites, joins, sends, syncs, observes /sync, pages back, moves a 40 kB event
 both ways by block-wise transfer and takes a large first sync. Each command is a process with a UDP port of its own, so each
@@ -78,11 +79,15 @@ class Client:
     def command(self, method, path, body, query, extra):
         self.count += 1
         stem = self.folder / f"{self.format}-{self.count}"
-        uri = f"coap://{self.args.host}:{self.args.port}/" + "/".join(quote(p, safe="") for p in path)
+        uri = f"{self.args.scheme}://{self.args.host}:{self.args.port}/" + "/".join(quote(p, safe="") for p in path)
         if query:
             uri += "?" + "&".join(quote(q, safe="=") for q in query)
         command = [self.args.client, "-v", "6", "-m", method, "-A", str(self.format),
                    "-b", str(BLOCK), "-o", f"{stem}.out"]
+        if self.args.ca:
+            command += ["-R", self.args.ca]
+        elif self.args.scheme == "coaps":
+            command += ["-n"]  # without an authority to check against
         if self.token:
             command += ["-O", f"{msc3079.TOKEN_OPTION},{self.token}"]
         if self.format == CBOR:
@@ -272,6 +277,8 @@ def main():
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--user", required=True, metavar="NAME:PASSWORD")
     parser.add_argument("--other", required=True, metavar="NAME:PASSWORD")
+    parser.add_argument("--scheme", choices=["coap", "coaps"], default="coap")
+    parser.add_argument("--ca", help="coaps: what the server's certificate is checked against; else nothing is")
     parser.add_argument("--client", default="coap-client-notls", help="the program, or its path")
     parser.add_argument("--room-version", default="12")
     parser.add_argument("--large", type=int, default=60, help="state events of 1 kB in the large room")

@@ -8,7 +8,7 @@ use super::{
 };
 
 section! {
-    /// The door for constrained clients: CoAP over UDP. In this release it has no security.
+    /// The door for constrained clients on this machine: CoAP over UDP, without security.
     "coap." Coap {
         /// Where to listen. Port 0 means any free port; the ready line tells which.
         listen: Listen = "127.0.0.1:5683", Restart;
@@ -18,7 +18,7 @@ section! {
 }
 
 impl Coap {
-    /// The addresses to bind: none while plain CoAP is off, since this release has no other.
+    /// The addresses to bind: none while plain CoAP is off.
     pub fn addresses(&self) -> &[SocketAddr] {
         match self.plain {
             PlainCoap::Off => &[],

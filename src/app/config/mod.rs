@@ -6,6 +6,7 @@
 
 mod admin;
 mod coap;
+mod coaps;
 mod error;
 mod https;
 mod identity;
@@ -13,6 +14,7 @@ mod key;
 mod limits;
 mod log;
 mod nearest;
+mod quic;
 mod read;
 mod registration;
 mod show;
@@ -22,18 +24,23 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use ruma::OwnedServerName;
 
 pub use admin::Admin;
 pub use coap::Coap;
+pub use coaps::Coaps;
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use https::Https;
 pub use identity::Identity;
 pub use key::{Key, Reload, Section};
 pub use limits::Limits;
 pub use log::Log;
+pub use quic::Quic;
 pub use read::{Inputs, Setting};
 pub use registration::Registration;
 pub use show::{as_json, as_markdown, as_text, file_for};
@@ -58,6 +65,10 @@ pub struct Config {
     pub https: Https,
     /// The door for constrained clients.
     pub coap: Coap,
+    /// The same, secured.
+    pub coaps: Coaps,
+    /// The door for linked devices that stay connected.
+    pub quic: Quic,
     /// The door for the operator.
     pub admin: Admin,
     /// Who may make an account.
@@ -99,6 +110,8 @@ pub fn sections() -> impl Iterator<Item = Section> {
         section("store", Store::ABOUT, Store::KEYS),
         section("https", Https::ABOUT, Https::KEYS),
         section("coap", Coap::ABOUT, Coap::KEYS),
+        section("coaps", Coaps::ABOUT, Coaps::KEYS),
+        section("quic", Quic::ABOUT, Quic::KEYS),
         section("admin", Admin::ABOUT, Admin::KEYS),
         section("registration", Registration::ABOUT, Registration::KEYS),
         section("limits", Limits::ABOUT, Limits::KEYS),
@@ -166,6 +179,8 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
     let store = Store::read(reader);
     let https = Https::read(reader);
     let coap = Coap::read(reader);
+    let coaps = Coaps::read(reader);
+    let quic = Quic::read(reader);
     let admin = Admin::read(reader);
     let registration = Registration::read(reader);
     let limits = Limits::read(reader);
@@ -177,6 +192,8 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
         store: store?,
         https: https?,
         coap: coap?,
+        coaps: coaps?,
+        quic: quic?,
         admin: admin?,
         registration: registration?,
         limits: limits?,
@@ -206,15 +223,36 @@ fn check_secrets(reader: &mut Reader<'_>) {
     }
 }
 
-/// Two TCP listeners cannot share an address; the operating system's words for that name neither.
+/// Two listeners of one protocol cannot share an address; the operating system's words for that
+/// name neither.
 fn check_addresses(config: &Config, reader: &mut Reader<'_>) {
-    let https = config.https.listen.addresses();
-    for address in config.admin.listen.addresses() {
-        if address.port() != 0 && https.contains(address) {
+    let (https, admin) = (&config.https.listen, &config.admin.listen);
+    check_pair(
+        reader,
+        ("admin.listen", admin.addresses()),
+        ("https.listen", https.addresses()),
+    );
+    let (coap, coaps) = (config.coap.addresses(), &config.coaps.listen);
+    check_pair(
+        reader,
+        ("coaps.listen", coaps.addresses()),
+        ("coap.listen", coap),
+    );
+    let quic = config.quic.listen.addresses();
+    for other in [("coap.listen", coap), ("coaps.listen", coaps.addresses())] {
+        check_pair(reader, ("quic.listen", quic), other);
+    }
+}
+
+type Named<'a> = (&'static str, &'a [SocketAddr]);
+
+fn check_pair(reader: &mut Reader<'_>, (key, addresses): Named<'_>, (other, taken): Named<'_>) {
+    for address in addresses {
+        if address.port() != 0 && taken.contains(address) {
             reader.errors.push(ConfigError::Conflict {
-                key: "admin.listen",
-                other: "https.listen",
-                at: reader.source("admin.listen"),
+                key,
+                other,
+                at: reader.source(key),
                 fix: format!("both say {address}; give one another port"),
             });
         }

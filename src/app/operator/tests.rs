@@ -111,7 +111,8 @@ async fn idle_connections_do_not_lock_the_operator_out() {
     let (mut oldest, newest) = (idle.swap_remove(0), idle.pop().unwrap());
     assert_eq!(oldest.read(&mut [0]).await.unwrap(), 0);
     let (reader, mut writer) = newest.into_split();
-    write_line(&mut writer, &Request::Status).await.unwrap();
+    let request = Request::ListUsers { after: None };
+    write_line(&mut writer, &request).await.unwrap();
     let answer = read_line(&mut BufReader::new(reader)).await.unwrap();
     assert!(answer.unwrap().starts_with(b"{\"done\""));
 }

@@ -5,7 +5,7 @@
 //! one position and one answer, no queue; what came meanwhile is in the next push. Nothing is
 //! pushed when nothing happened.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ruma::api::client::sync::sync_events::v3::{Request as SyncRequest, Response as SyncResponse};
 use tokio::{
@@ -13,9 +13,9 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{Done, Form};
+use super::{driver::Done, profile::Form};
 use crate::{
-    api::{Command, Credentials, Door, Origin, Refusal, Reply},
+    api::{Command, Origin, Refusal, Reply},
     edge::{
         client_api::Answer,
         front::{Asked, Front, Told},
@@ -26,8 +26,8 @@ use crate::{
 /// What is needed to ask for more.
 pub(super) struct Watch {
     form: Form,
-    address: IpAddr,
-    credentials: Credentials,
+    /// As the registration came in; each wait for news has a number of its own.
+    origin: Origin,
     request: SyncRequest,
 }
 
@@ -45,18 +45,12 @@ impl Drop for Observer {
 }
 
 impl Watch {
-    pub(super) fn of(
-        form: Form,
-        address: IpAddr,
-        credentials: &Credentials,
-        request: &SyncRequest,
-    ) -> Self {
+    pub(super) fn of(form: Form, origin: &Origin, request: &SyncRequest) -> Self {
         let mut request = request.clone();
         request.full_state = false; // that was for the first answer
         Self {
             form,
-            address,
-            credentials: credentials.clone(),
+            origin: origin.clone(),
             request,
         }
     }
@@ -137,10 +131,8 @@ impl Watch {
     async fn ask(&self, front: &Front) -> Result<SyncResponse, Refusal> {
         let number = front.number();
         let origin = Origin {
-            door: Door::Coap,
-            address: Some(self.address),
             request: number,
-            credentials: self.credentials.clone(),
+            ..self.origin.clone()
         };
         let command = Command::Sync(Box::new(self.request.clone()));
         let work = async {
@@ -150,7 +142,7 @@ impl Watch {
             }
         };
         let asked = Asked {
-            door: Door::Coap,
+            door: self.origin.door,
             endpoint: "Sync",
             number,
             bytes_in: Arc::default(),

@@ -1,17 +1,26 @@
 //! What a client said once and means for its later requests: its token and its key table.
 //!
-//! MSC3079 ties both to a connection. Plain UDP has none; the nearest thing is an address and port
-//! that nobody else can send from, which holds on loopback only. For peers elsewhere nothing is
-//! remembered: they say it in each request. Even on loopback a port changes hands when a program
-//! ends, so what is remembered is forgotten soon after its last use.
+//! MSC3079 ties both to a connection. Whose words are kept, and for how long, is the link's to
+//! say: see [`super::link::Link`].
 
-use std::{collections::HashMap, fmt, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
-use crate::base::Timestamp;
+use crate::{base::Timestamp, session::coap::Peer};
 
 /// What each peer said last.
-#[derive(Default)]
-pub(super) struct Sticky(HashMap<SocketAddr, Said>);
+pub(super) struct Sticky<P> {
+    keep: Keep,
+    words: HashMap<P, Said>,
+}
+
+/// Of how many, and how long.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::edge) struct Keep {
+    /// How many peers' words are kept.
+    pub(in crate::edge) peers_max: usize,
+    /// How long after its last use a word is kept.
+    pub(in crate::edge) idle_max: Duration,
+}
 
 struct Said {
     token: Option<String>,
@@ -33,14 +42,18 @@ impl fmt::Debug for Words {
     }
 }
 
-impl Sticky {
+impl<P: Peer> Sticky<P> {
+    pub(super) fn new(keep: Keep) -> Self {
+        Self {
+            keep,
+            words: HashMap::new(),
+        }
+    }
+
     /// What `said` means, coming from `peer`; the newest word is kept.
     // spec: msc3079 §Access-Tokens
-    pub(super) fn meant(&mut self, now: Timestamp, peer: SocketAddr, said: Words) -> Words {
-        if !peer.ip().is_loopback() {
-            return said;
-        }
-        if !self.0.contains_key(&peer) {
+    pub(super) fn meant(&mut self, now: Timestamp, peer: &P, said: Words) -> Words {
+        if !self.words.contains_key(peer) {
             if said == Words::default() || !self.has_room(now) {
                 return said;
             }
@@ -49,12 +62,12 @@ impl Sticky {
                 key_table: None,
                 used: now,
             };
-            self.0.insert(peer, nothing);
+            self.words.insert(peer.clone(), nothing);
         }
-        let Some(kept) = self.0.get_mut(&peer) else {
+        let Some(kept) = self.words.get_mut(peer) else {
             return said;
         };
-        if now.since(kept.used) > IDLE_MAX {
+        if now.since(kept.used) > self.keep.idle_max {
             (kept.token, kept.key_table) = (None, None);
         }
         kept.used = now;
@@ -68,19 +81,22 @@ impl Sticky {
 
     /// A full table is swept once; peers in use are not pushed out by new ones.
     fn has_room(&mut self, now: Timestamp) -> bool {
-        if self.0.len() >= PEERS_MAX {
-            self.0.retain(|_, kept| now.since(kept.used) <= IDLE_MAX);
+        let Keep {
+            peers_max,
+            idle_max,
+        } = self.keep;
+        if self.words.len() >= peers_max {
+            self.words
+                .retain(|_, kept| now.since(kept.used) <= idle_max);
         }
-        self.0.len() < PEERS_MAX
+        self.words.len() < peers_max
+    }
+
+    /// The peer is gone.
+    pub(super) fn forget(&mut self, peer: &P) {
+        self.words.remove(peer);
     }
 }
-
-/// How many peers' words are kept: at most a kilobyte each, and a machine has few programs.
-const PEERS_MAX: usize = 4096;
-
-/// How long after its last use a word is kept. lb's clients show themselves each minute; a port
-/// that was silent for longer may belong to another program.
-const IDLE_MAX: Duration = Duration::from_mins(5);
 
 #[cfg(test)]
 mod tests {
@@ -88,8 +104,13 @@ mod tests {
 
     const T0: Timestamp = Timestamp(1_000_000);
 
-    fn peer(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
+    const IDLE_MAX: Duration = Duration::from_mins(5);
+
+    fn sticky() -> Sticky<u16> {
+        Sticky::new(Keep {
+            peers_max: 4,
+            idle_max: IDLE_MAX,
+        })
     }
 
     fn token(text: &str) -> Words {
@@ -101,31 +122,28 @@ mod tests {
 
     #[test]
     fn a_token_is_meant_until_another_is_said_and_for_its_peer_only() {
-        let mut sticky = Sticky::default();
+        let mut sticky = sticky();
 
-        assert_eq!(sticky.meant(T0, peer(1), token("a")), token("a"));
-        assert_eq!(sticky.meant(T0, peer(1), Words::default()), token("a"));
-        assert_eq!(
-            sticky.meant(T0, peer(2), Words::default()),
-            Words::default()
-        );
-        assert_eq!(sticky.meant(T0, peer(1), token("b")), token("b"));
-        assert_eq!(sticky.meant(T0, peer(1), Words::default()), token("b"));
+        assert_eq!(sticky.meant(T0, &1, token("a")), token("a"));
+        assert_eq!(sticky.meant(T0, &1, Words::default()), token("a"));
+        assert_eq!(sticky.meant(T0, &2, Words::default()), Words::default());
+        assert_eq!(sticky.meant(T0, &1, token("b")), token("b"));
+        assert_eq!(sticky.meant(T0, &1, Words::default()), token("b"));
     }
 
     #[test]
     fn the_key_table_is_remembered_beside_the_token() {
-        let mut sticky = Sticky::default();
+        let mut sticky = sticky();
         sticky.meant(
             T0,
-            peer(1),
+            &1,
             Words {
                 token: None,
                 key_table: Some(1),
             },
         );
 
-        let meant = sticky.meant(T0, peer(1), token("a"));
+        let meant = sticky.meant(T0, &1, token("a"));
 
         assert_eq!(
             meant,
@@ -137,44 +155,36 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_remembered_of_a_peer_that_is_not_on_loopback() {
-        let mut sticky = Sticky::default();
-        let far = SocketAddr::from(([192, 0, 2, 1], 5683));
+    fn a_peer_that_is_gone_is_forgotten() {
+        let mut sticky = sticky();
+        sticky.meant(T0, &1, token("a"));
 
-        assert_eq!(sticky.meant(T0, far, token("a")), token("a"));
-        assert_eq!(sticky.meant(T0, far, Words::default()), Words::default());
+        sticky.forget(&1);
+
+        assert_eq!(sticky.meant(T0, &1, Words::default()), Words::default());
     }
 
     #[test]
     fn what_was_not_used_for_a_while_is_forgotten() {
-        let mut sticky = Sticky::default();
-        sticky.meant(T0, peer(1), token("a"));
+        let mut sticky = sticky();
+        sticky.meant(T0, &1, token("a"));
         let later = T0 + IDLE_MAX + Duration::from_millis(1);
 
-        assert_eq!(
-            sticky.meant(later, peer(1), Words::default()),
-            Words::default()
-        );
+        assert_eq!(sticky.meant(later, &1, Words::default()), Words::default());
     }
 
     #[test]
     fn a_full_table_takes_nobody_new_until_somebody_is_idle() {
-        let mut sticky = Sticky::default();
-        for port in 0..u16::try_from(PEERS_MAX).unwrap() {
-            sticky.meant(T0, peer(port), token("a"));
+        let mut sticky = sticky();
+        for port in 0..4 {
+            sticky.meant(T0, &port, token("a"));
         }
 
-        sticky.meant(T0, peer(60_000), token("b"));
-        assert_eq!(
-            sticky.meant(T0, peer(60_000), Words::default()),
-            Words::default()
-        );
+        sticky.meant(T0, &60, token("b"));
+        assert_eq!(sticky.meant(T0, &60, Words::default()), Words::default());
         let later = T0 + IDLE_MAX + Duration::from_millis(1);
-        sticky.meant(later, peer(60_000), token("b"));
-        assert_eq!(
-            sticky.meant(later, peer(60_000), Words::default()),
-            token("b")
-        );
-        assert_eq!(sticky.0.len(), 1);
+        sticky.meant(later, &60, token("b"));
+        assert_eq!(sticky.meant(later, &60, Words::default()), token("b"));
+        assert_eq!(sticky.words.len(), 1);
     }
 }

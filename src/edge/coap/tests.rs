@@ -12,11 +12,16 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::*;
+use super::{
+    driver::sleep,
+    profile::{Asked, Fault},
+    *,
+};
 use crate::{
-    api::Credentials,
-    base::test_log::Log,
+    api::{Command, Credentials},
+    base::{Timestamp, test_log::Log},
     edge::fake::Fake,
+    session::coap::{Config, Event, Machine, Request, Response},
     wire::{
         cbor::{self, KeyForm},
         coap::{Code, Kind, Message, Options, Token, options::number},

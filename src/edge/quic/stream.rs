@@ -17,7 +17,8 @@ use crate::{
     base::limits::BODY_BYTES_MAX,
     edge::{
         files::{File, Given},
-        linked::{PUSH, Watching, is_replayable, refused},
+        linked::{PUSH, Watching, is_replayable},
+        thin::{FILE, refused},
     },
     session::{
         coap::{Request, Response},
@@ -61,7 +62,8 @@ impl Exchange {
 
     pub(super) async fn run(mut self) {
         let why = match self.exchange().await {
-            Ok(()) | Err(Broken::Gone) => return,
+            Ok(()) => return self.see_off().await,
+            Err(Broken::Gone) => return,
             Err(Broken::Malformed(why)) => why,
             Err(Broken::Slow) => "the request did not come".to_owned(),
         };
@@ -70,6 +72,14 @@ impl Exchange {
         let _ = self.send.reset(MALFORMED);
         if let Some(mut receive) = self.receive.take() {
             let _ = receive.stop(MALFORMED);
+        }
+    }
+
+    /// When the hub goes, waits until the device has the answer: closing the connection forgets it.
+    async fn see_off(self) {
+        if *self.link.stopping.borrow() {
+            let patience = self.link.shared.limits.drain;
+            let _ = tokio::time::timeout(patience, self.send.stopped()).await; // or in vain
         }
     }
 
@@ -96,7 +106,7 @@ impl Exchange {
         }
         if let Some(file) = File::of(&request) {
             let outcome = self.file(file, request).await;
-            self.link.count("File");
+            self.link.count(FILE);
             return outcome;
         }
         if !self.whole_body(&mut request).await? {

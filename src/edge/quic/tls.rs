@@ -45,6 +45,7 @@ pub enum KeyError {
 }
 
 /// The hub's key for raw-key clients, which pin its public half.
+#[derive(Clone)]
 pub struct HubKey {
     key: Arc<CertifiedKey>,
 }

@@ -13,6 +13,7 @@ mod directory;
 mod discovery;
 mod filters;
 mod keys;
+mod linking;
 pub(super) mod media;
 mod passwords;
 mod profile;
@@ -41,6 +42,7 @@ mod words;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use linking::LinkWish;
 pub use registration::AccountWish;
 
 use crate::{
@@ -59,6 +61,7 @@ pub struct Desk {
     nonces: secret_registration::Nonces,
     passed: registration::Passed,
     login_tokens: accounts::LoginTokens,
+    codes: linking::Codes,
     turns: turns::Turns,
     typing: receipts::TypingBoard,
 }
@@ -81,6 +84,7 @@ impl Desk {
             nonces: secret_registration::Nonces::default(),
             passed: registration::Passed::default(),
             login_tokens: accounts::LoginTokens::default(),
+            codes: linking::Codes::default(),
             turns: turns::Turns::new(seed),
             typing: receipts::TypingBoard::default(),
             rules: RwLock::new(Rules { settings, rates }),
@@ -538,9 +542,8 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .await
                 .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
         }
-        Command::Thin(_) | Command::Linking(_) => {
-            Err(Refusal::new(Code::Unrecognized, "no device is linked here"))
-        }
+        Command::Linking(asked) => linking::linking(hub, &origin, *asked).await,
+        Command::Thin(_) => Err(Refusal::new(Code::Unrecognized, "no device is linked here")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Messages to devices, put into their mailboxes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedUserId, UserId, api::client::to_device::send_event_to_device::v3,
@@ -75,7 +75,7 @@ pub(super) async fn send_to_device(
     }
     let mut writes = post.writes;
     writes.push(Write::Txn {
-        key,
+        key: Arc::new(key),
         answer: TxnAnswer::Done,
         at: hub.now(),
     });

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     time::timeout,
 };
 
@@ -17,7 +17,7 @@ use crate::{
     base::Position,
     hub::{
         fanout::{Fanout, Touched},
-        writer::WriteError,
+        writer::{WriteError, queue::Queued},
     },
     store::{Batch, Claimed, CommitError, SharedStore, StoreError},
 };
@@ -109,7 +109,7 @@ impl Committer {
     }
 
     /// Runs until the writer closes.
-    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<CommitJob>) {
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Queued>) {
         let mut waiting = Vec::with_capacity(MERGED_MAX);
         loop {
             let some = jobs.recv_many(&mut waiting, MERGED_MAX);
@@ -124,10 +124,12 @@ impl Committer {
             if count == 0 {
                 return;
             }
-            let closing = waiting.iter().position(|job| job.source == Source::Close);
+            let closing = waiting
+                .iter()
+                .position(|queued: &Queued| queued.job.source == Source::Close);
             let close = closing.map(|at| waiting.remove(at));
             self.take(&mut waiting).await;
-            if let Some(job) = close {
+            if let Some(Queued { job, .. }) = close {
                 let _ = job.reply.send(Ok((self.fanout.position(), Vec::new())));
                 return;
             }
@@ -145,7 +147,7 @@ impl Committer {
         }
     }
 
-    async fn take(&mut self, waiting: &mut Vec<CommitJob>) {
+    async fn take(&mut self, waiting: &mut Vec<Queued>) {
         let jobs = self.without_void(std::mem::take(waiting));
         if jobs.is_empty() {
             return;
@@ -172,10 +174,11 @@ impl Committer {
     }
 
     /// Answers what was staged on top of something that failed, and gives the rest back.
-    fn without_void(&self, jobs: Vec<CommitJob>) -> Vec<CommitJob> {
-        let (void, good): (Vec<_>, Vec<_>) =
-            jobs.into_iter().partition(|job| self.is_void(job.source));
-        for job in void {
+    fn without_void(&self, jobs: Vec<Queued>) -> Vec<Queued> {
+        let (void, good): (Vec<_>, Vec<_>) = jobs
+            .into_iter()
+            .partition(|queued| self.is_void(queued.job.source));
+        for Queued { job, .. } in void {
             let _ = job.reply.send(Err(WriteError::Busy));
         }
         good
@@ -278,11 +281,13 @@ struct Waiting {
     source: Source,
     touched: Vec<Touched>,
     reply: oneshot::Sender<Result<(Position, Vec<Claimed>), WriteError>>,
+    /// Given back with the answer.
+    _place: OwnedSemaphorePermit,
 }
 
-fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
+fn split(jobs: Vec<Queued>) -> (Vec<Batch>, Vec<Waiting>) {
     jobs.into_iter()
-        .map(|job| {
+        .map(|Queued { job, place }| {
             let CommitJob {
                 batch,
                 source,
@@ -295,6 +300,7 @@ fn split(jobs: Vec<CommitJob>) -> (Vec<Batch>, Vec<Waiting>) {
                     source,
                     touched,
                     reply,
+                    _place: place,
                 },
             )
         })

@@ -6,6 +6,7 @@
 
 mod committer;
 mod hot;
+mod queue;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use tokio::{
 
 pub use committer::CommitterStats;
 use committer::{CommitJob, Committer, Source};
+use queue::CommitQueue;
 use shard::{Founded, Job, Shard, Wanted};
 
 use crate::{
@@ -46,9 +48,6 @@ use crate::{
 /// At ten thousand appends a second this is a tenth of a second of work.
 const SHARD_QUEUE_MAX: usize = 1024;
 
-/// How many batches wait for the committer; a shard that finds no place waits for one.
-const COMMIT_QUEUE_MAX: usize = 1024;
-
 /// When to try again when a queue was full: about the time a full queue takes to empty.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
 
@@ -58,7 +57,7 @@ pub(super) type Written = oneshot::Receiver<Result<(Position, Vec<Claimed>), Wri
 /// The handle on the write side.
 pub struct Writer {
     shards: Vec<mpsc::Sender<Job>>,
-    commits: mpsc::Sender<CommitJob>,
+    commits: CommitQueue,
     stats: Arc<CommitterStats>,
     closing: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -150,7 +149,7 @@ impl Writer {
         fanout: Arc<Fanout>,
         shards: usize,
     ) -> Self {
-        let (commits, jobs) = mpsc::channel(COMMIT_QUEUE_MAX);
+        let (commits, jobs) = CommitQueue::new();
         let stats = Arc::new(CommitterStats::default());
         let committer = Committer::new(
             Arc::clone(&store),
@@ -236,7 +235,7 @@ impl Writer {
             touched,
             reply,
         };
-        self.commits.try_send(job).map_err(|_| WriteError::Busy)?;
+        self.commits.try_send(job)?;
         Ok(answer)
     }
 

@@ -13,7 +13,7 @@ use ruma::{
     to_device::DeviceIdOrAllDevices,
 };
 
-use super::*;
+use super::{queue::Queued, *};
 use crate::{
     api::{Command, Service as _},
     base::Timestamp,
@@ -50,14 +50,14 @@ struct Bench {
     store: Arc<Faulty>,
     key: Arc<ServerKey>,
     jobs: mpsc::Sender<Job>,
-    batches: mpsc::Receiver<CommitJob>,
+    batches: mpsc::Receiver<Queued>,
 }
 
 impl Bench {
     fn new() -> Self {
         let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
         let key = Arc::new(testing::key());
-        let (commits, batches) = mpsc::channel(16);
+        let (commits, batches) = CommitQueue::new();
         let (jobs, drafts) = mpsc::channel(SHARD_QUEUE_MAX);
         let clock = Arc::new(Midnight);
         let disk = Arc::clone(&store) as SharedStore;
@@ -110,7 +110,7 @@ impl Bench {
     }
 
     async fn batch(&mut self) -> CommitJob {
-        self.batches.recv().await.unwrap()
+        self.batches.recv().await.unwrap().job
     }
 
     async fn room(&mut self) -> OwnedRoomId {
@@ -257,7 +257,7 @@ async fn what_was_stored_after_all_is_told_without_waiting_for_the_next_commit()
     let stats = Arc::new(CommitterStats::default());
     let shared = Arc::clone(&store) as SharedStore;
     let committer = Committer::new(shared, Arc::clone(&fanout), stats, 1);
-    let (jobs, waiting) = mpsc::channel(1);
+    let (jobs, waiting) = CommitQueue::new();
     tokio::spawn(committer.run(waiting));
     let mut listener = fanout.listen(&ana());
 
@@ -272,7 +272,7 @@ async fn what_was_stored_after_all_is_told_without_waiting_for_the_next_commit()
         touched: vec![Touched::One(ana())],
         reply,
     };
-    jobs.send(job).await.ok().unwrap();
+    jobs.send(job).await.unwrap();
     told.await.unwrap().unwrap_err();
 
     assert_eq!(fanout.position(), store.position().await.unwrap());
@@ -320,7 +320,7 @@ async fn a_message_to_a_device_sent_again_after_hanging_up_is_stored_once() {
     poll_fn(|context| {
         assert!(first.as_mut().poll(context).is_pending());
         match hub.hub.writer.commits.capacity() {
-            COMMIT_QUEUE_MAX => Poll::Pending,
+            queue::BATCHES_MAX => Poll::Pending,
             _ => Poll::Ready(()),
         }
     })

@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
+    sync::Arc,
 };
 
 use ruma::{OwnedDeviceId, OwnedUserId};
@@ -20,9 +21,9 @@ const DEVICES_MAX: usize = 4096;
 /// What a shard knows of transaction keys.
 pub(super) struct Txns {
     hasher: RandomState,
-    devices: HashMap<(OwnedUserId, OwnedDeviceId), Seen>,
+    devices: HashMap<OwnedUserId, HashMap<OwnedDeviceId, Seen>>,
     /// Answers that are staged but not stored.
-    staged: HashMap<TxnKey, TxnAnswer>,
+    staged: HashMap<Arc<TxnKey>, TxnAnswer>,
     tick: u64,
 }
 
@@ -50,7 +51,7 @@ impl Txns {
         if let Some(answer) = self.staged.get(key) {
             return Ok(Some(answer.clone()));
         }
-        let hash = self.hasher.hash_one((&key.endpoint, &key.txn));
+        let hash = self.hash(key);
         if self.seen(store, key).await?.keys.contains(&hash) {
             return store.txn(key).await;
         }
@@ -58,15 +59,12 @@ impl Txns {
     }
 
     /// Remembers the answer that is being stored.
-    pub(super) fn stage(&mut self, key: &TxnKey, answer: &TxnAnswer) {
-        let hash = self.hasher.hash_one((&key.endpoint, &key.txn));
-        if let Some(seen) = self
-            .devices
-            .get_mut(&(key.user.clone(), key.device.clone()))
-        {
+    pub(super) fn stage(&mut self, key: &Arc<TxnKey>, answer: &TxnAnswer) {
+        let hash = self.hash(key);
+        if let Some(seen) = self.of_device(key) {
             seen.keys.insert(hash);
         }
-        self.staged.insert(key.clone(), answer.clone());
+        self.staged.insert(Arc::clone(key), answer.clone());
     }
 
     /// The answer is stored, or will never be.
@@ -74,32 +72,43 @@ impl Txns {
         self.staged.remove(key);
     }
 
+    fn hash(&self, key: &TxnKey) -> u64 {
+        self.hasher.hash_one((&key.endpoint, &key.txn))
+    }
+
+    fn of_device(&mut self, key: &TxnKey) -> Option<&mut Seen> {
+        self.devices.get_mut(&key.user)?.get_mut(&key.device)
+    }
+
     async fn seen(&mut self, store: &SharedStore, key: &TxnKey) -> Result<&Seen, StoreError> {
         self.tick += 1;
-        let tick = self.tick;
-        let device = (key.user.clone(), key.device.clone());
-        if !self.devices.contains_key(&device) {
+        let used = self.tick;
+        if self.of_device(key).is_none() {
             let stored = store.txns(&key.user, &key.device).await?;
             let keys = stored
                 .iter()
                 .map(|(endpoint, txn)| self.hasher.hash_one((endpoint, txn)))
                 .collect();
             self.make_room();
-            self.devices
-                .insert(device.clone(), Seen { keys, used: tick });
+            let devices = self.devices.entry(key.user.clone()).or_default();
+            devices.insert(key.device.clone(), Seen { keys, used });
         }
-        let seen = self.devices.get_mut(&device).expect("inserted just above");
-        seen.used = tick;
+        let seen = self.of_device(key).expect("inserted just above");
+        seen.used = used;
         Ok(seen)
     }
 
     fn make_room(&mut self) {
-        if self.devices.len() >= DEVICES_MAX {
+        let devices = self.devices.values().flat_map(HashMap::values);
+        let mut used: Vec<u64> = devices.map(|seen| seen.used).collect();
+        if used.len() >= DEVICES_MAX {
             // A quarter at once, so that the scan is paid rarely.
-            let mut used: Vec<u64> = self.devices.values().map(|seen| seen.used).collect();
             used.sort_unstable();
             let cut = used.get(DEVICES_MAX / 4).copied().unwrap_or(0);
-            self.devices.retain(|_, seen| seen.used > cut);
+            self.devices.retain(|_, devices| {
+                devices.retain(|_, seen| seen.used > cut);
+                !devices.is_empty()
+            });
         }
     }
 }

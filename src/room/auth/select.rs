@@ -11,23 +11,25 @@ use crate::{
 ///
 /// spec: server-server §Auth-events-selection
 pub fn auth_state_keys(fields: &PduFields, version: Version) -> Vec<StateKey> {
-    select(
+    let keys = select(
         &fields.kind,
         &fields.sender,
         fields.state_key.as_deref(),
         &fields.content,
         version,
-    )
+    );
+    let owned = |(kind, key)| StateKey::new(kind, key);
+    keys.into_iter().map(owned).collect()
 }
 
-/// The same before there is an event, in the text's order.
-pub(in crate::room) fn select(
+/// The same before there is an event, in the text's order. Each send asks, so nothing is copied.
+pub(in crate::room) fn select<'a>(
     kind: &str,
-    sender: &UserId,
-    state_key: Option<&str>,
-    content: &CanonicalJsonObject,
+    sender: &'a UserId,
+    state_key: Option<&'a str>,
+    content: &'a CanonicalJsonObject,
     version: Version,
-) -> Vec<StateKey> {
+) -> Vec<(&'static str, &'a str)> {
     let rules = &version.rules().authorization;
     let mut keys = Vec::with_capacity(3);
     if kind == "m.room.create" {
@@ -35,17 +37,16 @@ pub(in crate::room) fn select(
     }
     // Since v12 the room id stands for the create event.
     if !rules.room_create_event_id_as_room_id {
-        keys.push(StateKey::new("m.room.create", ""));
+        keys.push(("m.room.create", ""));
     }
-    keys.push(StateKey::new("m.room.power_levels", ""));
-    keys.push(StateKey::member(sender));
+    keys.push(("m.room.power_levels", ""));
+    keys.push(("m.room.member", sender.as_str()));
     if kind != "m.room.member" {
         return keys;
     }
-    let mut add = |kind: &str, key: &str| {
-        let key = StateKey::new(kind, key);
-        if !keys.contains(&key) {
-            keys.push(key);
+    let mut add = |kind: &'static str, key: &'a str| {
+        if !keys.contains(&(kind, key)) {
+            keys.push((kind, key));
         }
     };
     if let Some(target) = state_key {

@@ -1,6 +1,6 @@
 //! Promises about accounts, devices, keys, mailboxes and media.
 
-use std::slice;
+use std::{slice, sync::Arc};
 
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 
@@ -11,7 +11,7 @@ use crate::{
     store::{Claimed, Committed, MediaRecord, Store, TxnAnswer, TxnKey, Write},
 };
 
-fn new_user(user: &OwnedUserId) -> Write {
+pub(super) fn new_user(user: &OwnedUserId) -> Write {
     Write::NewUser {
         user: user.clone(),
         password: None,
@@ -20,7 +20,7 @@ fn new_user(user: &OwnedUserId) -> Write {
     }
 }
 
-fn session(user: &OwnedUserId, device: &str, token: u8, name: Option<&str>) -> Write {
+pub(super) fn session(user: &OwnedUserId, device: &str, token: u8, name: Option<&str>) -> Write {
     Write::Session {
         user: user.clone(),
         device: device.into(),
@@ -291,7 +291,7 @@ pub(super) async fn a_removed_device_leaves_nothing(store: &dyn Store) {
             fallback(&ana, "PHONE", "a:2"),
             mail(&ana, "PHONE", "1"),
             Write::Txn {
-                key: txn.clone(),
+                key: Arc::new(txn.clone()),
                 answer: TxnAnswer::Done,
                 at: Timestamp(1),
             },

@@ -1,6 +1,6 @@
 //! Promises about logs, names and memberships.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedUserId};
@@ -239,12 +239,12 @@ pub(super) async fn a_txn_gets_its_first_answer(store: &dyn Store) {
     let event = room.message(store);
     let answer = TxnAnswer::Event(event_id(hash(event)));
     room.also(Write::Txn {
-        key: key("old"),
+        key: Arc::new(key("old")),
         answer: answer.clone(),
         at: Timestamp(10),
     });
     room.also(Write::Txn {
-        key: key("new"),
+        key: Arc::new(key("new")),
         answer: TxnAnswer::Done,
         at: Timestamp(20),
     });

@@ -25,7 +25,7 @@ pub(super) fn check(tables: &Tables, run: &[Batch]) -> Result<(), Stop> {
                 }
             }
             Write::Txn { key, .. } => {
-                let there = !txns.insert(key) || tables.txns.contains_key(key);
+                let there = !txns.insert(key) || tables.txns.contains_key(&**key);
                 if there && !run.iter().any(|batch| batch.may_conflict) {
                     return Err(twice("transaction", &key.txn));
                 }

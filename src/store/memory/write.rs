@@ -12,7 +12,7 @@ use crate::{
     store::{
         Batch, Claimed, CommitError, Committed, Conflict, DeviceRecord, EventNid, EventRecord,
         NewEntry, NewEvent, NewLogged, NewState, ReceiptRecord, RoomRecord, StateHead, StateNid,
-        StoreError, UserRecord, Write,
+        StoreError, TxnKey, UserRecord, Write,
     },
     wire::chain,
 };
@@ -67,6 +67,10 @@ fn may_fail(batch: &Batch) -> bool {
                     | Write::Session { .. }
                     | Write::Redact { .. }
                     | Write::Media(_)
+                    | Write::Link(_)
+                    | Write::Oscore { .. }
+                    | Write::Reserve { .. }
+                    | Write::Register(_)
             )
         })
 }
@@ -221,11 +225,11 @@ impl Tables {
                 record.json = Arc::from(json.as_str());
                 record.redacted_because = Some(*because);
             }
-            Write::Txn { key, .. } if self.txns.contains_key(key) => {
+            Write::Txn { key, .. } if self.txns.contains_key(&**key) => {
                 return Err(Stop::Conflict(format!("{} is already there", key.txn)));
             }
             Write::Txn { key, answer, at } => {
-                self.txns.insert(key.clone(), (answer.clone(), *at));
+                self.txns.insert(TxnKey::clone(key), (answer.clone(), *at));
             }
             Write::ForgetTxns { before } => self.txns.retain(|_, (_, at)| *at >= *before),
             Write::NewAlias {
@@ -422,6 +426,7 @@ impl Tables {
             Write::RemoveDevice { user, device } => {
                 let gone = (user.clone(), device.clone());
                 self.devices.remove(&gone);
+                self.unlink(&gone);
                 self.device_keys.remove(&gone);
                 self.one_time_keys.retain(|(key, ..), _| *key != gone);
                 self.fallback_keys.retain(|(key, _), _| *key != gone);
@@ -429,6 +434,13 @@ impl Tables {
                 self.txns
                     .retain(|key, _| (&key.user, &key.device) != (user, device));
             }
+            Write::Link(_)
+            | Write::Oscore { .. }
+            | Write::Reserve { .. }
+            | Write::Register(_)
+            | Write::Deregister { .. }
+            | Write::LinkProfile { .. }
+            | Write::WakeUrl { .. } => self.apply_links(write, position)?,
             other => self.apply_keys(other, position, part),
         }
         Ok(())

@@ -3,6 +3,8 @@
 //! Each call into SQLite crosses a thread, so few large statements matter more than anything
 //! else. Statements have a power of two of rows, so that all of them stay prepared.
 
+use std::sync::Arc;
+
 use sqlx::{
     Arguments as _, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type,
     query::Query,
@@ -31,6 +33,11 @@ impl Values {
         let mut values = SqliteArguments::default();
         values.reserve(rows * COLUMNS_MAX, 0);
         Self(values)
+    }
+
+    /// Adds the next one, a text: as a shared slice it is one allocation, as `&str` it would be two.
+    pub(super) fn text(&mut self, text: &str) -> &mut Self {
+        self.bind(Arc::<str>::from(text))
     }
 
     /// Adds the next one.

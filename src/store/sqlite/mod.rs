@@ -10,6 +10,7 @@ mod bulk;
 mod codec;
 mod commit;
 mod devices;
+mod links;
 mod media;
 mod memberships;
 mod open;

@@ -284,8 +284,8 @@ pub(super) async fn close(conn: SqliteConnection) {
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
 
 /// The format of the store: the number of its last migration.
-pub(super) const FORMAT: i64 = 3;
-const SET_USER_VERSION: &str = "PRAGMA user_version = 3";
+pub(super) const FORMAT: i64 = 4;
+const SET_USER_VERSION: &str = "PRAGMA user_version = 4";
 /// "TRML", set by the first migration.
 pub(super) const APPLICATION_ID: i64 = 0x5452_4d4c;
 const SQLITE_NOTADB: &str = "26";

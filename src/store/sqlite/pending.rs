@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
 use sqlx::SqliteConnection;
@@ -288,17 +288,17 @@ impl Row for EventRow<'_> {
             .bind(event.hash.0.to_vec())
             .bind(event.room.0)
             .bind(self.seq.map(|seq| int(seq.0)))
-            .bind(event.kind.as_str())
-            .bind(event.state_key.as_deref())
+            .text(event.kind.as_str())
+            .bind(event.state_key.as_deref().map(Arc::<str>::from))
             .bind(int(event.depth))
             .bind(status_code(event.status))
             .bind(event.soft_failed)
             .bind(event.state_after.0)
             .bind(codec::encode_hashes(&event.prev))
             .bind(codec::encode_hashes(&event.auth))
-            .bind(sent.map(|sent| sent.device.as_str()))
-            .bind(sent.map(|sent| sent.txn.as_str()))
-            .bind(event.json.clone());
+            .bind(sent.map(|sent| Arc::<str>::from(sent.device.as_str())))
+            .bind(sent.map(|sent| Arc::<str>::from(sent.txn.as_str())))
+            .bind(Arc::clone(&event.json));
     }
 }
 
@@ -427,8 +427,8 @@ impl Row for CurrentRow<'_> {
     fn bind(&self, values: &mut Values) {
         values
             .bind(self.room.0)
-            .bind(self.key.kind.as_str())
-            .bind(self.key.key.as_str())
+            .text(self.key.kind.as_str())
+            .text(self.key.key.as_str())
             .bind(self.event.0);
     }
 }
@@ -456,7 +456,7 @@ impl Row for MembershipRow<'_> {
 
     fn bind(&self, values: &mut Values) {
         values
-            .bind(self.user)
+            .text(self.user)
             .bind(self.room.0)
             .bind(membership_code(self.membership))
             .bind(self.event.0)
@@ -493,14 +493,14 @@ impl Row for TxnRow<'_> {
 
     fn bind(&self, values: &mut Values) {
         let answer = match self.answer {
-            TxnAnswer::Event(id) => Some(id.as_str()),
+            TxnAnswer::Event(id) => Some(Arc::<str>::from(id.as_str())),
             TxnAnswer::Done => None,
         };
         values
-            .bind(self.key.user.as_str())
-            .bind(self.key.device.as_str())
-            .bind(self.key.endpoint.as_str())
-            .bind(self.key.txn.as_str())
+            .text(self.key.user.as_str())
+            .text(self.key.device.as_str())
+            .text(self.key.endpoint.as_str())
+            .text(self.key.txn.as_str())
             .bind(answer)
             .bind(int(self.at.0));
     }
@@ -528,10 +528,10 @@ impl Row for ReceiptRow<'_> {
     fn bind(&self, values: &mut Values) {
         values
             .bind(self.room.0)
-            .bind(self.receipt.user.as_str())
-            .bind(self.receipt.kind.as_str())
-            .bind(self.receipt.thread.as_str())
-            .bind(self.receipt.event.as_str())
+            .text(self.receipt.user.as_str())
+            .text(self.receipt.kind.as_str())
+            .text(self.receipt.thread.as_str())
+            .text(self.receipt.event.as_str())
             .bind(int(self.receipt.at.0))
             .bind(int(self.position.0));
     }
@@ -560,10 +560,10 @@ impl Row for MailRow<'_> {
 
     fn bind(&self, values: &mut Values) {
         values
-            .bind(self.user)
-            .bind(self.device)
+            .text(self.user)
+            .text(self.device)
             .bind(int(self.position.0))
             .bind(self.part)
-            .bind(self.json);
+            .text(self.json);
     }
 }

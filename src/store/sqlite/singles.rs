@@ -3,7 +3,7 @@
 use ruma::{DeviceId, UserId};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 
-use super::{bulk::Statement, commit::Stop, pending::Grown, rows::int};
+use super::{bulk::Statement, commit::Stop, links, pending::Grown, rows::int};
 use crate::{
     base::{Position, Seq},
     store::{Claimed, EventNid, Write},
@@ -40,6 +40,7 @@ pub(super) async fn execute(
             must_exist(&done, *event)
         }
         Write::RemoveDevice { user, device } => remove_device(conn, user, device).await,
+        link if links::is_ours(link) => links::execute(conn, position, link).await,
         other => run(conn, statement(other, position)).await.map(drop),
     }
 }
@@ -122,6 +123,7 @@ async fn remove_device(
     user: &UserId,
     device: &DeviceId,
 ) -> Result<(), Stop> {
+    links::remove(conn, user, device.as_str()).await?;
     for sql in [
         "DELETE FROM devices WHERE user = ?1 AND device = ?2",
         "DELETE FROM device_keys WHERE user = ?1 AND device = ?2",

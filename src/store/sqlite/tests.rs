@@ -454,12 +454,12 @@ async fn how_fast_messages_are_appended() {
                 event.auth = vec![event.hash; 3];
                 pen.append(event);
                 pen.also(Write::Txn {
-                    key: crate::store::TxnKey {
+                    key: Arc::new(crate::store::TxnKey {
                         user: OwnedUserId::try_from("@ana:hub.example").unwrap(),
                         device: "PHONE".into(),
                         endpoint: format!("send {} m.room.message", pen.id),
                         txn: format!("m{}", c * per_commit + n),
-                    },
+                    }),
                     answer,
                     at: crate::base::Timestamp(1),
                 });

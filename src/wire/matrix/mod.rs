@@ -3,6 +3,7 @@
 mod intact;
 mod key;
 mod pdu;
+mod seal;
 mod version;
 
 #[cfg(test)]

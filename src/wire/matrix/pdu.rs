@@ -8,15 +8,14 @@ use std::sync::Arc;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
-    canonical_json::{CanonicalJsonFieldError, RedactingSerializer, redact},
-    signatures::{JsonError, KeyPair, add_content_hash_to_event, reference_hash},
+    canonical_json::{CanonicalJsonFieldError, redact},
+    signatures::{JsonError, reference_hash},
 };
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
     base::{EventHash, Timestamp, limits::EVENT_BYTES_MAX},
-    wire::matrix::{ServerKey, Version},
+    wire::matrix::{ServerKey, Version, seal::seal},
 };
 
 /// How many `prev_events` an event may name.
@@ -130,22 +129,20 @@ impl Pdu {
         check_lengths(&fields)?;
         fields.depth = fields.depth.min(DEPTH_MAX);
         fields.at.0 = fields.at.0.min(DEPTH_MAX);
-        let content = std::mem::take(&mut fields.content);
-        let mut object = to_object(&fields, content, version);
-        let hash = seal(&mut object, version, key)?;
-        let mut pdu = Self::from_parts(fields, hash, &object, version)?;
-        if let Some(CanonicalJsonValue::Object(content)) = object.remove("content") {
-            pdu.fields.content = content; // with `redacts`, where that belongs in it
+        if let Some(id) = &fields.redacts
+            && version.rules().redaction.content_field_redacts
+        {
+            let id = CanonicalJsonValue::String(id.to_string());
+            fields.content.insert("redacts".to_owned(), id);
         }
-        Ok(pdu)
+        let (hash, json) = seal(&fields, version, key)?;
+        Self::from_parts(fields, hash, Arc::from(json), version)
     }
 
     /// Reads an event of a room whose version is known. Checks form and size, and computes its id;
     /// does not check its hash or signatures.
     pub fn read(json: &str, version: Version) -> Result<Self, PduError> {
-        if json.len() > EVENT_BYTES_MAX {
-            return Err(PduError::TooLarge { bytes: json.len() });
-        }
+        check_size(json)?;
         let object: CanonicalJsonObject = serde_json::from_str(json)?;
         let fields = from_object(&object, version)?;
         check_lengths(&fields)?;
@@ -154,11 +151,10 @@ impl Pdu {
             return Err(PduError::CreateWithRoomId);
         }
         let hash = decode_hash(&reference_hash(&object, version.rules())?);
-        let mut pdu = Self::from_parts(fields, hash, &object, version)?;
-        if &*pdu.json != json {
-            pdu.json = Arc::from(json); // the exact bytes, also where they are not canonical
-        }
-        Ok(pdu)
+        let canonical = serde_json::to_string(&object)?;
+        check_size(&canonical)?;
+        // The exact bytes, also where they are not canonical.
+        Self::from_parts(fields, hash, Arc::from(json), version)
     }
 
     /// Reads back what this hub stored: the id is known, so nothing is hashed again.
@@ -224,13 +220,10 @@ impl Pdu {
     fn from_parts(
         mut fields: PduFields,
         hash: EventHash,
-        object: &CanonicalJsonObject,
+        json: Arc<str>,
         version: Version,
     ) -> Result<Self, PduError> {
-        let json = serde_json::to_string(object)?;
-        if json.len() > EVENT_BYTES_MAX {
-            return Err(PduError::TooLarge { bytes: json.len() });
-        }
+        check_size(&json)?;
         if fields.kind == "m.room.create" && version.room_id_is_create_hash() {
             fields.room_id = room_id_of_create(hash);
         }
@@ -238,39 +231,16 @@ impl Pdu {
             id: event_id(hash),
             hash,
             fields,
-            json: Arc::from(json),
+            json,
         })
     }
 }
 
-/// Writes the content hash and the signature into an event, and gives its reference hash.
-///
-/// What is signed and what the reference hash covers are the same bytes, so they are made once;
-/// `hash_and_sign_event` and `reference_hash` would each make them.
-///
-/// spec: server-server §Signing-events
-fn seal(
-    object: &mut CanonicalJsonObject,
-    version: Version,
-    key: &ServerKey,
-) -> Result<EventHash, PduError> {
-    match add_content_hash_to_event(object) {
-        // ruma keeps the number to itself
-        Err(JsonError::PduTooLarge) => {
-            let bytes = serde_json::to_string(object)?.len();
-            return Err(PduError::TooLarge { bytes });
-        }
-        other => other?,
+fn check_size(json: &str) -> Result<(), PduError> {
+    if json.len() > EVENT_BYTES_MAX {
+        return Err(PduError::TooLarge { bytes: json.len() });
     }
-    let text = RedactingSerializer::new()
-        .rules(&version.rules().redaction)
-        .custom_redacted_root_fields(&["signatures", "unsigned"])
-        .serialize(object)?;
-    let signature = key.pair().sign(text.as_bytes());
-    let by_key = CanonicalJsonObject::from([(signature.id(), signature.base64().into())]);
-    let by_server = CanonicalJsonObject::from([(key.name().to_string(), by_key.into())]);
-    object.insert("signatures".to_owned(), by_server.into());
-    Ok(EventHash(Sha256::digest(text.as_bytes()).into()))
+    Ok(())
 }
 
 /// `$` and the URL-safe base64 of a reference hash.
@@ -302,60 +272,6 @@ fn decode_hash(base64: &str) -> EventHash {
         .decode(base64)
         .expect("ruma wrote the hash in this alphabet");
     EventHash(bytes.try_into().expect("SHA-256 has 32 bytes"))
-}
-
-fn to_object(
-    fields: &PduFields,
-    mut content: CanonicalJsonObject,
-    version: Version,
-) -> CanonicalJsonObject {
-    let ids = |ids: &[OwnedEventId]| {
-        CanonicalJsonValue::Array(
-            ids.iter()
-                .map(|id| CanonicalJsonValue::String(id.to_string()))
-                .collect(),
-        )
-    };
-    let is_create = fields.kind == "m.room.create";
-    let mut top_level = None;
-    if let Some(id) = &fields.redacts {
-        let value = CanonicalJsonValue::String(id.to_string());
-        if version.rules().redaction.content_field_redacts {
-            content.insert("redacts".to_owned(), value);
-        } else {
-            top_level = Some(value);
-        }
-    }
-    let mut object = CanonicalJsonObject::from([
-        ("type".to_owned(), fields.kind.clone().into()),
-        ("sender".to_owned(), fields.sender.to_string().into()),
-        ("content".to_owned(), CanonicalJsonValue::Object(content)),
-        ("origin_server_ts".to_owned(), integer(fields.at.0)),
-        ("depth".to_owned(), integer(fields.depth)),
-        ("prev_events".to_owned(), ids(&fields.prev)),
-        ("auth_events".to_owned(), ids(&fields.auth)),
-    ]);
-    if !(is_create && version.room_id_is_create_hash()) {
-        object.insert("room_id".to_owned(), fields.room_id.to_string().into());
-    }
-    if let Some(key) = &fields.state_key {
-        object.insert("state_key".to_owned(), key.clone().into());
-    }
-    if let Some(redacts) = top_level {
-        object.insert("redacts".to_owned(), redacts);
-    }
-    object
-}
-
-/// Canonical JSON ends at 2^53 - 1; our clocks and depths stay far below, a hostile one is cut.
-fn integer(number: u64) -> CanonicalJsonValue {
-    let cut = number.min(DEPTH_MAX);
-    CanonicalJsonValue::Integer(
-        i64::try_from(cut)
-            .unwrap_or(0)
-            .try_into()
-            .unwrap_or_default(),
-    )
 }
 
 fn from_object(object: &CanonicalJsonObject, version: Version) -> Result<PduFields, PduError> {

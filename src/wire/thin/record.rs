@@ -74,6 +74,9 @@ impl Record {
         let kind = head & KIND_MASK;
         let room = field(reader, head, HAS_ROOM)?;
         let seq = reader.number()?;
+        if kind == TYPING && seq != 0 {
+            return Err(reader.fault(ThinFault::Reserved));
+        }
         let may = match kind {
             RECEIPT | TYPING => 0,
             COVERED => HAS_TARGET,

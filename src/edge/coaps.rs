@@ -1,0 +1,187 @@
+//! The CoAP door behind DTLS: the same driver, machine and MSC3079 profile as plain CoAP, with a
+//! [`Link`] between them and the socket that opens and seals datagrams.
+//!
+//! A peer is a connection, not an address: blocks, observations and the token said once go on
+//! when a client's address changes. That a client holds a pre-shared key says who it is
+//! ([`Identity`]), and gives it no rights by itself: as with a certificate, the token does.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use metrics::{counter, gauge};
+use tokio::{net::UdpSocket, sync::watch};
+
+use super::coap::{
+    Coap, driver,
+    link::{Arrived, Link},
+    sticky::Keep,
+};
+use crate::{
+    api::Door,
+    base::Timestamp,
+    session::dtls::{CloseReason, ConfigError, ConnId, Event, Identity, Server, ServerConfig},
+};
+
+/// What the door needs to be opened.
+pub struct Coaps {
+    /// What every CoAP door needs.
+    pub coap: Coap,
+    /// What the door proves itself with.
+    pub dtls: ServerConfig,
+    /// This moment, as the DTLS library counts.
+    pub base: Instant,
+}
+
+/// Makes the door ready: what comes back serves until `shutdown` becomes true (or its sender is
+/// gone), then drains and tells every client that it is over.
+pub fn serve(
+    socket: UdpSocket,
+    door: Coaps,
+    shutdown: watch::Receiver<bool>,
+) -> Result<impl Future<Output = ()> + Send + use<>, ConfigError> {
+    let server = Server::new(door.dtls, door.base, door.coap.clock.now())?;
+    let link = Secured::new(server);
+    Ok(driver::serve(socket, link, door.coap, shutdown))
+}
+
+/// DTLS between the socket and the machine.
+struct Secured {
+    server: Server,
+    /// Who holds a key of ours. A linked device's rights would begin here.
+    identities: BTreeMap<ConnId, Identity>,
+    arrived: VecDeque<Arrived<ConnId>>,
+}
+
+impl Secured {
+    const fn new(server: Server) -> Self {
+        Self {
+            server,
+            identities: BTreeMap::new(),
+            arrived: VecDeque::new(),
+        }
+    }
+
+    /// Takes out what happened below.
+    fn follow_up(&mut self) {
+        while let Some(event) = self.server.poll_event() {
+            self.happened(event);
+        }
+        gauge(CONNECTIONS, self.server.established());
+        gauge(HANDSHAKES, self.server.half_open());
+    }
+
+    fn happened(&mut self, event: Event) {
+        match event {
+            Event::Connected {
+                conn,
+                from,
+                identity,
+            } => {
+                count("connected");
+                tracing::debug!(?conn, %from, ?identity, "connected");
+                if let Some(identity) = identity {
+                    self.identities.insert(conn, identity);
+                }
+            }
+            Event::Data { conn, bytes } => self.arrived.push_back(Arrived::Message {
+                peer: conn,
+                bytes,
+                is_proved: true, // by the handshake's cookie, or by the newest record of all
+            }),
+            Event::Moved { conn, from, to } => {
+                count("moved");
+                tracing::debug!(?conn, %from, %to, "moved");
+            }
+            Event::Closed { conn, reason } => {
+                count(word(reason));
+                tracing::debug!(?conn, ?reason, "closed");
+                self.identities.remove(&conn);
+                self.arrived.push_back(Arrived::Gone { peer: conn });
+            }
+        }
+    }
+}
+
+impl Link for Secured {
+    type Peer = ConnId;
+
+    const DOOR: Door = Door::Coaps;
+
+    // As long as the connection: its end takes them away.
+    const WORDS: Keep = Keep {
+        peers_max: usize::MAX, // the ceiling on connections is the server's
+        idle_max: Duration::MAX,
+    };
+
+    fn handle_datagram(&mut self, now: Timestamp, from: SocketAddr, datagram: &[u8]) {
+        self.server.handle_datagram(now, from, datagram);
+        self.follow_up();
+    }
+
+    fn send(&mut self, now: Timestamp, peer: &ConnId, message: Bytes) {
+        if let Err(error) = self.server.send(now, *peer, &message) {
+            tracing::debug!(?peer, %error, "a message was not sent");
+        }
+        self.follow_up();
+    }
+
+    fn handle_timeout(&mut self, now: Timestamp) {
+        self.server.handle_timeout(now);
+        self.follow_up();
+    }
+
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        self.server.poll_timeout()
+    }
+
+    fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
+        self.server.poll_transmit()
+    }
+
+    fn poll_arrived(&mut self) -> Option<Arrived<ConnId>> {
+        self.arrived.pop_front()
+    }
+
+    fn address(&self, peer: &ConnId) -> Option<IpAddr> {
+        self.server.address(*peer).map(|address| address.ip())
+    }
+
+    // spec: msc3079 §Access-Tokens
+    fn keeps_words(&self, _: &ConnId) -> bool {
+        true
+    }
+
+    fn close(&mut self, now: Timestamp) {
+        self.server.close_all(now);
+        self.follow_up();
+    }
+}
+
+const fn word(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Peer => "closed_by_peer",
+        CloseReason::Local => "closed",
+        CloseReason::Replaced => "replaced",
+        CloseReason::Idle => "idle",
+        CloseReason::Evicted => "evicted",
+        CloseReason::Failed => "failed",
+    }
+}
+
+fn count(event: &'static str) {
+    counter!("tramline_dtls_events_total", "event" => event).increment(1);
+}
+
+fn gauge(name: &'static str, value: usize) {
+    gauge!(name).set(u32::try_from(value).unwrap_or(u32::MAX));
+}
+
+const CONNECTIONS: &str = "tramline_dtls_connections";
+const HANDSHAKES: &str = "tramline_dtls_handshakes";
