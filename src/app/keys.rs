@@ -71,13 +71,22 @@ impl SigningKey {
 /// The key that devices know the hub by on QUIC; made where there is none, since hubs are older than it.
 pub fn quic_key(path: &Path) -> Result<HubKey, Failure> {
     let wrong = |reason: String| {
-        Failure::usage("QUIC_KEY", format!("`quic.key_file`: {}: {reason}", path.display()))
+        Failure::usage(
+            "QUIC_KEY",
+            format!("`quic.key_file`: {}: {reason}", path.display()),
+        )
     };
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
     match made {
         Ok(mut file) => {
             let pem = generate().map_err(|error| wrong(error.to_string()))?;
-            let written = file.write_all(pem.as_bytes()).and_then(|()| file.sync_all());
+            let written = file
+                .write_all(pem.as_bytes())
+                .and_then(|()| file.sync_all());
             written.map_err(|error| wrong(error.to_string()))?;
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

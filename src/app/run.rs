@@ -35,6 +35,7 @@ use crate::{
         linked::{Answering, Linked},
         quic::{self, HubKey, Quic},
         thin::{Reach, Thin},
+        websocket::WebSockets,
     },
     session::{coap::Timers, dtls},
     wire::matrix::ServerKey,
@@ -201,6 +202,17 @@ fn open_doors(
     let dtls_address = listeners.coaps.first().map(UdpSocket::local_addr);
     let dtls_port = dtls_address.and_then(|address| Some(address.ok()?.port()));
     let front = Front::telling(Arc::clone(&hub.hub) as Arc<dyn Service>, dtls_port);
+    let links = Arc::clone(&hub.hub) as Arc<dyn Links>;
+    let clock = Arc::new(SystemClock::new());
+    let thin = Thin::new(
+        Arc::clone(&front),
+        Arc::clone(&links),
+        clock.clone(),
+        Reach::new(),
+    );
+    let (linked, pusher) = Linked::new(thin, &links, clock);
+    tokio::spawn(pusher); // ends with the doors that hold `linked`
+    let websockets = WebSockets::new(Arc::clone(&linked) as Arc<dyn Answering>, &links);
     if config.coap.plain == PlainCoap::Any && !listeners.coap.is_empty() {
         tracing::warn!("plain CoAP from anywhere: passwords and tokens cross the network in clear");
     }
@@ -209,7 +221,7 @@ fn open_doors(
             edge::http::tls::server_config(Arc::clone(certificate) as Arc<dyn ResolvesServerCert>)
                 .map_err(|error| Failure::usage("CERTIFICATE", error))?;
         for listener in listeners.https {
-            let door = https_door(&front, config);
+            let door = https_door(&front, config, &websockets);
             let served = edge::http::serve(listener, Arc::clone(&tls), door, stopping.clone());
             doors.spawn(async move {
                 served.await;
@@ -243,7 +255,8 @@ fn open_doors(
             Ok(())
         });
     }
-    open_quic(doors, listeners.quic, (hub, &front), material, config, stopping)?;
+    let thin = (&front, &links, &linked);
+    open_quic(doors, listeners.quic, thin, material, config, stopping)?;
     let service = Arc::clone(&hub.hub);
     let health = Health {
         ready: Arc::new(move || service.ready()),
@@ -263,11 +276,11 @@ fn open_doors(
     Ok(())
 }
 
-/// The QUIC door, and what pushes news through it.
+/// The QUIC door.
 fn open_quic(
     doors: &mut JoinSet<Result<(), Failure>>,
     sockets: Vec<UdpSocket>,
-    (hub, front): (&OpenHub, &Arc<Front>),
+    (front, links, linked): (&Arc<Front>, &Arc<dyn Links>, &Arc<Linked>),
     material: &Material,
     config: &Config,
     stopping: &watch::Receiver<bool>,
@@ -275,19 +288,16 @@ fn open_quic(
     let Some(key) = &material.quic_key else {
         return Ok(());
     };
-    let links = Arc::clone(&hub.hub) as Arc<dyn Links>;
-    let clock = Arc::new(SystemClock::new());
-    let thin = Thin::new(Arc::clone(front), Arc::clone(&links), clock.clone(), Reach::new());
-    let (linked, pusher) = Linked::new(thin, &links, clock);
-    tokio::spawn(pusher); // ends with the doors that hold `linked`
     let certificate = material.certificate.clone();
     for socket in sockets {
         let door = Quic {
             front: Arc::clone(front),
-            answering: Arc::clone(&linked) as Arc<dyn Answering>,
-            links: Arc::clone(&links),
+            answering: Arc::clone(linked) as Arc<dyn Answering>,
+            links: Arc::clone(links),
             key: key.clone(),
-            certificate: certificate.clone().map(|shown| shown as Arc<dyn ResolvesServerCert>),
+            certificate: certificate
+                .clone()
+                .map(|shown| shown as Arc<dyn ResolvesServerCert>),
             limits: quic::Limits {
                 idle: config.quic.idle.0,
                 drain: config.limits.drain.0,
@@ -319,7 +329,7 @@ fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
     }
 }
 
-fn https_door(front: &Arc<Front>, config: &Config) -> Https {
+fn https_door(front: &Arc<Front>, config: &Config, websockets: &Arc<WebSockets>) -> Https {
     let limits = &config.limits;
     Https {
         front: Arc::clone(front),
@@ -333,6 +343,7 @@ fn https_door(front: &Arc<Front>, config: &Config) -> Https {
             client_base_url: config.https.public_url.as_ref().map(|url| url.0.clone()),
             server: None, // federation is not in this release
         },
+        websockets: Some(Arc::clone(websockets)),
     }
 }
 

@@ -23,10 +23,7 @@ use crate::{
         framed::Observe,
         ledger::Traffic,
     },
-    wire::{
-        coap::Code,
-        thin::number,
-    },
+    wire::{coap::Code, thin::number},
 };
 
 pub use super::thin::{PUSH, Who};

@@ -25,6 +25,7 @@ pub mod linked;
 pub mod quic;
 pub mod thin;
 pub mod wake;
+pub mod websocket;
 
 #[cfg(test)]
 mod fake;

@@ -3,3 +3,4 @@
 
 mod hub;
 mod quic;
+mod websocket;

@@ -148,12 +148,7 @@ impl Thin {
     }
 
     /// A file, whole. QUIC passes them on in pieces.
-    async fn file(
-        &self,
-        who: &Who,
-        file: Result<File, Refusal>,
-        request: &Request,
-    ) -> Response {
+    async fn file(&self, who: &Who, file: Result<File, Refusal>, request: &Request) -> Response {
         let front = Arc::clone(&self.front);
         match file {
             Ok(file) => Files { front }.whole(who, &file, request).await,
