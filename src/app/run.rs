@@ -261,6 +261,7 @@ fn open_doors(
     let health = Health {
         ready: Arc::new(move || service.ready()),
         metrics: telemetry.metrics.clone(),
+        books: edge::thin::Books::new(),
         tokens: Arc::clone(&material.tokens),
     };
     for listener in listeners.admin {

@@ -69,9 +69,12 @@ pub async fn run(wake: Wake, mut shutdown: watch::Receiver<bool>) -> Result<(), 
         links: wake.links,
         knocks: JoinSet::new(),
     };
+    let mut over = std::pin::pin!(async move {
+        let _ = shutdown.wait_for(|over| *over).await; // without a sender there is no more waiting
+    });
     loop {
         tokio::select! {
-            _ = shutdown.wait_for(|over| *over) => return Ok(()),
+            () = over.as_mut() => return Ok(()),
             rung = bell.rung() => knocking.rung(rung.users).await,
             waiting = knocking.door.waiting() => knocking.given_up(waiting).await,
             Some(ended) = knocking.knocks.join_next() => {
@@ -81,6 +84,15 @@ pub async fn run(wake: Wake, mut shutdown: watch::Receiver<bool>) -> Result<(), 
             }
         }
     }
+}
+
+/// Why a device may have to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Something concerns its user.
+    News,
+    /// What was sent to it was never confirmed.
+    GivenUp,
 }
 
 struct Knocking {
@@ -108,7 +120,7 @@ impl Knocking {
             Which::All => None,
         };
         for (device, url) in self.hooks(named.as_deref()).await {
-            self.knock(device, url);
+            self.knock(device, url, Cause::News);
         }
     }
 
@@ -117,7 +129,7 @@ impl Knocking {
         let users: Vec<_> = users.into_iter().collect();
         for (device, url) in self.hooks(Some(&users)).await {
             if devices.contains(&device) {
-                self.knock(device, url);
+                self.knock(device, url, Cause::GivenUp);
             }
         }
     }
@@ -132,7 +144,7 @@ impl Knocking {
             })
     }
 
-    fn knock(&mut self, device: DeviceName, url: String) {
+    fn knock(&mut self, device: DeviceName, url: String, cause: Cause) {
         if self.knocks.len() >= KNOCKS_MAX {
             count("full");
             return;
@@ -142,7 +154,7 @@ impl Knocking {
         };
         let door = Arc::clone(&self.door);
         self.knocks
-            .spawn(async move { door.knock(&device, &url, heard).await });
+            .spawn(async move { door.knock(&device, &url, heard, cause).await });
     }
 }
 
@@ -152,14 +164,15 @@ impl Shared {
     }
 
     /// Knocks at a device, unless it is heard of before.
-    async fn knock(&self, device: &DeviceName, url: &str, heard: Option<Timestamp>) {
+    async fn knock(&self, device: &DeviceName, url: &str, heard: Timestamp, cause: Cause) {
         let reach = self.thin.reach();
         // one that has just spoken is awake, and may be the cause of the news
-        let awake = heard.map(|heard| SILENCE.saturating_sub(self.clock.now().since(heard)));
-        if let Some(awake) = awake.filter(|awake| !awake.is_zero()) {
+        let awake = SILENCE.saturating_sub(self.clock.now().since(heard));
+        if !awake.is_zero() {
             tokio::time::sleep(awake).await;
         }
-        if reach.is_watching(device) || !self.thin.waits(device).await {
+        let waits = cause == Cause::GivenUp || self.thin.waits(device).await;
+        if reach.is_watching(device) || !waits {
             return reach.let_be(device);
         }
         let mut pauses = self.retries.iter();

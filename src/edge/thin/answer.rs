@@ -115,7 +115,7 @@ impl Thin {
         request: &Request,
         read: Read,
     ) -> Result<Outcome, Refusal> {
-        let origin = self.origin(who, number);
+        let origin = Self::origin(who, number);
         match read {
             Read::Rest(rest) => self.rest(who, origin, &rest).await,
             Read::Thin(asked) => match asked? {
@@ -132,7 +132,7 @@ impl Thin {
         }
     }
 
-    pub(super) fn origin(&self, who: &Who, number: RequestId) -> Origin {
+    pub(super) fn origin(who: &Who, number: RequestId) -> Origin {
         Origin {
             door: who.door,
             address: who.address.map(|address| address.ip()),
@@ -197,11 +197,13 @@ impl Thin {
     fn remember(&self, who: &Who, question: &Question, reply: &ThinReply) {
         match (question, reply) {
             (Question::LinkProfile(profile), _) => self.devices.said(&who.device, *profile),
-            (Question::Inbox { .. }, ThinReply::Records { through, .. }) => {
-                if let Some(through) = *through {
-                    self.devices.told_inbox(&who.device, through);
-                }
-            }
+            (
+                Question::Inbox { .. },
+                ThinReply::Records {
+                    through: Some(through),
+                    ..
+                },
+            ) => self.devices.told_inbox(&who.device, *through),
             _ => {}
         }
     }
@@ -243,8 +245,8 @@ impl Thin {
         let (ThinReply::Entry(entry), ThinReply::Names(names)) = (entry, names) else {
             return Err(Refusal::internal());
         };
-        let named = names.into_iter().next();
-        let room_id = named.and_then(|name| OwnedRoomId::try_from(name.text).ok());
+        let found = names.into_iter().next();
+        let room_id = found.and_then(|name| OwnedRoomId::try_from(name.text).ok());
         let room_id = room_id.ok_or_else(|| Refusal::not_found("no room has this alias"))?;
         let event_id = matrix::event_id(EventHash(entry.id));
         let command = get_room_event::v3::Request::new(room_id, event_id);

@@ -16,6 +16,8 @@ mod answer;
 mod bell;
 mod books;
 mod devices;
+#[cfg(test)]
+pub(in crate::edge) mod fake;
 mod news;
 mod pushes;
 mod reach;

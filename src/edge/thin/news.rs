@@ -64,7 +64,7 @@ impl Thin {
             return Some(News {
                 response: answer::whole(Code::CONTENT, encode_records(&told)),
                 next,
-                more,
+                more: more && thrift < Thrift::AnnounceOnly, // one announcement says it all
             });
         }
         None
@@ -136,7 +136,7 @@ impl Thin {
             repeats: true,
         };
         let work = async {
-            match self.ask(self.origin(who, number), question).await? {
+            match self.ask(Self::origin(who, number), question).await? {
                 ThinReply::Records {
                     records,
                     through,
@@ -199,8 +199,8 @@ fn told(
     let has_entries = |record: &Record| matches!(record.what, Shown::Entry { .. });
     if thrift == Thrift::AnnounceOnly {
         let announces = more || records.iter().any(has_entries);
-        let announced = announces.then(|| announcement(watch, &records, through));
-        return announced.into_iter().collect();
+        let only = announces.then(|| announcement(watch, &records, through));
+        return only.into_iter().collect();
     }
     let mut told = with_rooms(records);
     if !more && told.last().is_some_and(is_covered) {
@@ -219,7 +219,9 @@ fn announcement(watch: &Watch, records: &[Record], through: Option<(Alias, Seq)>
                 Shown::Covered { head, .. } => head,
                 _ => None,
             });
-            let head = said.or(through.map(|(_, seq)| seq.0)).unwrap_or(from.0);
+            let head = said
+                .or_else(|| through.map(|(_, seq)| seq.0))
+                .unwrap_or(from.0);
             Record {
                 room: None,
                 what: Shown::Covered {

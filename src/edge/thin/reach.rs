@@ -31,7 +31,7 @@ struct Known {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    heard: Option<Timestamp>,
+    heard: Timestamp,
     /// Knocked at, or about to be, and not heard of since.
     is_knocked: bool,
 }
@@ -95,7 +95,7 @@ impl Reach {
         self.with(|known| {
             let state = known.devices.entry(device, State::default);
             *state = State {
-                heard: Some(now),
+                heard: now,
                 is_knocked: false,
             };
             known.waiting.remove(device);
@@ -119,8 +119,8 @@ impl Reach {
     }
 
     /// Takes it on to knock at a device: not if it is watching, nor twice until it was heard of.
-    /// Gives when it was heard of last.
-    pub(in crate::edge) fn take_on(&self, device: &DeviceName) -> Option<Option<Timestamp>> {
+    /// Gives when it was heard of last, the epoch if it never was.
+    pub(in crate::edge) fn take_on(&self, device: &DeviceName) -> Option<Timestamp> {
         self.with(|known| {
             if known.watches.contains_key(device) {
                 return None;

@@ -59,7 +59,7 @@ pub(super) fn asked(request: &Request) -> Result<Asked, Refusal> {
         (["^"], Code::PUT) => Thin::WakeHook(wake_url(body)?),
         (["$"], Code::GET) => return Ok(Asked::Ledger),
         (["~", ..], _) => return Ok(Asked::Rest(Box::new(without_tilde(request)))),
-        ([], _) | (["*" | "@" | "=" | "^" | "$"], _) => return Err(wrong_method()),
+        ([] | ["*" | "@" | "=" | "^" | "$"], _) => return Err(wrong_method()),
         ([room, rest @ ..], _) => {
             let room = number::of_segment(room).ok_or_else(unknown_path)?;
             return in_room(room, rest, request);
