@@ -170,7 +170,7 @@ impl Connection {
             Message::Close(_) => return Err(End::Closed("the device has closed it")),
             Message::Ping(_) | Message::Pong(_) => return Ok(()), // answered by the library
         };
-        let framed = Framed::decode(&bytes, MESSAGE_BYTES_MAX).map_err(|error| abort(error))?;
+        let framed = Framed::decode(&bytes, MESSAGE_BYTES_MAX).map_err(abort)?;
         if Signal::is(framed.code) {
             return self.signalled(&framed).await;
         }
