@@ -95,6 +95,24 @@ const METRICS: &[Metric] = &[
         meaning: "Stored events that were changed on disk and not delivered.",
     },
     Metric {
+        name: "tramline_dtls_connections",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        meaning: "DTLS connections that are established.",
+    },
+    Metric {
+        name: "tramline_dtls_handshakes",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        meaning: "DTLS handshakes under way.",
+    },
+    Metric {
+        name: "tramline_dtls_events_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "DTLS connections made, moved to another address and closed, by event.",
+    },
+    Metric {
         name: "tramline_link_exchanges_total",
         kind: Kind::Counter,
         unit: Unit::Count,

@@ -5,6 +5,7 @@
 //! [`super::client_api`]; files are in `media`. There is no plain HTTP here.
 
 mod arriving;
+mod link;
 mod media;
 mod serve;
 mod stall;
@@ -30,6 +31,7 @@ use serde_json::{Value, json};
 use self::{arriving::Arriving, upgrade::Upgrades};
 use super::{
     client_api::{Answer, Path, token},
+    credential_file::HubFacts,
     front::{self, Front, Told},
     websocket::WebSockets,
 };
@@ -90,6 +92,8 @@ pub struct Https {
     pub well_known: WellKnown,
     /// CoAP over WebSocket at its well-known path; none: there is none.
     pub websockets: Option<Arc<WebSockets>>,
+    /// What a device is told that is linked here; none: no device can be.
+    pub facts: Option<Arc<HubFacts>>,
 }
 
 /// One request's circumstances.
@@ -105,6 +109,7 @@ struct Asked {
 enum Target {
     Api(super::client_api::Match),
     Media(media::Target),
+    Link(link::Target),
     WellKnownClient,
     WellKnownServer,
     WebSocket,
@@ -115,6 +120,7 @@ impl Target {
         match self {
             Self::Api(found) => found.endpoint.name(),
             Self::Media(media) => media.name(),
+            Self::Link(link) => link.name(),
             Self::WellKnownClient => "WellKnownClient",
             Self::WellKnownServer => "WellKnownServer",
             Self::WebSocket => "WebSocket",
@@ -189,6 +195,9 @@ impl Https {
         if let Some(media) = media::Target::of(method, &texts)? {
             return Ok(Target::Media(media));
         }
+        if let Some(link) = link::Target::of(method, &texts)? {
+            return Ok(Target::Link(link));
+        }
         self.front.api.find(method, &path).map(Target::Api)
     }
 
@@ -209,6 +218,7 @@ impl Https {
             ),
             Target::Media(media) => self.media(media, asked, body).await,
             Target::WebSocket => Err(Refusal::internal()), // taken up before
+            Target::Link(link) => self.link(link, asked, body).await,
             Target::Api(found) => {
                 let body = body.whole(self.limits.body).await?;
                 let command = found.command(&asked.query, &body)?;

@@ -60,7 +60,7 @@ pub trait Watching: Send {
 }
 
 /// The doors' observations: who waits for which news.
-pub struct Linked {
+pub struct Answers {
     thin: Arc<Thin>,
     orders: mpsc::UnboundedSender<Order>,
     keys: AtomicU64,
@@ -83,7 +83,7 @@ struct Watcher {
     tell: mpsc::Sender<Response>,
 }
 
-impl Linked {
+impl Answers {
     /// One for the doors of a process, and the task that looks for their news; it ends when nobody
     /// is left who could ask.
     pub fn new(
@@ -134,7 +134,7 @@ impl Linked {
 }
 
 #[async_trait]
-impl Answering for Linked {
+impl Answering for Answers {
     async fn answer(&self, who: &Who, request: &Request) -> Answered {
         let answered = self.thin.answer(who, request).await;
         let watching = match answered.watch {

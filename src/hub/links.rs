@@ -6,17 +6,19 @@
 //! in `desk::linking`.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use ruma::{OwnedUserId, UserId};
 
 use super::{Hub, WriteError, fanout::Fanout};
 use crate::{
     api::{Code, Deliver, DeviceName, EdhocLink, Links, OscoreLink, Refusal, Registration, Secret},
     store::{Batch, LinkRecord, SharedStore, StoreError, Write},
+    wire::thin::LinkProfile,
 };
 
 /// How many links are read at a time when the hub starts.
@@ -47,7 +49,7 @@ pub(super) struct LinkTable {
 
 #[derive(Default)]
 struct Kept {
-    devices: HashMap<Arc<DeviceName>, Keys>,
+    devices: BTreeMap<Arc<DeviceName>, Known>,
     psks: HashMap<Box<[u8]>, (Arc<DeviceName>, Secret)>,
     spkis: HashMap<Box<[u8]>, Arc<DeviceName>>,
     recipients: HashSet<Box<[u8]>>,
@@ -57,11 +59,13 @@ struct Kept {
     changes: u64,
 }
 
-/// What a device is found by.
-struct Keys {
+/// What a device is found by, and what it said of its link.
+struct Known {
     psk_identity: Box<[u8]>,
     spki: Option<Box<[u8]>>,
     recipient_id: Box<[u8]>,
+    profile: LinkProfile,
+    wake_url: Option<Box<str>>,
 }
 
 impl LinkTable {
@@ -171,33 +175,52 @@ enum Found {
 impl Kept {
     fn insert(&mut self, link: LinkRecord) {
         let device = Arc::new(link.oscore.device);
-        let keys = Keys {
+        let known = Known {
             psk_identity: link.psk_identity.into_bytes().into(),
             spki: link.quic_spki.map(Into::into),
             recipient_id: link.oscore.recipient_id.into(),
+            profile: link.profile,
+            wake_url: link.wake_url.map(Into::into),
         };
         let psk = (Arc::clone(&device), link.psk);
-        self.psks.insert(keys.psk_identity.clone(), psk);
-        if let Some(spki) = &keys.spki {
+        self.psks.insert(known.psk_identity.clone(), psk);
+        if let Some(spki) = &known.spki {
             self.spkis.insert(spki.clone(), Arc::clone(&device));
         }
-        self.recipients.insert(keys.recipient_id.clone());
-        self.devices.insert(device, keys);
+        self.recipients.insert(known.recipient_id.clone());
+        self.devices.insert(device, known);
     }
 
     fn remove(&mut self, device: &DeviceName) {
-        let Some(keys) = self.devices.remove(device) else {
+        let Some(known) = self.devices.remove(device) else {
             return;
         };
-        self.psks.remove(&keys.psk_identity);
-        keys.spki.and_then(|spki| self.spkis.remove(&spki));
-        self.recipients.remove(&keys.recipient_id);
-        self.contexts.remove(&keys.recipient_id);
+        self.psks.remove(&known.psk_identity);
+        known.spki.and_then(|spki| self.spkis.remove(&spki));
+        self.recipients.remove(&known.recipient_id);
+        self.contexts.remove(&known.recipient_id);
+    }
+
+    /// The devices of a user that want to be knocked at.
+    fn wake_hooks_of(&self, user: &UserId) -> impl Iterator<Item = (DeviceName, String)> {
+        let first = DeviceName {
+            user: user.to_owned(),
+            device: "".into(),
+        };
+        let theirs = self.devices.range(Arc::new(first.clone())..);
+        theirs
+            .take_while(move |(device, _)| device.user == first.user)
+            .filter_map(wake_hook)
     }
 
     fn is_free(&self, id: &[u8]) -> bool {
         !self.recipients.contains(id) && !self.given.iter().any(|given| given == id)
     }
+}
+
+fn wake_hook((device, known): (&Arc<DeviceName>, &Known)) -> Option<(DeviceName, String)> {
+    let url = known.wake_url.as_deref()?;
+    Some((DeviceName::clone(device), url.to_owned()))
 }
 
 impl Hub {
@@ -353,6 +376,26 @@ impl Links for Hub {
             token: token.to_vec(),
         })
         .await
+    }
+
+    async fn link_profile(&self, device: &DeviceName) -> Result<LinkProfile, Refusal> {
+        let kept = self.links.read();
+        let known = kept.devices.get(device);
+        Ok(known.map_or_else(LinkProfile::default, |known| known.profile))
+    }
+
+    async fn wake_hooks(
+        &self,
+        users: Option<&[OwnedUserId]>,
+    ) -> Result<Vec<(DeviceName, String)>, Refusal> {
+        let kept = self.links.read();
+        Ok(match users {
+            None => kept.devices.iter().filter_map(wake_hook).collect(),
+            Some(users) => users
+                .iter()
+                .flat_map(|user| kept.wake_hooks_of(user))
+                .collect(),
+        })
     }
 
     fn started_with_store(&self) -> bool {

@@ -18,6 +18,7 @@ pub mod memory;
 mod reads;
 pub mod records;
 pub mod sqlite;
+mod thin;
 pub mod write;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use thiserror::Error;
 
 pub use marker::Marker;
 pub use records::*;
+pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
 
 use crate::{
@@ -109,8 +111,14 @@ pub struct SigningKeyNote {
 }
 
 /// Everything the hub keeps. One process owns a store.
-pub trait Store: Commits + Rooms + Accounts + Devices + LinkedDevices + MediaIndex {}
-impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + MediaIndex> Store for T {}
+pub trait Store:
+    Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex
+{
+}
+impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex> Store
+    for T
+{
+}
 
 /// The write side. Only the one committer calls [`Commits::commit`].
 #[async_trait]

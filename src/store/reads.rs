@@ -70,6 +70,13 @@ macro_rules! each_store_read {
         }
 
         $reads! {
+            ThinDevices:
+            generation() -> [u8; 8];
+            thin_names(user: &ruma::UserId, device: &str, wanted: &[($crate::wire::thin::NameKind, $crate::wire::thin::Alias)]) -> Vec<Option<String>>;
+            thin_aliases(user: &ruma::UserId, device: &str, wanted: &[($crate::wire::thin::NameKind, String)]) -> Vec<Option<$crate::wire::thin::Alias>>;
+        }
+
+        $reads! {
             LinkedDevices:
             link(user: &ruma::UserId, device: &str) -> Option<$crate::store::LinkRecord>;
             link_by_recipient(recipient_id: &[u8]) -> Option<$crate::store::LinkRecord>;

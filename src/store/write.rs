@@ -12,7 +12,10 @@ use crate::{
         EventNid, LinkRecord, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
         Status, TxnAnswer, TxnKey,
     },
-    wire::{matrix::Version, thin::LinkProfile},
+    wire::{
+        matrix::Version,
+        thin::{LinkProfile, NameKind},
+    },
 };
 
 /// Writes that belong together.
@@ -123,7 +126,8 @@ pub enum Write {
         answer: TxnAnswer,
         at: Timestamp,
     },
-    /// Transactions answered before `before` may be forgotten.
+    /// Transactions answered before `before` may be forgotten, but for those of the endpoint
+    /// `thin`: a draft of the thin profile is answered alike however much later it comes again.
     ForgetTxns { before: Timestamp },
     /// An alias; conflicts when it exists.
     NewAlias {
@@ -255,12 +259,19 @@ pub enum Write {
         recipient_id: Vec<u8>,
         token: Vec<u8>,
     },
-    /// What a linked device says of its link.
+    /// Numbers for the names of a thin device that have none, in order. Dropped when the device does
+    /// not exist or has too many.
+    ThinNames {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        names: Vec<(NameKind, String)>,
+    },
+    /// What a linked device says of its link; dropped when it is not linked.
     LinkProfile {
         device: DeviceName,
         profile: LinkProfile,
     },
-    /// Where to knock when something waits for a linked device; none: nowhere.
+    /// Where to knock when something waits for a linked device; dropped when it is not linked.
     WakeUrl {
         device: DeviceName,
         url: Option<String>,

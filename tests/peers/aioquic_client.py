@@ -10,6 +10,7 @@ reason on stderr and exit code 1.
 """
 import argparse
 import asyncio
+import base64
 import datetime
 import json
 import ssl
@@ -18,7 +19,7 @@ import sys
 from aioquic.asyncio.client import connect
 from aioquic.quic.configuration import QuicConfiguration
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 ALPN = "tramline-x509/1"
@@ -33,6 +34,14 @@ class Wrong(Exception):
 def check(holds, what):
     if not holds:
         raise Wrong(what)
+
+
+def private_key(pem):
+    """Ed25519 by RFC 8410, also where the public half follows (version 2), which `cryptography` does not read."""
+    der = base64.b64decode(b"".join(line for line in pem.splitlines() if not line.startswith(b"-----")))
+    _, mark, rest = der.partition(b"\x04\x22\x04\x20")
+    check(mark and len(rest) >= 32, "no Ed25519 key")
+    return Ed25519PrivateKey.from_private_bytes(rest[:32])
 
 
 def certificate(key):
@@ -89,14 +98,18 @@ async def observe(client):
     if extra:
         length = {1: 13, 2: 269, 4: 65805}[extra] + int.from_bytes(await reader.readexactly(extra), "big")
     rest = await asyncio.wait_for(reader.readexactly(1 + length), 10)
-    client._quic.stop_stream(writer.get_extra_info("stream_id"), 0)
-    client.transmit()
+    if not reader.at_eof():  # else the hub has refused to go on
+        try:
+            client._quic.stop_stream(writer.get_extra_info("stream_id"), 0)
+            client.transmit()
+        except ValueError:
+            pass  # it has ended meanwhile
     return answer(b"\x00" + rest)
 
 
 async def run(args):
     with open(args.key, "rb") as file:
-        key = serialization.load_pem_private_key(file.read(), None)
+        key = private_key(file.read())
     shown = certificate(key)
     tickets = []
 

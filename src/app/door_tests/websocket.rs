@@ -62,6 +62,7 @@ async fn running() -> Running {
         front: Front::new(hub.clone()),
         limits: Limits::default(),
         well_known: WellKnown::default(),
+        facts: None,
         websockets: Some(WebSockets::new(hub.clone(), &links)),
     };
     let (stop, stopped) = watch::channel(false);

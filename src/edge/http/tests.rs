@@ -72,6 +72,7 @@ async fn running(limits: Limits) -> Running {
             server: None,
         },
         websockets: None,
+        facts: None,
     };
     let task = tokio::spawn(serve(listener, tls, door, stopped));
     Running {

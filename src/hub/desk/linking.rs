@@ -270,7 +270,7 @@ fn credentials(hub: &Hub, record: LinkRecord, access_token: String) -> DeviceCre
 /// Refuses keys that no handshake could go through with.
 fn check_keys(edhoc_public_x: Option<&[u8; 32]>, quic_spki: Option<&[u8]>) -> Result<(), Refusal> {
     if let Some(x) = edhoc_public_x
-        && p256::PublicKey::from_sec1_bytes(&[&[2], x.as_slice()].concat()).is_err()
+        && p256_013::PublicKey::from_sec1_bytes(&[&[2], x.as_slice()].concat()).is_err()
     {
         return Err(Refusal::invalid_param(
             "edhoc_public: not the x coordinate of a point of P-256",
@@ -289,6 +289,6 @@ fn is_known_spki(spki: &[u8]) -> bool {
         .is_some_and(|key| key.len() == 32)
         || spki.strip_prefix(SPKI_P256).is_some_and(|point| {
             let sec1 = [&[4], point].concat();
-            point.len() == 64 && p256::PublicKey::from_sec1_bytes(&sec1).is_ok()
+            point.len() == 64 && p256_013::PublicKey::from_sec1_bytes(&sec1).is_ok()
         })
 }

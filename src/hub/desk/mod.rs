@@ -33,6 +33,9 @@ mod tests_accounts;
 mod tests_devices;
 #[cfg(test)]
 mod tests_directory;
+#[cfg(test)]
+mod tests_linking;
+mod thin;
 mod tickets;
 mod to_device;
 mod turns;
@@ -46,7 +49,7 @@ pub use linking::LinkWish;
 pub use registration::AccountWish;
 
 use crate::{
-    api::{Code, Command, Origin, Refusal, Reply},
+    api::{Command, Origin, Refusal, Reply},
     base::Clock,
     hub::{Hub, Settings, fanout::Touched},
     store::{Batch, Write, media::MediaFiles},
@@ -542,8 +545,11 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .await
                 .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
         }
+        Command::Thin(wish) => {
+            let caller = access::caller(hub, &origin).await?;
+            thin::thin(hub, &caller, wish).await.map(Reply::Thin)
+        }
         Command::Linking(asked) => linking::linking(hub, &origin, *asked).await,
-        Command::Thin(_) => Err(Refusal::new(Code::Unrecognized, "no device is linked here")),
     }
 }
 

@@ -9,6 +9,7 @@ mod graph;
 mod links;
 mod pen;
 mod rooms;
+mod thin;
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -48,6 +49,9 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     accounts::a_key_is_claimed_once(&*make().await).await;
     accounts::device_changes_reach_neighbours_only(&*make().await).await;
     accounts::media_is_counted(&*make().await).await;
+    thin::a_device_numbers_names_as_they_come_up(&*make().await).await;
+    thin::a_removed_device_leaves_no_numbers(&*make().await).await;
+    thin::drafts_are_remembered_when_other_transactions_are_forgotten(&*make().await).await;
     links::a_link_is_found_by_each_of_its_keys(&*make().await).await;
     links::a_key_links_one_device(&*make().await).await;
     links::a_renewed_context_takes_the_place_of_the_old_one(&*make().await).await;

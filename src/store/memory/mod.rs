@@ -7,6 +7,7 @@
 mod check;
 mod links;
 mod read;
+mod thin;
 mod write;
 
 use std::{
@@ -26,6 +27,7 @@ use crate::{
         MediaRecord, Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
         TxnKey, UserRecord,
     },
+    wire::thin::{Alias, NameKind},
 };
 
 /// A store in memory.
@@ -80,6 +82,8 @@ struct Tables {
     /// By recipient id and token, with when it was made.
     registrations: BTreeMap<(Vec<u8>, Vec<u8>), (Position, Registration)>,
     mail: BTreeMap<(DeviceKey, Position, u32), String>,
+    thin_names: BTreeMap<(DeviceKey, NameKind, Alias), String>,
+    thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
     media: BTreeMap<String, MediaRecord>,
 }
 

@@ -135,6 +135,7 @@ impl Tables {
             | Write::Profile { .. }
             | Write::AccountData { .. }
             | Write::Filter { .. } => self.apply_account(write, position)?,
+            Write::ThinNames { .. } => self.apply_thin(write),
             _ => self.apply_device(write, position, part)?,
         }
         Ok(None)
@@ -231,7 +232,9 @@ impl Tables {
             Write::Txn { key, answer, at } => {
                 self.txns.insert(TxnKey::clone(key), (answer.clone(), *at));
             }
-            Write::ForgetTxns { before } => self.txns.retain(|_, (_, at)| *at >= *before),
+            Write::ForgetTxns { before } => self
+                .txns
+                .retain(|key, (_, at)| *at >= *before || key.endpoint == "thin"),
             Write::NewAlias {
                 alias,
                 room,
@@ -431,6 +434,7 @@ impl Tables {
                 self.one_time_keys.retain(|(key, ..), _| *key != gone);
                 self.fallback_keys.retain(|(key, _), _| *key != gone);
                 self.mail.retain(|(key, ..), _| *key != gone);
+                self.forget_thin(&gone);
                 self.txns
                     .retain(|key, _| (&key.user, &key.device) != (user, device));
             }

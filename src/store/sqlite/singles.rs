@@ -3,7 +3,7 @@
 use ruma::{DeviceId, UserId};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 
-use super::{bulk::Statement, commit::Stop, links, pending::Grown, rows::int};
+use super::{bulk::Statement, commit::Stop, links, pending::Grown, rows::int, thin};
 use crate::{
     base::{Position, Seq},
     store::{Claimed, EventNid, Write},
@@ -40,6 +40,7 @@ pub(super) async fn execute(
             must_exist(&done, *event)
         }
         Write::RemoveDevice { user, device } => remove_device(conn, user, device).await,
+        Write::ThinNames { .. } => thin::execute(conn, write).await,
         link if links::is_ours(link) => links::execute(conn, position, link).await,
         other => run(conn, statement(other, position)).await.map(drop),
     }
@@ -133,6 +134,9 @@ async fn remove_device(
         // A device that is made anew under this name is another device: its transaction ids
         // start over.
         "DELETE FROM txns WHERE user = ?1 AND device = ?2",
+        "DELETE FROM thin_names WHERE user = ?1 AND device = ?2",
+        "DELETE FROM thin_counters WHERE user = ?1 AND device = ?2",
+        "DELETE FROM thin_links WHERE user = ?1 AND device = ?2",
     ] {
         sqlx::query(sql)
             .bind(user.as_str())
@@ -189,7 +193,7 @@ fn room_statement(write: &Write) -> Option<Statement> {
             .bind(because.0)
             .bind(json.as_str()),
         Write::ForgetTxns { before } => {
-            sqlx::query("DELETE FROM txns WHERE at < ?").bind(int(before.0))
+            sqlx::query("DELETE FROM txns WHERE at < ? AND endpoint <> 'thin'").bind(int(before.0))
         }
         Write::NewAlias {
             alias,
