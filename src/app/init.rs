@@ -83,6 +83,7 @@ fn contents(name: &ServerName) -> Result<Vec<Item>, Failure> {
         .map_err(|error| Failure::failed("INIT", format!("cannot make a certificate: {error}")))?;
     let no_chance = |error| Failure::failed("INIT", format!("no randomness: {error}"));
     let signing_key = keys::generate().map_err(no_chance)?;
+    let quic_key = keys::generate().map_err(no_chance)?;
     let edhoc_key = EdhocKey::generate().map_err(no_chance)?.text();
     let token = admin_token().map_err(no_chance)?;
     let item = |path, mode, text| Item { path, mode, text };
@@ -92,6 +93,7 @@ fn contents(name: &ServerName) -> Result<Vec<Item>, Failure> {
         item("keys/edhoc.key", 0o600, Some(edhoc_key)),
         item("keys/https.cert.pem", 0o644, Some(certificate)),
         item("keys/https.key.pem", 0o600, Some(key)),
+        item("keys/quic.key", 0o600, Some(quic_key)),
         item("keys/admin.token", 0o600, Some(token)),
         item("store", 0o700, None),
         item("run", 0o700, None),
@@ -276,6 +278,7 @@ mod tests {
             "tramline.toml",
             "keys/signing.pem",
             "keys/https.key.pem",
+            "keys/quic.key",
             "keys/edhoc.key",
             "keys/admin.token",
         ] {

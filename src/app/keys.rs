@@ -3,15 +3,20 @@
 //! The file is PKCS#8 in PEM. The key's id is a hash of its public half: it needs no second
 //! place to be written down, and a restored or copied key cannot meet another key's id.
 
-use std::{io, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ruma::signatures::Ed25519KeyPair;
-use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 
 use super::{clock, failure::Failure, secrets};
-use crate::store::SigningKeyNote;
+use crate::{edge::quic::HubKey, store::SigningKeyNote};
 
 /// The hub's Ed25519 signing key.
 pub struct SigningKey {
@@ -61,6 +66,36 @@ impl SigningKey {
         let pair = parse(name.chars().take(KEY_NAME_CHARS).collect())?;
         Ok(Self { pair })
     }
+}
+
+/// The key that devices know the hub by on QUIC; made where there is none, since hubs are older than it.
+pub fn quic_key(path: &Path) -> Result<HubKey, Failure> {
+    let wrong = |reason: String| {
+        Failure::usage(
+            "QUIC_KEY",
+            format!("`quic.key_file`: {}: {reason}", path.display()),
+        )
+    };
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Ok(mut file) => {
+            let pem = generate().map_err(|error| wrong(error.to_string()))?;
+            let written = file
+                .write_all(pem.as_bytes())
+                .and_then(|()| file.sync_all());
+            written.map_err(|error| wrong(error.to_string()))?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(wrong(error.to_string())),
+    }
+    let text = secrets::read_file(path).map_err(|error| wrong(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(text.reveal().as_bytes())
+        .map_err(|error| wrong(format!("no key in PEM: {error}")))?;
+    HubKey::new(&key).map_err(|error| wrong(error.to_string()))
 }
 
 /// Makes a key from the operating system's randomness, as PEM.

@@ -16,6 +16,8 @@ pub struct Listeners {
     pub coap: Vec<UdpSocket>,
     /// The CoAP door behind DTLS.
     pub coaps: Vec<UdpSocket>,
+    /// The QUIC door.
+    pub quic: Vec<UdpSocket>,
     /// The operator's listener.
     pub admin: Vec<TcpListener>,
 }
@@ -43,6 +45,12 @@ impl Listeners {
                 .coaps
                 .push(socket.map_err(|e| refused("coaps.listen", *address, &e))?);
         }
+        for address in config.quic.listen.addresses() {
+            match UdpSocket::bind(address).await {
+                Ok(socket) => bound.quic.push(socket),
+                Err(error) => wrong.push(refused("quic.listen", *address, &error)),
+            }
+        }
         for address in config.admin.listen.addresses() {
             match TcpListener::bind(address).await {
                 Ok(listener) => bound.admin.push(listener),
@@ -61,6 +69,7 @@ impl Listeners {
             https: each(&self.https, TcpListener::local_addr)?,
             coap: each(&self.coap, UdpSocket::local_addr)?,
             coaps: each(&self.coaps, UdpSocket::local_addr)?,
+            quic: each(&self.quic, UdpSocket::local_addr)?,
             admin: each(&self.admin, TcpListener::local_addr)?,
         })
     }
@@ -109,6 +118,7 @@ mod tests {
             "https.listen=127.0.0.1:0,127.0.0.1:0",
             "coap.listen=127.0.0.1:0",
             "coaps.listen=127.0.0.1:0",
+            "quic.listen=off",
             "admin.listen=off",
         ]);
 
@@ -128,6 +138,7 @@ mod tests {
             "coap.listen=127.0.0.1:0",
             "coap.plain=off",
             "coaps.listen=off",
+            "quic.listen=off",
             "admin.listen=off",
         ]);
 
@@ -144,6 +155,7 @@ mod tests {
         let config = config(&[
             &format!("https.listen=127.0.0.1:0,{tcp}"),
             &format!("coap.listen={udp}"),
+            "quic.listen=off",
             "admin.listen=192.0.2.1:0",
         ]);
 

@@ -83,6 +83,12 @@ const METRICS: &[Metric] = &[
         meaning: "Bytes in datagrams, by door and direction, without IP and UDP headers.",
     },
     Metric {
+        name: "tramline_early_requests_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Requests in QUIC's early data, by outcome: answered, or too early (asked again later).",
+    },
+    Metric {
         name: "tramline_changed_events_total",
         kind: Kind::Counter,
         unit: Unit::Count,

@@ -11,6 +11,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+#[cfg(test)]
+mod door_tests;
 pub mod edhoc_key;
 pub mod facts;
 pub mod failure;

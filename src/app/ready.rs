@@ -28,6 +28,9 @@ pub struct Listening {
     /// The CoAP door behind DTLS.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub coaps: Vec<SocketAddr>,
+    /// The QUIC door.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub quic: Vec<SocketAddr>,
     /// The operator's listener.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub admin: Vec<SocketAddr>,
@@ -68,6 +71,7 @@ mod tests {
                 "[::1]:5683".parse().unwrap(),
             ],
             coaps: vec!["127.0.0.1:5684".parse().unwrap()],
+            quic: vec!["127.0.0.1:8449".parse().unwrap()],
             admin: Vec::new(),
         };
 
@@ -76,7 +80,7 @@ mod tests {
         assert_eq!(
             line,
             format!(
-                r#"{{"event":"ready","version":"{}","server_name":"hub.example","pid":{},"listen":{{"https":["127.0.0.1:8448"],"coap":["127.0.0.1:5683","[::1]:5683"],"coaps":["127.0.0.1:5684"]}}}}"#,
+                r#"{{"event":"ready","version":"{}","server_name":"hub.example","pid":{},"listen":{{"https":["127.0.0.1:8448"],"coap":["127.0.0.1:5683","[::1]:5683"],"coaps":["127.0.0.1:5684"],"quic":["127.0.0.1:8449"]}}}}"#,
                 env!("CARGO_PKG_VERSION"),
                 std::process::id()
             )

@@ -15,7 +15,7 @@ use super::{
     edhoc_key::EdhocKey,
     facts,
     failure::Failure,
-    keys::SigningKey,
+    keys::{self, SigningKey},
     listen::Listeners,
     notify::Notify,
     open::OpenHub,
@@ -35,7 +35,10 @@ use crate::{
         coaps::{self, Coaps, LinkedKeys},
         credential_file::HubFacts,
         http::{Https, WellKnown},
+        linked::{Answering, Answers},
+        quic::{self, HubKey, Quic},
         thin::{Books, Reach, Thin},
+        websocket::WebSockets,
     },
     session::{coap::Timers, dtls, oscore::link::Plainly},
     wire::matrix::ServerKey,
@@ -152,6 +155,8 @@ pub struct Material {
     pub certificate: Option<Arc<Certificate>>,
     /// What the DTLS door shows.
     pub dtls_certificate: Option<dtls::Certificate>,
+    /// What devices know the hub by on QUIC.
+    pub quic_key: Option<HubKey>,
     /// Secrets that a reload replaces.
     pub tokens: SharedTokens,
 }
@@ -176,12 +181,18 @@ impl Material {
             let read = tls::for_dtls(&config.coaps);
             Some(read.map_err(|error| Failure::usage("CERTIFICATE", error))?)
         };
+        let quic_key = if config.quic.listen.addresses().is_empty() {
+            None
+        } else {
+            Some(keys::quic_key(config.quic.key_file.as_ref())?)
+        };
         let tokens = Arc::new(RwLock::new(Tokens::read(config)?));
         Ok(Self {
             signing_key,
             edhoc_key,
             certificate,
             dtls_certificate,
+            quic_key,
             tokens,
         })
     }
@@ -201,6 +212,12 @@ fn open_doors(
     let dtls_address = listeners.coaps.first().map(UdpSocket::local_addr);
     let dtls_port = dtls_address.and_then(|address| Some(address.ok()?.port()));
     let front = Front::telling(Arc::clone(&hub.hub) as Arc<dyn Service>, dtls_port);
+    let books = Books::new();
+    let linked = linked(hub, &front, &books);
+    let clock = Arc::new(SystemClock::new());
+    let (answers, pusher) = Answers::new(Arc::clone(&linked.thin), &linked.links, clock);
+    tokio::spawn(pusher); // ends with the doors that hold `answers`
+    let websockets = WebSockets::new(Arc::clone(&answers) as Arc<dyn Answering>, &linked.links);
     if config.coap.plain == PlainCoap::Any && !listeners.coap.is_empty() {
         tracing::warn!("plain CoAP from anywhere: passwords and tokens cross the network in clear");
     }
@@ -209,7 +226,7 @@ fn open_doors(
             edge::http::tls::server_config(Arc::clone(certificate) as Arc<dyn ResolvesServerCert>)
                 .map_err(|error| Failure::usage("CERTIFICATE", error))?;
         for listener in listeners.https {
-            let door = https_door(&front, config, facts);
+            let door = https_door(&front, config, facts, &websockets);
             let served = edge::http::serve(listener, Arc::clone(&tls), door, stopping.clone());
             doors.spawn(async move {
                 served.await;
@@ -217,8 +234,6 @@ fn open_doors(
             });
         }
     }
-    let books = Books::new();
-    let linked = linked(hub, &front, &books);
     for (index, socket) in listeners.coap.into_iter().enumerate() {
         let mut door = coap_door(&front, config);
         // One socket has all contexts: two would use the same numbers.
@@ -253,6 +268,8 @@ fn open_doors(
             Ok(())
         });
     }
+    let thin = (&front, &linked.links, &answers);
+    open_quic(doors, listeners.quic, thin, material, config, stopping)?;
     let service = Arc::clone(&hub.hub);
     let health = Health {
         ready: Arc::new(move || service.ready()),
@@ -268,6 +285,46 @@ fn open_doors(
                 .with_graceful_shutdown(stopped)
                 .await
                 .map_err(|error| Failure::failed("ADMIN_LISTENER", error))
+        });
+    }
+    Ok(())
+}
+
+/// The QUIC door.
+fn open_quic(
+    doors: &mut JoinSet<Result<(), Failure>>,
+    sockets: Vec<UdpSocket>,
+    (front, links, linked): (&Arc<Front>, &Arc<dyn Links>, &Arc<Answers>),
+    material: &Material,
+    config: &Config,
+    stopping: &watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    let Some(key) = &material.quic_key else {
+        return Ok(());
+    };
+    let certificate = material.certificate.clone();
+    for socket in sockets {
+        let door = Quic {
+            front: Arc::clone(front),
+            answering: Arc::clone(linked) as Arc<dyn Answering>,
+            links: Arc::clone(links),
+            key: key.clone(),
+            certificate: certificate
+                .clone()
+                .map(|shown| shown as Arc<dyn ResolvesServerCert>),
+            limits: quic::Limits {
+                idle: config.quic.idle.0,
+                drain: config.limits.drain.0,
+                ..quic::Limits::default()
+            },
+        };
+        let failed = |error: &dyn std::fmt::Display| Failure::failed("QUIC", error.to_string());
+        let socket = socket.into_std().map_err(|error| failed(&error))?;
+        let bound = quic::open(socket, door).map_err(|error| failed(&error))?;
+        let served = quic::serve(bound, stopping.clone());
+        doors.spawn(async move {
+            served.await;
+            Ok(())
         });
     }
     Ok(())
@@ -305,7 +362,12 @@ fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
     }
 }
 
-fn https_door(front: &Arc<Front>, config: &Config, facts: &Arc<HubFacts>) -> Https {
+fn https_door(
+    front: &Arc<Front>,
+    config: &Config,
+    facts: &Arc<HubFacts>,
+    websockets: &Arc<WebSockets>,
+) -> Https {
     let limits = &config.limits;
     Https {
         front: Arc::clone(front),
@@ -319,6 +381,7 @@ fn https_door(front: &Arc<Front>, config: &Config, facts: &Arc<HubFacts>) -> Htt
             client_base_url: config.https.public_url.as_ref().map(|url| url.0.clone()),
             server: None, // federation is not in this release
         },
+        websockets: Some(Arc::clone(websockets)),
         facts: Some(Arc::clone(facts)),
     }
 }

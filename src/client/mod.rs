@@ -8,6 +8,7 @@ mod credentials;
 mod error;
 mod http;
 mod ledger;
+pub mod quic;
 mod target;
 pub mod thin;
 

@@ -12,6 +12,7 @@ mod stall;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod upgrade;
 
 use std::{
     borrow::Cow,
@@ -27,11 +28,12 @@ use http::{
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use self::arriving::Arriving;
+use self::{arriving::Arriving, upgrade::Upgrades};
 use super::{
     client_api::{Answer, Path, token},
     credential_file::HubFacts,
     front::{self, Front, Told},
+    websocket::WebSockets,
 };
 use crate::api::{Code, Credentials, Door, Origin, Refusal, RequestId};
 
@@ -88,6 +90,8 @@ pub struct Https {
     pub limits: Limits,
     /// What the well-known paths say.
     pub well_known: WellKnown,
+    /// CoAP over WebSocket at its well-known path; none: there is none.
+    pub websockets: Option<Arc<WebSockets>>,
     /// What a device is told that is linked here; none: no device can be.
     pub facts: Option<Arc<HubFacts>>,
 }
@@ -108,6 +112,7 @@ enum Target {
     Link(link::Target),
     WellKnownClient,
     WellKnownServer,
+    WebSocket,
 }
 
 impl Target {
@@ -118,13 +123,19 @@ impl Target {
             Self::Link(link) => link.name(),
             Self::WellKnownClient => "WellKnownClient",
             Self::WellKnownServer => "WellKnownServer",
+            Self::WebSocket => "WebSocket",
         }
     }
 }
 
 impl Https {
     /// Answers one request. Never fails: what goes wrong is an answer too.
-    async fn answer(&self, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(
+        &self,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+        upgrades: Upgrades,
+    ) -> Response<Body> {
         if request.method() == Method::OPTIONS {
             return preflight();
         }
@@ -139,6 +150,9 @@ impl Https {
         let work = async {
             fits(&parts)?;
             one_host(parts.version, &parts.headers)?;
+            if let Ok(Target::WebSocket) = target {
+                return self.upgrade(peer, number, parts, upgrades).await;
+            }
             let query = parts.uri.query().unwrap_or_default();
             let asked = asked(peer, number, &parts.method, query, parts.headers)?;
             self.dispatch(target?, asked, body).await
@@ -175,6 +189,7 @@ impl Https {
         match texts.as_slice() {
             [".well-known", "matrix", "client"] if get => return Ok(Target::WellKnownClient),
             [".well-known", "matrix", "server"] if get => return Ok(Target::WellKnownServer),
+            [".well-known", "coap"] if get => return Ok(Target::WebSocket),
             _ => {}
         }
         if let Some(media) = media::Target::of(method, &texts)? {
@@ -202,6 +217,7 @@ impl Https {
                 |server| json!({ "m.server": server }),
             ),
             Target::Media(media) => self.media(media, asked, body).await,
+            Target::WebSocket => Err(Refusal::internal()), // taken up before
             Target::Link(link) => self.link(link, asked, body).await,
             Target::Api(found) => {
                 let body = body.whole(self.limits.body).await?;

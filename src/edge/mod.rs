@@ -10,6 +10,7 @@
 //!
 //! ```text
 //! http::serve(TcpListener, watch of tls::server_config(…), Https { front, limits, well_known }, shutdown)
+//! quic::serve(quic::open(UdpSocket, Quic { front, answering, links, key, certificate, limits })?, shutdown)
 //! coap::serve(coap::bind(address)?, Coap { front, clock, rng, timers, limits, plainly, linked }, shutdown)
 //! coaps::serve(UdpSocket, Coaps { coap: Coap { … }, dtls, base }, shutdown)?
 //! ```
@@ -18,10 +19,14 @@ pub mod client_api;
 pub mod coap;
 pub mod coaps;
 pub mod credential_file;
+mod files;
 pub mod front;
 pub mod http;
+pub mod linked;
+pub mod quic;
 pub mod thin;
 pub mod wake;
+pub mod websocket;
 
 #[cfg(test)]
 mod fake;

@@ -115,7 +115,10 @@ pub trait Store:
     Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex
 {
 }
-impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex> Store for T {}
+impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex> Store
+    for T
+{
+}
 
 /// The write side. Only the one committer calls [`Commits::commit`].
 #[async_trait]

@@ -14,6 +14,7 @@ mod key;
 mod limits;
 mod log;
 mod nearest;
+mod quic;
 mod read;
 mod registration;
 mod show;
@@ -39,6 +40,7 @@ pub use identity::Identity;
 pub use key::{Key, Reload, Section};
 pub use limits::Limits;
 pub use log::Log;
+pub use quic::Quic;
 pub use read::{Inputs, Setting};
 pub use registration::Registration;
 pub use show::{as_json, as_markdown, as_text, file_for};
@@ -67,6 +69,8 @@ pub struct Config {
     pub coap: Coap,
     /// The same, secured.
     pub coaps: Coaps,
+    /// The door for linked devices that stay connected.
+    pub quic: Quic,
     /// The door for the operator.
     pub admin: Admin,
     /// Who may make an account.
@@ -109,6 +113,7 @@ pub fn sections() -> impl Iterator<Item = Section> {
         section("https", Https::ABOUT, Https::KEYS),
         section("coap", Coap::ABOUT, Coap::KEYS),
         section("coaps", Coaps::ABOUT, Coaps::KEYS),
+        section("quic", Quic::ABOUT, Quic::KEYS),
         section("admin", Admin::ABOUT, Admin::KEYS),
         section("registration", Registration::ABOUT, Registration::KEYS),
         section("limits", Limits::ABOUT, Limits::KEYS),
@@ -177,6 +182,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
     let https = Https::read(reader);
     let coap = Coap::read(reader);
     let coaps = Coaps::read(reader);
+    let quic = Quic::read(reader);
     let admin = Admin::read(reader);
     let registration = Registration::read(reader);
     let limits = Limits::read(reader);
@@ -190,6 +196,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
         https: https?,
         coap: coap?,
         coaps: coaps?,
+        quic: quic?,
         admin: admin?,
         registration: registration?,
         limits: limits?,
@@ -234,6 +241,10 @@ fn check_addresses(config: &Config, reader: &mut Reader<'_>) {
         ("coaps.listen", coaps.addresses()),
         ("coap.listen", coap),
     );
+    let quic = config.quic.listen.addresses();
+    for other in [("coap.listen", coap), ("coaps.listen", coaps.addresses())] {
+        check_pair(reader, ("quic.listen", quic), other);
+    }
 }
 
 type Named<'a> = (&'static str, &'a [SocketAddr]);

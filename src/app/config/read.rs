@@ -19,8 +19,7 @@ use super::{
 };
 
 /// Parts that the contract names and this release does not have.
-const NOT_IN_THIS_RELEASE: &[(&str, &str)] =
-    &[("quic", "the QUIC door"), ("federation", "federation")];
+const NOT_IN_THIS_RELEASE: &[(&str, &str)] = &[("federation", "federation")];
 
 /// Where the layers of a configuration come from.
 #[derive(Clone, Debug, Default)]

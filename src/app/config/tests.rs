@@ -302,8 +302,7 @@ fn everything_that_is_wrong_is_told_at_once() {
 #[test]
 fn doors_of_later_releases_are_refused_as_such() {
     for (text, key) in [
-        ("[quic]\nlisten = \"off\"", "quic.listen"),
-        ("quic.listen = \"off\"", "quic.listen"),
+        ("federation.enabled = true", "federation.enabled"),
         ("[federation]\nenabled = true", "federation.enabled"),
         ("[federation]", "federation"),
     ] {
@@ -548,6 +547,9 @@ fn every_key_of_the_contract_is_in_the_documentations_table() {
         "coaps.listen",
         "coaps.cert_file",
         "coaps.key_file",
+        "quic.listen",
+        "quic.key_file",
+        "quic.idle",
         "admin.listen",
         "registration.token",
         "registration.shared_secret_file",

@@ -4,28 +4,26 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use metrics::{counter, gauge};
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Https, Limits, stall::Stall, tls::HTTP2};
+use super::{Https, Limits, stall::Stall, tls::HTTP2, upgrade::Upgraded};
 
 /// Serves until `shutdown` becomes true (or its sender is gone), then drains.
 ///
@@ -41,7 +39,7 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(door.limits.connections_max));
     let crowd = Arc::new(Crowd::default());
     let acceptor = TlsAcceptor::from(tls);
-    let graceful = GracefulShutdown::new();
+    let stopping = shutdown.clone();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -59,14 +57,15 @@ pub async fn serve(
             acceptor: acceptor.clone(),
             door: Arc::clone(&door),
             peer,
-            watcher: graceful.watcher(),
+            stopping: stopping.clone(),
             _held: (place, seat),
         };
         connections.spawn(connection.run(stream));
         while connections.try_join_next().is_some() {}
     }
     drop(listener); // from here on connecting fails, which a client understands better than silence
-    if tokio::time::timeout(door.limits.drain, graceful.shutdown())
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(door.limits.drain, drained)
         .await
         .is_err()
     {
@@ -139,7 +138,7 @@ struct Connection {
     acceptor: TlsAcceptor,
     door: Arc<Https>,
     peer: SocketAddr,
-    watcher: Watcher,
+    stopping: watch::Receiver<bool>,
     _held: (OwnedSemaphorePermit, Seat),
 }
 
@@ -154,41 +153,76 @@ impl Connection {
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
         };
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-        let builder = builder(&self.door.limits, http2);
-        let door = &self.door;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+        let (upgrades, mut upgraded) = mpsc::channel(1);
+        let door = Arc::clone(&self.door);
         let service = service_fn(move |request| {
-            let door = Arc::clone(door);
-            async move { Ok::<_, Infallible>(door.answer(peer, request).await) }
+            let (door, upgrades) = (Arc::clone(&door), upgrades.clone());
+            async move { Ok::<_, Infallible>(door.answer(peer, request, upgrades).await) }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = self.watcher.watch(connection).await {
+        let (limits, stopping) = (&self.door.limits, self.stopping.clone());
+        let stream = TokioIo::new(stream);
+        let ended = if is_http2 {
+            let connection = http2_builder(limits).serve_connection(stream, service);
+            gracefully(connection, stopping, http2::Connection::graceful_shutdown).await
+        } else {
+            let connection = http1_builder(limits).serve_connection(stream, service);
+            let connection = connection.with_upgrades();
+            gracefully(
+                connection,
+                stopping,
+                http1::UpgradeableConnection::graceful_shutdown,
+            )
+            .await
+        };
+        if let Err(error) = ended {
             tracing::debug!(%peer, %error, "connection ended");
+        }
+        // the service is gone, and with it all who could upgrade, unless one has
+        if let (Some(Upgraded { socket, who }), Some(websockets)) =
+            (upgraded.recv().await, &self.door.websockets)
+        {
+            websockets.serve(socket, who, self.stopping.clone()).await;
         }
     }
 }
 
-/// HTTP of the version that ALPN chose. Guessing it from the first bytes would wait for them
-/// without a limit.
-fn builder(limits: &Limits, http2: bool) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+/// Runs a connection to its end, which comes after the request under way when the hub goes.
+async fn gracefully<C: Future>(
+    connection: C,
+    mut stopping: watch::Receiver<bool>,
+    shut_down: impl FnOnce(Pin<&mut C>),
+) -> C::Output {
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        _ = stopping.wait_for(|over| *over) => {}
+    }
+    shut_down(connection.as_mut());
+    connection.await
+}
+
+// The version is the one that ALPN chose. Guessing it from the first bytes would wait for them without
+// a limit.
+
+fn http1_builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_buf_size(HEADER_BYTES_MAX);
     builder
-        .http2()
+}
+
+fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .keep_alive_interval(limits.header)
         .keep_alive_timeout(limits.header);
-    if http2 {
-        builder.http2_only()
-    } else {
-        builder.http1_only()
-    }
+    builder
 }
 
 /// The read buffer of an HTTP/1.1 connection, in bytes. What does not fit hyper refuses by itself,

@@ -316,7 +316,7 @@ fn digest<const N: usize>(body: &[u8]) -> [u8; N] {
 }
 
 /// A refusal as the thin profile has it. spec: thin-profile §3
-pub(super) fn refused(refusal: &Refusal, method: Code) -> Response {
+pub(in crate::edge) fn refused(refusal: &Refusal, method: Code) -> Response {
     let mut response = Response::new(code_for_status(refusal.status, method)).saying(format!(
         "{} {}",
         refusal.code.errcode(),

@@ -29,6 +29,7 @@ mod watch;
 
 use std::{net::SocketAddr, sync::Arc};
 
+pub(super) use self::answer::refused;
 use self::devices::Devices;
 pub use self::{
     bell::{Bell, Rung, Which},
@@ -37,9 +38,12 @@ pub use self::{
     reach::Reach,
     watch::Watch,
 };
-use super::Front;
+use super::{
+    Front,
+    files::{File, Files},
+};
 use crate::{
-    api::{DeviceName, Door, Links},
+    api::{DeviceName, Door, Links, Refusal},
     base::Clock,
     session::{
         coap::{Request, Response},
@@ -81,6 +85,9 @@ pub struct News {
     /// Whether there is more to tell at once.
     pub more: bool,
 }
+
+/// The operation that files are counted as.
+pub(super) const FILE: &str = "File";
 
 /// The operation that notifications are counted as.
 pub const PUSH: &str = "Push";
@@ -125,7 +132,14 @@ impl Thin {
     /// Answers one request. Never fails: what is refused is an answer too.
     pub async fn answer(&self, who: &Who, request: &Request) -> Answered {
         self.reach.heard(self.clock.now(), &who.device);
-        let answered = self.answered(who, request).await;
+        let answered = match File::of(request) {
+            Some(file) => Answered {
+                response: self.file(who, file, request).await,
+                watch: None,
+                operation: FILE,
+            },
+            None => self.answered(who, request).await,
+        };
         let cost = Cost {
             exchanges: 1,
             ..Cost::default()
@@ -133,6 +147,15 @@ impl Thin {
         let now = self.clock.now();
         self.books.count(now, &who.device, answered.operation, cost);
         answered
+    }
+
+    /// A file, whole. QUIC passes them on in pieces.
+    async fn file(&self, who: &Who, file: Result<File, Refusal>, request: &Request) -> Response {
+        let front = Arc::clone(&self.front);
+        match file {
+            Ok(file) => Files { front }.whole(who, &file, request).await,
+            Err(refusal) => refused(&refusal, request.method),
+        }
     }
 
     /// What is new for a watch, in at most `bytes_max` bytes; none when there is nothing to tell.

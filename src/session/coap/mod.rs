@@ -37,7 +37,7 @@ pub mod types;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Timers};
+pub use config::{Config, RESPONSE_BYTES_MAX, Timers};
 pub use machine::Machine;
 pub use types::{
     Event, ExchangeId, FailReason, GoneReason, ObservationId, Peer, Request, RespondError, Response,

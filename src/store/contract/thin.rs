@@ -10,9 +10,7 @@ use super::{
 use crate::{
     base::Timestamp,
     store::{Store, TxnAnswer, TxnKey, Write},
-    wire::thin::{
-        NameKind::{self, EventType, Room, User},
-    },
+    wire::thin::NameKind::{self, EventType, Room, User},
 };
 
 fn names(user: &OwnedUserId, device: &str, names: &[(NameKind, &str)]) -> Write {
@@ -106,11 +104,7 @@ pub(super) async fn a_removed_device_leaves_no_numbers(store: &dyn Store) {
         user: ana.clone(),
         device: device(),
     };
-    commit(
-        store,
-        vec![names(&ana, "PHONE", &[(Room, "!b")]), gone],
-    )
-    .await;
+    commit(store, vec![names(&ana, "PHONE", &[(Room, "!b")]), gone]).await;
     commit(
         store,
         vec![

@@ -3,9 +3,7 @@
 use ruma::{DeviceId, UserId};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 
-use super::{
-    bulk::Statement, commit::Stop, links, pending::Grown, rows::int, thin,
-};
+use super::{bulk::Statement, commit::Stop, links, pending::Grown, rows::int, thin};
 use crate::{
     base::{Position, Seq},
     store::{Claimed, EventNid, Write},
@@ -42,9 +40,7 @@ pub(super) async fn execute(
             must_exist(&done, *event)
         }
         Write::RemoveDevice { user, device } => remove_device(conn, user, device).await,
-        Write::ThinNames { .. } => {
-            thin::execute(conn, write).await
-        }
+        Write::ThinNames { .. } => thin::execute(conn, write).await,
         link if links::is_ours(link) => links::execute(conn, position, link).await,
         other => run(conn, statement(other, position)).await.map(drop),
     }

@@ -69,6 +69,8 @@ codes! {
     UNSUPPORTED_FORMAT = 4, 15;
     /// Well formed, but not possible.
     UNPROCESSABLE = 4, 22;
+    /// Early data could be a replay (RFC 8470): once more when the handshake is over.
+    TOO_EARLY = 4, 25;
     /// This client asks too often (RFC 8516); Max-Age says when to come back.
     TOO_MANY_REQUESTS = 4, 29;
     /// Our fault.
