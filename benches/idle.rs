@@ -181,6 +181,7 @@ async fn start(dir: &std::path::Path) -> Result<Arc<Hub>, Failed> {
             limits,
             ..Settings::default()
         },
+        edhoc_public_x: [0; 32], // no device links here
     })
     .await?)
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use ruma::{OwnedDeviceId, OwnedUserId};
 
 use super::Refusal;
-use crate::base::Position;
+use crate::{base::Position, wire::thin::LinkProfile};
 
 /// A device that the security layer has authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +45,9 @@ pub struct OscoreLink {
     pub sender_id: Vec<u8>,
     /// Sender sequence numbers below this may have been used.
     pub reserved_below: u64,
+    /// Whether the device orders notifications by the outer Observe option, which then counts.
+    /// Fixed when it is linked; [`Links::renew_oscore`] does not change it.
+    pub outer_observe_counted: bool,
 }
 
 /// What a device linked by EDHOC is recognised by.
@@ -161,6 +164,21 @@ pub trait Links: Send + Sync + 'static {
 
     /// Forgets a registration.
     async fn deregister(&self, recipient_id: &[u8], token: &[u8]) -> Result<(), Refusal>;
+
+    /// What a device last said of its link; the default if it never did.
+    async fn link_profile(&self, device: &DeviceName) -> Result<LinkProfile, Refusal> {
+        let _ = device;
+        Ok(LinkProfile::default())
+    }
+
+    /// The devices of these users (none: of all) that want to be knocked at, and where.
+    async fn wake_hooks(
+        &self,
+        users: Option<&[OwnedUserId]>,
+    ) -> Result<Vec<(DeviceName, String)>, Refusal> {
+        let _ = users;
+        Ok(Vec::new())
+    }
 
     /// Whether this process has held all of a context's replay state since it was made (false after a restart).
     fn started_with_store(&self) -> bool;

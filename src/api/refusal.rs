@@ -35,6 +35,7 @@ pub enum Code {
     ResourceLimitExceeded,
     WeakPassword,
     UnableToAuthoriseJoin,
+    DuplicateTxn,
     /// The request came too late or too early for what it names; ours, on top of the spec's.
     Busy,
 }
@@ -67,6 +68,7 @@ impl Code {
             Self::ResourceLimitExceeded => "M_RESOURCE_LIMIT_EXCEEDED",
             Self::WeakPassword => "M_WEAK_PASSWORD",
             Self::UnableToAuthoriseJoin => "M_UNABLE_TO_AUTHORISE_JOIN",
+            Self::DuplicateTxn => "M_DUPLICATE_TXN",
         }
     }
 
@@ -79,6 +81,7 @@ impl Code {
             | Self::GuestAccessForbidden
             | Self::ResourceLimitExceeded => 403,
             Self::NotFound | Self::Unrecognized => 404,
+            Self::DuplicateTxn => 409,
             Self::TooLarge => 413,
             Self::LimitExceeded => 429,
             Self::Unknown => 500,

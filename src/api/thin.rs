@@ -100,7 +100,8 @@ pub enum ThinReply {
     Appended(Seq),
     /// To [`Thin::Log`] and [`Thin::Inbox`].
     Records {
-        /// In order, within the budget.
+        /// In order, within the budget; with the closing `Covered`, which [`Thin::Log`] always has and
+        /// [`Thin::Inbox`] where there is more.
         records: Vec<Record>,
         /// The newest entry they cover, to go on from: in `Inbox` with its room.
         through: Option<(Alias, Seq)>,

@@ -1,4 +1,4 @@
-//! The operator's TCP listener: `/livez`, `/readyz`, `/metrics`, and the place of `/admin/v1`.
+//! The operator's TCP listener: `/livez`, `/readyz`, `/metrics`, and `/admin/v1/ledger`.
 //!
 //! Health is open, because probes cannot carry a token; it tells one bit. Everything else asks
 //! for the token that `init` made.
@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value as Json, json};
 
 use super::reload::SharedTokens;
+use crate::edge::thin::Books;
 
 /// What the listener tells about the hub.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct Health {
     pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
     /// What was counted.
     pub metrics: PrometheusHandle,
+    /// What each linked device's traffic cost.
+    pub books: Arc<Books>,
     /// Who may see it.
     pub tokens: SharedTokens,
 }
@@ -34,6 +37,7 @@ pub fn router(health: Health) -> Router {
     // The fallback is inside as well: a stranger does not learn which paths exist.
     let guarded = Router::new()
         .route("/metrics", get(metrics))
+        .route("/admin/v1/ledger", get(ledger))
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(health.clone(), guard));
     Router::new()
@@ -54,6 +58,10 @@ async fn readyz(State(health): State<Health>) -> Response {
 async fn metrics(State(health): State<Health>) -> Response {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], health.metrics.render()).into_response()
+}
+
+async fn ledger(State(health): State<Health>) -> Response {
+    as_json(&health.books.json())
 }
 
 async fn nothing_here() -> Response {
@@ -119,6 +127,7 @@ mod tests {
         let health = Health {
             ready: Arc::new(move || seen.load(Ordering::Relaxed)),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
+            books: Books::new(),
             tokens: Arc::new(RwLock::new(Tokens {
                 admin: Some(Secret::new("t0ken")),
                 ..Tokens::default()
@@ -159,11 +168,12 @@ mod tests {
     async fn everything_else_asks_for_the_token() {
         let hub = hub().await;
 
-        for path in ["/metrics", "/admin/v1/users", "/nothing"] {
+        for path in ["/metrics", "/admin/v1/ledger", "/nothing"] {
             assert_eq!(hub.get(path, None).await, "401", "{path}");
             assert_eq!(hub.get(path, Some("t0keN")).await, "401", "{path}");
         }
         assert_eq!(hub.get("/metrics", Some("t0ken")).await, "200");
+        assert_eq!(hub.get("/admin/v1/ledger", Some("t0ken")).await, "200");
         assert_eq!(hub.get("/nothing", Some("t0ken")).await, "404");
     }
 }

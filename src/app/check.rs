@@ -59,7 +59,7 @@ fn failed(error: StoreError) -> Failure {
 }
 
 /// Says how far it is after so many rooms, files or bytes of files.
-fn tell_some(step: Progress, last: &mut Progress) {
+pub(super) fn tell_some(step: Progress, last: &mut Progress) {
     if step.files_all == 0 && step.rooms - last.rooms >= ROOMS_PER_STEP {
         let Progress {
             rooms,
@@ -87,7 +87,12 @@ const BYTES_PER_STEP: u64 = 512 * MIB;
 /// How many findings people are shown; programs get all that the report kept.
 const SHOWN_MAX: usize = 100;
 
-fn print(report: &Report, position: Option<Position>, format: Format) -> Result<(), Failure> {
+/// Prints every finding, and what was looked at.
+pub(super) fn print(
+    report: &Report,
+    position: Option<Position>,
+    format: Format,
+) -> Result<(), Failure> {
     match format {
         Format::Json => {
             let findings = report.findings.iter().map(as_json);

@@ -8,14 +8,15 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    check,
+    backup, check,
     config::{self, Inputs},
     failure::{Exit, Failure},
     init::init,
     lab::{self, args::LabArgs},
-    open, operate,
+    link, open, operate,
+    operator::Request,
     output::{self, Format},
-    run, talk, users,
+    restore, run, talk, users,
 };
 
 /// A hub for chat rooms that span providers, made for thin links.
@@ -55,6 +56,17 @@ pub enum Verb {
         after_help = "Example:\n  tramline user add ana --password-file ana.password\n  tramline user list"
     )]
     User(UserArgs),
+    /// Make a device of an account for thin links, and write its credential file
+    #[command(
+        after_help = "Example:\n  tramline link ana --device TRACKER --out tracker.json\n  \
+                      tramline link ana --device SENSOR --out sensor.json --for coap-client\n\n\
+                      The file is the device: whoever has it is ana's TRACKER, on every door. \
+                      `tramline unlink` takes that back."
+    )]
+    Link(LinkArgs),
+    /// End a device of an account on every door, at once
+    #[command(after_help = "Example:\n  tramline unlink ana --device TRACKER")]
+    Unlink(UnlinkArgs),
     /// Talk in rooms, over HTTPS or CoAP
     #[command(
         after_help = "Example:\n  tramline client --login https://127.0.0.1:8448 ana \
@@ -72,6 +84,18 @@ pub enum Verb {
                       nothing is wrong, 1 with findings, 3 on another hub's store."
     )]
     Fsck(HubArgs),
+    /// Copy everything the hub is, at one moment, into a new directory; the hub may run
+    #[command(
+        after_help = "Example:\n  tramline backup --out /backup/hub-monday --config /srv/hub/tramline.toml\n\n\
+                      It holds the hub's keys: keep it as safe as the hub."
+    )]
+    Backup(BackupArgs),
+    /// Make a hub of a backup, in an empty directory
+    #[command(
+        after_help = "Example:\n  tramline restore /backup/hub-monday --dir /srv/hub\n\n\
+                      Never run the original again. The README tells what users notice."
+    )]
+    Restore(RestoreArgs),
     /// Put a bad link between clients and a hub: a UDP relay that delays, loses and rebinds
     #[command(after_help = lab::args::after_help())]
     Lab(LabArgs),
@@ -99,6 +123,31 @@ pub struct HubArgs {
     pub options: Vec<String>,
 }
 
+/// Arguments of `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The directory to make; nothing may be there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "BACKUP")]
+    pub backup: PathBuf,
+    /// Where to make the hub: an empty directory, or one that is not there
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Do not walk the rooms of the restored store, and take it with its damage
+    #[arg(long)]
+    pub no_check: bool,
+}
+
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -124,6 +173,9 @@ pub enum UserVerb {
     /// List the accounts: devices, when made, when last seen; which are operators' or disabled
     #[command(after_help = "Example:\n  tramline user list --config /srv/hub/tramline.toml --json")]
     List(HubArgs),
+    /// List the devices of an account: which are linked, when last seen
+    #[command(after_help = "Example:\n  tramline user devices ana --json")]
+    Devices(AccountArgs),
     /// Make an account
     #[command(
         after_help = "Example:\n  tramline user add ana --password-file ana.password --admin"
@@ -147,12 +199,55 @@ impl UserVerb {
             Self::List(hub) => hub,
             Self::Add(args) => &args.hub,
             Self::Password(args) => &args.hub,
-            Self::Disable(args) | Self::Enable(args) => &args.hub,
+            Self::Disable(args) | Self::Enable(args) | Self::Devices(args) => &args.hub,
         }
     }
 }
 
-/// Arguments of `user disable` and `user enable`.
+/// Arguments of `link`.
+#[derive(Debug, Args)]
+pub struct LinkArgs {
+    /// What stands before the colon in the user's id
+    pub localpart: String,
+    /// The new device's id
+    #[arg(long, value_name = "ID")]
+    pub device: String,
+    /// The credential file to write; never over one that is there
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Print a command with which another program is this device, and write what that needs beside FILE
+    #[arg(long = "for", value_name = "PROGRAM")]
+    pub client: Option<ForClient>,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// A program that can be a linked device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ForClient {
+    /// `aiocoap-client`, over OSCORE.
+    Aiocoap,
+    /// `coap-client-openssl` of libcoap, over DTLS.
+    CoapClient,
+    /// A script for aioquic.
+    Aioquic,
+}
+
+/// Arguments of `unlink`.
+#[derive(Debug, Args)]
+pub struct UnlinkArgs {
+    /// What stands before the colon in the user's id
+    pub localpart: String,
+    /// The device's id
+    #[arg(long, value_name = "ID")]
+    pub device: String,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// Arguments of `user disable`, `user devices` and `user enable`.
 #[derive(Debug, Args)]
 pub struct AccountArgs {
     /// What stands before the colon in the user's id
@@ -328,6 +423,38 @@ pub enum ClientVerb {
     /// Who am I, where, and does the hub answer?
     #[command(after_help = "Example:\n  tramline client --credentials ana.json status")]
     Status,
+    /// Approve a new device of yours, and print the code that makes it one
+    #[command(
+        after_help = "Example:\n  tramline client --credentials ana.json approve --device PHONE\n\n\
+                      The code is good once, for ten minutes; on the new device: \
+                      tramline client link CODE --out phone.json --server https://HUB:8448"
+    )]
+    Approve {
+        /// The new device's id
+        #[arg(long, value_name = "ID")]
+        device: String,
+    },
+    /// Make this a linked device, with a code from `approve`
+    #[command(
+        after_help = "Example:\n  tramline client link AAAAA-BBBBB-CCCCC-DDDDD-EEEEE-FFFFF-GGGGG-HH222 \
+                      --out phone.json --server https://hub.example:8448"
+    )]
+    Link {
+        /// The code; case, spaces and hyphens do not matter
+        code: String,
+        /// The credential file to write; never over one that is there
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Where the hub's HTTPS is
+        #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:8448")]
+        server: String,
+        /// Trust only this certificate, in PEM; without it, the one whose key the code names
+        #[arg(id = "link_ca", long = "ca", value_name = "FILE")]
+        ca: Option<PathBuf>,
+    },
+    /// What a linked device has spent, day by day: bytes with headers, datagrams, wake-ups
+    #[command(after_help = "Example:\n  tramline client --credentials k1.json ledger")]
+    Ledger,
     /// End the session on the hub and take the access token out of the credential file
     #[command(after_help = "Example:\n  tramline client --credentials ana.json logout")]
     Logout,
@@ -426,12 +553,37 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let config = config::load(&verb.hub().clone().inputs())?.config;
             match users::request(&verb, &config.server_name)? {
                 Some(request) => run::block_on(operate::operate(&config, request, format)),
-                None => run::block_on(operate::list_users(&config, format)),
+                None => match verb {
+                    UserVerb::Devices(args) => {
+                        let name = users::checked_localpart(&args.localpart, &config.server_name)?;
+                        run::block_on(operate::list_devices(&config, name, format))
+                    }
+                    _ => run::block_on(operate::list_users(&config, format)),
+                },
             }
+        }
+        Verb::Link(args) => {
+            let config = config::load(&args.hub.clone().inputs())?.config;
+            let name = users::checked_localpart(&args.localpart, &config.server_name)?;
+            run::block_on(link::link(&config, name, &args, format))
+        }
+        Verb::Unlink(args) => {
+            let config = config::load(&args.hub.inputs())?.config;
+            let localpart = users::checked_localpart(&args.localpart, &config.server_name)?;
+            let device = args.device;
+            let request = Request::RemoveDevice { localpart, device };
+            run::block_on(operate::operate(&config, request, format))
         }
         Verb::Client(args) => run::block_on(talk::client(args, format)),
         Verb::Demo => run::block_on(run::demo(format)),
         Verb::Lab(args) => run::block_on(lab::run(args, format)),
+        Verb::Backup(BackupArgs { out, hub }) => {
+            run::block_on(backup::run(&hub.inputs(), &out, format))
+        }
+        Verb::Restore(args) => {
+            let check = !args.no_check;
+            run::block_on(restore::run(&args.backup, &args.dir, check, format))
+        }
         Verb::Fsck(hub) => {
             let loaded = config::load(&hub.inputs())?;
             run::block_on(check::run(&loaded.config, format))
@@ -535,8 +687,13 @@ mod tests {
             "tramline user password ana --password-file pw",
             "tramline user disable ana --config hub.toml",
             "tramline user enable ana",
+            "tramline user devices ana --json",
+            "tramline link ana --device D --out d.json --for coap-client --config hub.toml",
+            "tramline unlink ana --device D",
             "tramline config --json",
             "tramline --json fsck",
+            "tramline backup --out /backup/hub --config hub.toml --json",
+            "tramline restore /backup/hub --dir /srv/hub --no-check",
             "tramline demo",
             "tramline lab --profile radio-100 --listen 127.0.0.1:0 --to 127.0.0.1:5683 --loss 30%",
             "tramline lab --list --json",

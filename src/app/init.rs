@@ -12,7 +12,7 @@ use rcgen::{CertificateParams, DnType, IsCa, KeyPair, date_time_ymd};
 use ruma::ServerName;
 use serde_json::json;
 
-use super::{clock, config, failure::Failure, keys};
+use super::{clock, config, edhoc_key::EdhocKey, failure::Failure, keys};
 
 /// What `init` made.
 #[derive(Debug)]
@@ -83,11 +83,13 @@ fn contents(name: &ServerName) -> Result<Vec<Item>, Failure> {
         .map_err(|error| Failure::failed("INIT", format!("cannot make a certificate: {error}")))?;
     let no_chance = |error| Failure::failed("INIT", format!("no randomness: {error}"));
     let signing_key = keys::generate().map_err(no_chance)?;
+    let edhoc_key = EdhocKey::generate().map_err(no_chance)?.text();
     let token = admin_token().map_err(no_chance)?;
     let item = |path, mode, text| Item { path, mode, text };
     Ok(vec![
         item("keys", 0o700, None),
         item("keys/signing.pem", 0o600, Some(signing_key)),
+        item("keys/edhoc.key", 0o600, Some(edhoc_key)),
         item("keys/https.cert.pem", 0o644, Some(certificate)),
         item("keys/https.key.pem", 0o600, Some(key)),
         item("keys/admin.token", 0o600, Some(token)),
@@ -222,7 +224,7 @@ fn next_commands(dir: &Path) -> [String; 3] {
 }
 
 /// `text` as a shell takes it for one word.
-fn shell_word(text: &str) -> String {
+pub(super) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
@@ -274,6 +276,7 @@ mod tests {
             "tramline.toml",
             "keys/signing.pem",
             "keys/https.key.pem",
+            "keys/edhoc.key",
             "keys/admin.token",
         ] {
             assert_eq!(mode(&dir.path().join(name)), 0o600, "{name}");

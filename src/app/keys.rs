@@ -73,6 +73,22 @@ pub fn generate() -> io::Result<String> {
     ))
 }
 
+/// Makes a key from the operating system's randomness: as PKCS#8, and its public half as
+/// `SubjectPublicKeyInfo`.
+pub fn generate_raw() -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let mut seed = [0; 32];
+    clock::fill_from_system(&mut seed)?;
+    let pkcs8 = [PKCS8_ED25519.as_slice(), &seed].concat();
+    let pair = Ed25519KeyPair::from_der(&pkcs8, String::new()).map_err(io::Error::other)?;
+    let spki = [SPKI_ED25519.as_slice(), &pair.public_key()].concat();
+    Ok((pkcs8, spki))
+}
+
+/// What stands before the public key by RFC 8410 §4.
+const SPKI_ED25519: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
 /// What stands before the seed in an Ed25519 key by RFC 8410 §7, without the public half: the
 /// form that every other tool reads (`openssl pkey -in keys/signing.pem -text`).
 const PKCS8_ED25519: [u8; 16] = [

@@ -4,12 +4,8 @@ use std::{io, net::SocketAddr};
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::{
-    config::{Config, PlainCoap},
-    failure::Failure,
-    ready::Listening,
-};
-use crate::edge::{self, coap::Exposure};
+use super::{config::Config, failure::Failure, ready::Listening};
+use crate::edge;
 
 /// The bound listeners.
 #[derive(Debug, Default)]
@@ -28,10 +24,6 @@ impl Listeners {
     /// Binds what the configuration names; an error names everything that could not be bound.
     pub async fn bind(config: &Config) -> Result<Self, Failure> {
         let mut bound = Self::default();
-        let exposure = match config.coap.plain {
-            PlainCoap::Any => Exposure::Any,
-            PlainCoap::Loopback | PlainCoap::Off => Exposure::Loopback,
-        };
         let mut wrong = Vec::new();
         for address in config.https.listen.addresses() {
             match TcpListener::bind(address).await {
@@ -40,7 +32,7 @@ impl Listeners {
             }
         }
         for address in config.coap.addresses() {
-            match edge::coap::bind(*address, exposure).await {
+            match edge::coap::bind(*address).await {
                 Ok(socket) => bound.coap.push(socket),
                 Err(error) => wrong.push(refused("coap.listen", *address, &error)),
             }

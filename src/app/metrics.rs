@@ -107,6 +107,36 @@ const METRICS: &[Metric] = &[
         meaning: "DTLS connections made, moved to another address and closed, by event.",
     },
     Metric {
+        name: "tramline_link_exchanges_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Exchanges of linked devices, pushes included, by operation.",
+    },
+    Metric {
+        name: "tramline_link_datagrams_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Datagrams of linked devices, by operation and direction (up: from devices).",
+    },
+    Metric {
+        name: "tramline_link_bytes_total",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        meaning: "Bytes in these datagrams, by operation and direction, with IP and UDP headers.",
+    },
+    Metric {
+        name: "tramline_link_wakeups_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "First datagrams of a linked device after 10 s of silence.",
+    },
+    Metric {
+        name: "tramline_wake_hooks_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Knocks at wake hooks, by result: knocked, refused, failed, or full (not tried).",
+    },
+    Metric {
         name: "tramline_commits_total",
         kind: Kind::Counter,
         unit: Unit::Count,

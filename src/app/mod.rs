@@ -5,15 +5,19 @@
 //! signals and the terminal are.
 
 pub mod admin;
+pub mod backup;
 pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod edhoc_key;
+pub mod facts;
 pub mod failure;
 pub mod init;
 pub mod keys;
 pub mod lab;
+pub mod link;
 pub mod listen;
 mod metrics;
 pub mod notify;
@@ -24,6 +28,7 @@ pub mod operator;
 pub mod output;
 pub mod ready;
 pub mod reload;
+pub mod restore;
 pub mod run;
 pub mod secrets;
 pub mod signals;

@@ -19,11 +19,12 @@ use super::{
     run::Material,
 };
 use crate::{
+    edge::credential_file::HubFacts,
     hub::{Hub, HubParts, Limits, Quota, RegistrationRules, Settings},
     store::{
         OpenError, SharedStore, SigningKeyNote,
         media::MediaFiles,
-        sqlite::{OpenOptions, Sqlite},
+        sqlite::{Copied, OpenOptions, Sqlite},
     },
 };
 
@@ -70,6 +71,21 @@ pub async fn snapshot(config: &Config) -> Result<Sqlite, Failure> {
     opened.map_err(|error| not_opened(config, &error))
 }
 
+/// Copies the store as it stands now, also beside a hub that runs.
+pub(super) async fn copy(config: &Config, to: &Path) -> Result<Copied, Failure> {
+    must_be_there(config)?;
+    let copied = match options(config) {
+        Ok(options) => Sqlite::copy(&options, to).await,
+        Err(error) => Err(error),
+    };
+    copied.map_err(|error| not_opened(config, &error))
+}
+
+/// How large the store is now, without what is not folded into it yet.
+pub(super) fn store_bytes(config: &Config) -> u64 {
+    std::fs::metadata(store_file(config)).map_or(0, |found| found.len())
+}
+
 fn must_be_there(config: &Config) -> Result<(), Failure> {
     let path = store_file(config);
     let there = std::fs::metadata(&path).is_ok_and(|found| found.len() > 0);
@@ -84,7 +100,7 @@ fn must_be_there(config: &Config) -> Result<(), Failure> {
 }
 
 /// The database file, without the parameter that its name may carry.
-fn store_file(config: &Config) -> PathBuf {
+pub(super) fn store_file(config: &Config) -> PathBuf {
     let StoreUrl::Sqlite(path) = &config.store.url;
     let text = path.to_string_lossy();
     PathBuf::from(text.split('?').next().unwrap_or_default())
@@ -157,6 +173,7 @@ impl OpenHub {
             clock: Arc::new(SystemClock::new()),
             rng: Box::new(clock::rng()),
             settings: settings(config, &material.tokens),
+            edhoc_public_x: material.edhoc_key.public_x(),
         })
         .await
         .map_err(|error| Failure::failed("STORE", with_causes(&error)))?;
@@ -168,13 +185,13 @@ impl OpenHub {
     }
 
     /// What operators meet through the socket of a hub that runs.
-    pub fn running(&self) -> Arc<dyn Operator> {
-        Arc::new(self.operations())
+    pub fn running(&self, facts: Arc<HubFacts>) -> Arc<dyn Operator> {
+        Arc::new(self.operations(facts))
     }
 
     /// What an operator meets who has the store to himself.
-    pub fn alone(&self) -> Operations {
-        self.operations()
+    pub fn alone(&self, facts: Arc<HubFacts>) -> Operations {
+        self.operations(facts)
     }
 
     /// Takes the settings that a reload may change.
@@ -199,8 +216,9 @@ impl OpenHub {
         }
     }
 
-    fn operations(&self) -> Operations {
+    fn operations(&self, facts: Arc<HubFacts>) -> Operations {
         Operations {
+            facts,
             hub: Arc::clone(&self.hub),
             server_name: self.server_name.clone(),
         }

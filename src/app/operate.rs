@@ -6,6 +6,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     config::Config,
+    facts,
     failure::Failure,
     open::OpenHub,
     operations::Operations,
@@ -50,6 +51,43 @@ async fn list(desk: &mut Desk, format: Format) -> Result<(), Failure> {
     }
 }
 
+/// Prints the devices of an account, a line each.
+pub async fn list_devices(
+    config: &Config,
+    localpart: String,
+    format: Format,
+) -> Result<(), Failure> {
+    let mut desk = Desk::open(config).await?;
+    let told = desk.ask(Request::ListDevices { localpart }).await;
+    desk.close().await;
+    let told = told?;
+    let devices = told.get("devices").and_then(Json::as_array);
+    for device in devices.into_iter().flatten() {
+        format.print(&device_line(device), device)?;
+    }
+    Ok(())
+}
+
+/// One device for a person.
+fn device_line(device: &Json) -> String {
+    let text = |name: &str| device.get(name).and_then(Json::as_str);
+    let mut line = format!("{:<24}", text("device_id").unwrap_or_default());
+    if device.get("linked").and_then(Json::as_bool) == Some(true) {
+        line.push_str("  linked");
+    }
+    for (before, member) in [
+        ("  ", "name"),
+        (", last seen ", "last_seen"),
+        (" from ", "last_address"),
+    ] {
+        if let Some(value) = text(member) {
+            line.push_str(before);
+            line.push_str(value);
+        }
+    }
+    line
+}
+
 /// One account for a person.
 fn account_line(user: &Json) -> String {
     let text = |name: &str| user.get(name).and_then(Json::as_str);
@@ -69,7 +107,7 @@ fn account_line(user: &Json) -> String {
 }
 
 /// Whoever does what is asked.
-enum Desk {
+pub(super) enum Desk {
     /// The hub that runs.
     Running(operator::Client),
     /// Nobody else: the store is ours until this is closed.
@@ -82,7 +120,7 @@ enum Desk {
 }
 
 impl Desk {
-    async fn open(config: &Config) -> Result<Self, Failure> {
+    pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
         let path = config.admin.socket.as_ref();
         let running = operator::Client::connect(path).await.map_err(|error| {
             let path = path.display();
@@ -100,14 +138,14 @@ impl Desk {
             }
         });
         Ok(Self::Alone {
-            operations: Box::new(hub.alone()),
+            operations: Box::new(hub.alone(facts::of_configured(config, &material))),
             hub,
             progress: Progress::to(sender),
             told,
         })
     }
 
-    async fn ask(&mut self, request: Request) -> Result<Json, Failure> {
+    pub(super) async fn ask(&mut self, request: Request) -> Result<Json, Failure> {
         match self {
             Self::Running(hub) => hub
                 .ask(&request, |step| tell_progress(&step))
@@ -121,7 +159,7 @@ impl Desk {
         }
     }
 
-    async fn close(self) {
+    pub(super) async fn close(self) {
         if let Self::Alone {
             hub,
             operations,

@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ruma::{OwnedServerName, OwnedUserId, UserId};
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
 use serde_json::{Value as Json, json};
 
 use super::operator::{Operator, Progress, Request};
 use crate::{
     api::Refusal,
     base::Timestamp,
-    hub::{AccountWish, Hub},
+    edge::credential_file::{HubFacts, credential_file},
+    hub::{AccountWish, Hub, LinkWish},
     store::{StoreError, UserSummary},
 };
 
@@ -22,6 +23,8 @@ pub struct Operations {
     pub hub: Arc<Hub>,
     /// Whose it is.
     pub server_name: OwnedServerName,
+    /// What a device is told that is linked.
+    pub facts: Arc<HubFacts>,
 }
 
 #[async_trait]
@@ -62,6 +65,30 @@ impl Operator for Operations {
                 self.hub.enable_user(&user).await?;
                 Ok(json!({"user_id": user, "disabled": false}))
             }
+            Request::LinkDevice {
+                localpart,
+                device,
+                edhoc_public,
+                quic_spki,
+                outer_observe_counted,
+            } => {
+                let user = self.user(&localpart)?;
+                let wish = LinkWish {
+                    device: device.into(),
+                    edhoc_public_x: Some(public_key(&edhoc_public)?),
+                    quic_spki: Some(bytes(&quic_spki)?),
+                    outer_observe_counted,
+                };
+                let linked = self.hub.link_device(&user, wish).await?;
+                Ok(credential_file(&linked, &self.facts))
+            }
+            Request::RemoveDevice { localpart, device } => {
+                let user = self.user(&localpart)?;
+                let device = OwnedDeviceId::from(device);
+                self.hub.remove_device(&user, &device).await?;
+                Ok(json!({"user_id": user, "device_id": device, "removed": true}))
+            }
+            Request::ListDevices { localpart } => self.devices(&self.user(&localpart)?).await,
         }
     }
 }
@@ -81,6 +108,25 @@ impl Operations {
         Ok(json!({"users": told, "next": next}))
     }
 
+    async fn devices(&self, user: &UserId) -> Result<Json, Refusal> {
+        let store = self.hub.store();
+        let account = store.user(user).await.map_err(|error| unread(&error))?;
+        if account.is_none() {
+            return Err(Refusal::not_found(format!("there is no account {user}")));
+        }
+        let found = store.devices(user).await;
+        let mut told = Vec::new();
+        for known in found.map_err(|error| unread(&error))? {
+            let link = store.link(user, known.device.as_str()).await;
+            let link = link.map_err(|error| unread(&error))?;
+            told.push(json!({
+                "device_id": known.device, "name": known.name, "linked": link.is_some(),
+                "last_seen": known.seen.map(Timestamp::rfc3339), "last_address": known.seen_at,
+            }));
+        }
+        Ok(json!({"user_id": user, "devices": told}))
+    }
+
     async fn status(&self) -> Result<Json, Refusal> {
         let totals = self.hub.store().totals().await;
         let totals = totals.map_err(|error| unread(&error))?;
@@ -90,6 +136,15 @@ impl Operations {
             "rooms": totals.rooms, "events": totals.events, "users": totals.users,
         }))
     }
+}
+
+fn bytes(hex: &str) -> Result<Vec<u8>, Refusal> {
+    hex::decode(hex).map_err(|error| Refusal::invalid_param(format!("a key: {error}")))
+}
+
+fn public_key(hex: &str) -> Result<[u8; 32], Refusal> {
+    let key: Result<_, Vec<u8>> = bytes(hex)?.try_into();
+    key.map_err(|key| Refusal::invalid_param(format!("a key of {} bytes, not 32", key.len())))
 }
 
 fn account(known: &UserSummary) -> Json {

@@ -12,6 +12,8 @@ use super::{
     admin::{self, Health},
     clock::{self, SystemClock},
     config::{self, Config, Inputs, PlainCoap},
+    edhoc_key::EdhocKey,
+    facts,
     failure::Failure,
     keys::SigningKey,
     listen::Listeners,
@@ -26,14 +28,16 @@ use super::{
     tls::{self, Certificate},
 };
 use crate::{
-    api::Service,
+    api::{Links, Service},
     edge::{
         self, Front,
-        coap::Coap,
-        coaps::{self, Coaps},
+        coap::{Coap, Linked},
+        coaps::{self, Coaps, LinkedKeys},
+        credential_file::HubFacts,
         http::{Https, WellKnown},
+        thin::{Books, Reach, Thin},
     },
-    session::{coap::Timers, dtls},
+    session::{coap::Timers, dtls, oscore::link::Plainly},
     wire::matrix::ServerKey,
 };
 
@@ -64,13 +68,15 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
         .addresses()
         .map_err(|error| Failure::failed("LISTEN", error))?;
 
+    let facts = facts::of_running(&config, &material, &listening);
+
     let (stop, stopping) = watch::channel(false);
     let mut doors = JoinSet::new();
     open_doors(
-        &mut doors, listeners, &hub, &material, &config, &telemetry, &stopping,
+        &mut doors, listeners, &hub, &material, &config, &telemetry, &facts, &stopping,
     )?;
     let background = tokio::spawn(telemetry::upkeep(telemetry.metrics.clone()));
-    let operators = tokio::spawn(socket.run(hub.running()));
+    let operators = tokio::spawn(socket.run(hub.running(facts)));
     Ready::new(config.server_name.as_str(), listening).print()?;
 
     let (certificate, tokens) = (material.certificate.clone(), Arc::clone(&material.tokens));
@@ -140,6 +146,8 @@ async fn drain(doors: &mut JoinSet<Result<(), Failure>>, signals: &mut Signals, 
 pub struct Material {
     /// The name and key events are signed with.
     pub signing_key: Arc<ServerKey>,
+    /// The key by which linked devices know the hub.
+    pub edhoc_key: EdhocKey,
     /// What the HTTPS door shows.
     pub certificate: Option<Arc<Certificate>>,
     /// What the DTLS door shows.
@@ -153,6 +161,7 @@ impl Material {
     pub fn read(config: &Config) -> Result<Self, Failure> {
         let SigningKey { pair } = SigningKey::read(config.signing_key_file.as_ref())?;
         let signing_key = Arc::new(ServerKey::new(config.server_name.clone(), pair));
+        let edhoc_key = EdhocKey::read_or_make(config.edhoc_key_file.as_ref())?;
         let certificate = if config.https.listen.addresses().is_empty() {
             None
         } else {
@@ -170,6 +179,7 @@ impl Material {
         let tokens = Arc::new(RwLock::new(Tokens::read(config)?));
         Ok(Self {
             signing_key,
+            edhoc_key,
             certificate,
             dtls_certificate,
             tokens,
@@ -185,6 +195,7 @@ fn open_doors(
     material: &Material,
     config: &Config,
     telemetry: &Telemetry,
+    facts: &Arc<HubFacts>,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let dtls_address = listeners.coaps.first().map(UdpSocket::local_addr);
@@ -198,7 +209,7 @@ fn open_doors(
             edge::http::tls::server_config(Arc::clone(certificate) as Arc<dyn ResolvesServerCert>)
                 .map_err(|error| Failure::usage("CERTIFICATE", error))?;
         for listener in listeners.https {
-            let door = https_door(&front, config);
+            let door = https_door(&front, config, facts);
             let served = edge::http::serve(listener, Arc::clone(&tls), door, stopping.clone());
             doors.spawn(async move {
                 served.await;
@@ -206,19 +217,29 @@ fn open_doors(
             });
         }
     }
-    for socket in listeners.coap {
-        let served = edge::coap::serve(socket, coap_door(&front, config), stopping.clone());
+    let books = Books::new();
+    let linked = linked(hub, &front, &books);
+    for (index, socket) in listeners.coap.into_iter().enumerate() {
+        let mut door = coap_door(&front, config);
+        // One socket has all contexts: two would use the same numbers.
+        door.linked = Some(linked.clone()).filter(|_| index == 0);
+        if index > 0 {
+            tracing::warn!("OSCORE is served on the first address of `coap.listen` only");
+        }
+        let served = edge::coap::serve(socket, door, stopping.clone());
         doors.spawn(async move {
             served.await;
             Ok(())
         });
     }
     for socket in listeners.coaps {
+        let mut coap = coap_door(&front, config);
+        coap.linked = Some(linked.clone());
         let door = Coaps {
-            coap: coap_door(&front, config),
+            coap,
             dtls: dtls::ServerConfig {
                 certificate: material.dtls_certificate.clone(),
-                psk: None, // nobody is linked in this release
+                psk: Some(Arc::new(LinkedKeys(Arc::clone(&linked.links)))),
                 limits: dtls::Limits::default(),
             },
             base: clock::instant(),
@@ -236,6 +257,7 @@ fn open_doors(
     let health = Health {
         ready: Arc::new(move || service.ready()),
         metrics: telemetry.metrics.clone(),
+        books,
         tokens: Arc::clone(&material.tokens),
     };
     for listener in listeners.admin {
@@ -251,6 +273,19 @@ fn open_doors(
     Ok(())
 }
 
+/// What the doors need to serve linked devices.
+fn linked(hub: &OpenHub, front: &Arc<Front>, books: &Arc<Books>) -> Linked {
+    let links = Arc::clone(&hub.hub) as Arc<dyn Links>;
+    let thin = Thin::with_books(
+        Arc::clone(front),
+        Arc::clone(&links),
+        Arc::new(SystemClock::new()),
+        Reach::new(),
+        Arc::clone(books),
+    );
+    Linked { links, thin }
+}
+
 fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
     Coap {
         front: Arc::clone(front),
@@ -261,10 +296,16 @@ fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
             drain: config.limits.drain.0,
             ..edge::coap::Limits::default()
         },
+        plainly: match config.coap.plain {
+            PlainCoap::Off => Plainly::Nobody,
+            PlainCoap::Loopback => Plainly::Loopback,
+            PlainCoap::Any => Plainly::Anyone,
+        },
+        linked: None,
     }
 }
 
-fn https_door(front: &Arc<Front>, config: &Config) -> Https {
+fn https_door(front: &Arc<Front>, config: &Config, facts: &Arc<HubFacts>) -> Https {
     let limits = &config.limits;
     Https {
         front: Arc::clone(front),
@@ -278,6 +319,7 @@ fn https_door(front: &Arc<Front>, config: &Config) -> Https {
             client_base_url: config.https.public_url.as_ref().map(|url| url.0.clone()),
             server: None, // federation is not in this release
         },
+        facts: Some(Arc::clone(facts)),
     }
 }
 

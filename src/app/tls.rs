@@ -6,16 +6,18 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, ParsedCertificate, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::config::{Coaps, Https};
-use crate::session::dtls;
+use crate::{edge::credential_file::ShownCertificate, session::dtls};
 
 /// Why a certificate cannot be used.
 #[derive(Debug, Error)]
@@ -70,6 +72,35 @@ impl Certificate {
         Ok(())
     }
 }
+
+impl Certificate {
+    /// What a linked device has to know of the certificate in use.
+    pub fn shown(&self) -> Option<ShownCertificate> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let leaf = current.cert.first()?;
+        let spki = ParsedCertificate::try_from(leaf)
+            .ok()?
+            .subject_public_key_info();
+        let hash = Sha256::digest(spki.as_ref());
+        let key_hash = hash.first_chunk().copied()?;
+        // Authorities sign through an intermediate: who shows one certificate signed it himself.
+        let pem = (current.cert.len() == 1).then(|| pem(leaf));
+        Some(ShownCertificate { key_hash, pem })
+    }
+}
+
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    let body = STANDARD.encode(certificate);
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in body.as_bytes().chunks(PEM_LINE_CHARS) {
+        text.extend(line.iter().copied().map(char::from));
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
+}
+
+/// RFC 7468 §2.
+const PEM_LINE_CHARS: usize = 64;
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {

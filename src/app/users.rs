@@ -19,7 +19,7 @@ use super::{
 pub fn request(verb: &UserVerb, server_name: &ServerName) -> Result<Option<Request>, Failure> {
     let localpart = |given: &str| checked_localpart(given, server_name);
     Ok(Some(match verb {
-        UserVerb::List(_) => return Ok(None),
+        UserVerb::List(_) | UserVerb::Devices(_) => return Ok(None),
         UserVerb::Add(args) => {
             let localpart = localpart(&args.localpart)?;
             Request::AddUser {
@@ -94,7 +94,7 @@ fn prompt_twice(user: &str) -> Result<Secret, Failure> {
 }
 
 /// New accounts keep to the strict grammar; a whole id of this hub is as good as its localpart.
-fn checked_localpart(given: &str, server_name: &ServerName) -> Result<String, Failure> {
+pub(super) fn checked_localpart(given: &str, server_name: &ServerName) -> Result<String, Failure> {
     let wrong = |reason: String| Err(Failure::failed("M_INVALID_USERNAME", reason));
     let localpart = match given.strip_prefix('@').and_then(|id| id.split_once(':')) {
         Some((_, theirs)) if theirs != server_name => {

@@ -109,7 +109,7 @@ impl CoapDoor {
         token: Option<&str>,
         call: &Call<'_>,
     ) -> Result<Value, ClientError> {
-        let request = request(token, call);
+        let request = request(&[], token, call);
         let now = self.clock.now();
         let exchange = self.machine.request(now, self.address, request);
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
@@ -178,7 +178,8 @@ impl CoapDoor {
     }
 }
 
-fn request(token: Option<&str>, call: &Call<'_>) -> Request {
+/// A call as the MSC3079 profile has it, its path below `under`.
+pub(super) fn request(under: &[&str], token: Option<&str>, call: &Call<'_>) -> Request {
     let method = match call.method {
         Method::Get => Code::GET,
         Method::Post => Code::POST,
@@ -192,7 +193,7 @@ fn request(token: Option<&str>, call: &Call<'_>) -> Request {
     };
     // The published codes stand for r0 paths; what has none is asked for in full.
     let short = paths::shorten(&full("r0")).unwrap_or_else(|| full("v3"));
-    let mut request = Request::new(method, &short);
+    let mut request = Request::new(method, &[under, &short].concat());
     for (name, value) in &call.query {
         request = request.option(number::URI_QUERY, format!("{name}={value}"));
     }
@@ -214,7 +215,7 @@ fn request(token: Option<&str>, call: &Call<'_>) -> Request {
 }
 
 /// The body of an answer; what is not CBOR is a diagnostic for a person.
-fn read(response: &Response) -> Result<Value, ClientError> {
+pub(super) fn read(response: &Response) -> Result<Value, ClientError> {
     let status = status_for_code(response.code);
     let body = if response.payload.is_empty() {
         json!({})

@@ -3,6 +3,7 @@
 use std::{fmt, fs, io::Write as _, os::unix::fs::OpenOptionsExt, path::Path};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::client::{Target, TargetError, target::HttpsTarget};
@@ -20,7 +21,85 @@ pub struct Credentials {
     pub access_token: String,
     /// The hub.
     pub server: ServerInfo,
+    /// The security context of OSCORE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oscore: Option<OscoreKeys>,
+    /// The static keys of EDHOC, from which a fresh OSCORE context is agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edhoc: Option<EdhocKeys>,
+    /// The pre-shared key of DTLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psk: Option<PskKeys>,
+    /// The raw public keys of QUIC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<QuicKeys>,
+    /// What another version of this program wrote: kept when the file is written again.
+    #[serde(flatten)]
+    pub others: Map<String, Value>,
 }
+
+/// The OSCORE context as the device holds it; bytes are in hex.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OscoreKeys {
+    /// Common secret.
+    pub master_secret: String,
+    /// Common salt.
+    pub master_salt: String,
+    /// What the device puts into kid.
+    pub sender_id: String,
+    /// What the hub's own kid is.
+    pub recipient_id: String,
+    /// The context id, when there is one.
+    #[serde(default)]
+    pub id_context: Option<String>,
+    /// `AES-CCM-16-64-128`.
+    pub aead: String,
+    /// `SHA-256`.
+    pub hkdf: String,
+}
+
+/// The static P-256 keys of EDHOC; bytes are in hex.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdhocKeys {
+    /// The device's private key, 32 bytes; made on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_key: Option<String>,
+    /// The x coordinate of the hub's public key.
+    pub hub_key: String,
+    /// What the hub knows the device's key by.
+    pub kid: String,
+}
+
+/// The pre-shared key of DTLS.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PskKeys {
+    /// Whose key it is.
+    pub identity: String,
+    /// The key, in hex; its bytes are printable.
+    pub key: String,
+}
+
+/// The raw public keys of QUIC; bytes are in hex.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuicKeys {
+    /// The hub's `SubjectPublicKeyInfo`, where it serves QUIC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_spki: Option<String>,
+    /// The device's private key as PKCS#8; made on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<String>,
+}
+
+macro_rules! shown_without_secrets {
+    ($($name:ident),*) => {
+        $(impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(…)"))
+            }
+        })*
+    };
+}
+shown_without_secrets!(OscoreKeys, EdhocKeys, PskKeys, QuicKeys);
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,9 +119,18 @@ pub struct ServerInfo {
     /// `host:port` of CoAP over plain UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coap: Option<String>,
+    /// `host:port` of CoAP over DTLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coaps: Option<String>,
+    /// `host:port` of CoAP over QUIC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<String>,
     /// Certificates to trust, as PEM.
     #[serde(default)]
     pub ca_pem: Option<String>,
+    /// What another version of this program wrote: kept when the file is written again.
+    #[serde(flatten)]
+    pub others: Map<String, Value>,
 }
 
 /// A credential file that cannot be used.
@@ -103,6 +191,11 @@ impl Credentials {
             device_id,
             access_token,
             server: ServerInfo::default(),
+            oscore: None,
+            edhoc: None,
+            psk: None,
+            quic: None,
+            others: Map::new(),
         }
     }
 
@@ -144,8 +237,8 @@ impl Credentials {
         };
         let path = fs::canonicalize(path).map_err(io)?;
         let text = fs::read_to_string(&path).map_err(io)?;
-        let mut file: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)
-            .map_err(|source| CredentialsError::Format {
+        let mut file: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|source| CredentialsError::Format {
                 path: name.clone(),
                 source,
             })?;
@@ -247,6 +340,27 @@ mod tests {
         assert!(said.contains("logged out; sign in again"), "{said}");
         of("fresh").write(&path).unwrap();
         assert_eq!(Credentials::read(&path).unwrap().access_token, "fresh");
+    }
+
+    #[test]
+    fn a_linked_devices_file_is_written_again_with_what_it_does_not_know() {
+        let file = serde_json::json!({
+            "version": 1, "user_id": "@ana:h", "device_id": "D", "access_token": "t",
+            "server": {"name": "h", "coap": "h:5683", "coaps": "h:5684", "quic": "h:8449",
+                "ca_pem": null, "later": 7},
+            "oscore": {"master_secret": "00", "master_salt": "01", "sender_id": "02",
+                "recipient_id": "", "id_context": null, "aead": "AES-CCM-16-64-128",
+                "hkdf": "SHA-256"},
+            "edhoc": {"device_key": "03", "hub_key": "04", "kid": "05"},
+            "psk": {"identity": "ana", "key": "06"},
+            "quic": {"server_spki": "07", "client_key": "08"},
+            "later": {"things": [1]},
+        });
+        let read = read(file.to_string().as_bytes()).unwrap();
+
+        assert_eq!(serde_json::to_value(&read).unwrap(), file);
+        let shown = format!("{:?} {:?} {:?}", read.oscore, read.psk, read.edhoc);
+        assert!(!shown.contains("06"), "{shown}");
     }
 
     proptest! {

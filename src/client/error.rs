@@ -43,6 +43,9 @@ pub enum ClientError {
         /// Why.
         reason: String,
     },
+    /// What a linked device's own files or link say.
+    #[error(transparent)]
+    Thin(crate::client::thin::ThinError),
     /// The certificate authority file cannot be used.
     #[error("cannot use the certificate file: {0}")]
     Ca(String),
@@ -62,7 +65,31 @@ impl ClientError {
         match self {
             Self::Refused { status, .. } => matches!(status, 429 | 500..=599),
             Self::Unreachable { .. } => true,
+            Self::Thin(error) => error.is_temporary(),
             _ => false,
+        }
+    }
+}
+
+impl From<crate::client::thin::ThinError> for ClientError {
+    fn from(error: crate::client::thin::ThinError) -> Self {
+        use crate::{
+            client::thin::{AskError, ThinError},
+            wire::coap::status_for_code,
+        };
+        match error {
+            ThinError::Ask(AskError::Refused {
+                code,
+                errcode,
+                text,
+                retry_after_s,
+            }) => Self::Refused {
+                status: status_for_code(code),
+                errcode,
+                error: text,
+                retry_after_ms: retry_after_s.map(|seconds| u64::from(seconds) * 1000),
+            },
+            other => Self::Thin(other),
         }
     }
 }

@@ -15,17 +15,24 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
 
-use crate::client::{Call, ClientError, Cost, Method, outcome, target::HttpsTarget};
+use crate::{
+    client::{Call, ClientError, Cost, Method, outcome, target::HttpsTarget},
+    wire::link_code::KEY_HASH_BYTES,
+};
 
 /// The largest answer read, in bytes: an initial sync of a large account is a few megabytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -75,12 +82,35 @@ impl HttpsDoor {
             .map_err(|error| ClientError::Ca(error.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self {
-            target: target.clone(),
+        Ok(Self::over(target.clone(), config))
+    }
+
+    /// A door whose certificate is known by the hash of its key alone: that of a link code.
+    pub(super) fn pinned(
+        target: HttpsTarget,
+        key_hash: [u8; KEY_HASH_BYTES],
+    ) -> Result<Self, ClientError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let algorithms = provider.signature_verification_algorithms;
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| ClientError::Ca(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Pinned {
+                key_hash,
+                algorithms,
+            }))
+            .with_no_client_auth();
+        Ok(Self::over(target, config))
+    }
+
+    fn over(target: HttpsTarget, config: ClientConfig) -> Self {
+        Self {
+            target,
             tls: TlsConnector::from(Arc::new(config)),
             counts: Arc::default(),
             connection: None,
-        })
+        }
     }
 
     pub(super) async fn call(
@@ -201,7 +231,8 @@ impl HttpsDoor {
 }
 
 fn path_and_query(call: &Call<'_>) -> String {
-    let mut uri = String::from("/_matrix/client/v3");
+    let is_ours = call.path.first() == Some(&"_tramline");
+    let mut uri = String::from(if is_ours { "" } else { "/_matrix/client/v3" });
     for segment in &call.path {
         uri.push('/');
         encode(segment, &mut uri);
@@ -227,6 +258,53 @@ fn encode(text: &str, out: &mut String) {
                 out.push_str(&hex::encode_upper([byte]));
             }
         }
+    }
+}
+
+/// Takes the one key whose hash is known, whatever its certificate says of names and dates.
+#[derive(Debug)]
+struct Pinned {
+    key_hash: [u8; KEY_HASH_BYTES],
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let key = ParsedCertificate::try_from(end_entity)?.subject_public_key_info();
+        if Sha256::digest(key.as_ref()).starts_with(&self.key_hash) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let reason = "this is not the hub that the code is from: its key is another one";
+        Err(rustls::Error::General(reason.to_owned()))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -279,6 +357,12 @@ impl AsyncWrite for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn our_own_paths_are_not_below_matrixs() {
+        let call = Call::post(&["_tramline", "client"], Value::Null);
+        assert_eq!(path_and_query(&call), "/_tramline/client");
+    }
 
     #[test]
     fn ids_are_encoded_for_the_path() {

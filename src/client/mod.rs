@@ -9,18 +9,24 @@ mod error;
 mod http;
 mod ledger;
 mod target;
+pub mod thin;
 
-use std::{fmt::Display, sync::Arc};
+use std::{fmt::Display, path::Path, sync::Arc};
 
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde_json::{Map, Value, json};
 
-pub use credentials::{Credentials, CredentialsError, ServerInfo};
+pub use credentials::{
+    Credentials, CredentialsError, EdhocKeys, OscoreKeys, PskKeys, QuicKeys, ServerInfo,
+};
 pub use error::ClientError;
 pub use ledger::{Cost, Ledger};
 pub use target::{Target, TargetError};
 
-use crate::base::{Clock, Rng};
+use crate::{
+    base::{Clock, Rng},
+    wire::link_code::{self, KEY_HASH_BYTES, LinkCode},
+};
 
 /// An HTTP method, also where the door is CoAP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +70,7 @@ pub struct Client {
 enum Door {
     Https(Box<http::HttpsDoor>),
     Coap(Box<coap::CoapDoor>),
+    Thin(Box<thin::ThinDoor>),
 }
 
 impl Client {
@@ -82,11 +89,84 @@ impl Client {
         })
     }
 
+    /// Gets ready to speak HTTPS to a hub whose certificate has the key of a link code.
+    pub fn pinned(url: &str, key_hash: [u8; KEY_HASH_BYTES]) -> Result<Self, ClientError> {
+        let target = Target::parse(url, Some("")).map_err(|error| ClientError::Unreachable {
+            at: url.to_owned(),
+            source: Box::new(error),
+        })?;
+        let Target::Https(target) = target else {
+            return Err(ClientError::Unreachable {
+                at: url.to_owned(),
+                source: "a device is linked over https://".into(),
+            });
+        };
+        Ok(Self {
+            door: Door::Https(Box::new(http::HttpsDoor::pinned(target, key_hash)?)),
+            token: None,
+            ledger: Ledger::default(),
+        })
+    }
+
+    /// Approves a new device: gives the code that makes it one. Over HTTPS only.
+    pub async fn approve_link(&mut self, device: &str) -> Result<String, ClientError> {
+        let path = ["_tramline", "client", "v1", "link", "approve"];
+        let call = Call::post(&path, json!({ "device_id": device }));
+        text(&self.call("approve", call).await?, "code")
+    }
+
+    /// Redeems the secret part of a code: gives the credential file, without the keys that were
+    /// made here.
+    pub async fn redeem_link(
+        &mut self,
+        code: &LinkCode,
+        edhoc_public: &[u8],
+        quic_spki: &[u8],
+    ) -> Result<Value, ClientError> {
+        let path = ["_tramline", "client", "v1", "link", "redeem"];
+        let body = json!({
+            "code": link_code::secret_text(&code.secret),
+            "edhoc_public": hex::encode(edhoc_public),
+            "quic_spki": hex::encode(quic_spki),
+        });
+        self.call("redeem", Call::post(&path, body)).await
+    }
+
     /// The same, with an access token from before.
     pub async fn resume(target: &Target, token: &str, world: &World) -> Result<Self, ClientError> {
         let mut client = Self::open(target, world).await?;
         client.token = Some(token.to_owned());
         Ok(client)
+    }
+
+    /// A linked device, whose state beside its credential file is open for this process alone.
+    pub async fn linked(
+        file: &Path,
+        credentials: &Credentials,
+        world: &World,
+    ) -> Result<Self, ClientError> {
+        let door = thin::ThinDoor::open(file, credentials, world).await?;
+        Ok(Self {
+            door: Door::Thin(Box::new(door)),
+            token: None,
+            ledger: Ledger::default(),
+        })
+    }
+
+    /// The linked device, if this is one: what the thin profile has is asked of it.
+    pub fn thin(&mut self) -> Option<&mut thin::ThinDoor> {
+        match &mut self.door {
+            Door::Thin(door) => Some(door),
+            Door::Https(_) | Door::Coap(_) => None,
+        }
+    }
+
+    /// What a linked device has spent in this run, headers included.
+    pub fn spent_on_the_wire(&self) -> Option<thin::Line> {
+        match &self.door {
+            Door::Thin(door) => Some(door.spent()),
+            Door::Https(_) | Door::Coap(_) => None,
+        }
     }
 
     /// The access token, once logged in.
@@ -101,7 +181,7 @@ impl Client {
 
     /// Whether the door is datagrams, which can be counted; a stream's cannot.
     pub fn is_over_udp(&self) -> bool {
-        matches!(self.door, Door::Coap(_))
+        matches!(self.door, Door::Coap(_) | Door::Thin(_))
     }
 
     /// Sends a request and waits for its answer. `operation` is the ledger's line.
@@ -110,6 +190,7 @@ impl Client {
         let (answer, cost) = match &mut self.door {
             Door::Https(door) => door.call(token, &call).await,
             Door::Coap(door) => door.call(token, &call).await,
+            Door::Thin(door) => (below_tilde(door, operation, &call).await, Cost::default()),
         };
         self.ledger.add(operation, cost);
         answer
@@ -277,6 +358,20 @@ impl Client {
             .await?;
         let rooms = answer.get("joined_rooms").cloned().unwrap_or_default();
         serde_json::from_value(rooms).map_err(|error| unusable("joined_rooms", &error))
+    }
+}
+
+/// What the thin profile has no resource of its own for. spec: thin-profile §3
+async fn below_tilde(
+    door: &mut thin::ThinDoor,
+    operation: &str,
+    call: &Call<'_>,
+) -> Result<Value, ClientError> {
+    let request = coap::request(&["~"], None, call);
+    let answer = door.ask(operation, thin::Ask::Other(request)).await?;
+    match answer {
+        thin::Answer::Whole(response) => coap::read(&response),
+        _ => Err(thin::ThinError::OtherAnswer.into()),
     }
 }
 

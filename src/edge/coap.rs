@@ -1,52 +1,42 @@
-//! The plain CoAP door, and what every CoAP door is made of.
+//! The CoAP door on UDP, and what every CoAP door is made of.
 //!
 //! `driver` is the one task of a door: it owns a UDP socket and the session machine in
 //! [`crate::session::coap`], which does reliability, blocks and the order of notifications. What
-//! lies between socket and machine is a `link`: nothing here, DTLS in [`super::coaps`].
+//! lies between socket and machine is a `link`: OSCORE in `udp`, DTLS in [`super::coaps`].
 //! `asking` takes a request through the hub, `profile` reads requests and writes answers as
 //! MSC3079 has them, `sticky` knows what a client said before, `observe` keeps an observed sync
-//! going. Plain CoAP has no secrecy: [`bind`] opens it on loopback only, unless it is told
-//! otherwise.
+//! going. Linked devices speak the thin profile: `devices` keeps what they observe. Plain CoAP has
+//! no secrecy: it is answered to programs on this machine only, unless the door is told otherwise.
 
 mod asking;
+mod devices;
 pub(super) mod driver;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the driver calls it once it has OSCORE")
+)]
+pub(super) mod edhoc;
 pub(super) mod link;
 mod observe;
-mod profile;
+pub(super) mod profile;
 pub(super) mod sticky;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::UdpSocket, sync::watch};
 
-use super::front::Front;
+use super::{front::Front, thin::Thin};
 use crate::{
+    api::Links,
     base::{Clock, Rng},
-    session::coap::Timers,
+    session::{coap::Timers, oscore::link::Plainly},
 };
 
-/// From where the door may be reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Exposure {
-    /// From this machine only.
-    #[default]
-    Loopback,
-    /// From anywhere, in clear: tokens included.
-    Any,
-}
-
-/// Opens the socket, where that is allowed.
-pub async fn bind(address: SocketAddr, exposure: Exposure) -> io::Result<UdpSocket> {
-    if exposure == Exposure::Loopback && !address.ip().is_loopback() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!(
-                "plain CoAP is for loopback, and {address} is not; coap.plain = \"any\" allows it"
-            ),
-        ));
-    }
+/// Opens the socket. Who is answered there is [`Coap::plainly`]'s to say.
+pub async fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::bind(address).await
 }
 
@@ -86,9 +76,25 @@ pub struct Coap {
     pub timers: Timers,
     /// The ceilings.
     pub limits: Limits,
+    /// Who may speak without protection, on the plain port.
+    pub plainly: Plainly,
+    /// The devices that are recognised by their keys; without it there are none.
+    pub linked: Option<Linked>,
+}
+
+/// What a door needs to serve linked devices.
+#[derive(Clone)]
+pub struct Linked {
+    /// Their keys.
+    pub links: Arc<dyn Links>,
+    /// What they speak.
+    pub thin: Arc<Thin>,
 }
 
 /// Serves until `shutdown` becomes true (or its sender is gone), then drains.
-pub async fn serve(socket: UdpSocket, door: Coap, shutdown: watch::Receiver<bool>) {
-    driver::serve(socket, link::Plain::default(), door, shutdown).await;
+pub async fn serve(socket: UdpSocket, mut door: Coap, shutdown: watch::Receiver<bool>) {
+    let mut echo_key = [0; 32];
+    door.rng.fill_bytes(&mut echo_key);
+    let link = udp::Udp::new(echo_key, door.plainly);
+    driver::serve(socket, link, door, shutdown).await;
 }

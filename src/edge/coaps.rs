@@ -2,15 +2,16 @@
 //! [`Link`] between them and the socket that opens and seals datagrams.
 //!
 //! A peer is a connection, not an address: blocks, observations and the token said once go on
-//! when a client's address changes. That a client holds a pre-shared key says who it is
-//! ([`Identity`]), and gives it no rights by itself: as with a certificate, the token does.
+//! when a client's address changes. A client that holds the key of a linked device is that device,
+//! and speaks the thin profile; any other speaks MSC3079, where the token gives the rights.
 
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,15 +19,20 @@ use bytes::Bytes;
 use metrics::{counter, gauge};
 use tokio::{net::UdpSocket, sync::watch};
 
-use super::coap::{
-    Coap, driver,
-    link::{Arrived, Link},
-    sticky::Keep,
+use super::{
+    coap::{
+        Coap, driver,
+        link::{Arrived, Link},
+        sticky::Keep,
+    },
+    thin::Which,
 };
 use crate::{
-    api::Door,
+    api::{DeviceName, Door, Links},
     base::Timestamp,
-    session::dtls::{CloseReason, ConfigError, ConnId, Event, Identity, Server, ServerConfig},
+    session::dtls::{
+        CloseReason, ConfigError, ConnId, Event, Identity, PskSource, Secret, Server, ServerConfig,
+    },
 };
 
 /// What the door needs to be opened.
@@ -47,23 +53,36 @@ pub fn serve(
     shutdown: watch::Receiver<bool>,
 ) -> Result<impl Future<Output = ()> + Send + use<>, ConfigError> {
     let server = Server::new(door.dtls, door.base, door.coap.clock.now())?;
-    let link = Secured::new(server);
+    let links = door.coap.linked.as_ref();
+    let link = Secured::new(server, links.map(|linked| Arc::clone(&linked.links)));
     Ok(driver::serve(socket, link, door.coap, shutdown))
+}
+
+/// The keys of linked devices, for handshakes.
+pub struct LinkedKeys(pub Arc<dyn Links>);
+
+impl PskSource for LinkedKeys {
+    fn key(&self, identity: &[u8]) -> Option<Secret> {
+        let (_, key) = self.0.psk(identity)?;
+        Some(Secret::new(key.0))
+    }
 }
 
 /// DTLS between the socket and the machine.
 struct Secured {
     server: Server,
-    /// Who holds a key of ours. A linked device's rights would begin here.
-    identities: BTreeMap<ConnId, Identity>,
+    links: Option<Arc<dyn Links>>,
+    /// The linked devices.
+    devices: BTreeMap<ConnId, Arc<DeviceName>>,
     arrived: VecDeque<Arrived<ConnId>>,
 }
 
 impl Secured {
-    const fn new(server: Server) -> Self {
+    const fn new(server: Server, links: Option<Arc<dyn Links>>) -> Self {
         Self {
             server,
-            identities: BTreeMap::new(),
+            links,
+            devices: BTreeMap::new(),
             arrived: VecDeque::new(),
         }
     }
@@ -87,13 +106,16 @@ impl Secured {
             } => {
                 count("connected");
                 tracing::debug!(?conn, %from, ?identity, "connected");
-                if let Some(identity) = identity {
-                    self.identities.insert(conn, identity);
+                let links = self.links.as_ref().zip(identity);
+                let linked = links.and_then(|(links, Identity(name))| links.psk(&name));
+                if let Some((device, _)) = linked {
+                    self.devices.insert(conn, Arc::new(device));
                 }
             }
             Event::Data { conn, bytes } => self.arrived.push_back(Arrived::Message {
                 peer: conn,
                 bytes,
+                path: None,
                 is_proved: true, // by the handshake's cookie, or by the newest record of all
             }),
             Event::Moved { conn, from, to } => {
@@ -103,7 +125,7 @@ impl Secured {
             Event::Closed { conn, reason } => {
                 count(word(reason));
                 tracing::debug!(?conn, ?reason, "closed");
-                self.identities.remove(&conn);
+                self.devices.remove(&conn);
                 self.arrived.push_back(Arrived::Gone { peer: conn });
             }
         }
@@ -126,7 +148,7 @@ impl Link for Secured {
         self.follow_up();
     }
 
-    fn send(&mut self, now: Timestamp, peer: &ConnId, message: Bytes) {
+    fn send(&mut self, now: Timestamp, peer: &ConnId, message: Bytes, _is_proved: bool) {
         if let Err(error) = self.server.send(now, *peer, &message) {
             tracing::debug!(?peer, %error, "a message was not sent");
         }
@@ -150,8 +172,29 @@ impl Link for Secured {
         self.arrived.pop_front()
     }
 
-    fn address(&self, peer: &ConnId) -> Option<IpAddr> {
-        self.server.address(*peer).map(|address| address.ip())
+    fn address(&self, peer: &ConnId) -> Option<SocketAddr> {
+        self.server.address(*peer)
+    }
+
+    fn device(&self, peer: &ConnId) -> Option<Arc<DeviceName>> {
+        self.devices.get(peer).cloned()
+    }
+
+    fn revoke(&mut self, now: Timestamp, devices: &Which<DeviceName>) {
+        let is_revoked = |device: &DeviceName| match devices {
+            Which::All => true, // each connects again, if it still may
+            Which::These(these) => these.contains(device),
+        };
+        let revoked: Vec<_> = self
+            .devices
+            .iter()
+            .filter(|(_, device)| is_revoked(device))
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in revoked {
+            self.server.close(now, conn);
+        }
+        self.follow_up();
     }
 
     // spec: msc3079 §Access-Tokens

@@ -5,6 +5,7 @@
 //! [`super::client_api`]; files are in `media`. There is no plain HTTP here.
 
 mod arriving;
+mod link;
 mod media;
 mod serve;
 mod stall;
@@ -29,6 +30,7 @@ use serde_json::{Value, json};
 use self::arriving::Arriving;
 use super::{
     client_api::{Answer, Path, token},
+    credential_file::HubFacts,
     front::{self, Front, Told},
 };
 use crate::api::{Code, Credentials, Door, Origin, Refusal, RequestId};
@@ -86,6 +88,8 @@ pub struct Https {
     pub limits: Limits,
     /// What the well-known paths say.
     pub well_known: WellKnown,
+    /// What a device is told that is linked here; none: no device can be.
+    pub facts: Option<Arc<HubFacts>>,
 }
 
 /// One request's circumstances.
@@ -101,6 +105,7 @@ struct Asked {
 enum Target {
     Api(super::client_api::Match),
     Media(media::Target),
+    Link(link::Target),
     WellKnownClient,
     WellKnownServer,
 }
@@ -110,6 +115,7 @@ impl Target {
         match self {
             Self::Api(found) => found.endpoint.name(),
             Self::Media(media) => media.name(),
+            Self::Link(link) => link.name(),
             Self::WellKnownClient => "WellKnownClient",
             Self::WellKnownServer => "WellKnownServer",
         }
@@ -174,6 +180,9 @@ impl Https {
         if let Some(media) = media::Target::of(method, &texts)? {
             return Ok(Target::Media(media));
         }
+        if let Some(link) = link::Target::of(method, &texts)? {
+            return Ok(Target::Link(link));
+        }
         self.front.api.find(method, &path).map(Target::Api)
     }
 
@@ -193,6 +202,7 @@ impl Https {
                 |server| json!({ "m.server": server }),
             ),
             Target::Media(media) => self.media(media, asked, body).await,
+            Target::Link(link) => self.link(link, asked, body).await,
             Target::Api(found) => {
                 let body = body.whole(self.limits.body).await?;
                 let command = found.command(&asked.query, &body)?;

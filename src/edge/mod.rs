@@ -10,15 +10,18 @@
 //!
 //! ```text
 //! http::serve(TcpListener, watch of tls::server_config(…), Https { front, limits, well_known }, shutdown)
-//! coap::serve(coap::bind(address, exposure)?, Coap { front, clock, rng, timers, limits }, shutdown)
+//! coap::serve(coap::bind(address)?, Coap { front, clock, rng, timers, limits, plainly, linked }, shutdown)
 //! coaps::serve(UdpSocket, Coaps { coap: Coap { … }, dtls, base }, shutdown)?
 //! ```
 
 pub mod client_api;
 pub mod coap;
 pub mod coaps;
+pub mod credential_file;
 pub mod front;
 pub mod http;
+pub mod thin;
+pub mod wake;
 
 #[cfg(test)]
 mod fake;

@@ -5,13 +5,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
 };
 
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::watch;
 
-use crate::base::Position;
+use crate::{
+    api::{Deliver, DeviceName},
+    base::Position,
+};
 
 /// Whom a commit concerns.
 #[derive(Clone, Debug)]
@@ -22,11 +25,23 @@ pub enum Touched {
     One(OwnedUserId),
 }
 
+impl Touched {
+    fn users(&self) -> impl Iterator<Item = &UserId> {
+        let (many, one) = match self {
+            Self::Many(users) => (Some(users.iter()), None),
+            Self::One(user) => (None, Some(user)),
+        };
+        many.into_iter().flatten().chain(one).map(AsRef::as_ref)
+    }
+}
+
 /// Who waits, and how far the hub is.
 pub struct Fanout {
     position: watch::Sender<Position>,
     /// In order, so that a seed of the simulation wakes them in the same one each time.
     waiting: Mutex<BTreeMap<OwnedUserId, Waiting>>,
+    /// Doors that push; they are told of every commit.
+    doors: RwLock<Vec<Weak<dyn Deliver>>>,
     closed: watch::Sender<bool>,
 }
 
@@ -58,6 +73,7 @@ impl Fanout {
         Self {
             position: watch::Sender::new(position),
             waiting: Mutex::default(),
+            doors: RwLock::default(),
             closed: watch::Sender::new(false),
         }
     }
@@ -76,12 +92,33 @@ impl Fanout {
     pub(super) fn advance(&self, position: Position, touched: &[Touched]) {
         self.position.send_replace(position);
         self.ring(touched);
+        self.each_door(|door| door.news(position, &mut touched.iter().flat_map(Touched::users)));
     }
 
     /// A commit is stored, and nobody knows any more whom it concerns: everyone may look.
     pub(super) fn advance_for_all(&self, position: Position) {
         self.position.send_replace(position);
         self.waiting().values().for_each(ring_entry);
+        self.each_door(|door| door.news_for_all(position));
+    }
+
+    /// A device was revoked.
+    pub(super) fn revoked(&self, device: &DeviceName) {
+        self.each_door(|door| door.revoked(device));
+    }
+
+    /// From now on a door is told, for as long as somebody else holds it.
+    pub(super) fn tell(&self, door: &Arc<dyn Deliver>) {
+        let mut doors = self.doors.write().unwrap_or_else(PoisonError::into_inner);
+        doors.retain(|door| door.strong_count() > 0);
+        doors.push(Arc::downgrade(door));
+    }
+
+    fn each_door(&self, tell: impl Fn(&dyn Deliver)) {
+        let doors = self.doors.read().unwrap_or_else(PoisonError::into_inner);
+        for door in doors.iter().filter_map(Weak::upgrade) {
+            tell(&*door);
+        }
     }
 
     /// Something happened that is not stored (typing).
@@ -221,6 +258,44 @@ mod tests {
         assert_eq!(fanout.waiting_len(), 1);
         drop(two);
         assert_eq!(fanout.waiting_len(), 0);
+    }
+
+    #[derive(Default)]
+    struct Door(Mutex<Vec<String>>);
+
+    impl Deliver for Door {
+        fn news(&self, position: Position, users: &mut dyn Iterator<Item = &UserId>) {
+            let users: Vec<_> = users.map(UserId::localpart).collect();
+            let said = format!("{}: {}", position.0, users.join(" "));
+            self.0.lock().unwrap().push(said);
+        }
+
+        fn news_for_all(&self, position: Position) {
+            self.0.lock().unwrap().push(format!("{}: all", position.0));
+        }
+
+        fn revoked(&self, device: &DeviceName) {
+            self.0.lock().unwrap().push(device.device.to_string());
+        }
+    }
+
+    #[test]
+    fn a_door_is_told_whom_a_commit_concerns_until_it_is_dropped() {
+        let fanout = Fanout::new(Position(0));
+        let (door, gone) = (Arc::new(Door::default()), Arc::new(Door::default()));
+        fanout.tell(&(Arc::clone(&door) as Arc<dyn Deliver>));
+        fanout.tell(&(gone as Arc<dyn Deliver>));
+        let room = Arc::new(BTreeSet::from([user("ana"), user("bob")]));
+
+        fanout.advance(
+            Position(1),
+            &[Touched::Many(room), Touched::One(user("eve"))],
+        );
+        fanout.advance_for_all(Position(2));
+
+        assert_eq!(*door.0.lock().unwrap(), ["1: ana bob eve", "2: all"]);
+        fanout.tell(&(Arc::clone(&door) as Arc<dyn Deliver>));
+        assert_eq!(fanout.doors.read().unwrap().len(), 2);
     }
 
     #[tokio::test]

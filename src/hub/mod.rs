@@ -6,6 +6,7 @@
 mod desk;
 mod fanout;
 mod housekeeping;
+mod links;
 mod settings;
 #[cfg(test)]
 mod testing;
@@ -19,7 +20,7 @@ use std::sync::{
 use async_trait::async_trait;
 use rand::RngCore;
 
-pub use desk::{AccountWish, Desk};
+pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
 pub use settings::{Limits, Quota, RegistrationRules, Settings};
 pub use writer::{CommitterStats, Submission, Submitted, WriteError, Writer};
@@ -45,6 +46,8 @@ pub struct HubParts {
     pub rng: Box<dyn Rng + Send>,
     /// What the operator decided.
     pub settings: Settings,
+    /// The hub's static EDHOC public key, x coordinate: told to every device that is linked.
+    pub edhoc_public_x: [u8; 32],
 }
 
 /// A running hub.
@@ -55,6 +58,8 @@ pub struct Hub {
     rng: Mutex<Box<dyn Rng + Send>>,
     writer: Arc<Writer>,
     fanout: Arc<Fanout>,
+    links: Arc<links::LinkTable>,
+    edhoc_public_x: [u8; 32],
     desk: Desk,
     ready: AtomicBool,
 }
@@ -69,9 +74,11 @@ impl Hub {
             clock,
             mut rng,
             settings,
+            edhoc_public_x,
         } = parts;
         let position = store.position().await?;
         let fanout = Arc::new(Fanout::new(position));
+        let links = links::LinkTable::load(Arc::clone(&store), Arc::clone(&fanout)).await?;
         let writer = Arc::new(Writer::start(
             Arc::clone(&store),
             Arc::clone(&key),
@@ -87,6 +94,8 @@ impl Hub {
             rng: Mutex::new(rng),
             writer,
             fanout,
+            links: Arc::new(links),
+            edhoc_public_x,
             desk,
             ready: AtomicBool::new(true),
         });

@@ -116,11 +116,15 @@ pub(crate) async fn hub_around(
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         rng: Box::new(StdRng::seed_from_u64(7)),
         settings,
+        edhoc_public_x: EDHOC_PUBLIC_X,
     })
     .await
     .unwrap();
     TestHub { hub, clock, dir }
 }
+
+/// The static EDHOC key of every hub in tests: no point of the curve, for nobody asks it.
+pub(crate) const EDHOC_PUBLIC_X: [u8; 32] = [0xed; 32];
 
 /// The signing key of every hub in tests: the seed of RFC 8032's first vector.
 pub(crate) fn key() -> ServerKey {

@@ -18,6 +18,7 @@ pub mod memory;
 mod reads;
 pub mod records;
 pub mod sqlite;
+mod thin;
 pub mod write;
 
 use std::sync::Arc;
@@ -28,9 +29,11 @@ use thiserror::Error;
 
 pub use marker::Marker;
 pub use records::*;
+pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
 
 use crate::{
+    api::{DeviceName, Registration},
     base::{EventHash, Position, Seq},
     room::StateKey,
 };
@@ -108,8 +111,11 @@ pub struct SigningKeyNote {
 }
 
 /// Everything the hub keeps. One process owns a store.
-pub trait Store: Commits + Rooms + Accounts + Devices + MediaIndex {}
-impl<T: Commits + Rooms + Accounts + Devices + MediaIndex> Store for T {}
+pub trait Store:
+    Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex
+{
+}
+impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex> Store for T {}
 
 /// The write side. Only the one committer calls [`Commits::commit`].
 #[async_trait]
@@ -375,6 +381,43 @@ pub trait Devices: Send + Sync + 'static {
         to: Position,
         limit: u32,
     ) -> Result<Vec<MailRecord>, StoreError>;
+}
+
+/// Devices that are recognised by a key.
+#[async_trait]
+pub trait LinkedDevices: Send + Sync + 'static {
+    /// The link of a device.
+    async fn link(&self, user: &UserId, device: &str) -> Result<Option<LinkRecord>, StoreError>;
+
+    /// The link whose OSCORE context a kid names, also when a restore has made it void.
+    async fn link_by_recipient(
+        &self,
+        recipient_id: &[u8],
+    ) -> Result<Option<LinkRecord>, StoreError>;
+
+    /// The link whose EDHOC credential a kid names.
+    async fn link_by_kid(&self, kid: &[u8]) -> Result<Option<LinkRecord>, StoreError>;
+
+    /// All links, in order after `after`.
+    async fn links(
+        &self,
+        after: Option<&DeviceName>,
+        limit: u32,
+    ) -> Result<Vec<LinkRecord>, StoreError>;
+
+    /// The device, if it is linked and its account is not disabled.
+    async fn linked_session(
+        &self,
+        user: &UserId,
+        device: &str,
+    ) -> Result<Option<SessionRecord>, StoreError>;
+
+    /// All durable registrations.
+    async fn registrations(&self) -> Result<Vec<Registration>, StoreError>;
+
+    /// How often this store was restored from a backup. A context that was agreed before the last
+    /// time is void: sequence numbers may have been used that the backup does not know.
+    async fn restores(&self) -> Result<u64, StoreError>;
 }
 
 /// What is known of stored files; the bytes are in [`crate::store::media`].

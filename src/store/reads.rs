@@ -70,6 +70,24 @@ macro_rules! each_store_read {
         }
 
         $reads! {
+            ThinDevices:
+            generation() -> [u8; 8];
+            thin_names(user: &ruma::UserId, device: &str, wanted: &[($crate::wire::thin::NameKind, $crate::wire::thin::Alias)]) -> Vec<Option<String>>;
+            thin_aliases(user: &ruma::UserId, device: &str, wanted: &[($crate::wire::thin::NameKind, String)]) -> Vec<Option<$crate::wire::thin::Alias>>;
+        }
+
+        $reads! {
+            LinkedDevices:
+            link(user: &ruma::UserId, device: &str) -> Option<$crate::store::LinkRecord>;
+            link_by_recipient(recipient_id: &[u8]) -> Option<$crate::store::LinkRecord>;
+            link_by_kid(kid: &[u8]) -> Option<$crate::store::LinkRecord>;
+            links(after: Option<&$crate::api::DeviceName>, limit: u32) -> Vec<$crate::store::LinkRecord>;
+            linked_session(user: &ruma::UserId, device: &str) -> Option<$crate::store::SessionRecord>;
+            registrations() -> Vec<$crate::api::Registration>;
+            restores() -> u64;
+        }
+
+        $reads! {
             MediaIndex:
             media(id: &str) -> Option<$crate::store::MediaRecord>;
             media_rows(after: &[u8], limit: u32) -> Vec<$crate::store::MediaRow>;

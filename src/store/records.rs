@@ -9,9 +9,13 @@ use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUser
 
 use super::StoreError;
 use crate::{
+    api::{OscoreLink, Secret},
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership},
-    wire::matrix::{Pdu, PduError, Version},
+    wire::{
+        matrix::{Pdu, PduError, Version},
+        thin::LinkProfile,
+    },
 };
 
 /// A room's row number.
@@ -393,6 +397,32 @@ pub struct MailRecord {
     /// `{"type", "sender", "content"}` as JSON.
     pub json: String,
 }
+
+/// The link of a device: the keys it is recognised by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkRecord {
+    /// Whose, and its OSCORE context.
+    pub oscore: OscoreLink,
+    /// How often the store had been restored when the context was agreed.
+    pub generation: u64,
+    /// Its PSK identity.
+    pub psk_identity: String,
+    /// Its PSK.
+    pub psk: Secret,
+    /// What its EDHOC key is known by.
+    pub edhoc_kid: Vec<u8>,
+    /// Its static EDHOC public key, x coordinate; none when it has none.
+    pub edhoc_public_x: Option<[u8; 32]>,
+    /// Its QUIC public key as `SubjectPublicKeyInfo`; none when it has none.
+    pub quic_spki: Option<Vec<u8>>,
+    /// What it says of its link.
+    pub profile: LinkProfile,
+    /// Where to knock when something waits.
+    pub wake_url: Option<String>,
+}
+
+/// The most durable registrations of one context: a device follows its inbox and a few rooms.
+pub const REGISTRATIONS_PER_CONTEXT_MAX: u32 = 16;
 
 /// A stored file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
 
 use crate::{
+    api::{DeviceName, OscoreLink, Registration},
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid, Status,
-        TxnAnswer, TxnKey,
+        EventNid, LinkRecord, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
+        Status, TxnAnswer, TxnKey,
     },
-    wire::matrix::Version,
+    wire::{
+        matrix::Version,
+        thin::{LinkProfile, NameKind},
+    },
 };
 
 /// Writes that belong together.
@@ -122,7 +126,8 @@ pub enum Write {
         answer: TxnAnswer,
         at: Timestamp,
     },
-    /// Transactions answered before `before` may be forgotten.
+    /// Transactions answered before `before` may be forgotten, but for those of the endpoint
+    /// `thin`: a draft of the thin profile is answered alike however much later it comes again.
     ForgetTxns { before: Timestamp },
     /// An alias; conflicts when it exists.
     NewAlias {
@@ -172,7 +177,7 @@ pub enum Write {
         at: Timestamp,
         from: Option<String>,
     },
-    /// A device goes, with its token, keys and mailbox.
+    /// A device goes, with its token, keys, mailbox and link.
     RemoveDevice {
         user: OwnedUserId,
         device: OwnedDeviceId,
@@ -235,6 +240,41 @@ pub enum Write {
         user: OwnedUserId,
         device: OwnedDeviceId,
         to: Position,
+    },
+    /// A device is linked, by these keys alone. Conflicts when one of them is another device's.
+    Link(Box<LinkRecord>),
+    /// A linked device's OSCORE context, in place of the one before and of its registrations.
+    /// Conflicts when the recipient id is taken or the device is not linked.
+    Oscore {
+        link: Box<OscoreLink>,
+        generation: u64,
+    },
+    /// Sequence numbers below `below` may be used. Conflicts when the context is gone.
+    Reserve { recipient_id: Vec<u8>, below: u64 },
+    /// A registration, in place of one with the same context and token; the oldest of a context
+    /// with too many goes. Conflicts when the context is gone.
+    Register(Box<Registration>),
+    /// A registration goes.
+    Deregister {
+        recipient_id: Vec<u8>,
+        token: Vec<u8>,
+    },
+    /// Numbers for the names of a thin device that have none, in order. Dropped when the device does
+    /// not exist or has too many.
+    ThinNames {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        names: Vec<(NameKind, String)>,
+    },
+    /// What a linked device says of its link; dropped when it is not linked.
+    LinkProfile {
+        device: DeviceName,
+        profile: LinkProfile,
+    },
+    /// Where to knock when something waits for a linked device; dropped when it is not linked.
+    WakeUrl {
+        device: DeviceName,
+        url: Option<String>,
     },
     /// A stored file.
     Media(MediaRecord),

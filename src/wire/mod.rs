@@ -6,6 +6,7 @@ pub mod coap;
 pub mod error;
 pub mod json;
 pub mod keys;
+pub mod link_code;
 pub mod matrix;
 pub mod paths;
 pub mod thin;

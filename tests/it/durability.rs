@@ -162,7 +162,11 @@ async fn send_all(
 }
 
 /// Every event id of a room, oldest first.
-async fn history(hub: &Hub, room: &OwnedRoomId, token: &str) -> Result<Vec<String>, Failed> {
+pub(crate) async fn history(
+    hub: &Hub,
+    room: &OwnedRoomId,
+    token: &str,
+) -> Result<Vec<String>, Failed> {
     let mut client = Client::resume(&hub.target("https")?, token, &world()).await?;
     let mut from: Option<String> = None;
     let mut ids = Vec::new();

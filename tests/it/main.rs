@@ -9,11 +9,13 @@
     reason = "the test allowances of clippy do not reach helpers in this binary"
 )]
 
+mod backup;
 mod clients;
 mod command_line;
 mod durability;
 mod hub;
 mod lab;
+mod links;
 mod oracle;
 mod peers;
 mod verbs;
@@ -25,11 +27,13 @@ use libtest_mimic::{Arguments, Trial};
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials: Vec<Trial> = [
+        backup::trials(),
         peers::trials(),
         clients::trials(),
         command_line::trials(),
         durability::trials(),
         lab::trials(),
+        links::trials(),
         oracle::trials(),
         verbs::trials(),
     ]

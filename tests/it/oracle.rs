@@ -270,6 +270,12 @@ fn history(
             }
             other => other,
         };
+        let content = match state.get(&StateKey::new("m.room.power_levels", "")) {
+            Some(before) if kind == "m.room.power_levels" => {
+                written_alike(&before.fields().content, &sender, content)
+            }
+            _ => content,
+        };
         let fields = PduFields {
             room_id: room.clone(),
             kind,
@@ -396,6 +402,47 @@ fn step(version: Version, rng: &mut StdRng) -> Step {
         _ => ("m.room.message", None, json!({"body": "b"})),
     };
     (sender, kind.to_owned(), key, content)
+}
+
+/// The new power levels without additions and removals of numbers whose default is out of the
+/// sender's reach: Synapse compares only what is written, the text (and ruma) the defaults, too.
+///
+/// See matrix-v12-10.6 in the notes.
+fn written_alike(before: &CanonicalJsonObject, sender: &str, mut content: Value) -> Value {
+    let number = |value: Option<&CanonicalJsonValue>| match value {
+        Some(CanonicalJsonValue::Integer(number)) => Some(i64::from(*number)),
+        _ => None,
+    };
+    let own = before.get("users").and_then(CanonicalJsonValue::as_object);
+    let own = own.and_then(|users| number(users.get(sender)));
+    let reach = own
+        .or_else(|| number(before.get("users_default")))
+        .unwrap_or(0);
+    let Some(members) = content.as_object_mut() else {
+        return content;
+    };
+    for (name, default) in [
+        ("ban", 50),
+        ("kick", 50),
+        ("redact", 50),
+        ("state_default", 50),
+        ("invite", 0),
+        ("events_default", 0),
+        ("users_default", 0),
+    ] {
+        match before.get(name) {
+            _ if default <= reach => {}
+            None => {
+                members.remove(name);
+            }
+            Some(written) => {
+                members
+                    .entry(name)
+                    .or_insert_with(|| written.clone().into());
+            }
+        }
+    }
+    content
 }
 
 fn membership(rng: &mut StdRng) -> Value {

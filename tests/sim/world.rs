@@ -153,6 +153,7 @@ pub(crate) async fn start(
             shards,
             ..Settings::default()
         },
+        edhoc_public_x: [0; 32], // no device links in a simulation
     })
     .await
 }

@@ -8,11 +8,11 @@ use super::{
 };
 
 section! {
-    /// The door for constrained clients on this machine: CoAP over UDP, without security.
+    /// The door for constrained clients: CoAP over UDP, with OSCORE or without security.
     "coap." Coap {
         /// Where to listen. Port 0 means any free port; the ready line tells which.
         listen: Listen = "127.0.0.1:5683", Restart;
-        /// Who may speak CoAP without security: "off", "loopback" (peers on this machine) or "any".
+        /// Who may speak CoAP without security: "loopback" (peers on this machine) or "any". "off" closes the door.
         plain: PlainCoap = "loopback", Restart;
     }
 }

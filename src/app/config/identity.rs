@@ -11,5 +11,7 @@ section! {
         server_name: OwnedServerName = "", Restart;
         /// The Ed25519 key that signs the hub's events: PKCS#8 in PEM. Losing it loses the hub's identity.
         signing_key_file: FilePath = "keys/signing.pem", Restart;
+        /// The P-256 key by which linked devices know the hub (EDHOC): hex. It is made where there is none.
+        edhoc_key_file: FilePath = "keys/edhoc.key", Restart;
     }
 }

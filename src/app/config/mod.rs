@@ -57,6 +57,8 @@ pub struct Config {
     pub server_name: OwnedServerName,
     /// The key that signs the hub's events.
     pub signing_key_file: FilePath,
+    /// The key by which linked devices know the hub.
+    pub edhoc_key_file: FilePath,
     /// Where everything is kept.
     pub store: Store,
     /// The door for ordinary clients.
@@ -183,6 +185,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
     Some(Config {
         server_name: identity.server_name,
         signing_key_file: identity.signing_key_file,
+        edhoc_key_file: identity.edhoc_key_file,
         store: store?,
         https: https?,
         coap: coap?,

@@ -63,6 +63,31 @@ pub enum Request {
         /// Its localpart.
         localpart: String,
     },
+    /// Make a device of an account and link it.
+    LinkDevice {
+        /// Its account's localpart.
+        localpart: String,
+        /// Its id.
+        device: String,
+        /// Its EDHOC public key, x coordinate, in hex.
+        edhoc_public: String,
+        /// Its QUIC public key as `SubjectPublicKeyInfo`, in hex.
+        quic_spki: String,
+        /// Whether it orders notifications by the outer Observe option.
+        outer_observe_counted: bool,
+    },
+    /// End a device on every door.
+    RemoveDevice {
+        /// Its account's localpart.
+        localpart: String,
+        /// Its id.
+        device: String,
+    },
+    /// Tell the devices of an account.
+    ListDevices {
+        /// Its localpart.
+        localpart: String,
+    },
     /// Let somebody log in again.
     EnableUser {
         /// Its localpart.

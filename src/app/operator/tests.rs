@@ -18,9 +18,12 @@ impl Operator for Desk {
                 Err(Refusal::new(Code::UserInUse, "bob is taken"))
             }
             Request::ListUsers { .. } => Ok(json!({"users": [], "next": null})),
+            Request::ListDevices { .. } => Ok(json!({"devices": []})),
             Request::AddUser { localpart, .. }
             | Request::SetPassword { localpart, .. }
             | Request::DisableUser { localpart }
+            | Request::LinkDevice { localpart, .. }
+            | Request::RemoveDevice { localpart, .. }
             | Request::EnableUser { localpart } => Ok(json!({"user": localpart})),
             Request::Status => {
                 for step in 1..=3 {

@@ -10,8 +10,10 @@
 
 mod cost;
 mod labels;
+mod link;
 mod shapes;
 mod tell;
+mod thin;
 mod verbs;
 
 use std::{fs, path::Path};
@@ -49,6 +51,16 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
     if let Some(verb) = &args.verb {
         shapes::check(verb)?; // what cannot be right costs neither a password nor a byte
     }
+    if let Some(ClientVerb::Link {
+        code,
+        out,
+        server,
+        ca,
+    }) = &args.verb
+    {
+        let ca = ca.as_deref().map(read_ca).transpose()?;
+        return link::redeem(code, out, server, ca.as_deref(), format).await;
+    }
     // A login that nothing keeps is ended again, so that scripts do not leave sessions behind.
     let (mut client, me, keep) = if let Some(login) = login {
         if args.verb == Some(ClientVerb::Logout) {
@@ -60,11 +72,13 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
         if args.verb.is_none() && args.credentials.is_some() {
             return Err(nothing_to_do());
         }
-        let (client, credentials) = resume(args.credentials.as_deref()).await?;
+        let is_approval = matches!(args.verb, Some(ClientVerb::Approve { .. }));
+        let (client, credentials) = resume(args.credentials.as_deref(), is_approval).await?;
         (client, credentials, true)
     };
     // Who sends wants to know what that costs.
-    let wants_cost = args.cost || matches!(args.verb, Some(ClientVerb::Send { .. }));
+    let is_send = matches!(args.verb, Some(ClientVerb::Send { .. }));
+    let wants_cost = args.cost || is_send;
     let outcome = match args.verb {
         Some(ClientVerb::Logout) => log_out(&mut client, &me, args.credentials.as_deref()).await,
         Some(wanted) => verbs::verb(&mut client, &me, wanted, format, args.cost).await,
@@ -75,7 +89,11 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
     } else {
         client.logout().await.map_err(failed)
     };
-    report(outcome, wants_cost.then(|| Spent::by(&client)), format)?;
+    report(
+        outcome,
+        wants_cost.then(|| Spent::by(&client).of_send(is_send)),
+        format,
+    )?;
     ended
 }
 
@@ -200,10 +218,18 @@ fn read_ca(path: &Path) -> Result<String, Failure> {
 
 const SESSION_WANTED: &str = "who are you? Give --credentials FILE, or --login URL USER (with --save FILE to keep the session)";
 
-async fn resume(file: Option<&Path>) -> Result<(Client, Credentials), Failure> {
+async fn resume(file: Option<&Path>, is_approval: bool) -> Result<(Client, Credentials), Failure> {
     let file = file.ok_or_else(|| Failure::usage("CREDENTIALS", SESSION_WANTED))?;
     let wrong = |error| Failure::usage("CREDENTIALS", error);
-    let credentials = Credentials::read(file).map_err(wrong)?;
+    let mut credentials = Credentials::read(file).map_err(wrong)?;
+    if is_approval {
+        credentials.server.coap = None; // what is told there is secret
+    }
+    // Keys beat tokens: a linked device is its context.
+    if credentials.oscore.is_some() && credentials.server.coap.is_some() {
+        let client = Client::linked(file, &credentials, &world()).await;
+        return Ok((client.map_err(failed)?, credentials));
+    }
     let target = credentials.target(file).map_err(wrong)?;
     let client = Client::resume(&target, &credentials.access_token, &world()).await;
     Ok((client.map_err(failed)?, credentials))
@@ -213,6 +239,7 @@ fn failed(error: ClientError) -> Failure {
     match &error {
         ClientError::Refused { errcode, error, .. } => Failure::failed(errcode, error),
         ClientError::Unreachable { .. } => Failure::failed("UNREACHABLE", &error),
+        ClientError::Thin(error) => thin::failed(error),
         ClientError::Ca(_) => Failure::usage("CA_FILE", &error),
         ClientError::Decode(_) | ClientError::Shape { .. } | ClientError::Field { .. } => {
             Failure::failed("BAD_ANSWER", &error)

@@ -24,9 +24,13 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
         | ClientVerb::Leave { room: id }
         | ClientVerb::Send { room: id, .. }
         | ClientVerb::Read { room: id, .. } => room(id),
-        ClientVerb::Rooms | ClientVerb::Sync { .. } | ClientVerb::Status | ClientVerb::Logout => {
-            Ok(())
-        }
+        ClientVerb::Rooms
+        | ClientVerb::Sync { .. }
+        | ClientVerb::Status
+        | ClientVerb::Ledger
+        | ClientVerb::Approve { .. }
+        | ClientVerb::Link { .. }
+        | ClientVerb::Logout => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     cost::Spent,
     failed,
     labels::{Label, Labels},
-    tell,
+    link, tell, thin,
 };
 use crate::{
     app::{
@@ -31,6 +31,11 @@ pub(super) async fn verb(
     format: Format,
     wants_cost: bool,
 ) -> Result<Said, Failure> {
+    if let Some(door) = client.thin()
+        && let Some(said) = thin::verb(door, me, &verb, format).await?
+    {
+        return Ok(said);
+    }
     match verb {
         ClientVerb::Rooms => rooms(client, format).await,
         ClientVerb::Create {
@@ -111,7 +116,14 @@ pub(super) async fn verb(
             once(client, wish, format).await
         }
         ClientVerb::Status => status(client, me).await,
-        ClientVerb::Logout => Err(Failure::failed("CLIENT_VERB", "logout is done elsewhere")),
+        ClientVerb::Ledger => Err(Failure::usage(
+            "CLIENT_VERB",
+            "the ledger is a linked device's: give --credentials of one",
+        )),
+        ClientVerb::Approve { device } => link::approve(client, &device).await,
+        ClientVerb::Link { .. } | ClientVerb::Logout => {
+            Err(Failure::failed("CLIENT_VERB", "this is done elsewhere"))
+        }
     }
 }
 

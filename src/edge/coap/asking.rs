@@ -14,7 +14,7 @@ use super::{
     sticky::Words,
 };
 use crate::{
-    api::{Command, Door, Origin, Refusal, Reply},
+    api::{Command, Credentials, DeviceName, Door, Origin, Refusal, Reply},
     edge::front::{self, Front, Told},
     session::coap::{Request, Response},
 };
@@ -23,6 +23,8 @@ use crate::{
 pub(super) struct Asking {
     pub(super) front: Arc<Front>,
     pub(super) door: Door,
+    /// The linked device that asks, if it is one.
+    pub(super) device: Option<Arc<DeviceName>>,
     pub(super) address: IpAddr,
     pub(super) request: Request,
     pub(super) meant: Words,
@@ -52,7 +54,7 @@ impl Asking {
                 door: self.door,
                 address: Some(self.address),
                 request: number,
-                credentials: asked.credentials.clone(),
+                credentials: self.credentials(asked.credentials.clone()),
             };
             match body {
                 Ok(json) => self.ask(form, origin, asked.command(&json)?).await,
@@ -84,6 +86,15 @@ impl Asking {
             ((outcome.response, outcome.watch), told)
         };
         self.front.run(named, work, written).await
+    }
+
+    /// What the security layer knows comes before what the request says.
+    fn credentials(&self, said: Credentials) -> Credentials {
+        match (self.device.as_deref().cloned(), said) {
+            (None, said) => said,
+            (Some(device), Credentials::Token(token)) => Credentials::DeviceAndToken(device, token),
+            (Some(device), _) => Credentials::Device(device),
+        }
     }
 
     async fn ask(

@@ -1,5 +1,8 @@
 //! The one task of a door: it owns the socket, what secures it, and the CoAP machine, and spawns a
-//! bounded task per request. What lies between socket and machine is a [`Link`].
+//! bounded task per request. What lies between socket and machine is a [`Link`]. What it does for
+//! linked devices is in `serving`.
+
+mod serving;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,18 +13,23 @@ use tokio::{
     task::AbortHandle,
 };
 
+use self::serving::{Serving, rung};
 use super::{
     Coap, Limits,
     asking::Asking,
-    link::{Arrived, Link},
+    devices::Awake,
+    link::{Arrived, Had, Link},
     observe::{Observer, Watch},
     profile,
     sticky::Sticky,
 };
 use crate::{
-    api::Door,
+    api::{Door, OscoreLink, Registration},
     base::{Clock, Timestamp},
-    edge::front::Front,
+    edge::{
+        front::Front,
+        thin::{Answered, News},
+    },
     session::coap::{Config, Event, ExchangeId, Machine, ObservationId, Request, Response},
 };
 
@@ -65,6 +73,28 @@ pub(super) enum Done {
         observation: ObservationId,
         response: Response,
     },
+    /// To a request of a linked device.
+    Told {
+        exchange: ExchangeId,
+        answered: Box<Answered>,
+        /// What was stored of the observation that it begins.
+        awake: Option<Awake>,
+        /// The class of link that the request states.
+        class: Option<u8>,
+    },
+    /// What is new for a linked device, if anything is.
+    Pushed {
+        observation: ObservationId,
+        news: Option<Box<News>>,
+    },
+    /// What the link wanted; how many revocations had been heard of when it was asked for.
+    Had { had: Had, revocations: u64 },
+    /// An observation from before a restart.
+    Restored {
+        link: Box<OscoreLink>,
+        registration: Box<Registration>,
+        revocations: u64,
+    },
 }
 
 pub(super) struct Driver<L: Link> {
@@ -80,6 +110,8 @@ pub(super) struct Driver<L: Link> {
     observer_places: Arc<Semaphore>,
     running: HashMap<ExchangeId, Task<L::Peer>>,
     observers: HashMap<ObservationId, (L::Peer, Observer)>,
+    /// What is there for linked devices, if there may be any.
+    serving: Option<Serving<L::Peer>>,
     draining: bool,
     report: mpsc::Sender<Done>,
     reports: mpsc::Receiver<Done>,
@@ -106,7 +138,11 @@ impl<L: Link> Driver<L> {
         let mut config = Config::new(echo_key);
         config.timers = door.timers;
         let (report, reports) = mpsc::channel(REPORTS_MAX);
+        let serving = door
+            .linked
+            .map(|linked| Serving::begin(linked, report.clone(), L::KEEPS));
         Self {
+            serving,
             socket,
             link,
             machine: Machine::new(config, door.rng),
@@ -127,6 +163,10 @@ impl<L: Link> Driver<L> {
     /// Waits for one thing to happen and does all that follows; true when it was `over`.
     async fn turn(&mut self, buffer: &mut [u8], over: impl Future<Output = ()>) -> bool {
         let wait = self.wait();
+        let bell = self
+            .serving
+            .as_ref()
+            .map(|serving| Arc::clone(&serving.devices.bell));
         tokio::select! {
             () = over => return true,
             received = self.socket.recv_from(buffer) => match received {
@@ -137,6 +177,7 @@ impl<L: Link> Driver<L> {
                 }
             },
             Some(done) = self.reports.recv() => self.done(done),
+            rung = rung(bell) => self.rung(&rung),
             () = sleep(wait) => {
                 let now = self.clock.now();
                 self.link.handle_timeout(now);
@@ -148,7 +189,12 @@ impl<L: Link> Driver<L> {
     }
 
     fn wait(&self) -> Option<Duration> {
-        let timers = [self.machine.poll_timeout(), self.link.poll_timeout()];
+        let pushes = self.serving.as_ref().and_then(Serving::next_due);
+        let timers = [
+            self.machine.poll_timeout(),
+            self.link.poll_timeout(),
+            pushes,
+        ];
         let due = timers.into_iter().flatten().min()?;
         Some(due.since(self.clock.now()))
     }
@@ -165,13 +211,19 @@ impl<L: Link> Driver<L> {
         while !is_quiet {
             is_quiet = true;
             let now = self.clock.now();
-            while let Some(arrived) = self.link.poll_arrived() {
+            self.push_news(now);
+            while let Some(want) = self.link.poll_want() {
+                self.wanted(want);
+            }
+            // One at a time: what the machine sends for it at once belongs to it.
+            if let Some(arrived) = self.link.poll_arrived() {
                 is_quiet = false;
                 self.arrived(now, arrived);
             }
             while let Some((peer, message)) = self.machine.poll_transmit() {
                 is_quiet = false; // a connection may break while something is sent on it
-                self.link.send(now, &peer, message);
+                let is_proved = self.machine.budget(&peer) == u64::MAX;
+                self.link.send(now, &peer, message, is_proved);
             }
             while let Some((to, datagram)) = self.link.poll_transmit() {
                 count(L::DOOR, "down", datagram.len());
@@ -191,23 +243,45 @@ impl<L: Link> Driver<L> {
             Arrived::Message {
                 peer,
                 bytes,
+                path,
                 is_proved,
             } => {
+                if let Some(path) = path {
+                    self.machine.peer_is_at(now, &peer, path);
+                }
                 if is_proved {
                     self.machine.mark_validated(now, &peer);
                 }
+                if path.is_some() {
+                    self.heard_of(now, &peer);
+                }
                 self.machine.handle_datagram(now, peer, &bytes);
             }
-            Arrived::Gone { peer } => {
-                self.sticky.forget(&peer);
-                let of_peer = |(observer, _): &(L::Peer, Observer)| *observer == peer;
-                let observed = self.observers.extract_if(|_, observer| of_peer(observer));
-                for (observation, _observer) in observed {
-                    // ends it in the machine, too; nobody will read this
-                    let farewell = Response::unavailable(FULL_SECONDS);
-                    let _ = self.machine.notify(now, observation, farewell);
+            Arrived::Copy { peer, id, bytes } => {
+                if self.machine.has_seen(now, &peer, id) {
+                    self.machine.handle_datagram(now, peer, &bytes);
                 }
             }
+            Arrived::Gone { peer } => self.gone(now, &peer),
+        }
+    }
+
+    fn gone(&mut self, now: Timestamp, peer: &L::Peer) {
+        self.sticky.forget(peer);
+        let of_peer = |(observer, _): &(L::Peer, Observer)| observer == peer;
+        let observed = self.observers.extract_if(|_, observer| of_peer(observer));
+        let mut ended: Vec<_> = observed.map(|(observation, _)| observation).collect();
+        if let Some(serving) = &mut self.serving {
+            ended.extend(serving.devices.gone(peer));
+        }
+        // Ends them in the machine, too; nobody will read this.
+        for observation in ended {
+            let farewell = Response::unavailable(FULL_SECONDS);
+            let _ = self.machine.notify(now, observation, farewell);
+        }
+        let asked = self.running.extract_if(|_, task| task.peer == *peer);
+        for exchange in asked.map(|(exchange, _)| exchange).collect::<Vec<_>>() {
+            self.respond(now, exchange, Response::unavailable(FULL_SECONDS));
         }
     }
 
@@ -226,6 +300,8 @@ impl<L: Link> Driver<L> {
             Event::Delivered { observation } => {
                 if let Some((_, observer)) = self.observers.get(&observation) {
                     observer.delivered.notify_one();
+                } else {
+                    self.delivered(observation);
                 }
             }
             Event::ObserverGone {
@@ -233,6 +309,7 @@ impl<L: Link> Driver<L> {
                 reason,
             } => {
                 tracing::debug!(?observation, ?reason, "observation ended");
+                self.no_longer_told(observation, reason);
                 self.not_observed(observation);
             }
             // this end asks nothing
@@ -255,14 +332,26 @@ impl<L: Link> Driver<L> {
         let Some(address) = self.link.address(&peer) else {
             return; // gone while its last datagram was read
         };
+        let device = self.link.device(&peer);
+        if let Some(device) = device.as_ref().filter(|_| !is_of_matrix(&request)) {
+            let device = Arc::clone(device);
+            return self.asked_by_device(
+                exchange,
+                (peer, device, address),
+                request,
+                observation,
+                place,
+            );
+        }
         let mut meant = profile::words(&request);
         if self.link.keeps_words(&peer) {
             meant = self.sticky.meant(now, &peer, meant);
         }
         let asking = Asking {
             front: Arc::clone(&self.front),
-            door: L::DOOR,
-            address,
+            door: self.link.door(&peer),
+            device,
+            address: address.ip(),
             request,
             meant,
             observes: observation.is_some(),
@@ -316,6 +405,19 @@ impl<L: Link> Driver<L> {
                 let watch = watch.filter(|_| task.observation.is_some());
                 self.answered(now, exchange, &task.peer, response, watch);
             }
+            Done::Told {
+                exchange,
+                answered,
+                awake,
+                class,
+            } => self.told(now, exchange, *answered, awake, class),
+            Done::Pushed { observation, news } => self.pushed(now, observation, news),
+            Done::Had { had, revocations } => self.had(now, had, revocations),
+            Done::Restored {
+                link,
+                registration,
+                revocations,
+            } => self.restored(now, *link, *registration, revocations),
             Done::News {
                 observation,
                 response,
@@ -368,6 +470,7 @@ impl<L: Link> Driver<L> {
     async fn stop_observing(&mut self) {
         self.draining = true;
         let now = self.clock.now();
+        self.stop_serving(now).await;
         for (observation, _observer) in std::mem::take(&mut self.observers) {
             let farewell = Response::unavailable(FULL_SECONDS);
             // one that cannot be told will notice when it registers again
@@ -375,6 +478,11 @@ impl<L: Link> Driver<L> {
         }
         self.follow_up().await;
     }
+}
+
+/// Whether a device speaks as ordinary clients do: with a path of the Matrix API in full.
+fn is_of_matrix(request: &Request) -> bool {
+    request.options.path().next() == Some("_matrix")
 }
 
 pub(super) async fn sleep(wait: Option<Duration>) {

@@ -1,16 +1,21 @@
 //! What lies between a door's socket and its CoAP machine: who a datagram is from, and what is
 //! done to its bytes on the way.
 
-use std::{
-    collections::VecDeque,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 
 use super::sticky::Keep;
-use crate::{api::Door, base::Timestamp, session::coap::Peer};
+use crate::{
+    api::{DeviceName, Door, OscoreLink, Registration},
+    base::Timestamp,
+    edge::thin::Which,
+    session::{
+        coap::Peer,
+        oscore::{Id, link::Want},
+    },
+    wire::coap::Token,
+};
 
 /// Datagrams of a socket on one side, CoAP messages of peers on the other. Does no I/O.
 pub(in crate::edge) trait Link: Send + 'static {
@@ -20,14 +25,18 @@ pub(in crate::edge) trait Link: Send + 'static {
     /// Which door this is.
     const DOOR: Door;
 
+    /// Whether observations are stored, and taken up after a restart.
+    const KEEPS: bool = false;
+
     /// How long, and for how many, the words of peers are kept.
     const WORDS: Keep;
 
     /// Takes in a datagram.
     fn handle_datagram(&mut self, now: Timestamp, from: SocketAddr, datagram: &[u8]);
 
-    /// Sends a message; one that cannot be sent is as if lost on the way.
-    fn send(&mut self, now: Timestamp, peer: &Self::Peer, message: Bytes);
+    /// Sends a message; one that cannot be sent is as if lost on the way. `is_proved` says whether
+    /// the peer receives where it is.
+    fn send(&mut self, now: Timestamp, peer: &Self::Peer, message: Bytes, is_proved: bool);
 
     /// Does what is due.
     fn handle_timeout(&mut self, _now: Timestamp) {}
@@ -44,10 +53,49 @@ pub(in crate::edge) trait Link: Send + 'static {
     fn poll_arrived(&mut self) -> Option<Arrived<Self::Peer>>;
 
     /// Where a peer is, as long as it is there.
-    fn address(&self, peer: &Self::Peer) -> Option<IpAddr>;
+    fn address(&self, peer: &Self::Peer) -> Option<SocketAddr>;
 
     /// Whether what a peer says holds for its later requests, too.
     fn keeps_words(&self, peer: &Self::Peer) -> bool;
+
+    /// The way in that a peer's requests took.
+    fn door(&self, _peer: &Self::Peer) -> Door {
+        Self::DOOR
+    }
+
+    /// The linked device that a peer is, if it is one.
+    fn device(&self, _peer: &Self::Peer) -> Option<Arc<DeviceName>> {
+        None
+    }
+
+    /// These devices are revoked: nothing of them is left.
+    fn revoke(&mut self, _now: Timestamp, _devices: &Which<DeviceName>) {}
+
+    /// What is to be looked up or stored.
+    fn poll_want(&mut self) -> Option<Want> {
+        None
+    }
+
+    /// What came of a want.
+    fn had(&mut self, _now: Timestamp, _had: Had) {}
+
+    /// What an observation is to be kept with over a restart, where that is possible.
+    fn keep(&self, _peer: &Self::Peer, _token: Token) -> Option<Kept> {
+        None
+    }
+
+    /// Takes up an observation from before a restart: whose, and where that is, as a number.
+    fn restore(
+        &mut self,
+        _now: Timestamp,
+        _link: OscoreLink,
+        _registration: &Registration,
+    ) -> Option<(Self::Peer, u64)> {
+        None
+    }
+
+    /// An observation will not be told of anything any more.
+    fn unbind(&mut self, _peer: &Self::Peer, _token: Token) {}
 
     /// Says farewell to every peer.
     fn close(&mut self, _now: Timestamp) {}
@@ -59,75 +107,30 @@ pub(in crate::edge) enum Arrived<P> {
     Message {
         peer: P,
         bytes: Bytes,
+        /// Where the peer is now, as a number, where that may have changed.
+        path: Option<u64>,
         /// Whether the peer is known to receive where it says it is.
         is_proved: bool,
     },
+    /// A message that came before, to be answered as it was then or not at all.
+    Copy { peer: P, id: u16, bytes: Bytes },
     /// The peer will not be heard of again.
     Gone { peer: P },
 }
 
-/// No security: a peer is an address.
-#[derive(Debug, Default)]
-pub(super) struct Plain {
-    up: VecDeque<(SocketAddr, Bytes)>,
-    down: VecDeque<(SocketAddr, Bytes)>,
+/// What came of a [`Want`].
+pub(in crate::edge) enum Had {
+    /// The context, if there is one.
+    Context(Id, Option<Box<OscoreLink>>),
+    /// Numbers below are reserved.
+    Reserved { kid: Id, below: u64 },
+    /// It could not be done.
+    Failed(Id),
 }
 
-impl Link for Plain {
-    type Peer = SocketAddr;
-
-    const DOOR: Door = Door::Coap;
-
-    // Even on loopback a port changes hands when a program ends, so what was said is forgotten
-    // soon after its last use. lb's clients show themselves each minute; a port that was silent
-    // for longer may belong to another program.
-    const WORDS: Keep = Keep {
-        peers_max: 4096, // at most a kilobyte each, and a machine has few programs
-        idle_max: Duration::from_mins(5),
-    };
-
-    fn handle_datagram(&mut self, _: Timestamp, from: SocketAddr, datagram: &[u8]) {
-        self.up.push_back((from, Bytes::copy_from_slice(datagram)));
-    }
-
-    fn send(&mut self, _: Timestamp, peer: &SocketAddr, message: Bytes) {
-        self.down.push_back((*peer, message));
-    }
-
-    fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
-        self.down.pop_front()
-    }
-
-    fn poll_arrived(&mut self) -> Option<Arrived<SocketAddr>> {
-        let (peer, bytes) = self.up.pop_front()?;
-        Some(Arrived::Message {
-            peer,
-            bytes,
-            is_proved: peer.ip().is_loopback(), // nobody far away can send from there
-        })
-    }
-
-    fn address(&self, peer: &SocketAddr) -> Option<IpAddr> {
-        Some(peer.ip())
-    }
-
-    /// Plain UDP has no connection; the nearest thing is an address and port that nobody else can
-    /// send from, which holds on loopback only.
-    // spec: msc3079 §Access-Tokens
-    fn keeps_words(&self, peer: &SocketAddr) -> bool {
-        peer.ip().is_loopback()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_remembered_of_a_peer_that_is_not_on_loopback() {
-        let plain = Plain::default();
-
-        assert!(plain.keeps_words(&SocketAddr::from(([127, 0, 0, 1], 5683))));
-        assert!(!plain.keeps_words(&SocketAddr::from(([192, 0, 2, 1], 5683))));
-    }
+/// What to store of an observation, beside its request and token.
+pub(in crate::edge) struct Kept {
+    pub(in crate::edge) recipient_id: Vec<u8>,
+    pub(in crate::edge) binding: Vec<u8>,
+    pub(in crate::edge) address: SocketAddr,
 }

@@ -22,13 +22,13 @@ use crate::{
 };
 
 /// `application/json` as Content-Format.
-pub(super) const JSON: u16 = 50;
+pub(in crate::edge) const JSON: u16 = 50;
 /// `application/cbor` as Content-Format.
-pub(super) const CBOR: u16 = 60;
+pub(in crate::edge) const CBOR: u16 = 60;
 
 /// How an answer is written for one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Form {
+pub(in crate::edge) struct Form {
     /// Decides which success code fits.
     method: Code,
     body: BodyForm,
@@ -41,8 +41,8 @@ enum BodyForm {
 }
 
 /// Why a request is not answered by the hub.
-#[derive(Debug)]
-pub(super) enum Fault {
+#[derive(Clone, Debug)]
+pub(in crate::edge) enum Fault {
     /// With a Matrix error.
     Refused(Refusal),
     /// The body has a format we do not read.
@@ -59,15 +59,19 @@ impl From<Refusal> for Fault {
 
 /// A request whose path is known.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(in crate::edge) struct Asked {
     found: Match,
     query: String,
-    pub(super) credentials: Credentials,
+    pub(in crate::edge) credentials: Credentials,
 }
 
 impl Asked {
     /// The endpoint and who asks. Nothing of the body yet.
-    pub(super) fn of(api: &ClientApi, request: &Request, meant: &Words) -> Result<Self, Refusal> {
+    pub(in crate::edge) fn of(
+        api: &ClientApi,
+        request: &Request,
+        meant: &Words,
+    ) -> Result<Self, Refusal> {
         let method = method(request.method)?;
         let segments: Vec<&str> = request.options.path().collect();
         let full = paths::expand(&segments)
@@ -84,17 +88,17 @@ impl Asked {
         })
     }
 
-    pub(super) const fn endpoint(&self) -> Endpoint {
+    pub(in crate::edge) const fn endpoint(&self) -> Endpoint {
         self.found.endpoint
     }
 
-    pub(super) fn command(&self, json: &[u8]) -> Result<Command, Refusal> {
+    pub(in crate::edge) fn command(&self, json: &[u8]) -> Result<Command, Refusal> {
         self.found.command(&self.query, json)
     }
 }
 
 /// What the options 256 and 257 say. An empty token is one that is taken back.
-pub(super) fn words(request: &Request) -> Words {
+pub(in crate::edge) fn words(request: &Request) -> Words {
     let token = request.options.first(number::ACCESS_TOKEN);
     let token = token
         .and_then(|value| std::str::from_utf8(value).ok())
@@ -118,7 +122,7 @@ pub(super) fn words(request: &Request) -> Words {
 const BEARER: &str = "Bearer ";
 
 /// The body as JSON text, and the form that the answer takes.
-pub(super) fn body(request: &Request, meant: &Words) -> (Form, Result<Vec<u8>, Fault>) {
+pub(in crate::edge) fn body(request: &Request, meant: &Words) -> (Form, Result<Vec<u8>, Fault>) {
     let format = request.options.content_format();
     let (body, sent_keys) = match format {
         Some(CBOR) if request.payload.is_empty() => (Ok(Vec::new()), KeyForm::Text),
@@ -204,7 +208,7 @@ fn push_encoded(text: &mut String, part: &str) {
 
 impl Form {
     /// An answer as a response.
-    pub(super) fn response(self, answer: Answer) -> Response {
+    pub(in crate::edge) fn response(self, answer: Answer) -> Response {
         let code = code_for_status(answer.status, self.method);
         let response = match self.body {
             BodyForm::Json => Response::new(code).body(JSON, answer.body),
@@ -228,7 +232,7 @@ impl Form {
     }
 
     /// What is told of a fault.
-    pub(super) fn fault(self, fault: Fault) -> Response {
+    pub(in crate::edge) fn fault(self, fault: Fault) -> Response {
         match fault {
             Fault::Refused(refusal) => self.response(Answer::of_refusal(refusal)),
             Fault::UnknownFormat(format) => Response::new(Code::UNSUPPORTED_FORMAT).saying(
@@ -248,7 +252,7 @@ fn with_max_age(mut response: Response, seconds: u32) -> Response {
 
 impl Fault {
     /// The HTTP status for the metrics.
-    pub(super) const fn status(&self) -> u16 {
+    pub(in crate::edge) const fn status(&self) -> u16 {
         match self {
             Self::Refused(refusal) => refusal.status,
             Self::UnknownFormat(_) => 415,

@@ -30,9 +30,9 @@ struct Said {
 
 /// What a request says, or leaves to what was said before.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Words {
-    pub(super) token: Option<String>,
-    pub(super) key_table: Option<u32>,
+pub(in crate::edge) struct Words {
+    pub(in crate::edge) token: Option<String>,
+    pub(in crate::edge) key_table: Option<u32>,
 }
 
 impl fmt::Debug for Words {

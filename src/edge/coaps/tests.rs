@@ -22,6 +22,7 @@ use crate::{
             Certificate, Client as Dtls, ClientCloseReason, ClientEvent, Pinned, Proof, PskSource,
             Secret,
         },
+        oscore::link::Plainly,
     },
     wire::coap::{Code, options::number},
 };
@@ -82,6 +83,8 @@ async fn running() -> Running {
             rng: Box::new(StdRng::seed_from_u64(1)),
             timers: Timers::default(),
             limits: Limits::default(),
+            plainly: Plainly::Nobody,
+            linked: None,
         },
         dtls: ServerConfig {
             certificate: Some(in_der(&certificate)),

@@ -71,6 +71,7 @@ async fn running(limits: Limits) -> Running {
             client_base_url: Some("https://hub.example".to_owned()),
             server: None,
         },
+        facts: None,
     };
     let task = tokio::spawn(serve(listener, tls, door, stopped));
     Running {

@@ -15,10 +15,10 @@ use sha2::{Digest, Sha256};
 
 use super::turns::Turn;
 use crate::{
-    api::{Caller, Code, Credentials, Origin, Refusal},
+    api::{Caller, Code, Credentials, DeviceName, Origin, Refusal},
     base::Timestamp,
     hub::{Hub, WriteError, fanout::Touched},
-    store::{Batch, StoreError, Write},
+    store::{Batch, SessionRecord, StoreError, Write},
 };
 
 /// How many sessions are remembered. At about 200 bytes each this is 4 MB.
@@ -46,16 +46,57 @@ pub(super) async fn sender(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal
 }
 
 async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
-    let Credentials::Token(token) = &origin.credentials else {
-        return Err(Refusal::new(
+    match &origin.credentials {
+        Credentials::Nothing => Err(Refusal::new(
             Code::MissingToken,
             "this needs an access token",
-        ));
-    };
+        )),
+        Credentials::Token(token) => by_token(hub, origin, token).await,
+        Credentials::Device(device) => by_context(hub, origin, device).await,
+        Credentials::DeviceAndToken(device, token) => {
+            let caller = by_context(hub, origin, device).await?;
+            let shown = by_token(hub, origin, token).await?;
+            if (&shown.user, &shown.device) == (&caller.user, &caller.device) {
+                return Ok(caller);
+            }
+            log_as(&caller.user);
+            Err(Refusal::forbidden(
+                "this access token is another device's than the one whose keys protect this request",
+            ))
+        }
+    }
+}
+
+async fn by_token(hub: &Hub, origin: &Origin, token: &str) -> Result<Caller, Refusal> {
+    let unknown = "this access token is not known (any more)";
     let hash = token_hash(token);
+    let read = || hub.store.session(&hash);
+    session(hub, origin, Proof::Token(hash), unknown, read).await
+}
+
+async fn by_context(hub: &Hub, origin: &Origin, device: &DeviceName) -> Result<Caller, Refusal> {
+    let unknown = "this device is not linked (any more)";
+    let read = || {
+        hub.store
+            .linked_session(&device.user, device.device.as_str())
+    };
+    session(hub, origin, Proof::Context(device.clone()), unknown, read).await
+}
+
+/// The session that is remembered under a proof, or that `read` finds in the store.
+async fn session<F>(
+    hub: &Hub,
+    origin: &Origin,
+    proof: Proof,
+    unknown: &'static str,
+    read: impl FnOnce() -> F,
+) -> Result<Caller, Refusal>
+where
+    F: Future<Output = Result<Option<SessionRecord>, StoreError>>,
+{
     let now = hub.now();
     let sessions = &hub.desk.sessions;
-    if let Some(known) = sessions.get(&hash, now) {
+    if let Some(known) = sessions.get(&proof, now) {
         if known.seen_is_due {
             note_seen(hub, origin, &known.caller);
         }
@@ -63,18 +104,15 @@ async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
         return Ok(known.caller);
     }
     let changes = sessions.changes();
-    let Some(session) = hub.store.session(&hash).await.map_err(ours)? else {
-        return Err(Refusal::new(
-            Code::UnknownToken,
-            "this access token is not known (any more)",
-        ));
+    let Some(session) = read().await.map_err(ours)? else {
+        return Err(Refusal::new(Code::UnknownToken, unknown));
     };
     let caller = Caller {
         user: session.user,
         device: session.device,
         admin: session.admin,
     };
-    sessions.remember(hash, &caller, now, changes);
+    sessions.remember(proof, &caller, now, changes);
     note_seen(hub, origin, &caller);
     log_as(&caller.user);
     Ok(caller)
@@ -141,12 +179,14 @@ pub(super) async fn end_sessions(
     touched: Vec<Touched>,
     turn: Option<Turn>,
 ) -> Result<(), Refusal> {
+    let removed = removed_by(&writes);
     let batch = Batch {
         writes,
         may_conflict: false,
     };
     let stored = hub.writer.begin(batch, touched)?;
     let sessions = hub.desk.sessions.clone();
+    let links = Arc::clone(&hub.links);
     let (user, devices) = (user.to_owned(), devices.to_owned());
     let ended = tokio::spawn(async move {
         let stored = stored.await;
@@ -155,8 +195,10 @@ pub(super) async fn end_sessions(
         for device in &devices {
             sessions.forget(&user, Some(device));
         }
+        let stored = stored.unwrap_or(Err(WriteError::Busy));
+        links.revoke(&removed, stored.is_ok()).await;
         drop(turn);
-        stored.unwrap_or(Err(WriteError::Busy))
+        stored
     });
     ended.await.map_err(|error| {
         tracing::error!(%error, "ending sessions broke off");
@@ -165,13 +207,34 @@ pub(super) async fn end_sessions(
     Ok(())
 }
 
-/// Sessions that were read from the store, by the hash of their token.
+/// The devices that go with a batch.
+fn removed_by(writes: &[Write]) -> Vec<DeviceName> {
+    let removed = writes.iter().filter_map(|write| match write {
+        Write::RemoveDevice { user, device } => Some(DeviceName {
+            user: user.clone(),
+            device: device.clone(),
+        }),
+        _ => None,
+    });
+    removed.collect()
+}
+
+/// What a session is remembered by.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Proof {
+    /// The hash of its token.
+    Token(TokenHash),
+    /// The device whose keys protected the request.
+    Context(DeviceName),
+}
+
+/// Sessions that were read from the store, by what proved them.
 #[derive(Clone, Default)]
 pub(super) struct Sessions(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {
-    sessions: HashMap<TokenHash, Entry>,
+    sessions: HashMap<Proof, Entry>,
     /// Grows with every session that ends. A read that began before one ended must not be
     /// remembered after it.
     changes: u64,
@@ -188,9 +251,9 @@ struct Known {
 }
 
 impl Sessions {
-    fn get(&self, hash: &TokenHash, now: Timestamp) -> Option<Known> {
+    fn get(&self, proof: &Proof, now: Timestamp) -> Option<Known> {
         let mut kept = self.lock();
-        let entry = kept.sessions.get_mut(hash)?;
+        let entry = kept.sessions.get_mut(proof)?;
         let seen_is_due = now.since(entry.seen) >= SEEN_EVERY;
         if seen_is_due {
             entry.seen = now;
@@ -205,21 +268,21 @@ impl Sessions {
         self.lock().changes
     }
 
-    fn remember(&self, hash: TokenHash, caller: &Caller, now: Timestamp, changes: u64) {
+    fn remember(&self, proof: Proof, caller: &Caller, now: Timestamp, changes: u64) {
         let mut kept = self.lock();
         if kept.changes != changes {
             return;
         }
         if kept.sessions.len() >= SESSIONS_MAX {
             // Any will do: who is dropped costs one read.
-            let dropped = kept.sessions.keys().next().copied();
-            dropped.and_then(|hash| kept.sessions.remove(&hash));
+            let dropped = kept.sessions.keys().next().cloned();
+            dropped.and_then(|proof| kept.sessions.remove(&proof));
         }
         let entry = Entry {
             caller: caller.clone(),
             seen: now,
         };
-        kept.sessions.insert(hash, entry);
+        kept.sessions.insert(proof, entry);
     }
 
     /// Drops what is remembered of a user's device, or of all of them. Called after the store has
@@ -255,9 +318,9 @@ mod tests {
         let before = sessions.changes();
         sessions.forget(&ana().user, None);
 
-        sessions.remember([1; 32], &ana(), Timestamp(0), before);
+        sessions.remember(Proof::Token([1; 32]), &ana(), Timestamp(0), before);
 
-        assert!(sessions.get(&[1; 32], Timestamp(0)).is_none());
+        assert!(sessions.get(&Proof::Token([1; 32]), Timestamp(0)).is_none());
     }
 
     #[test]
@@ -267,13 +330,13 @@ mod tests {
             device: "TABLET".into(),
             ..ana()
         };
-        sessions.remember([1; 32], &ana(), Timestamp(0), 0);
-        sessions.remember([2; 32], &tablet, Timestamp(0), 0);
+        sessions.remember(Proof::Token([1; 32]), &ana(), Timestamp(0), 0);
+        sessions.remember(Proof::Token([2; 32]), &tablet, Timestamp(0), 0);
 
         sessions.forget(&ana().user, Some("PHONE".into()));
 
-        assert!(sessions.get(&[1; 32], Timestamp(0)).is_none());
-        assert!(sessions.get(&[2; 32], Timestamp(0)).is_some());
+        assert!(sessions.get(&Proof::Token([1; 32]), Timestamp(0)).is_none());
+        assert!(sessions.get(&Proof::Token([2; 32]), Timestamp(0)).is_some());
     }
 
     #[test]
@@ -281,7 +344,7 @@ mod tests {
         let sessions = Sessions::default();
         for n in 0..SESSIONS_MAX + 10 {
             let hash = token_hash(&n.to_string());
-            sessions.remember(hash, &ana(), Timestamp(0), 0);
+            sessions.remember(Proof::Token(hash), &ana(), Timestamp(0), 0);
         }
         assert_eq!(sessions.lock().sessions.len(), SESSIONS_MAX);
     }
@@ -289,8 +352,13 @@ mod tests {
     #[test]
     fn last_seen_is_due_every_few_minutes_only() {
         let sessions = Sessions::default();
-        sessions.remember([1; 32], &ana(), Timestamp(0), 0);
-        let due = |ms| sessions.get(&[1; 32], Timestamp(ms)).unwrap().seen_is_due;
+        sessions.remember(Proof::Token([1; 32]), &ana(), Timestamp(0), 0);
+        let due = |ms| {
+            sessions
+                .get(&Proof::Token([1; 32]), Timestamp(ms))
+                .unwrap()
+                .seen_is_due
+        };
 
         assert!(!due(299_999));
         assert!(due(300_000));

@@ -40,6 +40,7 @@ pub(super) async fn change_password(
     };
     let turn = turn_of_sessions(hub, user).await;
     hub.desk.login_tokens.forget(user);
+    hub.desk.codes.forget(user);
     let mut others = Vec::new();
     if request.logout_devices {
         others = devices::ids(hub, user).await?;
@@ -82,6 +83,7 @@ pub(super) async fn deactivate(
     }));
     let turn = turn_of_sessions(hub, user).await;
     hub.desk.login_tokens.forget(user);
+    hub.desk.codes.forget(user);
     let all = devices::ids(hub, user).await?;
     devices::remove_with(hub, user, &all, writes, Some(turn)).await?;
     let unbound = ThirdPartyIdRemovalStatus::NoSupport;

@@ -181,7 +181,7 @@ fn wrong_password() -> Refusal {
     Refusal::forbidden("wrong user name or password")
 }
 
-async fn must_be_enabled(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
+pub(super) async fn must_be_enabled(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
     match hub.store.user(user).await.map_err(ours)? {
         Some(account) if account.disabled => Err(is_disabled()),
         _ => Ok(()),
@@ -294,6 +294,7 @@ impl Hub {
     async fn end_all_sessions(&self, user: &UserId, changed: Write) -> Result<usize, Refusal> {
         let turn = turn_of_sessions(self, user).await;
         self.desk.login_tokens.forget(user);
+        self.desk.codes.forget(user);
         let all = devices::ids(self, user).await?;
         devices::remove_with(self, user, &all, vec![changed], Some(turn)).await?;
         // Also what was remembered of a session that a login stored in the meantime.
@@ -302,7 +303,7 @@ impl Hub {
     }
 }
 
-async fn must_exist(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
+pub(super) async fn must_exist(hub: &Hub, user: &UserId) -> Result<(), Refusal> {
     match hub.store.user(user).await.map_err(ours)? {
         Some(_) => Ok(()),
         None => Err(no_account(user)),
@@ -351,7 +352,7 @@ impl NewSession {
     }
 }
 
-fn checked_device_id(id: OwnedDeviceId) -> Result<OwnedDeviceId, Refusal> {
+pub(super) fn checked_device_id(id: OwnedDeviceId) -> Result<OwnedDeviceId, Refusal> {
     let text = id.as_str();
     let wrong = match text.len() {
         0 => "device_id: must not be empty",
@@ -377,7 +378,7 @@ pub(super) fn checked_device_name(name: String) -> Result<String, Refusal> {
     Ok(name)
 }
 
-fn must_fit_in(devices: &[OwnedDeviceId]) -> Result<(), Refusal> {
+pub(super) fn must_fit_in(devices: &[OwnedDeviceId]) -> Result<(), Refusal> {
     if devices.len() < DEVICES_MAX {
         return Ok(());
     }

@@ -13,6 +13,7 @@ mod directory;
 mod discovery;
 mod filters;
 mod keys;
+mod linking;
 pub(super) mod media;
 mod passwords;
 mod profile;
@@ -32,6 +33,9 @@ mod tests_accounts;
 mod tests_devices;
 #[cfg(test)]
 mod tests_directory;
+#[cfg(test)]
+mod tests_linking;
+mod thin;
 mod tickets;
 mod to_device;
 mod turns;
@@ -41,10 +45,11 @@ mod words;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use linking::LinkWish;
 pub use registration::AccountWish;
 
 use crate::{
-    api::{Code, Command, Origin, Refusal, Reply},
+    api::{Command, Origin, Refusal, Reply},
     base::Clock,
     hub::{Hub, Settings, fanout::Touched},
     store::{Batch, Write, media::MediaFiles},
@@ -59,6 +64,7 @@ pub struct Desk {
     nonces: secret_registration::Nonces,
     passed: registration::Passed,
     login_tokens: accounts::LoginTokens,
+    codes: linking::Codes,
     turns: turns::Turns,
     typing: receipts::TypingBoard,
 }
@@ -81,6 +87,7 @@ impl Desk {
             nonces: secret_registration::Nonces::default(),
             passed: registration::Passed::default(),
             login_tokens: accounts::LoginTokens::default(),
+            codes: linking::Codes::default(),
             turns: turns::Turns::new(seed),
             typing: receipts::TypingBoard::default(),
             rules: RwLock::new(Rules { settings, rates }),
@@ -538,9 +545,11 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .await
                 .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
         }
-        Command::Thin(_) | Command::Linking(_) => {
-            Err(Refusal::new(Code::Unrecognized, "no device is linked here"))
+        Command::Thin(wish) => {
+            let caller = access::caller(hub, &origin).await?;
+            thin::thin(hub, &caller, wish).await.map(Reply::Thin)
         }
+        Command::Linking(asked) => linking::linking(hub, &origin, *asked).await,
     }
 }
 

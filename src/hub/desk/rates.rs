@@ -46,6 +46,7 @@ pub(super) struct Rates {
     login_account: Budget,
     register: Budget,
     probe: Budget,
+    redeem: Budget,
     events: Budget,
     requests: Budget,
 }
@@ -59,6 +60,7 @@ impl Rates {
             login_account: budget(limits.login_per_account),
             register: budget(limits.register_per_address),
             probe: budget(limits.login_per_address),
+            redeem: budget(limits.login_per_address),
             events: budget(limits.events_per_account),
             requests: budget(limits.requests_per_account),
         }
@@ -91,6 +93,11 @@ impl Rates {
     /// One attempt to make an account.
     pub(super) fn register(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
         charge_address(&self.register, address, "registrations from this address")
+    }
+
+    /// One attempt to redeem a code; as many as logins.
+    pub(super) fn redeem(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
+        charge_address(&self.redeem, address, "codes from this address")
     }
 
     /// One question whether a name is taken; as many as logins.

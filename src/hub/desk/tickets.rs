@@ -51,6 +51,15 @@ impl<T> Tickets<T> {
         (now < until).then_some(what)
     }
 
+    /// How many tickets given for something are still worth it.
+    pub(super) fn count(&self, is_counted: impl Fn(&T) -> bool, now: Timestamp) -> usize {
+        let given = self.lock();
+        let counted = given.values();
+        counted
+            .filter(|(what, until)| now < *until && is_counted(what))
+            .count()
+    }
+
     /// Voids every ticket that was given for something.
     pub(super) fn void(&self, is_void: impl Fn(&T) -> bool) {
         self.lock().retain(|_, (what, _)| !is_void(what));

@@ -19,20 +19,29 @@ const ECHO_BYTES: usize = 8;
 
 /// The per-process key.
 #[derive(Clone, Debug)]
-pub(super) struct EchoKey([u8; 32]);
+pub(in crate::session) struct EchoKey([u8; 32]);
 
 impl EchoKey {
-    pub(super) const fn new(key: [u8; 32]) -> Self {
+    pub(in crate::session) const fn new(key: [u8; 32]) -> Self {
         Self(key)
     }
 
     /// spec: rfc9175 §2.4
-    pub(super) fn challenge(&self, now: Timestamp, peer: &impl Peer) -> [u8; ECHO_BYTES] {
+    pub(in crate::session) fn challenge(
+        &self,
+        now: Timestamp,
+        peer: &impl Peer,
+    ) -> [u8; ECHO_BYTES] {
         self.value(now.0 / BUCKET_MS, peer)
     }
 
     /// Whether this value was made for this peer, now or in the previous bucket.
-    pub(super) fn proves(&self, now: Timestamp, peer: &impl Peer, value: &[u8]) -> bool {
+    pub(in crate::session) fn proves(
+        &self,
+        now: Timestamp,
+        peer: &impl Peer,
+        value: &[u8],
+    ) -> bool {
         let bucket = now.0 / BUCKET_MS;
         [Some(bucket), bucket.checked_sub(1)]
             .into_iter()

@@ -15,11 +15,11 @@ use super::{
     peers::Peers,
     reliability::{Due, Flights, Owner, SentCon},
     server::Server,
-    types::{Event, ExchangeId, Peer},
+    types::{Event, ExchangeId, ObservationId, Peer},
 };
 use crate::{
     base::{Rng, Timestamp},
-    wire::coap::{Answer, Code, Kind, Message, Szx},
+    wire::coap::{Answer, Code, Kind, Message, Szx, Token},
 };
 
 /// One end of any number of CoAP conversations.
@@ -91,6 +91,12 @@ impl<P: Peer> Machine<P> {
         ];
         all.into_iter()
             .any(|seen| seen.recall(now, peer, id).is_some())
+    }
+
+    /// The token that an observation was registered with.
+    pub fn token_of(&mut self, observation: ObservationId) -> Option<Token> {
+        let observation = self.server.observations.get_mut(observation)?;
+        Some(observation.token)
     }
 
     pub(super) fn timers(&self, peer: &P) -> Timers {

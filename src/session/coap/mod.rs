@@ -25,7 +25,7 @@ mod client;
 mod client_exchange;
 pub mod config;
 mod dedup;
-mod echo;
+pub(super) mod echo;
 mod key;
 pub mod machine;
 mod observe;

@@ -24,7 +24,7 @@ mod client_hello;
 pub mod credentials;
 mod established;
 mod half_open;
-mod rates;
+pub(super) mod rates;
 mod record;
 pub mod server;
 mod times;

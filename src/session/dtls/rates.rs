@@ -11,10 +11,10 @@ use crate::base::Timestamp;
 /// The addresses that count as one source: a /24 of IPv4, a /48 of IPv6. What is behind one NAT
 /// or one customer's line lies in one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Prefix(u8, u64);
+pub(in crate::session) struct Prefix(u8, u64);
 
 impl Prefix {
-    pub(super) fn of(address: &SocketAddr) -> Self {
+    pub(in crate::session) fn of(address: &SocketAddr) -> Self {
         match address.ip().to_canonical() {
             IpAddr::V4(ip) => Self(4, u64::from(ip.to_bits() >> 8)),
             IpAddr::V6(ip) => {
@@ -27,7 +27,7 @@ impl Prefix {
 
 /// A bucket per prefix: `burst` at once, then one per `interval`.
 #[derive(Debug)]
-pub(super) struct Rates {
+pub(in crate::session) struct Rates {
     interval: Duration,
     burst: u32,
     /// Until when the prefix has used up what it was given; in the past for a full bucket.
@@ -35,7 +35,7 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    pub(super) const fn new(interval: Duration, burst: u32) -> Self {
+    pub(in crate::session) const fn new(interval: Duration, burst: u32) -> Self {
         Self {
             interval,
             burst,
@@ -44,7 +44,7 @@ impl Rates {
     }
 
     /// Takes one out of the bucket, if there is one.
-    pub(super) fn allow(&mut self, now: Timestamp, prefix: Prefix) -> bool {
+    pub(in crate::session) fn allow(&mut self, now: Timestamp, prefix: Prefix) -> bool {
         if !self.used_until.contains_key(&prefix) && self.used_until.len() >= PREFIXES_MAX {
             self.used_until.retain(|_, until| *until > now);
             if self.used_until.len() >= PREFIXES_MAX {

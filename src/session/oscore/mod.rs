@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Nothing is sent, stored or timed here. Message ids, tokens, acknowledgements and duplicates
-//! belong to the message layer outside; block-wise transfer and what a request means to the
+//! belong to the message layer outside, to which [`link`] ties this one; block-wise transfer and what a request means to the
 //! layers inside. Fragments made by proxies (outer Block options) and Group OSCORE are refused.
 //!
 //! [`context`] has the keys, [`protect`] and [`unprotect`] the work, [`window`] and [`sequence`]
@@ -23,6 +23,7 @@ mod binding;
 mod class;
 pub mod context;
 pub mod contexts;
+pub mod link;
 mod nonce;
 pub mod option;
 mod plaintext;

@@ -67,6 +67,11 @@ impl Sequence {
             .then(|| self.ceiling.saturating_add(block.max(1)).min(END))
     }
 
+    /// Whether any ceiling was reserved since the numbers were resumed.
+    pub const fn has_reserved(&self) -> bool {
+        self.ceiling > self.begin
+    }
+
     /// This ceiling is stored, and no crash will undo it.
     pub fn reserved(&mut self, ceiling: u64) {
         self.ceiling = self.ceiling.max(ceiling.min(END));

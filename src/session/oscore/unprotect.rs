@@ -47,19 +47,9 @@ impl SecurityContext {
     ///
     /// spec: rfc8613 §8.2. A combined EDHOC request comes here without its message 3.
     pub fn unprotect_request(&mut self, outer: &Message) -> Result<Unprotected, Refused> {
-        let (option, piv) = parts_of_request(outer)?;
-        let said = option.kid_context;
-        let own = self.id_context.as_ref().map(IdContext::as_bytes);
-        if option.kid != Some(self.recipient_id.as_bytes()) || (said.is_some() && said != own) {
-            return Err(Refused::ContextNotFound);
-        }
+        let piv = self.number_of(outer)?;
         let freshness = self.window.judge(piv)?;
-        let aad = aead::associated_data(self.recipient_id, piv);
-        let nonce = self.nonce(self.recipient_id, piv);
-        let mut text = outer.payload.clone();
-        if !aead::open(&self.keys.recipient_key, &nonce, &aad, &mut text) {
-            return Err(Refused::Decryption);
-        }
+        let text = self.open_request(outer, piv)?;
         self.window.mark(piv);
         let inner = plaintext::decode(&text)?;
         if !inner.code.is_request() {
@@ -78,6 +68,40 @@ impl SecurityContext {
             binding,
             freshness,
         })
+    }
+
+    /// The number and the message of a request that was received before. It changes nothing and says
+    /// nothing about freshness: use it to answer a copy as the first one was, and for nothing else.
+    pub(super) fn reopen_request(&self, outer: &Message) -> Result<(Piv, Message), Refused> {
+        let piv = self.number_of(outer)?;
+        let inner = plaintext::decode(&self.open_request(outer, piv)?)?;
+        let message = Message {
+            options: class::merge(inner.options, &outer.options),
+            ..like(outer, inner.code, inner.payload)
+        };
+        Ok((piv, message))
+    }
+
+    /// The number of a request that names this context.
+    fn number_of(&self, outer: &Message) -> Result<Piv, Refused> {
+        let (option, piv) = parts_of_request(outer)?;
+        let said = option.kid_context;
+        let own = self.id_context.as_ref().map(IdContext::as_bytes);
+        if option.kid != Some(self.recipient_id.as_bytes()) || (said.is_some() && said != own) {
+            return Err(Refused::ContextNotFound);
+        }
+        Ok(piv)
+    }
+
+    fn open_request(&self, outer: &Message, piv: Piv) -> Result<Vec<u8>, Refused> {
+        let aad = aead::associated_data(self.recipient_id, piv);
+        let nonce = self.nonce(self.recipient_id, piv);
+        let mut text = outer.payload.clone();
+        if aead::open(&self.keys.recipient_key, &nonce, &aad, &mut text) {
+            Ok(text)
+        } else {
+            Err(Refused::Decryption)
+        }
     }
 
     /// An Echo value in this request showed that it is fresh: made after this life of the context

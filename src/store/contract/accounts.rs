@@ -11,7 +11,7 @@ use crate::{
     store::{Claimed, Committed, MediaRecord, Store, TxnAnswer, TxnKey, Write},
 };
 
-fn new_user(user: &OwnedUserId) -> Write {
+pub(super) fn new_user(user: &OwnedUserId) -> Write {
     Write::NewUser {
         user: user.clone(),
         password: None,
@@ -20,7 +20,7 @@ fn new_user(user: &OwnedUserId) -> Write {
     }
 }
 
-fn session(user: &OwnedUserId, device: &str, token: u8, name: Option<&str>) -> Write {
+pub(super) fn session(user: &OwnedUserId, device: &str, token: u8, name: Option<&str>) -> Write {
     Write::Session {
         user: user.clone(),
         device: device.into(),

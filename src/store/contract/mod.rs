@@ -6,8 +6,10 @@
 
 mod accounts;
 mod graph;
+mod links;
 mod pen;
 mod rooms;
+mod thin;
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -47,6 +49,15 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     accounts::a_key_is_claimed_once(&*make().await).await;
     accounts::device_changes_reach_neighbours_only(&*make().await).await;
     accounts::media_is_counted(&*make().await).await;
+    thin::a_device_numbers_names_as_they_come_up(&*make().await).await;
+    thin::a_removed_device_leaves_no_numbers(&*make().await).await;
+    thin::drafts_are_remembered_when_other_transactions_are_forgotten(&*make().await).await;
+    links::a_link_is_found_by_each_of_its_keys(&*make().await).await;
+    links::a_key_links_one_device(&*make().await).await;
+    links::a_renewed_context_takes_the_place_of_the_old_one(&*make().await).await;
+    links::reserved_numbers_never_fall(&*make().await).await;
+    links::a_context_keeps_its_newest_registrations(&*make().await).await;
+    links::a_removed_device_is_linked_no_more(&*make().await).await;
 }
 
 /// A state that is changed at random equals a model of it.

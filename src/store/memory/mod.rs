@@ -5,7 +5,9 @@
 //! backends do.
 
 mod check;
+mod links;
 mod read;
+mod thin;
 mod write;
 
 use std::{
@@ -17,13 +19,15 @@ use async_trait::async_trait;
 use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
 
 use crate::{
+    api::Registration,
     base::{EventHash, Position, Seq, Timestamp},
     room::{Membership, StateKey},
     store::{
-        Batch, CommitError, Commits, Committed, DeviceRecord, EventNid, EventRecord, MediaRecord,
-        Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer, TxnKey,
-        UserRecord,
+        Batch, CommitError, Commits, Committed, DeviceRecord, EventNid, EventRecord, LinkRecord,
+        MediaRecord, Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
+        TxnKey, UserRecord,
     },
+    wire::thin::{Alias, NameKind},
 };
 
 /// A store in memory.
@@ -74,7 +78,12 @@ struct Tables {
     one_time_keys: BTreeMap<(DeviceKey, String, String), String>,
     fallback_keys: BTreeMap<(DeviceKey, String), Fallback>,
     device_changes: BTreeSet<(Position, OwnedUserId)>,
+    links: BTreeMap<DeviceKey, LinkRecord>,
+    /// By recipient id and token, with when it was made.
+    registrations: BTreeMap<(Vec<u8>, Vec<u8>), (Position, Registration)>,
     mail: BTreeMap<(DeviceKey, Position, u32), String>,
+    thin_names: BTreeMap<(DeviceKey, NameKind, Alias), String>,
+    thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
     media: BTreeMap<String, MediaRecord>,
 }
 

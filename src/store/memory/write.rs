@@ -67,6 +67,10 @@ fn may_fail(batch: &Batch) -> bool {
                     | Write::Session { .. }
                     | Write::Redact { .. }
                     | Write::Media(_)
+                    | Write::Link(_)
+                    | Write::Oscore { .. }
+                    | Write::Reserve { .. }
+                    | Write::Register(_)
             )
         })
 }
@@ -131,6 +135,7 @@ impl Tables {
             | Write::Profile { .. }
             | Write::AccountData { .. }
             | Write::Filter { .. } => self.apply_account(write, position)?,
+            Write::ThinNames { .. } => self.apply_thin(write),
             _ => self.apply_device(write, position, part)?,
         }
         Ok(None)
@@ -227,7 +232,9 @@ impl Tables {
             Write::Txn { key, answer, at } => {
                 self.txns.insert(TxnKey::clone(key), (answer.clone(), *at));
             }
-            Write::ForgetTxns { before } => self.txns.retain(|_, (_, at)| *at >= *before),
+            Write::ForgetTxns { before } => self
+                .txns
+                .retain(|key, (_, at)| *at >= *before || key.endpoint == "thin"),
             Write::NewAlias {
                 alias,
                 room,
@@ -422,13 +429,22 @@ impl Tables {
             Write::RemoveDevice { user, device } => {
                 let gone = (user.clone(), device.clone());
                 self.devices.remove(&gone);
+                self.unlink(&gone);
                 self.device_keys.remove(&gone);
                 self.one_time_keys.retain(|(key, ..), _| *key != gone);
                 self.fallback_keys.retain(|(key, _), _| *key != gone);
                 self.mail.retain(|(key, ..), _| *key != gone);
+                self.forget_thin(&gone);
                 self.txns
                     .retain(|key, _| (&key.user, &key.device) != (user, device));
             }
+            Write::Link(_)
+            | Write::Oscore { .. }
+            | Write::Reserve { .. }
+            | Write::Register(_)
+            | Write::Deregister { .. }
+            | Write::LinkProfile { .. }
+            | Write::WakeUrl { .. } => self.apply_links(write, position)?,
             other => self.apply_keys(other, position, part),
         }
         Ok(())

@@ -9,28 +9,34 @@ mod accounts;
 mod bulk;
 mod codec;
 mod commit;
+mod copy;
 mod devices;
+mod links;
 mod media;
 mod memberships;
 mod open;
 mod owner;
 mod pending;
 mod pieces;
+mod restored;
 mod rooms;
 mod rows;
 mod singles;
 mod snapshot;
 mod states;
+mod thin;
 
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
+use std::{fs::File, path::Path};
 
 use sqlx::SqlitePool;
 use tokio::sync::Mutex;
 
-pub use open::OpenOptions;
+pub use copy::Copied;
+pub use open::{FORMAT, OpenOptions};
+pub use restored::Voided;
 
 use crate::store::{Numbers, OpenError, StoreError};
 
@@ -53,6 +59,21 @@ impl Sqlite {
     /// Opens a store as it stands now, for reading only, beside whoever has it open.
     pub async fn snapshot(options: &OpenOptions) -> Result<Self, OpenError> {
         snapshot::open(options).await
+    }
+
+    /// Copies a store as it stands now into a new file, beside whoever has it open. The copy is no
+    /// store before it was [restored](Self::restored).
+    pub async fn copy(options: &OpenOptions, to: &Path) -> Result<Copied, OpenError> {
+        copy::copy(options, to).await
+    }
+
+    /// Makes a copy a store of today's format and of a new generation, which voids what must not
+    /// be used twice.
+    pub async fn restored(
+        options: &OpenOptions,
+        generation: [u8; 8],
+    ) -> Result<Vec<Voided>, OpenError> {
+        restored::adopt(options, generation).await
     }
 
     /// Closes every connection, so that the write-ahead log is folded into the file. Dropping the

@@ -149,7 +149,7 @@ pub(super) async fn open(options: OpenOptions) -> Result<Sqlite, OpenError> {
 }
 
 /// A second process must be refused before it reads a byte, or it could fold our log away.
-fn lock(path: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let path = path.with_extension("lock");
     let io = |error| StoreError::Backend(Box::new(error));
     let file = File::options()
@@ -168,7 +168,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 }
 
 /// Connects; a file that is no database at all is a foreign format, not a broken disk.
-async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
+pub(super) async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
     options.connect().await.map_err(connect_error)
 }
 
@@ -199,6 +199,11 @@ async fn check_ours(conn: &mut SqliteConnection) -> Result<(), OpenError> {
             Ok(())
         };
     }
+    if application == BACKUP_ID {
+        return Err(format_error(
+            "of a backup; `tramline restore` makes a hub of it",
+        ));
+    }
     Err(format_error(format!(
         "of another program (application id {application:#x})"
     )))
@@ -212,7 +217,7 @@ pub(super) async fn pragma(
     value.map_err(|error| backend(error).into())
 }
 
-async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+pub(super) async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     MIGRATIONS
         .run(&mut *conn)
         .await
@@ -284,10 +289,12 @@ pub(super) async fn close(conn: SqliteConnection) {
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
 
 /// The format of the store: the number of its last migration.
-pub(super) const FORMAT: i64 = 3;
-const SET_USER_VERSION: &str = "PRAGMA user_version = 3";
+pub const FORMAT: i64 = 5;
+const SET_USER_VERSION: &str = "PRAGMA user_version = 5";
 /// "TRML", set by the first migration.
 pub(super) const APPLICATION_ID: i64 = 0x5452_4d4c;
+/// "TRMB", of the copy in a backup: no hub opens it before it was restored.
+pub(super) const BACKUP_ID: i64 = 0x5452_4d42;
 const SQLITE_NOTADB: &str = "26";
 
 /// Connections that read, unless told otherwise: reads are short, and two cores are common.

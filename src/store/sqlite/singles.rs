@@ -3,7 +3,9 @@
 use ruma::{DeviceId, UserId};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 
-use super::{bulk::Statement, commit::Stop, pending::Grown, rows::int};
+use super::{
+    bulk::Statement, commit::Stop, links, pending::Grown, rows::int, thin,
+};
 use crate::{
     base::{Position, Seq},
     store::{Claimed, EventNid, Write},
@@ -40,6 +42,10 @@ pub(super) async fn execute(
             must_exist(&done, *event)
         }
         Write::RemoveDevice { user, device } => remove_device(conn, user, device).await,
+        Write::ThinNames { .. } => {
+            thin::execute(conn, write).await
+        }
+        link if links::is_ours(link) => links::execute(conn, position, link).await,
         other => run(conn, statement(other, position)).await.map(drop),
     }
 }
@@ -122,6 +128,7 @@ async fn remove_device(
     user: &UserId,
     device: &DeviceId,
 ) -> Result<(), Stop> {
+    links::remove(conn, user, device.as_str()).await?;
     for sql in [
         "DELETE FROM devices WHERE user = ?1 AND device = ?2",
         "DELETE FROM device_keys WHERE user = ?1 AND device = ?2",
@@ -131,6 +138,8 @@ async fn remove_device(
         // A device that is made anew under this name is another device: its transaction ids
         // start over.
         "DELETE FROM txns WHERE user = ?1 AND device = ?2",
+        "DELETE FROM thin_names WHERE user = ?1 AND device = ?2",
+        "DELETE FROM thin_counters WHERE user = ?1 AND device = ?2",
     ] {
         sqlx::query(sql)
             .bind(user.as_str())
@@ -187,7 +196,7 @@ fn room_statement(write: &Write) -> Option<Statement> {
             .bind(because.0)
             .bind(json.as_str()),
         Write::ForgetTxns { before } => {
-            sqlx::query("DELETE FROM txns WHERE at < ?").bind(int(before.0))
+            sqlx::query("DELETE FROM txns WHERE at < ? AND endpoint <> 'thin'").bind(int(before.0))
         }
         Write::NewAlias {
             alias,

@@ -168,16 +168,13 @@ async fn a_file_that_is_not_ours_is_refused() {
 
 #[test]
 fn a_url_names_a_file_and_one_parameter() {
-    let dir = std::path::Path::new("/var/lib/hub");
+    let dir = Path::new("/var/lib/hub");
     let read = |url: &str| OpenOptions::from_url(url, dir, name("hub.example"));
     assert_eq!(
         read("sqlite:store.db").unwrap().path(),
         dir.join("store.db")
     );
-    assert_eq!(
-        read("sqlite:///x.db").unwrap().path(),
-        std::path::Path::new("/x.db")
-    );
+    assert_eq!(read("sqlite:///x.db").unwrap().path(), Path::new("/x.db"));
     assert!(
         format!("{:?}", read("sqlite:x.db?synchronous=off").unwrap()).contains("synced: false")
     );

@@ -130,7 +130,7 @@ pub(in crate::hub::desk) async fn newer(
 }
 
 /// The entries of a span, oldest first, and what the reader sees just before them.
-async fn chunk_of<'a>(
+pub(in crate::hub::desk) async fn chunk_of<'a>(
     store: &SharedStore,
     standing: &'a Standing,
     span: Span,

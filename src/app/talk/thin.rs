@@ -1,0 +1,501 @@
+//! The verbs of a linked device: what the thin profile has resources for. The others go below `~`,
+//! and are those of every client.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::Said;
+use crate::{
+    app::{
+        cli::ClientVerb,
+        clock::SystemClock,
+        failure::Failure,
+        output::{self, Format, visible},
+    },
+    base::{Clock as _, Timestamp},
+    client::{
+        ClientError, Credentials,
+        thin::{Answer, Ask, Event, StateError, ThinDoor, ThinError, door::aliases_of},
+    },
+    wire::{
+        cbor,
+        thin::{
+            Alias, Body, FIXED_EVENT_TYPES, Membership, NameKind, Record, Shown, deflate::inflate,
+        },
+    },
+};
+
+/// Does the verbs that the thin profile has; none for the others.
+pub(super) async fn verb(
+    door: &mut ThinDoor,
+    me: &Credentials,
+    verb: &ClientVerb,
+    format: Format,
+) -> Result<Option<Said>, Failure> {
+    if let ClientVerb::Ledger = verb {
+        return ledger(door, format).map(Some);
+    }
+    if let ClientVerb::Send { room, text, txn } = verb {
+        if txn.is_some() {
+            let reason = "a linked device numbers its messages itself: leave --txn out";
+            return Err(Failure::usage("TXN", reason));
+        }
+        return send(door, room, text, format).await.map(Some);
+    }
+    flush(door, None, format).await.ok(); // what still waits, waits; the verb says why
+    Ok(Some(match verb {
+        ClientVerb::Rooms => rooms(door, format).await?,
+        ClientVerb::Read { room, limit, from } => {
+            read(door, me, (room, *limit, from.as_deref()), format).await?
+        }
+        ClientVerb::Sync { since: Some(_), .. } => {
+            let reason = "a linked device knows itself how far it has got: leave --since out";
+            return Err(Failure::usage("SINCE", reason));
+        }
+        ClientVerb::Sync { follow: true, .. } => follow(door, me, None, format).await?,
+        ClientVerb::Sync { timeout, .. } if *timeout > Duration::ZERO => {
+            follow(door, me, Some(*timeout), format).await?
+        }
+        ClientVerb::Sync { .. } => {
+            let news = door.news().await.map_err(wrong)?;
+            show(door, me, &news, format).await?;
+            door.keep_places().map_err(wrong)?;
+            Said::Lines
+        }
+        ClientVerb::Status => status(door, me).await?,
+        _ => return Ok(None),
+    }))
+}
+
+/// Queues a message, then sends all that waits.
+async fn send(
+    door: &mut ThinDoor,
+    room: &str,
+    text: &str,
+    format: Format,
+) -> Result<Said, Failure> {
+    let body = Body::Text(text.to_owned());
+    let counter = door.queue(room, body).map_err(wrong)?;
+    match flush(door, Some(counter), format).await {
+        Ok(Some(seq)) => Ok(Said::one(
+            format!("sent: number {seq} of {}", visible(room)),
+            json!({"room": room, "seq": seq, "counter": counter}),
+        )),
+        Ok(None) => Err(Failure::failed("QUEUE", "the message is not in the queue")),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Sends what waits, and says what became of each; gives the place of the one wanted.
+async fn flush(
+    door: &mut ThinDoor,
+    wanted: Option<u64>,
+    format: Format,
+) -> Result<Option<u64>, Failure> {
+    if door.waiting() == 0 {
+        return Ok(None);
+    }
+    let (flushed, ended) = door.flush().await;
+    let mut place = None;
+    let mut refused = None;
+    for one in flushed {
+        let room = visible(&one.room);
+        match one.outcome {
+            Ok(seq) if wanted == Some(one.counter) => place = Some(seq),
+            Err(error) if wanted == Some(one.counter) => {
+                refused = Some(failed(&ThinError::Ask(error)));
+            }
+            Ok(seq) => note(
+                format,
+                &format!("-- sent what waited: number {seq} of {room}"),
+            ),
+            Err(error) => note(
+                format,
+                &format!("-- what waited for {room} was refused, and is gone: {error}"),
+            ),
+        }
+    }
+    match (refused, ended) {
+        (Some(refused), _) => Err(refused),
+        (None, Ok(())) => Ok(place),
+        (None, Err(_)) if place.is_some() => Ok(place),
+        (None, Err(error)) => {
+            let waiting = door.waiting();
+            let reason = format!(
+                "{error}; queued: {waiting} waiting, to be sent by the next client call, once each"
+            );
+            Err(Failure::failed("QUEUED", reason))
+        }
+    }
+}
+
+fn note(format: Format, text: &str) {
+    match format {
+        Format::Text => output::note(text),
+        Format::Json => tracing::info!("{text}"),
+    }
+}
+
+async fn rooms(door: &mut ThinDoor, format: Format) -> Result<Said, Failure> {
+    for (alias, room) in door.learn_rooms().await.map_err(wrong)? {
+        format.print(&visible(&room), &json!({"room_id": room, "alias": alias}))?;
+    }
+    Ok(Said::Lines)
+}
+
+async fn read(
+    door: &mut ThinDoor,
+    me: &Credentials,
+    (room, limit, before): (&str, u32, Option<&str>),
+    format: Format,
+) -> Result<Said, Failure> {
+    let alias = door.room(room).await.map_err(wrong)?;
+    let through = match before {
+        None => door.head(alias).await.map_err(wrong)?,
+        Some(before) => before
+            .parse::<u64>()
+            .map_err(|error| Failure::usage("FROM", format!("{before:?}: {error}")))?
+            .saturating_sub(1),
+    };
+    let from = through.saturating_sub(u64::from(limit)).saturating_add(1);
+    let records = door.log(alias, from, through).await.map_err(wrong)?;
+    show(door, me, &records, format).await?;
+    if from > 1 {
+        let end = json!({ "end": from.to_string() });
+        format.print(&format!("-- older: --from {from}"), &end)?;
+    }
+    Ok(Said::Lines)
+}
+
+/// Prints what comes until it is interrupted, or the time is over.
+async fn follow(
+    door: &mut ThinDoor,
+    me: &Credentials,
+    within: Option<Duration>,
+    format: Format,
+) -> Result<Said, Failure> {
+    let clock = SystemClock::new();
+    let until = within.map(|within| clock.now() + within);
+    door.follow().await.map_err(wrong)?;
+    loop {
+        let event = tokio::select! {
+            event = door.turn(until) => event.map_err(wrong)?,
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        match event {
+            None => break,
+            Some(Event::News(records)) => {
+                show(door, me, &records, format).await?;
+                // Printed first: after a crash it is rather told twice than never.
+                door.keep_places().map_err(wrong)?;
+                if within.is_some() {
+                    break;
+                }
+            }
+            Some(Event::Unfollowed(error)) => return Err(wrong(error.into())),
+            Some(Event::Answered { .. } | Event::Hint(_)) => {}
+        }
+    }
+    door.keep_places().map_err(wrong)?;
+    door.unfollow().await.map_err(wrong)?;
+    Ok(Said::Lines)
+}
+
+async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> {
+    let answer = door.ask("hello", Ask::Hello).await.map_err(wrong)?;
+    let Answer::Hello(hello) = answer else {
+        return Err(wrong(ThinError::OtherAnswer));
+    };
+    let (spent, state) = (door.spent(), door.state());
+    let nat = state.nat.measured().map(|nat| nat.as_secs());
+    let text = [
+        format!("user: {}", visible(&me.user_id)),
+        format!("device: {}", visible(&me.device_id)),
+        format!("door: oscore, {}", door.address()),
+        format!("hub's time: {}", Timestamp(hello.time_ms).rfc3339()),
+        format!("link class: {}", state.link().class),
+        nat.map_or_else(
+            || "NAT timer: not measured yet".to_owned(),
+            |nat| format!("NAT timer: {nat} s"),
+        ),
+        format!("waiting to be sent: {}", door.waiting()),
+        format!(
+            "this question cost: {} bytes up, {} down",
+            spent.up, spent.down
+        ),
+    ];
+    Ok(Said::one(
+        text.join("\n"),
+        json!({"user_id": me.user_id, "device_id": me.device_id, "door": "oscore",
+            "address": door.address().to_string(), "hub_time_ms": hello.time_ms,
+            "link_class": state.link().class, "nat_timer_s": nat, "waiting": door.waiting(),
+            "bytes_up": spent.up, "bytes_down": spent.down}),
+    ))
+}
+
+fn ledger(door: &ThinDoor, format: Format) -> Result<Said, Failure> {
+    let book = door.book();
+    for (day, operation, line) in book.lines() {
+        let day = day.rfc3339();
+        let day = day.split('T').next().unwrap_or_default();
+        let text = format!(
+            "{day}  {operation:<14} {:>6} times  {:>8} bytes up  {:>8} down  {:>6} datagrams  {:>5} wake-ups",
+            line.times,
+            line.up,
+            line.down,
+            line.datagrams_up + line.datagrams_down,
+            line.wakeups
+        );
+        let json = json!({"day": day, "operation": operation, "times": line.times,
+            "bytes_up": line.up, "bytes_down": line.down, "datagrams_up": line.datagrams_up,
+            "datagrams_down": line.datagrams_down, "wakeups": line.wakeups});
+        format.print(&text, &json)?;
+    }
+    let total = book.total();
+    let text = format!(
+        "total: {} bytes up, {} down, {} wake-ups; IP and UDP headers included",
+        total.up, total.down, total.wakeups
+    );
+    Ok(Said::one(
+        text,
+        json!({"operation": "", "bytes_up": total.up, "bytes_down": total.down,
+            "datagrams_up": total.datagrams_up, "datagrams_down": total.datagrams_down,
+            "wakeups": total.wakeups}),
+    ))
+}
+
+/// Prints records, with the names they speak of.
+async fn show(
+    door: &mut ThinDoor,
+    me: &Credentials,
+    records: &[Record],
+    format: Format,
+) -> Result<(), Failure> {
+    door.learn(&aliases_of(records)).await.map_err(wrong)?;
+    let now = SystemClock::new().now();
+    let mut room_before = None;
+    for record in records {
+        let record = whole(door, record, format).await?;
+        let Some((text, json)) = told(door, me, &record, now) else {
+            continue;
+        };
+        if format == Format::Text && record.room != room_before {
+            room_before = record.room;
+            output::line(&visible(&room_of(door, &record)))?;
+        }
+        format.print(&format!("  {text}"), &json)?;
+    }
+    Ok(())
+}
+
+/// The entry itself, where its record says only that it is large.
+async fn whole(door: &mut ThinDoor, record: &Record, format: Format) -> Result<Record, Failure> {
+    let Shown::Entry {
+        seq,
+        sender,
+        age,
+        body: Body::TooLarge { size, .. },
+        ..
+    } = record.what
+    else {
+        return Ok(record.clone());
+    };
+    let Some(room) = record.room else {
+        return Ok(record.clone());
+    };
+    note(format, &format!("-- fetching an entry of {size} bytes"));
+    let answer = door.ask("entry", Ask::Entry { room, seq }).await;
+    let Answer::Entry(entry) = answer.map_err(wrong)? else {
+        return Err(wrong(ThinError::OtherAnswer));
+    };
+    let what = Shown::Entry {
+        seq,
+        sender,
+        age,
+        target: entry.target,
+        counter: entry.counter,
+        body: entry.body,
+    };
+    Ok(Record {
+        room: record.room,
+        what,
+    })
+}
+
+fn room_of(door: &ThinDoor, record: &Record) -> String {
+    let alias = record.room.unwrap_or_default();
+    name(door, NameKind::Room, alias)
+}
+
+fn name(door: &ThinDoor, kind: NameKind, alias: Alias) -> String {
+    let fixed = usize::try_from(alias)
+        .ok()
+        .and_then(|at| FIXED_EVENT_TYPES.get(at))
+        .filter(|_| kind == NameKind::EventType);
+    match (fixed, door.state().name(kind, alias)) {
+        (Some(fixed), _) => (*fixed).to_owned(),
+        (None, Some(name)) => name.to_owned(),
+        (None, None) => format!("(number {alias})"),
+    }
+}
+
+/// A record for a person and for a program; none where it says nothing to either.
+fn told(
+    door: &ThinDoor,
+    me: &Credentials,
+    record: &Record,
+    now: Timestamp,
+) -> Option<(String, Json)> {
+    let user = |alias| match alias {
+        0 => me.user_id.clone(),
+        alias => name(door, NameKind::User, alias),
+    };
+    let room_id = room_of(door, record);
+    match &record.what {
+        Shown::Entry {
+            seq,
+            sender,
+            age,
+            target,
+            body,
+            ..
+        } => {
+            let at = Timestamp(now.0.saturating_sub(age.saturating_mul(1000)));
+            let sender = user(*sender);
+            let (words, mut json) = said(door, body, &user);
+            let about = target.map_or(String::new(), |target| format!(" (to {target})"));
+            let text = format!("{} {seq} {}{about}{words}", at.rfc3339(), visible(&sender));
+            if let Some(json) = json.as_object_mut() {
+                json.extend([
+                    ("room_id".to_owned(), room_id.into()),
+                    ("seq".to_owned(), (*seq).into()),
+                    ("sender".to_owned(), sender.into()),
+                    ("age_s".to_owned(), (*age).into()),
+                    ("target".to_owned(), (*target).into()),
+                ]);
+            }
+            Some((text, json))
+        }
+        Shown::Receipt { seq, user: who } => {
+            let who = user(*who);
+            let text = format!("{} has read up to {seq}", visible(&who));
+            let json = json!({"kind": "receipt", "room_id": room_id, "seq": seq, "sender": who});
+            Some((text, json))
+        }
+        Shown::Typing(who) => {
+            let who: Vec<_> = who.iter().map(|one| user(*one)).collect();
+            let shown = visible(&who.join(", "));
+            let json = json!({"kind": "typing", "room_id": room_id, "users": who});
+            Some((format!("typing: {shown}"), json))
+        }
+        Shown::Covered { .. } => None,
+    }
+}
+
+fn said(door: &ThinDoor, body: &Body, user: &dyn Fn(Alias) -> String) -> (String, Json) {
+    let words = |kind: &str, before: &str, text: &str| {
+        let shown = format!("{before}{}", visible(text));
+        (shown, json!({"kind": kind, "text": text}))
+    };
+    match body {
+        Body::Text(text) => words("text", ": ", text),
+        Body::Notice(text) => words("notice", ": ", text),
+        Body::Emote(text) => words("emote", " ", text),
+        Body::Reaction(text) => words("reaction", " reacted with ", text),
+        Body::Redaction(text) => words("redaction", " redacted it: ", text),
+        Body::MlsElided(bytes) | Body::MlsWhole(bytes) => (
+            ": (encrypted)".to_owned(),
+            json!({"kind": "encrypted", "bytes": hex::encode(bytes)}),
+        ),
+        Body::Event {
+            event_type,
+            content,
+            deflated,
+        } => event(
+            &name(door, NameKind::EventType, *event_type),
+            None,
+            content,
+            *deflated,
+        ),
+        Body::State {
+            event_type,
+            state_key,
+            content,
+            deflated,
+        } => {
+            let event_type = name(door, NameKind::EventType, *event_type);
+            event(&event_type, Some(state_key), content, *deflated)
+        }
+        Body::Member {
+            user: whose,
+            membership,
+            display_name,
+        } => {
+            let (whose, membership) = (user(*whose), membership_name(*membership));
+            let text = format!(": {} of {}", membership, visible(&whose));
+            let json = json!({"kind": "member", "user_id": whose, "membership": membership,
+                "display_name": display_name});
+            (text, json)
+        }
+        Body::TooLarge { size, .. } => (
+            format!(": (an entry of {size} bytes)"),
+            json!({"kind": "too large", "bytes": size}),
+        ),
+    }
+}
+
+fn event(
+    event_type: &str,
+    state_key: Option<&str>,
+    content: &[u8],
+    deflated: bool,
+) -> (String, Json) {
+    let inflated = if deflated {
+        inflate(content).unwrap_or_default()
+    } else {
+        content.to_vec()
+    };
+    let content = cbor::decode(&inflated).map_or(Json::Null, |body| body.value);
+    let verb = if state_key.is_some() { "set" } else { "sent" };
+    let text = format!(
+        " {verb} {} {}",
+        visible(event_type),
+        visible(&content.to_string())
+    );
+    let json = json!({"kind": "event", "type": event_type, "state_key": state_key,
+        "content": content});
+    (text, json)
+}
+
+const fn membership_name(membership: Membership) -> &'static str {
+    match membership {
+        Membership::Join => "join",
+        Membership::Invite => "invite",
+        Membership::Leave => "leave",
+        Membership::Ban => "ban",
+        Membership::Knock => "knock",
+    }
+}
+
+fn wrong(error: ThinError) -> Failure {
+    super::failed(ClientError::from(error))
+}
+
+/// The stable code of what went wrong at this end.
+pub(super) fn failed(error: &ThinError) -> Failure {
+    let code = match error {
+        ThinError::Ask(crate::client::thin::AskError::Refused { errcode, text, .. }) => {
+            return Failure::failed(errcode, text);
+        }
+        ThinError::Unreachable { .. } | ThinError::Ask(_) => "UNREACHABLE",
+        ThinError::State(StateError::Locked { .. }) => "IN_USE",
+        ThinError::State(StateError::Gone { .. } | StateError::OtherLink { .. }) => "STATE_GONE",
+        ThinError::State(StateError::Full { .. }) => "FULL",
+        ThinError::State(_) => "STATE",
+        ThinError::Stranger { .. } | ThinError::Exhausted => "CONTEXT",
+        ThinError::NoDoor => return Failure::usage("CREDENTIALS", error),
+        ThinError::OtherAnswer => "BAD_ANSWER",
+    };
+    Failure::failed(code, error)
+}

@@ -1,0 +1,28 @@
+//! A linked device: the thin profile over OSCORE, from the keys of a credential file.
+//!
+//! [`machine`] is the device without I/O, on [`secure`] (messages under OSCORE), [`ask`] (questions
+//! and answers) and [`places`] (what was dealt with). [`state`] and [`queue`] are what survives it,
+//! [`door`] the socket.
+
+pub mod ask;
+pub mod book;
+mod disk;
+pub mod door;
+pub mod machine;
+pub mod nat;
+pub mod places;
+pub mod queue;
+pub mod secure;
+pub mod state;
+
+#[cfg(test)]
+mod tests;
+
+pub use ask::{Answer, Ask, AskError};
+pub use book::{Book, Line};
+pub use door::{Flushed, ThinDoor, ThinError};
+pub use machine::{Conduct, Event, Follow, OpId, ThinMachine};
+pub use nat::NatTimer;
+pub use places::Places;
+pub use queue::{Queue, Queued};
+pub use state::{State, StateDir, StateError};

@@ -1,0 +1,171 @@
+//! The device on a real socket, against the small hub on loopback.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use rand::{SeedableRng as _, rngs::StdRng};
+use tokio::{net::UdpSocket, task::JoinHandle};
+
+use super::{
+    super::{StateDir, ThinDoor, ThinError},
+    hub::Hub,
+    *,
+};
+use crate::{
+    base::{Clock, Timestamp},
+    client::World,
+    session::lab::{Node as _, world::OPENS},
+};
+
+const ROOM_ID: &str = "!room:hub.example";
+
+/// Each run has chance of its own: with message ids as before, it would be taken for a copy.
+static RUNS: AtomicU64 = AtomicU64::new(0);
+
+/// A clock that goes as fast as the test's tasks wait.
+struct TestClock(tokio::time::Instant);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        OPENS + self.0.elapsed()
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test's own clock, which it can stop"
+)]
+fn world() -> World {
+    World {
+        clock: Arc::new(TestClock(tokio::time::Instant::now())),
+        rng: || Box::new(StdRng::seed_from_u64(RUNS.fetch_add(1, SeqCst))),
+    }
+}
+
+async fn serve(hub: Arc<Mutex<Hub>>, world: &World) -> (String, JoinHandle<()>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let clock = Arc::clone(&world.clock);
+    let task = tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let mut out = Vec::new();
+            {
+                let mut hub = hub.lock().unwrap();
+                hub.handle(clock.now(), from, &buffer[..length]);
+                out.extend(std::iter::from_fn(|| hub.poll_transmit()));
+            }
+            for (to, datagram) in out {
+                socket.send_to(&datagram, to).await.unwrap();
+            }
+        }
+    });
+    (address, task)
+}
+
+async fn open(file: &Path, address: &str, world: &World) -> ThinDoor {
+    let mut credentials = credentials();
+    credentials.server.coap = Some(address.to_owned());
+    ThinDoor::open(file, &credentials, world).await.unwrap()
+}
+
+fn text(text: &str) -> Body {
+    Body::Text(text.to_owned())
+}
+
+#[tokio::test]
+async fn what_is_said_offline_is_kept_and_sent_once_by_the_next_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("k1.json");
+    StateDir::begin(&file, &credentials()).unwrap();
+    let world = world();
+    let hub = Arc::new(Mutex::new(Hub::new(hub_context(), 0)));
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let closed = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+
+    let mut offline = open(&file, &closed, &world).await;
+    offline.queue(ROOM_ID, text("one")).unwrap();
+    tokio::time::pause(); // nobody answers: there is nothing to wait for in earnest
+    let (flushed, ended) = offline.flush().await;
+    tokio::time::resume();
+    assert!(flushed.is_empty());
+    let error = ended.unwrap_err();
+    assert!(error.is_temporary(), "{error}");
+    assert!(matches!(error, ThinError::Unreachable { .. }), "{error}");
+    drop(offline);
+
+    let (address, task) = serve(Arc::clone(&hub), &world).await;
+    let mut online = open(&file, &address, &world).await;
+    assert_eq!(online.waiting(), 1);
+    online.queue(ROOM_ID, text("two")).unwrap();
+    let (flushed, ended) = online.flush().await;
+    ended.unwrap();
+    let places: Vec<_> = flushed
+        .iter()
+        .map(|one| (one.counter, one.outcome.clone()))
+        .collect();
+    assert_eq!(places, [(1, Ok(1)), (2, Ok(2))]);
+    assert_eq!(online.waiting(), 0);
+    let lines = online.book();
+    let sent = lines
+        .lines()
+        .find(|(_, name, _)| *name == "send")
+        .unwrap()
+        .2;
+    assert_eq!(
+        (sent.times, sent.datagrams_up, sent.datagrams_down),
+        (2, 2, 2)
+    );
+    // PIV of one byte, kid of two, token of one, a text of three: DESIGN has 125 for 22 characters.
+    assert!(sent.up + sent.down <= 2 * 106, "{sent:?}");
+    drop(online);
+
+    let mut again = open(&file, &address, &world).await;
+    assert_eq!(again.news().await.unwrap(), []);
+    again.keep_places().unwrap();
+    hub.lock()
+        .unwrap()
+        .say(world.clock.now(), "three".to_owned());
+    assert_eq!(again.news().await.unwrap().len(), 1);
+    again.keep_places().unwrap();
+    drop(again);
+    let mut again = open(&file, &address, &world).await;
+    assert_eq!(again.news().await.unwrap(), []);
+    assert!(again.book().total().up > sent.up);
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_seems_not_to_know_us_is_told_of_and_nothing_is_thrown_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("k1.json");
+    StateDir::begin(&file, &credentials()).unwrap();
+    let world = world();
+    let hub = Arc::new(Mutex::new(Hub::new(hub_context(), 0)));
+    hub.lock().unwrap().is_lost = true;
+    let (address, task) = serve(Arc::clone(&hub), &world).await;
+
+    let mut device = open(&file, &address, &world).await;
+    device.queue(ROOM_ID, text("one")).unwrap();
+    let lost = tokio::time::timeout(Duration::from_mins(5), device.flush());
+    let (_, ended) = lost.await.unwrap();
+
+    let error = ended.unwrap_err();
+    assert!(matches!(error, ThinError::Stranger { .. }), "{error}");
+    assert_eq!(device.waiting(), 1);
+    drop(device);
+    hub.lock().unwrap().is_lost = false;
+    let mut device = open(&file, &address, &world).await;
+    let (flushed, ended) = device.flush().await;
+    ended.unwrap();
+    assert_eq!(flushed.len(), 1);
+    task.abort();
+}

@@ -1,0 +1,339 @@
+//! A linked device over OSCORE, against the door with a table of links that is a list.
+
+use std::{collections::BTreeSet, sync::Mutex};
+
+use async_trait::async_trait;
+use ruma::{api::client::account::whoami, device_id, user_id};
+
+use super::*;
+use crate::{
+    api::{
+        Deliver, DeviceName, EdhocLink, Links, OscoreLink, Refusal, Registration, Reply, Secret,
+        Service, ThinReply,
+    },
+    base::{Position, Seq},
+    edge::thin::{Reach, Thin, fake::Hub},
+    session::oscore::{Id, Parameters, RequestBinding, SecurityContext},
+    wire::thin::{Body, Record, Shown, decode_records},
+};
+
+const SECRET: [u8; 16] = [7; 16];
+
+/// The link of one device, until it is revoked.
+struct Table {
+    link: Mutex<Option<OscoreLink>>,
+    registrations: Mutex<Vec<Registration>>,
+    told: Mutex<Vec<Arc<dyn Deliver>>>,
+}
+
+fn device_name() -> DeviceName {
+    DeviceName {
+        user: user_id!("@ana:hub.example").to_owned(),
+        device: device_id!("RADIO").to_owned(),
+    }
+}
+
+impl Table {
+    fn new() -> Arc<Self> {
+        let link = OscoreLink {
+            device: device_name(),
+            master_secret: Secret(SECRET.to_vec()),
+            master_salt: Vec::new(),
+            id_context: None,
+            recipient_id: b"d".to_vec(),
+            sender_id: b"hub".to_vec(),
+            reserved_below: 0,
+            outer_observe_counted: false,
+        };
+        Arc::new(Self {
+            link: Mutex::new(Some(link)),
+            registrations: Mutex::default(),
+            told: Mutex::default(),
+        })
+    }
+}
+
+#[async_trait]
+impl Links for Table {
+    async fn oscore(&self, id: &[u8]) -> Result<Option<OscoreLink>, Refusal> {
+        let link = self.link.lock().unwrap().clone();
+        Ok(link.filter(|link| link.recipient_id == id))
+    }
+    async fn renew_oscore(&self, _: OscoreLink) -> Result<(), Refusal> {
+        Err(Refusal::internal())
+    }
+    async fn free_recipient_id(&self) -> Result<Vec<u8>, Refusal> {
+        Err(Refusal::internal())
+    }
+    async fn reserve(&self, _: &[u8], reserved_below: u64) -> Result<(), Refusal> {
+        if let Some(link) = &mut *self.link.lock().unwrap() {
+            link.reserved_below = reserved_below;
+        }
+        Ok(())
+    }
+    async fn edhoc(&self, _: &[u8]) -> Result<Option<EdhocLink>, Refusal> {
+        Ok(None)
+    }
+    fn psk(&self, _: &[u8]) -> Option<(DeviceName, Secret)> {
+        None
+    }
+    fn spki(&self, _: &[u8]) -> Option<DeviceName> {
+        None
+    }
+    async fn registrations(&self) -> Result<Vec<Registration>, Refusal> {
+        Ok(self.registrations.lock().unwrap().clone())
+    }
+    async fn register(&self, registration: Registration) -> Result<(), Refusal> {
+        self.deregister(&registration.recipient_id, &registration.token)
+            .await?;
+        self.registrations.lock().unwrap().push(registration);
+        Ok(())
+    }
+    async fn deregister(&self, id: &[u8], token: &[u8]) -> Result<(), Refusal> {
+        let is_it = |one: &Registration| one.recipient_id == id && one.token == token;
+        self.registrations.lock().unwrap().retain(|one| !is_it(one));
+        Ok(())
+    }
+    fn started_with_store(&self) -> bool {
+        true
+    }
+    fn tell(&self, listener: Arc<dyn Deliver>) {
+        self.told.lock().unwrap().push(listener);
+    }
+}
+
+/// A door, the hub behind it and the table, which outlives both.
+struct Door {
+    hub: Arc<Hub>,
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+async fn opened(table: &Arc<Table>, answers: Vec<Reply>) -> Door {
+    let hub = Arc::<Hub>::default();
+    hub.answers
+        .lock()
+        .unwrap()
+        .extend(answers.into_iter().map(Ok));
+    let front = Front::new(Arc::clone(&hub) as Arc<dyn Service>);
+    let links = Arc::clone(table) as Arc<dyn Links>;
+    let thin = Thin::new(
+        Arc::clone(&front),
+        Arc::clone(&links),
+        Arc::new(Wall),
+        Reach::new(),
+    );
+    let socket = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let door = Coap {
+        front,
+        clock: Arc::new(Wall),
+        rng: Box::new(StdRng::seed_from_u64(1)),
+        timers: quick(),
+        limits: Limits::default(),
+        plainly: Plainly::Nobody,
+        linked: Some(Linked { links, thin }),
+    };
+    let task = tokio::spawn(serve(socket, door, stopped));
+    Door {
+        hub,
+        address,
+        stop,
+        task,
+    }
+}
+
+impl Door {
+    async fn closes(self) {
+        self.stop.send(true).unwrap();
+        self.task.await.unwrap();
+    }
+}
+
+struct Device {
+    socket: UdpSocket,
+    context: SecurityContext,
+    next_id: u16,
+}
+
+impl Device {
+    async fn new() -> Self {
+        let id = |id: &[u8]| Id::new(id).unwrap();
+        let parameters = Parameters::new(&SECRET, id(b"d"), id(b"hub"));
+        let mut context = SecurityContext::new(&parameters).unwrap();
+        context.reserved(1000);
+        Self {
+            socket: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+            context,
+            next_id: 0,
+        }
+    }
+
+    async fn sends(
+        &mut self,
+        door: &Door,
+        code: Code,
+        options: Options,
+        body: &[u8],
+    ) -> RequestBinding {
+        self.next_id += 1;
+        let request = Message {
+            kind: Kind::Con,
+            code,
+            id: self.next_id,
+            token: Token::new(&self.next_id.to_be_bytes()).unwrap(),
+            options,
+            payload: body.to_vec(),
+        };
+        let (outer, binding) = self.context.protect_request(&request).unwrap();
+        let datagram = outer.encode().unwrap();
+        self.socket.send_to(&datagram, door.address).await.unwrap();
+        binding
+    }
+
+    /// The next message that is not Empty; acknowledged, if it wants that.
+    async fn hears(&mut self) -> Message {
+        let mut buffer = vec![0; 2048];
+        loop {
+            let received = self.socket.recv_from(&mut buffer);
+            let received = tokio::time::timeout(Duration::from_secs(20), received).await;
+            let (size, from) = received.expect("something comes").unwrap();
+            let message = Message::decode(&buffer[..size]).unwrap();
+            if message.kind == Kind::Con {
+                let ack = Message::empty(Kind::Ack, message.id).encode().unwrap();
+                self.socket.send_to(&ack, from).await.unwrap();
+            }
+            if message.code != Code::EMPTY {
+                return message;
+            }
+        }
+    }
+
+    async fn reads(&mut self, binding: &mut RequestBinding) -> Message {
+        let outer = self.hears().await;
+        self.context.unprotect_response(binding, &outer).unwrap()
+    }
+}
+
+fn records(seq: u64, text: &str) -> Reply {
+    let entry = Shown::Entry {
+        seq,
+        sender: 1,
+        age: 0,
+        target: None,
+        counter: None,
+        body: Body::Text(text.to_owned()),
+    };
+    let covered = Shown::Covered { seq, head: None };
+    Reply::Thin(ThinReply::Records {
+        records: [entry, covered]
+            .map(|what| Record { room: None, what })
+            .to_vec(),
+        through: Some((64, Seq(seq))),
+        more: false,
+    })
+}
+
+fn observing() -> Options {
+    Options::new()
+        .with(number::OBSERVE, [])
+        .with(number::URI_PATH, "BA")
+}
+
+fn said(message: &Message) -> String {
+    format!("{:?}", decode_records(&message.payload).unwrap())
+}
+
+#[tokio::test]
+async fn a_registration_outlives_the_hub_and_what_was_missed_is_pushed() {
+    let (table, mut device) = (Table::new(), Device::new().await);
+    let door = opened(&table, vec![records(7, "first")]).await;
+    let mut binding = device.sends(&door, Code::FETCH, observing(), &[7]).await;
+    let first = device.reads(&mut binding).await;
+    assert_eq!(first.code, Code::CONTENT);
+    assert!(first.options.has(number::OBSERVE));
+    assert!(said(&first).contains("first"), "{}", said(&first));
+    assert_eq!(table.registrations.lock().unwrap().len(), 1);
+    door.hub
+        .answers
+        .lock()
+        .unwrap()
+        .push_back(Ok(records(8, "second")));
+    let ana = user_id!("@ana:hub.example");
+    let bell = Arc::clone(&table.told.lock().unwrap()[0]);
+    bell.news(Position(1), &mut [ana].into_iter());
+    let second = device.reads(&mut binding).await;
+    assert!(said(&second).contains("second"), "{}", said(&second));
+    let mut ask = device.sends(&door, Code::GET, Options::new(), &[]).await;
+    device.reads(&mut ask).await; // whatever it says, the acknowledgement came before it
+    door.closes().await;
+
+    let door = opened(&table, vec![records(9, "third")]).await;
+    let third = device.reads(&mut binding).await;
+
+    assert!(said(&third).contains("third"), "{}", said(&third));
+    let (_, asked) = door.hub.asked.lock().unwrap()[0].clone();
+    let Command::Thin(crate::api::Thin::Log { from, .. }) = asked else {
+        panic!("{asked:?}");
+    };
+    assert_eq!(from, Seq(9));
+}
+
+#[tokio::test]
+async fn a_device_is_its_context_also_where_it_asks_what_clients_ask() {
+    let (table, mut device) = (Table::new(), Device::new().await);
+    let whoami = whoami::v3::Response::new(user_id!("@ana:hub.example").to_owned(), false);
+    let door = opened(&table, vec![Reply::Whoami(Box::new(whoami))]).await;
+    let path = WHOAMI.split('/').skip(1);
+    let options = path.fold(Options::new(), |options, segment| {
+        options.with(number::URI_PATH, segment)
+    });
+
+    let mut binding = device.sends(&door, Code::GET, options.clone(), &[]).await;
+    assert_eq!(device.reads(&mut binding).await.code, Code::CONTENT);
+    let options = options.with(number::ACCESS_TOKEN, "other");
+    let mut binding = device.sends(&door, Code::GET, options, &[]).await;
+    device.reads(&mut binding).await;
+
+    let asked = door.hub.asked.lock().unwrap();
+    let credentials: Vec<_> = asked
+        .iter()
+        .map(|(origin, _)| origin.credentials.clone())
+        .collect();
+    let other = Credentials::DeviceAndToken(device_name(), "other".to_owned());
+    assert_eq!(credentials, [Credentials::Device(device_name()), other]);
+    assert_eq!(asked[0].0.door, crate::api::Door::Oscore);
+}
+
+#[tokio::test]
+async fn a_revoked_device_is_told_nothing_more() {
+    let (table, mut device) = (Table::new(), Device::new().await);
+    let door = opened(&table, vec![records(7, "first")]).await;
+    let mut binding = device.sends(&door, Code::FETCH, observing(), &[7]).await;
+    device.reads(&mut binding).await;
+
+    *table.link.lock().unwrap() = None;
+    let bell = Arc::clone(&table.told.lock().unwrap()[0]);
+    bell.revoked(&device_name());
+    let ana = BTreeSet::from([user_id!("@ana:hub.example")]);
+    bell.news(Position(1), &mut ana.into_iter());
+
+    loop {
+        device.sends(&door, Code::GET, Options::new(), &[]).await;
+        let answer = device.hears().await;
+        if !answer.options.has(number::OSCORE) {
+            assert_eq!(answer.code, Code::UNAUTHORIZED);
+            break; // before that, the door had not heard of it
+        }
+    }
+    assert!(
+        door.hub
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|(_, asked)| !format!("{asked:?}").contains("from: Seq(8)"))
+    );
+}

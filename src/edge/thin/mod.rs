@@ -1,0 +1,180 @@
+//! The server side of the thin profile, for any door that has authenticated a device.
+//!
+//! [`Thin`] answers requests and tells what is new; the door carries bytes. [`Bell`] is how a door
+//! hears of news, [`Pushes`] is its list of who wants which, [`Reach`] what all doors know together
+//! for the wake hook. A door that has them does this:
+//!
+//! ```text
+//! links.tell(bell)                      loop: bell.rung() → pushes.heard(now, &rung.users); end the revoked
+//! request → thin.answer(&who, &request) → respond; with answered.watch: .observing(), pushes.watch(…)
+//! pushes.due(now) → thin.news(&who, &watch, bytes) → notify, pushes.pushed(…); none: pushes.nothing(…)
+//! acknowledged → pushes.delivered(…)    no acknowledgement → pushes.gave_up(…)    next turn: pushes.next_due()
+//! every datagram → thin.count(…)
+//! ```
+
+mod answer;
+mod bell;
+mod books;
+mod devices;
+#[cfg(test)]
+pub(in crate::edge) mod fake;
+mod news;
+mod pushes;
+mod reach;
+mod rest;
+mod route;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use self::devices::Devices;
+pub use self::{
+    bell::{Bell, Rung, Which},
+    books::Books,
+    pushes::{Due, Full, IDLE_WATCH_BYTES_MAX, Pushes, WATCHES_PER_DEVICE_MAX},
+    reach::Reach,
+    watch::Watch,
+};
+use super::Front;
+use crate::{
+    api::{DeviceName, Door, Links},
+    base::Clock,
+    session::{
+        coap::{Request, Response},
+        ledger::{Cost, Traffic},
+        link::LinkClass,
+    },
+};
+
+/// Who asks: a device that the door has authenticated.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// The device.
+    pub device: DeviceName,
+    /// The way in.
+    pub door: Door,
+    /// Where from.
+    pub address: Option<SocketAddr>,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// What to send.
+    pub response: Response,
+    /// Accept the observation, and this is it. The response does not say `observing` yet: that is
+    /// the door's, which may have no place for it.
+    pub watch: Option<Watch>,
+    /// What it was, for [`Thin::count`].
+    pub operation: &'static str,
+}
+
+/// What is new.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// The notification. One that is no success ends the observation.
+    pub response: Response,
+    /// Where the observation is after that.
+    pub next: Watch,
+    /// Whether there is more to tell at once.
+    pub more: bool,
+}
+
+/// The operation that notifications are counted as.
+pub const PUSH: &str = "Push";
+
+/// The thin profile.
+pub struct Thin {
+    front: Arc<Front>,
+    clock: Arc<dyn Clock>,
+    reach: Arc<Reach>,
+    books: Arc<Books>,
+    devices: Devices,
+}
+
+impl Thin {
+    /// One for all doors of a process.
+    pub fn new(
+        front: Arc<Front>,
+        links: Arc<dyn Links>,
+        clock: Arc<dyn Clock>,
+        reach: Arc<Reach>,
+    ) -> Arc<Self> {
+        Self::with_books(front, links, clock, reach, Books::new())
+    }
+
+    /// The same with a ledger that others see, too.
+    pub fn with_books(
+        front: Arc<Front>,
+        links: Arc<dyn Links>,
+        clock: Arc<dyn Clock>,
+        reach: Arc<Reach>,
+        books: Arc<Books>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            front,
+            clock,
+            reach,
+            books,
+            devices: Devices::new(links),
+        })
+    }
+
+    /// Answers one request. Never fails: what is refused is an answer too.
+    pub async fn answer(&self, who: &Who, request: &Request) -> Answered {
+        self.reach.heard(self.clock.now(), &who.device);
+        let answered = self.answered(who, request).await;
+        let cost = Cost {
+            exchanges: 1,
+            ..Cost::default()
+        };
+        let now = self.clock.now();
+        self.books.count(now, &who.device, answered.operation, cost);
+        answered
+    }
+
+    /// What is new for a watch, in at most `bytes_max` bytes; none when there is nothing to tell.
+    pub async fn news(&self, who: &Who, watch: &Watch, bytes_max: usize) -> Option<News> {
+        self.news_for(who, watch, bytes_max).await
+    }
+
+    /// Counts datagrams of a device: in the ledger, and against its daily allowance.
+    pub fn count(&self, device: &DeviceName, operation: &'static str, up: Traffic, down: Traffic) {
+        let now = self.clock.now();
+        let exchanges = 0; // counted where they are answered
+        let cost = Cost {
+            exchanges,
+            up,
+            down,
+        };
+        self.books.count(now, device, operation, cost);
+        let bytes = up.bytes.saturating_add(down.bytes);
+        self.devices.count(now, device, bytes);
+    }
+
+    /// What all doors know of who can be told.
+    pub const fn reach(&self) -> &Arc<Reach> {
+        &self.reach
+    }
+
+    /// Whether something waits for a device beyond what it last asked `*` for. True where that is
+    /// not known. What the device itself has sent does not count.
+    pub(super) async fn waits(&self, device: &DeviceName) -> bool {
+        let Some(after) = self.devices.inbox_told(device) else {
+            return true;
+        };
+        let who = Who {
+            device: device.clone(),
+            door: Door::Local,
+            address: None,
+        };
+        self.has_news(&who, after).await
+    }
+
+    /// How to treat the device's link: for timers and blocks.
+    pub async fn link(&self, device: &DeviceName) -> LinkClass {
+        LinkClass::of(self.devices.profile(device).await.class)
+    }
+}

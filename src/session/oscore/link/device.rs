@@ -1,0 +1,203 @@
+//! What is remembered of one device beside its context: where it is, which of its requests may
+//! still be answered, which were met.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use crate::{
+    session::oscore::{binding::RequestBinding, nonce::Piv},
+    wire::coap::{Kind, Message, Token, options::number},
+};
+
+/// How many requests of a device may be open that observe nothing. The CoAP machine answers fewer
+/// at a time; requests that it ignores are pushed out here.
+const BOUND_MAX: usize = 32;
+
+/// How many observations of a device may be bound: those of the CoAP machine, and those asleep.
+const OBSERVING_MAX: usize = 32;
+
+/// How many requests are remembered, to tell a copy from a number used twice.
+const MET_MAX: usize = 8;
+
+/// How many messages wait for numbers to send them under. More are as if lost on the way.
+const WAITING_MAX: usize = 8;
+
+/// Bytes sent per byte received before an address is proved. spec: rfc9175 §2.4.
+pub(super) const AMPLIFICATION_MAX: usize = 3;
+
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) life: u32,
+    /// Where its newest request came from.
+    pub(super) address: Option<SocketAddr>,
+    /// The same as a number.
+    pub(super) path: u64,
+    /// Bytes on the wire since it is there.
+    received: usize,
+    sent: usize,
+    /// Numbers and message ids of the last requests, packed.
+    met: Vec<u64>,
+    bound: Vec<Bound>,
+    /// Messages for which there are no numbers, or no context, yet; and whether the address was
+    /// proved when they were to be sent.
+    waiting: Vec<(Bytes, bool)>,
+    pub(super) is_reserving: bool,
+}
+
+/// A request and what its answers must be tied to.
+#[derive(Debug)]
+pub(super) struct Bound {
+    token: Token,
+    id: u16,
+    pub(super) is_answered: bool,
+    pub(super) binding: RequestBinding,
+}
+
+impl Device {
+    pub(super) const fn new(life: u32) -> Self {
+        Self {
+            life,
+            address: None,
+            path: 0,
+            received: 0,
+            sent: 0,
+            met: Vec::new(),
+            bound: Vec::new(),
+            waiting: Vec::new(),
+            is_reserving: false,
+        }
+    }
+
+    /// Its newest request came from there. Gives the address it left.
+    pub(super) fn is_at(&mut self, address: SocketAddr, path: u64) -> Option<SocketAddr> {
+        if self.address == Some(address) {
+            return None;
+        }
+        self.path = path;
+        (self.received, self.sent) = (0, 0);
+        self.address.replace(address)
+    }
+
+    pub(super) const fn received(&mut self, bytes: usize) {
+        self.received = self.received.saturating_add(bytes);
+    }
+
+    /// Whether so many bytes may go to its address; counts them if so.
+    pub(super) fn may_send(&mut self, bytes: usize, is_proved: bool) -> bool {
+        let sent = self.sent.saturating_add(bytes);
+        if !is_proved && sent > self.received.saturating_mul(AMPLIFICATION_MAX) {
+            return false;
+        }
+        self.sent = sent;
+        true
+    }
+
+    /// Remembers a request, for the day its copy comes.
+    pub(super) fn meet(&mut self, piv: Piv, id: u16) {
+        if self.met.len() >= MET_MAX {
+            self.met.remove(0);
+        }
+        self.met.reserve_exact(1);
+        self.met.push(packed(piv, id));
+    }
+
+    pub(super) fn has_met(&self, piv: Piv, id: u16) -> bool {
+        self.met.contains(&packed(piv, id))
+    }
+
+    /// Ties the answers of a request to it.
+    pub(super) fn bind(&mut self, request: &Message, binding: RequestBinding) {
+        let observes = binding.observes();
+        let same_kind = |bound: &Bound| bound.binding.observes() == observes;
+        let max = if observes { OBSERVING_MAX } else { BOUND_MAX };
+        if self.bound.iter().filter(|bound| same_kind(bound)).count() >= max
+            && let Some(oldest) = self.bound.iter().position(same_kind)
+        {
+            self.bound.remove(oldest);
+        }
+        self.bound.reserve_exact(1); // idle devices are many, and have one or two
+        self.bound.push(Bound {
+            token: request.token,
+            id: request.id,
+            is_answered: false,
+            binding,
+        });
+    }
+
+    /// Takes up an observation from before a restart.
+    pub(super) fn bind_again(&mut self, token: Token, binding: RequestBinding) {
+        self.unbind(token);
+        self.bound.reserve_exact(1);
+        self.bound.push(Bound {
+            token,
+            id: 0,
+            is_answered: true,
+            binding,
+        });
+    }
+
+    /// The request that a message answers: an acknowledgement names it; another message says its
+    /// token, of which the newest counts, and with Observe the newest that observes.
+    pub(super) fn bound_of(&mut self, answer: &Message) -> Option<&mut Bound> {
+        let is_ack = answer.kind == Kind::Ack;
+        let notifies = !is_ack && answer.options.has(number::OBSERVE);
+        let mut newest_first = self.bound.iter_mut().rev();
+        newest_first.find(|bound| {
+            bound.token == answer.token
+                && (!is_ack || (!bound.is_answered && bound.id == answer.id))
+                && (!notifies || bound.binding.observes())
+        })
+    }
+
+    /// The observation with this token.
+    pub(super) fn observing(&self, token: Token) -> Option<&RequestBinding> {
+        let mut newest_first = self.bound.iter().rev();
+        let bound = newest_first.find(|bound| bound.token == token && bound.binding.observes())?;
+        Some(&bound.binding)
+    }
+
+    /// A message was sent. The last answer of a request ends what was tied to it, and the answer
+    /// to a registration what was tied to earlier ones with its token.
+    pub(super) fn answered(&mut self, answer: &Message) {
+        let Some(bound) = self.bound_of(answer) else {
+            return;
+        };
+        bound.is_answered = true;
+        let (number, observes) = (bound.binding.piv(), bound.binding.observes());
+        let goes_on = answer.options.has(number::OBSERVE);
+        self.bound.retain(|bound| {
+            bound.token != answer.token
+                || bound.binding.observes() != observes
+                || bound.binding.piv() > number
+                || (goes_on && bound.binding.piv() == number)
+        });
+    }
+
+    /// No notification will be sent with this token any more.
+    pub(super) fn unbind(&mut self, token: Token) {
+        self.bound
+            .retain(|bound| bound.token != token || !bound.binding.observes());
+    }
+
+    /// Keeps a message until it can be protected.
+    pub(super) fn wait(&mut self, message: Bytes, is_proved: bool) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push((message, is_proved));
+        }
+    }
+
+    pub(super) fn waited(&mut self) -> Vec<(Bytes, bool)> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Whether nothing may follow: then it can be forgotten.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.bound.is_empty() && self.waiting.is_empty()
+    }
+}
+
+/// Forty bits of number, sixteen of message id.
+const fn packed(piv: Piv, id: u16) -> u64 {
+    piv.number() << 16 | id as u64
+}

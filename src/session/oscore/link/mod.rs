@@ -1,0 +1,780 @@
+//! OSCORE as a link below a CoAP machine: datagrams of addresses on one side, CoAP messages of
+//! peers on the other. For the end that answers requests; it sends none of its own.
+//!
+//! A device is its context, wherever it is: only its newest request moves it. Messages without
+//! protection are a plain peer's, named by its address. An Empty message never has protection, so
+//! one that acknowledges or resets is given to everyone at its address; it can end the sending
+//! again of one message, and nothing else.
+//!
+//! Contexts are fetched and numbers reserved by the caller, when [`Link::poll_want`] says so. What
+//! needs them waits here, for a while.
+
+mod device;
+mod held;
+mod sent;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use self::{
+    device::{AMPLIFICATION_MAX, Device},
+    held::Held,
+    sent::Sent,
+};
+use super::{
+    ContextId, Contexts, Freshness, Id, Lookup, PivUse, ProtectError, RESERVE_HUB, Refused,
+    RequestBinding, SecurityContext, SequenceError, Unprotected, addressee,
+};
+use crate::{
+    base::Timestamp,
+    session::{
+        coap::echo::EchoKey,
+        dtls::rates::{Prefix, Rates},
+    },
+    wire::coap::{Code, Kind, Message, Options, Token, options::number},
+};
+
+/// Whoever is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UdpPeer {
+    /// Somebody at an address.
+    Plain(SocketAddr),
+    /// A device, wherever it is.
+    Device(ContextKey),
+}
+
+/// A context as long as it is not revoked: one made later with the same id is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContextKey {
+    kid: Id,
+    life: u32,
+}
+
+impl ContextKey {
+    /// The id that the device's requests say.
+    pub const fn kid(&self) -> Id {
+        self.kid
+    }
+}
+
+/// Who may speak without protection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plainly {
+    /// Nobody.
+    Nobody,
+    /// Programs on this machine.
+    #[default]
+    Loopback,
+    /// Anyone.
+    Anyone,
+}
+
+/// What came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// A CoAP message, if its bytes are one.
+    Message {
+        /// From whom.
+        peer: UdpPeer,
+        /// The message, without protection.
+        bytes: Bytes,
+        /// Set in the newest message of a device: where it is now.
+        path: Option<u64>,
+        /// Whether the peer is known to receive where it is.
+        is_proved: bool,
+    },
+    /// A device's request that came before. If the machine has seen its id it may have it again;
+    /// what it sends at once goes where this came from.
+    Copy {
+        /// From whom.
+        peer: UdpPeer,
+        /// Its message id.
+        id: u16,
+        /// The message, without protection.
+        bytes: Bytes,
+    },
+    /// The device will not be heard of again under this name.
+    Gone {
+        /// Which.
+        peer: UdpPeer,
+    },
+}
+
+/// What the caller is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Look for the context of this id, then call `found`, `absent` or `failed`.
+    Context(Id),
+    /// Store that numbers below may have been used, then call `reserved` or `failed`.
+    Reserve {
+        /// Whose.
+        kid: Id,
+        /// Numbers below this one.
+        below: u64,
+    },
+}
+
+/// All devices and strangers at one socket.
+pub struct Link {
+    contexts: Contexts,
+    devices: BTreeMap<Id, Device>,
+    /// Who is at an address, for messages that do not say.
+    neighbours: BTreeMap<SocketAddr, Vec<Id>>,
+    life: u32,
+    echo: EchoKey,
+    plainly: Plainly,
+    held: Held,
+    sent: Sent,
+    fetches: Rates,
+    refusals: Rates,
+    /// Where the answer to the copy that was given out last goes.
+    copy: Option<CopyFrom>,
+    arrived: VecDeque<(Arrived, Option<CopyFrom>)>,
+    outbox: VecDeque<(SocketAddr, Bytes)>,
+    wants: VecDeque<Want>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CopyFrom {
+    key: ContextKey,
+    id: u16,
+    address: SocketAddr,
+    bytes_max: usize,
+}
+
+/// A request as it came.
+#[derive(Clone, Copy)]
+struct Came<'a> {
+    now: Timestamp,
+    from: SocketAddr,
+    bytes: usize,
+    message: &'a Message,
+}
+
+/// In.
+impl Link {
+    /// A link that knows nobody. The key must be unpredictable, and another one in each process.
+    pub fn new(contexts_max: usize, echo_key: [u8; 32], plainly: Plainly) -> Self {
+        Self {
+            contexts: Contexts::new(contexts_max),
+            devices: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            life: 0,
+            echo: EchoKey::new(echo_key),
+            plainly,
+            held: Held::default(),
+            sent: Sent::default(),
+            fetches: Rates::new(FETCH_INTERVAL, FETCH_BURST),
+            refusals: Rates::new(REFUSAL_INTERVAL, REFUSAL_BURST),
+            copy: None,
+            arrived: VecDeque::new(),
+            outbox: VecDeque::new(),
+            wants: VecDeque::new(),
+        }
+    }
+
+    /// Takes in a datagram.
+    pub fn handle_datagram(&mut self, now: Timestamp, from: SocketAddr, datagram: &[u8]) {
+        let Ok(message) = Message::decode(datagram) else {
+            return self.plain(from, datagram); // the machine knows what it is owed
+        };
+        let came = Came {
+            now,
+            from,
+            bytes: datagram.len(),
+            message: &message,
+        };
+        match (message.kind, message.code) {
+            (Kind::Ack | Kind::Rst, Code::EMPTY) => self.offer(from, datagram, message.id),
+            (Kind::Con | Kind::Non, code) if code.is_request() => {
+                if message.options.has(number::OSCORE) {
+                    self.protected(came, datagram);
+                } else if self.may_speak_plainly(from) {
+                    self.plain(from, datagram);
+                } else {
+                    self.refuse(came, Code::UNAUTHORIZED, Options::new(), "OSCORE needed");
+                }
+            }
+            _ => self.plain(from, datagram),
+        }
+    }
+
+    /// Something that came.
+    pub fn poll_arrived(&mut self) -> Option<Arrived> {
+        let (arrived, copy) = self.arrived.pop_front().unzip();
+        self.copy = copy.flatten();
+        arrived
+    }
+
+    fn may_speak_plainly(&self, from: SocketAddr) -> bool {
+        match self.plainly {
+            Plainly::Nobody => false,
+            Plainly::Loopback => from.ip().is_loopback(),
+            Plainly::Anyone => true,
+        }
+    }
+
+    fn plain(&mut self, from: SocketAddr, datagram: &[u8]) {
+        let arrived = Arrived::Message {
+            peer: UdpPeer::Plain(from),
+            bytes: Bytes::copy_from_slice(datagram),
+            path: None,
+            is_proved: from.ip().is_loopback(), // nobody far away can send from there
+        };
+        self.arrived.push_back((arrived, None));
+    }
+
+    /// An Empty message acknowledges or resets the message of anyone at its address.
+    fn offer(&mut self, from: SocketAddr, datagram: &[u8], id: u16) {
+        for kid in self.neighbours.get(&from).into_iter().flatten() {
+            let Some(device) = self.devices.get(kid) else {
+                continue;
+            };
+            let key = device.key(*kid);
+            self.sent.landed(key, id);
+            let arrived = Arrived::Message {
+                peer: UdpPeer::Device(key),
+                bytes: Bytes::copy_from_slice(datagram),
+                path: None,
+                is_proved: false,
+            };
+            self.arrived.push_back((arrived, None));
+        }
+        self.plain(from, datagram);
+    }
+
+    fn protected(&mut self, came: Came<'_>, datagram: &[u8]) {
+        let kid = match addressee(came.message) {
+            Ok(id) => id.kid,
+            Err(refused) => return self.refused(came, &refused),
+        };
+        match self.contexts.lookup(&only(kid)) {
+            Lookup::Found(context) if context.sequence().has_reserved() => self.open(came, kid),
+            // Even its first request waits until something of it is stored: a context of which
+            // nothing is stored was never used, and needs no challenge after a restart.
+            Lookup::Found(_) => {
+                self.held.hold(came.now, kid, came.from, datagram);
+                self.reserve(kid);
+            }
+            Lookup::Missing(_) | Lookup::Ambiguous => {
+                if self.held.is_absent(came.now, kid) {
+                    return self.refused(came, &Refused::ContextNotFound);
+                }
+                let is_awaited = self.held.is_awaited(kid);
+                if !is_awaited && !self.fetches.allow(came.now, Prefix::of(&came.from)) {
+                    return;
+                }
+                if self.held.hold(came.now, kid, came.from, datagram) && !is_awaited {
+                    self.wants.push_back(Want::Context(kid));
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, came: Came<'_>, kid: Id) {
+        let Some(context) = context_of(&mut self.contexts, kid) else {
+            return;
+        };
+        match context.unprotect_request(came.message) {
+            Ok(unprotected) => self.authentic(came, kid, unprotected),
+            Err(Refused::Replay(replay)) => match context.reopen_request(came.message) {
+                Ok((piv, inner)) => {
+                    let device = self.devices.get(&kid);
+                    if device.is_some_and(|device| device.has_met(piv, came.message.id)) {
+                        self.copied(came, kid, &inner);
+                    } else {
+                        self.refused(came, &Refused::Replay(replay));
+                    }
+                }
+                Err(refused) => self.refused(came, &refused),
+            },
+            Err(refused) => self.refused(came, &refused),
+        }
+    }
+
+    fn authentic(&mut self, came: Came<'_>, kid: Id, mut unprotected: Unprotected) {
+        let mut is_proved = came.from.ip().is_loopback();
+        if unprotected.freshness == Freshness::Unverified {
+            let Some(context) = context_of(&mut self.contexts, kid) else {
+                return;
+            };
+            let about = (kid, context.incarnation(), came.from);
+            let echo = unprotected.message.options.first(number::ECHO);
+            if !echo.is_some_and(|echo| self.echo.proves(came.now, &about, echo)) {
+                return self.challenge(came, kid, unprotected);
+            }
+            if context.confirm_fresh(&mut unprotected).is_err() {
+                return;
+            }
+            is_proved = true;
+        }
+        let moves = unprotected.freshness == Freshness::Newest;
+        let Ok(bytes) = unprotected.message.encode() else {
+            return self.refused(came, &Refused::Decryption); // larger inside than any message
+        };
+        let path = moves.then(|| self.move_to(kid, came.from)).flatten();
+        let Some(device) = self.devices.get_mut(&kid) else {
+            return;
+        };
+        if moves || device.address == Some(came.from) {
+            device.received(came.bytes);
+        }
+        let (key, piv) = (device.key(kid), unprotected.binding.piv());
+        device.meet(piv, came.message.id);
+        device.bind(came.message, unprotected.binding);
+        self.sent.asked(key, came.message.id, piv);
+        let arrived = Arrived::Message {
+            peer: UdpPeer::Device(key),
+            bytes: bytes.into(),
+            path,
+            is_proved: moves && is_proved,
+        };
+        self.arrived.push_back((arrived, None));
+    }
+
+    fn copied(&mut self, came: Came<'_>, kid: Id, inner: &Message) {
+        let Some((key, bytes)) = self
+            .devices
+            .get(&kid)
+            .map(|device| device.key(kid))
+            .zip(inner.encode().ok())
+        else {
+            return;
+        };
+        let id = came.message.id;
+        let copy = CopyFrom {
+            key,
+            id,
+            address: came.from,
+            bytes_max: came.bytes.saturating_mul(AMPLIFICATION_MAX),
+        };
+        let arrived = Arrived::Copy {
+            peer: UdpPeer::Device(key),
+            id,
+            bytes: bytes.into(),
+        };
+        self.arrived.push_back((arrived, Some(copy)));
+    }
+
+    /// The device is there from now on; gives the address as a number.
+    fn move_to(&mut self, kid: Id, address: SocketAddr) -> Option<u64> {
+        let device = self.devices.get_mut(&kid)?;
+        if device.address == Some(address) {
+            return Some(device.path);
+        }
+        // A keyed hash: nobody can choose an address that is taken for another.
+        let path = u64::from_be_bytes(self.echo.challenge(Timestamp(0), &address));
+        let left = device.is_at(address, path);
+        self.leave(kid, left);
+        let neighbours = self.neighbours.entry(address).or_default();
+        if neighbours.len() >= NEIGHBOURS_MAX {
+            neighbours.remove(0);
+        }
+        neighbours.reserve_exact(1);
+        neighbours.push(kid);
+        Some(path)
+    }
+
+    fn leave(&mut self, kid: Id, address: Option<SocketAddr>) {
+        let Some(address) = address else { return };
+        if let Some(neighbours) = self.neighbours.get_mut(&address) {
+            neighbours.retain(|neighbour| *neighbour != kid);
+            if neighbours.is_empty() {
+                self.neighbours.remove(&address);
+            }
+        }
+    }
+}
+
+/// Refusing.
+impl Link {
+    /// The request may be a replay: asks its sender to show that it is not, and to receive there.
+    ///
+    /// spec: rfc8613 §B.1.2
+    fn challenge(&mut self, came: Came<'_>, kid: Id, mut unprotected: Unprotected) {
+        let (Some(context), Some(device)) =
+            (context_of(&mut self.contexts, kid), self.devices.get(&kid))
+        else {
+            return;
+        };
+        if !self.refusals.allow(came.now, Prefix::of(&came.from)) {
+            return;
+        }
+        let about = (kid, context.incarnation(), came.from);
+        let value = self.echo.challenge(came.now, &about);
+        let options = Options::new().with(number::ECHO, value);
+        let inner = answer_to(came.message, Code::UNAUTHORIZED, options, "");
+        let Ok(inner_bytes) = inner.encode() else {
+            return;
+        };
+        let (key, piv) = (device.key(kid), unprotected.binding.piv());
+        self.sent.asked(key, came.message.id, piv);
+        let outer = match self.sent.again(key, inner.kind, inner.id, &inner_bytes) {
+            Some(outer) => outer,
+            None => {
+                let protected =
+                    context.protect_response(&mut unprotected.binding, &inner, PivUse::Own);
+                let Some(outer) = protected.ok().and_then(|outer| outer.encode().ok()) else {
+                    return self.reserve(kid);
+                };
+                let outer = Bytes::from(outer);
+                let name = (key, inner.kind, inner.id);
+                self.sent
+                    .keep(came.now, name, piv, &inner_bytes, outer.clone());
+                self.reserve(kid);
+                outer
+            }
+        };
+        if outer.len() <= came.bytes.saturating_mul(AMPLIFICATION_MAX) {
+            self.outbox.push_back((came.from, outer));
+        }
+    }
+
+    fn refused(&mut self, came: Came<'_>, refused: &Refused) {
+        self.refuse(
+            came,
+            refused.code(),
+            refused.options(),
+            refused.diagnostic(),
+        );
+    }
+
+    /// Answers without protection: never more than came, and not too often.
+    fn refuse(&mut self, came: Came<'_>, code: Code, options: Options, text: &str) {
+        if !self.refusals.allow(came.now, Prefix::of(&came.from)) {
+            return;
+        }
+        let answers = [
+            answer_to(came.message, code, options.clone(), text),
+            answer_to(came.message, code, options, ""),
+            answer_to(came.message, code, Options::new(), ""),
+        ];
+        let mut encoded = answers.iter().filter_map(|answer| answer.encode().ok());
+        if let Some(answer) = encoded.find(|answer| answer.len() <= came.bytes) {
+            self.outbox.push_back((came.from, answer.into()));
+        }
+    }
+}
+
+/// Out.
+impl Link {
+    /// Protects and sends a message; one that cannot be sent is as if lost on the way. To an
+    /// address that is not proved go at most three times the bytes that came from there.
+    pub fn send(&mut self, now: Timestamp, peer: &UdpPeer, message: Bytes, is_proved: bool) {
+        let key = match peer {
+            UdpPeer::Plain(address) => return self.outbox.push_back((*address, message)),
+            UdpPeer::Device(key) => *key,
+        };
+        let Ok(inner) = Message::decode(&message) else {
+            return;
+        };
+        let Some(outer) = self.outer(now, key, &inner, &message, is_proved) else {
+            return;
+        };
+        let copy = self
+            .copy
+            .filter(|copy| copy.key == key && copy.id == inner.id);
+        if let Some(copy) = copy.filter(|_| inner.kind == Kind::Ack) {
+            if outer.len() <= copy.bytes_max {
+                self.outbox.push_back((copy.address, outer));
+            }
+        } else if let Some(device) = self.devices.get_mut(&key.kid)
+            && let Some(address) = device.address
+            && device.may_send(outer.len(), is_proved)
+        {
+            self.outbox.push_back((address, outer));
+        }
+    }
+
+    /// A datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
+        self.outbox.pop_front()
+    }
+
+    fn outer(
+        &mut self,
+        now: Timestamp,
+        key: ContextKey,
+        inner: &Message,
+        message: &Bytes,
+        is_proved: bool,
+    ) -> Option<Bytes> {
+        let device = self.devices.get_mut(&key.kid)?;
+        if device.life != key.life {
+            return None;
+        }
+        if inner.code == Code::EMPTY {
+            return Some(message.clone());
+        }
+        if let Some(outer) = self.sent.again(key, inner.kind, inner.id, message) {
+            return Some(outer);
+        }
+        let bound = device.bound_of(inner)?;
+        let piv = bound.binding.piv();
+        let Some(context) = context_of(&mut self.contexts, key.kid) else {
+            device.wait(message.clone(), is_proved);
+            self.wants.push_back(Want::Context(key.kid));
+            return None;
+        };
+        let piv_use = if bound.is_answered {
+            PivUse::Own
+        } else {
+            PivUse::Reuse
+        };
+        match context.protect_response(&mut bound.binding, inner, piv_use) {
+            Ok(outer) => {
+                device.answered(inner);
+                let outer = Bytes::from(outer.encode().ok()?);
+                let name = (key, inner.kind, inner.id);
+                self.sent.keep(now, name, piv, message, outer.clone());
+                self.reserve(key.kid);
+                Some(outer)
+            }
+            Err(ProtectError::Sequence(SequenceError::NotReserved(_))) => {
+                device.wait(message.clone(), is_proved);
+                self.reserve(key.kid);
+                None
+            }
+            Err(_) => None, // no message of ours is like that, and no number is left when all are used
+        }
+    }
+}
+
+/// Contexts and numbers.
+impl Link {
+    /// What is to be done.
+    pub fn poll_want(&mut self) -> Option<Want> {
+        self.wants.pop_front()
+    }
+
+    /// Asks for numbers, if there are few.
+    fn reserve(&mut self, kid: Id) {
+        let (Some(context), Some(device)) = (
+            context_of(&mut self.contexts, kid),
+            self.devices.get_mut(&kid),
+        ) else {
+            return;
+        };
+        if !device.is_reserving
+            && let Some(below) = context.reserve_wanted(RESERVE_HUB)
+        {
+            device.is_reserving = true;
+            self.wants.push_back(Want::Reserve { kid, below });
+        }
+    }
+
+    /// The context that was wanted. One that is here already is left as it is.
+    pub fn found(&mut self, now: Timestamp, context: SecurityContext) -> ContextKey {
+        let kid = context.id().kid;
+        self.held.note_present(kid);
+        let life = self.life;
+        let device = self.devices.entry(kid).or_insert_with(|| Device::new(life));
+        let key = device.key(kid);
+        if context_of(&mut self.contexts, kid).is_none() {
+            let waited = device.waited();
+            if let Some(gone) = self.contexts.insert(context) {
+                self.put_away(gone.id().kid);
+            }
+            self.go_on(now, kid, waited);
+        }
+        key
+    }
+
+    /// There is no such context.
+    pub fn absent(&mut self, now: Timestamp, kid: Id) {
+        self.held.note_absent(now, kid);
+        self.forget(kid);
+        self.release(now, kid);
+    }
+
+    /// Numbers below may be used.
+    pub fn reserved(&mut self, now: Timestamp, kid: Id, below: u64) {
+        let (Some(context), Some(device)) = (
+            context_of(&mut self.contexts, kid),
+            self.devices.get_mut(&kid),
+        ) else {
+            return;
+        };
+        device.is_reserving = false;
+        context.reserved(below);
+        let waited = device.waited();
+        self.go_on(now, kid, waited);
+    }
+
+    /// It could not be found out, or not be stored: what waits is dropped and comes again.
+    pub fn failed(&mut self, now: Timestamp, kid: Id) {
+        self.held.release(now, kid);
+        if let Some(device) = self.devices.get_mut(&kid) {
+            device.is_reserving = false;
+            device.waited();
+        }
+    }
+
+    /// The context is revoked: nothing of it is left.
+    pub fn forget(&mut self, kid: Id) {
+        self.life = self.life.wrapping_add(1);
+        if let Some(id) = context_of(&mut self.contexts, kid).map(|context| context.id()) {
+            self.contexts.remove(&id);
+        }
+        if let Some(device) = self.devices.remove(&kid) {
+            self.leave(kid, device.address);
+            let peer = UdpPeer::Device(device.key(kid));
+            self.arrived.push_back((Arrived::Gone { peer }, None));
+        }
+    }
+
+    fn go_on(&mut self, now: Timestamp, kid: Id, waited: Vec<(Bytes, bool)>) {
+        let peer = self.devices.get(&kid).map(|device| device.key(kid));
+        for (message, is_proved) in waited {
+            if let Some(key) = peer {
+                self.send(now, &UdpPeer::Device(key), message, is_proved);
+            }
+        }
+        self.release(now, kid);
+    }
+
+    fn release(&mut self, now: Timestamp, kid: Id) {
+        for request in self.held.release(now, kid) {
+            self.handle_datagram(now, request.from, &request.datagram);
+        }
+    }
+
+    /// A context fell out. Its device goes with it, unless more is to be sent to it.
+    fn put_away(&mut self, kid: Id) {
+        if let Some(device) = self.devices.get_mut(&kid) {
+            device.is_reserving = false;
+            if device.is_idle() {
+                let peer = UdpPeer::Device(device.key(kid));
+                let address = device.address;
+                self.devices.remove(&kid);
+                self.leave(kid, address);
+                self.arrived.push_back((Arrived::Gone { peer }, None));
+            }
+        }
+    }
+}
+
+/// What the machine's user asks.
+impl Link {
+    /// Where a peer is.
+    pub fn address(&self, peer: &UdpPeer) -> Option<SocketAddr> {
+        match peer {
+            UdpPeer::Plain(address) => Some(*address),
+            UdpPeer::Device(key) => self.of(key)?.address,
+        }
+    }
+
+    /// What an observation must be kept with to go on after a restart.
+    pub fn binding(&self, peer: &UdpPeer, token: Token) -> Option<Vec<u8>> {
+        let UdpPeer::Device(key) = peer else {
+            return None;
+        };
+        Some(self.of(key)?.observing(token)?.to_bytes())
+    }
+
+    /// Takes up an observation from before a restart, of a context that was just found. Gives who
+    /// observes, and its address as a number; nothing if it was registered anew meanwhile.
+    pub fn restore(
+        &mut self,
+        kid: Id,
+        address: SocketAddr,
+        token: Token,
+        binding: RequestBinding,
+    ) -> Option<(UdpPeer, u64)> {
+        let device = self.devices.get(&kid)?;
+        if device.observing(token).is_some() {
+            return None;
+        }
+        let (key, at) = (device.key(kid), device.address);
+        // A device that was heard of since is where it was heard of.
+        let path = self.move_to(kid, at.unwrap_or(address))?;
+        self.devices.get_mut(&kid)?.bind_again(token, binding);
+        Some((UdpPeer::Device(key), path))
+    }
+
+    /// The observation is over.
+    pub fn unbind(&mut self, peer: &UdpPeer, token: Token) {
+        if let UdpPeer::Device(key) = peer
+            && let Some(device) = self.devices.get_mut(&key.kid)
+            && device.life == key.life
+        {
+            device.unbind(token);
+        }
+    }
+
+    /// How many contexts are here.
+    pub fn contexts(&self) -> usize {
+        self.contexts.len()
+    }
+
+    fn of(&self, key: &ContextKey) -> Option<&Device> {
+        let device = self.devices.get(&key.kid)?;
+        (device.life == key.life).then_some(device)
+    }
+}
+
+impl Device {
+    const fn key(&self, kid: Id) -> ContextKey {
+        ContextKey {
+            kid,
+            life: self.life,
+        }
+    }
+}
+
+/// The context with this kid: a hub gives each its own.
+const fn only(kid: Id) -> ContextId {
+    ContextId {
+        kid,
+        id_context: None,
+    }
+}
+
+fn context_of(contexts: &mut Contexts, kid: Id) -> Option<&mut SecurityContext> {
+    match contexts.lookup(&only(kid)) {
+        Lookup::Found(context) => Some(context),
+        Lookup::Missing(_) | Lookup::Ambiguous => None,
+    }
+}
+
+/// An answer to a request as it came: in its acknowledgement, or as unconfirmed as it was.
+fn answer_to(request: &Message, code: Code, options: Options, text: &str) -> Message {
+    let kind = if request.kind == Kind::Con {
+        Kind::Ack
+    } else {
+        Kind::Non
+    };
+    Message {
+        kind,
+        code,
+        // The id of an unconfirmed answer is of our numbers. This end has used any of them lately
+        // with little probability, and none for this.
+        id: if kind == Kind::Ack {
+            request.id
+        } else {
+            !request.id
+        },
+        token: request.token,
+        options,
+        payload: text.into(),
+    }
+}
+
+/// How many devices share an address at most, to be asked whose an acknowledgement is. A device
+/// more pushes out the first, whose acknowledgements are then in vain until it is heard of again.
+const NEIGHBOURS_MAX: usize = 16;
+
+/// How often the addresses of a prefix may make us look for a context.
+const FETCH_INTERVAL: Duration = Duration::from_millis(5);
+const FETCH_BURST: u32 = 1024; // devices behind one network after a restart
+
+/// How often the addresses of a prefix are told without protection, or asked for an Echo.
+const REFUSAL_INTERVAL: Duration = Duration::from_millis(10);
+const REFUSAL_BURST: u32 = 512;
