@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Tries every peer script on a real Synapse, so that what fails against the hub is the hub.
+"""Tries every peer script on a real Synapse, or on a thin hub that aiocoap serves, so that what fails against the hub
+is the hub.
 
   python3 tests/peers/selftest/run.py --python target/peers/…/venv/bin/python [--js target/peers/…/client.mjs]
 
@@ -31,6 +32,17 @@ def main():
 
     for name in ("test_oracle.py", "test_powercut.py"):
         run(name, args.python, PEERS / name)
+
+    run("thin_profile", args.python, PEERS / "thin_client.py", "--self-test")
+    with tempfile.TemporaryDirectory() as folder, \
+            subprocess.Popen([args.python, PEERS / "selftest/fake_thin_hub.py", folder], stdout=subprocess.PIPE) as hub:
+        try:
+            hub.stdout.readline()
+            links = ["--credentials", f"{folder}/ana.json", "--other-credentials", f"{folder}/bob.json"]
+            run("thin_client", args.python, PEERS / "thin_client.py", *links)
+            run("aiocoap_oscore", args.python, PEERS / "aiocoap_oscore.py", *links, "--room", "!fake:hub.example")
+        finally:
+            hub.kill()
 
     # each script gets servers of its own: they leave large rooms behind
     def on_synapse(name, test):
