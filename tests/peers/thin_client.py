@@ -46,6 +46,10 @@ class Refusal(Exception):
             self.errcode, _, self.text = message.payload.decode("utf8", "replace").partition(" ")
         super().__init__(f"{message.code} {self.errcode} {self.text}")
 
+    def is_final(self):
+        """Whether the same bytes would be refused again later."""
+        return self.code.class_ == 4 and self.code != Code.TOO_MANY_REQUESTS
+
 
 # the client
 
@@ -148,14 +152,14 @@ class Link:
     async def append_again(self):
         """The last draft once more, with the same bytes: after silence, a restart, or to be sure."""
         last = self.journal.last
-        answer = None
         try:
-            answer = await self.post(last["room"], bytes.fromhex(last["draft"]))
-        finally:
-            # a refusal is an answer; silence is none
-            if answer is not None or isinstance(sys.exception(), Refusal):
+            seq = await self.post(last["room"], bytes.fromhex(last["draft"]))
+        except Refusal as refusal:
+            if refusal.is_final():
                 self.journal.answered()
-        return answer
+            raise
+        self.journal.answered()
+        return seq
 
     async def post(self, room, data):
         return only_uint((await self.ask(Code.POST, digits(room), body=data, wanted=Code.CHANGED)).payload)
