@@ -111,8 +111,8 @@ mod tests {
         let read = EdhocKey::read_or_make(&path).unwrap();
         assert_eq!(made.private(), read.private());
         assert_eq!(made.public_x(), read.public_x());
-        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, 0o600);
+        let allowed = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(allowed, 0o600);
     }
 
     #[test]

@@ -225,9 +225,10 @@ impl QuicSession {
         let early = !*self.confirmed.borrow();
         match self.receive_once(request, &mut piece).await {
             Ok(response) if early && response.code == Code::TOO_EARLY => {}
-            Err(QuicError::Read(quinn::ReadError::ZeroRttRejected))
-            | Err(QuicError::Write(quinn::WriteError::ZeroRttRejected))
-                if early => {}
+            Err(
+                QuicError::Read(quinn::ReadError::ZeroRttRejected)
+                | QuicError::Write(quinn::WriteError::ZeroRttRejected),
+            ) if early => {}
             other => return other,
         }
         self.confirmed().await;

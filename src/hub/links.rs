@@ -77,7 +77,9 @@ impl LinkTable {
             let page = store.links(after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.oscore.device.clone());
-            page.into_iter().for_each(|link| kept.insert(link));
+            for link in page {
+                kept.insert(link);
+            }
         }
         let restores = store.restores().await?;
         Ok(Self {

@@ -14,6 +14,7 @@ is thin_profile.py; here are the client (`Link`, `Log`) and then the steps.
 import argparse
 import asyncio
 import base64
+import hashlib
 import json
 import logging
 import os
@@ -38,8 +39,16 @@ class Refusal(Exception):
 
     def __init__(self, message):
         self.code = message.code
-        self.errcode, _, self.text = message.payload.decode("utf8", "replace").partition(" ")
+        if message.opt.content_format == msc3079.CBOR:  # only under `~`
+            body = msc3079.decode(message.payload)
+            self.errcode, self.text = body.get("errcode"), body.get("error")
+        else:
+            self.errcode, _, self.text = message.payload.decode("utf8", "replace").partition(" ")
         super().__init__(f"{message.code} {self.errcode} {self.text}")
+
+    def is_final(self):
+        """Whether the same bytes would be refused again later."""
+        return self.code.class_ == 4 and self.code != Code.TOO_MANY_REQUESTS
 
 
 # the client
@@ -143,14 +152,14 @@ class Link:
     async def append_again(self):
         """The last draft once more, with the same bytes: after silence, a restart, or to be sure."""
         last = self.journal.last
-        answer = None
         try:
-            answer = await self.post(last["room"], bytes.fromhex(last["draft"]))
-        finally:
-            # a refusal is an answer; silence is none
-            if answer is not None or isinstance(sys.exception(), Refusal):
+            seq = await self.post(last["room"], bytes.fromhex(last["draft"]))
+        except Refusal as refusal:
+            if refusal.is_final():
                 self.journal.answered()
-        return answer
+            raise
+        self.journal.answered()
+        return seq
 
     async def post(self, room, data):
         return only_uint((await self.ask(Code.POST, digits(room), body=data, wanted=Code.CHANGED)).payload)
@@ -164,7 +173,7 @@ class Link:
 
     async def entry(self, room, seq):
         answer = await self.ask(Code.GET, digits(room), digits(seq), wanted=Code.CONTENT)
-        check(answer.opt.etag, f"entry {seq} has no ETag")
+        check(answer.opt.etag == hashlib.sha256(answer.payload).digest()[:8], f"entry {seq}, ETag {answer.opt.etag}")
         return Entry.read(answer.payload), answer.opt.etag, answer.payload
 
     async def observe(self, *path, body=b""):
@@ -312,7 +321,8 @@ async def observe(ana, bob, room, bobs_room, log):
     check(log.take(read_records(answer.payload), log.covered + 1), "nothing was said between")
     seqs = [await bob.append(bobs_room, TEXT, b"pushed 1")]
     records = await watch.until(seqs[0])
-    check(log.take(records), f"no gap before the first push: covered {log.covered}, {records}")
+    if not log.take(records):  # a seq without a record lies between
+        await log.repair(ana, room)
     check(log.entries[seqs[0]].body == b"pushed 1" and log.entries[seqs[0]].counter is None, "as bob said it")
     sender = log.entries[seqs[0]].sender
     bob_id = (await bob.names((USER_NAME, 0)))[USER_NAME, 0]
@@ -377,8 +387,8 @@ async def in_full(ana, room, bobs_seq, now_ms):
     entry, etag, _ = await ana.entry(room, bobs_seq)
     check((entry.kind, entry.seq, entry.body, entry.counter) == (TEXT, bobs_seq, b"pushed 1", None), str(entry))
     check(abs(entry.time - now_ms) < 3_600_000, f"said at {entry.time}, the hub's clock was {now_ms}")
-    again = await ana.ask(Code.GET, digits(room), digits(bobs_seq), etags=[etag])
-    check(again.code == Code.VALID or again.opt.etag == etag, f"the same entry, {again.code}, another ETag")
+    again = await ana.ask(Code.GET, digits(room), digits(bobs_seq), etags=[etag], wanted=Code.VALID)
+    check(not again.payload, "2.03 has no body")
     answer = await ana.ask(Code.GET, digits(room), digits(bobs_seq), accept=msc3079.CBOR, wanted=Code.CONTENT)
     event = msc3079.decode(answer.payload)
     content = {"msgtype": "m.text", "body": "pushed 1"}
@@ -403,14 +413,14 @@ async def everywhere(ana, bob, room, bobs_room):
     """FETCH of `*`: heads of all rooms, then what came after a record."""
     heads = read_records((await ana.ask(Code.FETCH, "*", wanted=Code.CONTENT)).payload)
     check(all(record.kind == WHERE for record in heads), "an empty question gives heads")
-    head = {record.room: record.seq for record in heads}[room]
-    asked = uint(room) + uint(head)
+    check(room in [record.room for record in heads], f"{room} is among {heads}")
+    asked = uint(heads[-1].room) + uint(heads[-1].seq)  # the newest is last
     nothing = await ana.ask(Code.FETCH, "*", body=asked)
     check(nothing.code == Code.VALID and not nothing.payload, f"nothing new is 2.03: {nothing.code}")
     seq = await bob.append(bobs_room, NOTICE, b"from everywhere")
     new = read_records((await ana.ask(Code.FETCH, "*", body=asked, wanted=Code.CONTENT)).payload)
     new = [record for record in new if record.is_entry()]
-    check([(record.room, record.seq, record.kind) for record in new] == [(room, seq, NOTICE)], f"after {head}: {new}")
+    check([(record.room, record.seq, record.kind) for record in new] == [(room, seq, NOTICE)], f"new: {new}")
     ok(f"FETCH *: {len(heads)} heads, nothing new, then entry {seq}")
     return seq
 
@@ -431,7 +441,7 @@ async def small_things(ana, bob, room, bobs_room, seq):
     sums = ledger.pop("")
     check(len(sums) == 6 and all(len(row) == 5 for row in ledger.values()), f"rows of five, sums of six: {ledger}")
     check(sums[:5] == [sum(column) for column in zip(*ledger.values())], f"sums {sums} of {ledger}")
-    check(all(sums), f"something of each: {sums}")
+    check(all(sums[:5]), f"something of each: {sums}")
     ok(f"ledger: {sums[0]} exchanges, {sums[1]} bytes up, {sums[2]} down, {sums[5]} wake-ups, {sorted(ledger)}")
 
 

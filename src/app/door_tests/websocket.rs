@@ -129,12 +129,11 @@ impl Socket {
 
     async fn frame(&mut self, kind: u8, bytes: &[u8]) {
         let mut frame = vec![0x80 | kind];
-        match u8::try_from(bytes.len()) {
-            Ok(length @ 0..126) => frame.push(0x80 | length),
-            _ => {
-                frame.push(0x80 | 126);
-                frame.extend(u16::try_from(bytes.len()).unwrap().to_be_bytes());
-            }
+        if let Ok(length @ 0..126) = u8::try_from(bytes.len()) {
+            frame.push(0x80 | length);
+        } else {
+            frame.push(0x80 | 0x7e);
+            frame.extend(u16::try_from(bytes.len()).unwrap().to_be_bytes());
         }
         frame.extend([0; 4]); // the mask
         frame.extend(bytes);

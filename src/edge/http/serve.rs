@@ -154,7 +154,7 @@ impl Connection {
             Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-        let (upgrades, mut upgraded) = mpsc::channel(1);
+        let (upgrades, mut taken_over) = mpsc::channel(1);
         let door = Arc::clone(&self.door);
         let service = service_fn(move |request| {
             let (door, upgrades) = (Arc::clone(&door), upgrades.clone());
@@ -180,7 +180,7 @@ impl Connection {
         }
         // the service is gone, and with it all who could upgrade, unless one has
         if let (Some(Upgraded { socket, who }), Some(websockets)) =
-            (upgraded.recv().await, &self.door.websockets)
+            (taken_over.recv().await, &self.door.websockets)
         {
             websockets.serve(socket, who, self.stopping.clone()).await;
         }

@@ -152,7 +152,7 @@ impl Body {
             11 => Self::Member {
                 user: reader.number()?,
                 membership: Membership::of_number(reader.byte()?)
-                    .ok_or(reader.fault(ThinFault::Membership))?,
+                    .ok_or_else(|| reader.fault(ThinFault::Membership))?,
                 display_name: text(reader)?,
             },
             12 => Self::TooLarge {

@@ -117,7 +117,7 @@ fn write_length(out: &mut Vec<u8>, length: usize) -> Option<()> {
     match length {
         0..0x40 => out.push(u8::try_from(length).ok()?),
         0x40..0x4000 => {
-            out.extend_from_slice(&(u16::try_from(length).ok()? | 0x4000).to_be_bytes())
+            out.extend_from_slice(&(u16::try_from(length).ok()? | 0x4000).to_be_bytes());
         }
         0x4000..0x4000_0000 => out.extend_from_slice(&(length | 0x8000_0000).to_be_bytes()),
         _ => return None,

@@ -150,6 +150,8 @@ pub fn decode_numbers(bytes: &[u8], max: usize) -> Result<Vec<u64>, ThinError> {
 /// Numbers one after the other.
 pub fn encode_numbers(numbers: &[u64]) -> Vec<u8> {
     let mut out = Vec::new();
-    numbers.iter().for_each(|one| number::write(&mut out, *one));
+    for one in numbers {
+        number::write(&mut out, *one);
+    }
     out
 }

@@ -98,7 +98,7 @@ impl<'a> Reader<'a> {
         let (first, rest) = self
             .rest
             .split_first()
-            .ok_or(self.fault(ThinFault::Truncated))?;
+            .ok_or_else(|| self.fault(ThinFault::Truncated))?;
         self.rest = rest;
         self.offset += 1;
         Ok(*first)
@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self
             .rest
             .split_at_checked(bytes)
-            .ok_or(self.fault(ThinFault::Truncated))?;
+            .ok_or_else(|| self.fault(ThinFault::Truncated))?;
         self.rest = rest;
         self.offset += bytes;
         Ok(taken)

@@ -59,9 +59,9 @@ impl Record {
             body.write(&mut tail);
         }
         if let Shown::Typing(users) = &self.what {
-            users
-                .iter()
-                .for_each(|user| number::write(&mut tail, *user));
+            for user in users {
+                number::write(&mut tail, *user);
+            }
         }
         if !is_last {
             number::write(out, tail.len() as u64);
