@@ -121,6 +121,8 @@ fn a_second_hub() -> Result<(), Failed> {
             "coap.listen=127.0.0.1:0",
             "-O",
             "coaps.listen=127.0.0.1:0",
+            "-O",
+            "quic.listen=127.0.0.1:0",
         ])
         .args(["-O", "admin.listen=127.0.0.1:0"])
         .output()?;
@@ -190,7 +192,7 @@ fn the_ready_line() -> Result<(), Failed> {
             return Err(format!("{key} in {ready}").into());
         }
     }
-    for door in ["https", "coap", "coaps", "admin"] {
+    for door in ["https", "coap", "coaps", "quic", "admin"] {
         hub.address(door);
     }
     expect_code(Some(hub.stop()?), 0)

@@ -217,6 +217,7 @@ mod tests {
             "keys/edhoc.key",
             "keys/https.cert.pem",
             "keys/https.key.pem",
+            "keys/quic.key",
             "keys/signing.pem",
         ];
         assert_eq!(names, keys);

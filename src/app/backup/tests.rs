@@ -96,8 +96,8 @@ async fn a_backup_has_every_file_once_and_only_its_owner_may_read_it() {
     for file in files {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
-    // Configuration, store, five keys, one cat.
-    assert_eq!(manifest.files.len(), 8);
+    // Configuration, store, six keys, one cat.
+    assert_eq!(manifest.files.len(), 9);
     assert_eq!((manifest.position, manifest.store_format), (2, FORMAT));
 }
 

@@ -57,7 +57,7 @@ impl HubProcess {
             .open(self.dir.join("log"))?;
         let mut command = tramline()?;
         command.arg("serve").arg("--config").arg(self.config());
-        for door in ["https", "coap", "coaps", "admin"] {
+        for door in ["https", "coap", "coaps", "quic", "admin"] {
             command.arg("-O").arg(format!("{door}.listen=127.0.0.1:0"));
         }
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn()?;

@@ -416,14 +416,23 @@ fn lock(dir: &Path) -> Result<File, StateError> {
         .truncate(false)
         .open(&path)
         .map_err(|source| io_error(&path, source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StateError::Locked {
-            path: dir.display().to_string(),
-        }),
-        Err(TryLockError::Error(source)) => Err(io_error(&path, source)),
+    // A program that is just being started from this process holds our open files for a moment, and
+    // with them a lock that was given back.
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(source)) => return Err(io_error(&path, source)),
+        }
     }
+    Err(StateError::Locked {
+        path: dir.display().to_string(),
+    })
 }
+
+/// How often the lock is tried, and how long in between: a tenth of a second in all.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 fn read(path: &Path, text: &[u8]) -> Result<State, StateError> {
     #[derive(Deserialize)]
