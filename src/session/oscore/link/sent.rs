@@ -13,7 +13,7 @@ use super::ContextKey;
 use crate::{base::Timestamp, session::oscore::nonce::Piv, wire::coap::Kind};
 
 /// How long a message may be sent again: EXCHANGE_LIFETIME of the slowest class of links, rounded
-/// up. spec: rfc7252 §4.8.2
+/// up. spec: rfc7252 §4.8
 const KEPT: Duration = Duration::from_mins(60);
 
 /// The bytes of all that is kept. When they are used up, the oldest go; should one of those be
