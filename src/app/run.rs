@@ -31,16 +31,17 @@ use crate::{
     api::{Links, Service},
     edge::{
         self, Front,
-        coap::{Coap, Linked},
+        coap::{Coap, Exchanges, Linked},
         coaps::{self, Coaps, LinkedKeys},
         credential_file::HubFacts,
         http::{Https, WellKnown},
         linked::{Answering, Answers},
         quic::{self, HubKey, Quic},
         thin::{Books, Reach, Thin},
+        wake::{self, Wake},
         websocket::WebSockets,
     },
-    session::{coap::Timers, dtls, oscore::link::Plainly},
+    session::{coap::Timers, dtls, edhoc::StaticKey, oscore::link::Plainly},
     wire::matrix::ServerKey,
 };
 
@@ -237,7 +238,10 @@ fn open_doors(
     for (index, socket) in listeners.coap.into_iter().enumerate() {
         let mut door = coap_door(&front, config);
         // One socket has all contexts: two would use the same numbers.
-        door.linked = Some(linked.clone()).filter(|_| index == 0);
+        if index == 0 {
+            door.linked = Some(linked.clone());
+            door.exchanges = Some(exchanges(&linked.links, material)?);
+        }
         if index > 0 {
             tracing::warn!("OSCORE is served on the first address of `coap.listen` only");
         }
@@ -268,6 +272,11 @@ fn open_doors(
             Ok(())
         });
     }
+    let knocking = wake::run(knocking(&linked, config), stopping.clone());
+    doors.spawn(async move {
+        let ended = knocking.await;
+        ended.map_err(|error| Failure::failed("WAKE", error))
+    });
     let thin = (&front, &linked.links, &answers);
     open_quic(doors, listeners.quic, thin, material, config, stopping)?;
     let service = Arc::clone(&hub.hub);
@@ -343,6 +352,27 @@ fn linked(hub: &OpenHub, front: &Arc<Front>, books: &Arc<Books>) -> Linked {
     Linked { links, thin }
 }
 
+/// What knocking at sleeping devices needs.
+fn knocking(linked: &Linked, config: &Config) -> Wake {
+    Wake {
+        thin: Arc::clone(&linked.thin),
+        links: Arc::clone(&linked.links),
+        clock: Arc::new(SystemClock::new()),
+        roots: wake::native_roots(),
+        allow_private_addresses: config.wake.allow_private_addresses,
+        retries: wake::RETRIES.to_vec(),
+    }
+}
+
+/// How devices come by new keys.
+fn exchanges(links: &Arc<dyn Links>, material: &Material) -> Result<Arc<Exchanges>, Failure> {
+    let key = StaticKey::parse(material.edhoc_key.private())
+        .ok_or_else(|| Failure::usage("EDHOC_KEY", "the EDHOC key is none"))?;
+    let clock = Arc::new(SystemClock::new());
+    let exchanges = Exchanges::new(key, Arc::clone(links), clock, Box::new(clock::rng()));
+    Ok(Arc::new(exchanges))
+}
+
 fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
     Coap {
         front: Arc::clone(front),
@@ -359,6 +389,7 @@ fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
             PlainCoap::Any => Plainly::Anyone,
         },
         linked: None,
+        exchanges: None,
     }
 }
 

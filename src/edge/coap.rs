@@ -11,11 +11,7 @@
 mod asking;
 mod devices;
 pub(super) mod driver;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the driver calls it once it has OSCORE")
-)]
-pub(super) mod edhoc;
+mod edhoc;
 pub(super) mod link;
 mod observe;
 pub(super) mod profile;
@@ -28,6 +24,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::UdpSocket, sync::watch};
 
+pub use self::edhoc::Exchanges;
 use super::{front::Front, thin::Thin};
 use crate::{
     api::Links,
@@ -80,6 +77,8 @@ pub struct Coap {
     pub plainly: Plainly,
     /// The devices that are recognised by their keys; without it there are none.
     pub linked: Option<Linked>,
+    /// How they come by new keys, on the plain port; without it they do not.
+    pub exchanges: Option<Arc<Exchanges>>,
 }
 
 /// What a door needs to serve linked devices.

@@ -22,7 +22,7 @@ use tokio::{net::UdpSocket, sync::watch};
 use super::{
     coap::{
         Coap, driver,
-        link::{Arrived, Link},
+        link::{Arrived, Link, Outgoing},
         sticky::Keep,
     },
     thin::Which,
@@ -30,8 +30,12 @@ use super::{
 use crate::{
     api::{DeviceName, Door, Links},
     base::Timestamp,
-    session::dtls::{
-        CloseReason, ConfigError, ConnId, Event, Identity, PskSource, Secret, Server, ServerConfig,
+    session::{
+        dtls::{
+            CloseReason, ConfigError, ConnId, Event, Identity, PskSource, Secret, Server,
+            ServerConfig,
+        },
+        ledger::Traffic,
     },
 };
 
@@ -75,6 +79,9 @@ struct Secured {
     /// The linked devices.
     devices: BTreeMap<ConnId, Arc<DeviceName>>,
     arrived: VecDeque<Arrived<ConnId>>,
+    outbox: VecDeque<Outgoing<ConnId>>,
+    /// The datagram being read, until something of it has arrived.
+    came: Traffic,
 }
 
 impl Secured {
@@ -84,6 +91,8 @@ impl Secured {
             links,
             devices: BTreeMap::new(),
             arrived: VecDeque::new(),
+            outbox: VecDeque::new(),
+            came: Traffic::NONE,
         }
     }
 
@@ -95,6 +104,13 @@ impl Secured {
         let known = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         gauge!("tramline_dtls_connections").set(known(self.server.established()));
         gauge!("tramline_dtls_handshakes").set(known(self.server.half_open()));
+    }
+
+    /// What the server sends is this peer's.
+    fn take_out(&mut self, peer: Option<ConnId>) {
+        while let Some((to, bytes)) = self.server.poll_transmit() {
+            self.outbox.push_back(Outgoing { peer, to, bytes });
+        }
     }
 
     fn happened(&mut self, event: Event) {
@@ -117,6 +133,7 @@ impl Secured {
                 bytes,
                 path: None,
                 is_proved: true, // by the handshake's cookie, or by the newest record of all
+                came: std::mem::replace(&mut self.came, Traffic::NONE),
             }),
             Event::Moved { conn, from, to } => {
                 count("moved");
@@ -144,14 +161,18 @@ impl Link for Secured {
     };
 
     fn handle_datagram(&mut self, now: Timestamp, from: SocketAddr, datagram: &[u8]) {
+        self.came = Traffic::datagram(&from, datagram.len());
         self.server.handle_datagram(now, from, datagram);
         self.follow_up();
+        self.came = Traffic::NONE;
     }
 
     fn send(&mut self, now: Timestamp, peer: &ConnId, message: Bytes, _is_proved: bool) {
+        self.take_out(None);
         if let Err(error) = self.server.send(now, *peer, &message) {
             tracing::debug!(?peer, %error, "a message was not sent");
         }
+        self.take_out(Some(*peer));
         self.follow_up();
     }
 
@@ -164,8 +185,9 @@ impl Link for Secured {
         self.server.poll_timeout()
     }
 
-    fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
-        self.server.poll_transmit()
+    fn poll_transmit(&mut self) -> Option<Outgoing<ConnId>> {
+        self.take_out(None);
+        self.outbox.pop_front()
     }
 
     fn poll_arrived(&mut self) -> Option<Arrived<ConnId>> {

@@ -20,6 +20,7 @@ mod registration;
 mod show;
 mod store;
 mod value;
+mod wake;
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,8 @@ pub use value::{
     StoreUrl,
 };
 
+pub use wake::Wake;
+
 use self::read::Reader;
 
 /// A checked configuration.
@@ -71,6 +74,8 @@ pub struct Config {
     pub coaps: Coaps,
     /// The door for linked devices that stay connected.
     pub quic: Quic,
+    /// How sleeping devices are knocked at.
+    pub wake: Wake,
     /// The door for the operator.
     pub admin: Admin,
     /// Who may make an account.
@@ -114,6 +119,7 @@ pub fn sections() -> impl Iterator<Item = Section> {
         section("coap", Coap::ABOUT, Coap::KEYS),
         section("coaps", Coaps::ABOUT, Coaps::KEYS),
         section("quic", Quic::ABOUT, Quic::KEYS),
+        section("wake", Wake::ABOUT, Wake::KEYS),
         section("admin", Admin::ABOUT, Admin::KEYS),
         section("registration", Registration::ABOUT, Registration::KEYS),
         section("limits", Limits::ABOUT, Limits::KEYS),
@@ -183,6 +189,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
     let coap = Coap::read(reader);
     let coaps = Coaps::read(reader);
     let quic = Quic::read(reader);
+    let wake = Wake::read(reader);
     let admin = Admin::read(reader);
     let registration = Registration::read(reader);
     let limits = Limits::read(reader);
@@ -197,6 +204,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
         coap: coap?,
         coaps: coaps?,
         quic: quic?,
+        wake: wake?,
         admin: admin?,
         registration: registration?,
         limits: limits?,

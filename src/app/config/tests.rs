@@ -550,6 +550,7 @@ fn every_key_of_the_contract_is_in_the_documentations_table() {
         "quic.listen",
         "quic.key_file",
         "quic.idle",
+        "wake.allow_private_addresses",
         "admin.listen",
         "registration.token",
         "registration.shared_secret_file",

@@ -87,6 +87,23 @@ impl<T: Value> Value for Option<T> {
     }
 }
 
+impl Value for bool {
+    const KIND: &'static str = "true or false";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let flag = match raw {
+            Raw::Flag(flag) => Some(*flag),
+            Raw::Word(word) => word.trim().parse().ok(),
+            _ => None,
+        };
+        flag.ok_or_else(|| "write true or false, without quotes".to_owned())
+    }
+
+    fn json(&self) -> Json {
+        json!(self)
+    }
+}
+
 impl Value for OwnedServerName {
     const KIND: &'static str = "server name";
 

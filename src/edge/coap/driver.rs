@@ -2,6 +2,8 @@
 //! bounded task per request. What lies between socket and machine is a [`Link`]. What it does for
 //! linked devices is in `serving`.
 
+mod counting;
+mod exchanging;
 mod serving;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -13,12 +15,16 @@ use tokio::{
     task::AbortHandle,
 };
 
-use self::serving::{Serving, rung};
+use self::{
+    counting::{MATRIX, Tally, is_request},
+    serving::{Serving, rung},
+};
 use super::{
     Coap, Limits,
     asking::Asking,
     devices::Awake,
-    link::{Arrived, Had, Link},
+    edhoc::{Combining, Exchanges},
+    link::{Arrived, Had, Link, Outgoing},
     observe::{Observer, Watch},
     profile,
     sticky::Sticky,
@@ -30,7 +36,11 @@ use crate::{
         front::Front,
         thin::{Answered, News},
     },
-    session::coap::{Config, Event, ExchangeId, Machine, ObservationId, Request, Response},
+    session::{
+        coap::{Config, Event, ExchangeId, Machine, ObservationId, Request, Response},
+        ledger::Traffic,
+    },
+    wire::coap::Message,
 };
 
 /// Serves what comes through `link` until `shutdown` becomes true (or its sender is gone), then
@@ -89,6 +99,12 @@ pub(super) enum Done {
     },
     /// What the link wanted; how many revocations had been heard of when it was asked for.
     Had { had: Had, revocations: u64 },
+    /// What became of a request with message 3 in front.
+    Combined {
+        from: SocketAddr,
+        request: Box<Message>,
+        combining: Box<Combining>,
+    },
     /// An observation from before a restart.
     Restored {
         link: Box<OscoreLink>,
@@ -112,6 +128,8 @@ pub(super) struct Driver<L: Link> {
     observers: HashMap<ObservationId, (L::Peer, Observer)>,
     /// What is there for linked devices, if there may be any.
     serving: Option<Serving<L::Peer>>,
+    exchanges: Option<Arc<Exchanges>>,
+    tally: Tally<L::Peer>,
     draining: bool,
     report: mpsc::Sender<Done>,
     reports: mpsc::Receiver<Done>,
@@ -147,6 +165,8 @@ impl<L: Link> Driver<L> {
             link,
             machine: Machine::new(config, door.rng),
             front: door.front,
+            exchanges: door.exchanges,
+            tally: Tally::default(),
             clock: door.clock,
             sticky: Sticky::new(L::WORDS),
             request_places: Arc::new(Semaphore::new(door.limits.requests_max)),
@@ -202,6 +222,7 @@ impl<L: Link> Driver<L> {
     fn received(&mut self, from: SocketAddr, datagram: &[u8]) {
         count(L::DOOR, "up", datagram.len());
         let now = self.clock.now();
+        self.end_replaced(now);
         self.link.handle_datagram(now, from, datagram);
     }
 
@@ -225,8 +246,16 @@ impl<L: Link> Driver<L> {
                 let is_proved = self.machine.budget(&peer) == u64::MAX;
                 self.link.send(now, &peer, message, is_proved);
             }
-            while let Some((to, datagram)) = self.link.poll_transmit() {
+            while let Some(outgoing) = self.link.poll_transmit() {
+                let Outgoing {
+                    peer,
+                    to,
+                    bytes: datagram,
+                } = outgoing;
                 count(L::DOOR, "down", datagram.len());
+                if let Some(peer) = peer {
+                    self.went(&peer, Traffic::datagram(&to, datagram.len()));
+                }
                 if let Err(error) = self.socket.send_to(&datagram, to).await {
                     tracing::debug!(%to, %error, "sending failed"); // as if lost on the way
                 }
@@ -245,7 +274,9 @@ impl<L: Link> Driver<L> {
                 bytes,
                 path,
                 is_proved,
+                came,
             } => {
+                self.came(&peer, is_request(&bytes), came);
                 if let Some(path) = path {
                     self.machine.peer_is_at(now, &peer, path);
                 }
@@ -257,17 +288,25 @@ impl<L: Link> Driver<L> {
                 }
                 self.machine.handle_datagram(now, peer, &bytes);
             }
-            Arrived::Copy { peer, id, bytes } => {
+            Arrived::Copy {
+                peer,
+                id,
+                bytes,
+                came,
+            } => {
+                self.came(&peer, false, came);
                 if self.machine.has_seen(now, &peer, id) {
                     self.machine.handle_datagram(now, peer, &bytes);
                 }
             }
+            Arrived::Combined { from, request } => self.combined(now, from, request),
             Arrived::Gone { peer } => self.gone(now, &peer),
         }
     }
 
     fn gone(&mut self, now: Timestamp, peer: &L::Peer) {
         self.sticky.forget(peer);
+        self.tally_ends(peer);
         let of_peer = |(observer, _): &(L::Peer, Observer)| observer == peer;
         let observed = self.observers.extract_if(|_, observer| of_peer(observer));
         let mut ended: Vec<_> = observed.map(|(observation, _)| observation).collect();
@@ -332,6 +371,10 @@ impl<L: Link> Driver<L> {
         let Some(address) = self.link.address(&peer) else {
             return; // gone while its last datagram was read
         };
+        if let Some(exchanges) = self.exchanges_of(&peer, &request) {
+            let from = (peer, address);
+            return self.asked_for_exchange(exchange, from, request, exchanges, place);
+        }
         let device = self.link.device(&peer);
         if let Some(device) = device.as_ref().filter(|_| !is_of_matrix(&request)) {
             let device = Arc::clone(device);
@@ -393,6 +436,7 @@ impl<L: Link> Driver<L> {
 
     fn done(&mut self, done: Done) {
         let now = self.clock.now();
+        self.end_replaced(now);
         match done {
             Done::Answered {
                 exchange,
@@ -402,6 +446,7 @@ impl<L: Link> Driver<L> {
                 let Some(task) = self.running.remove(&exchange) else {
                     return; // cancelled while the report was under way
                 };
+                self.was(&task.peer, MATRIX);
                 let watch = watch.filter(|_| task.observation.is_some());
                 self.answered(now, exchange, &task.peer, response, watch);
             }
@@ -413,6 +458,11 @@ impl<L: Link> Driver<L> {
             } => self.told(now, exchange, *answered, awake, class),
             Done::Pushed { observation, news } => self.pushed(now, observation, news),
             Done::Had { had, revocations } => self.had(now, had, revocations),
+            Done::Combined {
+                from,
+                request,
+                combining,
+            } => self.exchanged(now, from, &request, *combining),
             Done::Restored {
                 link,
                 registration,

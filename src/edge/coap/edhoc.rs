@@ -30,14 +30,13 @@ use crate::{
     wire::coap::{Code, Message},
 };
 
-/// Where exchanges begin.
-pub(in crate::edge) const PATH: [&str; 2] = [".well-known", "edhoc"];
-
 /// The exchanges of a door with devices.
-pub(in crate::edge) struct Exchanges {
+pub struct Exchanges {
     links: Arc<dyn Links>,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    /// Devices whose contexts were replaced.
+    renewed: Mutex<Vec<DeviceName>>,
 }
 
 struct State {
@@ -79,7 +78,7 @@ impl From<Refusal> for Fault {
 
 impl Exchanges {
     /// With the hub's key.
-    pub(in crate::edge) fn new(
+    pub fn new(
         key: StaticKey,
         links: Arc<dyn Links>,
         clock: Arc<dyn Clock>,
@@ -93,10 +92,11 @@ impl Exchanges {
                 rng,
                 under_way: BTreeSet::new(),
             }),
+            renewed: Mutex::default(),
         }
     }
 
-    /// Answers a request for [`PATH`].
+    /// Answers a request for `/.well-known/edhoc`.
     ///
     /// spec: rfc9528 §A.2.1
     pub(in crate::edge) async fn answer(&self, from: IpAddr, request: &Request) -> Response {
@@ -185,8 +185,9 @@ impl Exchanges {
         let link = self.links.edhoc(kid.as_bytes()).await?;
         let (device, done) = self.verify(asked, link)?;
         self.links
-            .renew_oscore(stored(device, done.keying()))
+            .renew_oscore(stored(device.clone(), done.keying()))
             .await?;
+        self.renewed_devices().push(device);
         Ok(done)
     }
 
@@ -201,6 +202,16 @@ impl Exchanges {
         let unknown = Refused::UnknownCredential(asked.kid());
         let done = asked.verify(&mut self.state().rng, public.as_ref())?;
         Ok((link.ok_or(unknown)?.device, done))
+    }
+
+    /// The devices whose contexts were replaced since this was asked last: what they had before
+    /// must end.
+    pub(in crate::edge) fn renewed(&self) -> Vec<DeviceName> {
+        std::mem::take(&mut *self.renewed_devices())
+    }
+
+    fn renewed_devices(&self) -> MutexGuard<'_, Vec<DeviceName>> {
+        self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

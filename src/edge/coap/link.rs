@@ -11,10 +11,11 @@ use crate::{
     base::Timestamp,
     edge::thin::Which,
     session::{
-        coap::Peer,
+        coap::{Peer, Response},
+        ledger::Traffic,
         oscore::{Id, link::Want},
     },
-    wire::coap::Token,
+    wire::coap::{Message, Token},
 };
 
 /// Datagrams of a socket on one side, CoAP messages of peers on the other. Does no I/O.
@@ -47,7 +48,7 @@ pub(in crate::edge) trait Link: Send + 'static {
     }
 
     /// A datagram to send.
-    fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)>;
+    fn poll_transmit(&mut self) -> Option<Outgoing<Self::Peer>>;
 
     /// Something that came.
     fn poll_arrived(&mut self) -> Option<Arrived<Self::Peer>>;
@@ -97,6 +98,12 @@ pub(in crate::edge) trait Link: Send + 'static {
     /// An observation will not be told of anything any more.
     fn unbind(&mut self, _peer: &Self::Peer, _token: Token) {}
 
+    /// Takes in a request whose EDHOC message 3 was verified.
+    fn onward(&mut self, _now: Timestamp, _from: SocketAddr, _rest: &Message) {}
+
+    /// Answers one whose message 3 was not taken.
+    fn decline(&mut self, _now: Timestamp, _from: SocketAddr, _request: &Message, _: Response) {}
+
     /// Says farewell to every peer.
     fn close(&mut self, _now: Timestamp) {}
 }
@@ -111,11 +118,31 @@ pub(in crate::edge) enum Arrived<P> {
         path: Option<u64>,
         /// Whether the peer is known to receive where it says it is.
         is_proved: bool,
+        /// The datagram; nothing where another message has come with the same.
+        came: Traffic,
     },
     /// A message that came before, to be answered as it was then or not at all.
-    Copy { peer: P, id: u16, bytes: Bytes },
+    Copy {
+        peer: P,
+        id: u16,
+        bytes: Bytes,
+        came: Traffic,
+    },
+    /// A request with EDHOC's message 3 in front.
+    Combined {
+        from: SocketAddr,
+        request: Box<Message>,
+    },
     /// The peer will not be heard of again.
     Gone { peer: P },
+}
+
+/// A datagram to send.
+pub(in crate::edge) struct Outgoing<P> {
+    /// To whom, where that is one message's.
+    pub(in crate::edge) peer: Option<P>,
+    pub(in crate::edge) to: SocketAddr,
+    pub(in crate::edge) bytes: Bytes,
 }
 
 /// What came of a [`Want`].

@@ -1,5 +1,6 @@
 //! Over real UDP on loopback, with a hub that is not one.
 
+mod exchanging;
 mod linked;
 mod observed;
 
@@ -67,6 +68,7 @@ async fn running_with(limits: Limits) -> Running {
         limits,
         plainly: Plainly::Loopback,
         linked: None,
+        exchanges: None,
     };
     let task = tokio::spawn(serve(socket, door, stopped));
     Running {

@@ -6,18 +6,21 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    link::{Arrived, Had, Kept, Link},
+    link::{Arrived, Had, Kept, Link, Outgoing},
     sticky::Keep,
 };
 use crate::{
     api::{DeviceName, Door, OscoreLink, Registration},
     base::Timestamp,
     edge::thin::Which,
-    session::oscore::{
-        DeriveError, Id, OuterObserve, Parameters, RequestBinding, SecurityContext,
-        link::{self, ContextKey, Plainly, UdpPeer, Want},
+    session::{
+        coap::Response,
+        oscore::{
+            DeriveError, Id, OuterObserve, Parameters, RequestBinding, SecurityContext,
+            link::{self, ContextKey, Plainly, UdpPeer, Want},
+        },
     },
-    wire::coap::Token,
+    wire::coap::{Message, Token},
 };
 
 pub(super) struct Udp {
@@ -92,8 +95,10 @@ impl Link for Udp {
         self.link.send(now, peer, message, is_proved);
     }
 
-    fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
-        self.link.poll_transmit()
+    fn poll_transmit(&mut self) -> Option<Outgoing<UdpPeer>> {
+        let link::Outgoing { device, to, bytes } = self.link.poll_transmit()?;
+        let peer = device.map(UdpPeer::Device);
+        Some(Outgoing { peer, to, bytes })
     }
 
     fn poll_arrived(&mut self) -> Option<Arrived<UdpPeer>> {
@@ -103,13 +108,26 @@ impl Link for Udp {
                 bytes,
                 path,
                 is_proved,
+                came,
             } => Arrived::Message {
                 peer,
                 bytes,
                 path,
                 is_proved,
+                came,
             },
-            link::Arrived::Copy { peer, id, bytes } => Arrived::Copy { peer, id, bytes },
+            link::Arrived::Copy {
+                peer,
+                id,
+                bytes,
+                came,
+            } => Arrived::Copy {
+                peer,
+                id,
+                bytes,
+                came,
+            },
+            link::Arrived::Combined { from, request } => Arrived::Combined { from, request },
             link::Arrived::Gone { peer } => {
                 // a name stays for as long as its context could be found again under it
                 Arrived::Gone { peer }
@@ -197,6 +215,14 @@ impl Link for Udp {
 
     fn unbind(&mut self, peer: &UdpPeer, token: Token) {
         self.link.unbind(peer, token);
+    }
+
+    fn onward(&mut self, now: Timestamp, from: SocketAddr, rest: &Message) {
+        self.link.onward(now, from, rest);
+    }
+
+    fn decline(&mut self, now: Timestamp, from: SocketAddr, request: &Message, response: Response) {
+        self.link.decline(now, from, request, response);
     }
 }
 

@@ -13,9 +13,17 @@ use tokio::{process::Command, task::JoinHandle};
 
 use super::*;
 use crate::{
-    api::{Credentials, Reply},
+    api::{Credentials, Refusal, Reply, ThinReply},
     base::Clock,
-    edge::{Front, coap::Limits, fake::Fake},
+    edge::{
+        Front,
+        coap::{Limits, Linked},
+        fake::Fake,
+        thin::{
+            Books, Reach, Thin,
+            fake::{Hub, Table, device},
+        },
+    },
     session::{
         coap::{self, Config, Machine, Request, Response, Timers},
         dtls::{
@@ -85,6 +93,7 @@ async fn running() -> Running {
             limits: Limits::default(),
             plainly: Plainly::Nobody,
             linked: None,
+            exchanges: None,
         },
         dtls: ServerConfig {
             certificate: Some(in_der(&certificate)),
@@ -114,11 +123,15 @@ struct Client {
 
 impl Client {
     async fn with(door: &Running, proof: Proof) -> Self {
+        Self::to(door.address, proof).await
+    }
+
+    async fn to(server: SocketAddr, proof: Proof) -> Self {
         Self {
             socket: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
             dtls: Dtls::new(proof, base(), Wall.now()).unwrap(),
             machine: Machine::new(Config::new([7; 32]), Box::new(StdRng::seed_from_u64(2))),
-            server: door.address,
+            server,
             over: None,
         }
     }
@@ -321,6 +334,81 @@ async fn noise_and_wrong_keys_leave_the_next_client_unharmed() {
         }
     }
     assert_eq!(door.hub.count(), 1);
+}
+
+#[tokio::test]
+async fn a_device_with_its_key_is_itself_on_both_kinds_of_paths_whatever_token_it_shows() {
+    let hub = Arc::<Hub>::default();
+    let other = || Err(Refusal::forbidden("the token of another device"));
+    let records = ThinReply::Records {
+        records: Vec::new(),
+        through: None,
+        more: false,
+    };
+    let mine = ruma::api::client::account::whoami::v3::Response::new(device().user, false);
+    let answers = [
+        Ok(Reply::Thin(records)),
+        Ok(Reply::Whoami(Box::new(mine))),
+        other(),
+    ];
+    hub.answers.lock().unwrap().extend(answers);
+    let links: Arc<dyn Links> = Arc::new(Table {
+        psk: Some((NAME.to_vec(), crate::api::Secret(KEY.to_vec()))),
+        ..Table::default()
+    });
+    let front = Front::new(hub.clone());
+    let (clock, books) = (Arc::new(Wall), Books::new());
+    let thin = Thin::with_books(
+        Arc::clone(&front),
+        Arc::clone(&links),
+        clock.clone(),
+        Reach::new(),
+        Arc::clone(&books),
+    );
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    let door = Coaps {
+        coap: Coap {
+            front,
+            clock,
+            rng: Box::new(StdRng::seed_from_u64(1)),
+            timers: Timers::default(),
+            limits: Limits::default(),
+            plainly: Plainly::Nobody,
+            linked: Some(Linked {
+                links: Arc::clone(&links),
+                thin,
+            }),
+            exchanges: None,
+        },
+        dtls: ServerConfig {
+            psk: Some(Arc::new(LinkedKeys(links))),
+            ..ServerConfig::default()
+        },
+        base: base(),
+    };
+    let _task = tokio::spawn(serve(socket, door, stopped).unwrap());
+    let proof = Proof::Psk {
+        identity: Identity(NAME.to_vec()),
+        key: Secret::new(KEY),
+    };
+    let mut client = Client::to(address, proof).await;
+
+    let read = Request::new(Code::FETCH, &["BA"]).body(vec![7]);
+    assert_eq!(client.ask(read).await.code, Code::CONTENT);
+    assert_eq!(client.ask(whoami()).await.code, Code::CONTENT);
+    assert_eq!(client.ask(as_ana(whoami())).await.code, Code::FORBIDDEN);
+
+    let asked = hub.asked.lock().unwrap();
+    let credentials: Vec<_> = asked.iter().map(|(by, _)| by.credentials.clone()).collect();
+    let itself = Credentials::Device(device());
+    let shown = Credentials::DeviceAndToken(device(), "ana".to_owned());
+    assert_eq!(credentials, [itself.clone(), itself, shown]);
+    assert!(asked.iter().all(|(by, _)| by.door == Door::Coaps));
+    let told = books.json();
+    let read = &told["devices"][0]["operations"]["ThinLog"];
+    assert_eq!((&read[3], &read[4]), (&1.into(), &1.into()), "{told}");
 }
 
 /// What libcoap's client prints; nothing where it is not installed. It exits with 0 in any case.

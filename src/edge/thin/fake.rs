@@ -50,12 +50,14 @@ impl Service for Hub {
     }
 }
 
-/// Links that know link profiles and wake hooks only.
+/// Links that know link profiles, wake hooks and one key only.
 #[derive(Default)]
 pub(in crate::edge) struct Table {
     pub(in crate::edge) profile: Mutex<LinkProfile>,
     pub(in crate::edge) hooks: Mutex<Vec<(DeviceName, String)>>,
     pub(in crate::edge) told: Mutex<Vec<Arc<dyn Deliver>>>,
+    /// Identity and key of Ana's radio, if it has some.
+    pub(in crate::edge) psk: Option<(Vec<u8>, Secret)>,
 }
 
 #[async_trait]
@@ -75,8 +77,9 @@ impl Links for Table {
     async fn edhoc(&self, _: &[u8]) -> Result<Option<EdhocLink>, Refusal> {
         Ok(None)
     }
-    fn psk(&self, _: &[u8]) -> Option<(DeviceName, Secret)> {
-        None
+    fn psk(&self, identity: &[u8]) -> Option<(DeviceName, Secret)> {
+        let (name, key) = self.psk.as_ref()?;
+        (name == identity).then(|| (device(), key.clone()))
     }
     fn spki(&self, _: &[u8]) -> Option<DeviceName> {
         None

@@ -38,6 +38,9 @@ pub use refused::{PeerError, Refused};
 pub use responder::{Done, HALF_OPEN_MAX, NeedCredential, Responder};
 pub use shape::{identifier, split_identifier};
 
+/// Where exchanges begin, by the segments of the path.
+pub const PATH: [&str; 2] = [".well-known", "edhoc"];
+
 /// IANA's number of the method: static Diffie–Hellman keys at both ends.
 const METHOD: u8 = 3;
 

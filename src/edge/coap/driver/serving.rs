@@ -16,7 +16,7 @@ use crate::{
             devices::{self, Awake, Devices, Ended},
             link::{Had, Link},
         },
-        thin::{Answered, Bell, News, Rung, Thin, Which, Who},
+        thin::{Answered, Bell, News, PUSH, Rung, Thin, Which, Who},
     },
     session::{
         coap::{ExchangeId, GoneReason, ObservationId, Peer, Request, Response},
@@ -28,12 +28,12 @@ use crate::{
 /// What a door has for linked devices.
 pub(super) struct Serving<P> {
     links: Arc<dyn Links>,
-    thin: Arc<Thin>,
+    pub(super) thin: Arc<Thin>,
     pub(super) devices: Devices<P>,
     /// Places for looking for news, and for asking the table of links.
     looks: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
-    revocations: u64,
+    pub(super) revocations: u64,
     swept: Timestamp,
 }
 
@@ -206,6 +206,7 @@ impl<L: Link> Driver<L> {
         let Some(task) = self.running.remove(&exchange) else {
             return; // cancelled while the report was under way
         };
+        self.was(&task.peer, answered.operation);
         let response = answered.response;
         if let Some(class) = class.filter(|_| response.code == Code::CHANGED) {
             self.machine.set_link_class(now, &task.peer, class);
@@ -300,17 +301,22 @@ impl<L: Link> Driver<L> {
         observation: ObservationId,
         news: Option<Box<News>>,
     ) {
+        let observed = self.serving.as_ref();
+        let observed = observed.and_then(|serving| serving.devices.get(observation));
+        let Some(peer) = observed.map(|observed| observed.peer.clone()) else {
+            return; // over while it was looked for
+        };
+        if news.is_some() {
+            self.was(&peer, PUSH);
+        }
         let Some(serving) = &mut self.serving else {
             return;
-        };
-        let Some(observed) = serving.devices.get(observation) else {
-            return; // over while it was looked for
         };
         let Some(news) = news else {
             return serving.devices.pushes.nothing(now, observation);
         };
         let class = news.next.class();
-        self.machine.set_link_class(now, &observed.peer, class);
+        self.machine.set_link_class(now, &peer, class);
         serving.devices.pushed(observation, news.next, news.more);
         if let Err(error) = self.machine.notify(now, observation, news.response) {
             tracing::debug!(?observation, %error, "a notification was not sent");

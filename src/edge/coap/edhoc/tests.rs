@@ -10,7 +10,7 @@ use crate::{
     api::{Deliver, Registration},
     base::Timestamp,
     session::{
-        edhoc::{CONTENT_FORMAT_WITH_ID, Initiator, Kid, Third, combine},
+        edhoc::{CONTENT_FORMAT_WITH_ID, Initiator, Kid, PATH, Third, combine},
         oscore::SecurityContext,
     },
     wire::coap::{Kind, Options, Token, options::number},

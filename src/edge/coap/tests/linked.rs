@@ -12,21 +12,27 @@ use crate::{
         Service, ThinReply,
     },
     base::{Position, Seq},
-    edge::thin::{Reach, Thin, fake::Hub},
-    session::oscore::{Id, Parameters, RequestBinding, SecurityContext},
+    edge::thin::{Books, Reach, Thin, fake::Hub},
+    session::{
+        edhoc::StaticKey,
+        oscore::{Id, Parameters, RequestBinding, SecurityContext},
+    },
     wire::thin::{Body, Record, Shown, decode_records},
 };
 
 const SECRET: [u8; 16] = [7; 16];
 
 /// The link of one device, until it is revoked.
-struct Table {
-    link: Mutex<Option<OscoreLink>>,
+pub(super) struct Table {
+    pub(super) link: Mutex<Option<OscoreLink>>,
+    /// What the device is recognised by in EDHOC, if it is.
+    pub(super) edhoc: Mutex<Option<EdhocLink>>,
+    pub(super) hub_key: StaticKey,
     registrations: Mutex<Vec<Registration>>,
     told: Mutex<Vec<Arc<dyn Deliver>>>,
 }
 
-fn device_name() -> DeviceName {
+pub(super) fn device_name() -> DeviceName {
     DeviceName {
         user: user_id!("@ana:hub.example").to_owned(),
         device: device_id!("RADIO").to_owned(),
@@ -34,7 +40,7 @@ fn device_name() -> DeviceName {
 }
 
 impl Table {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let link = OscoreLink {
             device: device_name(),
             master_secret: Secret(SECRET.to_vec()),
@@ -47,6 +53,8 @@ impl Table {
         };
         Arc::new(Self {
             link: Mutex::new(Some(link)),
+            edhoc: Mutex::default(),
+            hub_key: StaticKey::generate(&mut StdRng::seed_from_u64(3)),
             registrations: Mutex::default(),
             told: Mutex::default(),
         })
@@ -59,11 +67,12 @@ impl Links for Table {
         let link = self.link.lock().unwrap().clone();
         Ok(link.filter(|link| link.recipient_id == id))
     }
-    async fn renew_oscore(&self, _: OscoreLink) -> Result<(), Refusal> {
-        Err(Refusal::internal())
+    async fn renew_oscore(&self, link: OscoreLink) -> Result<(), Refusal> {
+        *self.link.lock().unwrap() = Some(link);
+        Ok(())
     }
     async fn free_recipient_id(&self) -> Result<Vec<u8>, Refusal> {
-        Err(Refusal::internal())
+        Ok(b"e".to_vec())
     }
     async fn reserve(&self, _: &[u8], reserved_below: u64) -> Result<(), Refusal> {
         if let Some(link) = &mut *self.link.lock().unwrap() {
@@ -71,8 +80,9 @@ impl Links for Table {
         }
         Ok(())
     }
-    async fn edhoc(&self, _: &[u8]) -> Result<Option<EdhocLink>, Refusal> {
-        Ok(None)
+    async fn edhoc(&self, kid: &[u8]) -> Result<Option<EdhocLink>, Refusal> {
+        let link = self.edhoc.lock().unwrap().clone();
+        Ok(link.filter(|link| link.kid == kid))
     }
     fn psk(&self, _: &[u8]) -> Option<(DeviceName, Secret)> {
         None
@@ -103,14 +113,15 @@ impl Links for Table {
 }
 
 /// A door, the hub behind it and the table, which outlives both.
-struct Door {
-    hub: Arc<Hub>,
-    address: SocketAddr,
+pub(super) struct Door {
+    pub(super) hub: Arc<Hub>,
+    books: Arc<Books>,
+    pub(super) address: SocketAddr,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-async fn opened(table: &Arc<Table>, answers: Vec<Reply>) -> Door {
+pub(super) async fn opened(table: &Arc<Table>, answers: Vec<Reply>) -> Door {
     let hub = Arc::<Hub>::default();
     hub.answers
         .lock()
@@ -118,15 +129,23 @@ async fn opened(table: &Arc<Table>, answers: Vec<Reply>) -> Door {
         .extend(answers.into_iter().map(Ok));
     let front = Front::new(Arc::clone(&hub) as Arc<dyn Service>);
     let links = Arc::clone(table) as Arc<dyn Links>;
-    let thin = Thin::new(
+    let books = Books::new();
+    let thin = Thin::with_books(
         Arc::clone(&front),
         Arc::clone(&links),
         Arc::new(Wall),
         Reach::new(),
+        Arc::clone(&books),
     );
     let socket = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = socket.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
+    let exchanges = Exchanges::new(
+        table.hub_key.clone(),
+        Arc::clone(&links),
+        Arc::new(Wall),
+        Box::new(StdRng::seed_from_u64(4)),
+    );
     let door = Coap {
         front,
         clock: Arc::new(Wall),
@@ -135,10 +154,12 @@ async fn opened(table: &Arc<Table>, answers: Vec<Reply>) -> Door {
         limits: Limits::default(),
         plainly: Plainly::Nobody,
         linked: Some(Linked { links, thin }),
+        exchanges: Some(Arc::new(exchanges)),
     };
     let task = tokio::spawn(serve(socket, door, stopped));
     Door {
         hub,
+        books,
         address,
         stop,
         task,
@@ -161,14 +182,23 @@ impl Door {
     }
 }
 
-struct Device {
-    socket: UdpSocket,
-    context: SecurityContext,
-    next_id: u16,
+pub(super) struct Device {
+    pub(super) socket: UdpSocket,
+    pub(super) context: SecurityContext,
+    pub(super) next_id: u16,
+    /// The last datagram it sent.
+    last: Vec<u8>,
+    /// Bytes up and down, headers included, and datagrams.
+    traffic: [u64; 4],
+}
+
+/// The bytes of a datagram with its IP and UDP headers.
+fn on_the_wire(datagram: usize) -> u64 {
+    u64::try_from(datagram).unwrap() + 28
 }
 
 impl Device {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let id = |id: &[u8]| Id::new(id).unwrap();
         let parameters = Parameters::new(&SECRET, id(b"d"), id(b"hub"));
         let mut context = SecurityContext::new(&parameters).unwrap();
@@ -177,10 +207,12 @@ impl Device {
             socket: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
             context,
             next_id: 0,
+            last: Vec::new(),
+            traffic: [0; 4],
         }
     }
 
-    async fn sends(
+    pub(super) async fn sends(
         &mut self,
         door: &Door,
         code: Code,
@@ -198,21 +230,35 @@ impl Device {
         };
         let (outer, binding) = self.context.protect_request(&request).unwrap();
         let datagram = outer.encode().unwrap();
-        self.socket.send_to(&datagram, door.address).await.unwrap();
+        self.last = datagram;
+        self.sends_again(door).await;
         binding
     }
 
+    async fn sends_again(&mut self, door: &Door) {
+        self.socket.send_to(&self.last, door.address).await.unwrap();
+        self.went(self.last.len());
+    }
+
+    fn went(&mut self, datagram: usize) {
+        self.traffic[0] += on_the_wire(datagram);
+        self.traffic[2] += 1;
+    }
+
     /// The next message that is not Empty; acknowledged, if it wants that.
-    async fn hears(&mut self) -> Message {
+    pub(super) async fn hears(&mut self) -> Message {
         let mut buffer = vec![0; 2048];
         loop {
             let received = self.socket.recv_from(&mut buffer);
             let received = tokio::time::timeout(Duration::from_secs(20), received).await;
             let (size, from) = received.expect("something comes").unwrap();
             let message = Message::decode(&buffer[..size]).unwrap();
+            self.traffic[1] += on_the_wire(size);
+            self.traffic[3] += 1;
             if message.kind == Kind::Con {
                 let ack = Message::empty(Kind::Ack, message.id).encode().unwrap();
                 self.socket.send_to(&ack, from).await.unwrap();
+                self.went(ack.len());
             }
             if message.code != Code::EMPTY {
                 return message;
@@ -220,7 +266,7 @@ impl Device {
         }
     }
 
-    async fn reads(&mut self, binding: &mut RequestBinding) -> Message {
+    pub(super) async fn reads(&mut self, binding: &mut RequestBinding) -> Message {
         let outer = self.hears().await;
         self.context.unprotect_response(binding, &outer).unwrap()
     }
@@ -336,4 +382,38 @@ async fn a_revoked_device_is_told_nothing_more() {
     }
     let of_news = |question: &String| question.contains("from: Seq(8)");
     assert!(!door.questions().iter().any(of_news));
+}
+
+#[tokio::test]
+async fn the_ledger_has_every_datagram_of_an_exchange_sent_again_and_of_a_push() {
+    let (table, mut device) = (Table::new(), Device::new().await);
+    let door = opened(&table, vec![records(7, "first")]).await;
+    let mut binding = device.sends(&door, Code::FETCH, observing(), &[7]).await;
+    device.reads(&mut binding).await;
+    device.sends_again(&door).await;
+    device.hears().await; // the same answer again
+    let asked = device.traffic;
+    let answers = &door.hub.answers;
+    answers.lock().unwrap().push_back(Ok(records(8, "second")));
+    let ana = user_id!("@ana:hub.example");
+    let bell = Arc::clone(&table.told.lock().unwrap()[0]);
+    bell.news(Position(1), &mut [ana].into_iter());
+    device.reads(&mut binding).await;
+    let pushed: Vec<_> = device
+        .traffic
+        .iter()
+        .zip(asked)
+        .map(|(now, then)| now - then)
+        .collect();
+    // Whatever it says, the acknowledgement came before it.
+    device.sends(&door, Code::GET, Options::new(), &[]).await;
+    device.hears().await;
+
+    let told = door.books.json();
+    let operations = &told["devices"][0]["operations"];
+    let figures = |[up, down, sent, received]: [u64; 4]| json!([1, up, down, sent, received]);
+    assert_eq!(operations["ThinLog"], figures(asked), "{operations}");
+    let pushed: [u64; 4] = pushed.try_into().unwrap();
+    assert_eq!(operations["Push"], figures(pushed), "{operations}");
+    assert_eq!(operations[""][5], json!(1), "one wake-up");
 }

@@ -9,11 +9,15 @@
 //! Contexts are fetched and numbers reserved by the caller, when [`Link::poll_want`] says so. What
 //! needs them waits here, for a while.
 
+mod combined;
+mod contexts;
 mod device;
 mod held;
+mod refusing;
 mod sent;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,103 +27,27 @@ use std::{
 
 use bytes::Bytes;
 
+pub use self::types::{Arrived, ContextKey, Outgoing, Plainly, UdpPeer, Want};
 use self::{
+    combined::{EXCHANGE_BURST, EXCHANGE_INTERVAL, is_combined, is_of_exchange},
     device::{AMPLIFICATION_MAX, Device},
     held::Held,
+    refusing::{REFUSAL_BURST, REFUSAL_INTERVAL, Refusal},
     sent::Sent,
 };
 use super::{
-    ContextId, Contexts, Freshness, Id, Lookup, PivUse, ProtectError, RESERVE_HUB, Refused,
-    RequestBinding, SecurityContext, SequenceError, Unprotected, addressee,
+    ContextId, Contexts, Freshness, Id, Lookup, PivUse, ProtectError, Refused, RequestBinding,
+    SecurityContext, SequenceError, Unprotected, addressee,
 };
 use crate::{
     base::Timestamp,
     session::{
         coap::echo::EchoKey,
         dtls::rates::{Prefix, Rates},
+        ledger::Traffic,
     },
-    wire::coap::{Code, Kind, Message, Options, Token, options::number},
+    wire::coap::{Code, Kind, Message, Token, options::number},
 };
-
-/// Whoever is at the other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum UdpPeer {
-    /// Somebody at an address.
-    Plain(SocketAddr),
-    /// A device, wherever it is.
-    Device(ContextKey),
-}
-
-/// A context as long as it is not revoked: one made later with the same id is another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContextKey {
-    kid: Id,
-    life: u32,
-}
-
-impl ContextKey {
-    /// The id that the device's requests say.
-    pub const fn kid(&self) -> Id {
-        self.kid
-    }
-}
-
-/// Who may speak without protection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Plainly {
-    /// Nobody.
-    Nobody,
-    /// Programs on this machine.
-    #[default]
-    Loopback,
-    /// Anyone.
-    Anyone,
-}
-
-/// What came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Arrived {
-    /// A CoAP message, if its bytes are one.
-    Message {
-        /// From whom.
-        peer: UdpPeer,
-        /// The message, without protection.
-        bytes: Bytes,
-        /// Set in the newest message of a device: where it is now.
-        path: Option<u64>,
-        /// Whether the peer is known to receive where it is.
-        is_proved: bool,
-    },
-    /// A device's request that came before. If the machine has seen its id it may have it again;
-    /// what it sends at once goes where this came from.
-    Copy {
-        /// From whom.
-        peer: UdpPeer,
-        /// Its message id.
-        id: u16,
-        /// The message, without protection.
-        bytes: Bytes,
-    },
-    /// The device will not be heard of again under this name.
-    Gone {
-        /// Which.
-        peer: UdpPeer,
-    },
-}
-
-/// What the caller is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Look for the context of this id, then call `found`, `absent` or `failed`.
-    Context(Id),
-    /// Store that numbers below may have been used, then call `reserved` or `failed`.
-    Reserve {
-        /// Whose.
-        kid: Id,
-        /// Numbers below this one.
-        below: u64,
-    },
-}
 
 /// All devices and strangers at one socket.
 pub struct Link {
@@ -134,10 +62,11 @@ pub struct Link {
     sent: Sent,
     fetches: Rates,
     refusals: Rates,
+    exchanges: Rates,
     /// Where the answer to the copy that was given out last goes.
     copy: Option<CopyFrom>,
     arrived: VecDeque<(Arrived, Option<CopyFrom>)>,
-    outbox: VecDeque<(SocketAddr, Bytes)>,
+    outbox: VecDeque<Outgoing>,
     wants: VecDeque<Want>,
 }
 
@@ -173,6 +102,7 @@ impl Link {
             sent: Sent::default(),
             fetches: Rates::new(FETCH_INTERVAL, FETCH_BURST),
             refusals: Rates::new(REFUSAL_INTERVAL, REFUSAL_BURST),
+            exchanges: Rates::new(EXCHANGE_INTERVAL, EXCHANGE_BURST),
             copy: None,
             arrived: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -194,12 +124,18 @@ impl Link {
         match (message.kind, message.code) {
             (Kind::Ack | Kind::Rst, Code::EMPTY) => self.offer(from, datagram, message.id),
             (Kind::Con | Kind::Non, code) if code.is_request() => {
-                if message.options.has(number::OSCORE) {
+                if is_combined(&message) {
+                    if self.may_combine(now, from) {
+                        let request = Box::new(message);
+                        let arrived = Arrived::Combined { from, request };
+                        self.arrived.push_back((arrived, None));
+                    }
+                } else if message.options.has(number::OSCORE) {
                     self.protected(came, datagram);
-                } else if self.may_speak_plainly(from) {
+                } else if self.may_speak_plainly(from) || is_of_exchange(&message) {
                     self.plain(from, datagram);
                 } else {
-                    self.refuse(came, Code::UNAUTHORIZED, Options::new(), "OSCORE needed");
+                    self.refuse(came, Refusal::new(Code::UNAUTHORIZED, "OSCORE needed"));
                 }
             }
             _ => self.plain(from, datagram),
@@ -227,12 +163,14 @@ impl Link {
             bytes: Bytes::copy_from_slice(datagram),
             path: None,
             is_proved: from.ip().is_loopback(), // nobody far away can send from there
+            came: Traffic::datagram(&from, datagram.len()),
         };
         self.arrived.push_back((arrived, None));
     }
 
     /// An Empty message acknowledges or resets the message of anyone at its address.
     fn offer(&mut self, from: SocketAddr, datagram: &[u8], id: u16) {
+        let mut came = Traffic::datagram(&from, datagram.len());
         for kid in self.neighbours.get(&from).into_iter().flatten() {
             let Some(device) = self.devices.get(kid) else {
                 continue;
@@ -244,6 +182,7 @@ impl Link {
                 bytes: Bytes::copy_from_slice(datagram),
                 path: None,
                 is_proved: false,
+                came: std::mem::replace(&mut came, Traffic::NONE),
             };
             self.arrived.push_back((arrived, None));
         }
@@ -335,6 +274,7 @@ impl Link {
             bytes: bytes.into(),
             path,
             is_proved: moves && is_proved,
+            came: Traffic::datagram(&came.from, came.bytes),
         };
         self.arrived.push_back((arrived, None));
     }
@@ -359,6 +299,7 @@ impl Link {
             peer: UdpPeer::Device(key),
             id,
             bytes: bytes.into(),
+            came: Traffic::datagram(&came.from, came.bytes),
         };
         self.arrived.push_back((arrived, Some(copy)));
     }
@@ -393,83 +334,13 @@ impl Link {
     }
 }
 
-/// Refusing.
-impl Link {
-    /// The request may be a replay: asks its sender to show that it is not, and to receive there.
-    ///
-    /// spec: rfc8613 §B.1.2
-    fn challenge(&mut self, came: Came<'_>, kid: Id, mut unprotected: Unprotected) {
-        let (Some(context), Some(device)) =
-            (context_of(&mut self.contexts, kid), self.devices.get(&kid))
-        else {
-            return;
-        };
-        if !self.refusals.allow(came.now, Prefix::of(&came.from)) {
-            return;
-        }
-        let about = (kid, context.incarnation(), came.from);
-        let value = self.echo.challenge(came.now, &about);
-        let options = Options::new().with(number::ECHO, value);
-        let inner = answer_to(came.message, Code::UNAUTHORIZED, options, "");
-        let Ok(inner_bytes) = inner.encode() else {
-            return;
-        };
-        let (key, piv) = (device.key(kid), unprotected.binding.piv());
-        self.sent.asked(key, came.message.id, piv);
-        let outer = match self.sent.again(key, inner.kind, inner.id, &inner_bytes) {
-            Some(outer) => outer,
-            None => {
-                let protected =
-                    context.protect_response(&mut unprotected.binding, &inner, PivUse::Own);
-                let Some(outer) = protected.ok().and_then(|outer| outer.encode().ok()) else {
-                    return self.reserve(kid);
-                };
-                let outer = Bytes::from(outer);
-                let name = (key, inner.kind, inner.id);
-                self.sent
-                    .keep(came.now, name, piv, &inner_bytes, outer.clone());
-                self.reserve(kid);
-                outer
-            }
-        };
-        if outer.len() <= came.bytes.saturating_mul(AMPLIFICATION_MAX) {
-            self.outbox.push_back((came.from, outer));
-        }
-    }
-
-    fn refused(&mut self, came: Came<'_>, refused: &Refused) {
-        self.refuse(
-            came,
-            refused.code(),
-            refused.options(),
-            refused.diagnostic(),
-        );
-    }
-
-    /// Answers without protection: never more than came, and not too often.
-    fn refuse(&mut self, came: Came<'_>, code: Code, options: Options, text: &str) {
-        if !self.refusals.allow(came.now, Prefix::of(&came.from)) {
-            return;
-        }
-        let answers = [
-            answer_to(came.message, code, options.clone(), text),
-            answer_to(came.message, code, options, ""),
-            answer_to(came.message, code, Options::new(), ""),
-        ];
-        let mut encoded = answers.iter().filter_map(|answer| answer.encode().ok());
-        if let Some(answer) = encoded.find(|answer| answer.len() <= came.bytes) {
-            self.outbox.push_back((came.from, answer.into()));
-        }
-    }
-}
-
 /// Out.
 impl Link {
     /// Protects and sends a message; one that cannot be sent is as if lost on the way. To an
     /// address that is not proved go at most three times the bytes that came from there.
     pub fn send(&mut self, now: Timestamp, peer: &UdpPeer, message: Bytes, is_proved: bool) {
         let key = match peer {
-            UdpPeer::Plain(address) => return self.outbox.push_back((*address, message)),
+            UdpPeer::Plain(address) => return self.goes(None, *address, message),
             UdpPeer::Device(key) => *key,
         };
         let Ok(inner) = Message::decode(&message) else {
@@ -483,19 +354,23 @@ impl Link {
             .filter(|copy| copy.key == key && copy.id == inner.id);
         if let Some(copy) = copy.filter(|_| inner.kind == Kind::Ack) {
             if outer.len() <= copy.bytes_max {
-                self.outbox.push_back((copy.address, outer));
+                self.goes(Some(key), copy.address, outer);
             }
         } else if let Some(device) = self.devices.get_mut(&key.kid)
             && let Some(address) = device.address
             && device.may_send(outer.len(), is_proved)
         {
-            self.outbox.push_back((address, outer));
+            self.goes(Some(key), address, outer);
         }
     }
 
     /// A datagram to send.
-    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
+    pub fn poll_transmit(&mut self) -> Option<Outgoing> {
         self.outbox.pop_front()
+    }
+
+    fn goes(&mut self, device: Option<ContextKey>, to: SocketAddr, bytes: Bytes) {
+        self.outbox.push_back(Outgoing { device, to, bytes });
     }
 
     fn outer(
@@ -543,120 +418,6 @@ impl Link {
                 None
             }
             Err(_) => None, // no message of ours is like that, and no number is left when all are used
-        }
-    }
-}
-
-/// Contexts and numbers.
-impl Link {
-    /// What is to be done.
-    pub fn poll_want(&mut self) -> Option<Want> {
-        self.wants.pop_front()
-    }
-
-    /// Asks for numbers, if there are few.
-    fn reserve(&mut self, kid: Id) {
-        let (Some(context), Some(device)) = (
-            context_of(&mut self.contexts, kid),
-            self.devices.get_mut(&kid),
-        ) else {
-            return;
-        };
-        if !device.is_reserving
-            && let Some(below) = context.reserve_wanted(RESERVE_HUB)
-        {
-            device.is_reserving = true;
-            self.wants.push_back(Want::Reserve { kid, below });
-        }
-    }
-
-    /// The context that was wanted. One that is here already is left as it is.
-    pub fn found(&mut self, now: Timestamp, context: SecurityContext) -> ContextKey {
-        let kid = context.id().kid;
-        self.held.note_present(kid);
-        let life = self.life;
-        let device = self.devices.entry(kid).or_insert_with(|| Device::new(life));
-        let key = device.key(kid);
-        if context_of(&mut self.contexts, kid).is_none() {
-            let waited = device.waited();
-            if let Some(gone) = self.contexts.insert(context) {
-                self.put_away(gone.id().kid);
-            }
-            self.go_on(now, kid, waited);
-        }
-        key
-    }
-
-    /// There is no such context.
-    pub fn absent(&mut self, now: Timestamp, kid: Id) {
-        self.held.note_absent(now, kid);
-        self.forget(kid);
-        self.release(now, kid);
-    }
-
-    /// Numbers below may be used.
-    pub fn reserved(&mut self, now: Timestamp, kid: Id, below: u64) {
-        let (Some(context), Some(device)) = (
-            context_of(&mut self.contexts, kid),
-            self.devices.get_mut(&kid),
-        ) else {
-            return;
-        };
-        device.is_reserving = false;
-        context.reserved(below);
-        let waited = device.waited();
-        self.go_on(now, kid, waited);
-    }
-
-    /// It could not be found out, or not be stored: what waits is dropped and comes again.
-    pub fn failed(&mut self, now: Timestamp, kid: Id) {
-        self.held.release(now, kid);
-        if let Some(device) = self.devices.get_mut(&kid) {
-            device.is_reserving = false;
-            device.waited();
-        }
-    }
-
-    /// The context is revoked: nothing of it is left.
-    pub fn forget(&mut self, kid: Id) {
-        self.life = self.life.wrapping_add(1);
-        if let Some(id) = context_of(&mut self.contexts, kid).map(|context| context.id()) {
-            self.contexts.remove(&id);
-        }
-        if let Some(device) = self.devices.remove(&kid) {
-            self.leave(kid, device.address);
-            let peer = UdpPeer::Device(device.key(kid));
-            self.arrived.push_back((Arrived::Gone { peer }, None));
-        }
-    }
-
-    fn go_on(&mut self, now: Timestamp, kid: Id, waited: Vec<(Bytes, bool)>) {
-        let peer = self.devices.get(&kid).map(|device| device.key(kid));
-        for (message, is_proved) in waited {
-            if let Some(key) = peer {
-                self.send(now, &UdpPeer::Device(key), message, is_proved);
-            }
-        }
-        self.release(now, kid);
-    }
-
-    fn release(&mut self, now: Timestamp, kid: Id) {
-        for request in self.held.release(now, kid) {
-            self.handle_datagram(now, request.from, &request.datagram);
-        }
-    }
-
-    /// A context fell out. Its device goes with it, unless more is to be sent to it.
-    fn put_away(&mut self, kid: Id) {
-        if let Some(device) = self.devices.get_mut(&kid) {
-            device.is_reserving = false;
-            if device.is_idle() {
-                let peer = UdpPeer::Device(device.key(kid));
-                let address = device.address;
-                self.devices.remove(&kid);
-                self.leave(kid, address);
-                self.arrived.push_back((Arrived::Gone { peer }, None));
-            }
         }
     }
 }
@@ -744,29 +505,6 @@ fn context_of(contexts: &mut Contexts, kid: Id) -> Option<&mut SecurityContext> 
     }
 }
 
-/// An answer to a request as it came: in its acknowledgement, or as unconfirmed as it was.
-fn answer_to(request: &Message, code: Code, options: Options, text: &str) -> Message {
-    let kind = if request.kind == Kind::Con {
-        Kind::Ack
-    } else {
-        Kind::Non
-    };
-    Message {
-        kind,
-        code,
-        // The id of an unconfirmed answer is of our numbers. This end has used any of them lately
-        // with little probability, and none for this.
-        id: if kind == Kind::Ack {
-            request.id
-        } else {
-            !request.id
-        },
-        token: request.token,
-        options,
-        payload: text.into(),
-    }
-}
-
 /// How many devices share an address at most, to be asked whose an acknowledgement is. A device
 /// more pushes out the first, whose acknowledgements are then in vain until it is heard of again.
 const NEIGHBOURS_MAX: usize = 16;
@@ -774,7 +512,3 @@ const NEIGHBOURS_MAX: usize = 16;
 /// How often the addresses of a prefix may make us look for a context.
 const FETCH_INTERVAL: Duration = Duration::from_millis(5);
 const FETCH_BURST: u32 = 1024; // devices behind one network after a restart
-
-/// How often the addresses of a prefix are told without protection, or asked for an Echo.
-const REFUSAL_INTERVAL: Duration = Duration::from_millis(10);
-const REFUSAL_BURST: u32 = 512;

@@ -1,6 +1,7 @@
 //! The link and a machine above it on one side, a device made of the same parts on the other.
 
 use super::*;
+use crate::{session::oscore::RESERVE_HUB, wire::coap::Options};
 use crate::{
     session::{
         coap::{Config, Event, ExchangeId, Machine, ObservationId, Request, Response},
@@ -118,7 +119,7 @@ impl Hub {
                 self.link.send(self.now, &peer, message, is_proved);
             }
             while let Some(sent) = self.link.poll_transmit() {
-                self.sent.push(sent);
+                self.sent.push((sent.to, sent.bytes));
             }
             while let Some(event) = self.machine.poll_event() {
                 self.events.push(event);
@@ -137,6 +138,7 @@ impl Hub {
                 bytes,
                 path,
                 is_proved,
+                ..
             } => {
                 if let Some(path) = path {
                     self.machine.peer_is_at(now, &peer, path);
@@ -146,12 +148,14 @@ impl Hub {
                 }
                 self.machine.handle_datagram(now, peer, &bytes);
             }
-            Arrived::Copy { peer, id, bytes } => {
+            Arrived::Copy {
+                peer, id, bytes, ..
+            } => {
                 if self.machine.has_seen(now, &peer, id) {
                     self.machine.handle_datagram(now, peer, &bytes);
                 }
             }
-            Arrived::Gone { .. } => {}
+            Arrived::Combined { .. } | Arrived::Gone { .. } => {}
         }
     }
 
