@@ -57,7 +57,7 @@ impl HubProcess {
             .open(self.dir.join("log"))?;
         let mut command = tramline()?;
         command.arg("serve").arg("--config").arg(self.config());
-        for door in ["https", "coap", "coaps", "admin"] {
+        for door in ["https", "coap", "coaps", "quic", "admin"] {
             command.arg("-O").arg(format!("{door}.listen=127.0.0.1:0"));
         }
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn()?;
@@ -68,6 +68,13 @@ impl HubProcess {
         ensure!(!line.is_empty(), "the hub did not start: {}", self.log());
         self.ready = serde_json::from_str(&line).context("the ready line")?;
         Ok(())
+    }
+
+    /// `tramline link`.
+    pub(super) fn link(&self, user: &str, device: &str, out: &Path) -> anyhow::Result<()> {
+        let mut command = tramline()?;
+        command.args(["link", user, "--device", device, "--config"]);
+        run(command.arg(self.config()).arg("--out").arg(out))
     }
 
     /// The ready line.
