@@ -5,7 +5,7 @@
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     backup, check,
@@ -224,7 +224,7 @@ pub struct LinkArgs {
 }
 
 /// A program that can be a linked device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ForClient {
     /// `aiocoap-client`, over OSCORE.
     Aiocoap,
@@ -455,9 +455,66 @@ pub enum ClientVerb {
     /// What a linked device has spent, day by day: bytes with headers, datagrams, wake-ups
     #[command(after_help = "Example:\n  tramline client --credentials k1.json ledger")]
     Ledger,
+    /// Tell the hub what a linked device's link is like: how patiently to send, how much at once
+    #[command(
+        after_help = "Example:\n  tramline client --credentials phone.json link-class radio-300 --daily-kilobytes 200"
+    )]
+    LinkClass {
+        /// The kind of link; timers, block sizes and how long to gather records follow from it
+        class: LinkClass,
+        /// Kilobytes a day, headers included; near it the hub leaves out receipts and typing, then
+        /// profiles, then reactions, never messages. 0 for no limit
+        #[arg(long, value_name = "KB", default_value_t = 0)]
+        daily_kilobytes: u64,
+    },
     /// End the session on the hub and take the access token out of the credential file
     #[command(after_help = "Example:\n  tramline client --credentials ana.json logout")]
     Logout,
+}
+
+/// The classes of links. spec: thin-profile §11
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LinkClass {
+    /// Not said
+    Unknown,
+    /// Radio up to 300 bit/s
+    #[value(name = "radio-300")]
+    Radio300,
+    /// Radio up to 2,400 bit/s
+    #[value(name = "radio-2400")]
+    Radio2400,
+    /// Satellite, narrow
+    Satellite,
+    /// NB-IoT or LTE-M
+    NbIot,
+    /// GPRS or EDGE
+    Gprs,
+    /// 3G, LTE or Wi-Fi
+    Broadband,
+}
+
+impl LinkClass {
+    /// Its number on the wire.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Unknown => 0,
+            Self::Radio300 => 1,
+            Self::Radio2400 => 2,
+            Self::Satellite => 3,
+            Self::NbIot => 4,
+            Self::Gprs => 5,
+            Self::Broadband => 6,
+        }
+    }
+
+    /// Its name on the command line; that of another program's class is its number.
+    pub fn name_of(number: u8) -> String {
+        let named = Self::value_variants()
+            .iter()
+            .find(|class| class.number() == number)
+            .and_then(ValueEnum::to_possible_value);
+        named.map_or_else(|| number.to_string(), |value| value.get_name().to_owned())
+    }
 }
 
 /// The door that a `--login` URL names.
@@ -704,6 +761,7 @@ mod tests {
             "tramline client --login https://127.0.0.1:8448 ana --ca ca.pem rooms",
             "tramline client --login coap://127.0.0.1:5683 ana send !room hello",
             "tramline client --credentials ana.json sync --timeout 30 --json",
+            "tramline client --credentials phone.json link-class nb-iot --daily-kilobytes 50",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }

@@ -18,6 +18,7 @@ mod lab;
 mod links;
 mod oracle;
 mod peers;
+mod thin_client;
 mod verbs;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         lab::trials(),
         links::trials(),
         oracle::trials(),
+        thin_client::trials(),
         verbs::trials(),
     ]
     .into_iter()

@@ -70,6 +70,13 @@ impl HubProcess {
         Ok(())
     }
 
+    /// `tramline link`.
+    pub(super) fn link(&self, user: &str, device: &str, out: &Path) -> anyhow::Result<()> {
+        let mut command = tramline()?;
+        command.args(["link", user, "--device", device, "--config"]);
+        run(command.arg(self.config()).arg("--out").arg(out))
+    }
+
     /// The ready line.
     pub(super) fn ready(&self) -> &Value {
         &self.ready

@@ -2,7 +2,8 @@
 //!
 //! A hub runs as its own process in a temporary directory, so that it can really be killed. One
 //! user speaks CoAP/CBOR, the other HTTPS/JSON; two more do the same with the doors swapped, so
-//! that each operation has its price over both. What is printed is what was checked.
+//! that each operation has its price over both. A linked device talks over OSCORE with what the
+//! thin profile has, before the hub is killed and after. What is printed is what was checked.
 #![expect(
     clippy::indexing_slicing,
     reason = "indexing a JSON value gives null where there is nothing"
@@ -10,6 +11,7 @@
 
 mod checks;
 mod child;
+mod phone;
 
 use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
 
@@ -17,7 +19,7 @@ use anyhow::{Context as _, bail, ensure};
 use ruma::{OwnedEventId, OwnedRoomId};
 use serde_json::{Value, json};
 
-use self::child::HubProcess;
+use self::{child::HubProcess, phone::Phone};
 use crate::{
     app::clock::world,
     client::{Call, Client, ClientError, Cost, Target},
@@ -46,15 +48,22 @@ pub async fn run(out: &mut dyn Write, json: bool) -> anyhow::Result<()> {
     let mut dee = User::log_in(&hub, "dee", "coap").await?;
     demo.say("the same with the doors swapped: cy is in over HTTPS/JSON, dee over CoAP/CBOR")?;
     demo.talk(&mut cy, &mut dee).await?;
+    demo.say("ana links a phone: OSCORE over UDP, no token and no handshake; bob stays on HTTPS")?;
+    let mut phone = Phone::link(&hub, dir.path(), "ana")?;
+    demo.talk_thin(&phone, &mut bob, &room, 1).await?;
     let acked = demo
         .kill_mid_stream(&mut hub, &mut ana, &mut bob, &room)
         .await?;
     demo.check_history(&mut ana, &room, &acked).await?;
     demo.check_history(&mut bob, &room, &acked).await?;
+    demo.say("the phone goes on with the keys it has: nothing is linked or agreed again")?;
+    phone.meet(&hub)?;
+    demo.talk_thin(&phone, &mut bob, &room, 2).await?;
 
     hub.stop()?;
     demo.show_log(dir.path(), &room, &acked).await?;
     demo.show_bytes(&[ana, bob, cy, dee])?;
+    demo.show_ledger(&phone).await?;
     demo.say("all of it held")
 }
 

@@ -28,6 +28,7 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
         | ClientVerb::Sync { .. }
         | ClientVerb::Status
         | ClientVerb::Ledger
+        | ClientVerb::LinkClass { .. }
         | ClientVerb::Approve { .. }
         | ClientVerb::Link { .. }
         | ClientVerb::Logout => Ok(()),

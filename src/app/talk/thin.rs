@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::Said;
 use crate::{
     app::{
-        cli::ClientVerb,
+        cli::{ClientVerb, LinkClass},
         clock::SystemClock,
         failure::Failure,
         output::{self, Format, visible},
@@ -16,12 +16,16 @@ use crate::{
     base::{Clock as _, Timestamp},
     client::{
         ClientError, Credentials,
-        thin::{Answer, Ask, Event, StateError, ThinDoor, ThinError, door::aliases_of},
+        thin::{
+            Answer, Ask, Event, StateError, ThinDoor, ThinError, agree::AgreeError,
+            door::aliases_of,
+        },
     },
     wire::{
         cbor,
         thin::{
-            Alias, Body, FIXED_EVENT_TYPES, Membership, NameKind, Record, Shown, deflate::inflate,
+            Alias, Body, FIXED_EVENT_TYPES, LinkProfile, Membership, NameKind, Record, Shown,
+            deflate::inflate,
         },
     },
 };
@@ -64,6 +68,10 @@ pub(super) async fn verb(
             Said::Lines
         }
         ClientVerb::Status => status(door, me).await?,
+        ClientVerb::LinkClass {
+            class,
+            daily_kilobytes,
+        } => link_class(door, *class, *daily_kilobytes).await?,
         _ => return Ok(None),
     }))
 }
@@ -214,7 +222,7 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
         format!("device: {}", visible(&me.device_id)),
         format!("door: oscore, {}", door.address()),
         format!("hub's time: {}", Timestamp(hello.time_ms).rfc3339()),
-        format!("link class: {}", state.link().class),
+        format!("link class: {}", LinkClass::name_of(state.link().class)),
         nat.map_or_else(
             || "NAT timer: not measured yet".to_owned(),
             |nat| format!("NAT timer: {nat} s"),
@@ -229,8 +237,29 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
         text.join("\n"),
         json!({"user_id": me.user_id, "device_id": me.device_id, "door": "oscore",
             "address": door.address().to_string(), "hub_time_ms": hello.time_ms,
-            "link_class": state.link().class, "nat_timer_s": nat, "waiting": door.waiting(),
+            "link_class": LinkClass::name_of(state.link().class), "nat_timer_s": nat, "waiting": door.waiting(),
             "bytes_up": spent.up, "bytes_down": spent.down}),
+    ))
+}
+
+async fn link_class(
+    door: &mut ThinDoor,
+    class: LinkClass,
+    daily_kilobytes: u64,
+) -> Result<Said, Failure> {
+    let link = LinkProfile {
+        class: class.number(),
+        daily_kilobytes,
+    };
+    door.set_link(link).await.map_err(wrong)?;
+    let name = LinkClass::name_of(link.class);
+    let limit = match daily_kilobytes {
+        0 => "no daily limit".to_owned(),
+        kilobytes => format!("{kilobytes} kB a day"),
+    };
+    Ok(Said::one(
+        format!("link class: {name}, {limit}"),
+        json!({"link_class": name, "daily_kilobytes": daily_kilobytes}),
     ))
 }
 
@@ -488,12 +517,15 @@ pub(super) fn failed(error: &ThinError) -> Failure {
         ThinError::Ask(crate::client::thin::AskError::Refused { errcode, text, .. }) => {
             return Failure::failed(errcode, text);
         }
-        ThinError::Unreachable { .. } | ThinError::Ask(_) => "UNREACHABLE",
+        ThinError::Unreachable { .. }
+        | ThinError::Ask(_)
+        | ThinError::Agree(AgreeError::Unanswered(_)) => "UNREACHABLE",
+        ThinError::Restored => "RESTORED",
         ThinError::State(StateError::Locked { .. }) => "IN_USE",
         ThinError::State(StateError::Gone { .. } | StateError::OtherLink { .. }) => "STATE_GONE",
         ThinError::State(StateError::Full { .. }) => "FULL",
         ThinError::State(_) => "STATE",
-        ThinError::Stranger { .. } | ThinError::Exhausted => "CONTEXT",
+        ThinError::Stranger { .. } | ThinError::Exhausted | ThinError::Agree(_) => "CONTEXT",
         ThinError::NoDoor => return Failure::usage("CREDENTIALS", error),
         ThinError::OtherAnswer => "BAD_ANSWER",
     };

@@ -116,9 +116,9 @@ pub(super) async fn verb(
             once(client, wish, format).await
         }
         ClientVerb::Status => status(client, me).await,
-        ClientVerb::Ledger => Err(Failure::usage(
+        ClientVerb::Ledger | ClientVerb::LinkClass { .. } => Err(Failure::usage(
             "CLIENT_VERB",
-            "the ledger is a linked device's: give --credentials of one",
+            "this is for linked devices: give --credentials of one (see `tramline link --help`)",
         )),
         ClientVerb::Approve { device } => link::approve(client, &device).await,
         ClientVerb::Link { .. } | ClientVerb::Logout => {

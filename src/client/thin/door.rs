@@ -1,6 +1,8 @@
 //! A linked device on a UDP socket, with its files: what the machine wants stored is stored before
 //! it goes on, and every datagram is counted.
 
+mod renewing;
+
 use std::{
     collections::VecDeque,
     net::{SocketAddr, ToSocketAddrs as _},
@@ -12,18 +14,21 @@ use std::{
 use thiserror::Error;
 use tokio::{net::UdpSocket, time::timeout};
 
+use self::renewing::Trial;
 use super::{
+    agree::{AgreeError, DeviceIdentity},
     ask::{Answer, Ask, AskError},
     book::{Book, BookFile, Line, Way},
     machine::{Conduct, Event, Follow, OpId, ThinMachine},
     places::Places,
     queue::{Queue, Queued},
+    secure::operation_of,
     state::{State, StateDir, StateError},
 };
 use crate::{
     base::{Clock, Timestamp},
     client::{Credentials, World},
-    session::oscore::Hint,
+    session::oscore::{Hint, SecurityContext},
     wire::thin::{Alias, Body, Draft, LinkProfile, NameKind, Record, Shown},
 };
 
@@ -73,6 +78,14 @@ pub enum ThinError {
     /// All numbers of the context are used.
     #[error("all numbers of this context are used; link the device anew")]
     Exhausted,
+    /// No fresh context could be agreed.
+    #[error(
+        "the hub does not take this device's context any more, and no fresh one could be agreed: {0}"
+    )]
+    Agree(#[from] AgreeError),
+    /// What was asked speaks of what is void.
+    #[error("the hub was restored from a backup; a fresh context is agreed, ask again")]
+    Restored,
     /// Another kind of answer than that question has.
     #[error("the hub's answer is not what this question is answered with")]
     OtherAnswer,
@@ -82,7 +95,7 @@ impl ThinError {
     /// Whether it may work later, as it is.
     pub const fn is_temporary(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::Restored => true,
             Self::Ask(error) => error.is_temporary(),
             _ => false,
         }
@@ -114,6 +127,15 @@ pub struct ThinDoor {
     saved: Timestamp,
     /// What happened while something else was waited for.
     backlog: VecDeque<Event>,
+    /// The ledger's lines of what is being asked: on the wire, and for the caller.
+    asking: Option<(&'static str, String)>,
+    world: World,
+    /// With which a fresh context is agreed; none in files of other programs.
+    identity: Option<DeviceIdentity>,
+    /// A context that was agreed and has not shown yet that it works.
+    trial: Option<Trial>,
+    /// When a context was last agreed in this run.
+    renewed_at: Option<Timestamp>,
 }
 
 impl ThinDoor {
@@ -123,7 +145,15 @@ impl ThinDoor {
         credentials: &Credentials,
         world: &World,
     ) -> Result<Self, ThinError> {
-        let state = StateDir::open(file, credentials)?;
+        let identity = DeviceIdentity::of(credentials)?;
+        let now = world.clock.now();
+        let state = match StateDir::open(file, credentials) {
+            // More drafts than one a second there were not, so that none of these is an old one.
+            Err(StateError::Gone { .. }) if identity.is_some() => {
+                StateDir::begin_without_numbers(file, credentials, now.0 / 1000)?
+            }
+            opened => opened?,
+        };
         let queue = Queue::open(&state)?;
         let book = BookFile::open(&state)?;
         let place = credentials.server.coap.as_ref().ok_or(ThinError::NoDoor)?;
@@ -136,17 +166,7 @@ impl ThinDoor {
         let io = |error: std::io::Error| unreachable(address, &error);
         let socket = UdpSocket::bind(local).await.map_err(io)?;
         socket.connect(address).await.map_err(io)?;
-        let now = world.clock.now();
-        let conduct = Conduct {
-            class: state.state().link().class,
-            tries_max: Some(1),
-            // Radio links have no NAT that forgets within minutes, and no bytes to spare.
-            keeps_alive: !matches!(state.state().link().class, 1..=3),
-        };
-        let places = Places::new(&state.state().through, state.state().inbox);
-        let places = (places, state.state().nat);
-        let context = state.context()?;
-        let machine = ThinMachine::new(now, context, (world.rng)(), conduct, places);
+        let machine = machine_of(state.state(), now, state.context()?, world);
         Ok(Self {
             state,
             queue,
@@ -159,6 +179,11 @@ impl ThinDoor {
             refusals: 0,
             saved: now,
             backlog: VecDeque::new(),
+            asking: None,
+            world: world.clone(),
+            identity,
+            trial: None,
+            renewed_at: None,
         })
     }
 
@@ -190,7 +215,17 @@ impl ThinDoor {
     /// Asks something and waits for its answer.
     pub async fn ask(&mut self, operation: &str, ask: Ask) -> Result<Answer, ThinError> {
         self.meet().await?;
-        self.ask_plainly(operation, ask).await
+        match self.ask_plainly(operation, ask.clone()).await {
+            Err(error) if self.may_renew(&error) => {
+                let before = self.state().generation().map(str::to_owned);
+                Box::pin(self.renew(error)).await?;
+                if self.state().generation() != before.as_deref() {
+                    return Err(ThinError::Restored); // aliases in the question are void
+                }
+                self.ask_plainly(operation, ask).await
+            }
+            answer => answer,
+        }
     }
 
     /// The first thing said in a context: whose aliases these are.
@@ -198,17 +233,23 @@ impl ThinDoor {
         if self.state().has_met() {
             return Ok(());
         }
-        match Box::pin(self.ask_plainly("hello", Ask::Hello)).await? {
-            Answer::Hello(_) => Ok(()),
-            _ => Err(ThinError::OtherAnswer),
+        match Box::pin(self.ask_plainly("hello", Ask::Hello)).await {
+            Ok(Answer::Hello(_)) => Ok(()),
+            Ok(_) => Err(ThinError::OtherAnswer),
+            Err(error) if self.may_renew(&error) => Box::pin(self.renew(error)).await,
+            Err(error) => Err(error),
         }
     }
 
     async fn ask_plainly(&mut self, operation: &str, ask: Ask) -> Result<Answer, ThinError> {
         let now = self.clock.now();
         (self.strangers, self.refusals) = (0, 0);
+        let request = ask.request();
+        let on_the_wire = operation_of(&request.options, request.method);
+        self.asking = Some((on_the_wire, operation.to_owned()));
         let op = self.machine.ask(now, ask);
         let answer = self.answer_to(op).await;
+        self.asking = None;
         self.book.fresh.done(self.clock.now(), operation);
         self.book.save()?;
         if let Ok(Answer::Hello(hello)) = &answer {
@@ -309,6 +350,7 @@ impl ThinDoor {
         while let Some((counter, queued)) = self.queue.first() {
             let outcome = match self.send(&queued).await {
                 Ok(seq) => Ok(seq),
+                Err(ThinError::Restored) => continue, // under the room's new alias
                 Err(ThinError::Ask(error)) if !error.is_temporary() => Err(error),
                 Err(error) => return (flushed, Err(error)),
             };
@@ -465,7 +507,14 @@ impl ThinDoor {
     pub async fn turn(&mut self, until: Option<Timestamp>) -> Result<Option<Event>, ThinError> {
         match self.backlog.pop_front() {
             Some(event) => Ok(Some(event)),
-            None => self.next_event(until).await,
+            None => match self.next_event(until).await {
+                Err(error) if self.machine.is_following() && self.may_renew(&error) => {
+                    self.strangers = 0;
+                    self.renew_and_follow(error).await?;
+                    self.next_event(until).await
+                }
+                event => event,
+            },
         }
     }
 
@@ -500,8 +549,7 @@ impl ThinDoor {
         let now = self.clock.now();
         self.refusals = 0;
         let operation = self.machine.handle_datagram(now, datagram);
-        let bytes = self.on_the_wire(datagram.len());
-        self.book.fresh.datagram(now, operation, Way::Down, bytes);
+        self.count(now, operation, Way::Down, datagram.len());
     }
 
     async fn refused(&mut self, error: &std::io::Error) -> Result<(), ThinError> {
@@ -519,9 +567,12 @@ impl ThinDoor {
         if hint == Hint::ContextNotFound {
             self.strangers += 1;
             // The context stays: who said so has not shown who they are.
-            if self.strangers >= STRANGER_HINTS_MAX && !self.machine.is_following() {
-                let at = format!("coap://{}", self.address);
-                return Err(ThinError::Stranger { at });
+            let at = format!("coap://{}", self.address);
+            let stranger = ThinError::Stranger { at };
+            if self.strangers >= STRANGER_HINTS_MAX
+                && (!self.machine.is_following() || self.may_renew(&stranger))
+            {
+                return Err(stranger);
             }
         }
         Ok(())
@@ -529,7 +580,11 @@ impl ThinDoor {
 
     async fn transmit(&mut self) -> Result<(), ThinError> {
         while let Some(ceiling) = self.machine.reserve_wanted() {
-            self.state.reserve(ceiling)?;
+            match &mut self.trial {
+                // Its keys are nowhere but here: no number can be used twice.
+                Some(trial) => trial.sequence_below = ceiling,
+                None => self.state.reserve(ceiling)?,
+            }
             self.machine.reserved(ceiling);
         }
         if self.machine.is_exhausted() {
@@ -537,15 +592,22 @@ impl ThinDoor {
         }
         let now = self.clock.now();
         while let Some(outgoing) = self.machine.poll_transmit(now) {
-            let bytes = self.on_the_wire(outgoing.bytes.len());
-            self.book
-                .fresh
-                .datagram(now, outgoing.operation, Way::Up, bytes);
+            self.count(now, outgoing.operation, Way::Up, outgoing.bytes.len());
             if let Err(error) = self.socket.send(&outgoing.bytes).await {
                 self.refused(&error).await?; // retransmission goes on
             }
         }
         Ok(())
+    }
+
+    /// Counts a datagram for what the caller asked, or for what it is itself.
+    fn count(&mut self, now: Timestamp, operation: &'static str, way: Way, payload: usize) {
+        let bytes = self.on_the_wire(payload);
+        let asked = self.asking.as_ref();
+        let operation = asked
+            .filter(|(on_the_wire, _)| *on_the_wire == operation)
+            .map_or(operation, |(_, asked)| asked.as_str());
+        self.book.fresh.datagram(now, operation, way, bytes);
     }
 
     /// With IP and UDP headers.
@@ -564,6 +626,24 @@ impl ThinDoor {
         }
         Ok(())
     }
+}
+
+/// A machine over this context, which goes on where the state is.
+fn machine_of(
+    state: &State,
+    now: Timestamp,
+    context: SecurityContext,
+    world: &World,
+) -> ThinMachine {
+    let class = state.link().class;
+    let conduct = Conduct {
+        class,
+        tries_max: Some(1),
+        // Radio links have no NAT that forgets within minutes, and no bytes to spare.
+        keeps_alive: !matches!(class, 1..=3),
+    };
+    let places = Places::new(&state.through, state.inbox);
+    ThinMachine::new(now, context, (world.rng)(), conduct, (places, state.nat))
 }
 
 /// Bytes of records asked for at once: what fits into one datagram without blocks.

@@ -175,6 +175,11 @@ impl ThinMachine {
         id
     }
 
+    /// See [`SecureLink::bring`].
+    pub fn bring(&mut self, message_3: Vec<u8>) {
+        self.link.bring(message_3);
+    }
+
     /// Follows a room or all of them, from where the places are.
     pub fn follow(&mut self, now: Timestamp, what: Follow) {
         self.unfollow(now);

@@ -1,9 +1,10 @@
 //! A linked device: the thin profile over OSCORE, from the keys of a credential file.
 //!
 //! [`machine`] is the device without I/O, on [`secure`] (messages under OSCORE), [`ask`] (questions
-//! and answers) and [`places`] (what was dealt with). [`state`] and [`queue`] are what survives it,
+//! and answers) and [`places`] (what was dealt with); [`agree`] comes by a fresh context. [`state`] and [`queue`] are what survives it,
 //! [`door`] the socket.
 
+pub mod agree;
 pub mod ask;
 pub mod book;
 mod disk;

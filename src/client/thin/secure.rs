@@ -12,12 +12,13 @@ use crate::{
     base::{Rng, Timestamp},
     session::{
         coap::{Config, Event, ExchangeId, Machine, Request},
+        edhoc::combine,
         oscore::{
             Hint, ProtectError, RESERVE_CLIENT, RequestBinding, ResponseRefused, SecurityContext,
             SequenceError,
         },
     },
-    wire::coap::{Code, Kind, Message, Token},
+    wire::coap::{Code, Kind, Message, Options, Token},
 };
 
 /// Datagrams remembered for their retransmission: one is in flight at a time (NSTART), and a few
@@ -49,6 +50,8 @@ pub struct SecureLink {
     /// What the last message that came in was for: an empty acknowledgement is for the same.
     answering: &'static str,
     is_exhausted: bool,
+    /// Goes in front of each request until the hub has shown that it has the context.
+    message_3: Option<Vec<u8>>,
 }
 
 struct Bound {
@@ -81,7 +84,15 @@ impl SecureLink {
             hints: VecDeque::new(),
             answering: UNASKED,
             is_exhausted: false,
+            message_3: None,
         }
+    }
+
+    /// The context was just agreed, and the hub does not have it before it has this.
+    ///
+    /// spec: rfc9668 §3.2.1
+    pub fn bring(&mut self, message_3: Vec<u8>) {
+        self.message_3 = Some(message_3);
     }
 
     /// Sets the timers for a class of links. spec: thin-profile §11
@@ -163,6 +174,7 @@ impl SecureLink {
         };
         match self.context.unprotect_response(&mut bound.binding, outer) {
             Ok(inner) => {
+                self.message_3 = None;
                 if let Ok(inner) = inner.encode() {
                     self.machine.handle_datagram(now, (), &inner);
                 }
@@ -251,10 +263,13 @@ impl SecureLink {
     }
 
     fn send(&mut self, message: &Message, inner: Bytes, outer: &Message, binding: RequestBinding) {
+        let combined = self.message_3.as_ref();
+        let combined = combined.map(|message_3| combine(outer, message_3));
+        let outer = combined.as_ref().unwrap_or(outer);
         let Ok(bytes) = outer.encode().map(Bytes::from) else {
             return tracing::warn!("a protected request does not fit into a message");
         };
-        let operation = operation_of(message);
+        let operation = operation_of(&message.options, message.code);
         let outgoing = Outgoing { operation, bytes };
         self.bindings
             .insert(message.token, Bound { binding, operation });
@@ -274,9 +289,9 @@ impl SecureLink {
 const UNASKED: &str = "unasked";
 
 /// The ledger's line of a request.
-fn operation_of(request: &Message) -> &'static str {
-    let mut path = request.options.path();
-    match (path.next(), path.next(), request.code) {
+pub(super) fn operation_of(options: &Options, method: Code) -> &'static str {
+    let mut path = options.path();
+    match (path.next(), path.next(), method) {
         (None, ..) => "hello",
         (Some("*"), ..) => "sync",
         (Some("@"), ..) => "names",

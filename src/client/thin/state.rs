@@ -217,6 +217,21 @@ impl StateDir {
         Ok(begun)
     }
 
+    /// Begins again where the state is lost: which numbers were used is unknown, so none is left,
+    /// and the context is good only for being replaced. Drafts are numbered from `counter` on.
+    pub fn begin_without_numbers(
+        file: &Path,
+        credentials: &Credentials,
+        counter: u64,
+    ) -> Result<Self, StateError> {
+        let mut begun = Self::begin(file, credentials)?;
+        begun.change(|state| {
+            state.sequence_below = u64::MAX;
+            state.counter = counter;
+        })?;
+        Ok(begun)
+    }
+
     /// Opens the state, for this process alone.
     pub fn open(file: &Path, credentials: &Credentials) -> Result<Self, StateError> {
         Self::open_on(file, credentials, Disk::default())
@@ -299,12 +314,12 @@ impl StateDir {
         Ok(self.state.counter)
     }
 
-    /// A fresh context was agreed: its numbers begin at 0.
-    pub fn renew(&mut self, keys: OscoreKeys) -> Result<(), StateError> {
+    /// A fresh context was agreed, of which numbers below `sequence_below` may have been used.
+    pub fn renew(&mut self, keys: OscoreKeys, sequence_below: u64) -> Result<(), StateError> {
         parameters(&keys, |_| ())?;
         self.change(|state| {
             state.oscore = keys;
-            state.sequence_below = 0;
+            state.sequence_below = sequence_below;
         })
     }
 
@@ -395,6 +410,16 @@ impl State {
         self.link = (link.class, link.daily_kilobytes);
     }
 
+    /// What the device is to be called by in its next context: nothing its context now has.
+    pub(super) fn recipient_id(&self) -> Option<Id> {
+        Id::new(&hex::decode(&self.oscore.recipient_id).ok()?)
+    }
+
+    /// The hub's generation.
+    pub(super) fn generation(&self) -> Option<&str> {
+        self.generation.as_deref()
+    }
+
     /// Whether the hub has been spoken to.
     pub const fn has_met(&self) -> bool {
         self.generation.is_some()
@@ -456,6 +481,12 @@ fn read(path: &Path, text: &[u8]) -> Result<State, StateError> {
 fn fingerprint(keys: &OscoreKeys) -> String {
     let text = serde_json::to_vec(keys).expect("a struct of strings is JSON");
     hex::encode(Sha256::digest(text))
+}
+
+/// A context that nobody has used.
+pub(super) fn fresh_context(keys: &OscoreKeys) -> Result<SecurityContext, StateError> {
+    let made = parameters(keys, |parameters| SecurityContext::resumed(parameters, 0))?;
+    Ok(made.map_err(ContextError::Derive)?)
 }
 
 /// Lends the keys as the session layer wants them.

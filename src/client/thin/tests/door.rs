@@ -14,13 +14,16 @@ use tokio::{net::UdpSocket, task::JoinHandle};
 
 use super::{
     super::{StateDir, ThinDoor, ThinError},
-    hub::Hub,
+    hub::{Hub, hub_key},
     *,
 };
 use crate::{
     base::{Clock, Timestamp},
-    client::World,
-    session::lab::{Node as _, world::OPENS},
+    client::{EdhocKeys, World},
+    session::{
+        edhoc::StaticKey,
+        lab::{Node as _, world::OPENS},
+    },
 };
 
 const ROOM_ID: &str = "!room:hub.example";
@@ -167,5 +170,96 @@ async fn a_hub_that_seems_not_to_know_us_is_told_of_and_nothing_is_thrown_away()
     let (flushed, ended) = device.flush().await;
     ended.unwrap();
     assert_eq!(flushed.len(), 1);
+    task.abort();
+}
+
+/// Credentials with which a fresh context can be agreed, and the hub that knows them.
+fn linked(address: &str, hub: &Mutex<Hub>) -> Credentials {
+    let own = StaticKey::generate(&mut StdRng::seed_from_u64(1));
+    hub.lock().unwrap().device = Some(own.public());
+    let mut credentials = credentials();
+    credentials.server.coap = Some(address.to_owned());
+    credentials.edhoc = Some(EdhocKeys {
+        device_key: Some(hex::encode(own.secret())),
+        hub_key: hex::encode(hub_key().public().x()),
+        kid: "0a".to_owned(),
+    });
+    credentials
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_has_lost_the_context_is_given_a_fresh_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("k1.json");
+    let world = world();
+    let hub = Arc::new(Mutex::new(Hub::new(hub_context(), 0)));
+    let (address, task) = serve(Arc::clone(&hub), &world).await;
+    let credentials = linked(&address, &hub);
+    StateDir::begin(&file, &credentials).unwrap();
+    let open = async || ThinDoor::open(&file, &credentials, &world).await.unwrap();
+    let say = async |text: &str| {
+        let mut device = open().await;
+        device.queue(ROOM_ID, self::text(text)).unwrap();
+        let (flushed, ended) = device.flush().await;
+        ended.unwrap();
+        flushed[0].outcome.clone()
+    };
+    assert_eq!(say("one").await, Ok(1));
+
+    hub.lock().unwrap().is_lost = true;
+    assert_eq!(say("two").await, Ok(2));
+    assert_eq!(hub.lock().unwrap().contexts, 1);
+
+    // It is the one on disk: nothing is agreed again.
+    assert_eq!(say("three").await, Ok(3));
+    assert_eq!(hub.lock().unwrap().contexts, 1);
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_whose_state_is_gone_sends_nothing_before_it_has_a_fresh_context() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("k1.json");
+    let world = world();
+    let hub = Arc::new(Mutex::new(Hub::new(hub_context(), 0)));
+    let (address, task) = serve(Arc::clone(&hub), &world).await;
+    let credentials = linked(&address, &hub);
+
+    let mut device = ThinDoor::open(&file, &credentials, &world).await.unwrap();
+    device.queue(ROOM_ID, text("one")).unwrap();
+    let (flushed, ended) = device.flush().await;
+
+    ended.unwrap();
+    assert_eq!(flushed[0].outcome, Ok(1));
+    assert_eq!(hub.lock().unwrap().contexts, 1);
+    let first = hub.lock().unwrap().numbers.first().copied();
+    assert_eq!(first, Some(0));
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_impostor_gets_no_context_and_the_old_one_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("k1.json");
+    let world = world();
+    let hub = Arc::new(Mutex::new(Hub::new(hub_context(), 0)));
+    let (address, task) = serve(Arc::clone(&hub), &world).await;
+    let mut credentials = linked(&address, &hub);
+    let other = StaticKey::generate(&mut StdRng::seed_from_u64(2)).public();
+    credentials.edhoc.as_mut().unwrap().hub_key = hex::encode(other.x());
+    StateDir::begin(&file, &credentials).unwrap();
+    hub.lock().unwrap().is_lost = true;
+    let mut device = ThinDoor::open(&file, &credentials, &world).await.unwrap();
+    device.queue(ROOM_ID, text("one")).unwrap();
+
+    let (_, ended) = device.flush().await;
+    let error = ended.unwrap_err();
+    assert!(matches!(error, ThinError::Agree(_)), "{error}");
+    assert_eq!(hub.lock().unwrap().contexts, 0);
+
+    hub.lock().unwrap().is_lost = false;
+    let (flushed, ended) = device.flush().await;
+    ended.unwrap();
+    assert_eq!(flushed[0].outcome, Ok(1));
     task.abort();
 }

@@ -12,11 +12,12 @@ use crate::{
     base::Timestamp,
     session::{
         coap::{Config, Event, ExchangeId, Machine, ObservationId, Request, Response},
+        edhoc::{CONTENT_FORMAT, NEW_EXCHANGE, PublicKey, Responder, StaticKey, take_combined},
         lab::{Node, world::OPENS},
-        oscore::{Freshness, PivUse, Refused, RequestBinding, SecurityContext},
+        oscore::{Freshness, Id, PivUse, Refused, RequestBinding, SecurityContext},
     },
     wire::{
-        coap::{Code, Message, Token},
+        coap::{Code, Kind, Message, Token, options::number},
         thin::{
             Body, Draft, Hello, Name, NameKind, Record, Shown, decode_numbers, encode_numbers,
             encode_records,
@@ -52,6 +53,18 @@ pub(super) struct Hub {
     pub(super) numbers: Vec<u64>,
     /// Answers requests that are not in an authenticated form with this, as a forger would.
     pub(super) is_lost: bool,
+    /// Agrees on fresh contexts, once it is told whose key to take.
+    responder: Responder<()>,
+    pub(super) device: Option<PublicKey>,
+    pub(super) contexts: usize,
+    rng: StdRng,
+}
+
+/// What the hub calls itself no more than a test's device would mind.
+const FRESH_ID: &[u8] = &[0x77, 0x01];
+
+pub(super) fn hub_key() -> StaticKey {
+    StaticKey::generate(&mut StdRng::seed_from_u64(9528))
 }
 
 impl Hub {
@@ -77,7 +90,51 @@ impl Hub {
             retries: 0,
             numbers: Vec::new(),
             is_lost: false,
+            responder: Responder::new(hub_key()),
+            device: None,
+            contexts: 0,
+            rng: StdRng::seed_from_u64(7),
         }
+    }
+
+    /// Message 2 to message 1.
+    fn begin(&mut self, now: Timestamp, outer: &Message) -> Message {
+        let (new, message_1) = outer.payload.split_first().unwrap();
+        assert_eq!(*new, NEW_EXCHANGE);
+        let id = Id::new(FRESH_ID).unwrap();
+        let payload = self
+            .responder
+            .message_1(now, &mut self.rng, &(), message_1, id);
+        let format = vec![u8::try_from(CONTENT_FORMAT).unwrap()];
+        Message {
+            kind: Kind::Ack,
+            code: Code::CHANGED,
+            options: crate::wire::coap::Options::new().with(number::CONTENT_FORMAT, format),
+            payload: payload.unwrap(),
+            ..outer.clone()
+        }
+    }
+
+    /// Takes message 3, if there is one, and gives the request behind it.
+    fn established(&mut self, now: Timestamp, outer: Message) -> Message {
+        let Ok(Some(combined)) = take_combined(&outer) else {
+            return outer;
+        };
+        let (id, message_3) = (combined.c_r, &combined.message_3);
+        let asked = self
+            .responder
+            .message_3(now, &mut self.rng, &(), id, message_3);
+        let Ok(asked) = asked else {
+            return combined.rest; // a copy
+        };
+        let Ok(done) = asked.verify(&mut self.rng, self.device.as_ref()) else {
+            return outer;
+        };
+        self.context = SecurityContext::new(&done.keying().parameters()).unwrap();
+        self.context.reserved(1 << 20);
+        self.contexts += 1;
+        self.is_lost = false;
+        combined.rest
     }
 
     /// Somebody else says something.
@@ -290,11 +347,17 @@ impl Node for Hub {
         let Ok(outer) = Message::decode(datagram) else {
             return;
         };
+        if outer.options.path().eq([".well-known", "edhoc"]) {
+            let answer = self.begin(now, &outer);
+            self.address = Some(from);
+            return self.out.push_back(answer.encode().unwrap().into());
+        }
+        let outer = self.established(now, outer);
         if self.is_lost && outer.code.is_request() {
             let refused = Refused::ContextNotFound;
             let answer = Message {
                 code: refused.code(),
-                kind: crate::wire::coap::Kind::Ack,
+                kind: Kind::Ack,
                 options: refused.options(),
                 payload: refused.diagnostic().into(),
                 ..outer
