@@ -9,7 +9,7 @@ mod housekeeping;
 mod links;
 mod settings;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod writer;
 
 use std::sync::{

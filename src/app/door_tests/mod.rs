@@ -1,6 +1,7 @@
-//! Doors and our own client together, with a hub that is not one. Neither `edge` nor `client` may name
+//! Doors and our own client together, mostly with a hub that is not one. Neither `edge` nor `client` may name
 //! the other; `app` may name both.
 
+mod bytes;
 mod hub;
 mod quic;
 mod websocket;
