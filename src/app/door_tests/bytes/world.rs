@@ -240,6 +240,7 @@ impl Doors {
                 links: Arc::clone(&links),
                 thin: Arc::clone(&thin),
             }),
+            exchanges: None,
         };
 
         let socket = coap::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
