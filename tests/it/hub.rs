@@ -105,7 +105,7 @@ impl Hub {
             .open(self.log())?;
         let mut command = tramline();
         command.arg("serve").arg("--config").arg(self.config());
-        for door in ["https", "coap", "coaps", "admin"] {
+        for door in ["https", "coap", "coaps", "quic", "admin"] {
             command.args(["-O", &format!("{door}.listen=127.0.0.1:0")]);
         }
         for limit in [

@@ -2,6 +2,7 @@
 //! bounded task per request. What lies between socket and machine is a [`Link`]. What it does for
 //! linked devices is in `serving`.
 
+mod meter;
 mod serving;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -13,7 +14,10 @@ use tokio::{
     task::AbortHandle,
 };
 
-use self::serving::{Serving, rung};
+use self::{
+    meter::Meter,
+    serving::{Serving, rung},
+};
 use super::{
     Coap, Limits,
     asking::Asking,
@@ -30,7 +34,10 @@ use crate::{
         front::Front,
         thin::{Answered, News},
     },
-    session::coap::{Config, Event, ExchangeId, Machine, ObservationId, Request, Response},
+    session::{
+        coap::{Config, Event, ExchangeId, Machine, ObservationId, Request, Response},
+        ledger::Traffic,
+    },
 };
 
 /// Serves what comes through `link` until `shutdown` becomes true (or its sender is gone), then
@@ -112,6 +119,8 @@ pub(super) struct Driver<L: Link> {
     observers: HashMap<ObservationId, (L::Peer, Observer)>,
     /// What is there for linked devices, if there may be any.
     serving: Option<Serving<L::Peer>>,
+    /// What their datagrams are counted for.
+    meter: Meter<L::Peer>,
     draining: bool,
     report: mpsc::Sender<Done>,
     reports: mpsc::Receiver<Done>,
@@ -143,6 +152,7 @@ impl<L: Link> Driver<L> {
             .map(|linked| Serving::begin(linked, report.clone(), L::KEEPS));
         Self {
             serving,
+            meter: Meter::new(),
             socket,
             link,
             machine: Machine::new(config, door.rng),
@@ -202,6 +212,7 @@ impl<L: Link> Driver<L> {
     fn received(&mut self, from: SocketAddr, datagram: &[u8]) {
         count(L::DOOR, "up", datagram.len());
         let now = self.clock.now();
+        self.meter.read(from, datagram.len());
         self.link.handle_datagram(now, from, datagram);
     }
 
@@ -220,15 +231,14 @@ impl<L: Link> Driver<L> {
                 is_quiet = false;
                 self.arrived(now, arrived);
             }
+            self.transmit().await;
             while let Some((peer, message)) = self.machine.poll_transmit() {
                 is_quiet = false; // a connection may break while something is sent on it
                 let is_proved = self.machine.budget(&peer) == u64::MAX;
-                self.link.send(now, &peer, message, is_proved);
-            }
-            while let Some((to, datagram)) = self.link.poll_transmit() {
-                count(L::DOOR, "down", datagram.len());
-                if let Err(error) = self.socket.send_to(&datagram, to).await {
-                    tracing::debug!(%to, %error, "sending failed"); // as if lost on the way
+                self.link.send(now, &peer, message.clone(), is_proved);
+                let sent = self.transmit().await;
+                if self.link.device(&peer).is_some() {
+                    self.meter.went(&peer, &message, sent);
                 }
             }
             while let Some(event) = self.machine.poll_event() {
@@ -236,9 +246,28 @@ impl<L: Link> Driver<L> {
                 self.happened(event);
             }
         }
+        self.settle();
+    }
+
+    /// Sends what the link has ready.
+    async fn transmit(&mut self) -> Traffic {
+        let mut sent = Traffic::NONE;
+        while let Some((to, datagram)) = self.link.poll_transmit() {
+            count(L::DOOR, "down", datagram.len());
+            sent += Traffic::datagram(&to, datagram.len());
+            if let Err(error) = self.socket.send_to(&datagram, to).await {
+                tracing::debug!(%to, %error, "sending failed"); // as if lost on the way
+            }
+        }
+        sent
     }
 
     fn arrived(&mut self, now: Timestamp, arrived: Arrived<L::Peer>) {
+        if let Arrived::Message { peer, .. } | Arrived::Copy { peer, .. } = &arrived
+            && self.link.device(peer).is_some()
+        {
+            self.meter.came(peer, self.link.address(peer));
+        }
         match arrived {
             Arrived::Message {
                 peer,
@@ -268,6 +297,7 @@ impl<L: Link> Driver<L> {
 
     fn gone(&mut self, now: Timestamp, peer: &L::Peer) {
         self.sticky.forget(peer);
+        self.meter.forget(peer);
         let of_peer = |(observer, _): &(L::Peer, Observer)| observer == peer;
         let observed = self.observers.extract_if(|_, observer| of_peer(observer));
         let mut ended: Vec<_> = observed.map(|(observation, _)| observation).collect();
@@ -342,6 +372,9 @@ impl<L: Link> Driver<L> {
                 observation,
                 place,
             );
+        }
+        if device.is_some() {
+            self.meter.is(&peer, MATRIX);
         }
         let mut meant = profile::words(&request);
         if self.link.keeps_words(&peer) {
@@ -479,6 +512,9 @@ impl<L: Link> Driver<L> {
         self.follow_up().await;
     }
 }
+
+/// What requests with a path of the Matrix API in full are counted as.
+const MATRIX: &str = "Matrix";
 
 /// Whether a device speaks as ordinary clients do: with a path of the Matrix API in full.
 fn is_of_matrix(request: &Request) -> bool {

@@ -16,7 +16,7 @@ use crate::{
             devices::{self, Awake, Devices, Ended},
             link::{Had, Link},
         },
-        thin::{Answered, Bell, News, Rung, Thin, Which, Who},
+        thin::{Answered, Bell, News, PUSH, Rung, Thin, Which, Who},
     },
     session::{
         coap::{ExchangeId, GoneReason, ObservationId, Peer, Request, Response},
@@ -144,6 +144,7 @@ impl<L: Link> Driver<L> {
         let Some(serving) = &self.serving else {
             return self.respond(now, exchange, Response::unavailable(FULL_SECONDS));
         };
+        self.meter.asked(&peer);
         let token = observation.and_then(|observation| self.machine.token_of(observation));
         let kept = token.and_then(|token| self.link.keep(&peer, token));
         let who = Who {
@@ -206,6 +207,7 @@ impl<L: Link> Driver<L> {
         let Some(task) = self.running.remove(&exchange) else {
             return; // cancelled while the report was under way
         };
+        self.meter.is(&task.peer, answered.operation);
         let response = answered.response;
         if let Some(class) = class.filter(|_| response.code == Code::CHANGED) {
             self.machine.set_link_class(now, &task.peer, class);
@@ -228,6 +230,21 @@ impl<L: Link> Driver<L> {
         } else {
             self.over(&task.peer.clone(), token);
             self.respond(now, exchange, response);
+        }
+    }
+}
+
+/// The ledger.
+impl<L: Link> Driver<L> {
+    pub(super) fn settle(&mut self) {
+        let settled = self.meter.settle();
+        let Some(serving) = &self.serving else {
+            return;
+        };
+        for (peer, operation, up, down) in settled {
+            if let Some(device) = self.link.device(&peer) {
+                serving.thin.count(&device, operation, up, down);
+            }
         }
     }
 }
@@ -311,6 +328,7 @@ impl<L: Link> Driver<L> {
         };
         let class = news.next.class();
         self.machine.set_link_class(now, &observed.peer, class);
+        self.meter.is(&observed.peer, PUSH);
         serving.devices.pushed(observation, news.next, news.more);
         if let Err(error) = self.machine.notify(now, observation, news.response) {
             tracing::debug!(?observation, %error, "a notification was not sent");
