@@ -99,6 +99,7 @@ fn linked_on(hub: &Hub) -> Result<(), Failed> {
     let listed = run(&mut verb(hub, &["user", "devices", "ana"]))?;
     must(listed.is_empty(), &listed)?;
     fs::remove_file(file)?;
+    fs::remove_dir_all(hub.path().join("TRACKER.json.state"))?;
     Ok(())
 }
 
