@@ -17,6 +17,7 @@ pub fn of_running(config: &Config, material: &Material, listening: &Listening) -
             ("https", &listening.https),
             ("coap", &listening.coap),
             ("coaps", &listening.coaps),
+            ("quic", &listening.quic),
         ],
     )
 }
@@ -30,6 +31,7 @@ pub fn of_configured(config: &Config, material: &Material) -> Arc<HubFacts> {
             ("https", config.https.listen.addresses()),
             ("coap", config.coap.addresses()),
             ("coaps", config.coaps.listen.addresses()),
+            ("quic", config.quic.listen.addresses()),
         ],
     )
 }
@@ -48,7 +50,7 @@ fn facts(
     Arc::new(HubFacts {
         name: name.to_string(),
         doors: doors.collect(),
-        quic_spki: None,
+        quic_spki: material.quic_key.as_ref().map(|key| key.spki().to_vec()),
         certificate: Box::new(move || certificate.as_deref().and_then(Certificate::shown)),
     })
 }

@@ -102,10 +102,13 @@ pub fn quic_key(path: &Path) -> Result<HubKey, Failure> {
 pub fn generate() -> io::Result<String> {
     let mut seed = [0; 32];
     clock::fill_from_system(&mut seed)?;
-    let body = STANDARD.encode([PKCS8_ED25519.as_slice(), &seed].concat());
-    Ok(format!(
-        "-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n"
-    ))
+    Ok(pem(&[PKCS8_ED25519.as_slice(), &seed].concat()))
+}
+
+/// A private key in PKCS#8 as PEM. It must be short, as an Ed25519 key is: it stands on one line.
+pub fn pem(pkcs8: &[u8]) -> String {
+    let body = STANDARD.encode(pkcs8);
+    format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
 }
 
 /// Makes a key from the operating system's randomness: as PKCS#8, and its public half as

@@ -10,7 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
+use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -215,19 +216,19 @@ pub(super) struct DeviceKeys {
 impl DeviceKeys {
     pub(super) fn make(client: Option<ForClient>) -> Result<Self, Box<dyn std::error::Error>> {
         let edhoc = EdhocKey::generate()?;
+        let (quic_pkcs8, quic_spki) = keys::generate_raw()?;
         if client == Some(ForClient::Aioquic) {
-            // P-256, which every TLS library signs with.
-            let key = KeyPair::generate()?;
+            let der = PrivatePkcs8KeyDer::from(quic_pkcs8.as_slice());
+            let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ED25519)?;
             let params = CertificateParams::new(Vec::new())?;
             return Ok(Self {
                 edhoc,
-                quic_pkcs8: key.serialize_der(),
-                quic_spki: key.subject_public_key_info(),
-                quic_certificate: params.self_signed(&key)?.pem(),
-                quic_pem: key.serialize_pem(),
+                quic_certificate: unix_lines(&params.self_signed(&key)?.pem()),
+                quic_pem: keys::pem(&quic_pkcs8),
+                quic_pkcs8,
+                quic_spki,
             });
         }
-        let (quic_pkcs8, quic_spki) = keys::generate_raw()?;
         Ok(Self {
             edhoc,
             quic_pkcs8,
@@ -236,6 +237,11 @@ impl DeviceKeys {
             quic_certificate: String::new(),
         })
     }
+}
+
+/// PEM as aioquic reads it, which knows neither CR nor an empty line at the end.
+fn unix_lines(pem: &str) -> String {
+    pem.lines().collect::<Vec<_>>().join("\n")
 }
 
 /// What is written beside the credential file for a program.

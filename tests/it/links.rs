@@ -100,6 +100,7 @@ fn linked_on(hub: &Hub) -> Result<(), Failed> {
     must(listed.is_empty(), &listed)?;
     fs::remove_dir_all(file.with_extension("json.state"))?;
     fs::remove_file(file)?;
+    fs::remove_dir_all(hub.path().join("TRACKER.json.state"))?;
     Ok(())
 }
 

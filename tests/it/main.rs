@@ -15,6 +15,7 @@ mod command_line;
 mod durability;
 mod hub;
 mod lab;
+mod linked;
 mod links;
 mod oracle;
 mod peers;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         command_line::trials(),
         durability::trials(),
         lab::trials(),
+        linked::trials(),
         links::trials(),
         oracle::trials(),
         thin_client::trials(),

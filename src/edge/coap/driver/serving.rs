@@ -216,7 +216,8 @@ impl<L: Link> Driver<L> {
         };
         let token = awake.token;
         let device = self.link.device(&task.peer).filter(|_| !self.draining);
-        let begun = match (&mut self.serving, task.observation, device) {
+        let observation = task.observation;
+        let begun = match (&mut self.serving, observation, device) {
             (Some(serving), Some(observation), Some(device)) => {
                 serving
                     .devices
@@ -226,6 +227,10 @@ impl<L: Link> Driver<L> {
         };
         if begun {
             self.respond(now, exchange, response.observing());
+            // Something may have come between the answer and now.
+            if let (Some(serving), Some(observation)) = (&mut self.serving, observation) {
+                serving.devices.pushes.look_at(now, observation);
+            }
         } else {
             self.over(&task.peer.clone(), token);
             self.respond(now, exchange, response);
