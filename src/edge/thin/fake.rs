@@ -32,9 +32,19 @@ pub(in crate::edge) struct Hub {
 #[async_trait]
 impl Service for Hub {
     async fn ask(&self, origin: Origin, command: Command) -> Result<Reply, Refusal> {
+        let looks = matches!(&command, Command::Thin(crate::api::Thin::Log { .. }));
         self.asked.lock().unwrap().push((origin, command));
         let answer = self.answers.lock().unwrap().pop_front();
-        answer.unwrap_or_else(|| Err(Refusal::not_found("no answer was prepared")))
+        answer.unwrap_or_else(|| {
+            if looks {
+                return Ok(Reply::Thin(crate::api::ThinReply::Records {
+                    records: Vec::new(),
+                    through: None,
+                    more: false,
+                }));
+            }
+            Err(Refusal::not_found("no answer was prepared"))
+        })
     }
 
     async fn upload(&self, _: Origin, _: Upload) -> Result<String, Refusal> {
