@@ -539,12 +539,10 @@ impl Group {
         let at = usize::from(at);
         let device = self.devices.get_mut(at).ok_or("a strange token")?;
         let binding = device.binding.as_mut().ok_or("an early answer")?;
-        match device.context.unprotect_response(binding, &outer) {
-            Ok(inner) => Ok(Some((at, inner))),
-            Err(_) => {
-                counts.copies.fetch_add(1, Ordering::Relaxed);
-                Ok(None)
-            }
-        }
+        let Ok(inner) = device.context.unprotect_response(binding, &outer) else {
+            counts.copies.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        };
+        Ok(Some((at, inner)))
     }
 }

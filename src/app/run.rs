@@ -200,6 +200,10 @@ impl Material {
 }
 
 /// Starts what serves each listener. A door that ends before it is told to ends the hub.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each door takes another part of the hub"
+)]
 fn open_doors(
     doors: &mut JoinSet<Result<(), Failure>>,
     listeners: Listeners,

@@ -85,6 +85,10 @@ impl Follower {
     }
 
     /// The texts shown until `last` is among them.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long a real program may take"
+    )]
     fn texts_until(&self, last: &str) -> Result<Vec<String>, Failed> {
         let until = Instant::now() + SHOWN;
         let mut lines = Vec::new();

@@ -62,7 +62,7 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-async fn running(limits: Limits) -> Running {
+fn running(limits: Limits) -> Running {
     let hub = Arc::new(Hub::default());
     let key = ed25519();
     let spki = key.subject_public_key_info();
@@ -130,7 +130,7 @@ fn closed_with(error: &ConnectionError) -> Option<u64> {
 
 #[tokio::test]
 async fn a_request_is_answered_on_a_stream_of_its_own_and_stays_within_its_bytes() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let session = running.connected().await;
     let who = Request::new(Code::GET, &["who"]);
     let answer = session.exchange(&who).await.unwrap();
@@ -155,7 +155,7 @@ async fn a_request_is_answered_on_a_stream_of_its_own_and_stays_within_its_bytes
 
 #[tokio::test]
 async fn an_observation_tells_until_the_device_has_enough() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let session = running.connected().await;
     let (tell, news) = mpsc::channel(4);
     *running.hub.news.lock().unwrap() = Some(news);
@@ -178,7 +178,7 @@ async fn an_observation_tells_until_the_device_has_enough() {
 
 #[tokio::test]
 async fn a_refused_observation_ends_its_stream() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let session = running.connected().await;
     let fetch = Request::new(Code::FETCH, &["*"]);
 
@@ -193,7 +193,7 @@ async fn early_data_is_answered_where_a_replay_does_no_harm_and_else_told_to_wai
     let recorder = PrometheusBuilder::new().build_recorder();
     let metrics = recorder.handle();
     let _guard = metrics::set_default_local_recorder(&recorder);
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let client = running.client();
     let first = client.connect().await.unwrap();
     first.exchange(&send(b"one")).await.unwrap();
@@ -216,7 +216,7 @@ async fn early_data_is_answered_where_a_replay_does_no_harm_and_else_told_to_wai
 
 #[tokio::test]
 async fn a_revoked_device_is_out_at_once_and_does_not_come_back() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let client = running.client();
     let session = client.connect().await.unwrap();
     session.exchange(&send(b"x")).await.unwrap();
@@ -231,7 +231,7 @@ async fn a_revoked_device_is_out_at_once_and_does_not_come_back() {
 
 #[tokio::test]
 async fn a_key_of_nobody_is_refused_and_so_is_another_hub() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let stranger = Quic::new(running.address, &running.hub_spki, &der(&ed25519())).unwrap();
     let misled = Quic::new(running.address, b"another key", &der(&running.key)).unwrap();
 
@@ -245,7 +245,7 @@ async fn a_key_of_nobody_is_refused_and_so_is_another_hub() {
 
 #[tokio::test]
 async fn what_is_too_large_or_no_message_ends_its_stream_and_nothing_else() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let session = running.connected().await;
 
     let large = Request::new(Code::POST, &["A"]).body(vec![7; 300 * 1024]);
@@ -276,7 +276,7 @@ async fn what_is_too_large_or_no_message_ends_its_stream_and_nothing_else() {
 
 #[tokio::test]
 async fn two_hundred_requests_at_once_are_all_answered() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let session = running.connected().await;
 
     let asked = (0..200_u8).map(|number| {
@@ -293,7 +293,7 @@ async fn two_hundred_requests_at_once_are_all_answered() {
 
 #[tokio::test]
 async fn a_megabyte_goes_up_and_comes_down_in_pieces() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let session = running.connected().await;
     let file: Vec<u8> = (0..1024 * 1024).map(|n: u32| n.to_le_bytes()[1]).collect();
 
@@ -324,7 +324,7 @@ async fn a_megabyte_goes_up_and_comes_down_in_pieces() {
 
 #[tokio::test]
 async fn a_hub_that_goes_tells_observers_when_to_come_back() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let session = running.connected().await;
     let (_tell, news) = mpsc::channel(1);
     *running.hub.news.lock().unwrap() = Some(news);
@@ -346,14 +346,12 @@ async fn under_load_clients_show_their_address_first_and_then_are_refused() {
     let unproved = running(Limits {
         handshakes_unproved_max: 0,
         ..Limits::default()
-    })
-    .await;
+    });
     let full = running(Limits {
         handshakes_max: 0,
         handshakes_unproved_max: 1,
         ..Limits::default()
-    })
-    .await;
+    });
 
     let session = unproved.connected().await;
     assert!(session.exchange(&send(b"x")).await.is_ok());
@@ -362,7 +360,7 @@ async fn under_load_clients_show_their_address_first_and_then_are_refused() {
 
 #[tokio::test]
 async fn a_connection_moves_with_its_device() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let client = running.client();
     let session = client.connect().await.unwrap();
     session.exchange(&send(b"x")).await.unwrap();
@@ -377,7 +375,7 @@ async fn a_connection_moves_with_its_device() {
 
 #[tokio::test]
 async fn what_a_device_cannot_take_is_not_sent_to_it() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let session = running.connected().await;
     let settings = Signal::Settings(Settings {
         message_bytes_max: Some(100),
@@ -435,7 +433,7 @@ async fn x509(running: &Running, key: &KeyPair) -> Result<quinn::Connection, Con
 
 #[tokio::test]
 async fn a_client_with_certificates_only_is_known_by_the_key_in_its_own() {
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let ask = async |connection: &quinn::Connection| {
         let (mut up, mut down) = connection.open_bi().await.ok()?;
         up.write_all(b"\x00\x01\xb3who").await.ok()?;
@@ -458,7 +456,7 @@ async fn a_client_with_certificates_only_is_known_by_the_key_in_its_own() {
 #[ignore = "TRAMLINE_PEERS_PYTHON must name a Python with tests/peers/requirements.txt"]
 async fn aioquic_is_served_early_data_included() {
     let python = std::env::var("TRAMLINE_PEERS_PYTHON").unwrap();
-    let running = running(Limits::default()).await;
+    let running = running(Limits::default());
     let dir = tempfile::tempdir().unwrap();
     let (key, ca) = (dir.path().join("key"), dir.path().join("ca"));
     std::fs::write(&key, running.key.serialize_pem()).unwrap();

@@ -37,7 +37,7 @@ impl Service for Hub {
         let answer = self.answers.lock().unwrap().pop_front();
         answer.unwrap_or_else(|| {
             if looks {
-                return Ok(Reply::Thin(crate::api::ThinReply::Records {
+                return Ok(Reply::Thin(ThinReply::Records {
                     records: Vec::new(),
                     through: None,
                     more: false,

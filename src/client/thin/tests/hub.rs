@@ -212,11 +212,11 @@ impl Hub {
                     self.flying = false;
                     self.push(now);
                 }
-                Event::ObserverGone { observation, .. } => {
-                    if self.watch.is_some_and(|(id, _)| id == observation) {
-                        self.watch = None;
-                        self.flying = false;
-                    }
+                Event::ObserverGone { observation, .. }
+                    if self.watch.is_some_and(|(id, _)| id == observation) =>
+                {
+                    self.watch = None;
+                    self.flying = false;
                 }
                 _ => {}
             }

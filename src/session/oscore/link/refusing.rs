@@ -50,21 +50,20 @@ impl Link {
         };
         let (key, piv) = (device.key(kid), unprotected.binding.piv());
         self.sent.asked(key, came.message.id, piv);
-        let outer = match self.sent.again(key, inner.kind, inner.id, &inner_bytes) {
-            Some(outer) => outer,
-            None => {
-                let protected =
-                    context.protect_response(&mut unprotected.binding, &inner, PivUse::Own);
-                let Some(outer) = protected.ok().and_then(|outer| outer.encode().ok()) else {
-                    return self.reserve(kid);
-                };
-                let outer = Bytes::from(outer);
-                let name = (key, inner.kind, inner.id);
-                self.sent
-                    .keep(came.now, name, piv, &inner_bytes, outer.clone());
-                self.reserve(kid);
-                outer
-            }
+        let again = self.sent.again(key, inner.kind, inner.id, &inner_bytes);
+        let outer = if let Some(outer) = again {
+            outer
+        } else {
+            let protected = context.protect_response(&mut unprotected.binding, &inner, PivUse::Own);
+            let Some(outer) = protected.ok().and_then(|outer| outer.encode().ok()) else {
+                return self.reserve(kid);
+            };
+            let outer = Bytes::from(outer);
+            let name = (key, inner.kind, inner.id);
+            self.sent
+                .keep(came.now, name, piv, &inner_bytes, outer.clone());
+            self.reserve(kid);
+            outer
         };
         if outer.len() <= came.bytes.saturating_mul(AMPLIFICATION_MAX) {
             self.goes(Some(key), came.from, outer);

@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 use super::ContextKey;
 use crate::{base::Timestamp, session::oscore::nonce::Piv, wire::coap::Kind};
 
-/// How long a message may be sent again: EXCHANGE_LIFETIME of the slowest class of links, rounded
+/// How long a message may be sent again: `EXCHANGE_LIFETIME` of the slowest class of links, rounded
 /// up. spec: rfc7252 §4.8
-const KEPT: Duration = Duration::from_mins(60);
+const KEPT: Duration = Duration::from_hours(1);
 
 /// The bytes of all that is kept. When they are used up, the oldest go; should one of those be
 /// sent again, it takes a new number, or is lost on the way.
