@@ -165,7 +165,8 @@ impl Hint {
     /// What an answer without an OSCORE option may mean.
     pub(super) fn of(answer: &Message) -> Self {
         match answer.code {
-            Code::UNAUTHORIZED if answer.payload == CONTEXT_NOT_FOUND.as_bytes() => {
+            // The text may be cut or left out: a refusal is never larger than its request.
+            Code::UNAUTHORIZED if CONTEXT_NOT_FOUND.as_bytes().starts_with(&answer.payload) => {
                 Self::ContextNotFound
             }
             Code::UNAUTHORIZED => Self::Replay,
