@@ -98,7 +98,6 @@ fn linked_on(hub: &Hub) -> Result<(), Failed> {
     must(said.contains("\"removed\":true"), &said)?;
     let listed = run(&mut verb(hub, &["user", "devices", "ana"]))?;
     must(listed.is_empty(), &listed)?;
-    fs::remove_dir_all(file.with_extension("json.state"))?;
     fs::remove_file(file)?;
     fs::remove_dir_all(hub.path().join("TRACKER.json.state"))?;
     Ok(())
