@@ -38,7 +38,6 @@ struct Running {
     hub_spki: Vec<u8>,
     roots: RootCertStore,
     /// The same as a file has it.
-    ca_pem: String,
     /// The linked device's.
     key: KeyPair,
     stop: watch::Sender<bool>,
@@ -92,7 +91,6 @@ fn running(limits: Limits) -> Running {
         address,
         hub_spki,
         roots,
-        ca_pem: made.cert.pem(),
         key,
         stop,
         task,
@@ -449,30 +447,4 @@ async fn a_client_with_certificates_only_is_known_by_the_key_in_its_own() {
     }
     running.hub.revoke(&ana());
     assert_eq!(closed_with(&known.closed().await), Some(1));
-}
-
-/// Until a linked device's key can be had from the running hub, aioquic meets the door here.
-#[tokio::test]
-#[ignore = "TRAMLINE_PEERS_PYTHON must name a Python with tests/peers/requirements.txt"]
-async fn aioquic_is_served_early_data_included() {
-    let python = std::env::var("TRAMLINE_PEERS_PYTHON").unwrap();
-    let running = running(Limits::default());
-    let dir = tempfile::tempdir().unwrap();
-    let (key, ca) = (dir.path().join("key"), dir.path().join("ca"));
-    std::fs::write(&key, running.key.serialize_pem()).unwrap();
-    std::fs::write(&ca, &running.ca_pem).unwrap();
-
-    let output = tokio::process::Command::new(python)
-        .arg("tests/peers/aioquic_client.py")
-        .args(["--port", &running.address.port().to_string()])
-        .arg("--key")
-        .arg(&key)
-        .arg("--ca")
-        .arg(&ca)
-        .output()
-        .await
-        .unwrap();
-
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
 }
