@@ -1,8 +1,10 @@
-//! What the operating system tells a running hub.
+//! What the operating system tells a running process.
 
 use std::io;
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+use super::failure::Failure;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,5 +39,23 @@ impl Signals {
             _ = self.interrupt.recv() => Signal::Drain,
             _ = self.hang_up.recv() => Signal::Reload,
         }
+    }
+}
+
+/// Ctrl-C to a verb that goes on until then. Make one before the loop, and ask only that one: an
+/// interrupt that comes while nobody listens is lost.
+pub struct Interrupts(Stream);
+
+impl Interrupts {
+    /// Begins to listen. From here on an interrupt no longer ends the process.
+    pub fn listen() -> Result<Self, Failure> {
+        signal(SignalKind::interrupt())
+            .map(Self)
+            .map_err(|error| Failure::failed("SIGNALS", error.to_string()))
+    }
+
+    /// Waits for one.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
     }
 }

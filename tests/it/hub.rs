@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc,
     time::Duration,
 };
@@ -203,7 +203,7 @@ impl Hub {
     pub(crate) fn kill(&mut self) -> Result<(), Failed> {
         if let Some(mut running) = self.running.take() {
             running.child.kill()?;
-            running.child.wait()?;
+            ended(&mut running.child)?;
         }
         Ok(())
     }
@@ -214,7 +214,7 @@ impl Hub {
         run(Command::new("kill")
             .arg("-TERM")
             .arg(running.child.id().to_string()))?;
-        Ok(running.child.wait()?.code().unwrap_or(-1))
+        Ok(ended(&mut running.child)?.code().unwrap_or(-1))
     }
 
     /// `tramline fsck --json` on the stopped hub: the exit code and what it printed.
@@ -243,9 +243,48 @@ pub(crate) fn tramline() -> Command {
     command
 }
 
+/// How long a program may run at all. One that hangs must fail under its own name.
+const RUNS_MAX: Duration = Duration::from_mins(10);
+
+/// Kills a child that runs for longer than it may, until this is dropped.
+struct Limit(mpsc::Sender<()>);
+
+impl Limit {
+    fn of(child: &Child) -> Self {
+        let id = child.id().to_string();
+        let (over, is_over) = mpsc::channel();
+        std::thread::spawn(move || {
+            if is_over.recv_timeout(RUNS_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-KILL", &id]).status();
+            }
+        });
+        Self(over)
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+/// Waits for a child, for as long as it may run.
+pub(crate) fn ended(child: &mut Child) -> io::Result<ExitStatus> {
+    let _limit = Limit::of(child);
+    child.wait()
+}
+
+/// What a command prints and how it ends, within the time that it may run.
+pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    let _limit = Limit::of(&child);
+    child.wait_with_output()
+}
+
 /// Runs a command that must succeed; gives its stdout.
 pub(crate) fn run(command: &mut Command) -> Result<String, Failed> {
-    let output = command.output()?;
+    let output = output(command)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(format!("{command:?} ended with {}: {said}", output.status).into());

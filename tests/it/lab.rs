@@ -11,7 +11,7 @@ use serde_json::Value;
 use tramline::session::lab::{Direction, Link, Micros, Origin, Ppm, Profile};
 
 use crate::{
-    hub::{Hub, run, tramline},
+    hub::{self, Hub, run, tramline},
     peers::{self, Need, Peer},
 };
 
@@ -133,7 +133,7 @@ impl Lab {
         run(Command::new("kill").args(["-TERM", &pid]))?;
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest)?;
-        let code = self.child.wait()?.code();
+        let code = hub::ended(&mut self.child)?.code();
         check(code == Some(0), code)?;
         let summary: Value = serde_json::from_str(&rest)?;
         check(summary["event"] == "summary", &summary)?;

@@ -6,7 +6,7 @@ use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 use tramline::client::Credentials;
 
-use crate::hub::{Hub, run, tramline};
+use crate::hub::{self, Hub, run, tramline};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -78,7 +78,7 @@ fn linked_on(hub: &Hub) -> Result<(), Failed> {
     must(credentials.server.https.is_some(), "https")?;
     must(credentials.server.ca_pem.is_some(), "ca_pem")?;
 
-    let again = link(hub, "TRACKER", &[]).output()?;
+    let again = hub::output(&mut link(hub, "TRACKER", &[]))?;
     let why = String::from_utf8_lossy(&again.stderr).into_owned();
     must(
         again.status.code() == Some(1) && why.contains("LINK_EXISTS"),

@@ -11,7 +11,7 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use crate::hub::{Hub, NAME, run, tramline};
+use crate::hub::{Hub, NAME, ended, output, run, tramline};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -104,7 +104,14 @@ impl Follower {
     fn end(mut self) -> Result<(), Failed> {
         let id = self.child.id().to_string();
         run(Command::new("kill").arg("-INT").arg(id))?;
-        equal(&self.child.wait()?.code(), &Some(0))
+        equal(&ended(&mut self.child)?.code(), &Some(0))
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -136,7 +143,7 @@ fn talk() -> Result<(), Failed> {
     // The devices know the hub's port; the hub comes back on it.
     hub.option(&format!("coap.listen={}", hub.address("coap")));
     hub.kill()?;
-    let unsent = client(&ana, &["send", &room, "three"]).output()?;
+    let unsent = output(&mut client(&ana, &["send", &room, "three"]))?;
     equal(&unsent.status.code(), &Some(1))?;
     hub.start()?;
     said(&ana, "four")?;
@@ -183,6 +190,6 @@ fn by_code() -> Result<(), Failed> {
     run(&mut link(&tab))?;
     let rooms = done(&tab, &["rooms"])?;
     equal(&rooms[0]["room_id"], &made[0]["room_id"])?;
-    let again = link(&hub.path().join("again.json")).output()?;
+    let again = output(&mut link(&hub.path().join("again.json")))?;
     equal(&again.status.code(), &Some(1))
 }

@@ -13,7 +13,7 @@ use tramline::{app::clock::world, client::Client};
 
 use crate::{
     command_line::expect_code,
-    hub::{Hub, block_on, run, tramline},
+    hub::{self, Hub, block_on, run, tramline},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -76,7 +76,7 @@ fn sign_in(hub: &Hub, name: &str) -> Result<PathBuf, Failed> {
 
 /// What a command that must fail says on stderr.
 fn refused(command: &mut Command, code: i32) -> Result<String, Failed> {
-    let output = command.output()?;
+    let output = hub::output(command)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     expect_code(output.status.code(), code).map_err(|_| -> Failed {
         let code = output.status.code();
@@ -215,7 +215,7 @@ fn costs() -> Result<(), Failed> {
     let room = run(&mut client(&file, &["create", "--name", "Crew"]))?;
     let room = room.trim();
 
-    let sent = client(&file, &["send", room, "hello"]).output()?;
+    let sent = hub::output(&mut client(&file, &["send", room, "hello"]))?;
     let said = String::from_utf8_lossy(&sent.stderr).into_owned();
     let figures: Vec<u64> = said
         .split(|c: char| !c.is_ascii_digit())
@@ -230,12 +230,12 @@ fn costs() -> Result<(), Failed> {
         return Err(format!("no cost of sending: {sent}").into());
     }
     for verb in ["rooms", "status", "sync"] {
-        let quiet = client(&file, &[verb]).output()?;
+        let quiet = hub::output(&mut client(&file, &[verb]))?;
         if !quiet.stderr.is_empty() {
             return Err(format!("{verb} says more than asked").into());
         }
         for flag in ["-v", "--cost"] {
-            let told = client(&file, &[verb, flag]).output()?;
+            let told = hub::output(&mut client(&file, &[verb, flag]))?;
             holds(
                 &String::from_utf8_lossy(&told.stderr),
                 &["cost: ", " bytes up, "],

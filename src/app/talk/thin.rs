@@ -12,6 +12,7 @@ use crate::{
         clock::SystemClock,
         failure::Failure,
         output::{self, Format, visible},
+        signals::Interrupts,
     },
     base::{Clock as _, Timestamp},
     client::{
@@ -185,16 +186,27 @@ async fn follow(
 ) -> Result<Said, Failure> {
     let clock = SystemClock::new();
     let until = within.map(|within| clock.now() + within);
+    // Listened to all along: what comes while news are printed must end this, too.
+    let mut interrupts = Interrupts::listen()?;
     door.follow().await.map_err(wrong)?;
     loop {
         let event = tokio::select! {
+            biased;
+            () = interrupts.next() => None,
             event = door.turn(until) => event.map_err(wrong)?,
-            _ = tokio::signal::ctrl_c() => None,
         };
         match event {
-            None => break,
+            None => {
+                door.keep_places().map_err(wrong)?;
+                break;
+            }
             Some(Event::News(records)) => {
-                show(door, me, &records, format).await?;
+                tokio::select! {
+                    biased;
+                    shown = show(door, me, &records, format) => shown?,
+                    // What was cut short is told again the next time.
+                    () = interrupts.next() => break,
+                }
                 // Printed first: after a crash it is rather told twice than never.
                 door.keep_places().map_err(wrong)?;
                 if within.is_some() {
@@ -205,7 +217,6 @@ async fn follow(
             Some(Event::Answered { .. } | Event::Hint(_)) => {}
         }
     }
-    door.keep_places().map_err(wrong)?;
     door.unfollow().await.map_err(wrong)?;
     Ok(Said::Lines)
 }
