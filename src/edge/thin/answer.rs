@@ -177,7 +177,7 @@ impl Thin {
             ThinReply::Appended(seq) => Outcome::of(whole(Code::CHANGED, encode_numbers(&[seq.0]))),
             ThinReply::Entry(entry) => Outcome::of(tagged(request, entry.encode())),
             ThinReply::Names(names) => Outcome::of(whole(Code::CONTENT, Name::encode_all(&names))),
-            ThinReply::Alias(alias) => Outcome::of(whole(Code::CONTENT, encode_numbers(&[alias]))),
+            ThinReply::Alias(alias) => Outcome::of(whole(Code::CHANGED, encode_numbers(&[alias]))),
             ThinReply::Done => Outcome::of(Response::new(Code::CHANGED)),
             ThinReply::Records {
                 records, through, ..

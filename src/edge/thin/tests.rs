@@ -226,7 +226,7 @@ async fn each_path_asks_what_the_profile_says_and_answers_in_its_bytes() {
             "@",
             "004062",
             ThinReply::Alias(300),
-            "2.05",
+            "2.04",
             "ac02",
             "Alias { kind: Room, text: \"@b\" }",
         ),
