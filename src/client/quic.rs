@@ -5,12 +5,14 @@
 //!
 //! spec: thin-profile §14
 
+mod quiet;
+
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use quinn::{
     ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream,
-    TokioRuntime, TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
+    TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
 };
 use quinn_proto::RandomConnectionIdGenerator;
 use rustls::{
@@ -26,6 +28,7 @@ use rustls::{
 use thiserror::Error;
 use tokio::sync::watch;
 
+use self::quiet::Quiet;
 use super::ledger::Cost;
 use crate::{
     session::{
@@ -125,7 +128,7 @@ impl Quic {
         };
         let socket = std::net::UdpSocket::bind(any)?;
         socket.set_nonblocking(true)?;
-        let endpoint = Endpoint::new(endpoint, None, socket, Arc::new(TokioRuntime))?;
+        let endpoint = Endpoint::new(endpoint, None, socket, Arc::new(Quiet::new()))?;
         Ok(Self {
             endpoint,
             config,

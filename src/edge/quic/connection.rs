@@ -18,7 +18,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Shared, sessions::Session, stream::Exchange, tls};
+use super::{EXCHANGES_MAX, Shared, sessions::Session, stream::Exchange, tls};
 use crate::{
     api::{DeviceName, Door},
     edge::linked::Who,
@@ -139,7 +139,7 @@ impl Link {
         let reason = loop {
             tokio::select! {
                 _ = stopping.wait_for(|over| *over) => break None,
-                stream = self.connection.accept_bi() => match stream {
+                stream = self.connection.accept_bi(), if exchanges.len() < EXCHANGES_MAX => match stream {
                     Ok((send, receive)) => {
                         let exchange = Exchange::new(Arc::clone(&self), send, receive);
                         exchanges.spawn(exchange.run());
