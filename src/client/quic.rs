@@ -94,33 +94,8 @@ impl Quic {
         hub_spki: &[u8],
         key: &PrivateKeyDer<'_>,
     ) -> Result<Self, QuicError> {
-        let provider = Arc::new(ring::default_provider());
-        let key = ring::sign::any_supported_type(key).map_err(QuicError::Key)?;
-        let spki = key.public_key().ok_or_else(|| {
-            QuicError::Key(TlsError::General("the key has no public half".to_owned()))
-        })?;
-        let shown = CertifiedKey::new(vec![CertificateDer::from(spki.to_vec())], key);
-        let pinned = Pinned {
-            spki: hub_spki.to_vec(),
-            algorithms: provider.signature_verification_algorithms,
-        };
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(QuicError::Key)?
-            .dangerous() // in that no authority is asked: the key itself is known
-            .with_custom_certificate_verifier(Arc::new(pinned))
-            .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(
-                shown,
-            ))));
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.enable_sni = false; // the key is the name
-        config.enable_early_data = true;
-        let crypto = QuicClientConfig::try_from(config)
-            .map_err(|error| QuicError::Key(TlsError::General(error.to_string())))?;
-        let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(transport()));
-        let mut endpoint = EndpointConfig::default();
-        endpoint.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(0)));
+        let config = client_config(hub_spki, key)?;
+        let endpoint = endpoint_config();
         let any: SocketAddr = if hub.is_ipv4() {
             ([0; 4], 0).into()
         } else {
@@ -177,6 +152,46 @@ impl fmt::Debug for Quic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Quic({})", self.hub)
     }
+}
+
+/// How a device with this key (PKCS#8) greets the hub with the key `hub_spki`.
+pub(crate) fn client_config(
+    hub_spki: &[u8],
+    key: &PrivateKeyDer<'_>,
+) -> Result<ClientConfig, QuicError> {
+    let provider = Arc::new(ring::default_provider());
+    let key = ring::sign::any_supported_type(key).map_err(QuicError::Key)?;
+    let spki = key.public_key().ok_or_else(|| {
+        QuicError::Key(TlsError::General("the key has no public half".to_owned()))
+    })?;
+    let shown = CertifiedKey::new(vec![CertificateDer::from(spki.to_vec())], key);
+    let pinned = Pinned {
+        spki: hub_spki.to_vec(),
+        algorithms: provider.signature_verification_algorithms,
+    };
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(QuicError::Key)?
+        .dangerous() // in that no authority is asked: the key itself is known
+        .with_custom_certificate_verifier(Arc::new(pinned))
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(
+            shown,
+        ))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false; // the key is the name
+    config.enable_early_data = true;
+    let crypto = QuicClientConfig::try_from(config)
+        .map_err(|error| QuicError::Key(TlsError::General(error.to_string())))?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport()));
+    Ok(config)
+}
+
+/// How a device names its connections: not at all.
+pub(crate) fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(0)));
+    config
 }
 
 fn transport() -> TransportConfig {
