@@ -11,13 +11,14 @@ mod hello;
 mod sessions;
 mod stream;
 mod tls;
+mod unproved;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use metrics::counter;
 use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig,
-    ValidationTokenConfig, VarInt,
+    Endpoint, EndpointConfig, IdleTimeout, Incoming, Runtime as _, ServerConfig, TokioRuntime,
+    TransportConfig, ValidationTokenConfig, VarInt,
 };
 use quinn_proto::RandomConnectionIdGenerator;
 use rustls::server::ResolvesServerCert;
@@ -26,7 +27,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::{connection::Connection, sessions::Sessions};
+use self::{connection::Connection, sessions::Sessions, unproved::Unproved};
 use super::{Front, files::Files, linked::Answering};
 use crate::api::Links;
 
@@ -128,7 +129,8 @@ pub fn open(socket: std::net::UdpSocket, door: Quic) -> Result<Bound, OpenError>
     endpoint.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(CONNECTION_ID_BYTES)));
     socket.set_nonblocking(true)?;
     let runtime = Arc::new(TokioRuntime);
-    let endpoint = Endpoint::new(endpoint, Some(config), socket, runtime)?;
+    let socket = Unproved::over(runtime.wrap_udp_socket(socket)?);
+    let endpoint = Endpoint::new_with_abstract_socket(endpoint, Some(config), socket, runtime)?;
     let sessions = Arc::new(Sessions::default());
     door.links
         .tell(Arc::clone(&sessions) as Arc<dyn crate::api::Deliver>);
