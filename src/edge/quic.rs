@@ -12,6 +12,7 @@ mod sessions;
 mod socket;
 mod stream;
 mod tls;
+mod unproved;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::{connection::Connection, sessions::Sessions, socket::Unmarked};
+use self::{connection::Connection, sessions::Sessions, socket::Unmarked, unproved::Unproved};
 use super::{Front, files::Files, linked::Answering};
 use crate::api::Links;
 
@@ -118,7 +119,8 @@ pub fn open(socket: std::net::UdpSocket, door: Quic) -> Result<Bound, OpenError>
     let endpoint = endpoint_config();
     socket.set_nonblocking(true)?;
     let runtime = Arc::new(TokioRuntime);
-    let socket = Arc::new(Unmarked(runtime.wrap_udp_socket(socket)?));
+    let unmarked = Unmarked(runtime.wrap_udp_socket(socket)?);
+    let socket = Unproved::over(Arc::new(unmarked));
     let endpoint = Endpoint::new_with_abstract_socket(endpoint, Some(config), socket, runtime)?;
     let sessions = Arc::new(Sessions::default());
     door.links
