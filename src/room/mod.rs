@@ -10,6 +10,7 @@ mod auth;
 mod decide;
 mod draft;
 mod found;
+mod graph;
 mod membership;
 mod presets;
 mod refusal;
@@ -21,7 +22,7 @@ mod visibility;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use auth::{AuthEntry, Clause, Level, auth_state_keys, check_auth, check_auth
 pub use decide::{Effect, Evidence};
 pub use draft::{Draft, MemberChange, Part};
 pub use found::{Founding, found};
+pub use graph::{Grounds, TIPS_MAX, Verdict, judge, may_redact, tips_after};
 pub use presets::{InitialState, Preset, RoomWish, founding, initial_parts};
 pub use refusal::Refusal;
 pub use resolve::{
