@@ -210,9 +210,13 @@ impl Source {
         let (entries, mut sight) = chunk_of(&hub.store, &self.standing, span).await?;
         for entry in entries {
             let event = match entry.what {
-                Logged::Marker(_) => None,
+                Logged::Marker(_) => {
+                    sight.turn(&hub.store, entry.state).await?;
+                    None
+                }
                 Logged::Event(event) => {
-                    let seen = sight.pass(&event) || self.own == Some(event.nid);
+                    let seen = sight.pass(&hub.store, entry.state, &event).await?
+                        || self.own == Some(event.nid);
                     seen.then_some(event)
                 }
             };
