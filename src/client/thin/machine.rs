@@ -26,7 +26,7 @@ use super::{
 use crate::{
     base::{Rng, Timestamp},
     session::{
-        coap::{Event as CoapEvent, ExchangeId, Response},
+        coap::{Event as CoapEvent, ExchangeId, Progress, Response},
         oscore::{Hint, SecurityContext},
     },
     wire::thin::{Alias, Record, Shown, decode_records},
@@ -129,7 +129,7 @@ const CHECK_MAX: Duration = Duration::from_mins(30);
 const CHECK_MIN: Duration = Duration::from_mins(1);
 
 /// How long after an announcement to fetch what it announced, if the hub does not push it itself.
-const ANNOUNCED: Duration = Duration::from_secs(30);
+pub(super) const ANNOUNCED: Duration = Duration::from_secs(30);
 
 /// A record this much older than the answer that shows it should have been pushed.
 const PUSH_LATE: Duration = Duration::from_secs(20);
@@ -173,6 +173,25 @@ impl ThinMachine {
         let id = OpId(self.next_op);
         self.begin(now, id, ask, Purpose::Asked);
         id
+    }
+
+    /// How far the bodies of a question or its answer have got, where they are in blocks.
+    pub fn progress(&self, op: OpId) -> Option<Progress> {
+        self.link.progress(self.exchange_of(op)?)
+    }
+
+    /// Asks no more for what was begun; there will be no event.
+    pub fn give_up(&mut self, now: Timestamp, op: OpId) {
+        if let Some(exchange) = self.exchange_of(op) {
+            self.ops.remove(&exchange);
+            self.link.cancel(now, exchange);
+        }
+    }
+
+    fn exchange_of(&self, op: OpId) -> Option<ExchangeId> {
+        let mut under_way = self.ops.iter();
+        let found = under_way.find(|(_, one)| one.id == op);
+        found.map(|(exchange, _)| *exchange)
     }
 
     /// See [`SecureLink::bring`].
