@@ -45,7 +45,7 @@ pub trait Answering: Send + Sync + 'static {
     async fn answer(&self, who: &Who, request: &Request) -> Answered;
 
     /// Counts what an operation cost.
-    fn count(&self, device: &DeviceName, operation: &'static str, up: Traffic, down: Traffic);
+    fn count(&self, device: &Arc<DeviceName>, operation: &'static str, up: Traffic, down: Traffic);
 }
 
 /// One observation. Dropping it ends it.
@@ -148,7 +148,7 @@ impl Answering for Answers {
         }
     }
 
-    fn count(&self, device: &DeviceName, operation: &'static str, up: Traffic, down: Traffic) {
+    fn count(&self, device: &Arc<DeviceName>, operation: &'static str, up: Traffic, down: Traffic) {
         self.thin.count(device, operation, up, down);
     }
 }
@@ -220,7 +220,7 @@ impl Pusher {
                     watch,
                     tell,
                 } = *watcher;
-                let device = Arc::new(who.device.clone());
+                let device = Arc::clone(&who.device);
                 let outcome = self.pushes.watch(device, key, watch);
                 if outcome.is_ok() {
                     self.watchers.insert(key, (who, tell));

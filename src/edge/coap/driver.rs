@@ -163,7 +163,7 @@ impl<L: Link> Driver<L> {
             serving,
             socket,
             link,
-            machine: Machine::new(config, door.rng),
+            machine: Machine::new(config, door.rng).without_copies_of(L::is_told_apart),
             front: door.front,
             exchanges: door.exchanges,
             tally: Tally::default(),
@@ -288,17 +288,7 @@ impl<L: Link> Driver<L> {
                 }
                 self.machine.handle_datagram(now, peer, &bytes);
             }
-            Arrived::Copy {
-                peer,
-                id,
-                bytes,
-                came,
-            } => {
-                self.came(&peer, false, came);
-                if self.machine.has_seen(now, &peer, id) {
-                    self.machine.handle_datagram(now, peer, &bytes);
-                }
-            }
+            Arrived::Copy { peer, came } => self.came(&peer, false, came),
             Arrived::Combined { from, request } => self.combined(now, from, request),
             Arrived::Gone { peer } => self.gone(now, &peer),
         }

@@ -137,7 +137,7 @@ impl Thin {
             door: who.door,
             address: who.address.map(|address| address.ip()),
             request: number,
-            credentials: Credentials::Device(who.device.clone()),
+            credentials: Credentials::Device(crate::api::DeviceName::clone(&who.device)),
         }
     }
 

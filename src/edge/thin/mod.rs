@@ -56,7 +56,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Who {
     /// The device.
-    pub device: DeviceName,
+    pub device: Arc<DeviceName>,
     /// The way in.
     pub door: Door,
     /// Where from.
@@ -132,6 +132,8 @@ impl Thin {
     /// Answers one request. Never fails: what is refused is an answer too.
     pub async fn answer(&self, who: &Who, request: &Request) -> Answered {
         self.reach.heard(self.clock.now(), &who.device);
+        // What it used on the way here is counted when it is answered: then its allowance is known.
+        self.devices.profile(&who.device).await;
         let answered = match File::of(request) {
             Some(file) => Answered {
                 response: self.file(who, file, request).await,
@@ -164,7 +166,13 @@ impl Thin {
     }
 
     /// Counts datagrams of a device: in the ledger, and against its daily allowance.
-    pub fn count(&self, device: &DeviceName, operation: &'static str, up: Traffic, down: Traffic) {
+    pub fn count(
+        &self,
+        device: &Arc<DeviceName>,
+        operation: &'static str,
+        up: Traffic,
+        down: Traffic,
+    ) {
         let now = self.clock.now();
         let exchanges = 0; // counted where they are answered
         let cost = Cost {
@@ -189,7 +197,7 @@ impl Thin {
             return true;
         };
         let who = Who {
-            device: device.clone(),
+            device: Arc::new(device.clone()),
             door: Door::Local,
             address: None,
         };

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{News, PUSH, Thin, Watch, Who, answer};
 use crate::{
-    api::{Refusal, Thin as Question, ThinReply},
+    api::{Credentials, DeviceName, Origin, Refusal, Thin as Question, ThinReply},
     base::Seq,
     edge::front::{Asked, Told},
     session::{
@@ -135,8 +135,12 @@ impl Thin {
             bytes_in: Arc::default(),
             repeats: true,
         };
+        let origin = Origin {
+            credentials: Credentials::Observing(DeviceName::clone(&who.device)),
+            ..Self::origin(who, number)
+        };
         let work = async {
-            match self.ask(Self::origin(who, number), question).await? {
+            match self.ask(origin, question).await? {
                 ThinReply::Records {
                     records,
                     through,

@@ -45,7 +45,11 @@ impl Bench {
     fn question(&self) -> Question {
         match self.asked() {
             (origin, Command::Thin(question)) => {
-                assert_eq!(origin.credentials, Credentials::Device(device()));
+                let whose = [
+                    Credentials::Device(device()),
+                    Credentials::Observing(device()),
+                ];
+                assert!(whose.contains(&origin.credentials), "{origin:?}");
                 question
             }
             (_, other) => panic!("{other:?}"),
@@ -542,6 +546,8 @@ async fn an_observed_log_goes_on_where_its_answer_ended() {
     assert_eq!((news.next, news.more), (expected(10, 0), false));
     assert_eq!(hex::encode(&news.response.payload), "0009010078");
     let asks = "Log { room: 64, from: Seq(9), bytes_max: 150 }";
+    let as_who = bench.asked().0.credentials;
+    assert_eq!(as_who, Credentials::Observing(device()), "nobody spoke");
     assert_eq!(format!("{:?}", bench.question()), asks);
 
     bench.will_say(ThinReply::Records {
@@ -599,7 +605,9 @@ async fn beyond_the_daily_allowance_a_push_only_announces() {
         datagrams: 5,
         bytes: 1000,
     };
-    bench.thin.count(&device(), PUSH, Traffic::NONE, down);
+    bench
+        .thin
+        .count(&Arc::new(device()), PUSH, Traffic::NONE, down);
     let watch = Watch::of(&asking(Code::FETCH, "BA", "07")).unwrap();
     bench.will_say(example());
     let news = bench.thin.news(&who(), &watch, 1024).await.unwrap();
@@ -619,7 +627,7 @@ async fn the_ledger_is_told_in_cbor_with_its_sums() {
     bench.will_say(ThinReply::Done);
     bench.told(asking(Code::PUT, "B", "05")).await;
     let (up, down) = (Traffic::datagram(&peer, 12), Traffic::datagram(&peer, 2));
-    bench.thin.count(&device(), "ThinRead", up, down);
+    bench.thin.count(&Arc::new(device()), "ThinRead", up, down);
 
     let answered = bench.thin.answer(&who(), &asking(Code::GET, "$", "")).await;
 

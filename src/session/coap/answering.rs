@@ -111,7 +111,7 @@ impl<P: Peer> Machine<P> {
         let Some(observation) = self.server.observations.get_mut(id) else {
             return;
         };
-        let (key, szx) = (observation.kept_key.clone(), observation.szx);
+        let (key, szx) = (observation.kept_key(), observation.szx);
         let (peer, token) = (observation.peer.clone(), observation.token);
         let (mut part, more) = match self.first_block(now, &key, szx, response) {
             Ok((part, more, _)) => (part, more),

@@ -147,7 +147,7 @@ impl<L: Link> Driver<L> {
         let token = observation.and_then(|observation| self.machine.token_of(observation));
         let kept = token.and_then(|token| self.link.keep(&peer, token));
         let who = Who {
-            device: (*device).clone(),
+            device: Arc::clone(&device),
             door: self.link.door(&peer),
             address: Some(address),
         };
@@ -285,7 +285,7 @@ impl<L: Link> Driver<L> {
                 continue;
             }
             let who = Who {
-                device: (*due.device).clone(),
+                device: due.device,
                 door: self.link.door(&peer),
                 address: self.link.address(&peer),
             };
