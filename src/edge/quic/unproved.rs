@@ -62,7 +62,7 @@ impl Shares {
         if !begins && self.0.get(from).is_none() {
             return; // a connection, or nobody
         }
-        let share = self.0.entry(from, Share::default);
+        let share = self.0.entry(from, || *from, Share::default);
         share.received = share.received.saturating_add(length(datagram));
         share.goes_on |= !begins;
     }
@@ -70,10 +70,9 @@ impl Shares {
     /// Whether this datagram may go. The handshake's are held back strictly. Others belong to a connection as soon as its
     /// device goes on: whoever sends an Initial in its name must not take them away.
     fn may_go(&mut self, to: &SocketAddr, datagram: &[u8]) -> bool {
-        if self.0.get(to).is_none() {
+        let Some(share) = self.0.get_mut(to) else {
             return true;
-        }
-        let share = self.0.entry(to, Share::default);
+        };
         let sent = share.sent.saturating_add(length(datagram));
         let is_allowed = sent <= share.received.saturating_mul(AMPLIFICATION_MAX);
         let may_go = is_allowed || (share.goes_on && !is_long(datagram));
