@@ -52,6 +52,11 @@ impl<K: Clone + Ord, V> Recent<K, V> {
         self.values.get(key).map(|(_, value)| value)
     }
 
+    /// The same, to change it.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.values.get_mut(key).map(|(_, value)| value)
+    }
+
     /// Forgets a key.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let (used, value) = self.values.remove(key)?;

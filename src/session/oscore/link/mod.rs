@@ -407,8 +407,11 @@ impl Link {
             Ok(outer) => {
                 device.answered(inner);
                 let outer = Bytes::from(outer.encode().ok()?);
-                let name = (key, inner.kind, inner.id);
-                self.sent.keep(now, name, piv, message, outer.clone());
+                // what is not confirmed is not sent again either
+                if inner.kind != Kind::Non {
+                    let name = (key, inner.kind, inner.id);
+                    self.sent.keep(now, name, piv, message, outer.clone());
+                }
                 self.reserve(key.kid);
                 Some(outer)
             }
