@@ -36,6 +36,8 @@ pub(super) struct Observed<P> {
     resets: u8,
     /// Pushes acknowledged since it was stored how far the device was told.
     unsaved: u8,
+    /// Pushes in a row that the device was not to confirm.
+    asides: u8,
 }
 
 /// One whose device is silent. It goes on when the device is heard of again.
@@ -100,6 +102,7 @@ impl<P: Peer> Devices<P> {
             before: None,
             resets: awake.resets,
             unsaved: 0,
+            asides: 0,
         };
         self.observed.insert(observation, Box::new(observed));
         true
@@ -118,6 +121,18 @@ impl<P: Peer> Devices<P> {
         }
     }
 
+    /// Whether the next push may be one that is not confirmed; counts it. Now and then it may not: or
+    /// a device that is gone would be told of receipts for ever.
+    ///
+    /// spec: rfc7641 §4.5
+    pub(super) fn may_tell_aside(&mut self, observation: ObservationId) -> bool {
+        let Some(observed) = self.observed.get_mut(&observation) else {
+            return false;
+        };
+        observed.asides = observed.asides.saturating_add(1);
+        observed.asides <= ASIDES_MAX
+    }
+
     /// It was acknowledged. True if it is time to store how far the device was told.
     pub(super) fn delivered(&mut self, now: Timestamp, observation: ObservationId) -> bool {
         let Some(observed) = self.observed.get_mut(&observation) else {
@@ -125,6 +140,7 @@ impl<P: Peer> Devices<P> {
         };
         observed.before = None;
         observed.resets = 0;
+        observed.asides = 0;
         observed.unsaved = observed.unsaved.saturating_add(1);
         self.pushes.delivered(now, observation);
         observed.unsaved >= UNSAVED_MAX
@@ -324,6 +340,9 @@ const POSITION: u16 = 65_000;
 
 /// Pushes that may be told again after a crash. Each store is a write of the hub's.
 const UNSAVED_MAX: u8 = 16;
+
+/// Pushes in a row that are not confirmed.
+const ASIDES_MAX: u8 = 15;
 
 /// Resets in a row that end an observation.
 const RESETS_MAX: u8 = 2;

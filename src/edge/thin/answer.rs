@@ -60,6 +60,7 @@ impl Read {
             Self::Thin(Ok(Asked::Thin(thin))) => thin.name(),
             Self::Thin(Ok(Asked::WholeEvent { .. })) => "Event",
             Self::Thin(Ok(Asked::Ledger)) => "ThinLedger",
+            Self::Thin(Ok(Asked::Later(_))) => "ThinLater",
             Self::Thin(_) => "Unknown",
             Self::Rest(rest) => rest.operation(),
         }
@@ -127,9 +128,20 @@ impl Thin {
                     let told = self.books.cbor(&who.device);
                     Ok(Outcome::of(whole(Code::CONTENT, told)))
                 }
+                Asked::Later(wait) => self.later(wait).await,
                 Asked::Rest(_) => Err(Refusal::internal()), // read before
             },
         }
+    }
+
+    /// Nothing, after a while. spec: thin-profile §11
+    async fn later(&self, wait: Duration) -> Result<Outcome, Refusal> {
+        let Ok(_place) = self.later.try_acquire() else {
+            let refusal = Refusal::new(crate::api::Code::LimitExceeded, "too many wait already");
+            return Err(refusal.with_status(503).retry_after(LATER_AGAIN));
+        };
+        tokio::time::sleep(wait).await;
+        Ok(Outcome::of(Response::new(Code::CHANGED)))
     }
 
     pub(super) fn origin(who: &Who, number: RequestId) -> Origin {
@@ -265,6 +277,9 @@ impl Thin {
         )))
     }
 }
+
+/// When to try again where too many wait.
+const LATER_AGAIN: Duration = Duration::from_mins(10);
 
 /// Records as an answer. spec: thin-profile §3
 fn records_told(question: &Question, records: &[Record]) -> Outcome {

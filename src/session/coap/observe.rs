@@ -166,6 +166,12 @@ impl<P: Peer> Observations<P> {
         Some((id, pending.1))
     }
 
+    /// Whether nothing of this observation waits, and nothing is in flight to its peer.
+    pub(super) fn is_free(&self, id: ObservationId, peer: &P) -> bool {
+        let waits = self.by_id.get(&id).is_some_and(|one| one.pending.is_some());
+        !waits && !self.busy.contains_key(peer) && self.held.at(&id).is_none()
+    }
+
     /// A notification was sent.
     pub(super) fn sent(&mut self, id: ObservationId, message_id: u16) {
         if let Some(observation) = self.by_id.get_mut(&id) {

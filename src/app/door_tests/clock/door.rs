@@ -15,7 +15,7 @@ use super::place::Place;
 use crate::{
     api::{DeviceName, Door as Way, OscoreLink},
     base::Timestamp,
-    edge::thin::{Bell, Pushes, Reach, Thin, Watch, Who},
+    edge::thin::{Bell, News, Pushes, Reach, Thin, Watch, Who},
     session::{
         coap::{Config, Event, ExchangeId, GoneReason, Machine, ObservationId, Request},
         lab::Node,
@@ -94,7 +94,7 @@ impl Door {
         while !is_quiet {
             is_quiet = true;
             let rung = self.bell.take();
-            self.pushes.heard(now, &rung.users);
+            self.pushes.heard(now, &rung);
             self.push(now);
             while let Some(want) = self.link.poll_want() {
                 self.wanted(now, want);
@@ -155,13 +155,7 @@ impl Door {
                 }
                 self.machine.handle_datagram(now, peer, &bytes);
             }
-            Arrived::Copy {
-                peer, id, bytes, ..
-            } => {
-                if self.machine.has_seen(now, &peer, id) {
-                    self.machine.handle_datagram(now, peer, &bytes);
-                }
-            }
+            Arrived::Copy { .. } => {} // the link has answered it again
             Arrived::Combined { .. } | Arrived::Gone { .. } => {
                 panic!("nobody agrees on a context here, and nobody is revoked")
             }
@@ -267,25 +261,33 @@ impl Door {
                 continue;
             }
             let who = self.who(&peer);
-            let news = self.thin.news(&who, &due.watch, bytes_max);
-            let Some(news) = self.place.wait(news) else {
-                self.pushes.nothing(now, observation);
-                continue;
+            let news = self.thin.news(&who, &due.watch, due.sought, bytes_max);
+            let (response, next, more) = match self.place.wait(news) {
+                News::Nothing { next } => {
+                    self.pushes.passed(now, observation, next);
+                    continue;
+                }
+                News::Aside { response, next } => (response, next, false),
+                News::Entries {
+                    response,
+                    next,
+                    more,
+                } => (response, next, more),
             };
-            self.machine.set_link_class(now, &peer, news.next.class());
+            self.machine.set_link_class(now, &peer, next.class());
             if let Some(observed) = self.observed.get_mut(&observation) {
                 observed.before = Some(due.watch);
             }
-            self.pushes.pushed(observation, news.next, news.more);
+            self.pushes.pushed(observation, next, more);
             self.machine
-                .notify(now, observation, news.response)
+                .notify(now, observation, response)
                 .expect("it is observed");
         }
     }
 
     fn who(&self, peer: &UdpPeer) -> Who {
         Who {
-            device: (*self.device(peer)).clone(),
+            device: self.device(peer),
             door: Way::Oscore,
             address: self.link.address(peer),
         }

@@ -205,7 +205,7 @@ pub(super) struct Server {
     half: Half,
     place: Place,
     thin: Arc<Thin>,
-    device: DeviceName,
+    device: Arc<DeviceName>,
 }
 
 impl Server {
@@ -314,7 +314,7 @@ pub(super) fn lab(
         half: Half::new(endpoint, opened),
         thin: place.thin(),
         place,
-        device: keys.device,
+        device: Arc::new(keys.device),
     };
 
     let mut named = client::quic::endpoint_config();
