@@ -18,6 +18,8 @@ use libtest_mimic::{Completion, Failed, Trial};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::hub;
+
 /// Whether a missing peer may pass under `CI=true`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -134,13 +136,11 @@ pub(crate) fn script(name: &str) -> PathBuf {
 
 /// Runs a script of `tests/peers` to its end and gives the JSON line it printed.
 ///
-/// The scripts keep a deadline of their own (`--timeout`), so this waits without one.
+/// The scripts keep a deadline of their own (`--timeout`); this one's is far beyond theirs.
 pub(crate) fn python_script(name: &str, args: &[&str]) -> Result<Value, Failed> {
-    let output = Command::new(python()?)
-        .arg(script(name))
-        .args(args)
-        .output()?;
-    json_line(name, &output)
+    let mut command = Command::new(python()?);
+    command.arg(script(name)).args(args);
+    json_line(name, &hub::output(&mut command)?)
 }
 
 /// Runs the matrix-js-sdk script, which trusts the certificates of `ca`.
@@ -247,7 +247,7 @@ impl Drop for Synapse {
     }
 }
 
-fn in_ci() -> bool {
+pub(crate) fn in_ci() -> bool {
     env::var("CI").is_ok_and(|value| value == "true")
 }
 
