@@ -430,45 +430,43 @@ fn an_auth_chain_of_any_depth_is_walked_and_comes_parents_first() {
     assert!(error.to_string().contains("depth"), "{error}");
 }
 
-/// The shortest of three runs, for this machine has other things to do.
+/// Where the cost grew with the square, ten times as many would take 100 times as long; 10 to 20
+/// times is what it should be. Tried again when the machine has other things to do.
 #[expect(
     clippy::disallowed_methods,
     reason = "it measures; no rule depends on it"
 )]
-fn shortest(mut run: impl FnMut()) -> std::time::Duration {
-    let mut time = || {
+fn assert_in_proportion([small, tenfold]: [(Graph, Vec<StateMap>); 2]) {
+    let run = |(graph, states): &(Graph, Vec<StateMap>)| {
+        let states: Vec<_> = states.iter().collect();
         let start = std::time::Instant::now();
-        run();
+        graph.try_resolve(&states, Budget::DEFAULT).unwrap();
         start.elapsed()
     };
-    time().min(time()).min(time())
-}
-
-/// Where the cost grew with the square, it would be 100 times; 10 is what it should be.
-fn assert_in_proportion(small: std::time::Duration, tenfold: std::time::Duration) {
-    assert!(
-        tenfold < small * 40,
-        "{small:?} became {tenfold:?} with ten times as many"
-    );
+    let mut took = Vec::new();
+    for _ in 0..20 {
+        let (small, tenfold) = (run(&small).min(run(&small)), run(&tenfold));
+        if tenfold < small * 40 {
+            return;
+        }
+        took.push((small, tenfold));
+    }
+    unreachable!("ten times as many took far more than ten times as long: {took:?}");
 }
 
 #[test]
 fn ten_times_the_forks_cost_about_ten_times_the_time() {
     for version in [Version::V11, Version::V12] {
-        let [small, tenfold] = [100, 1000].map(|count| {
+        assert_in_proportion([100, 1000].map(|count| {
             let (mut graph, base) = Graph::new(version);
-            let mut states = Vec::new();
-            for n in 0..count {
+            let fork = |n: u64| {
                 let mut state = base.clone();
                 graph.send(&mut state, BEN, TOPIC, topic(&n.to_string()), n);
-                states.push(state);
-            }
-            let states: Vec<_> = states.iter().collect();
-            shortest(|| {
-                graph.try_resolve(&states, Budget::DEFAULT).unwrap();
-            })
-        });
-        assert_in_proportion(small, tenfold);
+                state
+            };
+            let states = (0..count).map(fork).collect();
+            (graph, states)
+        }));
     }
 }
 
@@ -476,7 +474,7 @@ fn ten_times_the_forks_cost_about_ten_times_the_time() {
 #[test]
 fn long_lines_of_power_levels_are_walked_once() {
     for version in [Version::V11, Version::V12] {
-        let [small, tenfold] = [50, 500].map(|count| {
+        assert_in_proportion([50, 500].map(|count| {
             let (mut graph, base) = Graph::new(version);
             let (mut one, mut other) = (base.clone(), base);
             graph.send(&mut one, ANA, LEVELS, levels(version, &[(BEN, 0)]), 0);
@@ -488,11 +486,9 @@ fn long_lines_of_power_levels_are_walked_once() {
             for n in 0..count {
                 graph.send(&mut other, CAT, ("m.own", &n.to_string()), json!({}), n);
             }
-            shortest(|| {
-                let resolved = graph.try_resolve(&[&one, &other], Budget::DEFAULT).unwrap();
-                assert_eq!(at(&resolved, LEVELS), at(&one, LEVELS));
-            })
-        });
-        assert_in_proportion(small, tenfold);
+            let resolved = graph.resolve(&[&one, &other]);
+            assert_eq!(at(&resolved, LEVELS), at(&one, LEVELS));
+            (graph, vec![one, other])
+        }));
     }
 }
