@@ -180,7 +180,8 @@ impl Oracle {
 
     /// The answer to one request; an answer with `"ok": false` is an answer too.
     pub(crate) fn ask(&mut self, request: &Value) -> Result<Value, Failed> {
-        writeln!(self.requests, "{request}")?;
+        // As one text: written piece by piece, each bracket would be a system call.
+        self.requests.write_all(format!("{request}\n").as_bytes())?;
         self.requests.flush()?;
         self.read()
     }

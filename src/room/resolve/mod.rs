@@ -24,6 +24,9 @@ mod difference;
 mod order;
 mod split;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::OwnedEventId;
