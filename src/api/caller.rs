@@ -59,6 +59,9 @@ pub enum Credentials {
     Device(super::DeviceName),
     /// Both: refused unless they name the same device.
     DeviceAndToken(super::DeviceName, String),
+    /// None now: the hub looks for news on behalf of a linked device that observes. That the device
+    /// is still linked is checked; it has not spoken, so it counts neither as seen nor as asking.
+    Observing(super::DeviceName),
 }
 
 impl fmt::Debug for Credentials {
@@ -69,6 +72,7 @@ impl fmt::Debug for Credentials {
             Self::Token(_) => "Token(…)",
             Self::Device(_) => "Device",
             Self::DeviceAndToken(..) => "DeviceAndToken(…)",
+            Self::Observing(_) => "Observing",
         })
     }
 }

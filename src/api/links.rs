@@ -195,6 +195,31 @@ pub trait Deliver: Send + Sync + 'static {
     /// Something may concern anyone.
     fn news_for_all(&self, position: Position);
 
+    /// Something moved beside the logs, which these users may be shown: receipts, typing. Worth less
+    /// than news: who does not push such things need not listen.
+    fn beside(&self, since: Beside, users: &mut dyn Iterator<Item = &ruma::UserId>) {
+        let _ = (since, users);
+    }
+
     /// A device was revoked: its sessions end now.
     fn revoked(&self, device: &DeviceName);
+}
+
+/// From where on to look for what moves beside the logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Receipts stored after this; none: there are no new ones.
+    pub receipts: Option<Position>,
+    /// Typing that changed after this version of the hub's board; none: it did not.
+    pub typing: Option<u64>,
+}
+
+impl Beside {
+    /// From where on there is what either says.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let receipts = self.receipts.into_iter().chain(other.receipts).min();
+        let typing = self.typing.into_iter().chain(other.typing).min();
+        Self { receipts, typing }
+    }
 }

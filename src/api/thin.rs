@@ -3,6 +3,7 @@
 //! Rooms, users and types are the device's aliases here; the desk alone knows what they stand for.
 //! Everything else a device may ask is an ordinary [`super::Command`].
 
+use super::Beside;
 use crate::{
     base::Seq,
     wire::thin::{Alias, Draft, Hello, LinkProfile, Name, NameKind, Record, WholeEntry},
@@ -33,6 +34,15 @@ pub enum Thin {
     Inbox {
         /// After which entry; none asks for the heads of the rooms.
         after: Option<(Alias, Seq)>,
+        /// Bytes that the records may have together, encoded.
+        bytes_max: u32,
+    },
+    /// What moved beside the logs, for a push: no device asks this.
+    Beside {
+        /// In which room; none: in all.
+        room: Option<Alias>,
+        /// Since when.
+        since: Beside,
         /// Bytes that the records may have together, encoded.
         bytes_max: u32,
     },
@@ -80,6 +90,7 @@ impl Thin {
             Self::Append { .. } => "ThinAppend",
             Self::Log { .. } => "ThinLog",
             Self::Inbox { .. } => "ThinInbox",
+            Self::Beside { .. } => "ThinBeside",
             Self::Entry { .. } => "ThinEntry",
             Self::Names(_) => "ThinNames",
             Self::Alias { .. } => "ThinAlias",
@@ -98,10 +109,10 @@ pub enum ThinReply {
     Hello(Hello),
     /// To [`Thin::Append`]: the entry's place; the same for a retry.
     Appended(Seq),
-    /// To [`Thin::Log`] and [`Thin::Inbox`].
+    /// To [`Thin::Log`] and [`Thin::Inbox`], and the receipts and typing of [`Thin::Beside`].
     Records {
         /// In order, within the budget; with the closing `Covered`, which [`Thin::Log`] always has and
-        /// [`Thin::Inbox`] where there is more.
+        /// [`Thin::Inbox`] where there is more, or the last entries cannot be seen.
         records: Vec<Record>,
         /// The newest entry they cover, to go on from: in `Inbox` with its room.
         through: Option<(Alias, Seq)>,

@@ -3,10 +3,13 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration, 3 the store is
 //! somebody else's. Results go to stdout, everything else to stderr.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+mod client;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::client::{ClientArgs, ClientVerb, LinkClass, Login, LoginDoor, WantedDoor};
 use super::{
     backup, check,
     config::{self, Inputs},
@@ -67,12 +70,13 @@ pub enum Verb {
     /// End a device of an account on every door, at once
     #[command(after_help = "Example:\n  tramline unlink ana --device TRACKER")]
     Unlink(UnlinkArgs),
-    /// Talk in rooms, over HTTPS or CoAP
+    /// Talk in rooms: over HTTPS or CoAP, or as a linked device over OSCORE or QUIC
     #[command(
         after_help = "Example:\n  tramline client --login https://127.0.0.1:8448 ana \
                       --ca keys/https.cert.pem rooms\n  \
                       tramline client --login coap://127.0.0.1:5683 ana send '#all:hub.example' hello\n  \
-                      tramline client --credentials phone.json sync --follow       # a linked device, over OSCORE"
+                      tramline client --credentials phone.json sync --follow       # a linked device, over OSCORE\n  \
+                      tramline client --credentials phone.json upload photo.jpg    # and over QUIC, as it is large"
     )]
     Client(ClientArgs),
     /// Show and check the whole thing in a temporary directory
@@ -287,286 +291,6 @@ pub struct AddArgs {
     pub hub: HubArgs,
 }
 
-/// Arguments of `client`.
-#[derive(Debug, Args)]
-pub struct ClientArgs {
-    /// A credential file
-    #[arg(long, value_name = "FILE", conflicts_with = "login")]
-    pub credentials: Option<PathBuf>,
-    /// Sign in with a password: an https:// or coap:// URL, and a user
-    #[arg(long, num_args = 2, value_names = ["URL", "USER"])]
-    pub login: Option<Vec<String>>,
-    /// Trust only this certificate, in PEM
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "login",
-        conflicts_with = "credentials"
-    )]
-    pub ca: Option<PathBuf>,
-    /// The file with the password, - for stdin; without it you are asked
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "login",
-        conflicts_with = "credentials"
-    )]
-    pub password_file: Option<PathBuf>,
-    /// Keep the new session as a credential file, for --credentials
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "login",
-        conflicts_with = "credentials"
-    )]
-    pub save: Option<PathBuf>,
-    /// Say on stderr what it cost: bytes and datagrams, signing in included (`send` always does)
-    #[arg(short = 'v', long, visible_alias = "verbose", global = true)]
-    pub cost: bool,
-    /// What to do
-    #[command(subcommand)]
-    pub verb: Option<ClientVerb>,
-}
-
-/// What a client does.
-#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
-pub enum ClientVerb {
-    /// List the rooms you are in, are invited to or have asked to join
-    #[command(after_help = "Example:\n  tramline client --credentials ana.json rooms")]
-    Rooms,
-    /// Make a room and print its id
-    #[command(
-        after_help = "Example:\n  tramline client --credentials ana.json create --name Crew --invite @bob:hub.example"
-    )]
-    Create {
-        /// Its name
-        #[arg(long)]
-        name: Option<String>,
-        /// Its alias on this hub, without # and server
-        #[arg(long)]
-        alias: Option<String>,
-        /// Whom to invite; may be given again
-        #[arg(long, value_name = "USER")]
-        invite: Vec<String>,
-        /// Let anyone join
-        #[arg(long)]
-        public: bool,
-        /// Its version [default: the hub's]
-        #[arg(long, value_name = "VERSION")]
-        room_version: Option<String>,
-    },
-    /// Invite somebody
-    #[command(
-        after_help = "Example:\n  tramline client --credentials ana.json invite '#crew:hub.example' @bob:hub.example"
-    )]
-    Invite {
-        /// The room's id or alias
-        room: String,
-        /// The user's id
-        user: String,
-    },
-    /// Join a room, or accept an invitation
-    #[command(
-        after_help = "Example:\n  tramline client --credentials bob.json join '#crew:hub.example'"
-    )]
-    Join {
-        /// The room's id or alias
-        room: String,
-    },
-    /// Leave a room, or decline an invitation
-    #[command(
-        after_help = "Example:\n  tramline client --credentials bob.json leave '#crew:hub.example'"
-    )]
-    Leave {
-        /// The room's id or alias
-        room: String,
-    },
-    /// Send a message and print its event id
-    #[command(
-        after_help = "Example:\n  tramline client --credentials ana.json send '#crew:hub.example' 'hello, all'"
-    )]
-    Send {
-        /// The room's id or alias
-        room: String,
-        /// The text
-        text: String,
-        /// The transaction id; a retry with the same one is not sent twice
-        #[arg(long, value_name = "ID")]
-        txn: Option<String>,
-    },
-    /// Print the newest messages of a room, oldest first
-    #[command(
-        after_help = "Example:\n  tramline client --credentials ana.json read '#crew:hub.example' --limit 20"
-    )]
-    Read {
-        /// The room's id or alias
-        room: String,
-        /// How many
-        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        limit: u32,
-        /// Go on from the place that an earlier read printed
-        #[arg(long, value_name = "TOKEN")]
-        from: Option<String>,
-    },
-    /// Print what is new
-    #[command(after_help = "Example:\n  tramline client --credentials ana.json sync --follow")]
-    Sync {
-        /// Since this place; without it from the beginning
-        #[arg(long, value_name = "TOKEN")]
-        since: Option<String>,
-        /// Wait so many seconds for something new
-        #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
-        timeout: Duration,
-        /// Go on until interrupted
-        #[arg(long)]
-        follow: bool,
-    },
-    /// Who am I, where, and does the hub answer?
-    #[command(after_help = "Example:\n  tramline client --credentials ana.json status")]
-    Status,
-    /// Approve a new device of yours, and print the code that makes it one
-    #[command(
-        after_help = "Example:\n  tramline client --credentials ana.json approve --device PHONE\n\n\
-                      The code is good once, for ten minutes; on the new device: \
-                      tramline client link CODE --out phone.json --server https://HUB:8448"
-    )]
-    Approve {
-        /// The new device's id
-        #[arg(long, value_name = "ID")]
-        device: String,
-    },
-    /// Make this a linked device, with a code from `approve`
-    #[command(
-        after_help = "Example:\n  tramline client link AAAAA-BBBBB-CCCCC-DDDDD-EEEEE-FFFFF-GGGGG-HH222 \
-                      --out phone.json --server https://hub.example:8448"
-    )]
-    Link {
-        /// The code; case, spaces and hyphens do not matter
-        code: String,
-        /// The credential file to write; never over one that is there
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-        /// Where the hub's HTTPS is
-        #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:8448")]
-        server: String,
-        /// Trust only this certificate, in PEM; without it, the one whose key the code names
-        #[arg(id = "link_ca", long = "ca", value_name = "FILE")]
-        ca: Option<PathBuf>,
-    },
-    /// What a linked device has spent, day by day: bytes with headers, datagrams, wake-ups
-    #[command(after_help = "Example:\n  tramline client --credentials k1.json ledger")]
-    Ledger,
-    /// Tell the hub what a linked device's link is like: how patiently to send, how much at once
-    #[command(
-        after_help = "Example:\n  tramline client --credentials phone.json link-class radio-300 --daily-kilobytes 200"
-    )]
-    LinkClass {
-        /// The kind of link; timers, block sizes and how long to gather records follow from it
-        class: LinkClass,
-        /// Kilobytes a day, headers included; near it the hub leaves out receipts and typing, then
-        /// profiles, then reactions, never messages. 0 for no limit
-        #[arg(long, value_name = "KB", default_value_t = 0)]
-        daily_kilobytes: u64,
-    },
-    /// End the session on the hub and take the access token out of the credential file
-    #[command(after_help = "Example:\n  tramline client --credentials ana.json logout")]
-    Logout,
-}
-
-/// The classes of links. spec: thin-profile §11
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LinkClass {
-    /// Not said
-    Unknown,
-    /// Radio up to 300 bit/s
-    #[value(name = "radio-300")]
-    Radio300,
-    /// Radio up to 2,400 bit/s
-    #[value(name = "radio-2400")]
-    Radio2400,
-    /// Satellite, narrow
-    Satellite,
-    /// NB-IoT or LTE-M
-    NbIot,
-    /// GPRS or EDGE
-    Gprs,
-    /// 3G, LTE or Wi-Fi
-    Broadband,
-}
-
-impl LinkClass {
-    /// Its number on the wire.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Unknown => 0,
-            Self::Radio300 => 1,
-            Self::Radio2400 => 2,
-            Self::Satellite => 3,
-            Self::NbIot => 4,
-            Self::Gprs => 5,
-            Self::Broadband => 6,
-        }
-    }
-
-    /// Its name on the command line; that of another program's class is its number.
-    pub fn name_of(number: u8) -> String {
-        let named = Self::value_variants()
-            .iter()
-            .find(|class| class.number() == number)
-            .and_then(ValueEnum::to_possible_value);
-        named.map_or_else(|| number.to_string(), |value| value.get_name().to_owned())
-    }
-}
-
-/// The door that a `--login` URL names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoginDoor {
-    /// `https://`.
-    Https,
-    /// `coap://`.
-    Coap,
-}
-
-/// What `--login` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// The door.
-    pub door: LoginDoor,
-    /// Host and port; the port may be left out.
-    pub authority: http::uri::Authority,
-    /// The user: a localpart or an id.
-    pub user: String,
-}
-
-impl ClientArgs {
-    /// What `--login` says, if it is there.
-    pub fn login(&self) -> Result<Option<Login>, Failure> {
-        let Some([url, user]) = self.login.as_deref() else {
-            return Ok(None);
-        };
-        let (door, rest) = if let Some(rest) = url.strip_prefix("https://") {
-            (LoginDoor::Https, rest)
-        } else if let Some(rest) = url.strip_prefix("coap://") {
-            (LoginDoor::Coap, rest)
-        } else {
-            return Err(login_url(url));
-        };
-        let authority: http::uri::Authority = rest
-            .trim_end_matches('/')
-            .parse()
-            .map_err(|_| login_url(url))?;
-        if authority.as_str().contains('@') {
-            return Err(login_url(url));
-        }
-        let user = user.clone();
-        Ok(Some(Login {
-            door,
-            authority,
-            user,
-        }))
-    }
-}
-
 impl HubArgs {
     fn inputs(self) -> Inputs {
         Inputs::of_process(self.config, self.options)
@@ -671,29 +395,6 @@ fn usage(error: &clap::Error, format: Format) -> ExitCode {
     }
     Exit::Usage.into()
 }
-
-fn login_url(url: &str) -> Failure {
-    // An URL could carry a password; what stands before its @ is not repeated.
-    let shown = url.rsplit('@').next().unwrap_or(url);
-    Failure::usage(
-        "LOGIN_URL",
-        format!("{shown:?}: write https://HOST:PORT or coap://HOST:PORT"),
-    )
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: u64 = text
-        .trim_end_matches('s')
-        .parse()
-        .map_err(|_| "write a whole number")?;
-    if seconds > SYNC_SECONDS_MAX {
-        return Err(format!("at most {SYNC_SECONDS_MAX}"));
-    }
-    Ok(Duration::from_secs(seconds))
-}
-
-/// How long one `client sync` may wait: longer than any hub holds a request.
-const SYNC_SECONDS_MAX: u64 = 3600;
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use super::{
     failure::Failure,
     secrets::{self, Secret, SecretError},
     telemetry::Telemetry,
-    tls::Certificate,
+    tls::{self, Certificate, DtlsCertificate},
 };
 
 /// The secrets that are read again on a reload.
@@ -65,6 +65,17 @@ pub struct Reloaded {
     pub waiting: Vec<&'static str>,
 }
 
+/// What a reload may replace under those who use it.
+#[derive(Clone, Debug, Default)]
+pub struct Replaceable {
+    /// What the HTTPS door shows, if it is open.
+    pub certificate: Option<Arc<Certificate>>,
+    /// What the DTLS door shows, if it is open.
+    pub dtls_certificate: Option<Arc<DtlsCertificate>>,
+    /// Secrets.
+    pub tokens: SharedTokens,
+}
+
 /// Takes the configuration anew, as often as asked.
 pub struct Reloader {
     inputs: Inputs,
@@ -73,26 +84,18 @@ pub struct Reloader {
     /// As of the last reload.
     current: Loaded,
     telemetry: Telemetry,
-    certificate: Option<Arc<Certificate>>,
-    tokens: SharedTokens,
+    taken: Replaceable,
 }
 
 impl Reloader {
     /// Begins with what the hub was started with.
-    pub fn new(
-        inputs: Inputs,
-        loaded: Loaded,
-        telemetry: Telemetry,
-        certificate: Option<Arc<Certificate>>,
-        tokens: SharedTokens,
-    ) -> Self {
+    pub fn new(inputs: Inputs, loaded: Loaded, telemetry: Telemetry, taken: Replaceable) -> Self {
         Self {
             inputs,
             started: loaded.clone(),
             current: loaded,
             telemetry,
-            certificate,
-            tokens,
+            taken,
         }
     }
 
@@ -105,13 +108,23 @@ impl Reloader {
     pub fn reload(&mut self) -> Result<Reloaded, Failure> {
         let newer = config::load(&self.inputs)?;
         let tokens = Tokens::read(&newer.config)?;
+        let wrong = |error| Failure::usage("CERTIFICATE", error);
+        let dtls = match &self.taken.dtls_certificate {
+            Some(shown) => Some((shown, tls::for_dtls(&newer.config.coaps).map_err(wrong)?)),
+            None => None,
+        };
         // Last of what can fail, since it checks and takes in one step.
-        if let Some(certificate) = &self.certificate {
-            certificate
-                .reload(&newer.config.https)
-                .map_err(|error| Failure::usage("CERTIFICATE", error))?;
+        if let Some(certificate) = &self.taken.certificate {
+            certificate.reload(&newer.config.https).map_err(wrong)?;
         }
-        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+        if let Some((shown, certificate)) = dtls {
+            shown.send_replace(certificate);
+        }
+        *self
+            .taken
+            .tokens
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = tokens;
         self.telemetry.set_level(&newer.config.log.level);
         let names = |keys: Vec<&'static config::Key>, class: Reload| {
             keys.into_iter()
@@ -161,7 +174,11 @@ mod tests {
         crate::base::test_log::Log::install(); // the log of this process belongs to the tests
         let telemetry = Telemetry::start(&loaded.config.log);
         let tokens = Arc::new(RwLock::new(Tokens::read(&loaded.config).unwrap()));
-        Reloader::new(inputs, loaded, telemetry, None, tokens)
+        let taken = Replaceable {
+            tokens,
+            ..Replaceable::default()
+        };
+        Reloader::new(inputs, loaded, telemetry, taken)
     }
 
     #[test]
@@ -180,7 +197,7 @@ mod tests {
         assert_eq!(first.waiting, ["limits.shards"]);
         assert!(first.taken.contains(&"limits.media_size"));
         assert_eq!(reloader.config().limits.media_size.0, 1 << 20);
-        let tokens = reloader.tokens.read().unwrap();
+        let tokens = reloader.taken.tokens.read().unwrap();
         assert!(tokens.registration.as_ref().unwrap().matches("open"));
         assert_eq!(second.taken, <[&str; 0]>::default());
         assert_eq!(second.waiting, ["limits.shards"]);
@@ -199,7 +216,7 @@ mod tests {
         let failure = reloader.reload().unwrap_err().to_string();
 
         assert!(failure.contains("`limits.shards`"), "{failure}");
-        let tokens = reloader.tokens.read().unwrap();
+        let tokens = reloader.taken.tokens.read().unwrap();
         assert!(tokens.registration.as_ref().unwrap().matches("old"));
     }
 
@@ -213,7 +230,39 @@ mod tests {
 
         reloader.reload().unwrap();
 
-        let tokens = reloader.tokens.read().unwrap();
+        let tokens = reloader.taken.tokens.read().unwrap();
         assert!(tokens.shared_secret.as_ref().unwrap().matches("new"));
+    }
+
+    #[test]
+    fn the_dtls_door_shows_what_its_files_hold_now_and_never_what_it_cannot_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let pair = |algorithm| {
+            let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            let made = rcgen::CertificateParams::new(vec!["hub.example".to_owned()]).unwrap();
+            let made = made.self_signed(&key).unwrap();
+            fs::write(dir.path().join("cert"), made.pem()).unwrap();
+            fs::write(dir.path().join("key"), key.serialize_pem()).unwrap();
+        };
+        write(
+            dir.path(),
+            "coaps.cert_file = \"cert\"\ncoaps.key_file = \"key\"",
+        );
+        pair(&rcgen::PKCS_ECDSA_P256_SHA256);
+        let mut reloader = reloader(dir.path());
+        let first = tls::for_dtls(&reloader.config().coaps).unwrap();
+        let shown = Arc::new(DtlsCertificate::new(first));
+        let mut door = shown.subscribe();
+        reloader.taken.dtls_certificate = Some(shown);
+
+        pair(&rcgen::PKCS_ED25519);
+        let failure = reloader.reload().unwrap_err().to_string();
+        assert!(failure.contains("coaps.key_file"), "{failure}");
+        assert!(!door.has_changed().unwrap());
+        pair(&rcgen::PKCS_ECDSA_P256_SHA256);
+        reloader.reload().unwrap();
+
+        assert!(door.has_changed().unwrap());
+        door.borrow_and_update().is_usable().unwrap();
     }
 }

@@ -22,16 +22,16 @@ use super::{
     operator,
     output::Format,
     ready::Ready,
-    reload::{Reloader, SharedTokens, Tokens},
+    reload::{Reloader, Replaceable, SharedTokens, Tokens},
     signals::{Signal, Signals},
     telemetry::{self, Telemetry},
-    tls::{self, Certificate},
+    tls::{self, Certificate, DtlsCertificate},
 };
 use crate::{
     api::{Links, Service},
     edge::{
         self, Front,
-        coap::{Coap, Exchanges, Linked},
+        coap::{Coap, Exchanges, Linked, Sockets},
         coaps::{self, Coaps, LinkedKeys},
         credential_file::HubFacts,
         http::{Https, WellKnown},
@@ -83,8 +83,12 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let operators = tokio::spawn(socket.run(hub.running(facts)));
     Ready::new(config.server_name.as_str(), listening).print()?;
 
-    let (certificate, tokens) = (material.certificate.clone(), Arc::clone(&material.tokens));
-    let mut reloader = Reloader::new(inputs, loaded, telemetry, certificate, tokens);
+    let taken = Replaceable {
+        certificate: material.certificate.clone(),
+        dtls_certificate: material.dtls_certificate.clone(),
+        tokens: Arc::clone(&material.tokens),
+    };
+    let mut reloader = Reloader::new(inputs, loaded, telemetry, taken);
     let outcome = attend(&hub, &material, &mut doors, &mut signals, &mut reloader).await;
 
     hub.stop_waiting();
@@ -155,7 +159,7 @@ pub struct Material {
     /// What the HTTPS door shows.
     pub certificate: Option<Arc<Certificate>>,
     /// What the DTLS door shows.
-    pub dtls_certificate: Option<dtls::Certificate>,
+    pub dtls_certificate: Option<Arc<DtlsCertificate>>,
     /// What devices know the hub by on QUIC.
     pub quic_key: Option<HubKey>,
     /// Secrets that a reload replaces.
@@ -180,7 +184,8 @@ impl Material {
             None
         } else {
             let read = tls::for_dtls(&config.coaps);
-            Some(read.map_err(|error| Failure::usage("CERTIFICATE", error))?)
+            let read = read.map_err(|error| Failure::usage("CERTIFICATE", error))?;
+            Some(Arc::new(DtlsCertificate::new(read)))
         };
         let quic_key = if config.quic.listen.addresses().is_empty() {
             None
@@ -239,17 +244,14 @@ fn open_doors(
             });
         }
     }
-    for (index, socket) in listeners.coap.into_iter().enumerate() {
+    if !listeners.coap.is_empty() {
         let mut door = coap_door(&front, config);
-        // One socket has all contexts: two would use the same numbers.
-        if index == 0 {
-            door.linked = Some(linked.clone());
-            door.exchanges = Some(exchanges(&linked.links, material)?);
-        }
-        if index > 0 {
-            tracing::warn!("OSCORE is served on the first address of `coap.listen` only");
-        }
-        let served = edge::coap::serve(socket, door, stopping.clone());
+        door.linked = Some(linked.clone());
+        door.exchanges = Some(exchanges(&linked.links, material)?);
+        // One door for all of them: it has all contexts, and two would use the same numbers.
+        let sockets = Sockets::new(listeners.coap);
+        let sockets = sockets.map_err(|error| Failure::failed("LISTEN", error))?;
+        let served = edge::coap::serve(sockets, door, stopping.clone());
         doors.spawn(async move {
             served.await;
             Ok(())
@@ -258,16 +260,20 @@ fn open_doors(
     for socket in listeners.coaps {
         let mut coap = coap_door(&front, config);
         coap.linked = Some(linked.clone());
+        let shown = material.dtls_certificate.as_ref();
         let door = Coaps {
             coap,
+            certificate: shown.map(|shown| shown.subscribe()),
             dtls: dtls::ServerConfig {
-                certificate: material.dtls_certificate.clone(),
+                certificate: shown.map(|shown| shown.borrow().clone()),
                 psk: Some(Arc::new(LinkedKeys(Arc::clone(&linked.links)))),
                 limits: dtls::Limits::default(),
             },
             base: clock::instant(),
         };
-        let served = coaps::serve(socket, door, stopping.clone()).map_err(|error| {
+        let sockets = Sockets::new(vec![socket]);
+        let sockets = sockets.map_err(|error| Failure::failed("LISTEN", error))?;
+        let served = coaps::serve(sockets, door, stopping.clone()).map_err(|error| {
             let fix = "`coaps.cert_file` and `coaps.key_file` name a pair, `coaps.listen = \"off\"` needs none";
             Failure::usage("CERTIFICATE", format!("{error}; {fix}"))
         })?;

@@ -1,5 +1,4 @@
-//! The doors' certificates: read from files. HTTPS's is replaced by a reload without dropping
-//! anyone; DTLS's waits for a restart.
+//! The doors' certificates: read from files, and replaced by a reload without dropping anyone.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,6 +14,7 @@ use rustls::{
 };
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+use tokio::sync::watch;
 
 use super::config::{Coaps, Https};
 use crate::{edge::credential_file::ShownCertificate, session::dtls};
@@ -41,6 +41,14 @@ pub enum CertificateError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// DTLS cannot use them.
+    #[error("`coaps.key_file`: {}: {source}; `coaps.cert_file` and `coaps.key_file` name a pair, `coaps.listen = \"off\"` needs none", path.display())]
+    Dtls {
+        /// The key file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dtls::ConfigError>,
     },
     /// The two do not belong together.
     #[error("`https.cert_file` and `https.key_file` do not belong together: {0}")]
@@ -114,11 +122,21 @@ fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, CertificateEr
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(CertificateError::Pair)
 }
 
+/// What the DTLS door shows; whoever subscribes is told when it is another.
+pub type DtlsCertificate = watch::Sender<dtls::Certificate>;
+
 /// What the DTLS door shows: the first certificate of its file, since it shows no chain.
 pub fn for_dtls(coaps: &Coaps) -> Result<dtls::Certificate, CertificateError> {
     let (chain, key) = pair("coaps", coaps.cert_file.as_ref(), coaps.key_file.as_ref())?;
     let leaf = chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
-    Ok(dtls::Certificate::new(leaf, key.secret_der()))
+    let certificate = dtls::Certificate::new(leaf, key.secret_der());
+    certificate
+        .is_usable()
+        .map_err(|error| CertificateError::Dtls {
+            path: coaps.key_file.as_ref().to_owned(),
+            source: Box::new(error),
+        })?;
+    Ok(certificate)
 }
 
 type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);

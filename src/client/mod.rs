@@ -145,8 +145,9 @@ impl Client {
         file: &Path,
         credentials: &Credentials,
         world: &World,
+        choice: thin::DoorChoice,
     ) -> Result<Self, ClientError> {
-        let door = thin::ThinDoor::open(file, credentials, world).await?;
+        let door = thin::ThinDoor::open(file, credentials, world, choice).await?;
         Ok(Self {
             door: Door::Thin(Box::new(door)),
             token: None,
@@ -167,6 +168,14 @@ impl Client {
         match &self.door {
             Door::Thin(door) => Some(door.spent()),
             Door::Https(_) | Door::Coap(_) => None,
+        }
+    }
+
+    /// Says goodbye where there is a connection to be ended. The next call would make another one.
+    pub async fn close(&mut self) -> Result<(), ClientError> {
+        match &mut self.door {
+            Door::Thin(door) => Ok(door.close().await?),
+            Door::Https(_) | Door::Coap(_) => Ok(()),
         }
     }
 

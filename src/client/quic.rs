@@ -6,6 +6,7 @@
 //! spec: thin-profile §14
 
 mod quiet;
+mod upload;
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -68,6 +69,9 @@ pub enum QuicError {
     /// The answer is something else.
     #[error("the answer has code {0}, which is no answer")]
     NoAnswer(Code),
+    /// What came cannot be kept, or what is to go cannot be read.
+    #[error("the file: {0}")]
+    File(#[source] std::io::Error),
     /// The answer is larger than we take.
     #[error("an answer of more than {0} bytes")]
     TooLarge(usize),
@@ -81,6 +85,7 @@ pub struct Quic {
 }
 
 /// A connection.
+#[derive(Clone)]
 pub struct QuicSession {
     connection: Connection,
     /// Whether the handshake is over; changes once.
@@ -94,33 +99,8 @@ impl Quic {
         hub_spki: &[u8],
         key: &PrivateKeyDer<'_>,
     ) -> Result<Self, QuicError> {
-        let provider = Arc::new(ring::default_provider());
-        let key = ring::sign::any_supported_type(key).map_err(QuicError::Key)?;
-        let spki = key.public_key().ok_or_else(|| {
-            QuicError::Key(TlsError::General("the key has no public half".to_owned()))
-        })?;
-        let shown = CertifiedKey::new(vec![CertificateDer::from(spki.to_vec())], key);
-        let pinned = Pinned {
-            spki: hub_spki.to_vec(),
-            algorithms: provider.signature_verification_algorithms,
-        };
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(QuicError::Key)?
-            .dangerous() // in that no authority is asked: the key itself is known
-            .with_custom_certificate_verifier(Arc::new(pinned))
-            .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(
-                shown,
-            ))));
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.enable_sni = false; // the key is the name
-        config.enable_early_data = true;
-        let crypto = QuicClientConfig::try_from(config)
-            .map_err(|error| QuicError::Key(TlsError::General(error.to_string())))?;
-        let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(transport()));
-        let mut endpoint = EndpointConfig::default();
-        endpoint.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(0)));
+        let config = client_config(hub_spki, key)?;
+        let endpoint = endpoint_config();
         let any: SocketAddr = if hub.is_ipv4() {
             ([0; 4], 0).into()
         } else {
@@ -134,6 +114,16 @@ impl Quic {
             config,
             hub,
         })
+    }
+
+    /// Keeps connections, and NAT mappings, open by a word each time so much silence is over. It also shows
+    /// when the hub is gone.
+    #[must_use]
+    pub fn keeping_alive(mut self, every: Duration) -> Self {
+        let mut transport = transport();
+        transport.keep_alive_interval(Some(every));
+        self.config.transport_config(Arc::new(transport));
+        self
     }
 
     /// Connects: at once where an earlier connection can be resumed, else after the handshake.
@@ -179,6 +169,46 @@ impl fmt::Debug for Quic {
     }
 }
 
+/// How a device with this key (PKCS#8) greets the hub with the key `hub_spki`.
+pub(crate) fn client_config(
+    hub_spki: &[u8],
+    key: &PrivateKeyDer<'_>,
+) -> Result<ClientConfig, QuicError> {
+    let provider = Arc::new(ring::default_provider());
+    let key = ring::sign::any_supported_type(key).map_err(QuicError::Key)?;
+    let spki = key.public_key().ok_or_else(|| {
+        QuicError::Key(TlsError::General("the key has no public half".to_owned()))
+    })?;
+    let shown = CertifiedKey::new(vec![CertificateDer::from(spki.to_vec())], key);
+    let pinned = Pinned {
+        spki: hub_spki.to_vec(),
+        algorithms: provider.signature_verification_algorithms,
+    };
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(QuicError::Key)?
+        .dangerous() // in that no authority is asked: the key itself is known
+        .with_custom_certificate_verifier(Arc::new(pinned))
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(
+            shown,
+        ))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false; // the key is the name
+    config.enable_early_data = true;
+    let crypto = QuicClientConfig::try_from(config)
+        .map_err(|error| QuicError::Key(TlsError::General(error.to_string())))?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport()));
+    Ok(config)
+}
+
+/// How a device names its connections: not at all.
+pub(crate) fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(0)));
+    config
+}
+
 fn transport() -> TransportConfig {
     let mut config = TransportConfig::default();
     let idle = u32::try_from(IDLE.as_millis()).unwrap_or(u32::MAX);
@@ -205,7 +235,7 @@ impl QuicSession {
     pub async fn exchange(&self, request: &Request) -> Result<Response, QuicError> {
         let mut body = Vec::new();
         let mut head = self
-            .receive(request, |piece| {
+            .receive(request, |_, piece| {
                 body.extend_from_slice(&piece);
                 if body.len() > RESPONSE_BYTES_MAX {
                     return Err(QuicError::TooLarge(RESPONSE_BYTES_MAX));
@@ -217,13 +247,14 @@ impl QuicSession {
         Ok(head)
     }
 
-    /// Asks, and hands over the answer's body piece by piece as it comes in; gives the answer without it.
+    /// Asks, and hands over the answer's body piece by piece as it comes in, each with the answer's head;
+    /// gives the answer without it.
     ///
     /// A request that the hub does not take before the handshake is over is asked again after it.
     pub async fn receive(
         &self,
         request: &Request,
-        mut piece: impl FnMut(Bytes) -> Result<(), QuicError>,
+        mut piece: impl FnMut(&Response, Bytes) -> Result<(), QuicError>,
     ) -> Result<Response, QuicError> {
         let early = !*self.confirmed.borrow();
         match self.receive_once(request, &mut piece).await {
@@ -241,9 +272,16 @@ impl QuicSession {
     async fn receive_once(
         &self,
         request: &Request,
-        piece: &mut impl FnMut(Bytes) -> Result<(), QuicError>,
+        piece: &mut impl FnMut(&Response, Bytes) -> Result<(), QuicError>,
     ) -> Result<Response, QuicError> {
-        let (_, mut stream) = self.ask(request).await?;
+        let (_, stream) = self.ask(request).await?;
+        Self::answer_on(stream, piece).await
+    }
+
+    async fn answer_on(
+        mut stream: RecvStream,
+        piece: &mut impl FnMut(&Response, Bytes) -> Result<(), QuicError>,
+    ) -> Result<Response, QuicError> {
         let mut reader = HeadReader::new();
         let head = loop {
             let bytes = stream.read_chunk(PIECE_BYTES_MAX, true).await?;
@@ -259,10 +297,10 @@ impl QuicSession {
             .into_response()
             .ok_or(QuicError::NoAnswer(head.code))?;
         if response.code != Code::TOO_EARLY {
-            piece(head.payload)?;
+            piece(&response, head.payload)?;
         }
         while let Some(chunk) = stream.read_chunk(PIECE_BYTES_MAX, true).await? {
-            piece(chunk.bytes)?;
+            piece(&response, chunk.bytes)?;
         }
         Ok(response)
     }
@@ -307,6 +345,28 @@ impl QuicSession {
     /// Why it ended, once it has.
     pub async fn closed(&self) -> quinn::ConnectionError {
         self.connection.closed().await
+    }
+
+    /// What was heard that only the hub can have said, and what was said that it must acknowledge: frames,
+    /// so far.
+    pub fn heard_and_asked(&self) -> (u64, u64) {
+        let stats = self.connection.stats();
+        let [heard, asked] = [stats.frame_rx, stats.frame_tx]
+            .map(|frames| {
+                [
+                    frames.stream,
+                    frames.crypto,
+                    frames.ping,
+                    frames.stop_sending,
+                ]
+            })
+            .map(|frames| frames.iter().sum::<u64>());
+        (heard + stats.frame_rx.acks, asked)
+    }
+
+    /// Why it ended, if it has.
+    pub fn ended(&self) -> Option<quinn::ConnectionError> {
+        self.connection.close_reason()
     }
 
     /// Says goodbye.

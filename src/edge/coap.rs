@@ -1,6 +1,6 @@
 //! The CoAP door on UDP, and what every CoAP door is made of.
 //!
-//! `driver` is the one task of a door: it owns a UDP socket and the session machine in
+//! `driver` is the one task of a door: it owns its UDP sockets and the session machine in
 //! [`crate::session::coap`], which does reliability, blocks and the order of notifications. What
 //! lies between socket and machine is a `link`: OSCORE in `udp`, DTLS in [`super::coaps`].
 //! `asking` takes a request through the hub, `profile` reads requests and writes answers as
@@ -15,6 +15,7 @@ mod edhoc;
 pub(super) mod link;
 mod observe;
 pub(super) mod profile;
+mod sockets;
 pub(super) mod sticky;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::UdpSocket, sync::watch};
 
-pub use self::edhoc::Exchanges;
+pub use self::{edhoc::Exchanges, sockets::Sockets};
 use super::{front::Front, thin::Thin};
 use crate::{
     api::Links,
@@ -91,9 +92,9 @@ pub struct Linked {
 }
 
 /// Serves until `shutdown` becomes true (or its sender is gone), then drains.
-pub async fn serve(socket: UdpSocket, mut door: Coap, shutdown: watch::Receiver<bool>) {
+pub async fn serve(sockets: Sockets, mut door: Coap, shutdown: watch::Receiver<bool>) {
     let mut echo_key = [0; 32];
     door.rng.fill_bytes(&mut echo_key);
     let link = udp::Udp::new(echo_key, door.plainly);
-    driver::serve(socket, link, door, shutdown).await;
+    driver::serve(sockets, link, door, shutdown).await;
 }

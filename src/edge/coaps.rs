@@ -17,11 +17,11 @@ use std::{
 
 use bytes::Bytes;
 use metrics::{counter, gauge};
-use tokio::{net::UdpSocket, sync::watch};
+use tokio::sync::watch;
 
 use super::{
     coap::{
-        Coap, driver,
+        Coap, Sockets, driver,
         link::{Arrived, Link, Outgoing},
         sticky::Keep,
     },
@@ -32,8 +32,8 @@ use crate::{
     base::Timestamp,
     session::{
         dtls::{
-            CloseReason, ConfigError, ConnId, Event, Identity, PskSource, Secret, Server,
-            ServerConfig,
+            Certificate, CloseReason, ConfigError, ConnId, Event, Identity, PskSource, Secret,
+            Server, ServerConfig,
         },
         ledger::Traffic,
     },
@@ -45,6 +45,8 @@ pub struct Coaps {
     pub coap: Coap,
     /// What the door proves itself with.
     pub dtls: ServerConfig,
+    /// Certificates that are shown in place of that from then on.
+    pub certificate: Option<watch::Receiver<Certificate>>,
     /// This moment, as the DTLS library counts.
     pub base: Instant,
 }
@@ -52,14 +54,15 @@ pub struct Coaps {
 /// Makes the door ready: what comes back serves until `shutdown` becomes true (or its sender is
 /// gone), then drains and tells every client that it is over.
 pub fn serve(
-    socket: UdpSocket,
+    sockets: Sockets,
     door: Coaps,
     shutdown: watch::Receiver<bool>,
 ) -> Result<impl Future<Output = ()> + Send + use<>, ConfigError> {
     let server = Server::new(door.dtls, door.base, door.coap.clock.now())?;
     let links = door.coap.linked.as_ref();
-    let link = Secured::new(server, links.map(|linked| Arc::clone(&linked.links)));
-    Ok(driver::serve(socket, link, door.coap, shutdown))
+    let mut link = Secured::new(server, links.map(|linked| Arc::clone(&linked.links)));
+    link.newer = door.certificate;
+    Ok(driver::serve(sockets, link, door.coap, shutdown))
 }
 
 /// The keys of linked devices, for handshakes.
@@ -76,6 +79,8 @@ impl PskSource for LinkedKeys {
 struct Secured {
     server: Server,
     links: Option<Arc<dyn Links>>,
+    /// The certificate to show, when it changes.
+    newer: Option<watch::Receiver<Certificate>>,
     /// The linked devices.
     devices: BTreeMap<ConnId, Arc<DeviceName>>,
     arrived: VecDeque<Arrived<ConnId>>,
@@ -89,10 +94,25 @@ impl Secured {
         Self {
             server,
             links,
+            newer: None,
             devices: BTreeMap::new(),
             arrived: VecDeque::new(),
             outbox: VecDeque::new(),
             came: Traffic::NONE,
+        }
+    }
+
+    /// Takes the certificate that was read since the last time, if one was.
+    fn renew(&mut self) {
+        // an error says that no other will come
+        let newer = self.newer.as_mut();
+        let Some(newer) = newer.filter(|newer| newer.has_changed().unwrap_or(false)) else {
+            return;
+        };
+        let certificate = newer.borrow_and_update().clone();
+        match self.server.set_certificate(certificate) {
+            Ok(()) => tracing::info!("another certificate is shown by the DTLS door"),
+            Err(error) => tracing::error!(%error, "a certificate cannot be shown; the old one is"),
         }
     }
 
@@ -161,6 +181,7 @@ impl Link for Secured {
     };
 
     fn handle_datagram(&mut self, now: Timestamp, from: SocketAddr, datagram: &[u8]) {
+        self.renew();
         self.came = Traffic::datagram(&from, datagram.len());
         self.server.handle_datagram(now, from, datagram);
         self.follow_up();

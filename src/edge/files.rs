@@ -176,7 +176,7 @@ fn origin(who: &Who, request: crate::api::RequestId) -> Origin {
         door: who.door,
         address: who.address.map(|address| address.ip()),
         request,
-        credentials: Credentials::Device(who.device.clone()),
+        credentials: Credentials::Device(crate::api::DeviceName::clone(&who.device)),
     }
 }
 

@@ -45,7 +45,7 @@ pub trait Answering: Send + Sync + 'static {
     async fn answer(&self, who: &Who, request: &Request) -> Answered;
 
     /// Counts what an operation cost.
-    fn count(&self, device: &DeviceName, operation: &'static str, up: Traffic, down: Traffic);
+    fn count(&self, device: &Arc<DeviceName>, operation: &'static str, up: Traffic, down: Traffic);
 }
 
 /// One observation. Dropping it ends it.
@@ -70,7 +70,7 @@ pub struct Answers {
 /// at most one order of each kind.
 enum Order {
     Watch(Box<Watcher>, oneshot::Sender<Result<(), Full>>),
-    Gathered(u64, Option<News>),
+    Gathered(u64, News),
     Delivered(u64),
     GaveUp(u64),
     Forget(u64),
@@ -148,7 +148,7 @@ impl Answering for Answers {
         }
     }
 
-    fn count(&self, device: &DeviceName, operation: &'static str, up: Traffic, down: Traffic) {
+    fn count(&self, device: &Arc<DeviceName>, operation: &'static str, up: Traffic, down: Traffic) {
         self.thin.count(device, operation, up, down);
     }
 }
@@ -199,7 +199,7 @@ impl Pusher {
         loop {
             let wait = self.pushes.wait(self.clock.now());
             tokio::select! {
-                rung = bell.rung() => self.pushes.heard(self.clock.now(), &rung.users),
+                rung = bell.rung() => self.pushes.heard(self.clock.now(), &rung),
                 order = orders.recv() => match order {
                     Some(order) => self.done(order),
                     None => return,
@@ -220,7 +220,7 @@ impl Pusher {
                     watch,
                     tell,
                 } = *watcher;
-                let device = Arc::new(who.device.clone());
+                let device = Arc::clone(&who.device);
                 let outcome = self.pushes.watch(device, key, watch);
                 if outcome.is_ok() {
                     self.watchers.insert(key, (who, tell));
@@ -229,8 +229,21 @@ impl Pusher {
                 }
                 let _ = entered.send(outcome); // who does not wait forgets it, too
             }
-            Order::Gathered(key, None) => self.pushes.nothing(now, key),
-            Order::Gathered(key, Some(news)) => self.tell(key, news),
+            Order::Gathered(key, News::Nothing { next }) => self.pushes.passed(now, key, next),
+            // what is written here arrives, and needs no confirmation of its own
+            Order::Gathered(key, News::Aside { response, next }) => {
+                self.tell(key, response, next, false);
+            }
+            Order::Gathered(
+                key,
+                News::Entries {
+                    response,
+                    next,
+                    more,
+                },
+            ) => {
+                self.tell(key, response, next, more);
+            }
             Order::Delivered(key) => self.pushes.delivered(now, key),
             Order::GaveUp(key) => {
                 self.watchers.remove(&key);
@@ -243,14 +256,14 @@ impl Pusher {
         }
     }
 
-    fn tell(&mut self, key: u64, news: News) {
-        self.pushes.pushed(key, news.next, news.more);
+    fn tell(&mut self, key: u64, response: Response, next: Watch, more: bool) {
+        self.pushes.pushed(key, next, more);
         let Some((_, tell)) = self.watchers.get(&key) else {
             return;
         };
-        let is_last = !news.response.code.is_success();
+        let is_last = !response.code.is_success();
         // there is room: the one before was taken; or nobody listens, who will say so
-        let _ = tell.try_send(news.response);
+        let _ = tell.try_send(response);
         if is_last {
             self.watchers.remove(&key);
             self.pushes.forget(key);
@@ -272,7 +285,8 @@ impl Pusher {
             };
             let (thin, who) = (Arc::clone(&self.thin), who.clone());
             tokio::spawn(async move {
-                let news = thin.news(&who, &due.watch, PUSH_BYTES_MAX).await;
+                let news = thin.news(&who, &due.watch, due.sought, PUSH_BYTES_MAX);
+                let news = news.await;
                 drop(place);
                 let _ = orders.send(Order::Gathered(due.key, news)); // nobody there: the hub goes
             });

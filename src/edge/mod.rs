@@ -11,8 +11,8 @@
 //! ```text
 //! http::serve(TcpListener, watch of tls::server_config(…), Https { front, limits, well_known }, shutdown)
 //! quic::serve(quic::open(UdpSocket, Quic { front, answering, links, key, certificate, limits })?, shutdown)
-//! coap::serve(coap::bind(address)?, Coap { front, clock, rng, timers, limits, plainly, linked, exchanges }, shutdown)
-//! coaps::serve(UdpSocket, Coaps { coap: Coap { … }, dtls, base }, shutdown)?
+//! coap::serve(Sockets::new(…)?, Coap { front, clock, rng, timers, limits, plainly, linked, exchanges }, shutdown)
+//! coaps::serve(Sockets, Coaps { coap: Coap { … }, dtls, certificate, base }, shutdown)?
 //! ```
 
 pub mod client_api;

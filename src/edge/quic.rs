@@ -12,6 +12,7 @@ mod sessions;
 mod socket;
 mod stream;
 mod tls;
+mod unproved;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::{connection::Connection, sessions::Sessions, socket::Unmarked};
+use self::{connection::Connection, sessions::Sessions, socket::Unmarked, unproved::Unproved};
 use super::{Front, files::Files, linked::Answering};
 use crate::api::Links;
 
@@ -114,22 +115,12 @@ pub enum OpenError {
 
 /// Opens the door on a socket. Needs a runtime.
 pub fn open(socket: std::net::UdpSocket, door: Quic) -> Result<Bound, OpenError> {
-    let crypto = tls::server_crypto(&door.key, door.certificate, &door.links)?;
-    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    config
-        .transport_config(Arc::new(transport(&door.limits)))
-        .migration(true)
-        .max_incoming(INCOMING_MAX)
-        .incoming_buffer_size(INCOMING_BYTES_MAX)
-        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
-    let mut tokens = ValidationTokenConfig::default();
-    tokens.sent(0); // 60 bytes each, for a round trip that is asked for under attack only
-    config.validation_token_config(tokens);
-    let mut endpoint = EndpointConfig::default();
-    endpoint.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(CONNECTION_ID_BYTES)));
+    let config = server_config(&door.key, door.certificate, &door.links, &door.limits)?;
+    let endpoint = endpoint_config();
     socket.set_nonblocking(true)?;
     let runtime = Arc::new(TokioRuntime);
-    let socket = Arc::new(Unmarked(runtime.wrap_udp_socket(socket)?));
+    let unmarked = Unmarked(runtime.wrap_udp_socket(socket)?);
+    let socket = Unproved::over(Arc::new(unmarked));
     let endpoint = Endpoint::new_with_abstract_socket(endpoint, Some(config), socket, runtime)?;
     let sessions = Arc::new(Sessions::default());
     door.links
@@ -147,6 +138,34 @@ pub fn open(socket: std::net::UdpSocket, door: Quic) -> Result<Bound, OpenError>
         endpoint,
         shared: Arc::new(shared),
     })
+}
+
+/// How the door greets, and what its connections may do.
+pub(crate) fn server_config(
+    key: &HubKey,
+    certificate: Option<Arc<dyn ResolvesServerCert>>,
+    links: &Arc<dyn Links>,
+    limits: &Limits,
+) -> Result<ServerConfig, KeyError> {
+    let crypto = tls::server_crypto(key, certificate, links)?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(Arc::new(transport(limits)))
+        .migration(true)
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
+    let mut tokens = ValidationTokenConfig::default();
+    tokens.sent(0); // 60 bytes each, for a round trip that is asked for under attack only
+    config.validation_token_config(tokens);
+    Ok(config)
+}
+
+/// How the door names its connections.
+pub(crate) fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(CONNECTION_ID_BYTES)));
+    config
 }
 
 /// The transport with every byte left out that can be.

@@ -12,7 +12,7 @@ use ruma::{OwnedUserId, UserId};
 use tokio::sync::watch;
 
 use crate::{
-    api::{Deliver, DeviceName},
+    api::{Beside, Deliver, DeviceName},
     base::Position,
 };
 
@@ -23,15 +23,20 @@ pub enum Touched {
     Many(Arc<BTreeSet<OwnedUserId>>),
     /// One user.
     One(OwnedUserId),
+    /// Everyone in a set, by what is in no log: a receipt.
+    Beside(Arc<BTreeSet<OwnedUserId>>),
 }
 
 impl Touched {
-    fn users(&self) -> impl Iterator<Item = &UserId> {
+    /// Whom it concerns by what is in a log, or by what is in none.
+    fn users(&self, beside: bool) -> impl Iterator<Item = &UserId> {
         let (many, one) = match self {
-            Self::Many(users) => (Some(users.iter()), None),
-            Self::One(user) => (None, Some(user)),
+            Self::Many(users) => (Some(users).filter(|_| !beside), None),
+            Self::One(user) => (None, Some(user).filter(|_| !beside)),
+            Self::Beside(users) => (Some(users).filter(|_| beside), None),
         };
-        many.into_iter().flatten().chain(one).map(AsRef::as_ref)
+        let many = many.into_iter().flat_map(|users| users.iter());
+        many.chain(one).map(AsRef::as_ref)
     }
 }
 
@@ -92,7 +97,31 @@ impl Fanout {
     pub(super) fn advance(&self, position: Position, touched: &[Touched]) {
         self.position.send_replace(position);
         self.ring(touched);
-        self.each_door(|door| door.news(position, &mut touched.iter().flat_map(Touched::users)));
+        let concerned = |beside| touched.iter().flat_map(move |one| one.users(beside));
+        self.each_door(|door| door.news(position, &mut concerned(false)));
+        let since = Beside {
+            receipts: Some(Position(position.0.saturating_sub(1))),
+            typing: None,
+        };
+        self.tell_beside(since, touched);
+    }
+
+    /// Something happened that is not stored: typing, after `version` of the board.
+    pub(super) fn typed(&self, version: u64, touched: &Touched) {
+        let touched = std::slice::from_ref(touched);
+        self.ring(touched);
+        let since = Beside {
+            receipts: None,
+            typing: Some(version),
+        };
+        self.tell_beside(since, touched);
+    }
+
+    fn tell_beside(&self, since: Beside, touched: &[Touched]) {
+        let concerned = || touched.iter().flat_map(|one| one.users(true));
+        if concerned().next().is_some() {
+            self.each_door(|door| door.beside(since, &mut concerned()));
+        }
     }
 
     /// A commit is stored, and nobody knows any more whom it concerns: everyone may look.
@@ -121,8 +150,7 @@ impl Fanout {
         }
     }
 
-    /// Something happened that is not stored (typing).
-    pub(super) fn ring(&self, touched: &[Touched]) {
+    fn ring(&self, touched: &[Touched]) {
         let waiting = self.waiting();
         if waiting.is_empty() {
             return;
@@ -130,10 +158,10 @@ impl Fanout {
         for touched in touched {
             match touched {
                 Touched::One(user) => ring_one(&waiting, user),
-                Touched::Many(users) if users.len() < waiting.len() => {
+                Touched::Many(users) | Touched::Beside(users) if users.len() < waiting.len() => {
                     users.iter().for_each(|user| ring_one(&waiting, user));
                 }
-                Touched::Many(users) => waiting
+                Touched::Many(users) | Touched::Beside(users) => waiting
                     .keys()
                     .filter(|user| users.contains(*user))
                     .for_each(|user| ring_one(&waiting, user)),
@@ -270,6 +298,17 @@ mod tests {
             self.0.lock().unwrap().push(said);
         }
 
+        fn beside(&self, since: Beside, users: &mut dyn Iterator<Item = &UserId>) {
+            let users: Vec<_> = users.map(UserId::localpart).collect();
+            let said = format!(
+                "{:?} {:?}: {}",
+                since.receipts,
+                since.typing,
+                users.join(" ")
+            );
+            self.0.lock().unwrap().push(said);
+        }
+
         fn news_for_all(&self, position: Position) {
             self.0.lock().unwrap().push(format!("{}: all", position.0));
         }
@@ -296,6 +335,27 @@ mod tests {
         assert_eq!(*door.0.lock().unwrap(), ["1: ana bob eve", "2: all"]);
         fanout.tell(&(Arc::clone(&door) as Arc<dyn Deliver>));
         assert_eq!(fanout.doors.read().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_no_log_is_no_news_to_a_door() {
+        let fanout = Fanout::new(Position(0));
+        let door = Arc::new(Door::default());
+        fanout.tell(&(Arc::clone(&door) as Arc<dyn Deliver>));
+        let mut bob = fanout.listen(&user("bob"));
+        let room = Arc::new(BTreeSet::from([user("ana"), user("bob")]));
+
+        fanout.advance(Position(7), &[Touched::Beside(Arc::clone(&room))]);
+        assert_eq!(bob.woken().await, Woken::News);
+        fanout.typed(3, &Touched::Beside(room));
+        assert_eq!(bob.woken().await, Woken::News);
+
+        let said = [
+            "7: ",
+            "Some(Position(6)) None: ana bob",
+            "None Some(3): ana bob",
+        ];
+        assert_eq!(*door.0.lock().unwrap(), said);
     }
 
     #[tokio::test]

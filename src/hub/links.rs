@@ -6,7 +6,9 @@
 //! in `desk::linking`.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    hash::{Hash, Hasher},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
@@ -49,24 +51,94 @@ pub(super) struct LinkTable {
 
 #[derive(Default)]
 struct Kept {
-    devices: BTreeMap<Arc<DeviceName>, Known>,
-    psks: HashMap<Box<[u8]>, (Arc<DeviceName>, Secret)>,
-    spkis: HashMap<Box<[u8]>, Arc<DeviceName>>,
-    recipients: HashSet<Box<[u8]>>,
+    devices: BTreeMap<Arc<DeviceName>, Arc<Known>>,
+    psks: HashSet<By<IDENTITY>>,
+    spkis: HashSet<By<SPKI>>,
+    recipients: HashSet<By<RECIPIENT>>,
     contexts: HashMap<Box<[u8]>, OscoreLink>,
     given: VecDeque<Vec<u8>>,
     /// Grows with every link that changes. A read that began before must not be kept after it.
     changes: u64,
 }
 
-/// What a device is found by, and what it said of its link.
+/// What a device is found by, and what it said of its link. There is one for each device, so what
+/// it is found by is in one piece.
 struct Known {
-    psk_identity: Box<[u8]>,
-    spki: Option<Box<[u8]>>,
-    recipient_id: Box<[u8]>,
+    device: Arc<DeviceName>,
+    /// PSK identity, the hash of the QUIC key or nothing, recipient id, PSK: each behind its length.
+    keys: Box<[u8]>,
     profile: LinkProfile,
     wake_url: Option<Box<str>>,
 }
+
+const IDENTITY: usize = 0;
+const SPKI: usize = 1;
+const RECIPIENT: usize = 2;
+const PSK: usize = 3;
+
+impl Known {
+    fn of(link: LinkRecord) -> Self {
+        let spki = link.quic_spki.unwrap_or_default();
+        let parts: [&[u8]; 4] = [
+            link.psk_identity.as_bytes(),
+            &spki,
+            &link.oscore.recipient_id,
+            &link.psk.0,
+        ];
+        let mut keys = Vec::with_capacity(parts.iter().map(|part| part.len() + 2).sum());
+        for part in parts {
+            // none of them is longer than a datagram: they were taken from one
+            let length = u16::try_from(part.len()).unwrap_or(u16::MAX);
+            keys.extend(length.to_be_bytes());
+            keys.extend(part.iter().take(usize::from(length)));
+        }
+        Self {
+            device: Arc::new(link.oscore.device),
+            keys: keys.into(),
+            profile: link.profile,
+            wake_url: link.wake_url.map(Into::into),
+        }
+    }
+
+    fn part(&self, number: usize) -> &[u8] {
+        let mut rest = &*self.keys;
+        for at in 0..=number {
+            let Some((length, behind)) = rest.split_first_chunk() else {
+                break;
+            };
+            let length = usize::from(u16::from_be_bytes(*length));
+            let (part, behind) = behind.split_at_checked(length).unwrap_or_default();
+            if at == number {
+                return part;
+            }
+            rest = behind;
+        }
+        &[]
+    }
+}
+
+/// A device as it is found by one of its keys.
+struct By<const PART: usize>(Arc<Known>);
+
+impl<const PART: usize> Borrow<[u8]> for By<PART> {
+    fn borrow(&self) -> &[u8] {
+        self.0.part(PART)
+    }
+}
+
+impl<const PART: usize> Hash for By<PART> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.part(PART).hash(state);
+    }
+}
+
+impl<const PART: usize> PartialEq for By<PART> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.part(PART) == other.0.part(PART)
+    }
+}
+
+impl<const PART: usize> Eq for By<PART> {}
 
 impl LinkTable {
     /// The devices that are linked in a store.
@@ -99,7 +171,7 @@ impl LinkTable {
 
     /// Whether a QUIC key is some device's.
     pub(super) fn has_spki(&self, spki: &[u8]) -> bool {
-        self.read().spkis.contains_key(spki)
+        self.read().spkis.contains(spki)
     }
 
     /// Takes over what the store now says of a device's link; tells whether it is linked. When the
@@ -176,31 +248,23 @@ enum Found {
 
 impl Kept {
     fn insert(&mut self, link: LinkRecord) {
-        let device = Arc::new(link.oscore.device);
-        let known = Known {
-            psk_identity: link.psk_identity.into_bytes().into(),
-            spki: link.quic_spki.map(Into::into),
-            recipient_id: link.oscore.recipient_id.into(),
-            profile: link.profile,
-            wake_url: link.wake_url.map(Into::into),
-        };
-        let psk = (Arc::clone(&device), link.psk);
-        self.psks.insert(known.psk_identity.clone(), psk);
-        if let Some(spki) = &known.spki {
-            self.spkis.insert(spki.clone(), Arc::clone(&device));
+        let known = Arc::new(Known::of(link));
+        self.psks.replace(By(Arc::clone(&known)));
+        if !known.part(SPKI).is_empty() {
+            self.spkis.replace(By(Arc::clone(&known)));
         }
-        self.recipients.insert(known.recipient_id.clone());
-        self.devices.insert(device, known);
+        self.recipients.replace(By(Arc::clone(&known)));
+        self.devices.insert(Arc::clone(&known.device), known);
     }
 
     fn remove(&mut self, device: &DeviceName) {
         let Some(known) = self.devices.remove(device) else {
             return;
         };
-        self.psks.remove(&known.psk_identity);
-        known.spki.and_then(|spki| self.spkis.remove(&spki));
-        self.recipients.remove(&known.recipient_id);
-        self.contexts.remove(&known.recipient_id);
+        self.psks.remove(known.part(IDENTITY));
+        self.spkis.remove(known.part(SPKI));
+        self.recipients.remove(known.part(RECIPIENT));
+        self.contexts.remove(known.part(RECIPIENT));
     }
 
     /// The devices of a user that want to be knocked at.
@@ -220,7 +284,7 @@ impl Kept {
     }
 }
 
-fn wake_hook((device, known): (&Arc<DeviceName>, &Known)) -> Option<(DeviceName, String)> {
+fn wake_hook((device, known): (&Arc<DeviceName>, &Arc<Known>)) -> Option<(DeviceName, String)> {
     let url = known.wake_url.as_deref()?;
     Some((DeviceName::clone(device), url.to_owned()))
 }
@@ -354,13 +418,15 @@ impl Links for Hub {
 
     fn psk(&self, identity: &[u8]) -> Option<(DeviceName, Secret)> {
         let kept = self.links.read();
-        let (device, key) = kept.psks.get(identity)?;
-        Some((DeviceName::clone(device), key.clone()))
+        let By(known) = kept.psks.get(identity)?;
+        let key = Secret(known.part(PSK).to_vec());
+        Some((DeviceName::clone(&known.device), key))
     }
 
     fn spki(&self, spki: &[u8]) -> Option<DeviceName> {
         let kept = self.links.read();
-        kept.spkis.get(spki).map(|device| DeviceName::clone(device))
+        let By(known) = kept.spkis.get(spki).filter(|_| !spki.is_empty())?;
+        Some(DeviceName::clone(&known.device))
     }
 
     async fn registrations(&self) -> Result<Vec<Registration>, Refusal> {

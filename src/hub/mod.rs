@@ -5,6 +5,7 @@
 
 mod desk;
 mod fanout;
+pub mod graph;
 mod housekeeping;
 mod links;
 mod settings;
@@ -23,7 +24,10 @@ use rand::RngCore;
 pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
 pub use settings::{Limits, Quota, RegistrationRules, Settings};
-pub use writer::{CommitterStats, Submission, Submitted, WriteError, Writer};
+pub use writer::{
+    Admission, Admitted, CommitterStats, Entry, Onto, Piece, Redacted, Submission, Submitted,
+    WriteError, Writer,
+};
 
 use crate::{
     api::{Command, MediaObject, Origin, Refusal, Reply, Service, Upload},

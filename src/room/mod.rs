@@ -5,13 +5,16 @@
 //! [`Room::learn`], calls [`Room::decide`] and then [`Room::apply`] for every effect, so that the
 //! next draft of the batch sees this one. A room that was staged and not stored is dropped.
 
+mod acl;
 mod auth;
 mod decide;
 mod draft;
 mod found;
+mod graph;
 mod membership;
 mod presets;
 mod refusal;
+mod resolve;
 mod staged;
 mod state_key;
 mod visibility;
@@ -19,16 +22,21 @@ mod visibility;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use acl::{AclRefusal, Glob, Host, ServerAcl};
 pub use auth::{AuthEntry, Clause, Level, auth_state_keys, check_auth, check_auth_events};
 pub use decide::{Effect, Evidence};
 pub use draft::{Draft, MemberChange, Part};
 pub use found::{Founding, found};
+pub use graph::{Grounds, TIPS_MAX, Verdict, judge, may_redact, tips_after};
 pub use presets::{InitialState, Preset, RoomWish, founding, initial_parts};
 pub use refusal::Refusal;
+pub use resolve::{
+    AuthChain, Budget, Cost, Resolution, ResolveError, StateMap, auth_chain, resolve,
+};
 pub use staged::{Applied, Heads, Needs, Room};
 pub use state_key::StateKey;
 pub use visibility::{HistoryVisibility, Membership, Reader, UnknownWord, may_see, may_see_change};

@@ -144,6 +144,33 @@ impl Room {
         Applied { seq, chain }
     }
 
+    /// Takes an entry that other servers' events led to: its place in the log.
+    pub fn receive(&mut self, entry_id: &[u8; 32]) -> Applied {
+        let seq = self.heads.seq.next();
+        let chain = chain::link(self.id.as_str(), seq, self.heads.chain, entry_id);
+        self.heads.seq = seq;
+        self.heads.chain = chain;
+        Applied { seq, chain }
+    }
+
+    /// What the room is after such entries: its newest events, and the state that changed.
+    pub fn settle(
+        &mut self,
+        tips: Vec<(OwnedEventId, u64)>,
+        changes: impl IntoIterator<Item = (StateKey, Option<Arc<Pdu>>)>,
+    ) {
+        self.heads.tips = tips;
+        for (key, event) in changes {
+            let known = self.known.entry(key.kind).or_default();
+            known.insert(key.key, event);
+        }
+    }
+
+    /// The stored event has lost what redaction removes.
+    pub fn redacted(&mut self, target: &EventId) {
+        self.redact(target);
+    }
+
     /// State stays in force when its event is redacted, with the content that is left.
     fn redact(&mut self, target: &EventId) {
         let version = self.version;

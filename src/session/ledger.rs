@@ -3,7 +3,7 @@
 //! Bytes are those of the socket with IP and UDP headers. Doors count; nothing here decides
 //! anything. spec: thin-profile §13
 
-use std::{collections::BTreeMap, net::SocketAddr, ops::AddAssign, time::Duration};
+use std::{borrow::Borrow, net::SocketAddr, ops::AddAssign, time::Duration};
 
 use crate::base::{Recent, Timestamp};
 
@@ -89,7 +89,8 @@ impl Cost {
 /// One device's traffic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    lines: BTreeMap<&'static str, Cost>,
+    /// By name. Most devices have two or three, and nearly all devices are idle.
+    lines: Vec<(&'static str, Cost)>,
     wakeups: u64,
     heard: Option<Timestamp>,
 }
@@ -103,7 +104,7 @@ impl Account {
     /// All of them together.
     pub fn total(&self) -> Cost {
         let mut total = Cost::default();
-        self.lines.values().for_each(|cost| total += *cost);
+        self.lines.iter().for_each(|(_, cost)| total += *cost);
         total
     }
 
@@ -114,7 +115,7 @@ impl Account {
 
     /// Counts; true if that woke the device's radio.
     fn count(&mut self, now: Timestamp, operation: &'static str, cost: Cost) -> bool {
-        *self.lines.entry(operation).or_default() += cost;
+        *self.line(operation) += cost;
         if cost.up.datagrams == 0 && cost.down.datagrams == 0 {
             return false;
         }
@@ -123,12 +124,25 @@ impl Account {
         self.wakeups += u64::from(woke);
         woke
     }
+
+    fn line(&mut self, operation: &'static str) -> &mut Cost {
+        let found = self
+            .lines
+            .binary_search_by_key(&operation, |(name, _)| *name);
+        let at = found.unwrap_or_else(|at| {
+            self.lines.reserve_exact(1);
+            self.lines.insert(at, (operation, Cost::default()));
+            at
+        });
+        let (_, cost) = self.lines.get_mut(at).expect("found or put there");
+        cost
+    }
 }
 
 /// After a silence this long, a datagram wakes the radio: what cellular networks grant after traffic.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
-/// Devices with an account: some 400 bytes each.
+/// Devices with an account: 120 bytes each, and 60 for each operation.
 pub const ACCOUNTS_MAX: usize = 65_536;
 
 /// The accounts of all devices; the least recently used goes when there are too many.
@@ -137,7 +151,7 @@ pub struct Ledger<D> {
     accounts: Recent<D, Account>,
 }
 
-impl<D: Clone + Ord> Default for Ledger<D> {
+impl<D: Ord> Default for Ledger<D> {
     fn default() -> Self {
         Self {
             accounts: Recent::new(ACCOUNTS_MAX),
@@ -145,21 +159,23 @@ impl<D: Clone + Ord> Default for Ledger<D> {
     }
 }
 
-impl<D: Clone + Ord> Ledger<D> {
+impl<D: Ord> Ledger<D> {
     /// Counts; true if that woke the device's radio.
-    pub fn count(
-        &mut self,
-        now: Timestamp,
-        device: &D,
-        operation: &'static str,
-        cost: Cost,
-    ) -> bool {
-        let account = self.accounts.entry(device, Account::default);
+    pub fn count(&mut self, now: Timestamp, device: &D, operation: &'static str, cost: Cost) -> bool
+    where
+        D: Clone,
+    {
+        let account = self
+            .accounts
+            .entry(device, || device.clone(), Account::default);
         account.count(now, operation, cost)
     }
 
     /// A device's account.
-    pub fn account(&self, device: &D) -> Option<&Account> {
+    pub fn account<Q: Ord + ?Sized>(&self, device: &Q) -> Option<&Account>
+    where
+        D: Borrow<Q>,
+    {
         self.accounts.get(device)
     }
 
@@ -169,7 +185,10 @@ impl<D: Clone + Ord> Ledger<D> {
     }
 
     /// Forgets a device that is gone.
-    pub fn forget(&mut self, device: &D) {
+    pub fn forget<Q: Ord + ?Sized>(&mut self, device: &Q)
+    where
+        D: Borrow<Q>,
+    {
         self.accounts.remove(device);
     }
 }
@@ -218,7 +237,7 @@ mod tests {
         };
         ledger.count(Timestamp(90_000), &"device", "c", only_counted);
 
-        let account = ledger.account(&"device").unwrap();
+        let account = ledger.account("device").unwrap();
         let lines: Vec<_> = account
             .lines()
             .map(|(name, cost)| (name, cost.figures()))

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use ruma::{EventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use thiserror::Error;
 
-pub use marker::Marker;
+pub use marker::{Change, Marker};
 pub use records::*;
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;

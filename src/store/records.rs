@@ -197,6 +197,9 @@ pub struct LogRecord {
     pub position: Position,
     /// The chain up to it.
     pub chain: ChainHash,
+    /// The room's current state after it; where the graph has branches, another one than the
+    /// event's own.
+    pub state: StateNid,
     /// What it is.
     pub what: Logged,
 }

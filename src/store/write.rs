@@ -88,6 +88,13 @@ pub enum Write {
     },
     /// An event that was not there.
     Event(NewEvent),
+    /// What an event that came as an outlier is, now that the graph around it is known.
+    Grafted {
+        event: EventNid,
+        status: Status,
+        soft_failed: bool,
+        state_after: StateNid,
+    },
     /// A state that was not there.
     State(NewState),
     /// The next entry of a room's log.
@@ -355,6 +362,8 @@ pub struct NewEntry {
     pub seq: Seq,
     /// The chain up to it.
     pub chain: ChainHash,
+    /// The room's current state after it, where that is not the event's own. A marker has one.
+    pub state: Option<StateNid>,
     /// What it is.
     pub what: NewLogged,
 }

@@ -57,7 +57,14 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn the_demo_checks_itself() -> Result<(), Failed> {
     let said = run(tramline().arg("demo"))?;
-    for wanted in ["chain", "coap", "https", "redact"] {
+    for wanted in [
+        "chain",
+        "coap",
+        "https",
+        "redact",
+        "phone, over oscore",
+        "phone, over quic",
+    ] {
         if !said.to_lowercase().contains(wanted) {
             return Err(format!("the demo says nothing of {wanted}:\n{said}").into());
         }

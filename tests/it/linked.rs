@@ -36,6 +36,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             || over_oscore("aiocoap_oscore.py"),
         ),
         peers::trial(
+            "linked::aiocoap_agrees_on_its_keys_by_edhoc",
+            Need::Required,
+            &[Peer::Python],
+            by_edhoc,
+        ),
+        peers::trial(
+            "linked::aiocoap_over_websocket",
+            Need::Required,
+            &[Peer::Python],
+            over_websocket,
+        ),
+        peers::trial(
             "linked::libcoap_by_its_psk_with_openssl",
             Need::Required,
             &[Peer::LibcoapOpenssl],
@@ -57,25 +69,30 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// Links a device; gives the command that `tramline link` prints for its program.
-fn link(hub: &Hub, user: &str, device: &str, program: &str) -> Result<String, Failed> {
+pub(crate) fn link(hub: &Hub, user: &str, device: &str, program: &str) -> Result<String, Failed> {
     let mut command = tramline();
     command.args(["link", user, "--device", device, "--for", program]);
     command.arg("--out").arg(file(hub, device));
     run(command.arg("--config").arg(hub.config()))
 }
 
-fn file(hub: &Hub, device: &str) -> std::path::PathBuf {
+pub(crate) fn file(hub: &Hub, device: &str) -> std::path::PathBuf {
     hub.path().join(format!("{device}.json"))
 }
 
+/// What `link` wrote for aiocoap.
+pub(crate) fn aiocoap(hub: &Hub, device: &str) -> String {
+    let path = hub.path().join(format!("{device}.json.aiocoap"));
+    path.join("credentials.json").display().to_string()
+}
+
 /// Two users' devices, as aiocoap's credentials.
-fn over_oscore(script: &str) -> Result<(), Failed> {
+pub(crate) fn over_oscore(script: &str) -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana", "bob"])?;
     let mut credentials = Vec::new();
     for (user, device) in [("ana", "PY"), ("bob", "QY")] {
         link(&hub, user, device, "aiocoap")?;
-        let path = hub.path().join(format!("{device}.json.aiocoap"));
-        credentials.push(path.join("credentials.json").display().to_string());
+        credentials.push(aiocoap(&hub, device));
     }
     ok(&peers::python_script(
         script,
@@ -86,6 +103,28 @@ fn over_oscore(script: &str) -> Result<(), Failed> {
             &credentials[1],
         ],
     )?)
+}
+
+/// With what `link` made for aiocoap there are notifications in the order that it wants.
+fn by_edhoc() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana", "bob"])?;
+    two_devices(&hub, "edhoc_client.py", "aiocoap", &[])
+}
+
+fn over_websocket() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana", "bob"])?;
+    let ca = hub.ca().display().to_string();
+    two_devices(&hub, "websocket_client.py", "coap-client", &["--ca", &ca])
+}
+
+/// Runs a script with the credential files of two users' devices.
+fn two_devices(hub: &Hub, script: &str, program: &str, more: &[&str]) -> Result<(), Failed> {
+    link(hub, "ana", "PY", program)?;
+    link(hub, "bob", "QY", program)?;
+    let [ana, bob] = ["PY", "QY"].map(|device| file(hub, device).display().to_string());
+    let mut args = vec!["--credentials", &ana, "--other-credentials", &bob];
+    args.extend(more);
+    ok(&peers::python_script(script, &args)?)
 }
 
 fn by_psk(tls: &str) -> Result<(), Failed> {
@@ -120,13 +159,13 @@ fn by_psk(tls: &str) -> Result<(), Failed> {
 const VERSIONS: &str = "_matrix/client/versions";
 const WHOAMI: &str = "_matrix/client/v3/account/whoami";
 
-fn psk(file: &Path) -> Result<(String, String), Failed> {
+pub(crate) fn psk(file: &Path) -> Result<(String, String), Failed> {
     let psk = Credentials::read(file)?.psk.ok_or("no psk")?;
     let key = String::from_utf8(hex::decode(&psk.key)?)?;
     Ok((psk.identity, key))
 }
 
-fn says(output: &Output, what: &str) -> Result<(), Failed> {
+pub(crate) fn says(output: &Output, what: &str) -> Result<(), Failed> {
     let said = String::from_utf8_lossy(&output.stdout);
     if said.contains(what) {
         return Ok(());
@@ -158,7 +197,7 @@ fn over_quic() -> Result<(), Failed> {
     )?)
 }
 
-fn ok(report: &Value) -> Result<(), Failed> {
+pub(crate) fn ok(report: &Value) -> Result<(), Failed> {
     println!("{report}");
     if report["ok"] == true {
         Ok(())

@@ -13,6 +13,7 @@ mod backup;
 mod clients;
 mod command_line;
 mod durability;
+mod hostile;
 mod hub;
 mod lab;
 mod linked;
@@ -21,6 +22,7 @@ mod oracle;
 mod peers;
 mod thin_client;
 mod verbs;
+mod wake;
 
 use std::process::ExitCode;
 
@@ -34,12 +36,14 @@ fn main() -> ExitCode {
         clients::trials(),
         command_line::trials(),
         durability::trials(),
+        hostile::trials(),
         lab::trials(),
         linked::trials(),
         links::trials(),
         oracle::trials(),
         thin_client::trials(),
         verbs::trials(),
+        wake::trials(),
     ]
     .into_iter()
     .flatten()

@@ -1,5 +1,8 @@
 //! Our events and our rules, judged by Synapse's own code.
 
+mod acls;
+mod forks;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
@@ -42,7 +45,19 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[Peer::Python],
             move || histories(version),
         ));
+        trials.push(peers::trial(
+            format!("oracle::five_hundred_forked_v{version}_histories_resolve_alike"),
+            Need::Required,
+            &[Peer::Python],
+            move || forks::resolve_alike(version),
+        ));
     }
+    trials.push(peers::trial(
+        "oracle::server_acls_and_globs_match_alike".to_owned(),
+        Need::Required,
+        &[Peer::Python],
+        acls::match_alike,
+    ));
     trials
 }
 
@@ -192,13 +207,19 @@ impl<'a> Staged<'a> {
     }
 }
 
-/// Random histories, half of them nonsense, must be accepted and refused alike.
-fn histories(version: Version) -> Result<(), Failed> {
+/// Another one each time, unless one is to be tried again.
+fn seed() -> u64 {
     let seed = std::env::var("TRAMLINE_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("TRAMLINE_SEED={seed}");
+    seed
+}
+
+/// Random histories, half of them nonsense, must be accepted and refused alike.
+fn histories(version: Version) -> Result<(), Failed> {
+    let seed = seed();
     let mut rng = StdRng::seed_from_u64(seed);
     let key = key();
     let mut oracle = Oracle::start()?;

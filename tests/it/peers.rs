@@ -18,6 +18,8 @@ use libtest_mimic::{Completion, Failed, Trial};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::hub;
+
 /// Whether a missing peer may pass under `CI=true`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -134,13 +136,11 @@ pub(crate) fn script(name: &str) -> PathBuf {
 
 /// Runs a script of `tests/peers` to its end and gives the JSON line it printed.
 ///
-/// The scripts keep a deadline of their own (`--timeout`), so this waits without one.
+/// The scripts keep a deadline of their own (`--timeout`); this one's is far beyond theirs.
 pub(crate) fn python_script(name: &str, args: &[&str]) -> Result<Value, Failed> {
-    let output = Command::new(python()?)
-        .arg(script(name))
-        .args(args)
-        .output()?;
-    json_line(name, &output)
+    let mut command = Command::new(python()?);
+    command.arg(script(name)).args(args);
+    json_line(name, &hub::output(&mut command)?)
 }
 
 /// Runs the matrix-js-sdk script, which trusts the certificates of `ca`.
@@ -180,7 +180,8 @@ impl Oracle {
 
     /// The answer to one request; an answer with `"ok": false` is an answer too.
     pub(crate) fn ask(&mut self, request: &Value) -> Result<Value, Failed> {
-        writeln!(self.requests, "{request}")?;
+        // As one text: written piece by piece, each bracket would be a system call.
+        self.requests.write_all(format!("{request}\n").as_bytes())?;
         self.requests.flush()?;
         self.read()
     }
@@ -247,7 +248,7 @@ impl Drop for Synapse {
     }
 }
 
-fn in_ci() -> bool {
+pub(crate) fn in_ci() -> bool {
     env::var("CI").is_ok_and(|value| value == "true")
 }
 

@@ -1,6 +1,7 @@
-//! Linked devices by the client's verbs, over OSCORE: the real binary on both sides.
+//! Linked devices by the client's verbs, over OSCORE and QUIC: the real binary on both sides.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -20,14 +21,23 @@ pub(crate) fn trials() -> Vec<Trial> {
             talk,
         ),
         Trial::test(
+            "thin_client::a_user_over_quic_and_one_over_oscore_lose_nothing_when_the_hub_is_killed",
+            talk_over_both,
+        ),
+        Trial::test(
+            "thin_client::a_file_goes_both_ways_over_both_doors_and_auto_takes_the_cheaper_one",
+            files,
+        ),
+        Trial::test(
             "thin_client::a_device_linked_by_a_code_is_in_its_users_rooms",
             by_code,
         ),
     ]
 }
 
-/// How long a follower may take to print what it was sent, on a busy machine.
-const SHOWN: Duration = Duration::from_secs(40);
+/// How long a follower may take to print what it was sent, on a busy machine. Over QUIC it notices that
+/// the hub was killed with its next keep-alive, a minute later at most.
+const SHOWN: Duration = Duration::from_mins(3);
 
 fn link(hub: &Hub, user: &str) -> Result<PathBuf, Failed> {
     let file = hub.path().join(format!("{user}-phone.json"));
@@ -72,7 +82,11 @@ struct Follower {
 
 impl Follower {
     fn of(file: &PathBuf) -> Result<Self, Failed> {
-        let mut command = client(file, &["sync", "--follow"]);
+        Self::over(file, "auto")
+    }
+
+    fn over(file: &PathBuf, door: &str) -> Result<Self, Failed> {
+        let mut command = client(file, &["--door", door, "sync", "--follow"]);
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let (tell, lines) = mpsc::channel();
@@ -166,6 +180,140 @@ fn talk() -> Result<(), Failed> {
     // What a device says itself is in its rooms, too.
     equal(&texts(&done(&bob, &["sync"])?), &vec!["five".to_owned()])?;
     equal(&texts(&done(&bob, &["sync"])?), &Vec::new())
+}
+
+/// Ana speaks OSCORE, Bob QUIC.
+fn talk_over_both() -> Result<(), Failed> {
+    let mut hub = Hub::with_users(&["ana", "bob"])?;
+    let (ana, bob) = (link(&hub, "ana")?, link(&hub, "bob")?);
+    let by_ana = |args: &[&str]| done(&ana, &[&["--door", "oscore"], args].concat());
+    let by_bob = |args: &[&str]| done(&bob, &[&["--door", "quic"], args].concat());
+    let guest = format!("@bob:{NAME}");
+    let made = by_ana(&["create", "--name", "Crew", "--invite", &guest])?;
+    let room = made[0]["room_id"].as_str().ok_or("no room")?.to_owned();
+    by_bob(&["join", &room])?;
+    equal(
+        &by_bob(&["rooms"])?[0]["room_id"],
+        &Value::from(room.as_str()),
+    )?;
+    equal(&by_bob(&["status"])?[0]["door"], &Value::from("quic"))?;
+    by_bob(&["link-class", "broadband"])?;
+
+    by_ana(&["send", &room, "one"])?;
+    equal(&texts(&by_bob(&["read", &room])?), &said(&["one"]))?;
+    for nothing in [by_ana(&["sync"])?, by_bob(&["sync"])?] {
+        equal(&texts(&nothing), &Vec::new())?; // where a device begins
+    }
+    by_bob(&["send", &room, "two"])?;
+    equal(&texts(&by_ana(&["sync"])?), &said(&["two"]))?;
+    equal(&texts(&by_bob(&["sync"])?), &said(&["two"]))?;
+    let follower = Follower::over(&bob, "quic")?;
+    by_ana(&["send", &room, "three"])?;
+    equal(&follower.texts_until("three")?, &said(&["three"]))?;
+
+    for door in ["coap", "quic"] {
+        hub.option(&format!("{door}.listen={}", hub.address(door)));
+    }
+    hub.kill()?;
+    let unsent = output(&mut client(&ana, &["send", &room, "four"]))?;
+    equal(&unsent.status.code(), &Some(1))?;
+    hub.start()?;
+    by_ana(&["send", &room, "five"])?;
+    equal(&follower.texts_until("five")?, &said(&["four", "five"]))?;
+    follower.end()?;
+
+    hub.kill()?;
+    let unsent = output(&mut client(&bob, &["--door", "quic", "send", &room, "six"]))?;
+    equal(&unsent.status.code(), &Some(1))?;
+    hub.start()?;
+    by_bob(&["send", &room, "seven"])?;
+    let news = ["three", "four", "five", "six", "seven"];
+    equal(&texts(&by_ana(&["sync"])?), &said(&news))?;
+    equal(&texts(&by_bob(&["sync"])?), &said(&["six", "seven"]))?;
+
+    let all = ["one", "two", "three", "four", "five", "six", "seven"];
+    for lines in [by_ana(&["read", &room])?, by_bob(&["read", &room])?] {
+        equal(&texts(&lines), &said(&all))?;
+    }
+    let ledger = by_bob(&["ledger"])?;
+    for operation in ["connection", "send", "sync"] {
+        let mut lines = ledger.iter();
+        let line = lines.find(|line| line["operation"] == operation);
+        let line = line.ok_or_else(|| format!("no {operation} in {ledger:?}"))?;
+        let bytes = ["bytes_up", "bytes_down"].map(|way| line[way].as_u64());
+        equal(&bytes.iter().all(|bytes| *bytes > Some(50)), &true)?;
+    }
+    Ok(())
+}
+
+fn said(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn files() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana", "bob"])?;
+    let (ana, bob) = (link(&hub, "ana")?, link(&hub, "bob")?);
+    let file = |name: &str| hub.path().join(name);
+    let content = |bytes: u32| -> Vec<u8> {
+        let scattered = |n: u32| n.wrapping_mul(2_654_435_761).to_le_bytes()[3];
+        (0..bytes).map(scattered).collect()
+    };
+    fs::write(file("large"), content(200_000))?;
+    fs::write(file("small"), content(3000))?;
+    let up = |from: &PathBuf, door: &str, name: &str| -> Result<(String, u64), Failed> {
+        let path = file(name);
+        let path = path.to_str().ok_or("a path that is no text")?;
+        let args = ["-v", "--door", door, "upload", path, "--type", "image/png"];
+        let line = done(from, &args)?.pop().ok_or("nothing was said")?;
+        let uri = line["content_uri"].as_str().ok_or("no address")?;
+        Ok((uri.to_owned(), cost(&line)))
+    };
+    let down = |to: &PathBuf, door: &str, uri: &str, wanted: &str| -> Result<u64, Failed> {
+        let out = file("out");
+        let path = out.to_str().ok_or("a path that is no text")?;
+        let args = ["-v", "--door", door, "download", uri, "--out", path];
+        let line = done(to, &args)?.pop().ok_or("nothing was said")?;
+        equal(&(fs::read(&out)? == fs::read(file(wanted))?), &true)?;
+        fs::remove_file(&out)?;
+        Ok(cost(&line))
+    };
+
+    let mut spent = Vec::new();
+    for door in ["oscore", "quic", "auto"] {
+        let (uri, bytes_up) = up(&ana, door, "large")?;
+        let bytes_down = down(&bob, door, &uri, "large")?;
+        spent.push([bytes_up, bytes_down]);
+        let (uri, small_up) = up(&ana, door, "small")?;
+        let small_down = down(&bob, door, &uri, "small")?;
+        println!(
+            "{door}: {bytes_up} up, {bytes_down} down; 3 kB: {small_up} up, {small_down} down"
+        );
+    }
+    let [oscore, quic, auto] = spent.as_slice() else {
+        return Err("three doors".into());
+    };
+    for way in [0, 1] {
+        // Asking how large it is takes one block.
+        let is_cheapest = auto[way] < quic[way] + 2000 && auto[way] < oscore[way];
+        equal(&is_cheapest, &true)?;
+    }
+
+    // A file that is not there is said so, and leaves nothing behind.
+    let uri = format!("mxc://{NAME}/nothing");
+    for door in ["oscore", "quic", "auto"] {
+        let out = file("none");
+        let args = ["--door", door, "download", &uri, "--out"];
+        let failed = output(client(&bob, &args).arg(&out))?;
+        equal(&failed.status.code(), &Some(1))?;
+        let why = String::from_utf8_lossy(&failed.stderr).into_owned();
+        equal(&(why.contains("M_NOT_FOUND"), out.exists()), &(true, false))?;
+    }
+    Ok(())
+}
+
+fn cost(line: &Value) -> u64 {
+    let bytes = |way: &str| line["cost"][way].as_u64().unwrap_or_default();
+    bytes("bytes_up") + bytes("bytes_down")
 }
 
 fn by_code() -> Result<(), Failed> {

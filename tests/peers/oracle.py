@@ -36,7 +36,13 @@ One JSON request a line on stdin, one JSON answer a line on stdout, in order. Ev
   {"op": "resolve", "version": "10", "events": [{…}, …], "state_sets": [[event_id, …], …]}
       -> {"ok": true, "state": [[type, state_key, event_id], …]}
       events holds every event of the sets and their auth chains; "rejected": [event_id, …] names
-      those of them that were turned down.
+      those of them that were turned down. With "cases": [[[event_id, …], …], …] in place of
+      state_sets the answer has "states", one state for each case.
+  {"op": "acl", "content": {…}, "servers": ["hub.example:8448", …]}
+      -> {"ok": true, "allowed": [true, …]}   content is that of m.room.server_acl
+  {"op": "globs", "globs": ["*.example", …], "servers": […]}
+      -> {"ok": true, "matches": [[true, …], …]}   for each server whether each glob matches all of
+      its name without the port, in either case
 
 auth, history and graph do not verify signatures (check_event does). With "signed": true they also demand
 what Synapse calls valid for the room version: sizes, and that the sender's server has signed at all.
@@ -47,6 +53,7 @@ state), claimed (the state rules over the event's own auth events), state (the s
 One is the oracle's own and not Synapse's: history, for a second create event.
 """
 import json
+import logging
 import sys
 
 try:
@@ -66,8 +73,11 @@ try:
     from synapse.events import make_event_from_dict
     from synapse.events.utils import prune_event
     from synapse.federation.federation_base import event_from_pdu_json
+    from matrix_common.regex import glob_to_regex
     from synapse.state import v2
+    from synapse.storage.controllers.state import server_acl_evaluator_from_event
     from synapse.storage.databases.main.event_federation import StateDifference
+    from synapse.util.stringutils import parse_server_name
 except ImportError as error:
     sys.exit(f"oracle: needs the PyPI package matrix-synapse: {error}")
 
@@ -289,8 +299,14 @@ def resolve(request):
         event_id = read(raw, version).event_id
         if event_id in rejected:
             known.add(make_event_from_dict(copy_of(raw), version, rejected_reason="auth_error"))
-    states = [{key_of(known.by_id[i]): known.by_id[i] for i in ids} for ids in request["state_sets"]]
-    return {"ok": True, "state": listed(resolved(states, version, known))}
+
+    def one(sets):
+        states = [{key_of(known.by_id[i]): known.by_id[i] for i in ids} for ids in sets]
+        return listed(resolved(states, version, known))
+
+    if "cases" in request:
+        return {"ok": True, "states": [one(sets) for sets in request["cases"]]}
+    return {"ok": True, "state": one(request["state_sets"])}
 
 
 def graph(request):
@@ -312,6 +328,26 @@ def graph(request):
         ends.add(result["event_id"])
     state = resolved([after[i] for i in sorted(ends)], version, known)
     return {"ok": True, "results": results, "state": listed(state)}
+
+
+class Acl:
+    """As much of an m.room.server_acl event as Synapse looks at."""
+
+    def __init__(self, content):
+        self.content = content
+
+
+def acl(request):
+    evaluator = server_acl_evaluator_from_event(Acl(request["content"]))
+    # its federation servlets ask with the name without the port
+    hosts = [parse_server_name(server)[0] for server in request["servers"]]
+    return {"ok": True, "allowed": [evaluator.server_matches_acl_event(host) for host in hosts]}
+
+
+def globs(request):
+    patterns = [glob_to_regex(glob, ignore_case=True) for glob in request["globs"]]
+    hosts = [parse_server_name(server)[0] for server in request["servers"]]
+    return {"ok": True, "matches": [[bool(p.match(h)) for p in patterns] for h in hosts]}
 
 
 def verdict(raw, version, known, state, signed):
@@ -342,7 +378,7 @@ def remember_rejected(raw, version, known):
 
 
 OPS = {f.__name__: f for f in (versions, check_event, sign, auth_types, auth, history, graph,
-                                 resolve)}
+                                 resolve, acl, globs)}
 
 
 def answer(line):
@@ -358,6 +394,7 @@ def answer(line):
 
 
 def main():
+    logging.disable()  # what Synapse has to say of an event is in the answer
     print(json.dumps({"ready": True, "synapse": synapse.__version__}), flush=True)
     for line in sys.stdin:
         if line.strip():

@@ -207,6 +207,10 @@ def a_ban_wins_over_what_the_banned_did_meanwhile(oracle, version):
     by_hand = oracle.ask(op="resolve", version=version, events=room.events,
                          state_sets=[banned, [*before, name]])
     assert by_hand["ok"] and by_hand["state"] == answer["state"], by_hand
+    cases = oracle.ask(op="resolve", version=version, events=room.events,
+                       cases=[[banned, [*before, name]], [banned]])
+    assert cases["ok"] and cases["states"][0] == answer["state"], cases
+    assert sorted(i for *_, i in cases["states"][1]) == sorted(banned), cases
 
 
 def one_event_can_be_judged_alone(oracle, version):
@@ -229,6 +233,18 @@ def auth_types_are_synapses(oracle):
     join = oracle.ask(op="auth_types", version="12", event=room.events[1])
     assert join["types"] == [["m.room.create", ""], ["m.room.join_rules", ""],
                              ["m.room.member", ANA], ["m.room.power_levels", ""]], join
+
+
+def an_acl_is_asked_without_the_port(oracle):
+    content = {"allow": ["*.example", 1, "[*"], "deny": ["EVIL.*"], "allow_ip_literals": False}
+    servers = ["hub.example", "hub.example:8448", "evil.example:1", "hub.org", "[::1]", "1.2.3.4:1"]
+    answer = oracle.ask(op="acl", content=content, servers=servers)
+    assert answer == {"ok": True, "allowed": [True, True, False, False, False, False]}, answer
+    content["allow_ip_literals"] = "no"
+    answer = oracle.ask(op="acl", content=content, servers=["[::1]:80", "1.2.3.4"])
+    assert answer == {"ok": True, "allowed": [True, False]}, answer
+    answer = oracle.ask(op="globs", globs=["h?b.*", "*.ORG", "*"], servers=["hub.org:1", "b.org"])
+    assert answer == {"ok": True, "matches": [[True, True, True], [False, True, True]]}, answer
 
 
 def nonsense_is_answered_and_harms_nobody(oracle):
@@ -255,6 +271,7 @@ def main():
         one_event_can_be_judged_alone(oracle, version)
     the_rules_of_v12_are_those_of_v12(oracle)
     auth_types_are_synapses(oracle)
+    an_acl_is_asked_without_the_port(oracle)
     nonsense_is_answered_and_harms_nobody(oracle)
 
     room = Room(oracle, "12").begin()

@@ -141,7 +141,7 @@ class Link:
         return read_names((await self.ask(Code.FETCH, "@", body=body, wanted=Code.CONTENT)).payload)
 
     async def alias(self, kind, text):
-        answer = await self.ask(Code.POST, "@", body=bytes([kind]) + text.encode(), wanted=Code.CONTENT)
+        answer = await self.ask(Code.POST, "@", body=bytes([kind]) + text.encode(), wanted=Code.CHANGED)
         return only_uint(answer.payload)
 
     async def append(self, room, kind, body, target=None, read=None):

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use self::{child::HubProcess, phone::Phone};
 use crate::{
     app::clock::world,
-    client::{Call, Client, ClientError, Cost, Target},
+    client::{Call, Client, ClientError, Cost, Target, thin::DoorChoice},
 };
 
 /// How many messages each user sends while the hub is killed.
@@ -48,22 +48,25 @@ pub async fn run(out: &mut dyn Write, json: bool) -> anyhow::Result<()> {
     let mut dee = User::log_in(&hub, "dee", "coap").await?;
     demo.say("the same with the doors swapped: cy is in over HTTPS/JSON, dee over CoAP/CBOR")?;
     demo.talk(&mut cy, &mut dee).await?;
-    demo.say("ana links a phone: OSCORE over UDP, no token and no handshake; bob stays on HTTPS")?;
-    let mut phone = Phone::link(&hub, dir.path(), "ana")?;
-    demo.talk_thin(&phone, &mut bob, &room, 1).await?;
+    demo.say("ana links a phone: OSCORE over UDP, no token and no handshake; bob one over QUIC")?;
+    let mut ana_phone = Phone::link(&hub, dir.path(), "ana", DoorChoice::Oscore)?;
+    let mut bob_phone = Phone::link(&hub, dir.path(), "bob", DoorChoice::Quic)?;
+    demo.talk_thin([&ana_phone, &bob_phone], &room, 1).await?;
     let acked = demo
         .kill_mid_stream(&mut hub, &mut ana, &mut bob, &room)
         .await?;
     demo.check_history(&mut ana, &room, &acked).await?;
     demo.check_history(&mut bob, &room, &acked).await?;
-    demo.say("the phone goes on with the keys it has: nothing is linked or agreed again")?;
-    phone.meet(&hub)?;
-    demo.talk_thin(&phone, &mut bob, &room, 2).await?;
+    demo.say("the phones go on with the keys they have: nothing is linked or agreed again")?;
+    ana_phone.meet(&hub);
+    bob_phone.meet(&hub);
+    demo.talk_thin([&ana_phone, &bob_phone], &room, 2).await?;
 
     hub.stop()?;
     demo.show_log(dir.path(), &room, &acked).await?;
     demo.show_bytes(&[ana, bob, cy, dee])?;
-    demo.show_ledger(&phone).await?;
+    demo.show_ledger(&ana_phone).await?;
+    demo.show_ledger(&bob_phone).await?;
     demo.say("all of it held")
 }
 

@@ -85,7 +85,7 @@ impl Answering for Hub {
         }
     }
 
-    fn count(&self, device: &DeviceName, _: &'static str, up: Traffic, down: Traffic) {
+    fn count(&self, device: &Arc<DeviceName>, _: &'static str, up: Traffic, down: Traffic) {
         let mut counted = self.counted.lock().unwrap();
         let counted = counted.entry(device.device.to_string()).or_default();
         counted.0 += up;

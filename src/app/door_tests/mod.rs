@@ -2,6 +2,7 @@
 //! the other; `app` may name both.
 
 mod bytes;
+mod clock;
 mod hub;
 mod quic;
 mod websocket;

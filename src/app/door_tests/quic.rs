@@ -302,7 +302,7 @@ async fn a_megabyte_goes_up_and_comes_down_in_pieces() {
     let (mut received, mut pieces) = (Vec::new(), 0);
     let download = Request::new(Code::GET, &["~m", "hub.example", "0"]);
     let head = session
-        .receive(&download, |piece| {
+        .receive(&download, |_, piece| {
             received.extend_from_slice(&piece);
             pieces += 1;
             Ok(())

@@ -1,7 +1,7 @@
 //! The client's verbs: sign in or take a credential file, do the verb, say what came of it and
 //! what it cost.
 //!
-//! `verbs` has the verbs, `shapes` what an id looks like, `tell` the words for what happened in a
+//! `verbs` has the verbs, `thin` and `files` those of linked devices, `shapes` what an id looks like, `tell` the words for what happened in a
 //! room, `labels` the names of rooms, `cost` the price.
 #![expect(
     clippy::indexing_slicing,
@@ -9,6 +9,7 @@
 )]
 
 mod cost;
+mod files;
 mod labels;
 mod link;
 mod shapes;
@@ -22,13 +23,13 @@ use serde_json::{Value as Json, json};
 
 use self::cost::Spent;
 use super::{
-    cli::{ClientArgs, ClientVerb},
+    cli::{ClientArgs, ClientVerb, WantedDoor},
     clock::world,
     failure::Failure,
     output::{self, Format},
     users,
 };
-use crate::client::{Client, ClientError, Credentials, Target};
+use crate::client::{Client, ClientError, Credentials, Target, thin::DoorChoice};
 
 /// What a verb has to say once it is done.
 enum Said {
@@ -73,7 +74,8 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
             return Err(nothing_to_do());
         }
         let is_approval = matches!(args.verb, Some(ClientVerb::Approve { .. }));
-        let (client, credentials) = resume(args.credentials.as_deref(), is_approval).await?;
+        let file = args.credentials.as_deref();
+        let (client, credentials) = resume(file, is_approval, args.door).await?;
         (client, credentials, true)
     };
     // Who sends wants to know what that costs.
@@ -85,7 +87,7 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
         None => saved(&me, args.save.as_deref()),
     };
     let ended = if keep {
-        Ok(())
+        client.close().await.map_err(failed)
     } else {
         client.logout().await.map_err(failed)
     };
@@ -218,21 +220,39 @@ fn read_ca(path: &Path) -> Result<String, Failure> {
 
 const SESSION_WANTED: &str = "who are you? Give --credentials FILE, or --login URL USER (with --save FILE to keep the session)";
 
-async fn resume(file: Option<&Path>, is_approval: bool) -> Result<(Client, Credentials), Failure> {
+async fn resume(
+    file: Option<&Path>,
+    is_approval: bool,
+    door: WantedDoor,
+) -> Result<(Client, Credentials), Failure> {
     let file = file.ok_or_else(|| Failure::usage("CREDENTIALS", SESSION_WANTED))?;
     let wrong = |error| Failure::usage("CREDENTIALS", error);
     let mut credentials = Credentials::read(file).map_err(wrong)?;
     if is_approval {
-        credentials.server.coap = None; // what is told there is secret
+        // What is told there is secret.
+        (credentials.server.coap, credentials.server.quic) = (None, None);
     }
     // Keys beat tokens: a linked device is its context.
-    if credentials.oscore.is_some() && credentials.server.coap.is_some() {
-        let client = Client::linked(file, &credentials, &world()).await;
+    let has_door = credentials.server.coap.is_some() || credentials.server.quic.is_some();
+    if credentials.oscore.is_some() && has_door {
+        let client = Client::linked(file, &credentials, &world(), choice(door)).await;
         return Ok((client.map_err(failed)?, credentials));
+    }
+    if door != WantedDoor::Auto {
+        let reason = "--door is for linked devices: this file is a session with a token";
+        return Err(Failure::usage("DOOR", reason));
     }
     let target = credentials.target(file).map_err(wrong)?;
     let client = Client::resume(&target, &credentials.access_token, &world()).await;
     Ok((client.map_err(failed)?, credentials))
+}
+
+const fn choice(door: WantedDoor) -> DoorChoice {
+    match door {
+        WantedDoor::Auto => DoorChoice::Auto,
+        WantedDoor::Oscore => DoorChoice::Oscore,
+        WantedDoor::Quic => DoorChoice::Quic,
+    }
 }
 
 fn failed(error: ClientError) -> Failure {

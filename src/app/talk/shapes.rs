@@ -1,4 +1,4 @@
-//! What a room's id, an alias and a user's id look like, and what to say when one does not.
+//! What a room's id, an alias, a user's id and a file's address look like, and what to say when one does not.
 //!
 //! Only the shape: whether there is such a room is the hub's to say.
 
@@ -24,7 +24,9 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
         | ClientVerb::Leave { room: id }
         | ClientVerb::Send { room: id, .. }
         | ClientVerb::Read { room: id, .. } => room(id),
+        ClientVerb::Download { uri, .. } => file(uri).map(|_| ()),
         ClientVerb::Rooms
+        | ClientVerb::Upload { .. }
         | ClientVerb::Sync { .. }
         | ClientVerb::Status
         | ClientVerb::Ledger
@@ -71,6 +73,21 @@ fn user(given: &str) -> Result<(), Failure> {
     Err(Failure::usage("USER_ID", reason))
 }
 
+/// The server and the media id of a file's URI.
+pub(super) fn file(given: &str) -> Result<(&str, &str), Failure> {
+    let parts = given
+        .strip_prefix("mxc://")
+        .and_then(|rest| rest.split_once('/'));
+    let is_whole = |(server, id): &(&str, &str)| !server.is_empty() && !id.is_empty();
+    parts.filter(is_whole).ok_or_else(|| {
+        let reason = format!(
+            "{given:?} is no file's address: it begins with mxc:// and has the server's name and an id, \
+             as in mxc://hub.example/Aqe3 (`upload` prints it)"
+        );
+        Failure::usage("MXC", reason)
+    })
+}
+
 fn alias_localpart(given: &str) -> Result<(), Failure> {
     if !given.is_empty() && !given.contains(['#', ':', '\0']) {
         return Ok(());
@@ -109,6 +126,8 @@ mod tests {
         }
         assert_eq!(user("@bob:hub.example"), Ok(()));
         assert_eq!(alias_localpart("crew"), Ok(()));
+        let whole = "mxc://hub.example:8448/Aqe3_-";
+        assert_eq!(file(whole), Ok(("hub.example:8448", "Aqe3_-")));
     }
 
     #[test]
@@ -137,6 +156,16 @@ mod tests {
             assert!(said.starts_with("error[USER_ID]"), "{said}");
             assert!(said.contains(&format!("{given:?}")), "{said}");
             assert!(said.ends_with("as in @bob:hub.example"), "{said}");
+        }
+        for given in [
+            "",
+            "photo.jpg",
+            "mxc://hub.example",
+            "mxc:///Aqe3",
+            "mxc://h/",
+        ] {
+            let said = said(file(given).map(|_| ()));
+            assert!(said.starts_with("error[MXC]"), "{said}");
         }
         for given in ["#crew:hub.example", "#crew", "crew:hub.example", ""] {
             let said = said(alias_localpart(given));

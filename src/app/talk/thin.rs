@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::Said;
+use super::{Said, files};
 use crate::{
     app::{
         cli::{ClientVerb, LinkClass},
@@ -17,8 +17,9 @@ use crate::{
     base::{Clock as _, Timestamp},
     client::{
         ClientError, Credentials,
+        quic::QuicError,
         thin::{
-            Answer, Ask, Event, StateError, ThinDoor, ThinError, agree::AgreeError,
+            Answer, Ask, Event, FileToSend, StateError, ThinDoor, ThinError, agree::AgreeError,
             door::aliases_of,
         },
     },
@@ -73,6 +74,19 @@ pub(super) async fn verb(
             class,
             daily_kilobytes,
         } => link_class(door, *class, *daily_kilobytes).await?,
+        ClientVerb::Upload {
+            file,
+            media_type,
+            name,
+        } => {
+            let file = FileToSend {
+                path: file,
+                media_type: media_type.as_deref(),
+                name: name.as_deref(),
+            };
+            files::upload(door, file, format).await?
+        }
+        ClientVerb::Download { uri, out } => files::download(door, uri, out, format).await?,
         _ => return Ok(None),
     }))
 }
@@ -227,11 +241,12 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
         return Err(wrong(ThinError::OtherAnswer));
     };
     let (spent, state) = (door.spent(), door.state());
+    let (name, address) = door.door();
     let nat = state.nat.measured().map(|nat| nat.as_secs());
     let text = [
         format!("user: {}", visible(&me.user_id)),
         format!("device: {}", visible(&me.device_id)),
-        format!("door: oscore, {}", door.address()),
+        format!("door: {name}, {address}"),
         format!("hub's time: {}", Timestamp(hello.time_ms).rfc3339()),
         format!("link class: {}", LinkClass::name_of(state.link().class)),
         nat.map_or_else(
@@ -246,8 +261,8 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
     ];
     Ok(Said::one(
         text.join("\n"),
-        json!({"user_id": me.user_id, "device_id": me.device_id, "door": "oscore",
-            "address": door.address().to_string(), "hub_time_ms": hello.time_ms,
+        json!({"user_id": me.user_id, "device_id": me.device_id, "door": name,
+            "address": address.to_string(), "hub_time_ms": hello.time_ms,
             "link_class": LinkClass::name_of(state.link().class), "nat_timer_s": nat, "waiting": door.waiting(),
             "bytes_up": spent.up, "bytes_down": spent.down}),
     ))
@@ -518,7 +533,7 @@ const fn membership_name(membership: Membership) -> &'static str {
     }
 }
 
-fn wrong(error: ThinError) -> Failure {
+pub(super) fn wrong(error: ThinError) -> Failure {
     super::failed(ClientError::from(error))
 }
 
@@ -537,8 +552,15 @@ pub(super) fn failed(error: &ThinError) -> Failure {
         ThinError::State(StateError::Full { .. }) => "FULL",
         ThinError::State(_) => "STATE",
         ThinError::Stranger { .. } | ThinError::Exhausted | ThinError::Agree(_) => "CONTEXT",
-        ThinError::NoDoor => return Failure::usage("CREDENTIALS", error),
+        ThinError::Unlinked { .. } => "UNLINKED",
+        ThinError::NoDoor | ThinError::NotThisDoor { .. } => {
+            return Failure::usage("CREDENTIALS", error);
+        }
         ThinError::OtherAnswer => "BAD_ANSWER",
+        ThinError::Quic(QuicError::File(_)) | ThinError::File { .. } => "FILE",
+        ThinError::Quic(_) => "QUIC",
+        ThinError::NeedsQuic { .. } => "NEEDS_QUIC",
+        ThinError::BrokeOff { .. } => "BROKE_OFF",
     };
     Failure::failed(code, error)
 }

@@ -116,7 +116,10 @@ pub(super) async fn verb(
             once(client, wish, format).await
         }
         ClientVerb::Status => status(client, me).await,
-        ClientVerb::Ledger | ClientVerb::LinkClass { .. } => Err(Failure::usage(
+        ClientVerb::Ledger
+        | ClientVerb::LinkClass { .. }
+        | ClientVerb::Upload { .. }
+        | ClientVerb::Download { .. } => Err(Failure::usage(
             "CLIENT_VERB",
             "this is for linked devices: give --credentials of one (see `tramline link --help`)",
         )),

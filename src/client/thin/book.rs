@@ -8,7 +8,7 @@ use super::{
     disk::Disk,
     state::{StateDir, StateError, io_error},
 };
-use crate::base::Timestamp;
+use crate::{base::Timestamp, client::Cost};
 
 /// Days kept: a month, which is what is paid for.
 const DAYS_MAX: usize = 31;
@@ -67,6 +67,22 @@ impl Book {
                 line.datagrams_down += 1;
             }
         }
+    }
+
+    /// Notes what a connection has exchanged, headers of so many bytes each not counted in it.
+    pub(super) fn exchanged(&mut self, now: Timestamp, operation: &str, cost: Cost, headers: u64) {
+        let datagrams = cost.datagrams_up.saturating_add(cost.datagrams_down);
+        if datagrams == 0 {
+            return;
+        }
+        let woke = now.0.saturating_sub(self.last_ms) > RADIO_SLEEPS_AFTER_MS;
+        self.last_ms = now.0;
+        let line = self.line(now, operation);
+        line.wakeups += u64::from(woke);
+        line.up += cost.up + headers * cost.datagrams_up;
+        line.down += cost.down + headers * cost.datagrams_down;
+        line.datagrams_up += cost.datagrams_up;
+        line.datagrams_down += cost.datagrams_down;
     }
 
     /// Notes that an operation was done.

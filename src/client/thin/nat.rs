@@ -1,7 +1,8 @@
 //! How long the NAT in front of us keeps a mapping that we do not use.
 //!
-//! Costs no datagram of its own: a push that came through says that the mapping had outlived the
-//! silence before it, one that had to be fetched says that it may not have.
+//! A push that came through says that the mapping had outlived the silence before it, one that had
+//! to be fetched says that it may not have. While nothing is known, a device that has nothing else
+//! to say asks the hub to answer later, now and then: some 160 bytes each, until the answer is lost.
 
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ const SECONDS_MAX: u64 = 30 * 60;
 
 /// How exactly it is looked for.
 const SECONDS_APART: u64 = 15;
+
+/// The longest silence that is asked for: less than the hub's longest, and what is known to be open
+/// for so long costs little.
+const PROBE_MAX: Duration = Duration::from_secs(290);
 
 /// How many pushes in a row must fail before it counts: on a lossy link one says little.
 const MISSES: u8 = 2;
@@ -55,6 +60,19 @@ impl NatTimer {
             self.open_s
         };
         Duration::from_secs(tried.clamp(SECONDS_MIN, SECONDS_MAX))
+    }
+
+    /// After how much silence the hub is to be asked to speak, where that would tell something.
+    ///
+    /// spec: thin-profile §11
+    pub fn probe(&self) -> Option<Duration> {
+        let tried = self.interval().min(PROBE_MAX);
+        (tried > self.known()).then_some(tried)
+    }
+
+    /// After how much silence to send a keep-alive where more is found out by probes.
+    pub fn known(&self) -> Duration {
+        Duration::from_secs(self.open_s.max(SECONDS_MIN))
     }
 
     /// What was measured, once there is an upper end to it.
@@ -118,6 +136,30 @@ mod tests {
                 "{found} of {seconds}"
             );
             assert_eq!(timer.measured(), Some(timer.interval()));
+        }
+    }
+
+    #[test]
+    fn probes_find_the_timer_from_below_and_end() {
+        for seconds in [40, 120, 270, 3000] {
+            let nat = Duration::from_secs(seconds);
+            let mut timer = NatTimer::default();
+            let mut probes = 0;
+            while let Some(silence) = timer.probe() {
+                probes += 1;
+                if silence < nat {
+                    timer.held(silence);
+                } else {
+                    timer.failed(silence);
+                }
+            }
+            assert!(probes <= 14, "{probes} for {seconds}");
+            let known = timer.known().min(PROBE_MAX).as_secs();
+            let wanted = seconds.min(PROBE_MAX.as_secs());
+            assert!(
+                known <= wanted && known + SECONDS_APART >= wanted,
+                "{known} of {seconds}"
+            );
         }
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::{
     base::{Rng, Timestamp},
     session::{
-        coap::{Config, Event, ExchangeId, Machine, Request},
+        coap::{Config, Event, ExchangeId, Machine, Progress, Request},
         edhoc::combine,
         oscore::{
             Hint, ProtectError, RESERVE_CLIENT, RequestBinding, ResponseRefused, SecurityContext,
@@ -106,6 +106,11 @@ impl SecureLink {
         let exchange = self.machine.request(now, (), request);
         self.pump();
         exchange
+    }
+
+    /// How far the bodies of an exchange have got, where they are in blocks.
+    pub fn progress(&self, exchange: ExchangeId) -> Option<Progress> {
+        self.machine.progress(exchange)
     }
 
     /// Gives a request up, or ends an observation.
@@ -299,6 +304,7 @@ pub(super) fn operation_of(options: &Options, method: Code) -> &'static str {
         (Some("^"), ..) => "wake hook",
         (Some("$"), ..) => "ledger",
         (Some("~"), ..) => "other",
+        (Some("~m"), ..) => "file",
         (Some(_), Some("!"), _) => "typing",
         (Some(_), Some(_), _) => "entry",
         (Some(_), None, Code::POST) => "send",

@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Devices<P> {
     pub(super) bell: Arc<Bell>,
     pub(super) pushes: Pushes<ObservationId>,
-    observed: BTreeMap<ObservationId, Observed<P>>,
+    observed: BTreeMap<ObservationId, Box<Observed<P>>>,
     asleep: BTreeMap<P, Vec<Asleep>>,
     /// Those to whom nothing may be sent until more is heard of them.
     starved: BTreeMap<P, Vec<ObservationId>>,
@@ -28,20 +28,22 @@ pub(super) struct Devices<P> {
 pub(super) struct Observed<P> {
     pub(super) peer: P,
     pub(super) token: Token,
-    /// What was asked.
-    request: Box<Request>,
+    /// What was asked, as [`written`] by us.
+    request: Box<[u8]>,
     /// Where it was before the push that is not yet acknowledged.
-    before: Option<Watch>,
+    before: Option<Box<Watch>>,
     /// Resets in a row: one may be forged, two are meant.
     resets: u8,
     /// Pushes acknowledged since it was stored how far the device was told.
     unsaved: u8,
+    /// Pushes in a row that the device was not to confirm.
+    asides: u8,
 }
 
 /// One whose device is silent. It goes on when the device is heard of again.
 struct Asleep {
     token: Token,
-    request: Box<Request>,
+    request: Box<[u8]>,
     watch: Watch,
     resets: u8,
     until: Timestamp,
@@ -89,29 +91,46 @@ impl<P: Peer> Devices<P> {
             tracing::debug!(%full, "not observed");
             return false;
         }
+        let Some(request) = written(&awake.request) else {
+            self.pushes.forget(observation);
+            return false; // it came in a datagram, so it fits into one
+        };
         let observed = Observed {
             peer: peer.clone(),
             token: awake.token,
-            request: awake.request,
+            request,
             before: None,
             resets: awake.resets,
             unsaved: 0,
+            asides: 0,
         };
-        self.observed.insert(observation, observed);
+        self.observed.insert(observation, Box::new(observed));
         true
     }
 
     pub(super) fn get(&self, observation: ObservationId) -> Option<&Observed<P>> {
-        self.observed.get(&observation)
+        self.observed.get(&observation).map(|observed| &**observed)
     }
 
     /// A push is on its way.
     pub(super) fn pushed(&mut self, observation: ObservationId, next: Watch, more: bool) {
         let before = self.pushes.get(observation).map(|(_, watch)| *watch);
         if let Some(observed) = self.observed.get_mut(&observation) {
-            observed.before = before;
+            observed.before = before.map(Box::new);
             self.pushes.pushed(observation, next, more);
         }
+    }
+
+    /// Whether the next push may be one that is not confirmed; counts it. Now and then it may not: or
+    /// a device that is gone would be told of receipts for ever.
+    ///
+    /// spec: rfc7641 §4.5
+    pub(super) fn may_tell_aside(&mut self, observation: ObservationId) -> bool {
+        let Some(observed) = self.observed.get_mut(&observation) else {
+            return false;
+        };
+        observed.asides = observed.asides.saturating_add(1);
+        observed.asides <= ASIDES_MAX
     }
 
     /// It was acknowledged. True if it is time to store how far the device was told.
@@ -121,6 +140,7 @@ impl<P: Peer> Devices<P> {
         };
         observed.before = None;
         observed.resets = 0;
+        observed.asides = 0;
         observed.unsaved = observed.unsaved.saturating_add(1);
         self.pushes.delivered(now, observation);
         observed.unsaved >= UNSAVED_MAX
@@ -135,8 +155,8 @@ impl<P: Peer> Devices<P> {
         let observed = self.observed.get_mut(&observation)?;
         let watch = *self.pushes.get(observation)?.1;
         observed.unsaved = 0;
-        let watch = observed.before.unwrap_or(watch);
-        registration(kept, observed.token, &observed.request, &watch)
+        let watch = observed.before.as_deref().copied().unwrap_or(watch);
+        registration(kept, observed.token, &read(&observed.request)?, &watch)
     }
 
     /// Those of which the store knows too little.
@@ -153,7 +173,7 @@ impl<P: Peer> Devices<P> {
         reason: GoneReason,
         may_sleep: bool,
     ) -> Option<Ended<P>> {
-        let observed = self.observed.remove(&observation)?;
+        let observed = *self.observed.remove(&observation)?;
         let resets = observed.resets + u8::from(reason == GoneReason::Reset);
         let is_silent = match reason {
             GoneReason::TimedOut => true,
@@ -171,7 +191,7 @@ impl<P: Peer> Devices<P> {
                 self.asleep.entry(peer).or_default().push(Asleep {
                     token,
                     request: observed.request,
-                    watch: observed.before.unwrap_or(watch),
+                    watch: observed.before.as_deref().copied().unwrap_or(watch),
                     resets,
                     until: now + SLEEP_MAX,
                 });
@@ -201,11 +221,13 @@ impl<P: Peer> Devices<P> {
     /// A device is heard of: what of it slept goes on.
     pub(super) fn wakes(&mut self, peer: &P) -> Vec<Awake> {
         let asleep = self.asleep.remove(peer).unwrap_or_default();
-        let awake = asleep.into_iter().map(|one| Awake {
-            token: one.token,
-            request: one.request,
-            watch: one.watch,
-            resets: one.resets,
+        let awake = asleep.into_iter().filter_map(|one| {
+            Some(Awake {
+                token: one.token,
+                request: Box::new(read(&one.request)?),
+                watch: one.watch,
+                resets: one.resets,
+            })
         });
         awake.collect()
     }
@@ -259,17 +281,10 @@ pub(super) fn registration(
     request: &Request,
     watch: &Watch,
 ) -> Option<Registration> {
-    let message = Message {
-        kind: Kind::Non,
-        code: request.method,
-        id: 0,
-        token: Token::EMPTY,
-        options: request
-            .options
-            .clone()
-            .with(POSITION, watch.request().payload),
-        payload: request.payload.to_vec(),
-    };
+    let mut message = message_of(request);
+    message
+        .options
+        .push(POSITION, watch.request().payload.to_vec());
     Some(Registration {
         recipient_id: kept.recipient_id,
         token: token.as_bytes().to_vec(),
@@ -279,16 +294,36 @@ pub(super) fn registration(
     })
 }
 
-/// Reads it back: what was asked, and where to go on.
-pub(super) fn restored(registration: &Registration) -> Option<Awake> {
-    let token = Token::new(&registration.token)?;
-    let message = Message::decode(&registration.request).ok()?;
-    let mut request = Request {
+fn message_of(request: &Request) -> Message {
+    Message {
+        kind: Kind::Non,
+        code: request.method,
+        id: 0,
+        token: Token::EMPTY,
+        options: request.options.clone(),
+        payload: request.payload.to_vec(),
+    }
+}
+
+/// A registration's request in as few bytes as it came in.
+fn written(request: &Request) -> Option<Box<[u8]>> {
+    Some(message_of(request).encode().ok()?.into())
+}
+
+fn read(written: &[u8]) -> Option<Request> {
+    let message = Message::decode(written).ok()?;
+    Some(Request {
         method: message.code,
         options: message.options,
         payload: message.payload.into(),
         observe: true,
-    };
+    })
+}
+
+/// Reads it back: what was asked, and where to go on.
+pub(super) fn restored(registration: &Registration) -> Option<Awake> {
+    let token = Token::new(&registration.token)?;
+    let mut request = read(&registration.request)?;
     let position = request.options.first(POSITION).map(<[u8]>::to_vec);
     request.options.remove(POSITION);
     request.options.remove(number::OBSERVE);
@@ -305,6 +340,9 @@ const POSITION: u16 = 65_000;
 
 /// Pushes that may be told again after a crash. Each store is a write of the hub's.
 const UNSAVED_MAX: u8 = 16;
+
+/// Pushes in a row that are not confirmed.
+const ASIDES_MAX: u8 = 15;
 
 /// Resets in a row that end an observation.
 const RESETS_MAX: u8 = 2;

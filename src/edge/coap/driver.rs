@@ -1,4 +1,4 @@
-//! The one task of a door: it owns the socket, what secures it, and the CoAP machine, and spawns a
+//! The one task of a door: it owns the sockets, what secures it, and the CoAP machine, and spawns a
 //! bounded task per request. What lies between socket and machine is a [`Link`]. What it does for
 //! linked devices is in `serving`.
 
@@ -10,7 +10,6 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use metrics::counter;
 use tokio::{
-    net::UdpSocket,
     sync::{Semaphore, mpsc, watch},
     task::AbortHandle,
 };
@@ -27,6 +26,7 @@ use super::{
     link::{Arrived, Had, Link, Outgoing},
     observe::{Observer, Watch},
     profile,
+    sockets::Sockets,
     sticky::Sticky,
 };
 use crate::{
@@ -46,13 +46,13 @@ use crate::{
 /// Serves what comes through `link` until `shutdown` becomes true (or its sender is gone), then
 /// drains.
 pub(in crate::edge) async fn serve<L: Link>(
-    socket: UdpSocket,
+    sockets: Sockets,
     link: L,
     door: Coap,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let drain = door.limits.drain;
-    let mut driver = Driver::new(socket, link, door);
+    let mut driver = Driver::new(sockets, link, door);
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     let mut over = std::pin::pin!(async move {
         let _ = shutdown.wait_for(|over| *over).await; // without a sender there is no more waiting
@@ -95,7 +95,7 @@ pub(super) enum Done {
     /// What is new for a linked device, if anything is.
     Pushed {
         observation: ObservationId,
-        news: Option<Box<News>>,
+        news: Box<News>,
     },
     /// What the link wanted; how many revocations had been heard of when it was asked for.
     Had { had: Had, revocations: u64 },
@@ -114,7 +114,7 @@ pub(super) enum Done {
 }
 
 pub(super) struct Driver<L: Link> {
-    socket: UdpSocket,
+    sockets: Sockets,
     link: L,
     machine: Machine<L::Peer>,
     front: Arc<Front>,
@@ -150,7 +150,7 @@ impl<P> Drop for Task<P> {
 }
 
 impl<L: Link> Driver<L> {
-    fn new(socket: UdpSocket, link: L, mut door: Coap) -> Self {
+    fn new(sockets: Sockets, link: L, mut door: Coap) -> Self {
         let mut echo_key = [0; 32];
         door.rng.fill_bytes(&mut echo_key);
         let mut config = Config::new(echo_key);
@@ -161,9 +161,9 @@ impl<L: Link> Driver<L> {
             .map(|linked| Serving::begin(linked, report.clone(), L::KEEPS));
         Self {
             serving,
-            socket,
+            sockets,
             link,
-            machine: Machine::new(config, door.rng),
+            machine: Machine::new(config, door.rng).without_copies_of(L::is_told_apart),
             front: door.front,
             exchanges: door.exchanges,
             tally: Tally::default(),
@@ -189,7 +189,7 @@ impl<L: Link> Driver<L> {
             .map(|serving| Arc::clone(&serving.devices.bell));
         tokio::select! {
             () = over => return true,
-            received = self.socket.recv_from(buffer) => match received {
+            received = self.sockets.receive(buffer) => match received {
                 Ok((size, peer)) => self.received(peer, buffer.get(..size).unwrap_or_default()),
                 Err(error) => {
                     tracing::warn!(%error, "receiving failed");
@@ -256,7 +256,7 @@ impl<L: Link> Driver<L> {
                 if let Some(peer) = peer {
                     self.went(&peer, Traffic::datagram(&to, datagram.len()));
                 }
-                if let Err(error) = self.socket.send_to(&datagram, to).await {
+                if let Err(error) = self.sockets.send(&datagram, to).await {
                     tracing::debug!(%to, %error, "sending failed"); // as if lost on the way
                 }
             }
@@ -284,21 +284,14 @@ impl<L: Link> Driver<L> {
                     self.machine.mark_validated(now, &peer);
                 }
                 if path.is_some() {
+                    if let Some(address) = self.link.address(&peer) {
+                        self.sockets.is_sure(&address);
+                    }
                     self.heard_of(now, &peer);
                 }
                 self.machine.handle_datagram(now, peer, &bytes);
             }
-            Arrived::Copy {
-                peer,
-                id,
-                bytes,
-                came,
-            } => {
-                self.came(&peer, false, came);
-                if self.machine.has_seen(now, &peer, id) {
-                    self.machine.handle_datagram(now, peer, &bytes);
-                }
-            }
+            Arrived::Copy { peer, came } => self.came(&peer, false, came),
             Arrived::Combined { from, request } => self.combined(now, from, request),
             Arrived::Gone { peer } => self.gone(now, &peer),
         }
@@ -456,7 +449,7 @@ impl<L: Link> Driver<L> {
                 awake,
                 class,
             } => self.told(now, exchange, *answered, awake, class),
-            Done::Pushed { observation, news } => self.pushed(now, observation, news),
+            Done::Pushed { observation, news } => self.pushed(now, observation, *news),
             Done::Had { had, revocations } => self.had(now, had, revocations),
             Done::Combined {
                 from,

@@ -53,6 +53,11 @@ pub(in crate::edge) trait Link: Send + 'static {
     /// Something that came.
     fn poll_arrived(&mut self) -> Option<Arrived<Self::Peer>>;
 
+    /// Whether the link lets no copies of a peer's messages through.
+    fn is_told_apart(_peer: &Self::Peer) -> bool {
+        false
+    }
+
     /// Where a peer is, as long as it is there.
     fn address(&self, peer: &Self::Peer) -> Option<SocketAddr>;
 
@@ -121,13 +126,8 @@ pub(in crate::edge) enum Arrived<P> {
         /// The datagram; nothing where another message has come with the same.
         came: Traffic,
     },
-    /// A message that came before, to be answered as it was then or not at all.
-    Copy {
-        peer: P,
-        id: u16,
-        bytes: Bytes,
-        came: Traffic,
-    },
+    /// A message that came before, and was answered as it was then or not at all.
+    Copy { peer: P, came: Traffic },
     /// A request with EDHOC's message 3 in front.
     Combined {
         from: SocketAddr,

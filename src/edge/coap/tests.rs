@@ -70,7 +70,8 @@ async fn running_with(limits: Limits) -> Running {
         linked: None,
         exchanges: None,
     };
-    let task = tokio::spawn(serve(socket, door, stopped));
+    let sockets = Sockets::new(vec![socket]).unwrap();
+    let task = tokio::spawn(serve(sockets, door, stopped));
     Running {
         hub,
         address,

@@ -116,23 +116,17 @@ impl Link for Udp {
                 is_proved,
                 came,
             },
-            link::Arrived::Copy {
-                peer,
-                id,
-                bytes,
-                came,
-            } => Arrived::Copy {
-                peer,
-                id,
-                bytes,
-                came,
-            },
+            link::Arrived::Copy { peer, came } => Arrived::Copy { peer, came },
             link::Arrived::Combined { from, request } => Arrived::Combined { from, request },
             link::Arrived::Gone { peer } => {
                 // a name stays for as long as its context could be found again under it
                 Arrived::Gone { peer }
             }
         })
+    }
+
+    fn is_told_apart(peer: &UdpPeer) -> bool {
+        peer.is_told_apart()
     }
 
     fn address(&self, peer: &UdpPeer) -> Option<SocketAddr> {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rand::{SeedableRng as _, rngs::StdRng};
-use tokio::{process::Command, task::JoinHandle};
+use tokio::{net::UdpSocket, process::Command, task::JoinHandle};
 
 use super::*;
 use crate::{
@@ -65,6 +65,7 @@ struct Running {
     hub: Arc<Fake>,
     address: SocketAddr,
     certificate: rcgen::CertifiedKey<rcgen::KeyPair>,
+    renew: watch::Sender<Certificate>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -84,6 +85,7 @@ async fn running() -> Running {
     let address = socket.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let certificate = pair();
+    let (renew, renewed) = watch::channel(in_der(&certificate));
     let door = Coaps {
         coap: Coap {
             front: Front::telling(hub.clone(), Some(address.port())),
@@ -100,13 +102,16 @@ async fn running() -> Running {
             psk: Some(Arc::new(Keys([(NAME, KEY)].into()))),
             ..ServerConfig::default()
         },
+        certificate: Some(renewed),
         base: base(),
     };
-    let task = tokio::spawn(serve(socket, door, stopped).unwrap());
+    let sockets = Sockets::new(vec![socket]).unwrap();
+    let task = tokio::spawn(serve(sockets, door, stopped).unwrap());
     Running {
         hub,
         address,
         certificate,
+        renew,
         stop,
         task,
     }
@@ -206,6 +211,20 @@ fn whoami() -> Request {
 
 fn as_ana(request: Request) -> Request {
     request.option(number::ACCESS_TOKEN, "ana")
+}
+
+#[tokio::test]
+async fn another_certificate_is_shown_to_who_comes_next_and_nobody_is_dropped() {
+    let mut door = running().await;
+    let mut before = Client::with_certificate(&door).await;
+    assert_eq!(before.ask(whoami()).await.code, Code::UNAUTHORIZED);
+
+    door.certificate = pair();
+    door.renew.send(in_der(&door.certificate)).unwrap();
+    let mut after = Client::with_certificate(&door).await;
+
+    assert_eq!(after.ask(whoami()).await.code, Code::UNAUTHORIZED);
+    assert_eq!(before.ask(whoami()).await.code, Code::UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -386,9 +405,11 @@ async fn a_device_with_its_key_is_itself_on_both_kinds_of_paths_whatever_token_i
             psk: Some(Arc::new(LinkedKeys(links))),
             ..ServerConfig::default()
         },
+        certificate: None,
         base: base(),
     };
-    let _task = tokio::spawn(serve(socket, door, stopped).unwrap());
+    let sockets = Sockets::new(vec![socket]).unwrap();
+    let _task = tokio::spawn(serve(sockets, door, stopped).unwrap());
     let proof = Proof::Psk {
         identity: Identity(NAME.to_vec()),
         key: Secret::new(KEY),

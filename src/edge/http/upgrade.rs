@@ -54,7 +54,7 @@ impl Https {
             ));
         }
         let who = Who {
-            device,
+            device: device.into(),
             door: Door::WebSocket,
             address: Some(peer),
         };

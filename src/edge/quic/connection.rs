@@ -50,7 +50,7 @@ pub(super) struct Connection {
 pub(super) struct Link {
     pub(super) shared: Arc<Shared>,
     pub(super) connection: quinn::Connection,
-    pub(super) device: DeviceName,
+    pub(super) device: Arc<DeviceName>,
     /// The largest message the device takes, in bytes; 0: it has not said.
     pub(super) message_bytes_max: AtomicU32,
     pub(super) stopping: watch::Receiver<bool>,
@@ -93,7 +93,7 @@ impl Connection {
         let link = Arc::new(Link {
             shared,
             connection,
-            device,
+            device: device.into(),
             message_bytes_max: AtomicU32::new(0),
             stopping,
             counted: Mutex::default(),
@@ -171,7 +171,7 @@ impl Link {
 
     pub(super) fn who(&self) -> Who {
         Who {
-            device: self.device.clone(),
+            device: Arc::clone(&self.device),
             door: Door::Quic,
             address: Some(self.peer()),
         }

@@ -60,6 +60,7 @@ impl Read {
             Self::Thin(Ok(Asked::Thin(thin))) => thin.name(),
             Self::Thin(Ok(Asked::WholeEvent { .. })) => "Event",
             Self::Thin(Ok(Asked::Ledger)) => "ThinLedger",
+            Self::Thin(Ok(Asked::Later(_))) => "ThinLater",
             Self::Thin(_) => "Unknown",
             Self::Rest(rest) => rest.operation(),
         }
@@ -127,9 +128,20 @@ impl Thin {
                     let told = self.books.cbor(&who.device);
                     Ok(Outcome::of(whole(Code::CONTENT, told)))
                 }
+                Asked::Later(wait) => self.later(wait).await,
                 Asked::Rest(_) => Err(Refusal::internal()), // read before
             },
         }
+    }
+
+    /// Nothing, after a while. spec: thin-profile §11
+    async fn later(&self, wait: Duration) -> Result<Outcome, Refusal> {
+        let Ok(_place) = self.later.try_acquire() else {
+            let refusal = Refusal::new(crate::api::Code::LimitExceeded, "too many wait already");
+            return Err(refusal.with_status(503).retry_after(LATER_AGAIN));
+        };
+        tokio::time::sleep(wait).await;
+        Ok(Outcome::of(Response::new(Code::CHANGED)))
     }
 
     pub(super) fn origin(who: &Who, number: RequestId) -> Origin {
@@ -137,7 +149,7 @@ impl Thin {
             door: who.door,
             address: who.address.map(|address| address.ip()),
             request: number,
-            credentials: Credentials::Device(who.device.clone()),
+            credentials: Credentials::Device(crate::api::DeviceName::clone(&who.device)),
         }
     }
 
@@ -177,7 +189,7 @@ impl Thin {
             ThinReply::Appended(seq) => Outcome::of(whole(Code::CHANGED, encode_numbers(&[seq.0]))),
             ThinReply::Entry(entry) => Outcome::of(tagged(request, entry.encode())),
             ThinReply::Names(names) => Outcome::of(whole(Code::CONTENT, Name::encode_all(&names))),
-            ThinReply::Alias(alias) => Outcome::of(whole(Code::CONTENT, encode_numbers(&[alias]))),
+            ThinReply::Alias(alias) => Outcome::of(whole(Code::CHANGED, encode_numbers(&[alias]))),
             ThinReply::Done => Outcome::of(Response::new(Code::CHANGED)),
             ThinReply::Records {
                 records, through, ..
@@ -265,6 +277,9 @@ impl Thin {
         )))
     }
 }
+
+/// When to try again where too many wait.
+const LATER_AGAIN: Duration = Duration::from_mins(10);
 
 /// Records as an answer. spec: thin-profile §3
 fn records_told(question: &Question, records: &[Record]) -> Outcome {

@@ -11,7 +11,7 @@ use ruma::{OwnedUserId, UserId};
 use tokio::sync::Notify;
 
 use crate::{
-    api::{Deliver, DeviceName},
+    api::{Beside, Deliver, DeviceName},
     base::Position,
 };
 
@@ -29,6 +29,8 @@ pub enum Which<T: Ord> {
 pub struct Rung {
     /// Users that something concerns.
     pub users: Which<OwnedUserId>,
+    /// Users who may be shown what moved beside the logs, and since when.
+    pub beside: (Which<OwnedUserId>, Beside),
     /// Devices whose sessions end now. All: too many to name; every session is to be checked again.
     pub revoked: Which<DeviceName>,
 }
@@ -102,6 +104,13 @@ impl Deliver for Bell {
         self.ring(|rung| rung.users = Which::All);
     }
 
+    fn beside(&self, since: Beside, users: &mut dyn Iterator<Item = &UserId>) {
+        self.ring(|rung| {
+            users.for_each(|user| rung.beside.0.add(user.to_owned()));
+            rung.beside.1 = rung.beside.1.and(since);
+        });
+    }
+
     fn revoked(&self, device: &DeviceName) {
         self.ring(|rung| rung.revoked.add(device.clone()));
     }
@@ -125,6 +134,29 @@ mod tests {
         let users = BTreeSet::from([ana.to_owned()]);
         assert_eq!(rung.users, Which::These(users));
         assert_eq!(bell.take(), Rung::default());
+    }
+
+    #[test]
+    fn what_moved_beside_the_logs_is_kept_apart_and_the_earliest_counts() {
+        let bell = Bell::new();
+        let ana = user_id!("@ana:hub.example");
+        for (receipts, typing) in [(Some(7), None), (None, Some(4)), (Some(5), Some(9))] {
+            let since = Beside {
+                receipts: receipts.map(Position),
+                typing,
+            };
+            bell.beside(since, &mut [ana].into_iter());
+        }
+
+        let rung = bell.take();
+
+        assert!(rung.users.is_nothing());
+        let users = Which::These(BTreeSet::from([ana.to_owned()]));
+        let since = Beside {
+            receipts: Some(Position(5)),
+            typing: Some(4),
+        };
+        assert_eq!(rung.beside, (users, since));
     }
 
     #[test]

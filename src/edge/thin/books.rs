@@ -15,7 +15,7 @@ use crate::{
 /// The one ledger of a process.
 #[derive(Debug, Default)]
 pub struct Books {
-    ledger: Mutex<Ledger<DeviceName>>,
+    ledger: Mutex<Ledger<Arc<DeviceName>>>,
 }
 
 impl Books {
@@ -28,7 +28,7 @@ impl Books {
     pub(super) fn count(
         &self,
         now: Timestamp,
-        device: &DeviceName,
+        device: &Arc<DeviceName>,
         operation: &'static str,
         cost: Cost,
     ) {

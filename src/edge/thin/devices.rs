@@ -14,7 +14,8 @@ use crate::{
 
 pub(super) struct Devices {
     links: Arc<dyn Links>,
-    known: Mutex<Recent<DeviceName, State>>,
+    /// Only those of whom there is more to know than nothing.
+    known: Mutex<Recent<Arc<DeviceName>, State>>,
 }
 
 #[derive(Default)]
@@ -36,15 +37,24 @@ impl Devices {
 
     fn with<R>(&self, device: &DeviceName, work: impl FnOnce(&mut State) -> R) -> R {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        work(known.entry(device, State::default))
+        let own = || Arc::new(device.clone());
+        work(known.entry(device, own, State::default))
     }
 
-    /// What the device said of its link, now or before a restart.
+    /// The same for a device of whom something is known.
+    fn with_known<R>(&self, device: &DeviceName, work: impl FnOnce(&mut State) -> R) -> Option<R> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get_mut(device).map(work)
+    }
+
+    /// What the device said of its link, now or before a restart. Of one that said nothing nothing
+    /// is remembered: whoever reads it has that in memory, too.
     pub(super) async fn profile(&self, device: &DeviceName) -> LinkProfile {
-        if let Some(profile) = self.with(device, |state| state.profile) {
+        if let Some(profile) = self.with_known(device, |state| state.profile).flatten() {
             return profile;
         }
         match self.links.link_profile(device).await {
+            Ok(read) if read == LinkProfile::default() => read,
             // what it has said meanwhile is newer
             Ok(read) => self.with(device, |state| *state.profile.get_or_insert(read)),
             Err(refusal) => {
@@ -64,11 +74,12 @@ impl Devices {
     }
 
     pub(super) fn inbox_told(&self, device: &DeviceName) -> Option<(Alias, Seq)> {
-        self.with(device, |state| state.inbox)
+        self.with_known(device, |state| state.inbox).flatten()
     }
 
+    /// Counts against the allowance of a device, if it is known to have one.
     pub(super) fn count(&self, now: Timestamp, device: &DeviceName, bytes: u64) {
-        self.with(device, |state| state.daily.add(now, bytes));
+        self.with_known(device, |state| state.daily.add(now, bytes));
     }
 
     pub(super) fn thrift(
@@ -77,6 +88,7 @@ impl Devices {
         device: &DeviceName,
         profile: LinkProfile,
     ) -> Thrift {
-        self.with(device, |state| state.daily.thrift(now, profile))
+        let known = self.with_known(device, |state| state.daily.thrift(now, profile));
+        known.unwrap_or_else(|| Daily::default().thrift(now, profile))
     }
 }

@@ -187,7 +187,7 @@ pub(in crate::edge) fn device() -> DeviceName {
 
 pub(in crate::edge) fn who() -> Who {
     Who {
-        device: device(),
+        device: Arc::new(device()),
         door: Door::Oscore,
         address: Some("192.0.2.7:4444".parse().unwrap()),
     }

@@ -5,9 +5,10 @@
 //! for the wake hook. A door that has them does this:
 //!
 //! ```text
-//! links.tell(bell)                      loop: bell.rung() → pushes.heard(now, &rung.users); end the revoked
+//! links.tell(bell)                      loop: bell.rung() → pushes.heard(now, &rung); end the revoked
 //! request → thin.answer(&who, &request) → respond; with answered.watch: .observing(), pushes.watch(…)
-//! pushes.due(now) → thin.news(&who, &watch, bytes) → notify, pushes.pushed(…); none: pushes.nothing(…)
+//! pushes.due(now) → thin.news(&who, &watch, sought, bytes) → notify, pushes.pushed(…)
+//!                   nothing, or told without confirmation: pushes.passed(…)
 //! acknowledged → pushes.delivered(…)    no acknowledgement → pushes.gave_up(…)    next turn: pushes.next_due()
 //! every datagram → thin.count(…)
 //! ```
@@ -29,12 +30,14 @@ mod watch;
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio::sync::Semaphore;
+
 pub(super) use self::answer::refused;
 use self::devices::Devices;
 pub use self::{
     bell::{Bell, Rung, Which},
     books::Books,
-    pushes::{Due, Full, IDLE_WATCH_BYTES_MAX, Pushes, WATCHES_PER_DEVICE_MAX},
+    pushes::{Due, Full, IDLE_WATCH_BYTES_MAX, Pushes, Sought, WATCHES_PER_DEVICE_MAX},
     reach::Reach,
     watch::Watch,
 };
@@ -56,7 +59,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Who {
     /// The device.
-    pub device: DeviceName,
+    pub device: Arc<DeviceName>,
     /// The way in.
     pub door: Door,
     /// Where from.
@@ -77,13 +80,28 @@ pub struct Answered {
 
 /// What is new.
 #[derive(Clone, Debug)]
-pub struct News {
-    /// The notification. One that is no success ends the observation.
-    pub response: Response,
-    /// Where the observation is after that.
-    pub next: Watch,
-    /// Whether there is more to tell at once.
-    pub more: bool,
+pub enum News {
+    /// Nothing that is to be told.
+    Nothing {
+        /// Where the observation is: further, if all of it was left out.
+        next: Watch,
+    },
+    /// Only what is in no log: told once, and never again if it is lost.
+    Aside {
+        /// The notification.
+        response: Response,
+        /// Where the observation is after that.
+        next: Watch,
+    },
+    /// What the device is to confirm.
+    Entries {
+        /// The notification. One that is no success ends the observation.
+        response: Response,
+        /// Where the observation is after that.
+        next: Watch,
+        /// Whether there is more to tell at once.
+        more: bool,
+    },
 }
 
 /// The operation that files are counted as.
@@ -99,7 +117,12 @@ pub struct Thin {
     reach: Arc<Reach>,
     books: Arc<Books>,
     devices: Devices,
+    /// A place for each answer that is made to wait.
+    later: Semaphore,
 }
+
+/// Answers that wait at a time, each a task that sleeps: a small part of the requests a door takes.
+const LATER_MAX: usize = 512;
 
 impl Thin {
     /// One for all doors of a process.
@@ -126,12 +149,15 @@ impl Thin {
             reach,
             books,
             devices: Devices::new(links),
+            later: Semaphore::new(LATER_MAX),
         })
     }
 
     /// Answers one request. Never fails: what is refused is an answer too.
     pub async fn answer(&self, who: &Who, request: &Request) -> Answered {
         self.reach.heard(self.clock.now(), &who.device);
+        // What it used on the way here is counted when it is answered: then its allowance is known.
+        self.devices.profile(&who.device).await;
         let answered = match File::of(request) {
             Some(file) => Answered {
                 response: self.file(who, file, request).await,
@@ -158,13 +184,19 @@ impl Thin {
         }
     }
 
-    /// What is new for a watch, in at most `bytes_max` bytes; none when there is nothing to tell.
-    pub async fn news(&self, who: &Who, watch: &Watch, bytes_max: usize) -> Option<News> {
-        self.news_for(who, watch, bytes_max).await
+    /// What of this is new for a watch, in at most `bytes_max` bytes.
+    pub async fn news(&self, who: &Who, watch: &Watch, sought: Sought, bytes_max: usize) -> News {
+        self.news_for(who, watch, sought, bytes_max).await
     }
 
     /// Counts datagrams of a device: in the ledger, and against its daily allowance.
-    pub fn count(&self, device: &DeviceName, operation: &'static str, up: Traffic, down: Traffic) {
+    pub fn count(
+        &self,
+        device: &Arc<DeviceName>,
+        operation: &'static str,
+        up: Traffic,
+        down: Traffic,
+    ) {
         let now = self.clock.now();
         let exchanges = 0; // counted where they are answered
         let cost = Cost {
@@ -189,7 +221,7 @@ impl Thin {
             return true;
         };
         let who = Who {
-            device: device.clone(),
+            device: Arc::new(device.clone()),
             door: Door::Local,
             address: None,
         };

@@ -3,9 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{News, PUSH, Thin, Watch, Who, answer};
+use super::{News, PUSH, Sought, Thin, Watch, Who, answer};
 use crate::{
-    api::{Refusal, Thin as Question, ThinReply},
+    api::{Beside, Credentials, DeviceName, Origin, Refusal, Thin as Question, ThinReply},
     base::Seq,
     edge::front::{Asked, Told},
     session::{
@@ -26,48 +26,121 @@ struct Seen {
     more: bool,
 }
 
+/// What of a log is to be told.
+struct Page {
+    records: Vec<Record>,
+    /// Where the observation is after it.
+    next: Watch,
+    more: bool,
+}
+
 impl Thin {
     pub(super) async fn news_for(
         &self,
         who: &Who,
         watch: &Watch,
+        sought: Sought,
         bytes_max: usize,
-    ) -> Option<News> {
+    ) -> News {
         let profile = self.devices.profile(&who.device).await;
         let bytes_max = bytes_max.min(LinkClass::of(profile.class).push_bytes_max);
-        let mut watch = watch.on(profile.class);
-        for round in 1..=ROUNDS_MAX {
+        let watch = watch.on(profile.class);
+        let thrift = self.devices.thrift(self.clock.now(), &who.device, profile);
+        let page = if sought.log {
+            self.page(who, watch, thrift, bytes_max).await
+        } else {
+            Ok(Page {
+                records: Vec::new(),
+                next: watch,
+                more: false,
+            })
+        };
+        let Page {
+            records,
+            next,
+            more,
+        } = match page {
+            Ok(page) => page,
+            Err(refusal) => return self.over(who, watch, &refusal),
+        };
+        let is_confirmed = !records.is_empty();
+        let room = bytes_max.saturating_sub(encode_records(&records).len());
+        let aside = match sought.beside.filter(|_| thrift == Thrift::Everything) {
+            Some(since) => self.moved_beside(who, &watch, since, room).await,
+            None => Vec::new(),
+        };
+        let told = told_together(records, aside);
+        if told.is_empty() {
+            return News::Nothing { next };
+        }
+        self.counted(who);
+        let response = answer::whole(Code::CONTENT, encode_records(&told));
+        if is_confirmed {
+            News::Entries {
+                response,
+                next,
+                more: more && thrift < Thrift::AnnounceOnly, // one announcement says it all
+            }
+        } else {
+            News::Aside { response, next }
+        }
+    }
+
+    /// The next of a log that is to be told, if anything is.
+    async fn page(
+        &self,
+        who: &Who,
+        mut watch: Watch,
+        thrift: Thrift,
+        bytes_max: usize,
+    ) -> Result<Page, Refusal> {
+        let mut round = 1;
+        loop {
             let Seen {
                 records,
                 through,
                 more,
-            } = match self.seen(who, &watch, bytes_max).await {
-                Ok(seen) => seen,
-                Err(refusal) => return Some(self.over(who, watch, &refusal)),
-            };
-            let now = self.clock.now();
-            let thrift = self.devices.thrift(now, &who.device, profile);
+            } = self.seen(who, &watch, bytes_max).await?;
             let next = watch.going_on(through);
             let told = told(&watch, records, through, more, thrift);
             let only_covers = told.iter().all(is_covered) && thrift < Thrift::AnnounceOnly;
-            if told.is_empty() {
-                return None;
-            }
-            if more && only_covers && !watch.asks_heads() && round < ROUNDS_MAX && next != watch {
-                watch = next; // all of it was left out: look further before saying so
+            let is_left_out = more && only_covers && !watch.asks_heads();
+            if is_left_out && round < ROUNDS_MAX && next != watch {
+                watch = next; // look further before saying so
+                round += 1;
                 continue;
             }
-            self.counted(who);
             if let (Watch::Inbox { .. }, Some(through)) = (watch, through) {
                 self.devices.told_inbox(&who.device, through);
             }
-            return Some(News {
-                response: answer::whole(Code::CONTENT, encode_records(&told)),
+            return Ok(Page {
+                records: told,
                 next,
-                more: more && thrift < Thrift::AnnounceOnly, // one announcement says it all
+                more,
             });
         }
-        None
+    }
+
+    /// Receipts and typing; none where there is no place for them, or no time.
+    async fn moved_beside(
+        &self,
+        who: &Who,
+        watch: &Watch,
+        since: Beside,
+        bytes_max: usize,
+    ) -> Vec<Record> {
+        let question = Question::Beside {
+            room: watch.room(),
+            since,
+            bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
+        };
+        match self.look(who, question).await {
+            Ok(seen) => seen.records,
+            Err(refusal) => {
+                tracing::debug!(%refusal, "receipts and typing were not looked for");
+                Vec::new()
+            }
+        }
     }
 
     /// Whether there is anything in `*` after an entry that others made.
@@ -104,7 +177,7 @@ impl Thin {
     /// The last notification: why there will be no more.
     fn over(&self, who: &Who, next: Watch, refusal: &Refusal) -> News {
         self.counted(who);
-        News {
+        News::Entries {
             response: answer::refused(refusal, Code::FETCH),
             next,
             more: false,
@@ -135,8 +208,12 @@ impl Thin {
             bytes_in: Arc::default(),
             repeats: true,
         };
+        let origin = Origin {
+            credentials: Credentials::Observing(DeviceName::clone(&who.device)),
+            ..Self::origin(who, number)
+        };
         let work = async {
-            match self.ask(Self::origin(who, number), question).await? {
+            match self.ask(origin, question).await? {
                 ThinReply::Records {
                     records,
                     through,
@@ -243,6 +320,18 @@ fn announcement(watch: &Watch, records: &[Record], through: Option<(Alias, Seq)>
     }
 }
 
+/// What is in no log goes before the record that says how far the log is told, and after all else.
+fn told_together(records: Vec<Record>, aside: Vec<Record>) -> Vec<Record> {
+    if aside.is_empty() {
+        return records;
+    }
+    let mut told = with_rooms(records);
+    let at = told.len() - usize::from(told.last().is_some_and(is_covered));
+    told.splice(at..at, with_rooms(aside));
+    without_repeated_rooms(&mut told);
+    told
+}
+
 /// The records, each with its room: then any may be left out.
 fn with_rooms(mut records: Vec<Record>) -> Vec<Record> {
     let mut room = None;
@@ -347,6 +436,37 @@ mod tests {
             told(&INBOX, records.clone(), through, false, Thrift::Everything),
             records
         );
+    }
+
+    #[test]
+    fn what_moved_beside_the_log_comes_after_its_entries_and_before_what_closes_them() {
+        let typing = |room| Record {
+            room,
+            what: Shown::Typing(vec![3]),
+        };
+        let read = |room| Record {
+            room,
+            what: Shown::Receipt { seq: 4, user: 3 },
+        };
+        let records = vec![text(Some(1), 5), covered(None, 5, Some(0))];
+
+        let told = told_together(records.clone(), vec![read(Some(1)), typing(None)]);
+        let together = [
+            text(Some(1), 5),
+            read(None),
+            typing(None),
+            covered(None, 5, Some(0)),
+        ];
+        assert_eq!(told, together);
+        let told = told_together(records, vec![typing(Some(2))]);
+        let apart = [
+            text(Some(1), 5),
+            typing(Some(2)),
+            covered(Some(1), 5, Some(0)),
+        ];
+        assert_eq!(told, apart);
+        let alone = vec![typing(Some(2))];
+        assert_eq!(told_together(Vec::new(), alone.clone()), alone);
     }
 
     #[test]

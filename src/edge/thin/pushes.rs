@@ -13,8 +13,12 @@ use std::{
 use ruma::{OwnedDeviceId, UserId};
 use thiserror::Error;
 
-use super::{Reach, Watch, Which};
-use crate::{api::DeviceName, base::Timestamp, session::link::LinkClass};
+use super::{Reach, Rung, Watch, Which};
+use crate::{
+    api::{Beside, DeviceName},
+    base::Timestamp,
+    session::link::LinkClass,
+};
 
 /// The observations of one door, by the key `W` that the door knows each by.
 pub struct Pushes<W> {
@@ -24,6 +28,8 @@ pub struct Pushes<W> {
     by_device: BTreeSet<(Arc<DeviceName>, W)>,
     /// Those that have something to be told and nothing under way.
     due: BTreeSet<(Timestamp, W)>,
+    /// What moved beside the logs, for those that are not told of it yet.
+    besides: BTreeMap<W, Beside>,
     watches_max: usize,
 }
 
@@ -38,7 +44,11 @@ enum Phase {
     /// There is nothing to tell, as far as we know.
     Idle,
     /// There may be something; asked for at this time.
-    Due(Timestamp),
+    Due {
+        at: Timestamp,
+        /// Whether in a log, or only beside.
+        log: bool,
+    },
     /// Being asked for, or sent and not acknowledged.
     Flying {
         /// Whether there may be more by now.
@@ -55,6 +65,17 @@ pub struct Due<W> {
     pub device: Arc<DeviceName>,
     /// What and from where.
     pub watch: Watch,
+    /// What there may be.
+    pub sought: Sought,
+}
+
+/// What to look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// Whether there may be entries.
+    pub log: bool,
+    /// Since when something moved beside the logs, if it did.
+    pub beside: Option<Beside>,
 }
 
 /// Why there is no place for an observation.
@@ -67,6 +88,12 @@ pub enum Full {
     #[error("the door has no place for a further observation")]
     Door,
 }
+
+/// For how long what moves beside the logs is gathered at the least, whatever the link: it is told
+/// without confirmation, which a server that does not measure round trips may do every 3 s.
+///
+/// spec: rfc7641 §4.5.1
+const BESIDE_GATHERED: Duration = Duration::from_secs(3);
 
 /// Observations of one device. spec: thin-profile §7
 pub const WATCHES_PER_DEVICE_MAX: usize = 16;
@@ -83,6 +110,7 @@ impl<W: Copy + Ord> Pushes<W> {
             watches: BTreeMap::new(),
             by_device: BTreeSet::new(),
             due: BTreeSet::new(),
+            besides: BTreeMap::new(),
             watches_max,
         }
     }
@@ -113,9 +141,10 @@ impl<W: Copy + Ord> Pushes<W> {
     /// Ends an observation.
     pub fn forget(&mut self, key: W) -> Option<Watch> {
         let entry = self.watches.remove(&key)?;
-        if let Phase::Due(at) = entry.phase {
+        if let Phase::Due { at, .. } = entry.phase {
             self.due.remove(&(at, key));
         }
+        self.besides.remove(&key);
         self.reach.no_longer_watches(&entry.device);
         self.by_device.remove(&(entry.device, key));
         Some(entry.watch)
@@ -161,19 +190,22 @@ impl<W: Copy + Ord> Pushes<W> {
     }
 
     /// Something may concern these users: their observations are due when records were gathered.
-    pub fn heard(&mut self, now: Timestamp, users: &Which<ruma::OwnedUserId>) {
+    pub fn heard(&mut self, now: Timestamp, rung: &Rung) {
+        self.each_of(&rung.users, |pushes, key| pushes.mark(now, key));
+        let (users, since) = &rung.beside;
+        self.each_of(users, |pushes, key| pushes.mark_beside(now, key, *since));
+    }
+
+    fn each_of(&mut self, users: &Which<ruma::OwnedUserId>, mark: impl Fn(&mut Self, W)) {
         match users {
             Which::All => {
                 let keys: Vec<W> = self.watches.keys().copied().collect();
-                for key in keys {
-                    self.mark(now, key);
-                }
+                keys.into_iter().for_each(|key| mark(self, key));
             }
             Which::These(users) => {
                 for user in users {
-                    for key in self.keys_of_user(user) {
-                        self.mark(now, key);
-                    }
+                    let keys = self.keys_of_user(user);
+                    keys.into_iter().for_each(|key| mark(self, key));
                 }
             }
         }
@@ -194,14 +226,32 @@ impl<W: Copy + Ord> Pushes<W> {
         let Some(entry) = self.watches.get_mut(&key) else {
             return;
         };
+        let mut at = now + LinkClass::of(entry.watch.class()).gather;
         match &mut entry.phase {
-            Phase::Idle => {
-                let at = now + LinkClass::of(entry.watch.class()).gather;
-                entry.phase = Phase::Due(at);
-                self.due.insert((at, key));
+            Phase::Idle => {}
+            Phase::Due { log: true, .. } => return,
+            // What is beside the log goes along, and sooner.
+            Phase::Due { at: before, .. } => {
+                self.due.remove(&(*before, key));
+                at = at.min(*before);
             }
-            Phase::Due(_) => {}
-            Phase::Flying { again } => *again = true,
+            Phase::Flying { again } => return *again = true,
+        }
+        entry.phase = Phase::Due { at, log: true };
+        self.due.insert((at, key));
+    }
+
+    fn mark_beside(&mut self, now: Timestamp, key: W, since: Beside) {
+        let Some(entry) = self.watches.get_mut(&key) else {
+            return;
+        };
+        let known = self.besides.entry(key).or_insert(since);
+        *known = known.and(since);
+        if entry.phase == Phase::Idle {
+            let gather = LinkClass::of(entry.watch.class()).gather;
+            let at = now + gather.max(BESIDE_GATHERED);
+            entry.phase = Phase::Due { at, log: false };
+            self.due.insert((at, key));
         }
     }
 
@@ -217,17 +267,28 @@ impl<W: Copy + Ord> Pushes<W> {
             return None;
         }
         self.due.remove(&(at, key));
+        let beside = self.besides.remove(&key);
         let entry = self.watches.get_mut(&key)?;
+        let log = matches!(entry.phase, Phase::Due { log: true, .. });
         entry.phase = Phase::Flying { again: false };
         Some(Due {
             key,
             device: Arc::clone(&entry.device),
             watch: entry.watch,
+            sought: Sought { log, beside },
         })
     }
 
-    /// There was nothing to tell.
+    /// It could not be asked whether there is something.
     pub fn nothing(&mut self, now: Timestamp, key: W) {
+        self.landed(now, key);
+    }
+
+    /// There was nothing that is to be confirmed; the observation is where `next` says.
+    pub fn passed(&mut self, now: Timestamp, key: W, next: Watch) {
+        if let Some(entry) = self.watches.get_mut(&key) {
+            entry.watch = next;
+        }
         self.landed(now, key);
     }
 
@@ -236,7 +297,7 @@ impl<W: Copy + Ord> Pushes<W> {
         if let Some(entry) = self.watches.get_mut(&key) {
             entry.watch = next;
             let again = more || matches!(entry.phase, Phase::Flying { again: true });
-            if let Phase::Due(at) = entry.phase {
+            if let Phase::Due { at, .. } = entry.phase {
                 self.due.remove(&(at, key));
             }
             entry.phase = Phase::Flying { again };
@@ -256,6 +317,9 @@ impl<W: Copy + Ord> Pushes<W> {
             entry.phase = Phase::Idle;
             if again {
                 self.mark(now, key);
+            }
+            if let Some(since) = self.besides.get(&key).copied() {
+                self.mark_beside(now, key, since);
             }
         }
     }
@@ -308,8 +372,29 @@ mod tests {
         }
     }
 
-    fn these(user: &str) -> Which<ruma::OwnedUserId> {
-        Which::These(BTreeSet::from([device(user, "").user.clone()]))
+    fn these(user: &str) -> Rung {
+        Rung {
+            users: Which::These(BTreeSet::from([device(user, "").user.clone()])),
+            ..Rung::default()
+        }
+    }
+
+    fn all() -> Rung {
+        Rung {
+            users: Which::All,
+            ..Rung::default()
+        }
+    }
+
+    fn beside(user: &str, typing: u64) -> Rung {
+        let since = Beside {
+            receipts: None,
+            typing: Some(typing),
+        };
+        Rung {
+            beside: (these(user).users, since),
+            ..Rung::default()
+        }
     }
 
     fn pushes() -> Pushes<u64> {
@@ -337,7 +422,7 @@ mod tests {
             std::iter::from_fn(|| pushes.due(at(5)).map(|due| due.key)).collect();
         due.sort_unstable();
         assert_eq!(due, [1, 3]);
-        pushes.heard(at(6), &Which::All);
+        pushes.heard(at(6), &all());
         let due: Vec<u64> = std::iter::from_fn(|| pushes.due(at(6)).map(|due| due.key)).collect();
         assert_eq!(due, [2, 4], "the others are under way");
     }
@@ -352,6 +437,37 @@ mod tests {
         assert_eq!(pushes.next_due(), Some(at(21_000)));
         assert!(pushes.due(at(20_999)).is_none());
         assert_eq!(pushes.due(at(21_000)).unwrap().key, 1);
+    }
+
+    #[test]
+    fn what_moves_beside_the_logs_is_gathered_longer_and_goes_along_with_what_is_in_them() {
+        let mut pushes = pushes();
+        pushes.watch(device("ana", "A"), 1, inbox(0)).unwrap();
+        let sought = |log, typing| Sought {
+            log,
+            beside: Some(Beside {
+                receipts: None,
+                typing: Some(typing),
+            }),
+        };
+        pushes.heard(at(1000), &beside("ana", 5));
+        pushes.heard(at(2000), &beside("ana", 6));
+        assert_eq!(pushes.next_due(), Some(at(4000)));
+        assert_eq!(pushes.due(at(4000)).unwrap().sought, sought(false, 5));
+
+        pushes.heard(at(4001), &beside("ana", 7));
+        pushes.passed(at(4002), 1, inbox(0));
+        assert_eq!(pushes.next_due(), Some(at(7002)));
+        pushes.heard(at(4003), &these("ana"));
+        assert_eq!(pushes.due(at(4003)).unwrap().sought, sought(true, 7));
+        pushes.pushed(1, inbox(0), false);
+        pushes.heard(at(4004), &beside("ana", 8));
+        pushes.delivered(at(4005), 1);
+
+        assert_eq!(pushes.next_due(), Some(at(7005)));
+        assert_eq!(pushes.due(at(7005)).unwrap().sought, sought(false, 8));
+        pushes.forget(1);
+        assert!(pushes.besides.is_empty());
     }
 
     #[test]
@@ -387,7 +503,7 @@ mod tests {
         pushes.watch(Arc::clone(&ana), 1, inbox(0)).unwrap();
         pushes.watch(Arc::clone(&ana), 2, inbox(0)).unwrap();
         assert!(pushes.reach.is_watching(&ana));
-        pushes.heard(at(1), &Which::All);
+        pushes.heard(at(1), &all());
 
         assert_eq!(pushes.forget_device(&ana), [1, 2]);
 

@@ -26,7 +26,7 @@ struct Known {
     watches: BTreeMap<Arc<DeviceName>, u32>,
     /// Devices for which something was given up.
     waiting: BTreeSet<DeviceName>,
-    devices: Recent<DeviceName, State>,
+    devices: Recent<Arc<DeviceName>, State>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +50,13 @@ impl Default for Reach {
             }),
             waker: Notify::new(),
         }
+    }
+}
+
+impl Known {
+    fn state(&mut self, device: &DeviceName) -> &mut State {
+        let own = || Arc::new(device.clone());
+        self.devices.entry(device, own, State::default)
     }
 }
 
@@ -91,14 +98,17 @@ impl Reach {
     }
 
     /// The device has spoken.
-    pub(super) fn heard(&self, now: Timestamp, device: &DeviceName) {
+    pub(super) fn heard(&self, now: Timestamp, device: &Arc<DeviceName>) {
         self.with(|known| {
-            let state = known.devices.entry(device, State::default);
+            let own = || Arc::clone(device);
+            let state = known
+                .devices
+                .entry::<DeviceName>(device, own, State::default);
             *state = State {
                 heard: now,
                 is_knocked: false,
             };
-            known.waiting.remove(device);
+            known.waiting.remove(&**device);
         });
     }
 
@@ -125,7 +135,7 @@ impl Reach {
             if known.watches.contains_key(device) {
                 return None;
             }
-            let state = known.devices.entry(device, State::default);
+            let state = known.state(device);
             let is_first = !std::mem::replace(&mut state.is_knocked, true);
             is_first.then_some(state.heard)
         })
@@ -141,6 +151,6 @@ impl Reach {
 
     /// It was not knocked at after all: the next news may try.
     pub(in crate::edge) fn let_be(&self, device: &DeviceName) {
-        self.with(|known| known.devices.entry(device, State::default).is_knocked = false);
+        self.with(|known| known.state(device).is_knocked = false);
     }
 }

@@ -1,5 +1,7 @@
 //! What a request of the thin profile asks, by its path, method and body. spec: thin-profile §3
 
+use std::time::Duration;
+
 use http::Uri;
 
 use super::Watch;
@@ -25,6 +27,8 @@ pub(super) enum Asked {
     WholeEvent { room: Alias, seq: Seq },
     /// What this device's traffic cost.
     Ledger,
+    /// An answer after a while, for who looks for the NAT's timer.
+    Later(Duration),
     /// MSC3079: the request without the `~`.
     Rest(Box<Request>),
 }
@@ -37,6 +41,9 @@ const BYTES_MAX: u64 = 65_536;
 
 /// Less would not hold a record of kind 12 and one of kind 15. spec: thin-profile §7
 pub(super) const BYTES_MIN: u64 = 64;
+
+/// The latest answer: well before the time after which a CoAP machine gives a request up.
+const LATER_MAX: Duration = Duration::from_mins(5);
 
 /// The longest URL of a wake hook, in bytes: push services stay below half of it.
 const WAKE_URL_BYTES_MAX: usize = 1024;
@@ -58,8 +65,9 @@ pub(super) fn asked(request: &Request) -> Result<Asked, Refusal> {
         }
         (["^"], Code::PUT) => Thin::WakeHook(wake_url(body)?),
         (["$"], Code::GET) => return Ok(Asked::Ledger),
+        (["?"], Code::FETCH) => return later(body).map(Asked::Later),
         (["~", ..], _) => return Ok(Asked::Rest(Box::new(without_tilde(request)))),
-        ([] | ["*" | "@" | "=" | "^" | "$"], _) => return Err(wrong_method()),
+        ([] | ["*" | "@" | "=" | "^" | "$" | "?"], _) => return Err(wrong_method()),
         ([room, rest @ ..], _) => {
             let room = number::of_segment(room).ok_or_else(unknown_path)?;
             return in_room(room, rest, request);
@@ -134,6 +142,14 @@ fn in_room(room: Alias, rest: &[&str], request: &Request) -> Result<Asked, Refus
 
 /// `application/cbor` as Accept and Content-Format.
 pub(super) const CBOR: u16 = 60;
+
+/// spec: thin-profile §11
+fn later(body: &[u8]) -> Result<Duration, Refusal> {
+    match decode_numbers(body, 1).map_err(ill("the seconds"))?[..] {
+        [seconds] => Ok(Duration::from_secs(seconds).min(LATER_MAX)),
+        _ => Err(Refusal::invalid_param("the seconds are missing")),
+    }
+}
 
 fn log(room: Alias, body: &[u8]) -> Result<Thin, Refusal> {
     let numbers = decode_numbers(body, 2).map_err(ill("[from, max_bytes]"))?;

@@ -12,8 +12,10 @@ use super::{
     *,
 };
 use crate::{
-    api::{Code as Refused, Command, Credentials, Refusal, Reply, Thin as Question, ThinReply},
-    base::Seq,
+    api::{
+        Beside, Code as Refused, Command, Credentials, Refusal, Reply, Thin as Question, ThinReply,
+    },
+    base::{Position, Seq},
     wire::{
         cbor::{self, KeyForm},
         coap::{Code, options::number},
@@ -45,7 +47,11 @@ impl Bench {
     fn question(&self) -> Question {
         match self.asked() {
             (origin, Command::Thin(question)) => {
-                assert_eq!(origin.credentials, Credentials::Device(device()));
+                let whose = [
+                    Credentials::Device(device()),
+                    Credentials::Observing(device()),
+                ];
+                assert!(whose.contains(&origin.credentials), "{origin:?}");
                 question
             }
             (_, other) => panic!("{other:?}"),
@@ -80,6 +86,26 @@ fn example() -> ThinReply {
         records: vec![text(None, 7, "hi"), covered(8, None)],
         through: Some((64, Seq(8))),
         more: false,
+    }
+}
+
+/// There may be entries.
+const LOG: Sought = Sought {
+    log: true,
+    beside: None,
+};
+
+impl Bench {
+    /// What is pushed of a log.
+    async fn entries(&self, watch: &Watch, bytes_max: usize) -> (Response, Watch, bool) {
+        match self.thin.news(&who(), watch, LOG, bytes_max).await {
+            News::Entries {
+                response,
+                next,
+                more,
+            } => (response, next, more),
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -226,7 +252,7 @@ async fn each_path_asks_what_the_profile_says_and_answers_in_its_bytes() {
             "@",
             "004062",
             ThinReply::Alias(300),
-            "2.05",
+            "2.04",
             "ac02",
             "Alias { kind: Room, text: \"@b\" }",
         ),
@@ -406,6 +432,11 @@ async fn what_is_wrong_is_told_by_code_and_in_words() {
             Code::BAD_REQUEST,
             "M_INVALID_PARAM the names",
         ),
+        (
+            asking(Code::FETCH, "?", ""),
+            Code::BAD_REQUEST,
+            "M_INVALID_PARAM the seconds",
+        ),
         (get("~/nothing/here"), Code::NOT_FOUND, ""),
     ] {
         let answered = bench.thin.answer(&who(), &request).await;
@@ -538,10 +569,12 @@ async fn an_observed_log_goes_on_where_its_answer_ended() {
         through: Some((64, Seq(9))),
         more: false,
     });
-    let news = bench.thin.news(&who(), &watch, 150).await.unwrap();
-    assert_eq!((news.next, news.more), (expected(10, 0), false));
-    assert_eq!(hex::encode(&news.response.payload), "0009010078");
+    let (response, next, more) = bench.entries(&watch, 150).await;
+    assert_eq!((next, more), (expected(10, 0), false));
+    assert_eq!(hex::encode(&response.payload), "0009010078");
     let asks = "Log { room: 64, from: Seq(9), bytes_max: 150 }";
+    let as_who = bench.asked().0.credentials;
+    assert_eq!(as_who, Credentials::Observing(device()), "nobody spoke");
     assert_eq!(format!("{:?}", bench.question()), asks);
 
     bench.will_say(ThinReply::Records {
@@ -549,11 +582,27 @@ async fn an_observed_log_goes_on_where_its_answer_ended() {
         through: Some((64, Seq(9))),
         more: false,
     });
-    assert!(bench.thin.news(&who(), &news.next, 2000).await.is_none());
+    let nothing = bench.thin.news(&who(), &next, LOG, 2000).await;
+    assert!(matches!(nothing, News::Nothing { next: same } if same == next));
+
+    bench.will_say(ThinReply::Records {
+        records: vec![covered(12, None)],
+        through: Some((64, Seq(12))),
+        more: false,
+    });
+    let nothing = bench.thin.news(&who(), &next, LOG, 2000).await;
+    let News::Nothing { next } = nothing else {
+        panic!("{nothing:?}")
+    };
+    assert_eq!(
+        next,
+        expected(13, 0),
+        "what cannot be seen is not looked at again"
+    );
 
     bench.will(Err(Refusal::forbidden("you are not in this room")));
-    let over = bench.thin.news(&who(), &news.next, 2000).await.unwrap();
-    assert_eq!(over.response.code, Code::FORBIDDEN);
+    let (over, ..) = bench.entries(&next, 2000).await;
+    assert_eq!(over.code, Code::FORBIDDEN);
 }
 
 #[tokio::test]
@@ -578,7 +627,7 @@ async fn a_push_keeps_to_the_class_of_the_link_that_was_said_before_a_restart() 
         )
     );
     bench.will_say(example());
-    bench.thin.news(&who(), &watch, 1024).await.unwrap();
+    bench.entries(&watch, 1024).await;
     let asks = "Inbox { after: Some((64, Seq(8))), bytes_max: 256 }";
     assert_eq!(format!("{:?}", bench.question()), asks);
     assert_eq!(bench.thin.link(&device()).await.push_bytes_max, 256);
@@ -586,8 +635,8 @@ async fn a_push_keeps_to_the_class_of_the_link_that_was_said_before_a_restart() 
     bench.will_say(ThinReply::Done);
     bench.told(asking(Code::PUT, "=", "06")).await;
     bench.will_say(example());
-    let news = bench.thin.news(&who(), &watch, 1024).await.unwrap();
-    assert_eq!(news.next.class(), 6);
+    let (_, next, _) = bench.entries(&watch, 1024).await;
+    assert_eq!(next.class(), 6);
 }
 
 #[tokio::test]
@@ -599,17 +648,94 @@ async fn beyond_the_daily_allowance_a_push_only_announces() {
         datagrams: 5,
         bytes: 1000,
     };
-    bench.thin.count(&device(), PUSH, Traffic::NONE, down);
+    bench
+        .thin
+        .count(&Arc::new(device()), PUSH, Traffic::NONE, down);
     let watch = Watch::of(&asking(Code::FETCH, "BA", "07")).unwrap();
     bench.will_say(example());
-    let news = bench.thin.news(&who(), &watch, 1024).await.unwrap();
-    let told = decode_records(&news.response.payload).unwrap();
+    let (response, ..) = bench.entries(&watch, 1024).await;
+    let told = decode_records(&response.payload).unwrap();
     assert_eq!(told, [covered(6, Some(8))]);
 
     bench.clock.0.store(86_400_000, Ordering::SeqCst);
     bench.will_say(example());
-    let news = bench.thin.news(&who(), &watch, 1024).await.unwrap();
-    assert_eq!(hex::encode(&news.response.payload), "000701006869");
+    let (response, ..) = bench.entries(&watch, 1024).await;
+    assert_eq!(hex::encode(&response.payload), "000701006869");
+}
+
+#[tokio::test]
+async fn receipts_and_typing_go_along_with_entries_or_alone_and_unconfirmed_until_half_of_the_day_is_used()
+ {
+    let bench = Bench::new();
+    let watch = Watch::of(&asking(Code::FETCH, "BA", "07")).unwrap();
+    let since = Beside {
+        receipts: Some(Position(9)),
+        typing: None,
+    };
+    let receipt = || ThinReply::Records {
+        records: vec![Record {
+            room: None,
+            what: Shown::Receipt { seq: 6, user: 2 },
+        }],
+        through: None,
+        more: false,
+    };
+    let sought = |log| Sought {
+        log,
+        beside: Some(since),
+    };
+
+    bench.will_say(example());
+    bench.will_say(receipt());
+    let News::Entries { response, .. } = bench.thin.news(&who(), &watch, sought(true), 100).await
+    else {
+        panic!("entries are confirmed")
+    };
+    assert_eq!(hex::encode(&response.payload), "800701000268690d0602");
+    let asks = "Beside { room: Some(64), since: Beside { receipts: Some(Position(9)), typing: None }, bytes_max: 94 }";
+    assert_eq!(format!("{:?}", bench.question()), asks);
+
+    bench.will_say(receipt());
+    let alone = bench.thin.news(&who(), &watch, sought(false), 100).await;
+    let News::Aside { response, next } = alone else {
+        panic!("{alone:?}")
+    };
+    assert_eq!(
+        (hex::encode(&response.payload), next),
+        ("0d0602".to_owned(), watch)
+    );
+
+    bench.will_say(ThinReply::Done);
+    bench.told(asking(Code::PUT, "=", "0001")).await;
+    bench.thin.count(
+        &Arc::new(device()),
+        PUSH,
+        Traffic::NONE,
+        Traffic {
+            datagrams: 5,
+            bytes: 500,
+        },
+    );
+    let nothing = bench.thin.news(&who(), &watch, sought(false), 100).await;
+    assert!(matches!(nothing, News::Nothing { .. }), "{nothing:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_to_come_later_comes_then_and_only_so_many_wait() {
+    let bench = Bench::new();
+    let later = asking(Code::FETCH, "?", "78"); // 120 s
+    let before = tokio::time::Instant::now();
+    let answered = bench.thin.answer(&who(), &later).await;
+    assert_eq!(answered.response.code, Code::CHANGED);
+    assert_eq!(before.elapsed().as_secs(), 120);
+    let latest = asking(Code::FETCH, "?", "ffffff7f");
+    bench.thin.answer(&who(), &latest).await;
+    assert_eq!(before.elapsed().as_secs(), 120 + 300);
+
+    let _all = bench.thin.later.try_acquire_many(512).unwrap();
+    let full = bench.thin.answer(&who(), &later).await.response;
+    assert_eq!(full.code, Code::UNAVAILABLE);
+    assert_eq!(full.options.max_age(), Some(600));
 }
 
 #[tokio::test]
@@ -619,7 +745,7 @@ async fn the_ledger_is_told_in_cbor_with_its_sums() {
     bench.will_say(ThinReply::Done);
     bench.told(asking(Code::PUT, "B", "05")).await;
     let (up, down) = (Traffic::datagram(&peer, 12), Traffic::datagram(&peer, 2));
-    bench.thin.count(&device(), "ThinRead", up, down);
+    bench.thin.count(&Arc::new(device()), "ThinRead", up, down);
 
     let answered = bench.thin.answer(&who(), &asking(Code::GET, "$", "")).await;
 

@@ -94,6 +94,14 @@ impl Watch {
         self
     }
 
+    /// The room it is of, if it is of one.
+    pub(super) const fn room(&self) -> Option<Alias> {
+        match *self {
+            Self::Room { room, .. } => Some(room),
+            Self::Inbox { .. } => None,
+        }
+    }
+
     /// Whether it asks where the logs of all rooms are, and not what came.
     pub(super) const fn asks_heads(&self) -> bool {
         matches!(self, Self::Inbox { after: None, .. })

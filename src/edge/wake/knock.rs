@@ -125,14 +125,16 @@ impl Knocker {
             .header("TTL", KEPT_SECONDS)
             .body(Empty::<Bytes>::new())
             .map_err(|_| KnockError::Url)?;
-        let answer = async { Ok::<_, hyper::Error>(sender.send_request(request).await?.status()) };
-        tokio::select! {
+        let mut answer = std::pin::pin!(sender.send_request(request));
+        let ended = tokio::select! {
             biased;
-            status = answer => Ok(status?),
-            ended = connection => {
-                ended?;
-                Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
-            }
+            answer = &mut answer => return Ok(answer?.status()),
+            ended = connection => ended,
+        };
+        // Many a host hangs up with its answer, and without a farewell: an answer it is all the same.
+        match (answer.await, ended) {
+            (Ok(answer), _) => Ok(answer.status()),
+            (Err(_), Err(error)) | (Err(error), Ok(())) => Err(error.into()),
         }
     }
 

@@ -9,7 +9,11 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use rustls::{RootCertStore, ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::Notify,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -51,8 +55,8 @@ impl Service {
     }
 }
 
-/// Opens one; gives its port and what to believe.
-async fn open(service: Arc<Service>) -> (u16, RootCertStore) {
+/// Where a service listens, and what to believe.
+async fn listen() -> (TcpListener, TlsAcceptor, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let mut roots = RootCertStore::empty();
@@ -65,6 +69,12 @@ async fn open(service: Arc<Service>) -> (u16, RootCertStore) {
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (listener, acceptor, roots)
+}
+
+/// Opens one; gives its port and what to believe.
+async fn open(service: Arc<Service>) -> (u16, RootCertStore) {
+    let (listener, acceptor, roots) = listen().await;
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -266,4 +276,26 @@ async fn a_redirect_is_not_followed() {
     let outcome = knocker.knock(&format!("https://localhost:{port}/")).await;
 
     assert_eq!((outcome, service.count()), (Outcome::Refused, 1));
+}
+
+#[tokio::test]
+async fn a_host_that_hangs_up_with_its_answer_has_answered() {
+    let (listener, acceptor, roots) = listen().await;
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            asked.push(stream.read_u8().await.unwrap());
+        }
+        let answer = b"HTTP/1.0 201 Created\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        stream.flush().await.unwrap();
+    });
+    let knocker = Knocker::new(roots, true).unwrap();
+
+    let outcome = knocker.knock(&format!("https://localhost:{port}/")).await;
+
+    assert_eq!(outcome, Outcome::Knocked);
 }

@@ -31,10 +31,13 @@ const SEEN_EVERY: Duration = Duration::from_mins(5);
 /// The SHA-256 of an access token: all that is ever stored or remembered of one.
 pub(super) type TokenHash = [u8; 32];
 
-/// The caller behind an origin, at the cost of one request of the account's budget.
+/// The caller behind an origin, at the cost of one request of the account's budget; at none where
+/// the hub itself asks for one who observes.
 pub(super) async fn caller(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     let caller = authorised(hub, origin).await?;
-    hub.desk.rates().requests(&caller)?;
+    if !matches!(origin.credentials, Credentials::Observing(_)) {
+        hub.desk.rates().requests(&caller)?;
+    }
     Ok(caller)
 }
 
@@ -53,6 +56,7 @@ async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
         )),
         Credentials::Token(token) => by_token(hub, origin, token).await,
         Credentials::Device(device) => by_context(hub, origin, device).await,
+        Credentials::Observing(device) => observing(hub, device).await,
         Credentials::DeviceAndToken(device, token) => {
             let caller = by_context(hub, origin, device).await?;
             let shown = by_token(hub, origin, token).await?;
@@ -74,8 +78,36 @@ async fn by_token(hub: &Hub, origin: &Origin, token: &str) -> Result<Caller, Ref
     session(hub, origin, Proof::Token(hash), unknown, read).await
 }
 
+/// A device that observes, if it is still linked. Nothing is remembered or written of it: news go to
+/// tens of thousands in a row, and would push out who speaks.
+async fn observing(hub: &Hub, device: &DeviceName) -> Result<Caller, Refusal> {
+    let remembered = hub.desk.sessions.peek(&Proof::Context(device.clone()));
+    let caller = match remembered {
+        Some(caller) => caller,
+        None => {
+            let read = hub
+                .store
+                .linked_session(&device.user, device.device.as_str());
+            let session = read.await.map_err(ours)?;
+            caller_of(session.ok_or_else(|| Refusal::new(Code::UnknownToken, NOT_LINKED))?)
+        }
+    };
+    log_as(&caller.user);
+    Ok(caller)
+}
+
+fn caller_of(session: SessionRecord) -> Caller {
+    Caller {
+        user: session.user,
+        device: session.device,
+        admin: session.admin,
+    }
+}
+
+const NOT_LINKED: &str = "this device is not linked (any more)";
+
 async fn by_context(hub: &Hub, origin: &Origin, device: &DeviceName) -> Result<Caller, Refusal> {
-    let unknown = "this device is not linked (any more)";
+    let unknown = NOT_LINKED;
     let read = || {
         hub.store
             .linked_session(&device.user, device.device.as_str())
@@ -107,11 +139,7 @@ where
     let Some(session) = read().await.map_err(ours)? else {
         return Err(Refusal::new(Code::UnknownToken, unknown));
     };
-    let caller = Caller {
-        user: session.user,
-        device: session.device,
-        admin: session.admin,
-    };
+    let caller = caller_of(session);
     sessions.remember(proof, &caller, now, changes);
     note_seen(hub, origin, &caller);
     log_as(&caller.user);
@@ -262,6 +290,12 @@ impl Sessions {
             caller: entry.caller.clone(),
             seen_is_due,
         })
+    }
+
+    /// Whose proof it is, if that is remembered. Nobody is seen by that.
+    fn peek(&self, proof: &Proof) -> Option<Caller> {
+        let kept = self.lock();
+        kept.sessions.get(proof).map(|entry| entry.caller.clone())
     }
 
     fn changes(&self) -> u64 {

@@ -99,17 +99,18 @@ pub(super) async fn typing(
         Typing::Yes(info) => Some(hub.now() + info.timeout.min(TYPING_MAX)),
     };
     let room = (standing.room.nid, &*request.room_id);
-    if hub.desk.typing.set(room, &caller.user, until) {
+    if let Some(before) = hub.desk.typing.set(room, &caller.user, until) {
         let audience = audience(hub, standing.room.nid).await?;
-        hub.fanout.ring(std::slice::from_ref(&audience));
+        hub.fanout.typed(before, &audience);
         if until.is_some() && hub.desk.typing.begin_watch(standing.room.nid, &caller.user) {
             let board = hub.desk.typing.clone();
             let (clock, fanout) = (Arc::clone(&hub.clock), Arc::clone(&hub.fanout));
-            tokio::spawn(
-                board.watch(standing.room.nid, caller.user.clone(), clock, move || {
-                    fanout.ring(std::slice::from_ref(&audience));
-                }),
-            );
+            tokio::spawn(board.watch(
+                standing.room.nid,
+                caller.user.clone(),
+                clock,
+                move |before| fanout.typed(before, &audience),
+            ));
         }
     }
     Ok(typing_now::Response::new())
@@ -209,7 +210,7 @@ impl<'a> Marks<'a> {
         let touched = if self.public {
             audience(self.hub, self.room).await?
         } else {
-            Touched::One(self.caller.user.clone())
+            Touched::Beside(Arc::new([self.caller.user.clone()].into()))
         };
         let batch = Batch {
             writes: self.writes,
@@ -229,7 +230,7 @@ impl<'a> Marks<'a> {
 
 async fn audience(hub: &Hub, room: RoomNid) -> Result<Touched, Refusal> {
     let users = hub.store.audience(room, hub.key.name()).await;
-    Ok(Touched::Many(Arc::new(
+    Ok(Touched::Beside(Arc::new(
         users.map_err(ours)?.into_iter().collect(),
     )))
 }

@@ -5,14 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use ruma::OwnedUserId;
+use ruma::{OwnedEventId, OwnedUserId};
 
 use crate::{
     base::EventHash,
     room::{Applied, Membership, Room, StateKey},
     store::{
         EventNid, NewEntry, NewEvent, NewLogged, NewState, Numbers, RoomNid, SentBy, StateHead,
-        Status, Write, hash_of,
+        StateNid, Status, Write, hash_of,
     },
     wire::matrix::Pdu,
 };
@@ -27,11 +27,26 @@ pub(super) struct Hot {
     pub(super) nids: HashMap<StateKey, EventNid>,
     /// Local users who are told of news here: joined, invited or knocking.
     pub(super) audience: Arc<BTreeSet<OwnedUserId>>,
+    /// The room's newest events with the states after them.
+    pub(super) branches: HashMap<OwnedEventId, StateNid>,
     /// The tick at which it was last used.
     pub(super) used: u64,
 }
 
 impl Hot {
+    /// A room with nothing in it yet.
+    pub(super) fn new(room: Room, nid: RoomNid, used: u64) -> Self {
+        Self {
+            room,
+            nid,
+            state: StateHead::default(),
+            nids: HashMap::new(),
+            audience: Arc::default(),
+            branches: HashMap::new(),
+            used,
+        }
+    }
+
     /// The writes that store an applied event, and keep the rows in step with it.
     pub(super) fn store(
         &mut self,
@@ -46,6 +61,8 @@ impl Hot {
         if let Some(key) = &fields.state_key {
             self.change_state(StateKey::new(&fields.kind, key), nid, numbers, out);
         }
+        self.branches.clear();
+        self.branches.insert(pdu.id().clone(), self.state.nid);
         out.push(Write::Event(NewEvent {
             nid,
             room: self.nid,
@@ -65,6 +82,7 @@ impl Hot {
             room: self.nid,
             seq: applied.seq,
             chain: applied.chain,
+            state: None,
             what: NewLogged::Event(nid),
         }));
         if fields.kind == "m.room.member" {
@@ -113,18 +131,7 @@ impl Hot {
             return;
         };
         let membership = membership_of(pdu);
-        let listens = matches!(
-            membership,
-            Membership::Join | Membership::Invite | Membership::Knock
-        );
-        if listens != self.audience.contains(&user) {
-            let audience = Arc::make_mut(&mut self.audience);
-            if listens {
-                audience.insert(user.clone());
-            } else {
-                audience.remove(&user);
-            }
-        }
+        self.listens(&user, membership);
         out.push(Write::Membership {
             user,
             room: self.nid,
@@ -151,7 +158,7 @@ pub(super) fn membership_of(pdu: &Pdu) -> Membership {
     }
 }
 
-fn hashes(ids: &[ruma::OwnedEventId]) -> Vec<EventHash> {
+pub(super) fn hashes(ids: &[OwnedEventId]) -> Vec<EventHash> {
     ids.iter()
         .map(|id| hash_of(id).expect("the rules of versions 10 to 12 know only hash ids"))
         .collect()

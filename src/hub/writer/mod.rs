@@ -4,6 +4,7 @@
 //! last one is being stored; if that fails, everything staged on top of it fails with it and the
 //! rooms are read again. Nothing else assigns a seq.
 
+mod admission;
 mod committer;
 mod hot;
 mod queue;
@@ -29,6 +30,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use admission::{Admission, Admitted, Entry, Onto, Piece, Redacted};
 pub use committer::CommitterStats;
 use committer::{CommitJob, Committer, Source};
 use queue::CommitQueue;
@@ -99,6 +101,9 @@ pub enum WriteError {
     /// Something with that name is already there, or no longer there.
     #[error("conflict: {}", .0.what)]
     Conflict(Conflict),
+    /// The room is no longer the one that an admission was worked out for: do it again.
+    #[error("the room has moved on")]
+    Moved,
     /// The queue is full or the hub is closing; who asked does the same in both cases.
     #[error("the hub is busy")]
     Busy,
@@ -116,7 +121,7 @@ impl From<WriteError> for Refusal {
             WriteError::Conflict(conflict) => {
                 Self::new(Code::Unknown, conflict.what).with_status(409)
             }
-            WriteError::Busy => Self::busy(BUSY_RETRY),
+            WriteError::Busy | WriteError::Moved => Self::busy(BUSY_RETRY),
             WriteError::Store(error) => {
                 tracing::error!(error = &*error as &dyn std::error::Error, "a commit failed");
                 Self::internal()
@@ -209,6 +214,17 @@ impl Writer {
             })),
         )
         .await
+    }
+
+    /// Stores events of other servers that were judged. `Moved` when the room is no longer what it
+    /// was then.
+    pub async fn admit(
+        &self,
+        room: &RoomId,
+        admission: Admission,
+    ) -> Result<Submitted, WriteError> {
+        self.send(room.to_owned(), Wanted::Admit(Box::new(admission)))
+            .await
     }
 
     /// Stores what belongs to no room's log. Gives its position and what its claims got.

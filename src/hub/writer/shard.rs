@@ -2,6 +2,7 @@
 //!
 //! How one draft is decided is in [`stage`].
 
+mod admit;
 mod stage;
 
 use std::{
@@ -17,7 +18,7 @@ use crate::{
     hub::{
         fanout::Touched,
         writer::{
-            Submission, Submitted, WriteError,
+            Admission, Submission, Submitted, WriteError,
             committer::{CommitJob, Source},
             hot::Hot,
             queue::CommitQueue,
@@ -63,6 +64,7 @@ pub(super) enum Job {
 pub(super) enum Wanted {
     Append(Submission),
     Found(Box<Founded>),
+    Admit(Box<Admission>),
 }
 
 /// A founded room that is nowhere but here yet.
@@ -217,6 +219,7 @@ impl Shard {
                 (txn, outcome)
             }
             Wanted::Found(founded) => (None, self.found(room, *founded, staging).await),
+            Wanted::Admit(admission) => (None, self.admit(room, *admission, staging).await),
         };
         let mut staged = None;
         if let (Some(key), Ok(submitted)) = (txn, &outcome)

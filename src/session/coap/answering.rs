@@ -100,6 +100,44 @@ impl<P: Peer> Machine<P> {
         Ok(())
     }
 
+    /// Tells an observer something once, unconfirmed, that is not worth a retransmission. False: it
+    /// was not sent, because it does not fit into one datagram, or something that is confirmed is
+    /// under way to the peer, which it would make an old state if it overtook it.
+    ///
+    /// spec: rfc7641 §4.5
+    pub fn notify_once(
+        &mut self,
+        now: Timestamp,
+        observation: ObservationId,
+        mut response: Response,
+    ) -> Result<bool, RespondError> {
+        let observations = &mut self.server.observations;
+        let Some(one) = observations
+            .get_mut(observation)
+            .filter(|one| one.is_active)
+        else {
+            return Err(RespondError::Unknown);
+        };
+        let (peer, token, szx) = (one.peer.clone(), one.token, one.szx);
+        if !observations.is_free(observation, &peer) || response.payload.len() > szx.bytes() {
+            return Ok(false);
+        }
+        let Some(id) = self.fresh_id(now, &peer) else {
+            return Ok(false);
+        };
+        if let Some(one) = self.server.observations.get_mut(observation) {
+            response
+                .options
+                .push_uint(number::OBSERVE, one.next_number());
+        }
+        let bytes = encode(Kind::Non, id, token, response)?;
+        if bytes.len() as u64 > self.peers.budget(&peer) {
+            return Ok(false);
+        }
+        self.send(&peer, bytes);
+        Ok(true)
+    }
+
     /// Sends a peer the state that waits for it longest, if nothing is in its way.
     pub(super) fn flush(&mut self, now: Timestamp, peer: &P) {
         while let Some((id, response)) = self.server.observations.take_ready(peer) {
@@ -111,7 +149,7 @@ impl<P: Peer> Machine<P> {
         let Some(observation) = self.server.observations.get_mut(id) else {
             return;
         };
-        let (key, szx) = (observation.kept_key.clone(), observation.szx);
+        let (key, szx) = (observation.kept_key(), observation.szx);
         let (peer, token) = (observation.peer.clone(), observation.token);
         let (mut part, more) = match self.first_block(now, &key, szx, response) {
             Ok((part, more, _)) => (part, more),

@@ -11,7 +11,7 @@ use super::{
     machine::Machine,
     observe::is_newer,
     reliability::{Owner, SentCon},
-    types::{Event, ExchangeId, FailReason, Peer, Request, Response},
+    types::{Event, ExchangeId, FailReason, Peer, Progress, Request, Response},
 };
 use crate::{
     base::Timestamp,
@@ -123,6 +123,11 @@ impl<P: Peer> Machine<P> {
         }
         self.enqueue(now, exchange, call);
         exchange
+    }
+
+    /// How far a request's body, or its answer's, has got; none where neither is in blocks.
+    pub fn progress(&self, exchange: ExchangeId) -> Option<Progress> {
+        self.client.calls.get(&exchange)?.progress()
     }
 
     /// Forgets a request, or ends an observation and tells the server so.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::{
     config::{Config, RESTARTS_MAX},
-    types::{ExchangeId, FailReason, Request, Response},
+    types::{ExchangeId, FailReason, Progress, Request, Response},
 };
 use crate::wire::coap::{Block, Code, Kind, Message, Options, Szx, Token, options::number};
 
@@ -86,6 +86,20 @@ impl<P> Call<P> {
         call
     }
 
+    pub(super) fn progress(&self) -> Option<Progress> {
+        match &self.transfer {
+            Transfer::Whole => None,
+            Transfer::Upload { offset, .. } => Some(Progress {
+                done: *offset,
+                total: Some(self.request.payload.len()),
+            }),
+            Transfer::Download { first, body, .. } => Some(Progress {
+                done: body.len(),
+                total: (first.options.uint(number::SIZE2)).and_then(|size| size.try_into().ok()),
+            }),
+        }
+    }
+
     fn begin(&mut self, szx: Szx, random: u32) {
         let options = self
             .request
@@ -132,6 +146,7 @@ impl<P> Call<P> {
                 whole.slice(*offset..end)
             }
             Transfer::Download { body, szx, .. } => {
+                options.remove(number::SIZE2); // it was answered with the first block
                 if let Some(block) = Block::at(body.len(), false, *szx) {
                     options.push_block(number::BLOCK2, block);
                 }

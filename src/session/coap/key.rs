@@ -7,19 +7,30 @@ use crate::wire::coap::{
     options::{is_cache_key, number},
 };
 
+/// What is kept of a hash, in bytes: each observation has two of them, and requests are told apart
+/// from others of the same peer only.
+const KEY_BYTES: usize = 16;
+
+fn first_half(hash: Sha256) -> [u8; KEY_BYTES] {
+    let whole: [u8; 32] = hash.finalize().into();
+    let mut half = [0; KEY_BYTES];
+    half.iter_mut().zip(whole).for_each(|(to, from)| *to = from);
+    half
+}
+
 /// The method and every option of the cache key: path, query, formats, access token, Request-Tag.
 ///
 /// Left out are the block options and Observe, which differ between the requests of one transfer,
 /// and `ETag`, which a client adds to say what it has. coap-lite's key knows only the path; that is
 /// how one user got another's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RequestKey([u8; 32]);
+pub(super) struct RequestKey([u8; KEY_BYTES]);
 
 impl RequestKey {
     /// The first of all keys in their order.
-    pub(super) const FIRST: Self = Self([0; 32]);
+    pub(super) const FIRST: Self = Self([0; KEY_BYTES]);
     /// The last of all keys in their order.
-    pub(super) const LAST: Self = Self([u8::MAX; 32]);
+    pub(super) const LAST: Self = Self([u8::MAX; KEY_BYTES]);
 
     /// spec: rfc7252 §5.4.6, rfc9175 §3.3.
     pub(super) fn of(method: Code, options: &Options) -> Self {
@@ -36,22 +47,22 @@ impl RequestKey {
                 hash.update(value);
             }
         }
-        Self(hash.finalize().into())
+        Self(first_half(hash))
     }
 }
 
 /// The request body, which for FETCH and POST is part of what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct BodyKey([u8; 32]);
+pub(super) struct BodyKey([u8; KEY_BYTES]);
 
 impl BodyKey {
     /// The first of all keys in their order.
-    pub(super) const FIRST: Self = Self([0; 32]);
+    pub(super) const FIRST: Self = Self([0; KEY_BYTES]);
     /// The last of all keys in their order.
-    pub(super) const LAST: Self = Self([u8::MAX; 32]);
+    pub(super) const LAST: Self = Self([u8::MAX; KEY_BYTES]);
 
     pub(super) fn of(payload: &[u8]) -> Self {
-        Self(Sha256::digest(payload).into())
+        Self(first_half(Sha256::new_with_prefix(payload)))
     }
 }
 

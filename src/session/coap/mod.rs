@@ -40,5 +40,6 @@ mod tests;
 pub use config::{Config, RESPONSE_BYTES_MAX, Timers};
 pub use machine::Machine;
 pub use types::{
-    Event, ExchangeId, FailReason, GoneReason, ObservationId, Peer, Request, RespondError, Response,
+    Event, ExchangeId, FailReason, GoneReason, ObservationId, Peer, Progress, Request,
+    RespondError, Response,
 };

@@ -6,6 +6,7 @@ use super::{
     alarms::Alarms,
     block::KeptKey,
     config::{FETCH_PATIENCE_SECS, OBSERVATIONS_MAX, OBSERVATIONS_PER_PEER_MAX},
+    key::{BodyKey, RequestKey},
     types::{ObservationId, Peer, Response},
 };
 use crate::{
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(FETCH_PATIENCE_SECS);
 /// The observers.
 #[derive(Debug)]
 pub(super) struct Observations<P> {
-    by_id: BTreeMap<ObservationId, Observation<P>>,
+    by_id: BTreeMap<ObservationId, Box<Observation<P>>>,
     by_token: BTreeMap<(P, Token), ObservationId>,
     /// Until when each waits for its client to finish fetching a body.
     held: Alarms<ObservationId>,
@@ -35,14 +36,14 @@ pub(super) struct Observation<P> {
     pub(super) peer: P,
     pub(super) token: Token,
     /// The request, under which the rest of a large notification is asked for.
-    pub(super) kept_key: KeptKey<P>,
+    request: (RequestKey, BodyKey),
     pub(super) szx: Szx,
     /// The registration was answered with success.
     pub(super) is_active: bool,
     /// The message id of the notification that is not yet acknowledged.
     pub(super) in_flight: Option<u16>,
     /// The newest state, to be sent when nothing is in flight, and its turn.
-    pending: Option<(u64, Response)>,
+    pending: Option<Box<(u64, Response)>>,
     last_number: Option<u32>,
 }
 
@@ -69,7 +70,7 @@ impl<P: Peer> Observations<P> {
         szx: Szx,
         replaced: Option<&Observation<P>>,
     ) -> bool {
-        let peer = kept_key.0.clone();
+        let (peer, request, body) = kept_key;
         let range = (peer.clone(), Token::EMPTY)..=(peer.clone(), Token::LONGEST);
         let own = self.by_token.range(range).count();
         if own >= OBSERVATIONS_PER_PEER_MAX || self.by_id.len() >= OBSERVATIONS_MAX {
@@ -79,7 +80,7 @@ impl<P: Peer> Observations<P> {
         let observation = Observation {
             peer,
             token,
-            kept_key,
+            request: (request, body),
             szx,
             is_active: false,
             in_flight: None,
@@ -87,7 +88,7 @@ impl<P: Peer> Observations<P> {
             // Numbers go on, or the client would take the answer for an old notification.
             last_number: replaced.and_then(|old| old.last_number),
         };
-        self.by_id.insert(id, observation);
+        self.by_id.insert(id, Box::new(observation));
         true
     }
 
@@ -96,7 +97,9 @@ impl<P: Peer> Observations<P> {
     }
 
     pub(super) fn get_mut(&mut self, id: ObservationId) -> Option<&mut Observation<P>> {
-        self.by_id.get_mut(&id)
+        self.by_id
+            .get_mut(&id)
+            .map(|observation| &mut **observation)
     }
 
     pub(super) fn remove(&mut self, id: ObservationId) -> Option<Observation<P>> {
@@ -105,7 +108,7 @@ impl<P: Peer> Observations<P> {
             .remove(&(observation.peer.clone(), observation.token));
         self.held.clear(&id);
         self.free(&observation.peer, id);
-        Some(observation)
+        Some(*observation)
     }
 
     /// A large body was pushed or one of its blocks fetched: newer states wait a little, so that
@@ -122,8 +125,12 @@ impl<P: Peer> Observations<P> {
     pub(super) fn of_body(&self, key: &KeptKey<P>) -> Vec<ObservationId> {
         let range = (key.0.clone(), Token::EMPTY)..=(key.0.clone(), Token::LONGEST);
         let own = self.by_token.range(range).map(|(_, id)| *id);
-        own.filter(|id| self.by_id.get(id).is_some_and(|one| one.kept_key == *key))
-            .collect()
+        own.filter(|id| {
+            self.by_id
+                .get(id)
+                .is_some_and(|one| one.request == (key.1, key.2))
+        })
+        .collect()
     }
 
     /// Notes a new state, in place of an older one that still waits; that one's turn is kept.
@@ -131,10 +138,10 @@ impl<P: Peer> Observations<P> {
         let Some(observation) = self.by_id.get_mut(&id) else {
             return;
         };
-        if let Some((_, older)) = &mut observation.pending {
-            *older = response;
+        if let Some(older) = &mut observation.pending {
+            older.1 = response;
         } else {
-            observation.pending = Some((self.next_turn, response));
+            observation.pending = Some(Box::new((self.next_turn, response)));
             self.next_turn += 1;
         }
     }
@@ -151,12 +158,18 @@ impl<P: Peer> Observations<P> {
         let own = self.by_token.range(range).map(|(_, id)| *id);
         let ready = own.filter_map(|id| {
             let one = self.by_id.get(&id)?;
-            let (turn, _) = one.pending.as_ref()?;
-            (one.is_active && self.held.at(&id).is_none()).then_some((*turn, id))
+            let turn = one.pending.as_ref()?.0;
+            (one.is_active && self.held.at(&id).is_none()).then_some((turn, id))
         });
         let (_, id) = ready.min()?;
-        let (_, response) = self.by_id.get_mut(&id)?.pending.take()?;
-        Some((id, response))
+        let pending = self.by_id.get_mut(&id)?.pending.take()?;
+        Some((id, pending.1))
+    }
+
+    /// Whether nothing of this observation waits, and nothing is in flight to its peer.
+    pub(super) fn is_free(&self, id: ObservationId, peer: &P) -> bool {
+        let waits = self.by_id.get(&id).is_some_and(|one| one.pending.is_some());
+        !waits && !self.busy.contains_key(peer) && self.held.at(&id).is_none()
     }
 
     /// A notification was sent.
@@ -201,7 +214,13 @@ impl<P: Peer> Observations<P> {
     }
 }
 
-impl<P> Observation<P> {
+impl<P: Clone> Observation<P> {
+    /// Under which the rest of a large notification is kept.
+    pub(super) fn kept_key(&self) -> KeptKey<P> {
+        let (request, body) = self.request;
+        (self.peer.clone(), request, body)
+    }
+
     /// The number of the next notification: larger than all before, in 24 bits that wrap.
     ///
     /// spec: rfc7641 §4.4. Counted, not taken from the clock: it starts with no byte at all and

@@ -6,10 +6,7 @@
 //! taken as proof: ids have sixteen bits and run in sequence, so an attacker could guess one for a
 //! victim's address at less cost than the amplification it would open.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     config::{PEERS_UNVALIDATED_MAX, PEERS_VALIDATED_MAX},
@@ -22,9 +19,9 @@ const AMPLIFICATION_MAX: u64 = 3;
 
 #[derive(Debug)]
 pub(super) struct Peers<P> {
-    by_peer: BTreeMap<P, Known>,
-    unvalidated: BTreeSet<(Timestamp, P)>,
-    validated: BTreeSet<(Timestamp, P)>,
+    by_peer: BTreeMap<P, Box<Known>>,
+    /// How many of them nobody vouches for.
+    unvalidated: usize,
 }
 
 /// What is known of a peer's address.
@@ -41,23 +38,22 @@ enum Standing {
 #[derive(Debug)]
 struct Known {
     standing: Standing,
-    /// Which address it is at, where peers are not keyed by address.
-    path: u64,
     /// See [`Timers::of_class`](super::Timers::of_class).
     class: u8,
+    /// Which address it is at, where peers are not keyed by address.
+    path: u64,
     touched: Timestamp,
     received_bytes: u64,
     sent_bytes: u64,
     ids: MessageIds,
-    echo: Option<Vec<u8>>,
+    echo: Option<Box<[u8]>>,
 }
 
 impl<P: Peer> Peers<P> {
     pub(super) const fn new() -> Self {
         Self {
             by_peer: BTreeMap::new(),
-            unvalidated: BTreeSet::new(),
-            validated: BTreeSet::new(),
+            unvalidated: 0,
         }
     }
 
@@ -106,19 +102,18 @@ impl<P: Peer> Peers<P> {
     /// The peer receives at its address.
     pub(super) fn validate(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) {
         self.trust(now, rng, peer).standing = Standing::Proved;
-        self.evict();
     }
 
     /// An authenticated peer is at an address, which is to be proved if it is another than before.
     pub(super) fn is_at(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P, path: u64) {
+        let was_trusted = self.is_trusted(peer);
         let known = self.trust(now, rng, peer);
-        if known.standing == Standing::Unproved || known.path != path {
+        if !was_trusted || known.path != path {
             known.standing = Standing::Authenticated;
             known.path = path;
             known.received_bytes = 0;
             known.sent_bytes = 0;
         }
-        self.evict();
     }
 
     /// What a challenge to the peer is bound to, besides the peer.
@@ -138,12 +133,16 @@ impl<P: Peer> Peers<P> {
 
     /// The entry of a peer that a flood of strangers is not to push out.
     fn trust(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) -> &mut Known {
-        self.touch(now, rng, peer);
-        self.unvalidated.remove(&(now, peer.clone()));
-        self.validated.insert((now, peer.clone()));
-        self.by_peer
-            .get_mut(peer)
-            .expect("touch() has made or found the entry, and it is the newest of its set")
+        if !self.is_trusted(peer) {
+            let is_new = !self.by_peer.contains_key(peer);
+            if self.by_peer.len() - self.unvalidated >= PEERS_VALIDATED_MAX {
+                self.forget_idle(|standing| standing != Standing::Unproved);
+            }
+            self.unvalidated -= usize::from(!is_new);
+            let known = self.known(now, rng, peer);
+            known.standing = Standing::Authenticated;
+        }
+        self.touch(now, rng, peer)
     }
 
     /// A message id not used with this peer within `lifetime`; none when all were.
@@ -167,7 +166,7 @@ impl<P: Peer> Peers<P> {
     /// Client: an Echo value to send with the next request.
     pub(super) fn keep_echo(&mut self, peer: &P, value: &[u8]) {
         if let Some(known) = self.by_peer.get_mut(peer) {
-            known.echo = Some(value.to_vec());
+            known.echo = Some(value.into());
         }
     }
 
@@ -175,54 +174,65 @@ impl<P: Peer> Peers<P> {
     pub(super) fn take_echo(&mut self, peer: &P) -> Option<Vec<u8>> {
         self.by_peer
             .get_mut(peer)
-            .and_then(|known| known.echo.take())
+            .and_then(|known| known.echo.take().map(Vec::from))
     }
 
     fn touch(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) -> &mut Known {
-        let before = self.by_peer.get(peer);
-        let set = match before.map(|known| known.standing) {
-            None | Some(Standing::Unproved) => &mut self.unvalidated,
-            Some(_) => &mut self.validated,
-        };
-        if let Some(known) = before {
-            set.remove(&(known.touched, peer.clone()));
+        if !self.by_peer.contains_key(peer) {
+            if self.unvalidated >= PEERS_UNVALIDATED_MAX {
+                self.forget_idle(|standing| standing == Standing::Unproved);
+            }
+            self.unvalidated += 1;
         }
-        set.insert((now, peer.clone()));
-        self.evict();
-        let known = self.by_peer.entry(peer.clone()).or_insert_with(|| Known {
-            standing: Standing::Unproved,
-            path: 0,
-            class: 0,
-            touched: now,
-            received_bytes: 0,
-            sent_bytes: 0,
-            ids: MessageIds::starting_at(rng.next_u32()),
-            echo: None,
-        });
+        let known = self.known(now, rng, peer);
         known.touched = now;
         known
     }
 
-    /// The idle ones go first; a flood of unproved addresses never pushes out a proved one.
-    fn evict(&mut self) {
-        for (set, max) in [
-            (&mut self.unvalidated, PEERS_UNVALIDATED_MAX),
-            (&mut self.validated, PEERS_VALIDATED_MAX),
-        ] {
-            if set.len() > max
-                && let Some((_, peer)) = set.pop_first()
-            {
-                self.by_peer.remove(&peer);
-            }
+    fn known(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) -> &mut Known {
+        let entry = self.by_peer.entry(peer.clone());
+        entry.or_insert_with(|| {
+            Box::new(Known {
+                standing: Standing::Unproved,
+                class: 0,
+                path: 0,
+                touched: now,
+                received_bytes: 0,
+                sent_bytes: 0,
+                ids: MessageIds::starting_at(rng.next_u32()),
+                echo: None,
+            })
+        })
+    }
+
+    /// Makes room: of those of a kind the idle ones go, a sixteenth at once, so that all are looked
+    /// through seldom. A flood of unproved addresses never pushes out a proved one.
+    fn forget_idle(&mut self, is_of_kind: fn(Standing) -> bool) {
+        let of_kind = self.by_peer.values();
+        let of_kind = of_kind.filter(|known| is_of_kind(known.standing));
+        let mut touched: Vec<Timestamp> = of_kind.map(|known| known.touched).collect();
+        let mut to_go = (touched.len() / 16).max(1);
+        if touched.len() < to_go {
+            return;
         }
+        let (_, until, _) = touched.select_nth_unstable(to_go - 1);
+        let until = *until;
+        let unvalidated = &mut self.unvalidated;
+        self.by_peer.retain(|_, known| {
+            let goes = to_go > 0 && is_of_kind(known.standing) && known.touched <= until;
+            if goes {
+                to_go -= 1;
+                *unvalidated -= usize::from(known.standing == Standing::Unproved);
+            }
+            !goes
+        });
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        assert_eq!(
-            self.by_peer.len(),
-            self.unvalidated.len() + self.validated.len()
-        );
+        let unproved = |known: &&Box<Known>| known.standing == Standing::Unproved;
+        let count = self.by_peer.values().filter(unproved).count();
+        assert_eq!(count, self.unvalidated);
         self.by_peer.len()
     }
 }
@@ -234,7 +244,8 @@ impl<P: Peer> Peers<P> {
 #[derive(Debug)]
 struct MessageIds {
     next: u16,
-    last_used: [Option<Timestamp>; EIGHTHS],
+    /// In seconds, rounded up; 0 if it never was.
+    last_used: [u32; EIGHTHS],
 }
 
 const EIGHTHS: usize = 8;
@@ -246,7 +257,7 @@ impl MessageIds {
         let start = u16::from_be_bytes([high, low]);
         Self {
             next: start,
-            last_used: [None; EIGHTHS],
+            last_used: [0; EIGHTHS],
         }
     }
 
@@ -257,19 +268,18 @@ impl MessageIds {
         }
         let id = self.next;
         if let Some(last_used) = self.last_used.get_mut(usize::from(id / EIGHTH_IDS)) {
-            *last_used = Some(now);
+            *last_used = u32::try_from(now.0 / 1000 + 1).unwrap_or(u32::MAX);
         }
         self.next = id.wrapping_add(1);
         Some(id)
     }
 
     fn free_at(&self, lifetime: Duration) -> Timestamp {
-        let last_used = self
-            .last_used
-            .get(usize::from(self.next / EIGHTH_IDS))
-            .copied()
-            .flatten();
-        last_used.map_or(Timestamp(0), |used| used + lifetime)
+        let last_used = self.last_used.get(usize::from(self.next / EIGHTH_IDS));
+        match last_used.copied().unwrap_or_default() {
+            0 => Timestamp(0),
+            seconds => Timestamp(u64::from(seconds) * 1000) + lifetime,
+        }
     }
 }
 
@@ -314,7 +324,7 @@ mod tests {
             peers.received(Timestamp(u64::from(peer)), &mut rng, &peer, 10);
         }
 
-        assert_eq!(peers.len(), PEERS_UNVALIDATED_MAX + 1);
+        assert!((PEERS_UNVALIDATED_MAX - 300..=PEERS_UNVALIDATED_MAX + 1).contains(&peers.len()));
         assert!(peers.is_validated(&0));
     }
 

@@ -201,6 +201,15 @@ pub enum Event<P> {
     },
 }
 
+/// How far a body in blocks has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that are there.
+    pub done: usize,
+    /// Bytes in all; of an answer, where the request asked for its size (Size2).
+    pub total: Option<usize>,
+}
+
 /// Why an observation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoneReason {

@@ -71,6 +71,12 @@ impl Certificate {
         })
     }
 
+    /// Whether a server can show it.
+    pub fn is_usable(&self) -> Result<(), ConfigError> {
+        let library = dimpl::Config::builder().build();
+        self.check(&library.map_err(ConfigError::Library)?)
+    }
+
     /// The library takes a bad key with a panic; so it never gets one.
     pub(super) fn check(&self, config: &dimpl::Config) -> Result<(), ConfigError> {
         if self.0.certificate.is_empty() {

@@ -175,7 +175,16 @@ impl Pen {
         let chain = chain::link(self.id.as_str(), seq, self.heads.chain, entry_id);
         self.heads.seq = seq;
         self.heads.chain = chain;
-        self.also(entry(self.nid, seq, chain, what));
+        let mut entry = entry(self.nid, seq, chain, what);
+        if let Write::Entry(NewEntry {
+            state,
+            what: NewLogged::Marker(_),
+            ..
+        }) = &mut entry
+        {
+            *state = Some(self.state.nid);
+        }
+        self.also(entry);
     }
 }
 
@@ -185,6 +194,7 @@ pub(super) fn entry(room: RoomNid, seq: Seq, chain: ChainHash, what: NewLogged) 
         room,
         seq,
         chain,
+        state: None,
         what,
     })
 }

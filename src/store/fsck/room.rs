@@ -10,8 +10,8 @@ use crate::{
     base::{ChainHash, Position, Seq},
     room::{Membership, StateKey},
     store::{
-        EventNid, EventRecord, LogRecord, Logged, Marker, Order, RoomRecord, Status, Store,
-        StoreError, hash_of,
+        Change, EventNid, EventRecord, Kinds, LogRecord, Logged, Marker, Order, RoomRecord,
+        StateNid, Status, Store, StoreError, hash_of,
     },
     wire::{
         chain,
@@ -175,7 +175,7 @@ impl Walk<'_> {
         self.position = entry.position.max(before);
         let entry_id = match entry.what {
             Logged::Event(event) => self.event(seq, &event),
-            Logged::Marker(bytes) => self.marker(seq, &bytes).await?,
+            Logged::Marker(bytes) => self.marker(seq, entry.state, &bytes).await?,
         };
         let found = entry.chain;
         if let Some(before) = self.chain {
@@ -224,15 +224,21 @@ impl Walk<'_> {
     }
 
     /// Lets a marker change the state.
-    async fn marker(&mut self, seq: Seq, bytes: &[u8]) -> Result<[u8; 32], StoreError> {
+    async fn marker(
+        &mut self,
+        seq: Seq,
+        state: StateNid,
+        bytes: &[u8],
+    ) -> Result<[u8; 32], StoreError> {
         match Marker::read(bytes) {
             Err(error) => self.unreadable(Some(seq), format!("marker: {error}")),
-            Ok(Marker { key, new: None, .. }) => {
+            Ok(Marker::Arrived) => self.arrived(seq, state).await?,
+            Ok(Marker::Changed(Change { key, new: None, .. })) => {
                 self.current.remove(&key);
             }
-            Ok(Marker {
+            Ok(Marker::Changed(Change {
                 key, new: Some(id), ..
-            }) => match self.event_by(&id).await? {
+            })) => match self.event_by(&id).await? {
                 Ok(Some(event)) => {
                     self.current.insert(key, event.nid);
                 }
@@ -246,6 +252,24 @@ impl Walk<'_> {
             },
         }
         Ok(Sha256::digest(bytes).into())
+    }
+
+    /// From here on the state is one that others told.
+    async fn arrived(&mut self, seq: Seq, state: StateNid) -> Result<(), StoreError> {
+        self.current.clear();
+        let kinds = Kinds::Without(&[]);
+        let told = self.store.state_events(self.room.nid, state, kinds).await;
+        match or_damaged(told)? {
+            Err(why) => self.unreadable(Some(seq), why),
+            Ok(events) => {
+                for event in events {
+                    if let Some(key) = self.key_of(&event) {
+                        self.current.insert(key, event.nid);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// An event by its id, if it can be read.

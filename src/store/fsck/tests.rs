@@ -16,7 +16,7 @@ use crate::{
     base::{Seq, Timestamp},
     room::{Membership, StateKey},
     store::{
-        Batch, Commits as _, Marker, MediaRecord, NewEvent, NewLogged, Rooms as _, Write,
+        Batch, Change, Commits as _, Marker, MediaRecord, NewEvent, NewLogged, Rooms as _, Write,
         contract::Pen,
         media::MediaFiles,
         sqlite::{OpenOptions, Sqlite},
@@ -150,11 +150,11 @@ impl Scene {
             event: Some(first.nid),
         });
         let id = |event: &NewEvent| crate::wire::matrix::event_id(event.hash);
-        let marker = Marker {
+        let marker = Marker::Changed(Change {
             key,
             old: Some(id(second)),
             new: Some(id(first)),
-        };
+        });
         let bytes = marker.to_bytes();
         let hash = Sha256::digest(&bytes).into();
         self.room.entry(NewLogged::Marker(bytes), &hash);
@@ -237,7 +237,7 @@ async fn a_lost_entry_is_found() {
 
 #[tokio::test]
 async fn an_entry_past_the_head_is_found() {
-    assert_found!("INSERT INTO log SELECT room, 11, position, chain, event, marker FROM log WHERE seq = 10",
+    assert_found!("INSERT INTO log SELECT room, 11, position, chain, event, marker, state FROM log WHERE seq = 10",
         Some(11) => Wrong::PastHead { head: Seq(10) });
 }
 
@@ -329,7 +329,7 @@ async fn a_head_beyond_all_reason_is_one_finding_and_ends() {
         Some(11) => Wrong::Missing { upto: Some(Seq(9_000_000_000_000_000_000)) });
     // Also when what cannot be read stands behind the gap.
     assert_found!("UPDATE rooms SET seq = 9000000000000000000;
-        INSERT INTO log SELECT room, 8000000000000000000, position, chain, 99, NULL FROM log WHERE seq = 10",
+        INSERT INTO log SELECT room, 8000000000000000000, position, chain, 99, NULL, NULL FROM log WHERE seq = 10",
         Some(11) => Wrong::Missing { .. },
         Some(8_000_000_000_000_000_000) => Wrong::Unreadable { .. },
         Some(8_000_000_000_000_000_001) => Wrong::Missing { .. });

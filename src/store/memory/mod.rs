@@ -98,6 +98,7 @@ struct Event {
 struct Entry {
     position: Position,
     chain: crate::base::ChainHash,
+    state: Option<StateNid>,
     what: crate::store::NewLogged,
 }
 

@@ -68,14 +68,19 @@ impl Tables {
 
     fn logged(&self, room: RoomNid, seq: Seq) -> Option<LogRecord> {
         let entry = self.log.get(&(room, seq))?;
+        let (own, what) = match &entry.what {
+            NewLogged::Event(nid) => {
+                let event = self.event(*nid)?;
+                (event.state_after, Logged::Event(event))
+            }
+            NewLogged::Marker(bytes) => (StateNid::default(), Logged::Marker(bytes.clone())),
+        };
         Some(LogRecord {
             seq,
             position: entry.position,
             chain: entry.chain,
-            what: match &entry.what {
-                NewLogged::Event(nid) => Logged::Event(self.event(*nid)?),
-                NewLogged::Marker(bytes) => Logged::Marker(bytes.clone()),
-            },
+            state: entry.state.unwrap_or(own),
+            what,
         })
     }
 

@@ -66,6 +66,7 @@ fn may_fail(batch: &Batch) -> bool {
                     | Write::NewUser { .. }
                     | Write::Session { .. }
                     | Write::Redact { .. }
+                    | Write::Grafted { .. }
                     | Write::Media(_)
                     | Write::Link(_)
                     | Write::Oscore { .. }
@@ -115,6 +116,7 @@ impl Tables {
             Write::NewRoom { .. }
             | Write::Heads { .. }
             | Write::Event(_)
+            | Write::Grafted { .. }
             | Write::State(_)
             | Write::Entry(_)
             | Write::Place { .. }
@@ -171,6 +173,20 @@ impl Tables {
                 }
             }
             Write::Event(event) => self.add_event(event),
+            Write::Grafted {
+                event,
+                status,
+                soft_failed,
+                state_after,
+            } => {
+                let Some(known) = self.events.get_mut(event) else {
+                    return Err(Stop::Damaged(format!("there is no event {}", event.0)));
+                };
+                let record = &mut Arc::make_mut(known).record;
+                record.status = *status;
+                record.soft_failed = *soft_failed;
+                record.state_after = *state_after;
+            }
             Write::State(state) => self.add_state(state),
             Write::Entry(entry) => self.add_entry(entry, position),
             Write::Place {
@@ -319,6 +335,7 @@ impl Tables {
         let entry = Entry {
             position,
             chain: new.chain,
+            state: new.state,
             what: new.what.clone(),
         };
         self.log.insert((new.room, new.seq), Arc::new(entry));

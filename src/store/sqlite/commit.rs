@@ -308,7 +308,7 @@ async fn flush_before(
     write: &Write,
 ) -> Result<(), Stop> {
     match write {
-        Write::Redact { .. } => pending.flush_events(conn).await,
+        Write::Redact { .. } | Write::Grafted { .. } => pending.flush_events(conn).await,
         Write::Current { .. } => pending.flush_current(conn).await,
         Write::Forget { .. } => pending.flush_memberships(conn).await,
         Write::ForgetTxns { .. } => pending.flush_txns(conn).await,

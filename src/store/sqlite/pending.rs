@@ -336,8 +336,8 @@ struct EntryRow<'a> {
 
 bulk!(
     EntryRow,
-    "INSERT INTO log (room, seq, position, chain, event, marker) VALUES ",
-    "(?,?,?,?,?,?)",
+    "INSERT INTO log (room, seq, position, chain, event, marker, state) VALUES ",
+    "(?,?,?,?,?,?,?)",
     ""
 );
 
@@ -357,7 +357,8 @@ impl Row for EntryRow<'_> {
             .bind(int(self.position.0))
             .bind(self.entry.chain.0.to_vec())
             .bind(event)
-            .bind(marker);
+            .bind(marker)
+            .bind(self.entry.state.map(|state| state.0));
     }
 }
 

@@ -282,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn a_copy_of_an_older_format_is_brought_to_todays() {
         let (_dir, mut conn, _) = after(
-            "ALTER TABLE users DROP COLUMN disabled;
+            "ALTER TABLE users DROP COLUMN disabled; ALTER TABLE log DROP COLUMN state;
              DROP TABLE links; DROP TABLE registrations;
              DROP TABLE thin_names; DROP TABLE thin_counters;
              DELETE FROM meta WHERE name = 'generation_id';

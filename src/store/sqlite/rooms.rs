@@ -167,13 +167,13 @@ impl Rooms for Sqlite {
         limit: u32,
     ) -> Result<Vec<LogRecord>, StoreError> {
         const FORWARD: &str = concat!(
-            "SELECT l.seq, l.position, l.chain, l.marker, ",
+            "SELECT l.seq, l.position, l.chain, l.state, l.marker, ",
             event_columns!(),
             " FROM log l LEFT JOIN events e ON e.nid = l.event \
              WHERE l.room = ? AND l.seq > ? AND l.seq <= ? ORDER BY l.seq LIMIT ?"
         );
         const BACKWARD: &str = concat!(
-            "SELECT l.seq, l.position, l.chain, l.marker, ",
+            "SELECT l.seq, l.position, l.chain, l.state, l.marker, ",
             event_columns!(),
             " FROM log l LEFT JOIN events e ON e.nid = l.event \
              WHERE l.room = ? AND l.seq > ? AND l.seq <= ? ORDER BY l.seq DESC LIMIT ?"

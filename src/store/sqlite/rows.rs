@@ -136,20 +136,25 @@ impl<'r> Cells<'r> {
         })
     }
 
-    /// `l.seq, l.position, l.chain, l.marker` and the event, whose columns are null for a marker.
+    /// `l.seq, l.position, l.chain, l.state, l.marker` and the event, whose columns are null for a
+    /// marker.
     pub(super) fn log(&mut self) -> Result<LogRecord, StoreError> {
         let seq = self.seq()?;
         let position = self.position()?;
         let chain = ChainHash(self.hash()?);
+        let line: Option<i64> = self.next()?;
         let marker: Option<Vec<u8>> = self.next()?;
-        let what = match marker {
-            Some(bytes) => Logged::Marker(bytes),
-            None => Logged::Event(self.event()?),
+        let (own, what) = if let Some(bytes) = marker {
+            (StateNid::default(), Logged::Marker(bytes))
+        } else {
+            let event = self.event()?;
+            (event.state_after, Logged::Event(event))
         };
         Ok(LogRecord {
             seq,
             position,
             chain,
+            state: line.map_or(own, StateNid),
             what,
         })
     }

@@ -3,7 +3,14 @@
 use ruma::{DeviceId, UserId};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 
-use super::{bulk::Statement, commit::Stop, links, pending::Grown, rows::int, thin};
+use super::{
+    bulk::Statement,
+    commit::Stop,
+    links,
+    pending::Grown,
+    rows::{int, status_code},
+    thin,
+};
 use crate::{
     base::{Position, Seq},
     store::{Claimed, EventNid, Write},
@@ -35,7 +42,7 @@ pub(super) async fn execute(
             let done = run(conn, statement(write, position)).await?;
             conflict_unless(&done, || format!("{alias} is not there"))
         }
-        Write::Redact { event, .. } => {
+        Write::Redact { event, .. } | Write::Grafted { event, .. } => {
             let done = run(conn, statement(write, position)).await?;
             must_exist(&done, *event)
         }
@@ -172,6 +179,18 @@ fn room_statement(write: &Write) -> Option<Statement> {
             .bind(int(anchor.0))
             .bind(int(*depth))
             .bind(event.0),
+        Write::Grafted {
+            event,
+            status,
+            soft_failed,
+            state_after,
+        } => sqlx::query(
+            "UPDATE events SET status = ?2, soft_failed = ?3, state_after = ?4 WHERE nid = ?1",
+        )
+        .bind(event.0)
+        .bind(status_code(*status))
+        .bind(*soft_failed)
+        .bind(state_after.0),
         Write::Current { room, key, .. } => {
             sqlx::query("DELETE FROM current WHERE room = ? AND kind = ? AND key = ?")
                 .bind(room.0)

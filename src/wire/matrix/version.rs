@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
+use ruma::{
+    RoomVersionId,
+    room_version_rules::{RoomVersionRules, StateResolutionV2Rules},
+};
 
 /// A room version in mode `matrix`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +41,16 @@ impl Version {
             Self::V11 => &RoomVersionRules::V11,
             Self::V12 => &RoomVersionRules::V12,
         }
+    }
+
+    /// In what its state resolution differs from that of room version 2.
+    ///
+    /// # Panics
+    ///
+    /// Never: all versions here came after room version 2.
+    pub fn state_resolution(self) -> &'static StateResolutionV2Rules {
+        let rules = self.rules().state_res.v2_rules();
+        rules.expect("versions 10, 11 and 12 resolve state as version 2 and later do")
     }
 
     /// Its identifier.

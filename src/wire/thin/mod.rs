@@ -10,6 +10,8 @@ mod draft;
 pub mod mls;
 mod names;
 pub mod number;
+#[cfg(test)]
+mod profile_tests;
 mod record;
 
 pub use mls::MlsGroup;

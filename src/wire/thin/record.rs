@@ -282,6 +282,17 @@ pub(super) mod tests {
         ];
 
         assert_eq!(hex::encode(encode_all(&all)), "800701000268690f08");
+        let aside = [
+            Record {
+                room: Some(7),
+                what: Shown::Receipt { seq: 300, user: 1 },
+            },
+            Record {
+                room: None,
+                what: Shown::Typing(vec![1, 5]),
+            },
+        ];
+        assert_eq!(hex::encode(encode_all(&aside)), "cd07ac0201000e000105");
     }
 
     proptest! {

@@ -111,7 +111,7 @@ class Hub:
             case Code.FETCH, ("@",):
                 return Code.CONTENT, write_names(self.names(device, reader)), {}
             case Code.POST, ("@",):
-                return Code.CONTENT, uint(self.alias(device, reader.byte(), reader.rest().decode())), {}
+                return Code.CHANGED, uint(self.alias(device, reader.byte(), reader.rest().decode())), {}
             case Code.FETCH, ("*",):
                 return self.everywhere(device, reader)
             case _, ("~", *rest):

@@ -245,7 +245,8 @@ impl Doors {
 
         let socket = coap::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let coap = socket.local_addr().unwrap();
-        tasks.spawn(coap::serve(socket, door(seed), stopped.clone()));
+        let sockets = coap::Sockets::new(vec![socket]).unwrap();
+        tasks.spawn(coap::serve(sockets, door(seed), stopped.clone()));
 
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let coaps = socket.local_addr().unwrap();
@@ -255,9 +256,11 @@ impl Doors {
                 psk: Some(Arc::new(LinkedKeys(Arc::clone(&links)))),
                 ..dtls::ServerConfig::default()
             },
+            certificate: None,
             base: clock::instant(),
         };
-        tasks.spawn(coaps::serve(socket, secured, stopped.clone()).unwrap());
+        let sockets = coap::Sockets::new(vec![socket]).unwrap();
+        tasks.spawn(coaps::serve(sockets, secured, stopped.clone()).unwrap());
 
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let key = HubKey::new(&der(&ed25519())).unwrap();

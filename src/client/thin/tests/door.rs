@@ -13,7 +13,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{net::UdpSocket, task::JoinHandle};
 
 use super::{
-    super::{StateDir, ThinDoor, ThinError},
+    super::{DoorChoice, StateDir, ThinDoor, ThinError},
     hub::{Hub, hub_key},
     *,
 };
@@ -76,7 +76,12 @@ async fn serve(hub: Arc<Mutex<Hub>>, world: &World) -> (String, JoinHandle<()>) 
 async fn open(file: &Path, address: &str, world: &World) -> ThinDoor {
     let mut credentials = credentials();
     credentials.server.coap = Some(address.to_owned());
-    ThinDoor::open(file, &credentials, world).await.unwrap()
+    opened(file, &credentials, world).await
+}
+
+async fn opened(file: &Path, credentials: &Credentials, world: &World) -> ThinDoor {
+    let door = ThinDoor::open(file, credentials, world, DoorChoice::Auto);
+    door.await.unwrap()
 }
 
 fn text(text: &str) -> Body {
@@ -196,7 +201,7 @@ async fn a_hub_that_has_lost_the_context_is_given_a_fresh_one() {
     let (address, task) = serve(Arc::clone(&hub), &world).await;
     let credentials = linked(&address, &hub);
     StateDir::begin(&file, &credentials).unwrap();
-    let open = async || ThinDoor::open(&file, &credentials, &world).await.unwrap();
+    let open = async || opened(&file, &credentials, &world).await;
     let say = async |text: &str| {
         let mut device = open().await;
         device.queue(ROOM_ID, self::text(text)).unwrap();
@@ -225,7 +230,7 @@ async fn a_device_whose_state_is_gone_sends_nothing_before_it_has_a_fresh_contex
     let (address, task) = serve(Arc::clone(&hub), &world).await;
     let credentials = linked(&address, &hub);
 
-    let mut device = ThinDoor::open(&file, &credentials, &world).await.unwrap();
+    let mut device = opened(&file, &credentials, &world).await;
     device.queue(ROOM_ID, text("one")).unwrap();
     let (flushed, ended) = device.flush().await;
 
@@ -249,7 +254,7 @@ async fn an_impostor_gets_no_context_and_the_old_one_stays() {
     credentials.edhoc.as_mut().unwrap().hub_key = hex::encode(other.x());
     StateDir::begin(&file, &credentials).unwrap();
     hub.lock().unwrap().is_lost = true;
-    let mut device = ThinDoor::open(&file, &credentials, &world).await.unwrap();
+    let mut device = opened(&file, &credentials, &world).await;
     device.queue(ROOM_ID, text("one")).unwrap();
 
     let (_, ended) = device.flush().await;

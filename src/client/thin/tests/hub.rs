@@ -248,7 +248,10 @@ impl Hub {
                 let seq = self.append(now, &request.payload);
                 response.payload = encode_numbers(&[seq]).into();
             }
-            (Code::POST, ["@"]) => response.payload = encode_numbers(&[ROOM_ALIAS]).into(),
+            (Code::POST, ["@"]) => {
+                response.code = Code::CHANGED;
+                response.payload = encode_numbers(&[ROOM_ALIAS]).into();
+            }
             (Code::FETCH, ["@"]) => {
                 let name = Name {
                     kind: NameKind::Room,

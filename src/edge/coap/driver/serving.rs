@@ -147,7 +147,7 @@ impl<L: Link> Driver<L> {
         let token = observation.and_then(|observation| self.machine.token_of(observation));
         let kept = token.and_then(|token| self.link.keep(&peer, token));
         let who = Who {
-            device: (*device).clone(),
+            device: Arc::clone(&device),
             door: self.link.door(&peer),
             address: Some(address),
         };
@@ -258,7 +258,7 @@ impl<L: Link> Driver<L> {
             }
         }
         if let Some(serving) = &mut self.serving {
-            serving.devices.pushes.heard(now, &rung.users);
+            serving.devices.pushes.heard(now, rung);
         }
         self.sweep(now);
     }
@@ -285,47 +285,70 @@ impl<L: Link> Driver<L> {
                 continue;
             }
             let who = Who {
-                device: (*due.device).clone(),
+                device: due.device,
                 door: self.link.door(&peer),
                 address: self.link.address(&peer),
             };
             let (thin, report) = (Arc::clone(&serving.thin), self.report.clone());
             tokio::spawn(async move {
-                let news = thin.news(&who, &due.watch, bytes_max).await;
+                let news = thin.news(&who, &due.watch, due.sought, bytes_max).await;
                 drop(place);
-                let news = news.map(Box::new);
+                let news = Box::new(news);
                 // the driver is gone only when the door is closed
                 let _ = report.send(Done::Pushed { observation, news }).await;
             });
         }
     }
 
-    pub(super) fn pushed(
-        &mut self,
-        now: Timestamp,
-        observation: ObservationId,
-        news: Option<Box<News>>,
-    ) {
+    pub(super) fn pushed(&mut self, now: Timestamp, observation: ObservationId, news: News) {
         let observed = self.serving.as_ref();
         let observed = observed.and_then(|serving| serving.devices.get(observation));
         let Some(peer) = observed.map(|observed| observed.peer.clone()) else {
             return; // over while it was looked for
         };
-        if news.is_some() {
-            self.was(&peer, PUSH);
-        }
         let Some(serving) = &mut self.serving else {
             return;
         };
-        let Some(news) = news else {
-            return serving.devices.pushes.nothing(now, observation);
+        let (response, next, more) = match news {
+            News::Nothing { next } => {
+                return serving.devices.pushes.passed(now, observation, next);
+            }
+            News::Aside { response, next } if serving.devices.may_tell_aside(observation) => {
+                serving.devices.pushes.passed(now, observation, next);
+                return self.tell_aside(now, observation, &peer, response);
+            }
+            News::Aside { response, next } => (response, next, false),
+            News::Entries {
+                response,
+                next,
+                more,
+            } => (response, next, more),
         };
-        let class = news.next.class();
-        self.machine.set_link_class(now, &peer, class);
-        serving.devices.pushed(observation, news.next, news.more);
-        if let Err(error) = self.machine.notify(now, observation, news.response) {
+        serving.devices.pushed(observation, next, more);
+        self.was(&peer, PUSH);
+        self.machine.set_link_class(now, &peer, next.class());
+        if let Err(error) = self.machine.notify(now, observation, response) {
             tracing::debug!(?observation, %error, "a notification was not sent");
             self.no_longer_told(observation, GoneReason::Refused);
+        }
+    }
+
+    /// Tells what may be lost. While something else is under way to the device it is lost here.
+    fn tell_aside(
+        &mut self,
+        now: Timestamp,
+        observation: ObservationId,
+        peer: &L::Peer,
+        response: Response,
+    ) {
+        self.was(peer, PUSH);
+        match self.machine.notify_once(now, observation, response) {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!(?observation, "receipts and typing were left out"),
+            Err(error) => {
+                tracing::debug!(?observation, %error, "a notification was not sent");
+                self.no_longer_told(observation, GoneReason::Refused);
+            }
         }
     }
 

@@ -117,6 +117,8 @@ pub(super) struct Door {
     pub(super) hub: Arc<Hub>,
     books: Arc<Books>,
     pub(super) address: SocketAddr,
+    /// Its other address.
+    second: SocketAddr,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -139,6 +141,8 @@ pub(super) async fn opened(table: &Arc<Table>, answers: Vec<Reply>) -> Door {
     );
     let socket = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = socket.local_addr().unwrap();
+    let other = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let second = other.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let exchanges = Exchanges::new(
         table.hub_key.clone(),
@@ -156,11 +160,13 @@ pub(super) async fn opened(table: &Arc<Table>, answers: Vec<Reply>) -> Door {
         linked: Some(Linked { links, thin }),
         exchanges: Some(Arc::new(exchanges)),
     };
-    let task = tokio::spawn(serve(socket, door, stopped));
+    let sockets = Sockets::new(vec![socket, other]).unwrap();
+    let task = tokio::spawn(serve(sockets, door, stopped));
     Door {
         hub,
         books,
         address,
+        second,
         stop,
         task,
     }
@@ -186,6 +192,8 @@ pub(super) struct Device {
     pub(super) socket: UdpSocket,
     pub(super) context: SecurityContext,
     pub(super) next_id: u16,
+    /// How it sends requests.
+    kind: Kind,
     /// The last datagram it sent.
     last: Vec<u8>,
     /// Bytes up and down, headers included, and datagrams.
@@ -207,6 +215,7 @@ impl Device {
             socket: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
             context,
             next_id: 0,
+            kind: Kind::Con,
             last: Vec::new(),
             traffic: [0; 4],
         }
@@ -221,7 +230,7 @@ impl Device {
     ) -> RequestBinding {
         self.next_id += 1;
         let request = Message {
-            kind: Kind::Con,
+            kind: self.kind,
             code,
             id: self.next_id,
             token: Token::new(&self.next_id.to_be_bytes()).unwrap(),
@@ -331,6 +340,42 @@ async fn a_registration_outlives_the_hub_and_what_was_missed_is_pushed() {
     assert!(said(&third).contains("third"), "{}", said(&third));
     let asked = door.questions()[0].clone();
     assert!(asked.contains("from: Seq(9)"), "{asked}");
+}
+
+#[tokio::test]
+async fn a_device_goes_on_at_any_address_of_the_door_and_is_answered_from_there() {
+    let (table, mut device) = (Table::new(), Device::new().await);
+    let mut door = opened(&table, vec![records(7, "first")]).await;
+    let mut binding = device.sends(&door, Code::FETCH, observing(), &[7]).await;
+    device.reads(&mut binding).await;
+
+    door.address = door.second;
+    device.socket.connect(door.second).await.unwrap(); // hears of no other address from now on
+    let mut hello = device.sends(&door, Code::GET, Options::new(), &[]).await;
+    device.reads(&mut hello).await; // whatever it says
+    let answers = &door.hub.answers;
+    answers.lock().unwrap().push_back(Ok(records(8, "second")));
+    let ana = user_id!("@ana:hub.example");
+    let bell = Arc::clone(&table.told.lock().unwrap()[0]);
+    bell.news(Position(1), &mut [ana].into_iter());
+
+    let pushed = device.reads(&mut binding).await;
+    assert!(said(&pushed).contains("second"), "{}", said(&pushed));
+}
+
+#[tokio::test]
+async fn a_receipt_that_is_not_confirmable_is_taken() {
+    let (table, mut device) = (Table::new(), Device::new().await);
+    let done = Reply::Thin(ThinReply::Done);
+    let door = opened(&table, vec![done]).await;
+    let room = Options::new().with(number::URI_PATH, "BA");
+
+    device.kind = Kind::Non;
+    let mut binding = device.sends(&door, Code::PUT, room, &[7]).await;
+    let answer = device.reads(&mut binding).await;
+
+    assert_eq!((answer.kind, answer.code), (Kind::Non, Code::CHANGED));
+    assert_eq!(door.questions(), ["Read { room: 64, seq: Seq(7) }"]);
 }
 
 #[tokio::test]

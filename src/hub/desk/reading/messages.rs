@@ -186,7 +186,8 @@ async fn places(
         // Places fork and have gaps: each is looked up by its own state.
         let state = event.state_after;
         let mut sight = Sight::at(store, standing, state).await.map_err(ours)?;
-        if sight.pass(&event) && wanted(&event) {
+        let visible = sight.pass(store, state, &event).await.map_err(ours)?;
+        if visible && wanted(&event) {
             seen.push(Seen {
                 before: state,
                 membership: sight.membership(),

@@ -76,7 +76,7 @@ pub(in crate::hub::desk) async fn older(
         )
         .await?;
         scanned += entries.len();
-        let visible = walk(&mut sight, entries, wanted);
+        let visible = walk(store, &mut sight, entries, wanted).await?;
         page.reached = bottom;
         for seen in visible.into_iter().rev() {
             page.reached = seen.event.seq.map_or(bottom, before);
@@ -117,7 +117,7 @@ pub(in crate::hub::desk) async fn newer(
         )
         .await?;
         scanned += entries.len();
-        for seen in walk(&mut sight, entries, wanted) {
+        for seen in walk(store, &mut sight, entries, wanted).await? {
             page.reached = seen.event.seq.unwrap_or(top);
             page.seen.push(seen);
             if page.seen.len() == want {
@@ -150,23 +150,28 @@ pub(in crate::hub::desk) async fn chunk_of<'a>(
 }
 
 /// Moves along the entries and keeps what may be seen and is wanted.
-fn walk(sight: &mut Sight<'_>, entries: Vec<LogRecord>, wanted: Wanted<'_>) -> Vec<Seen> {
-    entries
-        .into_iter()
-        .filter_map(|entry| match entry.what {
-            Logged::Event(event) => Some(event),
-            Logged::Marker(_) => None,
-        })
-        .filter_map(|event| {
-            let before = sight.state();
-            let visible = sight.pass(&event);
-            (visible && wanted(&event)).then(|| Seen {
+async fn walk(
+    store: &SharedStore,
+    sight: &mut Sight<'_>,
+    entries: Vec<LogRecord>,
+    wanted: Wanted<'_>,
+) -> Result<Vec<Seen>, StoreError> {
+    let mut seen = Vec::new();
+    for entry in entries {
+        let Logged::Event(event) = entry.what else {
+            sight.turn(store, entry.state).await?;
+            continue;
+        };
+        let before = sight.state();
+        if sight.pass(store, entry.state, &event).await? && wanted(&event) {
+            seen.push(Seen {
                 before,
                 membership: sight.membership(),
                 event,
-            })
-        })
-        .collect()
+            });
+        }
+    }
+    Ok(seen)
 }
 
 /// The distinct senders of a page.

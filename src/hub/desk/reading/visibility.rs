@@ -1,4 +1,4 @@
-//! Who may read what of a room. [`Sight`] is the only place that asks [`may_see_change`].
+//! Who may read what of a room. [`Sight`] is the only place that asks [`may_see`].
 //!
 //! The visibility in force and the reader's membership are looked up once per page, at the state
 //! before it, and then moved along the log.
@@ -9,9 +9,9 @@ use crate::{
     api::Refusal,
     base::Seq,
     hub::desk::{access::ours, reading::pieces, sync::view::Stored},
-    room::{HistoryVisibility, Membership, Reader, StateKey, may_see_change},
+    room::{HistoryVisibility, Membership, Reader, StateKey, may_see, may_see_change},
     store::{
-        EventRecord, Logged, MembershipRecord, Order, RoomNid, RoomRecord, SharedStore, StateNid,
+        EventRecord, MembershipRecord, Order, RoomNid, RoomRecord, SharedStore, StateNid,
         StoreError,
     },
 };
@@ -20,9 +20,6 @@ use crate::{
 ///
 /// Someone invited and rejected more often than this since they were last joined reads nothing.
 const MEMBERSHIPS_BACK_MAX: u32 = 64;
-
-/// How many markers in a row are passed over to find the event before them.
-const MARKERS_MAX: u32 = 16;
 
 /// A reader of a room: what they are to it now and were before.
 #[derive(Clone, Debug)]
@@ -169,7 +166,9 @@ impl Standing {
         };
         let mut sight = Sight::at(store, self, state).await?;
         let before = sight.state();
-        Ok(sight.pass(event).then(|| (before, sight.membership())))
+        let line = event.state_after;
+        let visible = sight.pass(store, line, event).await?;
+        Ok(visible.then(|| (before, sight.membership())))
     }
 
     /// Whether anyone may read the room as it is now.
@@ -242,8 +241,35 @@ impl<'a> Sight<'a> {
         self.membership
     }
 
-    /// Moves past an event and tells whether the reader may see it.
-    pub(in crate::hub::desk) fn pass(&mut self, event: &EventRecord) -> bool {
+    /// Moves past an event, after which the room's state is `line`, and tells whether the reader
+    /// may see it.
+    pub(in crate::hub::desk) async fn pass(
+        &mut self,
+        store: &SharedStore,
+        line: StateNid,
+        event: &EventRecord,
+    ) -> Result<bool, StoreError> {
+        if line == event.state_after {
+            return Ok(self.pass_on_the_line(event));
+        }
+        // What its own branch says of the reader decides, not what the others have come to.
+        let own = Self::at(store, self.standing, event.state_after).await?;
+        let visible = may_see(own.reader(event.seq));
+        self.turn(store, line).await?;
+        Ok(visible)
+    }
+
+    /// Moves past a marker, after which the room's state is `line`.
+    pub(in crate::hub::desk) async fn turn(
+        &mut self,
+        store: &SharedStore,
+        line: StateNid,
+    ) -> Result<(), StoreError> {
+        *self = Self::at(store, self.standing, line).await?;
+        Ok(())
+    }
+
+    fn pass_on_the_line(&mut self, event: &EventRecord) -> bool {
         let before = self.reader(event.seq);
         self.state = event.state_after;
         let Some(stored) = Stored::read(event) else {
@@ -282,19 +308,13 @@ pub(in crate::hub::desk) async fn state_at(
     if seq == Seq::ZERO {
         return Ok(StateNid::default());
     }
-    for limit in [1, MARKERS_MAX] {
-        let entries = store
-            .log(room, Seq::ZERO, seq, Order::Backward, limit)
-            .await?;
-        for entry in entries {
-            if let Logged::Event(event) = entry.what {
-                return Ok(event.state_after);
-            }
-        }
-    }
-    Err(StoreError::Damaged {
-        what: format!("no event among the {MARKERS_MAX} entries of room {room:?} before {seq}"),
-    })
+    let entries = store.log(room, Seq::ZERO, seq, Order::Backward, 1).await?;
+    let entry = entries.first();
+    entry
+        .map(|entry| entry.state)
+        .ok_or_else(|| StoreError::Damaged {
+            what: format!("no entry of room {room:?} up to {seq}"),
+        })
 }
 
 /// The `membership` of a stored member event.

@@ -84,13 +84,14 @@ impl TypingBoard {
         self.board().version
     }
 
-    /// Someone types until then, or no longer. Tells whether others see a difference.
+    /// Someone types until then, or no longer. If others see a difference, gives the board's version
+    /// before it.
     pub(super) fn set(
         &self,
         (room, id): (RoomNid, &RoomId),
         user: &UserId,
         until: Option<Timestamp>,
-    ) -> bool {
+    ) -> Option<u64> {
         let mut board = self.board();
         let changed = match until {
             None => board
@@ -99,10 +100,7 @@ impl TypingBoard {
                 .is_some_and(|room| room.users.remove(user).is_some()),
             Some(until) => board.room(room, id).begin(user, until),
         };
-        if changed {
-            board.touch(room);
-        }
-        changed
+        changed.then(|| board.touch(room))
     }
 
     /// Rooms whose typing users changed after `since` and not after `now`, which the next look
@@ -148,7 +146,7 @@ impl TypingBoard {
         room: RoomNid,
         user: OwnedUserId,
         clock: Arc<dyn Clock>,
-        ring: impl FnOnce() + Send,
+        ring: impl FnOnce(u64) + Send,
     ) {
         let key = (room, user);
         loop {
@@ -156,7 +154,7 @@ impl TypingBoard {
             match left {
                 Left::Time(left) => tokio::time::sleep(left).await,
                 Left::TakenBack => return,
-                Left::Nothing => return ring(),
+                Left::Nothing { before } => return ring(before),
             }
         }
     }
@@ -164,6 +162,7 @@ impl TypingBoard {
     /// A receipt is about to be stored in `room`, the hub being at `now`.
     pub(super) fn expect_receipts(&self, room: RoomNid, now: Position) -> ExpectedReceipts {
         let mut board = self.board();
+        board.receipts.since.get_or_insert(now); // from here on all of them come by
         *board.receipts.on_their_way.entry(room).or_default() += 1;
         drop(board);
         ExpectedReceipts {
@@ -221,8 +220,10 @@ impl Drop for ExpectedReceipts {
 /// What is left of someone's typing.
 enum Left {
     Time(Duration),
-    /// It has just been taken off the board.
-    Nothing,
+    /// It has just been taken off the board, which was of this version before.
+    Nothing {
+        before: u64,
+    },
     TakenBack,
 }
 
@@ -236,8 +237,8 @@ impl Board {
             (Some(room), Some(_)) => {
                 room.users.remove(&key.1);
                 self.watched.remove(key);
-                self.touch(key.0);
-                Left::Nothing
+                let before = self.touch(key.0);
+                Left::Nothing { before }
             }
             _ => {
                 self.watched.remove(key);
@@ -261,14 +262,16 @@ impl Board {
         })
     }
 
-    /// A room has changed.
-    fn touch(&mut self, nid: RoomNid) {
+    /// A room has changed; gives the version before that.
+    fn touch(&mut self, nid: RoomNid) -> u64 {
+        let before = self.version;
         self.version += 1;
         if let Some(room) = self.rooms.get_mut(&nid) {
             self.by_version.remove(&room.version);
             room.version = self.version;
             self.by_version.insert(room.version, nid);
         }
+        before
     }
 }
 

@@ -140,8 +140,14 @@ async fn typing_that_is_not_renewed_ends_and_is_told() {
     let room = (RoomNid(1), <&RoomId>::try_from("!a:hub.example").unwrap());
     let ana = ruma::OwnedUserId::try_from("@ana:hub.example").unwrap();
     let now = Timestamp(1_000_000);
-    assert!(board.set(room, &ana, Some(now + Duration::from_secs(5))));
-    assert!(!board.set(room, &ana, Some(now + Duration::from_secs(9))));
+    assert_eq!(
+        board.set(room, &ana, Some(now + Duration::from_secs(5))),
+        Some(0)
+    );
+    assert_eq!(
+        board.set(room, &ana, Some(now + Duration::from_secs(9))),
+        None
+    );
     let clock = Arc::new(At(now + Duration::from_secs(9)));
     let version = board.version();
     assert!(board.begin_watch(room.0, &ana));
@@ -149,7 +155,7 @@ async fn typing_that_is_not_renewed_ends_and_is_told() {
     let (rung, told) = tokio::sync::oneshot::channel();
     board
         .clone()
-        .watch(room.0, ana, clock, move || rung.send(()).unwrap())
+        .watch(room.0, ana, clock, move |before| rung.send(before).unwrap())
         .await;
     told.await.unwrap();
     let changed = board.changed(Some(version), board.version());
@@ -204,12 +210,16 @@ fn a_full_board_forgets_the_oldest_and_says_so() {
     let user = ruma::OwnedUserId::try_from("@ana:hub.example").unwrap();
     let id = <&RoomId>::try_from("!a:hub.example").unwrap();
     for n in 0..5000 {
-        assert!(board.set((RoomNid(n), id), &user, Some(Timestamp(9))));
+        assert!(
+            board
+                .set((RoomNid(n), id), &user, Some(Timestamp(9)))
+                .is_some()
+        );
     }
     assert_eq!(board.in_room(RoomNid(0)), None);
     assert_eq!(board.in_room(RoomNid(4999)), Some(vec![user.clone()]));
     let version = board.version();
-    assert!(board.set((RoomNid(4000), id), &user, None));
+    assert_eq!(board.set((RoomNid(4000), id), &user, None), Some(version));
     let changed = board.changed(Some(version), board.version());
     assert_eq!(changed.len(), 1);
     assert_eq!(changed[0].room, RoomNid(4000));

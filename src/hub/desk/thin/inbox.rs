@@ -210,9 +210,13 @@ impl Source {
         let (entries, mut sight) = chunk_of(&hub.store, &self.standing, span).await?;
         for entry in entries {
             let event = match entry.what {
-                Logged::Marker(_) => None,
+                Logged::Marker(_) => {
+                    sight.turn(&hub.store, entry.state).await?;
+                    None
+                }
                 Logged::Event(event) => {
-                    let seen = sight.pass(&event) || self.own == Some(event.nid);
+                    let seen = sight.pass(&hub.store, entry.state, &event).await?
+                        || self.own == Some(event.nid);
                     seen.then_some(event)
                 }
             };
@@ -297,7 +301,7 @@ async fn answer(
     }
 
     let mut pack = Pack::new(bytes_max, &longest);
-    let (mut through, mut more, now) = (after, rest, hub.now());
+    let (mut through, mut shown, mut more, now) = (after, after, rest, hub.now());
     for step in &steps {
         let alias = numbers.get(NameKind::Room, &step.room.1)?;
         if let Some(entry) = &step.entry {
@@ -310,12 +314,14 @@ async fn answer(
                 more = true;
                 break;
             }
+            shown = (alias, step.seq);
         }
         through = (alias, step.seq);
     }
     let mut records = pack.into_records();
-    if more {
-        records.push(covered(through.0, through.1, true));
+    // Also when the last ones cannot be seen: or they would be looked at again each time.
+    if more || through != shown {
+        records.push(covered(through.0, through.1, more));
     }
     Ok(ThinReply::Records {
         records,

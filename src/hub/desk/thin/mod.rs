@@ -2,9 +2,10 @@
 //!
 //! `names` knows what a device's numbers stand for. A draft becomes an event in `append`; an event
 //! becomes a record in `shown`; both by the table of kinds in `shape`. `log`, `inbox` and `entry`
-//! read, `marks` has the rest. Who may see and do what is decided where it always is.
+//! read, `beside` has what is in no log, `marks` the rest. Who may see and do what is decided where it always is.
 
 mod append;
+mod beside;
 mod content;
 mod entry;
 mod inbox;
@@ -43,6 +44,11 @@ pub(super) async fn thin(hub: &Hub, caller: &Caller, wish: Thin) -> Result<ThinR
             bytes_max,
         } => log::log(hub, caller, room, from, bytes_max).await,
         Thin::Inbox { after, bytes_max } => inbox::inbox(hub, caller, after, bytes_max).await,
+        Thin::Beside {
+            room,
+            since,
+            bytes_max,
+        } => beside::beside(hub, caller, room, since, bytes_max).await,
         Thin::Entry { room, seq } => entry::entry(hub, caller, room, seq)
             .await
             .map(|entry| ThinReply::Entry(Box::new(entry))),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    api::{Code, Command, Refusal, Reply, Thin, ThinReply},
+    api::{Beside, Code, Command, Refusal, Reply, Thin, ThinReply},
     base::{Clock, Seq},
     hub::{
         Hub, HubParts, Settings,
@@ -15,6 +15,7 @@ use crate::{
         testing::{self, Person, SERVER, TestHub},
     },
     store::{
+        Write,
         media::MediaFiles,
         sqlite::{OpenOptions, Sqlite},
     },
@@ -607,6 +608,112 @@ async fn what_was_read_is_told_with_a_draft_or_without() {
         };
         test.thin(&bob, typing).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_others_have_read_and_who_types_is_shown_beside_the_logs() {
+    let test = testing::hub().await;
+    let [ana, bob] = [test.account("ana").await, test.account("bob").await];
+    let room = test.public_room(&ana, &[&bob]).await;
+    let closed = test.public_room(&ana, &[]).await;
+    test.say(&ana, &room, "one").await;
+    let of_bob = test.room_alias(&bob, &room).await;
+    let head = test.log(&bob, of_bob, 1, 9000).await.through.unwrap().1;
+    let of_ana = test.room_alias(&ana, &room).await;
+    let closed = test.room_alias(&ana, &closed).await;
+    let since = Beside {
+        receipts: Some(test.hub.fanout.position()),
+        typing: Some(test.hub.desk.typing.version()),
+    };
+    let typing = |room, seconds| Thin::Typing { room, seconds };
+    let read = Thin::Read {
+        room: of_ana,
+        seq: head,
+    };
+    for wish in [typing(of_ana, 20), typing(closed, 20), read] {
+        test.thin(&ana, wish).await.unwrap();
+    }
+    test.thin(&bob, typing(of_bob, 20)).await.unwrap();
+
+    let beside = async |room, since, bytes_max| {
+        let wish = Thin::Beside {
+            room,
+            since,
+            bytes_max,
+        };
+        match test.thin(&bob, wish).await.unwrap() {
+            ThinReply::Records { records, .. } => records,
+            other => panic!("{other:?}"),
+        }
+    };
+    let receipt = |room| Record {
+        room,
+        what: Shown::Receipt {
+            seq: head.0,
+            user: 1,
+        },
+    };
+    let types = |users| Record {
+        room: None,
+        what: Shown::Typing(users),
+    };
+    let all = beside(None, since, 1024).await;
+    assert_eq!(all, [receipt(Some(of_bob)), types(vec![1])]);
+    let of_one = beside(Some(of_bob), since, 1024).await;
+    assert_eq!(of_one, [receipt(None), types(vec![1])]);
+    assert_eq!(beside(None, since, 5).await, [receipt(Some(of_bob))]);
+    assert_eq!(beside(None, Beside::default(), 1024).await, []);
+    let now = Beside {
+        receipts: Some(test.hub.fanout.position()),
+        typing: Some(test.hub.desk.typing.version()),
+    };
+    test.thin(&ana, typing(of_ana, 0)).await.unwrap();
+    let over = beside(Some(of_bob), now, 1024).await;
+    assert_eq!(over, [types(vec![])]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_seen_moves_the_inbox_on() {
+    let test = testing::hub().await;
+    let ana = test.account("ana").await;
+    let room = test.public_room(&ana, &[]).await;
+    let start = test.inbox(&ana, None, 1024).await.through;
+    let damage = async |event: ruma::OwnedEventId| {
+        let hash = crate::store::hash_of(&event).unwrap();
+        let event = test.hub.store.event(hash).await.unwrap().unwrap();
+        let redact = Write::Redact {
+            event: event.nid,
+            because: event.nid,
+            json: "{".to_owned(),
+        };
+        super::super::keep(&test.hub, vec![redact], vec![])
+            .await
+            .unwrap();
+        event.seq.unwrap()
+    };
+    let hidden = damage(test.say(&ana, &room, "hidden").await).await;
+
+    let (alias, _) = start.unwrap();
+    let page = test.inbox(&ana, start, 1024).await;
+    let end = |seq: Seq| Record {
+        room: Some(alias),
+        what: Shown::Covered {
+            seq: seq.0,
+            head: None,
+        },
+    };
+    assert_eq!((page.records, page.more), (vec![end(hidden)], false));
+    assert_eq!(page.through, Some((alias, hidden)));
+    let page = test.inbox(&ana, page.through, 1024).await;
+    assert!(page.records.is_empty(), "{page:?}");
+
+    test.say(&ana, &room, "seen").await;
+    let hidden = damage(test.say(&ana, &room, "hidden, too").await).await;
+    let page = test.inbox(&ana, page.through, 1024).await;
+    assert_eq!(
+        (page.records.len(), page.records.last()),
+        (2, Some(&end(hidden)))
+    );
 }
 
 #[tokio::test]

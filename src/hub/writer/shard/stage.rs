@@ -15,8 +15,8 @@ use crate::{
     },
     room::{Applied, Effect, Evidence, Part, Room, StateKey},
     store::{
-        Conflict, EventNid, SentBy, SharedStore, StateHead, StoreError, TxnAnswer, TxnKey, Write,
-        hash_of,
+        Conflict, EventNid, RoomRecord, SentBy, SharedStore, StateNid, StoreError, TxnAnswer,
+        TxnKey, Write, hash_of,
     },
     wire::matrix::Pdu,
 };
@@ -98,14 +98,7 @@ impl Shard {
             id: id.clone(),
             version: room.version(),
         });
-        let mut hot = Hot {
-            room,
-            nid,
-            state: StateHead::default(),
-            nids: HashMap::new(),
-            audience: Arc::default(),
-            used: self.tick,
-        };
+        let mut hot = Hot::new(room, nid, self.tick);
         let effect = Effect::Append(create);
         let mut events: Vec<_> = self
             .stage_effect(&mut hot, &effect, None, None, staging)
@@ -235,7 +228,7 @@ impl Shard {
     }
 
     /// Makes sure the room is in memory.
-    async fn warm(&mut self, id: &OwnedRoomId) -> Result<(), WriteError> {
+    pub(super) async fn warm(&mut self, id: &OwnedRoomId) -> Result<(), WriteError> {
         self.tick += 1;
         if let Some(hot) = self.rooms.get_mut(id) {
             hot.used = self.tick;
@@ -248,20 +241,35 @@ impl Shard {
             .audience(record.nid, self.key.name())
             .await
             .map_err(ours)?;
+        let branches = branches(&self.store, &record).await.map_err(ours)?;
         let room = Room::loaded(id.clone(), record.version, record.heads);
-        self.rooms.insert(
-            id.clone(),
-            Hot {
-                room,
-                nid: record.nid,
-                state: record.state,
-                nids: HashMap::new(),
-                audience: Arc::new(audience.into_iter().collect()),
-                used: self.tick,
-            },
-        );
+        let hot = Hot {
+            state: record.state,
+            audience: Arc::new(audience.into_iter().collect()),
+            branches,
+            ..Hot::new(room, record.nid, self.tick)
+        };
+        self.rooms.insert(id.clone(), hot);
         Ok(())
     }
+}
+
+/// The states after a room's newest events.
+async fn branches(
+    store: &SharedStore,
+    room: &RoomRecord,
+) -> Result<HashMap<OwnedEventId, StateNid>, StoreError> {
+    if let [(tip, _)] = room.heads.tips.as_slice() {
+        return Ok(HashMap::from([(tip.clone(), room.state.nid)]));
+    }
+    let mut branches = HashMap::new();
+    for (tip, _) in &room.heads.tips {
+        let hash = hash_of(tip).ok_or_else(|| damaged("a tip has no hash"))?;
+        let event = store.event(hash).await?;
+        let event = event.ok_or_else(|| damaged("a tip is not stored"))?;
+        branches.insert(tip.clone(), event.state_after);
+    }
+    Ok(branches)
 }
 
 async fn learn(store: &SharedStore, hot: &mut Hot, keys: &[StateKey]) -> Result<(), StoreError> {
@@ -313,6 +321,6 @@ fn damaged(what: &str) -> StoreError {
     }
 }
 
-fn ours(error: StoreError) -> WriteError {
+pub(super) fn ours(error: StoreError) -> WriteError {
     WriteError::Store(Arc::new(error))
 }

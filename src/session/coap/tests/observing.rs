@@ -87,6 +87,32 @@ fn notifications_are_confirmable_with_rising_numbers() {
 }
 
 #[test]
+fn what_is_told_once_is_unconfirmed_and_never_overtakes_what_is_confirmed() {
+    let mut bench = Bench::new();
+    let (observation, _) = registered(&mut bench, 1, b"t");
+    let once = |bench: &mut Bench, text| {
+        let now = bench.now;
+        let sent = bench.server.notify_once(now, observation, content(text));
+        (sent, bench.sent())
+    };
+
+    let (sent, messages) = once(&mut bench, "types");
+    let [told] = &messages[..] else {
+        panic!("{messages:?}")
+    };
+    assert_eq!(sent, Ok(true));
+    assert_eq!((told.kind, told.options.observe()), (Kind::Non, Some(1)));
+    assert!(bench.server.poll_event().is_none(), "nobody confirms it");
+
+    let [pushed] = push(&mut bench, observation, "x").try_into().unwrap();
+    assert_eq!(once(&mut bench, "types"), (Ok(false), vec![]));
+    ack(&mut bench, &pushed);
+    assert_eq!(once(&mut bench, "types").0, Ok(true));
+    let large = "x".repeat(2000).leak();
+    assert_eq!(once(&mut bench, large), (Ok(false), vec![]));
+}
+
+#[test]
 fn one_notification_is_in_flight_and_the_newest_state_follows_it() {
     let mut bench = Bench::new();
     let (observation, _) = registered(&mut bench, 1, b"t");

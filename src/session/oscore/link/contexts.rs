@@ -35,7 +35,10 @@ impl Link {
         let kid = context.id().kid;
         self.held.note_present(kid);
         let life = self.life;
-        let device = self.devices.entry(kid).or_insert_with(|| Device::new(life));
+        let device = self
+            .devices
+            .entry(kid)
+            .or_insert_with(|| Box::new(Device::new(life)));
         let key = device.key(kid);
         if context_of(&mut self.contexts, kid).is_none() {
             let waited = device.waited();
@@ -86,7 +89,7 @@ impl Link {
         if let Some(device) = self.devices.remove(&kid) {
             self.leave(kid, device.address);
             let peer = UdpPeer::Device(device.key(kid));
-            self.arrived.push_back((Arrived::Gone { peer }, None));
+            self.arrived.push_back(Arrived::Gone { peer });
         }
     }
 
@@ -115,7 +118,7 @@ impl Link {
                 let address = device.address;
                 self.devices.remove(&kid);
                 self.leave(kid, address);
-                self.arrived.push_back((Arrived::Gone { peer }, None));
+                self.arrived.push_back(Arrived::Gone { peer });
             }
         }
     }

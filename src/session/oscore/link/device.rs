@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::{
+    base::Timestamp,
     session::oscore::{binding::RequestBinding, nonce::Piv},
     wire::coap::{Kind, Message, Token, options::number},
 };
@@ -19,6 +20,10 @@ const OBSERVING_MAX: usize = 32;
 
 /// How many requests are remembered, to tell a copy from a number used twice.
 const MET_MAX: usize = 8;
+
+/// How many of them with their answers. A device asks again what it asked last, and another request
+/// or two where several were on their way at once.
+const ANSWERS_MAX: usize = 4;
 
 /// How many messages wait for numbers to send them under. More are as if lost on the way.
 const WAITING_MAX: usize = 8;
@@ -34,15 +39,26 @@ pub(super) struct Device {
     /// The same as a number.
     pub(super) path: u64,
     /// Bytes on the wire since it is there.
-    received: usize,
-    sent: usize,
-    /// Numbers and message ids of the last requests, packed.
-    met: Vec<u64>,
+    received: u32,
+    sent: u32,
+    /// When its last request came.
+    heard: Timestamp,
+    /// The last requests.
+    met: Vec<Met>,
     bound: Vec<Bound>,
     /// Messages for which there are no numbers, or no context, yet; and whether the address was
     /// proved when they were to be sent.
     waiting: Vec<(Bytes, bool)>,
     pub(super) is_reserving: bool,
+}
+
+/// A request that came.
+#[derive(Debug)]
+struct Met {
+    /// Its number and message id, packed.
+    name: u64,
+    /// The acknowledgement it was given, protected; nothing if there is none, or no more.
+    answer: Box<[u8]>,
 }
 
 /// A request and what its answers must be tied to.
@@ -62,6 +78,7 @@ impl Device {
             path: 0,
             received: 0,
             sent: 0,
+            heard: Timestamp(0),
             met: Vec::new(),
             bound: Vec::new(),
             waiting: Vec::new(),
@@ -79,14 +96,15 @@ impl Device {
         self.address.replace(address)
     }
 
-    pub(super) const fn received(&mut self, bytes: usize) {
-        self.received = self.received.saturating_add(bytes);
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.received = self.received.saturating_add(in_u32(bytes));
     }
 
     /// Whether so many bytes may go to its address; counts them if so.
     pub(super) fn may_send(&mut self, bytes: usize, is_proved: bool) -> bool {
-        let sent = self.sent.saturating_add(bytes);
-        if !is_proved && sent > self.received.saturating_mul(AMPLIFICATION_MAX) {
+        let sent = self.sent.saturating_add(in_u32(bytes));
+        let allowed = self.received.saturating_mul(in_u32(AMPLIFICATION_MAX));
+        if !is_proved && sent > allowed {
             return false;
         }
         self.sent = sent;
@@ -94,16 +112,46 @@ impl Device {
     }
 
     /// Remembers a request, for the day its copy comes.
-    pub(super) fn meet(&mut self, piv: Piv, id: u16) {
+    pub(super) fn meet(&mut self, now: Timestamp, piv: Piv, id: u16) {
+        self.heard = now;
         if self.met.len() >= MET_MAX {
             self.met.remove(0);
         }
-        self.met.reserve_exact(1);
-        self.met.push(packed(piv, id));
+        let outlived = (self.met.len() + 1).saturating_sub(ANSWERS_MAX);
+        for met in self.met.iter_mut().take(outlived) {
+            met.answer = Box::default();
+        }
+        self.met.reserve_exact(1); // idle devices are many
+        self.met.push(Met {
+            name: packed(piv, id),
+            answer: Box::default(),
+        });
     }
 
-    pub(super) fn has_met(&self, piv: Piv, id: u16) -> bool {
-        self.met.contains(&packed(piv, id))
+    /// What the copy of a request is to be answered: nothing, if the request is not yet; none, if it
+    /// was not met.
+    pub(super) fn answer_to(&self, piv: Piv, id: u16) -> Option<&[u8]> {
+        let name = packed(piv, id);
+        let met = self.met.iter().find(|met| met.name == name)?;
+        Some(&met.answer)
+    }
+
+    /// The newest request with this message id was acknowledged with these bytes.
+    pub(super) fn acknowledged(&mut self, id: u16, answer: &[u8]) {
+        let mut newest_first = self.met.iter_mut().rev();
+        if let Some(met) = newest_first.find(|met| met.name & ID_MASK == u64::from(id)) {
+            met.answer = answer.into();
+        }
+    }
+
+    /// Forgets the answers of a device that was not heard of since; gives the bytes of what is left.
+    pub(super) fn forget_answers(&mut self, since: Timestamp) -> usize {
+        if self.heard <= since {
+            self.met
+                .iter_mut()
+                .for_each(|met| met.answer = Box::default());
+        }
+        self.met.iter().map(|met| met.answer.len()).sum()
     }
 
     /// Ties the answers of a request to it.
@@ -200,4 +248,11 @@ impl Device {
 /// Forty bits of number, sixteen of message id.
 const fn packed(piv: Piv, id: u16) -> u64 {
     piv.number() << 16 | id as u64
+}
+
+/// Where the message id is in them.
+const ID_MASK: u64 = 0xffff;
+
+fn in_u32(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }

@@ -4,7 +4,8 @@
 //! A device is its context, wherever it is: only its newest request moves it. Messages without
 //! protection are a plain peer's, named by its address. An Empty message never has protection, so
 //! one that acknowledges or resets is given to everyone at its address; it can end the sending
-//! again of one message, and nothing else.
+//! again of one message, and nothing else. What acknowledged a device's request is given to its copies,
+//! too; the machine above sees no copies of devices.
 //!
 //! Contexts are fetched and numbers reserved by the caller, when [`Link::poll_want`] says so. What
 //! needs them waits here, for a while.
@@ -36,7 +37,7 @@ use self::{
     sent::Sent,
 };
 use super::{
-    ContextId, Contexts, Freshness, Id, Lookup, PivUse, ProtectError, Refused, RequestBinding,
+    ContextId, Contexts, Freshness, Id, Lookup, Piv, PivUse, ProtectError, Refused, RequestBinding,
     SecurityContext, SequenceError, Unprotected, addressee,
 };
 use crate::{
@@ -52,7 +53,7 @@ use crate::{
 /// All devices and strangers at one socket.
 pub struct Link {
     contexts: Contexts,
-    devices: BTreeMap<Id, Device>,
+    devices: BTreeMap<Id, Box<Device>>,
     /// Who is at an address, for messages that do not say.
     neighbours: BTreeMap<SocketAddr, Vec<Id>>,
     life: u32,
@@ -63,19 +64,12 @@ pub struct Link {
     fetches: Rates,
     refusals: Rates,
     exchanges: Rates,
-    /// Where the answer to the copy that was given out last goes.
-    copy: Option<CopyFrom>,
-    arrived: VecDeque<(Arrived, Option<CopyFrom>)>,
+    /// Bytes of acknowledgements kept since devices were last swept, and when that was.
+    answers_bytes: usize,
+    swept: Timestamp,
+    arrived: VecDeque<Arrived>,
     outbox: VecDeque<Outgoing>,
     wants: VecDeque<Want>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct CopyFrom {
-    key: ContextKey,
-    id: u16,
-    address: SocketAddr,
-    bytes_max: usize,
 }
 
 /// A request as it came.
@@ -103,7 +97,8 @@ impl Link {
             fetches: Rates::new(FETCH_INTERVAL, FETCH_BURST),
             refusals: Rates::new(REFUSAL_INTERVAL, REFUSAL_BURST),
             exchanges: Rates::new(EXCHANGE_INTERVAL, EXCHANGE_BURST),
-            copy: None,
+            answers_bytes: 0,
+            swept: Timestamp(0),
             arrived: VecDeque::new(),
             outbox: VecDeque::new(),
             wants: VecDeque::new(),
@@ -121,6 +116,7 @@ impl Link {
             bytes: datagram.len(),
             message: &message,
         };
+        self.sweep(now);
         match (message.kind, message.code) {
             (Kind::Ack | Kind::Rst, Code::EMPTY) => self.offer(from, datagram, message.id),
             (Kind::Con | Kind::Non, code) if code.is_request() => {
@@ -128,7 +124,7 @@ impl Link {
                     if self.may_combine(now, from) {
                         let request = Box::new(message);
                         let arrived = Arrived::Combined { from, request };
-                        self.arrived.push_back((arrived, None));
+                        self.arrived.push_back(arrived);
                     }
                 } else if message.options.has(number::OSCORE) {
                     self.protected(came, datagram);
@@ -144,9 +140,7 @@ impl Link {
 
     /// Something that came.
     pub fn poll_arrived(&mut self) -> Option<Arrived> {
-        let (arrived, copy) = self.arrived.pop_front().unzip();
-        self.copy = copy.flatten();
-        arrived
+        self.arrived.pop_front()
     }
 
     fn may_speak_plainly(&self, from: SocketAddr) -> bool {
@@ -165,18 +159,23 @@ impl Link {
             is_proved: from.ip().is_loopback(), // nobody far away can send from there
             came: Traffic::datagram(&from, datagram.len()),
         };
-        self.arrived.push_back((arrived, None));
+        self.arrived.push_back(arrived);
     }
 
-    /// An Empty message acknowledges or resets the message of anyone at its address.
+    /// An Empty message acknowledges or resets the message of anyone at its address who was sent
+    /// one with its id.
     fn offer(&mut self, from: SocketAddr, datagram: &[u8], id: u16) {
         let mut came = Traffic::datagram(&from, datagram.len());
+        let mut is_somebodys = false;
         for kid in self.neighbours.get(&from).into_iter().flatten() {
             let Some(device) = self.devices.get(kid) else {
                 continue;
             };
             let key = device.key(*kid);
-            self.sent.landed(key, id);
+            if !self.sent.landed(key, id) {
+                continue; // it is not this one's
+            }
+            is_somebodys = true;
             let arrived = Arrived::Message {
                 peer: UdpPeer::Device(key),
                 bytes: Bytes::copy_from_slice(datagram),
@@ -184,9 +183,11 @@ impl Link {
                 is_proved: false,
                 came: std::mem::replace(&mut came, Traffic::NONE),
             };
-            self.arrived.push_back((arrived, None));
+            self.arrived.push_back(arrived);
         }
-        self.plain(from, datagram);
+        if !is_somebodys {
+            self.plain(from, datagram);
+        }
     }
 
     fn protected(&mut self, came: Came<'_>, datagram: &[u8]) {
@@ -224,11 +225,8 @@ impl Link {
         match context.unprotect_request(came.message) {
             Ok(unprotected) => self.authentic(came, kid, unprotected),
             Err(Refused::Replay(replay)) => match context.reopen_request(came.message) {
-                Ok((piv, inner)) => {
-                    let device = self.devices.get(&kid);
-                    if device.is_some_and(|device| device.has_met(piv, came.message.id)) {
-                        self.copied(came, kid, &inner);
-                    } else {
+                Ok((piv, _)) => {
+                    if !self.is_copy(came, kid, piv) {
                         self.refused(came, &Refused::Replay(replay));
                     }
                 }
@@ -266,7 +264,7 @@ impl Link {
             device.received(came.bytes);
         }
         let (key, piv) = (device.key(kid), unprotected.binding.piv());
-        device.meet(piv, came.message.id);
+        device.meet(came.now, piv, came.message.id);
         device.bind(came.message, unprotected.binding);
         self.sent.asked(key, came.message.id, piv);
         let arrived = Arrived::Message {
@@ -276,32 +274,43 @@ impl Link {
             is_proved: moves && is_proved,
             came: Traffic::datagram(&came.from, came.bytes),
         };
-        self.arrived.push_back((arrived, None));
+        self.arrived.push_back(arrived);
     }
 
-    fn copied(&mut self, came: Came<'_>, kid: Id, inner: &Message) {
-        let Some((key, bytes)) = self
-            .devices
-            .get(&kid)
-            .map(|device| device.key(kid))
-            .zip(inner.encode().ok())
-        else {
-            return;
+    /// Whether a request came before; then it is answered as it was, to where it came from now.
+    fn is_copy(&mut self, came: Came<'_>, kid: Id, piv: Piv) -> bool {
+        let Some(device) = self.devices.get(&kid) else {
+            return false;
         };
-        let id = came.message.id;
-        let copy = CopyFrom {
-            key,
-            id,
-            address: came.from,
-            bytes_max: came.bytes.saturating_mul(AMPLIFICATION_MAX),
+        let Some(answer) = device.answer_to(piv, came.message.id) else {
+            return false;
         };
-        let arrived = Arrived::Copy {
+        let (key, answer) = (device.key(kid), Bytes::copy_from_slice(answer));
+        self.arrived.push_back(Arrived::Copy {
             peer: UdpPeer::Device(key),
-            id,
-            bytes: bytes.into(),
             came: Traffic::datagram(&came.from, came.bytes),
-        };
-        self.arrived.push_back((arrived, Some(copy)));
+        });
+        let bytes_max = came.bytes.saturating_mul(AMPLIFICATION_MAX);
+        if !answer.is_empty() && answer.len() <= bytes_max {
+            self.goes(Some(key), came.from, answer);
+        }
+        true
+    }
+
+    /// Forgets acknowledgements that nobody will ask for again, and others when there are too many.
+    fn sweep(&mut self, now: Timestamp) {
+        if self.answers_bytes <= ANSWERS_BYTES_MAX && now.since(self.swept) < SWEEP_EVERY {
+            return;
+        }
+        self.swept = now;
+        for age in [ANSWER_KEPT, ANSWER_KEPT_LEAST, Duration::ZERO] {
+            let since = Timestamp(now.0.saturating_sub(in_ms(age)));
+            let devices = self.devices.values_mut();
+            self.answers_bytes = devices.map(|device| device.forget_answers(since)).sum();
+            if self.answers_bytes <= ANSWERS_BYTES_MAX / 2 {
+                return;
+            }
+        }
     }
 
     /// The device is there from now on; gives the address as a number.
@@ -349,14 +358,7 @@ impl Link {
         let Some(outer) = self.outer(now, key, &inner, &message, is_proved) else {
             return;
         };
-        let copy = self
-            .copy
-            .filter(|copy| copy.key == key && copy.id == inner.id);
-        if let Some(copy) = copy.filter(|_| inner.kind == Kind::Ack) {
-            if outer.len() <= copy.bytes_max {
-                self.goes(Some(key), copy.address, outer);
-            }
-        } else if let Some(device) = self.devices.get_mut(&key.kid)
+        if let Some(device) = self.devices.get_mut(&key.kid)
             && let Some(address) = device.address
             && device.may_send(outer.len(), is_proved)
         {
@@ -381,11 +383,14 @@ impl Link {
         message: &Bytes,
         is_proved: bool,
     ) -> Option<Bytes> {
-        let device = self.devices.get_mut(&key.kid)?;
+        let device = &mut **self.devices.get_mut(&key.kid)?;
         if device.life != key.life {
             return None;
         }
         if inner.code == Code::EMPTY {
+            if inner.kind == Kind::Ack {
+                device.acknowledged(inner.id, message);
+            }
             return Some(message.clone());
         }
         if let Some(outer) = self.sent.again(key, inner.kind, inner.id, message) {
@@ -407,8 +412,17 @@ impl Link {
             Ok(outer) => {
                 device.answered(inner);
                 let outer = Bytes::from(outer.encode().ok()?);
-                let name = (key, inner.kind, inner.id);
-                self.sent.keep(now, name, piv, message, outer.clone());
+                match inner.kind {
+                    Kind::Ack => {
+                        device.acknowledged(inner.id, &outer);
+                        self.answers_bytes += outer.len();
+                    }
+                    Kind::Con => {
+                        let name = (key, inner.kind, inner.id);
+                        self.sent.keep(now, name, piv, message, outer.clone());
+                    }
+                    Kind::Non | Kind::Rst => {} // the machine sends none again
+                }
                 self.reserve(key.kid);
                 Some(outer)
             }
@@ -508,6 +522,22 @@ fn context_of(contexts: &mut Contexts, kid: Id) -> Option<&mut SecurityContext> 
 /// How many devices share an address at most, to be asked whose an acknowledgement is. A device
 /// more pushes out the first, whose acknowledgements are then in vain until it is heard of again.
 const NEIGHBOURS_MAX: usize = 16;
+
+/// The bytes of all acknowledgements that are kept. When they are used up, those of devices that were
+/// not heard of for long go; should their requests come again, their answers are lost on the way.
+const ANSWERS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// How long an acknowledgement may be asked for: `EXCHANGE_LIFETIME` of the slowest class of links,
+/// rounded up; and of the usual one, down to its last retransmission. spec: rfc7252 §4.8
+const ANSWER_KEPT: Duration = Duration::from_mins(30);
+const ANSWER_KEPT_LEAST: Duration = Duration::from_secs(100);
+
+/// How often acknowledgements are looked through for old ones.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
+
+fn in_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// How often the addresses of a prefix may make us look for a context.
 const FETCH_INTERVAL: Duration = Duration::from_millis(5);

@@ -92,9 +92,9 @@ impl Sent {
         }
     }
 
-    /// It was acknowledged.
-    pub(super) fn landed(&mut self, key: ContextKey, id: u16) {
-        self.remove((key, Kind::Con as u8, id));
+    /// It was acknowledged, if it was sent.
+    pub(super) fn landed(&mut self, key: ContextKey, id: u16) -> bool {
+        self.remove((key, Kind::Con as u8, id))
     }
 
     pub(super) fn forget_old(&mut self, now: Timestamp) {
@@ -113,10 +113,12 @@ impl Sent {
         }
     }
 
-    fn remove(&mut self, name: Name) {
-        if let Some(gone) = self.by_name.remove(&name) {
-            self.bytes -= gone.outer.len() + ENTRY_BYTES;
-        }
+    fn remove(&mut self, name: Name) -> bool {
+        let gone = self.by_name.remove(&name);
+        self.bytes -= gone
+            .as_ref()
+            .map_or(0, |gone| gone.outer.len() + ENTRY_BYTES);
+        gone.is_some()
     }
 }
 

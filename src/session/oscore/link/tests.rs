@@ -52,7 +52,8 @@ impl Hub {
     fn new(stored: BTreeMap<Id, u64>) -> Self {
         Self {
             link: Link::new(100, [3; 32], Plainly::Loopback),
-            machine: Machine::new(Config::new([4; 32]), Box::new(StdRng::seed_from_u64(5))),
+            machine: Machine::new(Config::new([4; 32]), Box::new(StdRng::seed_from_u64(5)))
+                .without_copies_of(UdpPeer::is_told_apart),
             now: T0,
             stored,
             is_prompt: true,
@@ -148,14 +149,7 @@ impl Hub {
                 }
                 self.machine.handle_datagram(now, peer, &bytes);
             }
-            Arrived::Copy {
-                peer, id, bytes, ..
-            } => {
-                if self.machine.has_seen(now, &peer, id) {
-                    self.machine.handle_datagram(now, peer, &bytes);
-                }
-            }
-            Arrived::Combined { .. } | Arrived::Gone { .. } => {}
+            Arrived::Copy { .. } | Arrived::Combined { .. } | Arrived::Gone { .. } => {}
         }
     }
 

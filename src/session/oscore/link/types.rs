@@ -25,6 +25,13 @@ pub struct ContextKey {
     pub(super) life: u32,
 }
 
+impl UdpPeer {
+    /// Whether its link knows copies from new messages, and answers them.
+    pub const fn is_told_apart(&self) -> bool {
+        matches!(self, Self::Device(_))
+    }
+}
+
 impl ContextKey {
     /// The id that the device's requests say.
     pub const fn kid(&self) -> Id {
@@ -60,15 +67,10 @@ pub enum Arrived {
         /// The datagram; nothing in all but one of the messages that were made of the same.
         came: Traffic,
     },
-    /// A device's request that came before. If the machine has seen its id it may have it again;
-    /// what it sends at once goes where this came from.
+    /// A device's request that came before. It was answered as it was then, if it was.
     Copy {
         /// From whom.
         peer: UdpPeer,
-        /// Its message id.
-        id: u16,
-        /// The message, without protection.
-        bytes: Bytes,
         /// The datagram.
         came: Traffic,
     },

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{
-    Answer, Ask, DATAGRAM_BYTES_MAX, Follow, Places, ThinDoor, ThinError, WAIT_MAX, Way, machine_of,
+    Answer, Ask, DATAGRAM_BYTES_MAX, Kept, OscoreWay, Places, ThinError, WAIT_MAX, Way,
+    header_bytes, machine_of,
 };
 use crate::{
     client::{
@@ -31,10 +32,10 @@ pub(super) struct Trial {
     pub(super) sequence_below: u64,
 }
 
-impl ThinDoor {
+impl OscoreWay {
     /// Whether a fresh context may help.
-    pub(super) fn may_renew(&self, error: &ThinError) -> bool {
-        let now = self.clock.now();
+    pub(super) fn may_renew(&self, kept: &Kept, error: &ThinError) -> bool {
+        let now = kept.now();
         let is_early = |at| now < at + RENEW_AGAIN;
         let may_help = match error {
             ThinError::Exhausted => true,
@@ -46,21 +47,24 @@ impl ThinDoor {
 
     /// Agrees on a fresh context, because of `cause`, and says hello in it. The old one stays until
     /// the hub has answered.
-    pub(super) async fn renew(&mut self, cause: ThinError) -> Result<(), ThinError> {
+    pub(super) async fn renew(
+        &mut self,
+        kept: &mut Kept,
+        cause: ThinError,
+    ) -> Result<(), ThinError> {
         tracing::info!(%cause, "agreeing on a fresh context");
-        self.renewed_at = Some(self.clock.now());
-        let Agreed { keys, message_3 } = self.agree().await?;
+        self.renewed_at = Some(kept.now());
+        let Agreed { keys, message_3 } = self.agree(kept).await?;
         let context = fresh_context(&keys)?;
-        let now = self.clock.now();
-        let mut machine = machine_of(self.state.state(), now, context, &self.world);
+        let mut machine = machine_of(kept.state(), kept.now(), context, &kept.world);
         *machine.places_mut() = self.machine.places().clone();
         machine.bring(message_3);
         let old = std::mem::replace(&mut self.machine, machine);
         self.trial = Some(Trial { sequence_below: 0 });
-        let answer = Box::pin(self.ask_plainly("hello", Ask::Hello)).await;
+        let answer = Box::pin(self.ask_once(kept, "hello", Ask::Hello)).await;
         let trial = self.trial.take();
         match answer {
-            Ok(Answer::Hello(hello)) => self.keep(keys, trial, hello.generation),
+            Ok(Answer::Hello(hello)) => self.keep(kept, keys, trial, hello.generation),
             failed => {
                 self.machine = old;
                 Err(match failed {
@@ -74,15 +78,16 @@ impl ThinDoor {
 
     fn keep(
         &mut self,
+        kept: &mut Kept,
         keys: OscoreKeys,
         trial: Option<Trial>,
         generation: [u8; 8],
     ) -> Result<(), ThinError> {
         let sequence_below = trial.map_or(0, |trial| trial.sequence_below);
-        self.state.renew(keys, sequence_below)?;
-        self.state.met(generation)?;
-        let inbox: Option<(Alias, u64)> = self.state().inbox;
-        let known = Places::new(&self.state().through, inbox);
+        kept.state.renew(keys, sequence_below)?;
+        kept.state.met(generation)?;
+        let inbox: Option<(Alias, u64)> = kept.state().inbox;
+        let known = Places::new(&kept.state().through, inbox);
         if inbox.is_none() {
             *self.machine.places_mut() = known; // of another generation
         }
@@ -90,26 +95,27 @@ impl ThinDoor {
     }
 
     /// The same while following: the registration is made anew.
-    pub(super) async fn renew_and_follow(&mut self, cause: ThinError) -> Result<(), ThinError> {
-        self.renew(cause).await?;
-        self.machine.set_tries(None);
-        let now = self.clock.now();
-        self.machine.follow(now, Follow::Inbox);
+    pub(super) async fn renew_and_follow(
+        &mut self,
+        kept: &mut Kept,
+        cause: ThinError,
+    ) -> Result<(), ThinError> {
+        self.renew(kept, cause).await?;
+        self.follow(kept.now());
         Ok(())
     }
 
-    async fn agree(&mut self) -> Result<Agreed, ThinError> {
+    async fn agree(&mut self, kept: &mut Kept) -> Result<Agreed, ThinError> {
         let identity = self.identity.as_ref().ok_or(AgreeError::NoKey)?;
-        let now = self.clock.now();
-        let (taken, class) = (self.state().recipient_id(), self.state().link().class);
-        let rngs = [(self.world.rng)(), (self.world.rng)()];
-        let mut agreement = Agreement::begin(now, identity, taken, class, rngs)?;
+        let (taken, class) = (kept.state().recipient_id(), kept.state().link().class);
+        let rngs = [(kept.world.rng)(), (kept.world.rng)()];
+        let headers = header_bytes(self.address);
+        let mut agreement = Agreement::begin(kept.now(), identity, taken, class, rngs)?;
         self.refusals = 0;
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let agreed = loop {
             while let Some(datagram) = agreement.poll_transmit() {
-                let now = self.clock.now();
-                self.count(now, OPERATION, Way::Up, datagram.len());
+                kept.datagram(OPERATION, Way::Up, datagram.len(), headers);
                 if let Err(error) = self.socket.send(&datagram).await {
                     self.refused(&error).await?; // retransmission goes on
                 }
@@ -118,21 +124,19 @@ impl ThinDoor {
                 break agreed?;
             }
             let due = agreement.poll_timeout();
-            let now = self.clock.now();
-            let wait = due.map_or(WAIT_MAX, |due| due.since(now).min(WAIT_MAX));
+            let wait = due.map_or(WAIT_MAX, |due| due.since(kept.now()).min(WAIT_MAX));
             match timeout(wait, self.socket.recv(&mut buffer)).await {
                 Ok(Ok(length)) => {
-                    let now = self.clock.now();
-                    self.count(now, OPERATION, Way::Down, length);
+                    kept.datagram(OPERATION, Way::Down, length, headers);
                     let datagram = buffer.get(..length).unwrap_or_default();
-                    agreement.handle_datagram(now, datagram);
+                    agreement.handle_datagram(kept.now(), datagram);
                 }
                 Ok(Err(error)) => self.refused(&error).await?,
                 Err(_) => {}
             }
-            agreement.handle_timeout(self.clock.now());
+            agreement.handle_timeout(kept.now());
         };
-        self.book.fresh.done(self.clock.now(), OPERATION);
+        kept.noted(OPERATION);
         Ok(agreed)
     }
 }

@@ -1,0 +1,308 @@
+//! Files, up and down: over QUIC where that takes fewer bytes, else in blocks over OSCORE.
+//!
+//! spec: thin-profile §3
+
+use std::{io, io::Write, ops::ControlFlow, path::Path};
+
+use bytes::Bytes;
+use tokio::{fs::File, io::AsyncReadExt as _};
+
+use super::{
+    super::ask::{Answer, Ask, refusal},
+    QUIC_FROM_BYTES, QuicWay, ThinDoor, ThinError, Way,
+    choice::is_quick,
+    kept::Kept,
+};
+use crate::{
+    base::limits::BODY_BYTES_MAX,
+    client::quic::QuicError,
+    session::coap::{Progress, RESPONSE_BYTES_MAX, Request, Response},
+    wire::coap::{Code, options::number},
+};
+
+/// The ledger's lines.
+const UPLOAD: &str = "upload";
+const DOWNLOAD: &str = "download";
+
+/// The first segment of every file's path.
+const FILES: &str = "~m";
+
+/// The longest refusal that is read, in bytes.
+const REFUSAL_BYTES_MAX: usize = 4096;
+
+/// A file to upload.
+#[derive(Clone, Copy, Debug)]
+pub struct FileToSend<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// What it is: `image/jpeg`.
+    pub media_type: Option<&'a str>,
+    /// What others are to call it.
+    pub name: Option<&'a str>,
+}
+
+/// How far a file has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// Bytes that are there.
+    pub done: u64,
+    /// Bytes in all, once that is known.
+    pub total: Option<u64>,
+}
+
+/// Who is told how far a file has got.
+pub type Teller<'a> = &'a mut (dyn FnMut(Transferred) + Send);
+
+impl ThinDoor {
+    /// Uploads a file; gives its `mxc:` URI.
+    pub async fn upload(
+        &mut self,
+        file: FileToSend<'_>,
+        told: Teller<'_>,
+    ) -> Result<String, ThinError> {
+        self.meet().await?;
+        let wrong = |source: io::Error| ThinError::File {
+            path: file.path.display().to_string(),
+            source,
+        };
+        let mut body = File::open(file.path).await.map_err(wrong)?;
+        let bytes = body.metadata().await.map_err(wrong)?.len();
+        let mut request = Request::new(Code::POST, &[FILES]);
+        for (key, value) in [("t", file.media_type), ("n", file.name)] {
+            if let Some(value) = value {
+                request = request.option(number::URI_QUERY, format!("{key}={value}"));
+            }
+        }
+        let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= BODY_BYTES_MAX);
+        let response = match self.road(bytes, fits).await? {
+            Road::Quic(mut way) => {
+                let answer = way
+                    .upload(&mut self.kept, request, (&mut body, bytes), told)
+                    .await;
+                way.close(&mut self.kept).await?;
+                answer?
+            }
+            Road::TheWay => {
+                let mut whole = Vec::new();
+                if let Way::Oscore(_) = &self.way {
+                    let bytes_max = BODY_BYTES_MAX as u64 + 1; // it may have grown
+                    let read = (&mut body).take(bytes_max).read_to_end(&mut whole).await;
+                    read.map_err(wrong)?;
+                }
+                self.upload_by_the_way(request, whole, (&mut body, bytes), told)
+                    .await?
+            }
+        };
+        if !response.code.is_success() {
+            return Err(refusal(&response).into());
+        }
+        String::from_utf8(response.payload.into()).map_err(|_| ThinError::OtherAnswer)
+    }
+
+    async fn upload_by_the_way(
+        &mut self,
+        request: Request,
+        whole: Vec<u8>,
+        body: (&mut File, u64),
+        told: Teller<'_>,
+    ) -> Result<Response, ThinError> {
+        let kept = &mut self.kept;
+        let way = match &mut self.way {
+            Way::Quic(way) => return way.upload(kept, request, body, told).await,
+            Way::Oscore(way) => way,
+        };
+        let ask = Ask::Other(request.body(whole));
+        let mut watcher = |progress: Progress| {
+            told(progress.into());
+            ControlFlow::Continue(())
+        };
+        match way.transfer(kept, UPLOAD, ask, &mut watcher).await? {
+            Some(Answer::Whole(response)) => Ok(response),
+            _ => Err(ThinError::OtherAnswer),
+        }
+    }
+
+    /// Downloads `mxc://server/media_id` into `to`; gives its bytes. What was written when it fails is a
+    /// part of it.
+    pub async fn download(
+        &mut self,
+        (server, media_id): (&str, &str),
+        to: &mut (dyn Write + Send),
+        told: Teller<'_>,
+    ) -> Result<u64, ThinError> {
+        self.meet().await?;
+        let request = Request::new(Code::GET, &[FILES, server, media_id]);
+        if let Way::Quic(way) = &mut self.way {
+            return way.download(&mut self.kept, &request, to, told).await;
+        }
+        // How large it is, its first block tells.
+        let mut large = None;
+        let can_change = self.beside.is_some();
+        let is_quick = is_quick(self.state().link().class);
+        let mut watcher = |progress: Progress| {
+            let progress = Transferred::from(progress);
+            let total = progress.total.filter(|_| can_change && is_quick);
+            large = total.filter(|total| *total >= QUIC_FROM_BYTES);
+            if large.is_some() {
+                return ControlFlow::Break(());
+            }
+            told(progress);
+            ControlFlow::Continue(())
+        };
+        let answer = self.in_blocks(&request, &mut watcher).await?;
+        let is_too_large = answer.as_ref().is_some_and(|it| it.code == Code::TOO_LARGE);
+        let bytes = large.unwrap_or(RESPONSE_BYTES_MAX as u64 + 1);
+        let answer = match answer {
+            Some(answer) if !(is_too_large && can_change) => Some(answer),
+            _ => match self.road(bytes, !is_too_large).await? {
+                Road::Quic(mut way) => {
+                    let came = way.download(&mut self.kept, &request, to, told).await;
+                    way.close(&mut self.kept).await?;
+                    return came;
+                }
+                Road::TheWay => {
+                    let mut watcher = |progress: Progress| {
+                        told(progress.into());
+                        ControlFlow::Continue(())
+                    };
+                    self.in_blocks(&request, &mut watcher).await?
+                }
+            },
+        };
+        let answer = answer.ok_or(ThinError::OtherAnswer)?;
+        if !answer.code.is_success() {
+            return Err(refusal(&answer).into());
+        }
+        to.write_all(&answer.payload)
+            .map_err(|error| ThinError::Quic(QuicError::File(error)))?;
+        Ok(answer.payload.len() as u64)
+    }
+
+    async fn in_blocks(
+        &mut self,
+        request: &Request,
+        watcher: super::oscore::Watcher<'_>,
+    ) -> Result<Option<Response>, ThinError> {
+        let Way::Oscore(way) = &mut self.way else {
+            return Err(ThinError::OtherAnswer);
+        };
+        let ask = Ask::Other(request.clone().option(number::SIZE2, []));
+        match way.transfer(&mut self.kept, DOWNLOAD, ask, watcher).await? {
+            None => Ok(None),
+            Some(Answer::Whole(response)) => Ok(Some(response)),
+            Some(_) => Err(ThinError::OtherAnswer),
+        }
+    }
+
+    /// How a file of so many bytes is to go. One that blocks do not carry (`!fits`) goes over QUIC or not
+    /// at all.
+    async fn road(&mut self, bytes: u64, fits: bool) -> Result<Road, ThinError> {
+        let is_quick = is_quick(self.state().link().class);
+        let wants_quic = !fits || (bytes >= QUIC_FROM_BYTES && is_quick);
+        if !wants_quic || matches!(self.way, Way::Quic(_)) {
+            return Ok(Road::TheWay);
+        }
+        let why = match &self.beside {
+            None => "it is not in the credential file, or not wanted".to_owned(),
+            Some(door) => {
+                let mut way = QuicWay::open(&self.kept, door)?;
+                match way.connected(&mut self.kept).await {
+                    Ok(_) => return Ok(Road::Quic(Box::new(way))),
+                    Err(error) => error.to_string(),
+                }
+            }
+        };
+        if fits {
+            tracing::info!(why, "no QUIC: in blocks over OSCORE");
+            return Ok(Road::TheWay);
+        }
+        Err(ThinError::NeedsQuic { bytes, why })
+    }
+}
+
+/// How a file goes.
+enum Road {
+    /// As everything else.
+    TheWay,
+    /// Over a connection of its own.
+    Quic(Box<QuicWay>),
+}
+
+impl QuicWay {
+    async fn upload(
+        &mut self,
+        kept: &mut Kept,
+        request: Request,
+        (body, bytes): (&mut File, u64),
+        told: Teller<'_>,
+    ) -> Result<Response, ThinError> {
+        let session = self.connected(kept).await?;
+        let before = session.cost().up;
+        let mut request = request;
+        if let Ok(bytes) = u32::try_from(bytes) {
+            request.options.push_uint(number::SIZE1, bytes);
+        }
+        let work = session.upload(&request, body);
+        let response = self
+            .attend(kept, &session, work, |cost| {
+                // Packets' headers are in it, so that it is never less than what has gone.
+                let done = cost.up.saturating_sub(before).min(bytes);
+                let total = Some(bytes);
+                told(Transferred { done, total });
+            })
+            .await;
+        self.over(kept, UPLOAD)?;
+        response
+    }
+
+    async fn download(
+        &mut self,
+        kept: &mut Kept,
+        request: &Request,
+        to: &mut (dyn Write + Send),
+        told: Teller<'_>,
+    ) -> Result<u64, ThinError> {
+        let session = self.connected(kept).await?;
+        let mut done = 0;
+        let mut refused = Vec::new();
+        let mut keep = |head: &Response, piece: Bytes| {
+            if !head.code.is_success() {
+                let room = REFUSAL_BYTES_MAX.saturating_sub(refused.len());
+                refused.extend(piece.iter().take(room));
+                return Ok(());
+            }
+            done += piece.len() as u64;
+            to.write_all(&piece).map_err(QuicError::File)?;
+            let total = size_of(head);
+            told(Transferred { done, total });
+            Ok(())
+        };
+        let work = session.receive(request, &mut keep);
+        let head = self.attend(kept, &session, work, |_| ()).await;
+        self.over(kept, DOWNLOAD)?;
+        let mut head = head?;
+        if !head.code.is_success() {
+            head.payload = refused.into();
+            return Err(refusal(&head).into());
+        }
+        match size_of(&head) {
+            Some(said) if said != done => Err(ThinError::BrokeOff { came: done, said }),
+            _ => Ok(done),
+        }
+    }
+}
+
+/// What an answer says of its size. Above four gigabytes it cannot.
+fn size_of(head: &Response) -> Option<u64> {
+    let said = head.options.uint(number::SIZE2)?;
+    (said < u32::MAX).then_some(said.into())
+}
+
+impl From<Progress> for Transferred {
+    fn from(progress: Progress) -> Self {
+        Self {
+            done: progress.done as u64,
+            total: progress.total.map(|total| total as u64),
+        }
+    }
+}

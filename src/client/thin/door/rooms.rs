@@ -1,0 +1,205 @@
+//! What a device asks of its rooms: their names, their entries, and how far it has got.
+
+use super::{
+    super::ask::{Answer, Ask},
+    ThinDoor, ThinError,
+};
+use crate::wire::thin::{Alias, Body, LinkProfile, NameKind, Record, Shown};
+
+impl ThinDoor {
+    /// The alias of a room: its id, or an alias with `#`.
+    pub async fn room(&mut self, room: &str) -> Result<Alias, ThinError> {
+        self.meet().await?;
+        if let Some(alias) = self.state().alias(NameKind::Room, room) {
+            return Ok(alias);
+        }
+        let (kind, text) = (NameKind::Room, room.to_owned());
+        match self.ask("names", Ask::Alias { kind, text }).await? {
+            Answer::Alias(alias) => {
+                if room.starts_with('!') {
+                    self.kept.state.named([(kind, alias, room.to_owned())])?;
+                }
+                Ok(alias)
+            }
+            _ => Err(ThinError::OtherAnswer),
+        }
+    }
+
+    /// Asks for the names of those of these aliases that are not known yet.
+    pub async fn learn(&mut self, aliases: &[(NameKind, Alias)]) -> Result<(), ThinError> {
+        let is_unknown = |(kind, alias): &&(NameKind, Alias)| {
+            self.state().name(*kind, *alias).is_none()
+                && !(*kind == NameKind::EventType && *alias < 64)
+        };
+        let mut unknown: Vec<_> = aliases.iter().filter(is_unknown).copied().collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        self.names(unknown).await
+    }
+
+    /// Asks for the names of all rooms.
+    pub async fn learn_rooms(&mut self) -> Result<Vec<(Alias, String)>, ThinError> {
+        let answer = self.ask("rooms", Ask::Names(Vec::new())).await?;
+        let Answer::Names(names) = answer else {
+            return Err(ThinError::OtherAnswer);
+        };
+        let all = names
+            .iter()
+            .map(|one| (one.kind, one.alias, one.text.clone()));
+        self.kept.state.named(all)?;
+        Ok(names.into_iter().map(|one| (one.alias, one.text)).collect())
+    }
+
+    async fn names(&mut self, wanted: Vec<(NameKind, Alias)>) -> Result<(), ThinError> {
+        match self.ask("names", Ask::Names(wanted)).await? {
+            Answer::Names(names) => {
+                let all = names.into_iter().map(|one| (one.kind, one.alias, one.text));
+                Ok(self.kept.state.named(all)?)
+            }
+            _ => Err(ThinError::OtherAnswer),
+        }
+    }
+
+    /// Tells the hub what the link is like, and keeps to it from the next run on.
+    pub async fn set_link(&mut self, link: LinkProfile) -> Result<(), ThinError> {
+        self.ask("link profile", Ask::LinkProfile(link)).await?;
+        Ok(self.kept.state.change(|state| state.set_link(link))?)
+    }
+
+    /// What came in all rooms since the last time, and no waiting. Keep it with
+    /// [`ThinDoor::keep_places`] once it is dealt with.
+    pub async fn news(&mut self) -> Result<Vec<Record>, ThinError> {
+        let mut news = Vec::new();
+        let mut places = self.places().clone();
+        loop {
+            let ask = Ask::Inbox {
+                after: places.inbox(),
+                bytes_max: Some(NEWS_BYTES_MAX),
+                observe: false,
+            };
+            let before = places.inbox();
+            let Answer::Records(records) = self.ask("sync", ask).await? else {
+                return Err(ThinError::OtherAnswer);
+            };
+            let found = places.inbox_answered(records);
+            news.extend(found.news);
+            // The first time there are only heads: what was before is for `read`.
+            if !found.more || places.inbox() == before {
+                break;
+            }
+        }
+        *self.places_mut() = places;
+        Ok(news)
+    }
+
+    /// The last seq of a room.
+    pub async fn head(&mut self, room: Alias) -> Result<u64, ThinError> {
+        let (bytes_max, observe) = (None, false);
+        let ask = Ask::Inbox {
+            after: None,
+            bytes_max,
+            observe,
+        };
+        let Answer::Records(records) = self.ask("read", ask).await? else {
+            return Err(ThinError::OtherAnswer);
+        };
+        let mut of = None;
+        for record in records {
+            of = record.room.or(of);
+            if let (true, Shown::Covered { seq, .. }) = (of == Some(room), record.what) {
+                return Ok(seq);
+            }
+        }
+        Ok(0)
+    }
+
+    /// A room's visible entries from one to another.
+    pub async fn log(
+        &mut self,
+        room: Alias,
+        from: u64,
+        through: u64,
+    ) -> Result<Vec<Record>, ThinError> {
+        let (mut news, mut next) = (Vec::new(), from);
+        while next <= through {
+            let ask = Ask::Log {
+                room,
+                from: next,
+                bytes_max: None,
+                observe: false,
+            };
+            let Answer::Records(records) = self.ask("read", ask).await? else {
+                return Err(ThinError::OtherAnswer);
+            };
+            let before = next;
+            for mut record in records {
+                record.room = Some(room);
+                match record.what {
+                    Shown::Covered { seq, .. } => next = next.max(seq.saturating_add(1)),
+                    Shown::Entry { seq, .. } if seq <= through => {
+                        next = next.max(seq.saturating_add(1));
+                        news.push(record);
+                    }
+                    _ => {}
+                }
+            }
+            if next == before {
+                break; // asking again would bring the same
+            }
+        }
+        Ok(news)
+    }
+
+    /// What was told so far has been dealt with.
+    pub fn keep_places(&mut self) -> Result<(), ThinError> {
+        let places = self.places();
+        let (through, inbox) = (places.through(), places.inbox());
+        let (is_whole, nat) = (places.is_whole(), self.nat());
+        let old = self.state();
+        if old.through == through && old.inbox == inbox && old.nat == nat {
+            return Ok(());
+        }
+        Ok(self.kept.state.change(|state| {
+            state.through = through;
+            state.nat = nat;
+            // With a gap, the next run begins where there was none.
+            if is_whole {
+                state.inbox = inbox;
+            }
+        })?)
+    }
+}
+
+/// Bytes of records asked for at once: what fits into one datagram without blocks.
+const NEWS_BYTES_MAX: u64 = 1024;
+
+/// Senders, rooms and types that records speak of.
+pub fn aliases_of(records: &[Record]) -> Vec<(NameKind, Alias)> {
+    let mut aliases = Vec::new();
+    for record in records {
+        aliases.extend(record.room.map(|room| (NameKind::Room, room)));
+        match &record.what {
+            Shown::Entry { sender, body, .. } => {
+                aliases.push((NameKind::User, *sender));
+                match body {
+                    Body::Event { event_type, .. } | Body::State { event_type, .. } => {
+                        aliases.push((NameKind::EventType, *event_type));
+                    }
+                    Body::Member { user, .. } => aliases.push((NameKind::User, *user)),
+                    _ => {}
+                }
+            }
+            Shown::Receipt { user, .. } => aliases.push((NameKind::User, *user)),
+            Shown::Typing(users) => {
+                aliases.extend(users.iter().map(|user| (NameKind::User, *user)));
+            }
+            Shown::Covered { .. } => {}
+        }
+    }
+    // 0 is the device's own user, whom it knows.
+    aliases.retain(|(kind, alias)| (*kind, *alias) != (NameKind::User, 0));
+    aliases
+}

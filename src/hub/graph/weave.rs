@@ -1,0 +1,487 @@
+//! Weaves events of other servers into a room's graph, beside the writer: what each is to the room,
+//! the state after it, and what readers are told of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ruma::OwnedEventId;
+
+use super::{
+    Fate, GraphError,
+    states::{States, damaged, key_of},
+};
+use crate::{
+    base::EventHash,
+    hub::writer::{Admission, Admitted, Entry, Onto, Piece, Redacted},
+    room::{
+        AuthEntry, Budget, Grounds, Resolution, StateKey, StateMap, Verdict, auth_state_keys,
+        judge, may_redact, tips_after,
+    },
+    store::{
+        Change, EventNid, Marker, RoomRecord, SharedStore, StateNid, Status, StoreError, hash_of,
+    },
+    wire::matrix::{Pdu, event_id},
+};
+
+/// How many hidden events one event's own are looked for behind.
+///
+/// Whoever names more of them in a row leaves branches open that need not be: no harm but to itself.
+const HIDDEN_MAX: usize = 64;
+
+/// A room while events are woven in.
+pub(super) struct Weave<'a> {
+    pub(super) store: &'a SharedStore,
+    pub(super) room: &'a RoomRecord,
+    pub(super) states: States<'a>,
+    /// What this weave has seen, stored or not.
+    pub(super) known: HashMap<EventHash, Known>,
+    resolved: HashMap<Vec<StateNid>, StateNid>,
+    pub(super) tips: Vec<(OwnedEventId, u64)>,
+    pub(super) branches: HashMap<OwnedEventId, StateNid>,
+    /// The state that is current after what was woven so far.
+    pub(super) line: StateNid,
+    pub(super) onto: Onto,
+    pub(super) events: Vec<Admitted>,
+    redactions: Vec<Redacted>,
+}
+
+/// An event that the room knows.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) nid: EventNid,
+    pub(super) event: Arc<Pdu>,
+    pub(super) status: Status,
+    pub(super) soft_failed: bool,
+    pub(super) state_after: StateNid,
+}
+
+impl<'a> Weave<'a> {
+    /// Begins where the room stands.
+    pub(super) async fn begin(
+        store: &'a SharedStore,
+        room: &'a RoomRecord,
+    ) -> Result<Self, GraphError> {
+        let mut weave = Self {
+            store,
+            room,
+            states: States::of(store, room),
+            known: HashMap::new(),
+            resolved: HashMap::new(),
+            tips: room.heads.tips.clone(),
+            branches: HashMap::new(),
+            line: room.state.nid,
+            onto: Onto::Room(room.state.nid),
+            events: Vec::new(),
+            redactions: Vec::new(),
+        };
+        if let [(tip, _)] = room.heads.tips.as_slice() {
+            weave.branches.insert(tip.clone(), room.state.nid);
+            return Ok(weave);
+        }
+        for (tip, _) in &room.heads.tips {
+            let known = weave.named(tip).await?;
+            let known = known.ok_or_else(|| damaged(format!("the tip {tip} is not stored")))?;
+            weave.branches.insert(tip.clone(), known.state_after);
+        }
+        Ok(weave)
+    }
+
+    /// Weaves one event in. Those that it names must be known by now.
+    pub(super) async fn add(&mut self, event: &Arc<Pdu>) -> Result<Fate, GraphError> {
+        let known = self.lookup(event.hash()).await?;
+        if let Some(known) = &known
+            && known.status != Status::Outlier
+        {
+            return Ok(Fate::Known);
+        }
+        let fields = event.fields();
+        if fields.prev.is_empty() {
+            let reason = "only the first event of a room follows no other".to_owned();
+            return Ok(Fate::Refused(reason)); // the first one is known, or it is another room's
+        }
+        let (auth, prev) = match self.around(event).await? {
+            Ok(around) => around,
+            Err(lacks) => return Ok(lacks),
+        };
+        let mut before: Vec<StateNid> = prev.iter().map(|known| known.state_after).collect();
+        before.sort_unstable();
+        before.dedup();
+        let before = self.resolve(before).await?;
+        let verdict = self.judge(event, &auth, before).await?;
+        self.place(event, known, verdict, (before, &prev)).await
+    }
+
+    /// The events that it names: those it leans on, and those it follows.
+    async fn around(
+        &mut self,
+        event: &Pdu,
+    ) -> Result<Result<(Vec<AuthEntry>, Vec<Known>), Fate>, GraphError> {
+        let (mut auth, mut prev) = (Vec::new(), Vec::new());
+        let (mut no_auth, mut no_prev) = (Vec::new(), Vec::new());
+        for id in &event.fields().auth {
+            match self.named(id).await? {
+                Some(known) => auth.push(AuthEntry {
+                    event: known.event,
+                    rejected: known.status == Status::Rejected,
+                }),
+                None => no_auth.push(id.clone()),
+            }
+        }
+        for id in &event.fields().prev {
+            // Of an outlier the graph around it is not known, so neither is the state after it.
+            match self.named(id).await? {
+                Some(known) if known.status != Status::Outlier => prev.push(known),
+                _ => no_prev.push(id.clone()),
+            }
+        }
+        Ok(if no_auth.is_empty() && no_prev.is_empty() {
+            Ok((auth, prev))
+        } else {
+            Err(Fate::Lacks {
+                prev: no_prev,
+                auth: no_auth,
+            })
+        })
+    }
+
+    pub(super) async fn judge(
+        &mut self,
+        event: &Pdu,
+        auth: &[AuthEntry],
+        before: StateNid,
+    ) -> Result<Verdict, GraphError> {
+        let version = self.room.version;
+        let create = StateKey::new("m.room.create", "");
+        let mut keys = auth_state_keys(event.fields(), version);
+        if !keys.contains(&create) {
+            keys.push(create.clone());
+        }
+        let before = self.pieces(before, &keys).await?;
+        let current = self.pieces(self.line, &keys).await?;
+        let first = before.get(&create).or_else(|| current.get(&create));
+        let first = first.map(|event| AuthEntry {
+            event: Arc::clone(event),
+            rejected: false,
+        });
+        let grounds = Grounds {
+            auth,
+            create: first.as_ref(),
+            before: &|kind, key| before.get(&StateKey::new(kind, key)).cloned(),
+            current: &|kind, key| current.get(&StateKey::new(kind, key)).cloned(),
+        };
+        Ok(judge(event, version, &grounds))
+    }
+
+    async fn pieces(
+        &mut self,
+        state: StateNid,
+        keys: &[StateKey],
+    ) -> Result<BTreeMap<StateKey, Arc<Pdu>>, GraphError> {
+        let found = self.states.pieces(state, keys).await?;
+        let found = keys.iter().cloned().zip(found);
+        Ok(found
+            .filter_map(|(key, piece)| Some((key, piece?.1)))
+            .collect())
+    }
+
+    /// Gives a judged event its place.
+    pub(super) async fn place(
+        &mut self,
+        event: &Arc<Pdu>,
+        known: Option<Known>,
+        verdict: Verdict,
+        (before, prev): (StateNid, &[Known]),
+    ) -> Result<Fate, GraphError> {
+        let is_stored = known.is_some();
+        let nid = known.map_or_else(|| self.store.numbers().event(), |known| known.nid);
+        self.states.know(nid, event);
+        let (status, mut soft_failed) = match &verdict {
+            Verdict::Accepted => (Status::Accepted, false),
+            Verdict::SoftFailed(_) => (Status::Accepted, true),
+            Verdict::Rejected(_) => (Status::Rejected, false),
+        };
+        let state_after = match key_of(event) {
+            Some(key) if status == Status::Accepted => self.states.after(before, key, nid).await?,
+            _ => before,
+        };
+        let known = Known {
+            nid,
+            event: Arc::clone(event),
+            status,
+            soft_failed,
+            state_after,
+        };
+        self.known.insert(event.hash(), known); // resolution may ask for it at once
+        let mut entry = None;
+        let mut fate = match verdict {
+            Verdict::Accepted => Fate::Accepted,
+            Verdict::SoftFailed(clause) => Fate::SoftFailed(clause.to_string()),
+            Verdict::Rejected(clause) => Fate::Refused(clause.to_string()),
+        };
+        if fate == Fate::Accepted {
+            entry = self.enter(event, nid, state_after, prev).await?;
+            if entry.is_none() {
+                soft_failed = true;
+                let reason = "the room has too many branches already";
+                fate = Fate::SoftFailed(reason.to_owned());
+            }
+        }
+        if let Some(known) = self.known.get_mut(&event.hash()) {
+            known.soft_failed = soft_failed;
+        }
+        let is_entry = entry.is_some();
+        self.events.push(Admitted {
+            event: Arc::clone(event),
+            nid,
+            is_stored,
+            status,
+            soft_failed,
+            state_after,
+            entry,
+        });
+        if is_entry {
+            self.redact(event, nid).await?;
+        }
+        Ok(fate)
+    }
+
+    /// What an accepted event makes of the line; none when the room has too many branches for it.
+    async fn enter(
+        &mut self,
+        event: &Arc<Pdu>,
+        nid: EventNid,
+        state_after: StateNid,
+        prev: &[Known],
+    ) -> Result<Option<Entry>, GraphError> {
+        let hidden = self.hidden(prev).await?;
+        let Some(tips) = tips_after(&self.tips, event, &hidden) else {
+            return Ok(None);
+        };
+        self.tips = tips;
+        self.branches.insert(event.id().clone(), state_after);
+        let tips = &self.tips;
+        self.branches
+            .retain(|id, _| tips.iter().any(|(tip, _)| tip == id));
+        let branches: BTreeSet<StateNid> = self.branches.values().copied().collect();
+        let line = self.resolve(branches.iter().copied().collect()).await?;
+        let own = key_of(event);
+        let mut markers = Vec::new();
+        for (key, (old, new)) in self.states.difference(self.line, line).await? {
+            let is_its_own =
+                own.as_ref() == Some(&key) && new.as_ref().is_some_and(|(row, _)| *row == nid);
+            if !is_its_own {
+                let id = |piece: Option<Piece>| piece.map(|(_, event)| event.id().clone());
+                markers.push(Marker::Changed(Change {
+                    key,
+                    old: id(old),
+                    new: id(new),
+                }));
+            }
+        }
+        // The log's readers take a state event as current from its entry on; where resolution
+        // prefers what was there, a marker takes it back.
+        if let Some(key) = own {
+            let now = self.states.piece(line, &key).await?;
+            let before = self.states.piece(self.line, &key).await?;
+            let now = now.map(|(row, event)| (row, event.id().clone()));
+            if now.as_ref().map(|(row, _)| *row) != Some(nid)
+                && now.as_ref().map(|(row, _)| *row) == before.map(|(row, _)| row)
+            {
+                markers.push(Marker::Changed(Change {
+                    key,
+                    old: Some(event.id().clone()),
+                    new: now.map(|(_, id)| id),
+                }));
+            }
+        }
+        self.line = line;
+        Ok(Some(Entry {
+            hidden,
+            branches,
+            line,
+            markers,
+        }))
+    }
+
+    /// What stands behind hidden events that an event follows: it follows that, too.
+    async fn hidden(&mut self, prev: &[Known]) -> Result<Vec<OwnedEventId>, GraphError> {
+        let is_hidden = |known: &Known| known.soft_failed || known.status == Status::Rejected;
+        let mut open: Vec<Known> = prev
+            .iter()
+            .filter(|known| is_hidden(known))
+            .cloned()
+            .collect();
+        let mut behind = Vec::new();
+        let mut looked = 0;
+        while let Some(known) = open.pop() {
+            looked += 1;
+            if looked > HIDDEN_MAX {
+                break;
+            }
+            for id in known.event.fields().prev.clone() {
+                if let Some(next) = self.named(&id).await?
+                    && is_hidden(&next)
+                    && !behind.contains(&id)
+                {
+                    open.push(next);
+                }
+                behind.push(id);
+            }
+        }
+        Ok(behind)
+    }
+
+    /// One state out of those of several branches.
+    async fn resolve(&mut self, states: Vec<StateNid>) -> Result<StateNid, GraphError> {
+        let [first, _, ..] = states.as_slice() else {
+            return Ok(states.first().copied().unwrap_or_default());
+        };
+        if let Some(resolved) = self.resolved.get(&states) {
+            return Ok(*resolved);
+        }
+        let mut maps = Vec::with_capacity(states.len());
+        let mut rows: HashMap<EventHash, EventNid> = HashMap::new();
+        for state in &states {
+            let whole = self.states.whole(*state).await?;
+            let map = whole.into_iter().map(|(key, (nid, event))| {
+                rows.insert(event.hash(), nid);
+                (key, event.hash())
+            });
+            maps.push(map.collect::<StateMap>());
+        }
+        let before = maps.first().cloned().unwrap_or_default();
+        let mut resolution = Resolution::new(self.room.version, maps, Budget::DEFAULT)?;
+        loop {
+            let needs = resolution.needs()?;
+            if needs.is_empty() {
+                break;
+            }
+            for hash in needs {
+                let known = self.lookup(hash).await?;
+                let known = known.ok_or_else(|| GraphError::Missing(event_id(hash)))?;
+                resolution.learn(AuthEntry {
+                    event: known.event,
+                    rejected: known.status == Status::Rejected,
+                })?;
+            }
+        }
+        let after = resolution.finish()?;
+        let mut changes = BTreeMap::new();
+        for (key, hash) in &after {
+            if before.get(key) != Some(hash) {
+                changes.insert(key.clone(), Some(self.row(&rows, *hash).await?));
+            }
+        }
+        for key in before.into_keys() {
+            if !after.contains_key(&key) {
+                changes.insert(key, None);
+            }
+        }
+        let resolved = self.states.changed(*first, changes).await?;
+        self.resolved.insert(states, resolved);
+        Ok(resolved)
+    }
+
+    async fn row(
+        &mut self,
+        rows: &HashMap<EventHash, EventNid>,
+        hash: EventHash,
+    ) -> Result<EventNid, GraphError> {
+        if let Some(nid) = rows.get(&hash) {
+            return Ok(*nid);
+        }
+        let known = self.lookup(hash).await?;
+        known
+            .map(|known| known.nid)
+            .ok_or_else(|| GraphError::Missing(event_id(hash)))
+    }
+
+    /// Lets a redaction take effect.
+    async fn redact(&mut self, event: &Arc<Pdu>, because: EventNid) -> Result<(), GraphError> {
+        let fields = event.fields();
+        let Some(id) = fields.redacts.clone() else {
+            return Ok(());
+        };
+        let Some(target) = self.named(&id).await? else {
+            return Ok(());
+        };
+        let version = self.room.version;
+        let keys = [
+            StateKey::new("m.room.create", ""),
+            StateKey::new("m.room.power_levels", ""),
+        ];
+        let mut found = self.states.pieces(self.line, &keys).await?.into_iter();
+        let (Some(Some((_, create))), levels) = (found.next(), found.next().flatten()) else {
+            return Ok(());
+        };
+        let levels = levels.as_ref().map(|(_, event)| event.as_ref());
+        if !may_redact(event, &target.event, version, (&create, levels)) {
+            return Ok(());
+        }
+        let json = target
+            .event
+            .redacted_json(version)
+            .map_err(|error| damaged(format!("{id}: {error}")))?;
+        self.redactions.push(Redacted {
+            target: id,
+            event: target.nid,
+            because,
+            json,
+        });
+        Ok(())
+    }
+
+    pub(super) async fn named(&mut self, id: &OwnedEventId) -> Result<Option<Known>, GraphError> {
+        match hash_of(id) {
+            Some(hash) => Ok(self.lookup(hash).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// An event of this room that is stored or was woven in.
+    pub(super) async fn lookup(&mut self, hash: EventHash) -> Result<Option<Known>, StoreError> {
+        if let Some(known) = self.known.get(&hash) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(record) = self.store.event(hash).await? else {
+            return Ok(None);
+        };
+        if record.room != self.room.nid {
+            return Ok(None);
+        }
+        let known = Known {
+            nid: record.nid,
+            event: self.states.read(&record)?,
+            status: record.status,
+            soft_failed: record.soft_failed,
+            state_after: record.state_after,
+        };
+        self.known.insert(hash, known.clone());
+        Ok(Some(known))
+    }
+
+    /// What there is to store; nothing when all was known.
+    pub(super) async fn finish(mut self) -> Result<Option<Admission>, GraphError> {
+        if self.events.is_empty() {
+            return Ok(None);
+        }
+        let difference = self
+            .states
+            .difference(self.room.state.nid, self.line)
+            .await?;
+        let news = difference.into_iter().map(|(key, (_, new))| (key, new));
+        let changes = news.collect();
+        let state = self.states.head(self.line).await?;
+        Ok(Some(Admission {
+            room: self.room.nid,
+            onto: self.onto,
+            states: self.states.into_new(),
+            events: self.events,
+            state,
+            changes,
+            redactions: self.redactions,
+        }))
+    }
+}
