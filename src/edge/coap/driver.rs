@@ -302,6 +302,7 @@ impl<L: Link> Driver<L> {
                     self.machine.handle_datagram(now, peer, &bytes);
                 }
             }
+            Arrived::Shaken { peer, up, down } => self.shaken(&peer, up, down),
             Arrived::Combined { from, request } => self.combined(now, from, request),
             Arrived::Gone { peer } => self.gone(now, &peer),
         }
