@@ -77,6 +77,11 @@ impl<L: Link> Driver<L> {
         }
     }
 
+    /// A handshake turns out to have been this peer's.
+    pub(super) fn shaken(&self, peer: &L::Peer, up: Traffic, down: Traffic) {
+        self.count_for(peer, CONNECTION, up, down);
+    }
+
     /// The peer is gone.
     pub(super) fn tally_ends(&mut self, peer: &L::Peer) {
         if let Some(entry) = self.tally.entries.remove(peer)
