@@ -337,7 +337,8 @@ impl Link {
 /// Out.
 impl Link {
     /// Protects and sends a message; one that cannot be sent is as if lost on the way. To an
-    /// address that is not proved go at most three times the bytes that came from there.
+    /// address that is not proved go at most three times the bytes that came from there, and to one
+    /// that is not the device's at most three times a copy's.
     pub fn send(&mut self, now: Timestamp, peer: &UdpPeer, message: Bytes, is_proved: bool) {
         let key = match peer {
             UdpPeer::Plain(address) => return self.goes(None, *address, message),
@@ -353,7 +354,11 @@ impl Link {
             .copy
             .filter(|copy| copy.key == key && copy.id == inner.id);
         if let Some(copy) = copy.filter(|_| inner.kind == Kind::Ack) {
-            if outer.len() <= copy.bytes_max {
+            // Anyone may have sent it. Where the device is known to be, that harms nobody; and it would
+            // wait in vain there for an answer that was lost on its way.
+            let device = self.devices.get(&key.kid);
+            let is_there = device.is_some_and(|device| device.address == Some(copy.address));
+            if (is_proved && is_there) || outer.len() <= copy.bytes_max {
                 self.goes(Some(key), copy.address, outer);
             }
         } else if let Some(device) = self.devices.get_mut(&key.kid)
