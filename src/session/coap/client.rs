@@ -318,7 +318,10 @@ impl<P: Peer> Machine<P> {
         }
         if let Some(value) = message.options.first(number::ECHO) {
             self.peers.keep_echo(&peer, value);
-            if message.code == Code::UNAUTHORIZED && call.echo_rounds < ECHO_ROUNDS_MAX {
+            if message.code == Code::UNAUTHORIZED {
+                if call.echo_rounds >= ECHO_ROUNDS_MAX {
+                    return self.fail(now, exchange, FailReason::Challenged);
+                }
                 call.echo_rounds += 1;
                 return self.go_on(now, exchange);
             }

@@ -104,6 +104,7 @@ impl Door {
                 self.arrived(now, arrived);
             }
             while let Some((peer, message)) = self.machine.poll_transmit() {
+                is_quiet = false; // numbers may be wanted for it
                 let is_proved = self.machine.budget(&peer) == u64::MAX;
                 self.link.send(now, &peer, message, is_proved);
             }

@@ -50,6 +50,8 @@ pub(super) struct Device {
     /// proved when they were to be sent.
     waiting: Vec<(Bytes, bool)>,
     pub(super) is_reserving: bool,
+    /// Whether it was known to receive at its address when something last went there.
+    is_proved: bool,
 }
 
 /// A request that came.
@@ -83,6 +85,7 @@ impl Device {
             bound: Vec::new(),
             waiting: Vec::new(),
             is_reserving: false,
+            is_proved: false,
         }
     }
 
@@ -93,6 +96,7 @@ impl Device {
         }
         self.path = path;
         (self.received, self.sent) = (0, 0);
+        self.is_proved = false;
         self.address.replace(address)
     }
 
@@ -108,7 +112,13 @@ impl Device {
             return false;
         }
         self.sent = sent;
+        self.is_proved = is_proved;
         true
+    }
+
+    /// Whether it is known to receive at an address: what is asked for there harms nobody.
+    pub(super) fn is_known_at(&self, address: SocketAddr) -> bool {
+        self.is_proved && self.address == Some(address)
     }
 
     /// Remembers a request, for the day its copy comes.

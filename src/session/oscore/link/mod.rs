@@ -286,12 +286,15 @@ impl Link {
             return false;
         };
         let (key, answer) = (device.key(kid), Bytes::copy_from_slice(answer));
+        // Anyone may have sent it. Where the device is known to be, that harms nobody; and it would
+        // wait in vain there for an answer that was lost on its way.
+        let is_known_there = device.is_known_at(came.from);
         self.arrived.push_back(Arrived::Copy {
             peer: UdpPeer::Device(key),
             came: Traffic::datagram(&came.from, came.bytes),
         });
         let bytes_max = came.bytes.saturating_mul(AMPLIFICATION_MAX);
-        if !answer.is_empty() && answer.len() <= bytes_max {
+        if !answer.is_empty() && (is_known_there || answer.len() <= bytes_max) {
             self.goes(Some(key), came.from, answer);
         }
         true
@@ -346,7 +349,8 @@ impl Link {
 /// Out.
 impl Link {
     /// Protects and sends a message; one that cannot be sent is as if lost on the way. To an
-    /// address that is not proved go at most three times the bytes that came from there.
+    /// address that is not proved go at most three times the bytes that came from there, and to one
+    /// that is not the device's at most three times a copy's.
     pub fn send(&mut self, now: Timestamp, peer: &UdpPeer, message: Bytes, is_proved: bool) {
         let key = match peer {
             UdpPeer::Plain(address) => return self.goes(None, *address, message),
