@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::Place;
 use crate::{
     base::Timestamp,
     session::oscore::{binding::RequestBinding, nonce::Piv},
@@ -35,7 +36,7 @@ pub(super) const AMPLIFICATION_MAX: usize = 3;
 pub(super) struct Device {
     pub(super) life: u32,
     /// Where its newest request came from.
-    pub(super) address: Option<SocketAddr>,
+    address: Option<Place>,
     /// The same as a number.
     pub(super) path: u64,
     /// Bytes on the wire since it is there.
@@ -91,13 +92,19 @@ impl Device {
 
     /// Its newest request came from there. Gives the address it left.
     pub(super) fn is_at(&mut self, address: SocketAddr, path: u64) -> Option<SocketAddr> {
-        if self.address == Some(address) {
+        if self.address() == Some(address) {
             return None;
         }
         self.path = path;
         (self.received, self.sent) = (0, 0);
         self.is_proved = false;
-        self.address.replace(address)
+        let left = self.address.replace(address.into());
+        left.map(SocketAddr::from)
+    }
+
+    /// Where it is, if that is known.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.address.map(SocketAddr::from)
     }
 
     pub(super) fn received(&mut self, bytes: usize) {
@@ -118,7 +125,7 @@ impl Device {
 
     /// Whether it is known to receive at an address: what is asked for there harms nobody.
     pub(super) fn is_known_at(&self, address: SocketAddr) -> bool {
-        self.is_proved && self.address == Some(address)
+        self.is_proved && self.address() == Some(address)
     }
 
     /// Remembers a request, for the day its copy comes.
