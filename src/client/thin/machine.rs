@@ -150,6 +150,7 @@ impl ThinMachine {
         (places, nat): (Places, NatTimer),
     ) -> Self {
         let mut link = SecureLink::new(context, rng);
+        link.begin_ids(now);
         link.set_link_class(now, conduct.class);
         Self {
             link,
