@@ -157,6 +157,7 @@ impl ThinMachine {
         (places, nat): (Places, NatTimer),
     ) -> Self {
         let mut link = SecureLink::new(context, rng);
+        link.begin_ids(now);
         link.set_link_class(now, conduct.class);
         Self {
             link,
