@@ -197,7 +197,7 @@ fn a_server_that_challenges_again_and_again_has_not_refused() {
         exchange: asked,
         reason: FailReason::Challenged,
     };
-    assert_eq!((tries, ana.poll_event()), (3, Some(ended)));
+    assert_eq!((tries, ana.poll_event()), (9, Some(ended)));
 }
 
 #[test]
