@@ -124,7 +124,7 @@ impl Door {
             Want::Context(kid) => match self.place.wait(links.oscore(kid.as_bytes())).unwrap() {
                 Some(stored) => {
                     let key = self.link.found(now, context_of(&stored));
-                    self.devices.insert(key.kid(), Arc::new(stored.device));
+                    self.devices.insert(key.kid(), stored.device);
                 }
                 None => self.link.absent(now, kid),
             },
