@@ -223,7 +223,9 @@ async fn follow(
                 }
                 // Printed first: after a crash it is rather told twice than never.
                 door.keep_places().map_err(wrong)?;
-                if within.is_some() {
+                // Who waits does not wait for receipts and typing.
+                let is_entry = |record: &Record| matches!(record.what, Shown::Entry { .. });
+                if within.is_some() && records.iter().any(is_entry) {
                     break;
                 }
             }

@@ -200,12 +200,15 @@ impl<W: Copy + Ord> Pushes<W> {
         match users {
             Which::All => {
                 let keys: Vec<W> = self.watches.keys().copied().collect();
-                keys.into_iter().for_each(|key| mark(self, key));
+                for key in keys {
+                    mark(self, key);
+                }
             }
             Which::These(users) => {
                 for user in users {
-                    let keys = self.keys_of_user(user);
-                    keys.into_iter().for_each(|key| mark(self, key));
+                    for key in self.keys_of_user(user) {
+                        mark(self, key);
+                    }
                 }
             }
         }
