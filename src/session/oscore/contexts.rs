@@ -268,7 +268,7 @@ mod tests {
         }
         let slots = contexts.slots.capacity() * size_of::<Slot>();
         // Nodes of a BTreeMap hold 5 to 11 entries, and a sixth of a node is not entries.
-        let map = contexts.by_id.len() * size_of::<(ContextId, usize)>() * 11 / 5 * 7 / 6;
+        let map = contexts.by_kid.len() * size_of::<(Id, u32)>() * 11 / 5 * 7 / 6;
 
         let each = (slots + map) / contexts.len();
 
