@@ -312,6 +312,33 @@ async fn a_disabled_account_is_linked_no_more_and_its_codes_are_void() {
 }
 
 #[tokio::test]
+async fn who_observes_is_known_while_linked_and_not_seen_by_that() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let one = linked(&hub, &ana, "ONE").await;
+    let observing = Origin {
+        credentials: Credentials::Observing(one.device.clone()),
+        ..over_context(&one.device)
+    };
+    let seen = async || {
+        // The write is not waited for; the next one stands behind it.
+        hub.write(vec![]).await;
+        let devices = hub.hub.store().devices(&ana.user).await.unwrap();
+        let one = devices.iter().find(|record| record.device == "ONE");
+        one.unwrap().seen
+    };
+    let before = seen().await;
+    hub.clock.advance(Duration::from_hours(1));
+    assert_eq!(who(&hub, &observing).await.unwrap(), Some("ONE".into()));
+    assert_eq!(seen().await, before);
+    assert!(who(&hub, &over_context(&one.device)).await.is_ok());
+    assert_ne!(seen().await, before, "this time it spoke");
+
+    hub.hub.disable_user(&ana.user).await.unwrap();
+    assert!(who(&hub, &observing).await.is_err());
+}
+
+#[tokio::test]
 async fn a_context_is_renewed_reserved_and_registered_for() {
     let hub = hub().await;
     let ana = hub.account("ana").await;
