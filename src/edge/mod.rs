@@ -15,6 +15,7 @@
 //! coaps::serve(UdpSocket, Coaps { coap: Coap { … }, dtls, base }, shutdown)?
 //! ```
 
+mod address;
 pub mod client_api;
 pub mod coap;
 pub mod coaps;
@@ -23,6 +24,7 @@ mod files;
 pub mod front;
 pub mod http;
 pub mod linked;
+pub mod matrix;
 pub mod quic;
 pub mod thin;
 pub mod wake;

@@ -13,6 +13,7 @@ mod backup;
 mod clients;
 mod command_line;
 mod durability;
+mod federation;
 mod hub;
 mod lab;
 mod linked;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         clients::trials(),
         command_line::trials(),
         durability::trials(),
+        federation::trials(),
         lab::trials(),
         linked::trials(),
         links::trials(),
