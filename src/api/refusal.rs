@@ -12,6 +12,7 @@ use thiserror::Error;
 )]
 pub enum Code {
     Forbidden,
+    Unauthorized,
     UnknownToken,
     MissingToken,
     UserDeactivated,
@@ -45,6 +46,7 @@ impl Code {
     pub const fn errcode(self) -> &'static str {
         match self {
             Self::Forbidden => "M_FORBIDDEN",
+            Self::Unauthorized => "M_UNAUTHORIZED",
             Self::UnknownToken => "M_UNKNOWN_TOKEN",
             Self::MissingToken => "M_MISSING_TOKEN",
             Self::UserDeactivated => "M_USER_DEACTIVATED",
@@ -75,7 +77,7 @@ impl Code {
     /// The HTTP status that goes with it when nothing more exact is known.
     pub const fn status(self) -> u16 {
         match self {
-            Self::UnknownToken | Self::MissingToken => 401,
+            Self::Unauthorized | Self::UnknownToken | Self::MissingToken => 401,
             Self::Forbidden
             | Self::UserDeactivated
             | Self::GuestAccessForbidden
@@ -136,6 +138,11 @@ impl Refusal {
     /// `M_FORBIDDEN`.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(Code::Forbidden, message)
+    }
+
+    /// `M_UNAUTHORIZED`: another server has not shown who it is.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(Code::Unauthorized, message)
     }
 
     /// `M_NOT_FOUND`.

@@ -143,6 +143,12 @@ const METRICS: &[Metric] = &[
         meaning: "Knocks at wake hooks, by result: knocked, refused, failed, or full (not tried).",
     },
     Metric {
+        name: "tramline_peer_requests_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Requests to other servers, by result: answered, refused, in trouble (HTTP 5xx), failed, or not asked.",
+    },
+    Metric {
         name: "tramline_commits_total",
         kind: Kind::Counter,
         unit: Unit::Count,

@@ -16,6 +16,7 @@ mod door_tests;
 pub mod edhoc_key;
 pub mod facts;
 pub mod failure;
+pub mod federation;
 pub mod init;
 pub mod keys;
 pub mod lab;

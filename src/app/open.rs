@@ -110,7 +110,7 @@ async fn open(config: &Config, key: Option<SigningKeyNote>) -> Result<Sqlite, Fa
     let opened = match options(config) {
         Ok(options) => {
             Sqlite::open(match key {
-                Some(key) => options.signing_key(key),
+                Some(key) => options.signing_key(key).retired_keys(retired(config)),
                 None => options,
             })
             .await
@@ -118,6 +118,17 @@ async fn open(config: &Config, key: Option<SigningKeyNote>) -> Result<Sqlite, Fa
         Err(error) => Err(error),
     };
     opened.map_err(|error| not_opened(config, &error))
+}
+
+/// The keys that the hub publishes as those it signed with before.
+fn retired(config: &Config) -> Vec<SigningKeyNote> {
+    let old = config.federation.old_keys.as_ref();
+    let keys = old.into_iter().flat_map(|old| &old.0);
+    keys.map(|(id, old)| SigningKeyNote {
+        id: id.to_string(),
+        public: old.public.0,
+    })
+    .collect()
 }
 
 fn options(config: &Config) -> Result<OpenOptions, OpenError> {
@@ -140,7 +151,8 @@ fn not_opened(config: &Config, error: &OpenError) -> Failure {
                 "{file} holds the signing key {found}, but the hub of {store} signs with \
                  {expected}: with another key, nobody could tell that it is still the same hub. \
                  Put the file with {expected} back (it is in your backup of `keys`), or name it in \
-                 `signing_key_file`"
+                 `signing_key_file`. To change the key on purpose, publish the old one in \
+                 `federation.old_keys`"
             );
             Failure::store("STORE_OF_ANOTHER_KEY", reason)
         }

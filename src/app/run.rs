@@ -15,6 +15,7 @@ use super::{
     edhoc_key::EdhocKey,
     facts,
     failure::Failure,
+    federation,
     keys::{self, SigningKey},
     listen::Listeners,
     notify::Notify,
@@ -36,6 +37,7 @@ use crate::{
         credential_file::HubFacts,
         http::{Https, WellKnown},
         linked::{Answering, Answers},
+        matrix::Federation,
         quic::{self, HubKey, Quic},
         thin::{Books, Reach, Thin},
         wake::{self, Wake},
@@ -73,11 +75,15 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
         .map_err(|error| Failure::failed("LISTEN", error))?;
 
     let facts = facts::of_running(&config, &material, &listening);
+    let around = Around {
+        facts: Arc::clone(&facts),
+        federation: federation::open(&config, &material.signing_key)?,
+    };
 
     let (stop, stopping) = watch::channel(false);
     let mut doors = JoinSet::new();
     open_doors(
-        &mut doors, listeners, &hub, &material, &config, &telemetry, &facts, &stopping,
+        &mut doors, listeners, &hub, &material, &config, &telemetry, &around, &stopping,
     )?;
     let background = tokio::spawn(telemetry::upkeep(telemetry.metrics.clone()));
     let operators = tokio::spawn(socket.run(hub.running(facts)));
@@ -89,7 +95,16 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
         tokens: Arc::clone(&material.tokens),
     };
     let mut reloader = Reloader::new(inputs, loaded, telemetry, taken);
-    let outcome = attend(&hub, &material, &mut doors, &mut signals, &mut reloader).await;
+    let federation = around.federation.as_deref();
+    let outcome = attend(
+        &hub,
+        &material,
+        federation,
+        &mut doors,
+        &mut signals,
+        &mut reloader,
+    )
+    .await;
 
     hub.stop_waiting();
     let _ = stop.send(true);
@@ -106,6 +121,7 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
 async fn attend(
     hub: &OpenHub,
     material: &Material,
+    federation: Option<&Federation>,
     doors: &mut JoinSet<Result<(), Failure>>,
     signals: &mut Signals,
     reloader: &mut Reloader,
@@ -122,6 +138,10 @@ async fn attend(
                     notify.reloading();
                     if reloader.reload_and_log().is_ok() {
                         hub.apply(reloader.config(), &material.tokens);
+                        if let Some(federation) = federation {
+                            let lists = reloader.config().federation.lists();
+                            federation.lists.replace(lists);
+                        }
                     }
                     notify.ready(&status);
                 }
@@ -204,6 +224,13 @@ impl Material {
     }
 }
 
+/// What the doors tell of this hub and know of others.
+struct Around {
+    facts: Arc<HubFacts>,
+    /// None where federation is off.
+    federation: Option<Arc<Federation>>,
+}
+
 /// Starts what serves each listener. A door that ends before it is told to ends the hub.
 #[expect(
     clippy::too_many_arguments,
@@ -216,7 +243,7 @@ fn open_doors(
     material: &Material,
     config: &Config,
     telemetry: &Telemetry,
-    facts: &Arc<HubFacts>,
+    around: &Around,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let dtls_address = listeners.coaps.first().map(UdpSocket::local_addr);
@@ -236,7 +263,7 @@ fn open_doors(
             edge::http::tls::server_config(Arc::clone(certificate) as Arc<dyn ResolvesServerCert>)
                 .map_err(|error| Failure::usage("CERTIFICATE", error))?;
         for listener in listeners.https {
-            let door = https_door(&front, config, facts, &websockets);
+            let door = https_door(&front, config, around, &websockets);
             let served = edge::http::serve(listener, Arc::clone(&tls), door, stopping.clone());
             doors.spawn(async move {
                 served.await;
@@ -406,7 +433,7 @@ fn coap_door(front: &Arc<Front>, config: &Config) -> Coap {
 fn https_door(
     front: &Arc<Front>,
     config: &Config,
-    facts: &Arc<HubFacts>,
+    around: &Around,
     websockets: &Arc<WebSockets>,
 ) -> Https {
     let limits = &config.limits;
@@ -420,10 +447,11 @@ fn https_door(
         },
         well_known: WellKnown {
             client_base_url: config.https.public_url.as_ref().map(|url| url.0.clone()),
-            server: None, // federation is not in this release
+            server: federation::well_known(config),
         },
         websockets: Some(Arc::clone(websockets)),
-        facts: Some(Arc::clone(facts)),
+        facts: Some(Arc::clone(&around.facts)),
+        federation: around.federation.clone(),
     }
 }
 

@@ -119,6 +119,10 @@ impl Service for Fake {
                 ]),
             )));
         }
+        if let Command::Profile(_) = command {
+            let name = ("displayname".to_owned(), serde_json::Value::from("Ana"));
+            return Ok(Reply::Profile(Box::new([name].into_iter().collect())));
+        }
         self.known(&origin)?;
         Ok(match command {
             Command::Whoami(_) => Reply::Whoami(Box::new(whoami::v3::Response::new(

@@ -2,9 +2,10 @@
 //!
 //! The accept loop is our own, because the ceilings sit in it: connections in all and per address,
 //! time for the handshake and for the headers, streams per connection. What a request means is in
-//! [`super::client_api`]; files are in `media`. There is no plain HTTP here.
+//! [`super::client_api`], for other servers in [`super::matrix`]; files are in `media`. There is no plain HTTP here.
 
 mod arriving;
+mod federation;
 mod link;
 mod media;
 mod serve;
@@ -33,6 +34,7 @@ use super::{
     client_api::{Answer, Path, token},
     credential_file::HubFacts,
     front::{self, Front, Told},
+    matrix::{Federation, incoming::routes},
     websocket::WebSockets,
 };
 use crate::api::{Code, Credentials, Door, Origin, Refusal, RequestId};
@@ -94,6 +96,8 @@ pub struct Https {
     pub websockets: Option<Arc<WebSockets>>,
     /// What a device is told that is linked here; none: no device can be.
     pub facts: Option<Arc<HubFacts>>,
+    /// Other servers; none: nothing is served to them.
+    pub federation: Option<Arc<Federation>>,
 }
 
 /// One request's circumstances.
@@ -110,6 +114,7 @@ enum Target {
     Api(super::client_api::Match),
     Media(media::Target),
     Link(link::Target),
+    Federation(routes::Target),
     WellKnownClient,
     WellKnownServer,
     WebSocket,
@@ -121,6 +126,7 @@ impl Target {
             Self::Api(found) => found.endpoint.name(),
             Self::Media(media) => media.name(),
             Self::Link(link) => link.name(),
+            Self::Federation(federation) => federation.name(),
             Self::WellKnownClient => "WellKnownClient",
             Self::WellKnownServer => "WellKnownServer",
             Self::WebSocket => "WebSocket",
@@ -153,6 +159,9 @@ impl Https {
             if let Ok(Target::WebSocket) = target {
                 return self.upgrade(peer, number, parts, upgrades).await;
             }
+            if let Ok(Target::Federation(target)) = target {
+                return self.federation(target, peer, number, parts, body).await;
+            }
             let query = parts.uri.query().unwrap_or_default();
             let asked = asked(peer, number, &parts.method, query, parts.headers)?;
             self.dispatch(target?, asked, body).await
@@ -181,6 +190,11 @@ impl Https {
 
     fn target(&self, method: &Method, path: &str) -> Result<Target, Refusal> {
         let path = Path::of_url(path)?;
+        if self.federation.is_some()
+            && let Some(target) = routes::Target::of(method, &path)?
+        {
+            return Ok(Target::Federation(target));
+        }
         let texts = path.texts();
         if path.plain_segments() < texts.len().min(FIXED_SEGMENTS) {
             return self.front.api.find(method, &path).map(Target::Api);
@@ -217,7 +231,7 @@ impl Https {
                 |server| json!({ "m.server": server }),
             ),
             Target::Media(media) => self.media(media, asked, body).await,
-            Target::WebSocket => Err(Refusal::internal()), // taken up before
+            Target::WebSocket | Target::Federation(_) => Err(Refusal::internal()), // taken up before
             Target::Link(link) => self.link(link, asked, body).await,
             Target::Api(found) => {
                 let body = body.whole(self.limits.body).await?;

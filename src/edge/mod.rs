@@ -24,6 +24,7 @@ mod files;
 pub mod front;
 pub mod http;
 pub mod linked;
+pub mod matrix;
 pub mod quic;
 pub mod thin;
 pub mod wake;

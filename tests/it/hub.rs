@@ -17,7 +17,7 @@ use tramline::{
     client::{Client, Target},
 };
 
-/// The server name of every hub in these tests.
+/// The server name of every hub in these tests that does not federate.
 pub(crate) const NAME: &str = "hub.example";
 
 /// How long a hub may take to be ready on a busy machine.
@@ -25,6 +25,7 @@ const READY: Duration = Duration::from_mins(1);
 
 /// A directory that `tramline init` made, and perhaps a hub running in it.
 pub(crate) struct Hub {
+    name: String,
     path: PathBuf,
     made: Option<TempDir>,
     running: Option<Running>,
@@ -40,17 +41,46 @@ struct Running {
 impl Hub {
     /// Initialises a directory; nothing runs yet.
     pub(crate) fn init() -> Result<Self, Failed> {
+        Self::init_as(NAME)
+    }
+
+    fn init_as(name: &str) -> Result<Self, Failed> {
         let dir = tempfile::tempdir()?;
         let mut hub = Self::adopt(dir.path());
         hub.made = Some(dir);
-        run(tramline().args(["init", NAME, "--dir"]).arg(hub.path()))?;
+        name.clone_into(&mut hub.name);
+        run(tramline().args(["init", name, "--dir"]).arg(hub.path()))?;
         Ok(hub)
+    }
+
+    /// A hub that runs as `localhost:PORT`, where other servers reach it by its name.
+    ///
+    /// The name comes before the hub, and so does the port, which another program may take in
+    /// between: then it is another hub with another name.
+    pub(crate) fn federating(users: &[&str], options: &[String]) -> Result<Self, Failed> {
+        const TRIES: usize = 5;
+        for _ in 0..TRIES {
+            let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            let mut hub = Self::init_as(&format!("localhost:{}", free.port()))?;
+            hub.option(&format!("https.listen={free}"));
+            options.iter().for_each(|option| hub.option(option));
+            for user in users {
+                hub.add_user(user)?;
+            }
+            match hub.start() {
+                Ok(()) => return Ok(hub),
+                Err(_) if hub.log_text().contains("error[LISTEN]") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(format!("{TRIES} free ports were taken in the moment they were to be used").into())
     }
 
     /// A directory that is already initialised, and stays when this is dropped.
     pub(crate) fn adopt(path: &Path) -> Self {
         let path = path.to_owned();
         Self {
+            name: NAME.to_owned(),
             path,
             made: None,
             running: None,
@@ -67,6 +97,11 @@ impl Hub {
         }
         hub.start()?;
         Ok(hub)
+    }
+
+    /// Its server name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Where everything is.

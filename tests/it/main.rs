@@ -13,6 +13,7 @@ mod backup;
 mod clients;
 mod command_line;
 mod durability;
+mod federation;
 mod hostile;
 mod hub;
 mod lab;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         clients::trials(),
         command_line::trials(),
         durability::trials(),
+        federation::trials(),
         hostile::trials(),
         lab::trials(),
         linked::trials(),

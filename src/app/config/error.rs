@@ -69,16 +69,6 @@ pub enum ConfigError {
         /// What to do about it.
         fix: String,
     },
-    /// The key belongs to a part that this release does not have.
-    #[error("{at}: `{key}`: {what} is not in this release ({}); remove the setting", env!("CARGO_PKG_VERSION"))]
-    NotInThisRelease {
-        /// The key.
-        key: String,
-        /// The place.
-        at: Source,
-        /// The missing part.
-        what: &'static str,
-    },
     /// The value is of the wrong kind or out of bounds.
     #[error("{at}: `{key}` takes a {expected}, found {found}: {fix}")]
     WrongValue {
@@ -129,7 +119,6 @@ impl ConfigError {
             Self::NotFound { .. } => "CONFIG_NOT_FOUND",
             Self::Syntax { .. } => "CONFIG_SYNTAX",
             Self::UnknownKey { .. } => "CONFIG_UNKNOWN_KEY",
-            Self::NotInThisRelease { .. } => "CONFIG_NOT_IN_THIS_RELEASE",
             Self::WrongValue { .. } => "CONFIG_WRONG_VALUE",
             Self::Missing { .. } => "CONFIG_MISSING_KEY",
             Self::NotAnAssignment { .. } => "CONFIG_NOT_AN_ASSIGNMENT",

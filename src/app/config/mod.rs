@@ -8,6 +8,7 @@ mod admin;
 mod coap;
 mod coaps;
 mod error;
+mod federation;
 mod https;
 mod identity;
 mod key;
@@ -36,6 +37,7 @@ pub use admin::Admin;
 pub use coap::Coap;
 pub use coaps::Coaps;
 pub use error::{ConfigError, ConfigErrors, Source};
+pub use federation::Federation;
 pub use https::Https;
 pub use identity::Identity;
 pub use key::{Key, Reload, Section};
@@ -76,6 +78,8 @@ pub struct Config {
     pub quic: Quic,
     /// How sleeping devices are knocked at.
     pub wake: Wake,
+    /// This hub among other Matrix servers.
+    pub federation: Federation,
     /// The door for the operator.
     pub admin: Admin,
     /// Who may make an account.
@@ -120,6 +124,7 @@ pub fn sections() -> impl Iterator<Item = Section> {
         section("coaps", Coaps::ABOUT, Coaps::KEYS),
         section("quic", Quic::ABOUT, Quic::KEYS),
         section("wake", Wake::ABOUT, Wake::KEYS),
+        section("federation", Federation::ABOUT, Federation::KEYS),
         section("admin", Admin::ABOUT, Admin::KEYS),
         section("registration", Registration::ABOUT, Registration::KEYS),
         section("limits", Limits::ABOUT, Limits::KEYS),
@@ -190,6 +195,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
     let coaps = Coaps::read(reader);
     let quic = Quic::read(reader);
     let wake = Wake::read(reader);
+    let federation = Federation::read(reader);
     let admin = Admin::read(reader);
     let registration = Registration::read(reader);
     let limits = Limits::read(reader);
@@ -205,6 +211,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
         coaps: coaps?,
         quic: quic?,
         wake: wake?,
+        federation: federation?,
         admin: admin?,
         registration: registration?,
         limits: limits?,

@@ -18,9 +18,6 @@ use super::{
     value::{Raw, Value},
 };
 
-/// Parts that the contract names and this release does not have.
-const NOT_IN_THIS_RELEASE: &[(&str, &str)] = &[("federation", "federation")];
-
 /// Where the layers of a configuration come from.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
@@ -121,7 +118,7 @@ impl<'a> Reader<'a> {
             let source = place(name.span().start);
             let is_section = prefix.is_empty() && sections().any(|section| section.name == key);
             match value.get_ref() {
-                // An unknown table's keys tell more than its name: «federation.enabled». How deep
+                // An unknown table's keys tell more than its name: «htps.listen». How deep
                 // this goes is bounded by the parser.
                 DeValue::Table(inner) if is_section || !inner.is_empty() => {
                     self.add_table(&format!("{key}."), inner, place);
@@ -176,21 +173,10 @@ impl<'a> Reader<'a> {
             self.found.insert(key, Found { raw, source });
             return;
         }
-        let section = key.split('.').next().unwrap_or_default();
-        let missing = NOT_IN_THIS_RELEASE
-            .iter()
-            .find(|(name, _)| *name == section);
-        self.errors.push(match missing {
-            Some((_, what)) => ConfigError::NotInThisRelease {
-                key,
-                at: source,
-                what,
-            },
-            None => ConfigError::UnknownKey {
-                fix: fix_for_unknown(&key),
-                key,
-                at: source,
-            },
+        self.errors.push(ConfigError::UnknownKey {
+            fix: fix_for_unknown(&key),
+            key,
+            at: source,
         });
     }
 

@@ -300,23 +300,72 @@ fn everything_that_is_wrong_is_told_at_once() {
 }
 
 #[test]
-fn doors_of_later_releases_are_refused_as_such() {
-    for (text, key) in [
-        ("federation.enabled = true", "federation.enabled"),
-        ("[federation]\nenabled = true", "federation.enabled"),
-        ("[federation]", "federation"),
-    ] {
-        let wrong = with(text).wrong();
+fn federation_takes_lists_keys_and_a_proxy() {
+    let key = "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI";
+    let text = format!(
+        "[federation]\nenabled = true\nallow = [\"*.example\", \"Box.test:8448\"]\n\
+         deny = \"evil.example\"\nproxy = \"http://127.0.0.1:3128/\"\n\
+         well_known = \"hub.example:443\"\n\
+         pinned_keys = [\"a.example ed25519:1 {key}\", \"a.example  ed25519:2 {key}=\"]\n\
+         old_keys = [\"ed25519:a1 {key} 1700000000000\"]"
+    );
+    let loaded = with(&text).loaded();
+    let federation = &loaded.config.federation;
 
-        assert!(
-            wrong.starts_with("error[CONFIG_NOT_IN_THIS_RELEASE]"),
-            "{wrong}"
-        );
-        assert!(wrong.contains(&format!("`{key}`")), "{wrong}");
-        assert!(wrong.contains(env!("CARGO_PKG_VERSION")), "{wrong}");
+    assert!(federation.enabled);
+    let shown = |key: &str| {
+        let mut settings = loaded.settings.iter();
+        let setting = settings.find(|setting| setting.key.name == key);
+        setting.unwrap().value.clone()
+    };
+    assert_eq!(
+        shown("federation.allow"),
+        json!(["*.example", "box.test:8448"])
+    );
+    assert_eq!(shown("federation.deny"), json!(["evil.example"]));
+    assert_eq!(shown("federation.proxy"), json!("http://127.0.0.1:3128"));
+    assert_eq!(
+        shown("federation.pinned_keys"),
+        json!([
+            format!("a.example ed25519:1 {key}"),
+            format!("a.example ed25519:2 {key}")
+        ])
+    );
+    assert_eq!(
+        shown("federation.old_keys"),
+        json!([format!("ed25519:a1 {key} 1700000000000")])
+    );
+    let lists = federation.lists();
+    assert!(lists.welcomes(ruma::server_name!("a.example")).is_ok());
+    assert!(lists.welcomes(ruma::server_name!("evil.example")).is_err());
+    assert!(lists.welcomes(ruma::server_name!("other.test")).is_err());
+    let ours = with("").loaded().config.federation;
+    assert!(!ours.enabled && ours.lists() == crate::session::server_list::ServerList::default());
+}
+
+#[test]
+fn what_is_wrong_with_a_key_of_federation_says_how_to_write_it() {
+    for (text, part) in [
+        ("allow = [\"a b\"]", "write names or patterns"),
+        ("deny = [1]", "write it in quotes"),
+        ("proxy = \"socks5://a:1\"", "http://host:port"),
+        ("proxy = \"http://u:p@a:1\"", "http://host:port"),
+        ("well_known = \"https://a\"", "hub.example:443"),
+        (
+            "pinned_keys = [\"a.example ed25519:1\"]",
+            "has not three words",
+        ),
+        (
+            "pinned_keys = [\"a.example ed25519:1 AAAA\"]",
+            "32 bytes in base64",
+        ),
+        ("old_keys = [\"a1 AAAA 1\"]", "no id of an Ed25519 key"),
+        ("enabled = \"yes\"", "true or false"),
+    ] {
+        let wrong = with(&format!("[federation]\n{text}")).wrong();
+        assert!(wrong.contains("CONFIG_WRONG_VALUE"), "{wrong}");
+        assert!(wrong.contains(part), "{part}: {wrong}");
     }
-    let wrong = case(NAME).option("federation.enabled=true").wrong();
-    assert!(wrong.contains("not in this release"), "{wrong}");
 }
 
 #[test]

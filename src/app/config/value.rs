@@ -45,7 +45,16 @@ impl Raw {
         }
     }
 
-    fn text(&self) -> Result<&str, String> {
+    /// Each of a list; what stands alone is a list of one, and words are parted by commas.
+    pub(super) fn texts(&self) -> Result<Vec<&str>, String> {
+        match self {
+            Self::List(items) => items.iter().map(Self::text).collect(),
+            Self::Word(word) => Ok(word.split(',').map(str::trim).collect()),
+            other => Ok(vec![other.text()?]),
+        }
+    }
+
+    pub(super) fn text(&self) -> Result<&str, String> {
         match self {
             Self::Text(text) | Self::Word(text) => Ok(text.trim()),
             Self::Integer(number) => Err(format!("write it in quotes: \"{number}\"")),

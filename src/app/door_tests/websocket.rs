@@ -63,6 +63,7 @@ async fn running() -> Running {
         limits: Limits::default(),
         well_known: WellKnown::default(),
         facts: None,
+        federation: None,
         websockets: Some(WebSockets::new(hub.clone(), &links)),
     };
     let (stop, stopped) = watch::channel(false);

@@ -73,6 +73,7 @@ async fn running(limits: Limits) -> Running {
         },
         websockets: None,
         facts: None,
+        federation: None,
     };
     let task = tokio::spawn(serve(listener, tls, door, stopped));
     Running {

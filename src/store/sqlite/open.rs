@@ -24,6 +24,7 @@ pub struct OpenOptions {
     path: PathBuf,
     server_name: OwnedServerName,
     key: Option<SigningKeyNote>,
+    retired: Vec<SigningKeyNote>,
     readers: u32,
     synced: bool,
 }
@@ -35,6 +36,7 @@ impl OpenOptions {
             path: path.into(),
             server_name,
             key: None,
+            retired: Vec::new(),
             readers: READERS,
             synced: true,
         }
@@ -75,6 +77,14 @@ impl OpenOptions {
         self
     }
 
+    /// The keys that this hub publishes as those it signed with before: where the store remembers
+    /// one of them, it takes the new one instead.
+    #[must_use]
+    pub fn retired_keys(mut self, keys: Vec<SigningKeyNote>) -> Self {
+        self.retired = keys;
+        self
+    }
+
     /// How many connections read.
     #[must_use]
     pub fn readers(mut self, readers: u32) -> Self {
@@ -85,6 +95,11 @@ impl OpenOptions {
     /// The database file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The key that signs, and those that did.
+    pub(super) fn keys(&self) -> Option<(&SigningKeyNote, &[SigningKeyNote])> {
+        Some((self.key.as_ref()?, &self.retired))
     }
 
     /// Whose store it has to be.
@@ -135,7 +150,7 @@ pub(super) async fn open(options: OpenOptions) -> Result<Sqlite, OpenError> {
     let mut conn = connect(&options.writer()).await?;
     check_ours(&mut conn).await?;
     migrate(&mut conn).await?;
-    owner::check(&mut conn, options.server_name(), options.key.as_ref()).await?;
+    owner::check(&mut conn, &options).await?;
     drop_lost_names(&mut conn).await.map_err(backend)?;
     let numbers = numbers(&mut conn).await.map_err(backend)?;
     let writer = Writer::new(conn, options.writer()).await?;

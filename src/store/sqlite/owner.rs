@@ -2,21 +2,21 @@
 
 use sqlx::SqliteConnection;
 
-use super::{backend, damaged};
+use super::{backend, damaged, open::OpenOptions};
 use crate::store::{OpenError, SigningKeyNote, StoreError};
 
 /// Refuses another hub's store, and a key that is not the one its events are signed with. Notes
 /// what is not noted yet, and counts the opening.
 pub(super) async fn check(
     conn: &mut SqliteConnection,
-    server_name: &str,
-    key: Option<&SigningKeyNote>,
+    options: &OpenOptions,
 ) -> Result<(), OpenError> {
+    let server_name = options.server_name();
     note(conn, "server_name", server_name).await?;
     note(conn, "generation", "0").await?;
     is_of(conn, server_name).await?;
-    if let Some(key) = key {
-        check_key(conn, key).await?;
+    if let Some((key, retired)) = options.keys() {
+        check_key(conn, key, retired).await?;
     }
     sqlx::query("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'generation'")
         .execute(conn)
@@ -40,16 +40,27 @@ pub(super) async fn is_of(conn: &mut SqliteConnection, server_name: &str) -> Res
 /// else, and what it signed with the old key can no longer be vouched for: so a file that was
 /// replaced by mistake is refused. A store that has none noted (a new one, or one from before keys
 /// were noted) adopts the key it is opened with.
-///
-/// TODO(once a key can be rotated): a rotation notes the new key here in the same step that keeps
-/// the old one's public half among the keys the hub publishes as expired.
-async fn check_key(conn: &mut SqliteConnection, key: &SigningKeyNote) -> Result<(), OpenError> {
-    // One row for both: they are noted together or not at all.
-    let ours = format!("{} {}", key.id, hex::encode(key.public));
+/// A key is changed on purpose by publishing the old one as such: then the new one is noted.
+async fn check_key(
+    conn: &mut SqliteConnection,
+    key: &SigningKeyNote,
+    retired: &[SigningKeyNote],
+) -> Result<(), OpenError> {
+    let ours = row(key);
     note(conn, SIGNING_KEY, &ours).await?;
     let found = noted(conn, SIGNING_KEY).await?.unwrap_or_default();
     if found == ours {
         return Ok(());
+    }
+    if retired.iter().any(|retired| row(retired) == found) {
+        tracing::info!(old = found, new = ours, "the signing key was changed");
+        return sqlx::query("UPDATE meta SET value = ? WHERE name = ?")
+            .bind(ours)
+            .bind(SIGNING_KEY)
+            .execute(conn)
+            .await
+            .map(drop)
+            .map_err(|error| backend(error).into());
     }
     let (expected, _) = found
         .split_once(' ')
@@ -58,6 +69,11 @@ async fn check_key(conn: &mut SqliteConnection, key: &SigningKeyNote) -> Result<
         expected: expected.to_owned(),
         found: key.id.clone(),
     })
+}
+
+/// One row for both: they are noted together or not at all.
+fn row(key: &SigningKeyNote) -> String {
+    format!("{} {}", key.id, hex::encode(key.public))
 }
 
 const SIGNING_KEY: &str = "signing_key";
@@ -128,5 +144,24 @@ mod tests {
             assert_eq!((expected.as_str(), found), ("ed25519:a", other.id));
         }
         with(key("ed25519:a", 1)).await.unwrap().close().await;
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_retired_makes_room_for_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (key("ed25519:a", 1), key("ed25519:b", 2));
+        let with = async |key: &SigningKeyNote, retired: &[&SigningKeyNote]| {
+            let retired = retired.iter().map(|key| (*key).clone()).collect();
+            let options = options(&dir).signing_key(key.clone());
+            Sqlite::open(options.retired_keys(retired)).await
+        };
+        with(&old, &[]).await.unwrap().close().await;
+
+        let other = key("ed25519:a", 9); // of the same id, but not the one that signed
+        assert!(with(&new, &[&other]).await.is_err());
+        with(&new, &[&other, &old]).await.unwrap().close().await;
+
+        with(&new, &[]).await.unwrap().close().await;
+        assert!(with(&old, &[]).await.is_err());
     }
 }

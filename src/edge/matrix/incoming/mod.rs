@@ -1,0 +1,223 @@
+//! Requests of other servers: which of them sent one, and what is answered without asking the hub.
+//!
+//! [`Incoming::authenticate`] is the only maker of an [`Authenticated`]: what acts for another server
+//! takes one, and so cannot be reached without. Paths are in [`routes`].
+
+pub mod routes;
+
+use std::sync::Arc;
+
+use ruma::OwnedServerName;
+use serde_json::{Map, Value, json};
+
+use super::{Lists, keys::KeyRing};
+use crate::{
+    api::Refusal,
+    base::Timestamp,
+    wire::{
+        json::{self as wire_json, SignedText},
+        matrix::{Signed, XMatrix, server_name},
+    },
+};
+
+/// A request as it arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived<'a> {
+    /// `GET`, `PUT`, …
+    pub method: &'a str,
+    /// The path with its query, as it stands in the request line.
+    pub uri: &'a str,
+    /// Its body; empty if there is none.
+    pub body: &'a [u8],
+}
+
+/// A request whose sender has shown who it is.
+#[derive(Clone, Debug)]
+pub struct Authenticated {
+    origin: OwnedServerName,
+    content: Option<SignedText>,
+}
+
+impl Authenticated {
+    /// The server that sent it.
+    pub const fn origin(&self) -> &OwnedServerName {
+        &self.origin
+    }
+
+    /// Its body, an object, as it was signed: numbers as they were written.
+    pub const fn content(&self) -> Option<&SignedText> {
+        self.content.as_ref()
+    }
+}
+
+/// The way in for other servers.
+pub struct Incoming {
+    keys: Arc<KeyRing>,
+    lists: Arc<Lists>,
+}
+
+impl Incoming {
+    /// A way in that checks signatures with these keys.
+    pub const fn new(keys: Arc<KeyRing>, lists: Arc<Lists>) -> Self {
+        Self { keys, lists }
+    }
+
+    /// Which server sent a request.
+    ///
+    /// 401 `M_UNAUTHORIZED` where it has not shown that it is the one it says, 403 `M_FORBIDDEN`
+    /// where it has a name that the operator's lists refuse: those are not asked for their keys.
+    // spec: server-server §Request-Authentication
+    pub async fn authenticate<'a>(
+        &self,
+        arrived: Arrived<'_>,
+        authorization: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Authenticated, Refusal> {
+        let headers = self.headers(authorization)?;
+        let content = if arrived.body.is_empty() {
+            None
+        } else {
+            let read = SignedText::of_body(arrived.body);
+            Some(read.map_err(|error| not_json(&error))?)
+        };
+        let request = Signed {
+            method: arrived.method,
+            uri: arrived.uri,
+            content: content.as_ref(),
+        };
+        let mut reason = String::new();
+        for header in headers {
+            match self.check(&header, request).await {
+                Ok(()) => {
+                    let origin = header.origin;
+                    return Ok(Authenticated { origin, content });
+                }
+                Err(why) => reason = why,
+            }
+        }
+        Err(Refusal::unauthorized(reason))
+    }
+
+    /// The headers, all of one origin that may speak with us, and meant for us.
+    fn headers<'a>(
+        &self,
+        authorization: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<XMatrix>, Refusal> {
+        let mut headers: Vec<XMatrix> = Vec::new();
+        for value in authorization.take(HEADERS_MAX) {
+            let header = XMatrix::parse(value).map_err(|error| {
+                Refusal::unauthorized(format!("the Authorization header: {error}"))
+            })?;
+            if headers
+                .first()
+                .is_some_and(|first| first.origin != header.origin)
+            {
+                let message = "two Authorization headers name two servers";
+                return Err(Refusal::unauthorized(message));
+            }
+            headers.push(header);
+        }
+        let Some(first) = headers.first() else {
+            let message = "servers sign their requests: there is no Authorization header";
+            return Err(Refusal::unauthorized(message));
+        };
+        let ours = self.keys.name();
+        for header in &headers {
+            let meant_for = header.destination.as_ref();
+            if let Some(other) = meant_for.filter(|destination| *destination != ours) {
+                let message = format!("the request is for {other}, this is {ours}");
+                return Err(Refusal::unauthorized(message));
+            }
+        }
+        if first.origin == ours {
+            let message = "this hub does not send requests to itself";
+            return Err(Refusal::unauthorized(message));
+        }
+        let welcome = self.lists.current().welcomes(&first.origin);
+        welcome.map_err(|rule| {
+            tracing::info!(origin = %first.origin, %rule, "a request was refused by the lists");
+            // which patterns there are is nobody's business but the operator's
+            Refusal::forbidden(format!("this server does not speak with {}", first.origin))
+        })?;
+        Ok(headers)
+    }
+
+    async fn check(&self, header: &XMatrix, request: Signed<'_>) -> Result<(), String> {
+        let key = self.keys.for_request(&header.origin, &header.key).await;
+        let key = key.map_err(|error| error.to_string())?;
+        let verified = header.verify(&key, self.keys.name(), request);
+        verified.map_err(|error| format!("{} of {}: {error}", header.key, header.origin))
+    }
+
+    /// The answer of `/_matrix/key/v2/server`.
+    pub fn server_keys(&self) -> Value {
+        value(self.keys.ours())
+    }
+
+    /// The answer of `/_matrix/key/v2/query/{server}`.
+    // spec: server-server §Retrieving-server-keys
+    pub async fn query(&self, server: &str, query: &str) -> Result<Value, Refusal> {
+        let server = server_name(server)
+            .map_err(|error| Refusal::invalid_param(format!("the server's name: {error}")))?;
+        let until = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("minimum_valid_until_ts="));
+        let until = until.map(str::parse).transpose().map_err(|_| {
+            Refusal::invalid_param("`minimum_valid_until_ts` is not a number of milliseconds")
+        })?;
+        let found = self.keys.vouched(&server, until.map(Timestamp)).await;
+        Ok(json!({ "server_keys": found.map(value).as_slice() }))
+    }
+
+    /// The answer of `/_matrix/key/v2/query`.
+    pub async fn query_many(&self, body: &[u8]) -> Result<Value, Refusal> {
+        let body = wire_json::read_lax(body).map_err(|error| not_json(&error))?;
+        let wanted = body.get("server_keys").and_then(Value::as_object);
+        let wanted = wanted.ok_or_else(|| Refusal::bad_json("`server_keys` must be an object"))?;
+        if wanted.len() > QUERIED_MAX {
+            let found = wanted.len();
+            let message = format!("{found} servers in one question, at most {QUERIED_MAX}");
+            return Err(Refusal::bad_json(message));
+        }
+        let mut found = Vec::new();
+        for (server, keys) in wanted {
+            // a name that is none has no keys, and must not spoil the others' answer
+            let Ok(server) = server_name(server) else {
+                continue;
+            };
+            found.extend(self.keys.vouched(&server, latest(keys)).await.map(value));
+        }
+        Ok(json!({ "server_keys": found }))
+    }
+}
+
+/// The latest time that is asked for in the criteria of one server.
+fn latest(criteria: &Value) -> Option<Timestamp> {
+    let none = Map::new();
+    let keys = criteria.as_object().unwrap_or(&none).values();
+    let times = keys.filter_map(|key| key.get("minimum_valid_until_ts")?.as_u64());
+    times.max().map(Timestamp)
+}
+
+fn value(object: ruma::CanonicalJsonObject) -> Value {
+    Value::Object(
+        object
+            .into_iter()
+            .map(|(key, value)| (key, value.into()))
+            .collect(),
+    )
+}
+
+fn not_json(error: &crate::wire::DecodeError) -> Refusal {
+    let code = if error.is_well_formed() {
+        crate::api::Code::BadJson
+    } else {
+        crate::api::Code::NotJson
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// Authorization headers of one request: one for each key that its sender has.
+const HEADERS_MAX: usize = 4;
+
+/// Servers in one question for keys: each costs us a signature.
+const QUERIED_MAX: usize = 256;

@@ -1,0 +1,111 @@
+//! Whether an event is its senders': signatures by keys that they had at its time, and its hash.
+
+use std::collections::BTreeSet;
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
+    serde::Base64,
+    signatures::{
+        PublicKeyMap, VerificationError, Verified, required_server_signatures_to_verify_event,
+        verify_event,
+    },
+};
+use thiserror::Error;
+
+use super::{KeyError, KeyRing};
+use crate::{
+    base::Timestamp,
+    wire::matrix::{KeyId, Version},
+};
+
+/// An event whose signatures are good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// All of it is what was signed.
+    Whole,
+    /// Its content is not: only what redaction leaves may be used.
+    Changed,
+}
+
+/// An event that is not to be believed.
+#[derive(Debug, Error)]
+pub enum EventError {
+    /// No integer at `origin_server_ts`.
+    #[error("it does not say when it was made")]
+    Time,
+    /// A server that has to sign it has not, with no key we know of.
+    #[error("{server} has not signed it")]
+    Unsigned {
+        /// The server.
+        server: OwnedServerName,
+    },
+    /// There is no key to check a signature with.
+    #[error(transparent)]
+    Key(#[from] Box<KeyError>),
+    /// A signature is wrong, or the form of the event.
+    #[error(transparent)]
+    Forged(#[from] VerificationError),
+}
+
+impl KeyRing {
+    /// Checks the signatures of all servers that have to have signed an event, and its hash.
+    ///
+    /// Of a server's signatures those with keys that cannot be had are passed over, as long as one
+    /// is left. Whether the event may be sent by its sender is not looked at.
+    // spec: server-server §Signing-events
+    pub async fn check_event(
+        &self,
+        event: &CanonicalJsonObject,
+        version: Version,
+    ) -> Result<Checked, EventError> {
+        let at = time(event).ok_or(EventError::Time)?;
+        let rules = version.rules();
+        let servers = required_server_signatures_to_verify_event(event, &rules.signatures)?;
+        let mut keys = PublicKeyMap::new();
+        for server in servers {
+            let mut missing = None;
+            let set = keys.entry(server.to_string()).or_default();
+            for id in signed_with(event, &server) {
+                match self.for_event(&server, &id, at).await {
+                    Ok(key) => {
+                        set.insert(id.to_string(), Base64::new(key.0.to_vec()));
+                    }
+                    Err(error) => missing = missing.or(Some(error)),
+                }
+            }
+            if set.is_empty() {
+                return Err(missing.map_or(EventError::Unsigned { server }, |error| {
+                    EventError::Key(Box::new(error))
+                }));
+            }
+        }
+        Ok(match verify_event(&keys, event, rules)? {
+            Verified::All => Checked::Whole,
+            Verified::Signatures => Checked::Changed,
+        })
+    }
+}
+
+/// With which keys a server has signed, the first few.
+fn signed_with(event: &CanonicalJsonObject, server: &OwnedServerName) -> BTreeSet<KeyId> {
+    let inner = |value: Option<&CanonicalJsonValue>, key: &str| match value {
+        Some(CanonicalJsonValue::Object(members)) => members.get(key).cloned(),
+        _ => None,
+    };
+    let by_server = inner(event.get("signatures"), server.as_str());
+    let Some(CanonicalJsonValue::Object(by_server)) = by_server else {
+        return BTreeSet::new();
+    };
+    let ids = by_server.keys().filter_map(|id| id.parse().ok());
+    ids.take(SIGNATURES_MAX).collect()
+}
+
+fn time(event: &CanonicalJsonObject) -> Option<Timestamp> {
+    match event.get("origin_server_ts")? {
+        CanonicalJsonValue::Integer(ms) => u64::try_from(i64::from(*ms)).ok().map(Timestamp),
+        _ => None,
+    }
+}
+
+/// Signatures of one server that are looked at: each may have its server asked for a key.
+const SIGNATURES_MAX: usize = 4;

@@ -1,0 +1,383 @@
+//! Requests to other servers: found, connected to, signed, bounded.
+//!
+//! [`Outgoing::ask`] is all there is to it. It refuses servers that the operator's lists refuse and
+//! addresses that are not of the public internet, follows no redirect, reads no more of an answer
+//! than its caller wants, and comes to an end in the time that its caller gives. Whether to try
+//! again, and when, is the caller's business; any answer at all is a sign of life.
+
+mod connect;
+mod exchange;
+mod find;
+mod names;
+mod pool;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, header};
+use http_body_util::Full;
+use metrics::counter;
+use ruma::{CanonicalJsonObject, ServerName};
+use rustls::RootCertStore;
+use thiserror::Error;
+use tokio::time::timeout;
+
+use self::{
+    connect::Connector,
+    exchange::{Connection, Exchanged},
+    find::Finder,
+    pool::Pool,
+};
+use super::Lists;
+use crate::{
+    base::{Clock, Rng},
+    session::{discovery::Route, server_list::Unwelcome},
+    wire::{
+        DecodeError,
+        json::{self, SignedText},
+        matrix::{NameError, Place, ServerKey, Signed, XMatrix},
+    },
+};
+
+pub use connect::ConnectError;
+pub use exchange::ExchangeError;
+pub use names::{Names, SystemNames};
+
+/// What requests to other servers need.
+pub struct Parts {
+    /// Who we are.
+    pub key: Arc<ServerKey>,
+    /// With whom we speak.
+    pub lists: Arc<Lists>,
+    /// Whom to believe when a server shows its certificate.
+    pub roots: RootCertStore,
+    /// Whether servers may be in private networks and on this machine.
+    pub allow_private_addresses: bool,
+    /// Through which proxy to connect.
+    pub proxy: Option<Place>,
+    /// Who knows names.
+    pub names: Arc<dyn Names>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub rng: Box<dyn Rng + Send>,
+}
+
+/// The way to other servers.
+pub struct Outgoing {
+    key: Arc<ServerKey>,
+    lists: Arc<Lists>,
+    connector: Arc<Connector>,
+    finder: Finder,
+    pool: Arc<Pool>,
+}
+
+/// A request to another server.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    method: Method,
+    uri: String,
+    content: Option<SignedText>,
+    is_signed: bool,
+    answer_bytes_max: usize,
+    within: Duration,
+}
+
+impl Ask {
+    /// A GET of a path with its query, both percent-encoded.
+    pub fn get(uri: impl Into<String>) -> Self {
+        Self::new(Method::GET, uri.into(), None)
+    }
+
+    /// A PUT of an object.
+    pub fn put(uri: impl Into<String>, content: &CanonicalJsonObject) -> Self {
+        let content = SignedText::of_object(content);
+        Self::new(Method::PUT, uri.into(), Some(content))
+    }
+
+    /// A POST of an object.
+    pub fn post(uri: impl Into<String>, content: &CanonicalJsonObject) -> Self {
+        let content = SignedText::of_object(content);
+        Self::new(Method::POST, uri.into(), Some(content))
+    }
+
+    const fn new(method: Method, uri: String, content: Option<SignedText>) -> Self {
+        Self {
+            method,
+            uri,
+            content,
+            is_signed: true,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            within: ANSWER_TIME_MAX,
+        }
+    }
+
+    /// The same without saying who asks.
+    #[must_use]
+    pub fn unsigned(mut self) -> Self {
+        self.is_signed = false;
+        self
+    }
+
+    /// The same with another ceiling for the answer, in bytes.
+    #[must_use]
+    pub fn answer_bytes_max(mut self, max: usize) -> Self {
+        self.answer_bytes_max = max;
+        self
+    }
+
+    /// The same with other patience, from finding the server to the end of its answer. A server that
+    /// is not known yet may take 13 s to find where name servers and hosts are silent.
+    #[must_use]
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = time;
+        self
+    }
+}
+
+/// The answer of another server, of whatever status.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// HTTP's.
+    pub status: u16,
+    /// Its body, unread.
+    pub body: Bytes,
+    /// When the server wants to be asked again, where it says so in seconds.
+    pub retry_after: Option<Duration>,
+}
+
+impl Told {
+    /// The object that a 200 brought; as strict as events are read.
+    pub fn object(&self) -> Result<CanonicalJsonObject, AskError> {
+        if self.status != 200 {
+            return Err(AskError::Refused {
+                status: self.status,
+                errcode: self.error("errcode"),
+                error: self.error("error"),
+            });
+        }
+        Ok(json::read_object(&self.body)?)
+    }
+
+    /// A member of an error's body, cut short.
+    fn error(&self, name: &str) -> String {
+        let body = json::read_lax(&self.body).unwrap_or_default();
+        let text = body.get(name).and_then(serde_json::Value::as_str);
+        text.unwrap_or_default()
+            .chars()
+            .filter(|char| !char.is_control())
+            .take(ERROR_CHARS_MAX)
+            .collect()
+    }
+}
+
+/// A server was not asked, or gave no answer that can be used.
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// The operator does not want it.
+    #[error("{server} is not to be spoken with: {source}")]
+    Unwelcome {
+        /// The server.
+        server: String,
+        /// The rule.
+        source: Unwelcome,
+    },
+    /// It is this hub.
+    #[error("{0} is this hub itself")]
+    Ourselves(String),
+    /// Its name leads nowhere.
+    #[error("its name: {0}")]
+    Name(#[from] NameError),
+    /// Its records say that there is no such server.
+    #[error("the SRV records {records} say that there is no server")]
+    Nowhere {
+        /// Their name.
+        records: String,
+    },
+    /// There is no connection to it.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection brought no whole answer.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// No answer in time.
+    #[error("no answer in {} s", within.as_secs())]
+    Slow {
+        /// How long it had.
+        within: Duration,
+    },
+    /// The request cannot be written; ours to fix.
+    #[error("not a request: {0}")]
+    Request(#[from] http::Error),
+    /// It answered that it will not.
+    #[error("HTTP {status} {errcode}: {error}")]
+    Refused {
+        /// HTTP's.
+        status: u16,
+        /// Matrix's code, if it sent one.
+        errcode: String,
+        /// Its words.
+        error: String,
+    },
+    /// It answered something else.
+    #[error("its answer: {0}")]
+    Form(#[from] DecodeError),
+}
+
+impl AskError {
+    /// Whether the server was there: it answered, if only with a refusal.
+    pub const fn is_sign_of_life(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Form(_))
+    }
+}
+
+impl Outgoing {
+    /// A way to other servers.
+    pub fn new(parts: Parts) -> Result<Self, rustls::Error> {
+        let connector = Connector::new(
+            parts.roots,
+            parts.names,
+            parts.allow_private_addresses,
+            parts.proxy,
+        )?;
+        let connector = Arc::new(connector);
+        Ok(Self {
+            key: parts.key,
+            lists: parts.lists,
+            finder: Finder::new(Arc::clone(&connector), Arc::clone(&parts.clock), parts.rng),
+            connector,
+            pool: Pool::new(parts.clock),
+        })
+    }
+
+    /// Asks another server.
+    pub async fn ask(&self, server: &ServerName, ask: &Ask) -> Result<Told, AskError> {
+        let told = self.told(server, ask).await;
+        let result = match &told {
+            Ok(told) => match told.status {
+                200..=299 => "answered",
+                500..=599 => "in trouble",
+                _ => "refused",
+            },
+            Err(AskError::Unwelcome { .. } | AskError::Ourselves(_)) => "not asked",
+            Err(_) => "failed",
+        };
+        counter!("tramline_peer_requests_total", "result" => result).increment(1);
+        told
+    }
+
+    async fn told(&self, server: &ServerName, ask: &Ask) -> Result<Told, AskError> {
+        if server == self.key.name() {
+            return Err(AskError::Ourselves(server.to_string()));
+        }
+        self.lists
+            .current()
+            .welcomes(server)
+            .map_err(|source| AskError::Unwelcome {
+                server: server.to_string(),
+                source,
+            })?;
+        let place = Place::of(server)?;
+        let within = ask.within;
+        let exchanged = timeout(within, self.exchange(server, &place, ask))
+            .await
+            .map_err(|_| AskError::Slow { within })??;
+        let retry_after = exchanged.headers.get(header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|after| after.to_str().ok()?.parse().ok());
+        Ok(Told {
+            status: exchanged.status.as_u16(),
+            body: exchanged.body,
+            retry_after: retry_after.map(Duration::from_secs),
+        })
+    }
+
+    /// Where a server is now, without asking it anything but that.
+    pub async fn find(&self, server: &ServerName) -> Result<Route, AskError> {
+        let found = self.finder.find(&Place::of(server)?).await;
+        found.map_err(|nowhere| AskError::Nowhere {
+            records: nowhere.records,
+        })
+    }
+
+    async fn exchange(
+        &self,
+        server: &ServerName,
+        place: &Place,
+        ask: &Ask,
+    ) -> Result<Exchanged, AskError> {
+        let found = self.finder.find(place).await;
+        let route = found.map_err(|nowhere| AskError::Nowhere {
+            records: nowhere.records,
+        })?;
+        // A resting connection may be closed just as the request goes out, and then nobody knows
+        // whether it was taken. GET and PUT may be asked twice; a claim of keys may not.
+        let resting = if ask.method == Method::POST {
+            None
+        } else {
+            self.pool.take(server, &route)
+        };
+        if let Some(mut connection) = resting {
+            let request = self.request(server, &route, ask)?;
+            match connection.exchange(request, ask.answer_bytes_max).await {
+                Ok(exchanged) => {
+                    self.pool.put(server, route, connection);
+                    return Ok(exchanged);
+                }
+                Err(ExchangeError::Broken(error)) => {
+                    tracing::debug!(%server, %error, "a resting connection was closed");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let stream = self.connector.connect(&route).await?;
+        let mut connection = Connection::over(stream).await?;
+        let request = self.request(server, &route, ask)?;
+        let exchanged = connection.exchange(request, ask.answer_bytes_max).await?;
+        self.pool.put(server, route, connection);
+        Ok(exchanged)
+    }
+
+    // spec: server-server §Request-Authentication
+    fn request(
+        &self,
+        server: &ServerName,
+        route: &Route,
+        ask: &Ask,
+    ) -> Result<Request<Full<Bytes>>, http::Error> {
+        let mut request = Request::builder()
+            .method(&ask.method)
+            .uri(&ask.uri)
+            .header(header::HOST, &route.host_header)
+            .header(header::USER_AGENT, USER_AGENT);
+        if ask.is_signed {
+            let signed = Signed {
+                method: ask.method.as_str(),
+                uri: &ask.uri,
+                content: ask.content.as_ref(),
+            };
+            let shown = XMatrix::sign(&self.key, server, signed).header();
+            request = request.header(header::AUTHORIZATION, shown);
+        }
+        let body = ask.content.as_ref().map_or_else(Bytes::new, |content| {
+            Bytes::copy_from_slice(content.as_str().as_bytes())
+        });
+        if ask.content.is_some() {
+            let json = HeaderValue::from_static("application/json");
+            request = request.header(header::CONTENT_TYPE, json);
+        }
+        request.body(Full::new(body))
+    }
+}
+
+/// Who we are to those who read logs.
+const USER_AGENT: &str = concat!("Tramline/", env!("CARGO_PKG_VERSION"));
+
+/// An answer, in bytes, unless its caller wants more: an event and its envelope, a profile, a
+/// refusal.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// From finding a server to the end of its answer, unless its caller says otherwise.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// What is quoted of another server's words, in characters.
+const ERROR_CHARS_MAX: usize = 200;

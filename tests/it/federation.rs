@@ -1,0 +1,199 @@
+//! The hub among Matrix servers: a real Synapse, each under the name `localhost:PORT`, with an
+//! authority of their own.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use libtest_mimic::{Failed, Trial};
+use ruma::{OwnedServerName, signatures::Ed25519KeyPair};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+use serde_json::{Value, json};
+use tramline::{
+    app::{
+        clock::{self, SystemClock, world},
+        keys::SigningKey,
+    },
+    client::{Call, Client, Target},
+    edge::matrix::{
+        Federation, Lists, Parts,
+        outgoing::{Ask, SystemNames},
+    },
+    session::server_list::ServerList,
+    wire::{
+        json,
+        matrix::{PublicKey, ServerKey},
+    },
+};
+
+use crate::{
+    hub::{Hub, block_on},
+    peers::{self, Need, Peer, Synapse},
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![peers::trial(
+        "federation::a_synapse_and_the_hub_know_each_other",
+        Need::Required,
+        &[Peer::Python],
+        a_synapse_and_the_hub_know_each_other,
+    )]
+}
+
+/// A Synapse, and what the hub needs to be believed by it.
+struct Peers {
+    synapse: Synapse,
+    _folder: tempfile::TempDir,
+}
+
+impl Peers {
+    fn start() -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let args = ["--users", "alice", "--cert", "localhost"];
+        let synapse = Synapse::start(&folder.path().join("run"), 1, &args)?;
+        Ok(Self {
+            synapse,
+            _folder: folder,
+        })
+    }
+
+    fn server(&self) -> &Value {
+        &self.synapse.about["servers"][0]
+    }
+
+    fn name(&self) -> Result<OwnedServerName, Failed> {
+        Ok(text(&self.server()["server_name"])?.try_into()?)
+    }
+
+    /// The authority that everyone here trusts.
+    fn ca(&self) -> Result<PathBuf, Failed> {
+        Ok(text(&self.synapse.about["ca_cert"])?.into())
+    }
+
+    /// What a hub needs to be one of these servers.
+    fn options(&self) -> Result<Vec<String>, Failed> {
+        let shown = &self.synapse.about["certs"]["localhost"];
+        Ok(vec![
+            "federation.enabled=true".to_owned(),
+            "federation.allow_private_addresses=true".to_owned(),
+            format!("federation.ca_file={}", self.ca()?.display()),
+            format!("https.cert_file={}", text(&shown["cert"])?),
+            format!("https.key_file={}", text(&shown["key"])?),
+        ])
+    }
+
+    /// The Synapse's user, signed in there.
+    async fn alice(&self) -> Result<Client, Failed> {
+        let server = self.server();
+        let target = Target::parse(text(&server["https_url"])?, Some(&self.pem()?))?;
+        let token = text(&server["users"][0]["access_token"])?;
+        Ok(Client::resume(&target, token, &world()).await?)
+    }
+
+    fn pem(&self) -> Result<String, Failed> {
+        Ok(fs::read_to_string(self.ca()?)?)
+    }
+
+    /// The edge of a hub of this name and key, in this process.
+    fn edge(&self, key: ServerKey) -> Result<Arc<Federation>, Failed> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.ca()?)?)?;
+        Ok(Federation::new(Parts {
+            key: Arc::new(key),
+            old_keys: BTreeMap::new(),
+            lists: Lists::new(ServerList::default()),
+            pinned: BTreeMap::new(),
+            roots,
+            allow_private_addresses: true,
+            proxy: None,
+            names: Arc::new(SystemNames::new()),
+            kept: None,
+            clock: Arc::new(SystemClock::new()),
+            rng: Box::new(clock::rng()),
+        })?)
+    }
+}
+
+/// The key that the hub signs with.
+fn key_of(hub: &Hub) -> Result<ServerKey, Failed> {
+    let file = hub.path().join("keys/signing.pem");
+    let key = SigningKey::read(Path::new(&file)).map_err(|failure| failure.to_string())?;
+    Ok(ServerKey::new(hub.name().try_into()?, key.pair))
+}
+
+fn text(value: &Value) -> Result<&str, Failed> {
+    value
+        .as_str()
+        .ok_or_else(|| format!("{value} is no text").into())
+}
+
+fn a_synapse_and_the_hub_know_each_other() -> Result<(), Failed> {
+    let peers = Peers::start()?;
+    let hub = Hub::federating(&["ana"], &peers.options()?)?;
+    block_on(async {
+        the_notary_vouches_for_the_hub(&peers, &hub).await?;
+        each_asks_for_a_profile(&peers, &hub).await?;
+        a_key_that_is_not_published_is_refused(&peers, &hub).await
+    })
+}
+
+/// Synapse fetches the hub's keys, finds them good, and signs them beside the hub.
+async fn the_notary_vouches_for_the_hub(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
+    let key = key_of(hub)?;
+    let (id, public) = (key.key_id(), PublicKey(key.public()));
+    let edge = peers.edge(key)?;
+    let uri = format!("/_matrix/key/v2/query/{}", hub.name().replace(':', "%3A"));
+    let ask = Ask::get(uri).unsigned();
+    let told = edge.outgoing.ask(&peers.name()?, &ask).await?;
+    let answer = json::read_lax(&told.body)?;
+    let keys = &answer["server_keys"][0];
+    assert_eq!(keys["server_name"], hub.name(), "{answer}");
+    assert_eq!(keys["verify_keys"][id.as_str()]["key"], public.base64());
+    assert!(keys["signatures"][peers.name()?.as_str()].is_object());
+    Ok(())
+}
+
+/// Both ways a signed request is answered: so each has fetched the other's key and believed it.
+async fn each_asks_for_a_profile(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
+    let ana = format!("@ana:{}", hub.name());
+    let target = Target::parse(&hub.https(), Some(&peers.pem()?))?;
+    let mut client = Client::open(&target, &world()).await?;
+    client.login("ana", "secret-ana", None).await?;
+    let named = json!({"displayname": "Ana"});
+    let path = ["profile", &ana, "displayname"];
+    client.call("profile", Call::put(&path, named)).await?;
+
+    let path = ["profile", ana.as_str()];
+    let mut alice = peers.alice().await?;
+    let shown = alice.call("profile", Call::get(&path, vec![])).await?;
+    assert_eq!(shown["displayname"], "Ana");
+
+    let edge = peers.edge(key_of(hub)?)?;
+    let server = peers.name()?;
+    let alice = format!("%40alice%3A{}", server.as_str().replace(':', "%3A"));
+    let uri = format!("/_matrix/federation/v1/query/profile?user_id={alice}");
+    let told = edge.outgoing.ask(&server, &Ask::get(uri)).await?;
+    assert_eq!(told.object()?.len(), 1, "{:?}", told.body); // her name: alice
+    let verify_keys = peers.server()["verify_keys"].as_object();
+    for (id, public) in verify_keys.ok_or("Synapse has no keys")? {
+        let key = edge.keys.for_request(&server, &id.parse()?).await?;
+        assert_eq!(key.base64(), text(public)?);
+    }
+    Ok(())
+}
+
+async fn a_key_that_is_not_published_is_refused(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
+    let name = hub.name().try_into()?;
+    let key = ServerKey::from_der(name, &Ed25519KeyPair::generate(), "unpublished")?;
+    let edge = peers.edge(key)?;
+    let uri = "/_matrix/federation/v1/query/profile?user_id=%40alice%3Alocalhost";
+    let told = edge.outgoing.ask(&peers.name()?, &Ask::get(uri)).await?;
+    assert_eq!(told.status, 401, "{:?}", told.body);
+    Ok(())
+}
