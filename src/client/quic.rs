@@ -8,12 +8,17 @@
 mod quiet;
 mod upload;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use quinn::{
-    ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream,
-    TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
+    ClientConfig, Connecting, Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream,
+    SendStream, TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
 };
 use quinn_proto::RandomConnectionIdGenerator;
 use rustls::{
@@ -79,9 +84,13 @@ pub enum QuicError {
 
 /// The way to one hub, and what is remembered of it.
 pub struct Quic {
-    endpoint: Endpoint,
     config: ClientConfig,
     hub: SocketAddr,
+    /// How long the connections may be kept alive after silence.
+    alive_every: Option<Duration>,
+    /// One for each connection that is not over, the newest last: a connection without an id of ours is known by
+    /// our address, and takes with it, when it ends, what is known of another one there.
+    endpoints: Mutex<Vec<Endpoint>>,
 }
 
 /// A connection.
@@ -99,20 +108,11 @@ impl Quic {
         hub_spki: &[u8],
         key: &PrivateKeyDer<'_>,
     ) -> Result<Self, QuicError> {
-        let config = client_config(hub_spki, key)?;
-        let endpoint = endpoint_config();
-        let any: SocketAddr = if hub.is_ipv4() {
-            ([0; 4], 0).into()
-        } else {
-            ([0; 16], 0).into()
-        };
-        let socket = std::net::UdpSocket::bind(any)?;
-        socket.set_nonblocking(true)?;
-        let endpoint = Endpoint::new(endpoint, None, socket, Arc::new(Quiet::new()))?;
         Ok(Self {
-            endpoint,
-            config,
+            config: client_config(hub_spki, key)?,
             hub,
+            alive_every: None,
+            endpoints: Mutex::default(),
         })
     }
 
@@ -123,13 +123,13 @@ impl Quic {
         let mut transport = transport();
         transport.keep_alive_interval(Some(every));
         self.config.transport_config(Arc::new(transport));
+        self.alive_every = Some(every);
         self
     }
 
     /// Connects: at once where an earlier connection can be resumed, else after the handshake.
     pub async fn connect(&self) -> Result<QuicSession, QuicError> {
-        let config = self.config.clone();
-        let connecting = self.endpoint.connect_with(config, self.hub, NAME)?;
+        let connecting = self.begin()?;
         let (done, confirmed) = watch::channel(false);
         let connection = match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
@@ -151,15 +151,43 @@ impl Quic {
         })
     }
 
-    /// Goes on from another local address, as after a change of network: connections move along.
+    fn begin(&self) -> Result<Connecting, QuicError> {
+        let any: SocketAddr = if self.hub.is_ipv4() {
+            ([0; 4], 0).into()
+        } else {
+            ([0; 16], 0).into()
+        };
+        let socket = std::net::UdpSocket::bind(any)?;
+        socket.set_nonblocking(true)?;
+        let runtime = Arc::new(Quiet::new(self.alive_every));
+        let endpoint = Endpoint::new(endpoint_config(), None, socket, runtime)?;
+        let connecting = endpoint.connect_with(self.config.clone(), self.hub, NAME)?;
+        let mut endpoints = self.endpoints();
+        endpoints.retain(|endpoint| endpoint.open_connections() > 0);
+        endpoints.push(endpoint);
+        Ok(connecting)
+    }
+
+    fn endpoints(&self) -> MutexGuard<'_, Vec<Endpoint>> {
+        let endpoints = self.endpoints.lock();
+        endpoints.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on from another local address, as after a change of network: the newest connection moves along.
     pub fn rebind(&self, socket: std::net::UdpSocket) -> Result<(), QuicError> {
         socket.set_nonblocking(true)?;
-        Ok(self.endpoint.rebind(socket)?)
+        match self.endpoints().last() {
+            Some(endpoint) => Ok(endpoint.rebind(socket)?),
+            None => Ok(()),
+        }
     }
 
     /// Waits until closed connections have said so.
     pub async fn wait_idle(&self) {
-        self.endpoint.wait_idle().await;
+        let endpoints = self.endpoints().clone();
+        for endpoint in endpoints {
+            endpoint.wait_idle().await;
+        }
     }
 }
 

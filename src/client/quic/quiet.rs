@@ -1,4 +1,4 @@
-//! The time that connections see: it stands still while they have nothing to do.
+//! The time that a connection sees: it stands still while it has nothing to do.
 //!
 //! With what it sends, quinn says again what it has acknowledged, if that was more than a round trip and the
 //! hub's delay ago. A device that asks now and then would say so with each request: nine bytes, four of
@@ -16,13 +16,19 @@ use std::{
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 
-/// Tokio, and the connections' time.
+/// Tokio, and the time of one connection.
 #[derive(Debug)]
-pub(super) struct Quiet(Arc<Mutex<Clock>>);
+pub(super) struct Quiet {
+    clock: Arc<Mutex<Clock>>,
+    soon: Duration,
+}
 
-/// Who is due in less is doing something: waits for an acknowledgement, or owes one. What is later is
-/// the end of an idle connection.
+/// If something is due in less, the connection waits for an acknowledgement, or owes one. What is later is the end of
+/// an idle connection, or a word that keeps it.
 const SOON: Duration = Duration::from_mins(1);
+
+/// The same at the least: on a slow link an acknowledgement is waited for so long.
+const SOON_MIN: Duration = Duration::from_secs(10);
 
 /// What goes by from one look at the clock to the next while nobody does anything: two moments are
 /// never the same one.
@@ -34,19 +40,15 @@ struct Clock {
     seen: Instant,
     /// What it showed.
     shown: Instant,
-    /// How many timers are due soon.
-    soon: usize,
+    /// Whether the connection's timer is due soon.
+    soon: bool,
 }
 
 impl Clock {
     /// What it shows at the true time `now`.
     fn look(&mut self, now: Instant) -> Instant {
         let passed = now.saturating_duration_since(self.seen);
-        let counted = if self.soon > 0 {
-            passed
-        } else {
-            passed.min(TICK)
-        };
+        let counted = if self.soon { passed } else { passed.min(TICK) };
         self.seen = now;
         self.shown += counted;
         self.shown
@@ -59,13 +61,19 @@ impl Clock {
 }
 
 impl Quiet {
-    pub(super) fn new() -> Self {
+    /// For a connection that is kept alive after so much silence, if it is.
+    pub(super) fn new(alive_every: Option<Duration>) -> Self {
         let now = TokioRuntime.now();
-        Self(Arc::new(Mutex::new(Clock {
+        let soon = alive_every.map_or(SOON, |every| (every / 2).clamp(SOON_MIN, SOON));
+        let clock = Clock {
             seen: now,
             shown: now,
-            soon: 0,
-        })))
+            soon: false,
+        };
+        Self {
+            clock: Arc::new(Mutex::new(clock)),
+            soon,
+        }
     }
 }
 
@@ -76,10 +84,10 @@ fn locked(clock: &Mutex<Clock>) -> MutexGuard<'_, Clock> {
 impl Runtime for Quiet {
     fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
         let mut timer = Timer {
-            clock: Arc::clone(&self.0),
+            clock: Arc::clone(&self.clock),
             sleep: TokioRuntime.new_timer(TokioRuntime.now()),
             deadline,
-            soon: false,
+            soon: self.soon,
         };
         timer.due_at(deadline);
         Box::pin(timer)
@@ -94,7 +102,7 @@ impl Runtime for Quiet {
     }
 
     fn now(&self) -> Instant {
-        locked(&self.0).look(TokioRuntime.now())
+        locked(&self.clock).look(TokioRuntime.now())
     }
 }
 
@@ -105,8 +113,8 @@ struct Timer {
     sleep: Pin<Box<dyn AsyncTimer>>,
     /// As the clock will show it.
     deadline: Instant,
-    /// Whether the clock counts it.
-    soon: bool,
+    /// What is due in less is due soon.
+    soon: Duration,
 }
 
 impl Timer {
@@ -114,10 +122,8 @@ impl Timer {
         let now = TokioRuntime.now();
         let mut clock = locked(&self.clock);
         let left = deadline.saturating_duration_since(clock.look(now));
-        let soon = left <= SOON;
-        clock.soon = clock.soon - usize::from(self.soon) + usize::from(soon);
+        clock.soon = left <= self.soon;
         drop(clock);
-        self.soon = soon;
         self.deadline = deadline;
         self.sleep.as_mut().reset(now + left);
     }
@@ -135,12 +141,6 @@ impl AsyncTimer for Timer {
     }
 }
 
-impl Drop for Timer {
-    fn drop(&mut self) {
-        locked(&self.clock).soon -= usize::from(self.soon);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -155,37 +155,36 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_stands_still_while_nothing_is_due() {
-        let quiet = Quiet::new();
+        let quiet = Quiet::new(None);
         let began = quiet.now();
-        let idle = quiet.new_timer(began + HOUR);
+        let mut timer = quiet.new_timer(began + HOUR);
 
         tokio::time::advance(HOUR / 2).await;
         assert_eq!(quiet.now() - began, TICK);
-        drop(idle);
-        tokio::time::advance(HOUR / 2).await;
-        assert_eq!(quiet.now() - began, 2 * TICK);
+
+        timer.as_mut().reset(began + SOON);
+        tokio::time::advance(SOON / 2).await;
+        assert_eq!(quiet.now() - began, SOON / 2 + TICK);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_goes_by_while_one_of_two_connections_waits() {
-        let quiet = Quiet::new();
+    async fn a_word_that_keeps_a_connection_is_nothing_to_wait_for() {
+        let every = Duration::from_secs(30);
+        let quiet = Quiet::new(Some(every));
         let began = quiet.now();
-        let mut idle = quiet.new_timer(began + HOUR);
-        let waiting = quiet.new_timer(began + SOON);
+        let mut timer = quiet.new_timer(began + every);
 
-        tokio::time::advance(SOON / 2).await;
-        assert_eq!(quiet.now() - began, SOON / 2);
-        drop(waiting);
-        tokio::time::advance(SOON).await;
-        assert_eq!(quiet.now() - began, SOON / 2 + TICK);
-        idle.as_mut().reset(began + SOON);
-        tokio::time::advance(SOON / 4).await;
-        assert_eq!(quiet.now() - began, SOON / 4 * 3 + TICK);
+        tokio::time::advance(every / 2).await;
+        assert_eq!(quiet.now() - began, TICK);
+
+        timer.as_mut().reset(quiet.now() + every / 3);
+        tokio::time::advance(every / 3).await;
+        assert_eq!(quiet.now() - began, every / 3 + TICK);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_due_in_an_hour_is_due_in_an_hour() {
-        let quiet = Quiet::new();
+        let quiet = Quiet::new(None);
         let began = quiet.now();
         let truly = TokioRuntime.now();
         tokio::time::advance(HOUR).await; // nothing is due
