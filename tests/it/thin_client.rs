@@ -314,12 +314,11 @@ fn files() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Uploads as a device, over a door, the file of this name; gives its address and what it cost.
+type Up<'a> = dyn Fn(&PathBuf, &str, &str) -> Result<(String, u64), Failed> + 'a;
+
 /// Where one door does not answer, the other one does.
-fn no_way_is_the_only_one(
-    hub: &Hub,
-    ana: &PathBuf,
-    up: &dyn Fn(&PathBuf, &str, &str) -> Result<(String, u64), Failed>,
-) -> Result<(), Failed> {
+fn no_way_is_the_only_one(hub: &Hub, ana: &PathBuf, up: &Up<'_>) -> Result<(), Failed> {
     let nobody = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let lead = |door: &str, to: &str| -> Result<(), Failed> {
         let mut file: Value = serde_json::from_slice(&fs::read(ana)?)?;

@@ -156,8 +156,10 @@ impl ThinDoor {
             Way::Oscore(way) => way,
             Way::Quic(way) => return way.ask(kept, operation, ask).await,
         };
+        let can_change = self.beside.is_some() && is_repeatable(&ask);
+        let is_quick = is_quick(kept.state().link().class);
         match way.ask(kept, operation, ask.clone()).await {
-            Err(error) if is_no_way(&error) && is_repeatable(&ask) && self.beside.is_some() => {
+            Err(error) if can_change && is_no_way(&error, is_quick) => {
                 Box::pin(self.put_beside(operation, ask, error)).await
             }
             answer => answer,
@@ -263,16 +265,15 @@ impl ThinDoor {
     }
 }
 
-/// Whether it says that this door does not do, rather than what the hub thinks of the question.
-const fn is_no_way(error: &ThinError) -> bool {
-    matches!(
-        error,
+/// Whether it says that this door does not do, rather than what the hub thinks of the question. On a slow
+/// link silence says nothing of the door, and the other one's handshake would cost too much.
+const fn is_no_way(error: &ThinError, is_quick: bool) -> bool {
+    match error {
+        ThinError::Stranger { .. } | ThinError::Exhausted | ThinError::Agree(_) => true,
         ThinError::Unreachable { .. }
-            | ThinError::Stranger { .. }
-            | ThinError::Exhausted
-            | ThinError::Agree(_)
-            | ThinError::Ask(AskError::Unanswered(FailReason::TimedOut))
-    )
+        | ThinError::Ask(AskError::Unanswered(FailReason::TimedOut)) => is_quick,
+        _ => false,
+    }
 }
 
 /// Whether asking it twice is as good as once.

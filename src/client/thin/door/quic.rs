@@ -307,7 +307,7 @@ impl Line {
             (self.heard, self.asked, self.owes_since) = (heard, asked, None);
         } else if asked != self.asked {
             self.asked = asked;
-            self.owes_since.get_or_insert(kept.now());
+            self.owes_since.get_or_insert_with(|| kept.now());
         }
         let silent_max = scaled(SILENT_MAX, kept);
         self.owes_since
@@ -318,7 +318,7 @@ impl Line {
 /// A time that is meant for quick links, for the link there is.
 fn scaled(time: Duration, kept: &Kept) -> Duration {
     let default = Timers::default();
-    let timers = Timers::of_class(kept.state().link().class, default.clone());
+    let timers = Timers::of_class(kept.state().link().class, default);
     let slower = timers.ack_timeout.as_secs() / default.ack_timeout.as_secs().max(1);
     time.saturating_mul(u32::try_from(slower.max(1)).unwrap_or(1))
 }
