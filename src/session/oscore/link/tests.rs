@@ -448,7 +448,7 @@ fn a_replay_is_refused_and_not_delivered() {
     let (datagram, _) = device.asks(plain());
     hub.hears(HOME, &datagram);
     hub.answers("once");
-    hub.later(600); // its copies are forgotten
+    hub.later(2000); // what answered it is forgotten
 
     let sent = hub.hears(ELSEWHERE, &datagram);
 
@@ -472,6 +472,9 @@ fn a_forged_acknowledgement_stops_one_retransmission_and_a_forged_reset_ends_no_
             assert!(hub.hears(ELSEWHERE, &forged).is_empty());
         }
     }
+    let (kid, known) = hub.link.devices.iter().next().unwrap();
+    let peer = UdpPeer::Device(known.key(*kid));
+    hub.machine.mark_validated(hub.now, &peer);
     let news = Response::new(Code::CONTENT).saying("1");
     hub.machine
         .notify(hub.now, observation.unwrap(), news)
