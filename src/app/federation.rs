@@ -112,8 +112,11 @@ mod tests {
         let named = "federation.well_known=hub.example:443".to_owned();
         let enabled = "federation.enabled=true".to_owned();
 
-        assert_eq!(well_known(&configured(&[named.clone()])), None);
-        assert_eq!(well_known(&configured(&[enabled.clone()])), None);
+        assert_eq!(well_known(&configured(std::slice::from_ref(&named))), None);
+        assert_eq!(
+            well_known(&configured(std::slice::from_ref(&enabled))),
+            None
+        );
         let both = well_known(&configured(&[enabled, named]));
         assert_eq!(both.as_deref(), Some("hub.example:443"));
     }

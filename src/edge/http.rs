@@ -160,7 +160,8 @@ impl Https {
                 return self.upgrade(peer, number, parts, upgrades).await;
             }
             if let Ok(Target::Federation(target)) = target {
-                return self.federation(target, peer, number, parts, body).await;
+                // boxed: every request of every client would have room for it otherwise
+                return Box::pin(self.federation(target, peer, number, parts, body)).await;
             }
             let query = parts.uri.query().unwrap_or_default();
             let asked = asked(peer, number, &parts.method, query, parts.headers)?;

@@ -63,7 +63,9 @@ impl Hub {
             let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
             let mut hub = Self::init_as(&format!("localhost:{}", free.port()))?;
             hub.option(&format!("https.listen={free}"));
-            options.iter().for_each(|option| hub.option(option));
+            for option in options {
+                hub.option(option);
+            }
             for user in users {
                 hub.add_user(user)?;
             }

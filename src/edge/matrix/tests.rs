@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use ruma::{CanonicalJsonObject, ServerName, server_name as name};
 use serde_json::json;
 
-use self::world::{Hub, World};
+use self::world::{Hub, Kept, World};
 use super::{
     incoming::Arrived,
     keys::{Checked, EventError},
@@ -183,6 +183,33 @@ async fn a_pinned_key_counts_and_no_other() {
     assert!(arrives(&a, &right, right.name()).await.is_ok());
     assert!(arrives(&a, &wrong, wrong.name()).await.is_err());
     assert_eq!(world.connections(), before);
+}
+
+#[tokio::test]
+async fn keys_that_were_kept_count_after_a_restart_though_their_server_is_gone() {
+    let world = World::new();
+    let kept = Arc::new(Kept::default());
+    let a = world.hub("a.example").await;
+    let b = world.keeping("b.example:8449", &kept).await;
+    arrives(&a, &b, b.name()).await.unwrap();
+    drop(b);
+    world.forget("a.example", 8448);
+    let again = world.keeping("b.example:8449", &kept).await;
+
+    assert!(arrives(&a, &again, again.name()).await.is_ok());
+    assert!(
+        again
+            .federation
+            .keys
+            .vouched(a.name(), None)
+            .await
+            .is_some()
+    );
+    world.pass(Duration::from_hours(25)); // past what its server said
+    assert!(arrives(&a, &again, again.name()).await.is_err());
+    let (id, before) = (a.key.key_id(), Timestamp(world.now().0 - 90_000_000));
+    let ring = &again.federation.keys;
+    assert!(ring.for_event(a.name(), &id, before).await.is_ok());
 }
 
 #[tokio::test]

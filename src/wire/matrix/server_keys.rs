@@ -357,7 +357,7 @@ mod tests {
             Err(ServerKeysError::Member("valid_until_ts"))
         ));
         let old = signed(|object| {
-            object["old_verify_keys"]["ed25519:x"] = json!({"key": PublicKey([1; 32]).base64()})
+            object["old_verify_keys"]["ed25519:x"] = json!({"key": PublicKey([1; 32]).base64()});
         });
         assert!(matches!(
             read(&old),

@@ -66,17 +66,14 @@ impl Place {
         if text.len() > NAME_BYTES_MAX {
             return Err(NameError::Long { found: text.len() });
         }
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let wrong = || NameError::Host(text.to_owned());
-                let (address, rest) = rest.split_once(']').ok_or_else(wrong)?;
-                let address: Ipv6Addr = address.parse().map_err(|_| wrong())?;
-                (Host::Ip(address.into()), port_behind(rest)?)
-            }
-            None => {
-                let (host, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
-                (named(host)?, port_behind(rest)?)
-            }
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let wrong = || NameError::Host(text.to_owned());
+            let (address, rest) = rest.split_once(']').ok_or_else(wrong)?;
+            let address: Ipv6Addr = address.parse().map_err(|_| wrong())?;
+            (Host::Ip(address.into()), port_behind(rest)?)
+        } else {
+            let (host, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (named(host)?, port_behind(rest)?)
         };
         Ok(Self {
             text: text.to_owned(),

@@ -27,6 +27,9 @@ pub(super) struct Nowhere {
     pub(super) records: String,
 }
 
+/// To whom a host delegates, as far as is known; nothing: to nobody.
+struct Known(Option<Place>);
+
 /// Finds servers, and remembers what their well-known files say.
 pub(super) struct Finder {
     connector: Arc<Connector>,
@@ -89,12 +92,12 @@ impl Finder {
     }
 
     async fn delegated(&self, host: &str) -> Option<Place> {
-        if let Some(known) = self.known(host) {
-            return known;
+        if let Some(Known(delegated)) = self.known(host) {
+            return delegated;
         }
         let _turn = self.turns.of(host).await;
-        if let Some(known) = self.known(host) {
-            return known; // someone else's turn brought it
+        if let Some(Known(delegated)) = self.known(host) {
+            return delegated; // someone else's turn brought it
         }
         let outcome = timeout(WELL_KNOWN_TIME_MAX, self.well_known(host)).await;
         let outcome = outcome.unwrap_or(Outcome::Unreached);
@@ -106,13 +109,13 @@ impl Finder {
         delegations.learn(host, outcome, self.clock.now()).cloned()
     }
 
-    fn known(&self, host: &str) -> Option<Option<Place>> {
+    fn known(&self, host: &str) -> Option<Known> {
         let delegations = self
             .delegations
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let known = delegations.of(host, self.clock.now())?;
-        Some(known.cloned())
+        Some(Known(known.cloned()))
     }
 
     async fn well_known(&self, host: &str) -> Outcome {

@@ -25,6 +25,7 @@ use rustls::{
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
+    api::{PeerKeys, Refusal},
     base::{Clock, Timestamp},
     edge::{
         fake::Fake,
@@ -32,7 +33,7 @@ use crate::{
         http::{self, Https, Limits, WellKnown},
         matrix::{Federation, Lists, Parts, keys::Pinned, outgoing::Names},
     },
-    session::{discovery::Record, server_list::ServerList},
+    session::{discovery::Record, keyring::KnownKeys, server_list::ServerList},
     wire::matrix::{Place, ServerKey},
 };
 
@@ -87,6 +88,25 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn name(&self) -> &ServerName {
         self.key.name()
+    }
+}
+
+/// Keys that outlive the hub that learnt them.
+#[derive(Default)]
+pub(super) struct Kept(Mutex<HashMap<OwnedServerName, KnownKeys>>);
+
+#[async_trait]
+impl PeerKeys for Kept {
+    async fn kept(&self, server: &ServerName) -> Result<Option<KnownKeys>, Refusal> {
+        Ok(self.0.lock().unwrap().get(server).cloned())
+    }
+
+    async fn keep(&self, server: &ServerName, keys: &KnownKeys) -> Result<(), Refusal> {
+        self.0
+            .lock()
+            .unwrap()
+            .insert(server.to_owned(), keys.clone());
+        Ok(())
     }
 }
 
@@ -180,6 +200,11 @@ impl World {
     pub(super) async fn public_only(&self, name: &str) -> Hub {
         self.open(name, |parts| parts.allow_private_addresses = false)
             .await
+    }
+
+    pub(super) async fn keeping(&self, name: &str, kept: &Arc<Kept>) -> Hub {
+        let kept = Arc::clone(kept) as Arc<dyn PeerKeys>;
+        self.open(name, |parts| parts.kept = Some(kept)).await
     }
 
     pub(super) async fn proxied(&self, name: &str, proxy: SocketAddr) -> Hub {
