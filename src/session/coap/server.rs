@@ -287,11 +287,13 @@ impl<P: Peer> Machine<P> {
             self.peers.validate(now, &mut *self.rng, &origin.peer);
             return Ok(());
         }
-        if self.peers.is_trusted(&origin.peer) {
+        // Who registers at an address that is not proved would soon be told nothing: notifications
+        // are answers to no request of theirs.
+        let registers = options.observe() == Some(0);
+        if self.peers.is_trusted(&origin.peer) && !registers {
             return Ok(());
         }
-        let leaves_state =
-            !message.code.is_safe() || options.observe() == Some(0) || options.has(number::BLOCK1);
+        let leaves_state = !message.code.is_safe() || registers || options.has(number::BLOCK1);
         if leaves_state {
             Err(self.challenge(now, &origin.peer).into())
         } else {

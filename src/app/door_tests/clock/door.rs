@@ -67,7 +67,8 @@ impl Door {
             thin: place.thin(),
             place,
             link: Link::new(16, [3; 32], Plainly::Nobody),
-            machine: Machine::new(Config::new([3; 32]), Box::new(StdRng::seed_from_u64(21))),
+            machine: Machine::new(Config::new([3; 32]), Box::new(StdRng::seed_from_u64(21)))
+                .without_copies_of(UdpPeer::is_told_apart),
             devices: BTreeMap::new(),
             bell,
             pushes: Pushes::new(Reach::new(), 16),
@@ -268,7 +269,13 @@ impl Door {
                     self.pushes.passed(now, observation, next);
                     continue;
                 }
-                News::Aside { response, next } => (response, next, false),
+                News::Aside { response, next } => {
+                    self.pushes.passed(now, observation, next);
+                    self.machine
+                        .notify_once(now, observation, response)
+                        .expect("it is observed");
+                    continue;
+                }
                 News::Entries {
                     response,
                     next,

@@ -105,7 +105,8 @@ fn two_hundred_messages_each_way_come_once_and_in_order_and_so_does_what_was_rea
     // Most of it is waiting: who is not answered tries again after a minute, from another address.
     assert!(good.minutes < 310, "{}", good.minutes);
     assert!(bad.minutes < 12_000, "{}", bad.minutes);
-    assert!(bad.bytes < 5 * good.bytes, "{} {}", bad.bytes, good.bytes);
+    // At each of its addresses the device has to show that it is there, before it is told anything.
+    assert!(bad.bytes < 8 * good.bytes, "{} {}", bad.bytes, good.bytes);
 }
 
 /// Lets the laboratory go on until nothing is under way, for a while at most.

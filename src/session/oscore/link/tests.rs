@@ -187,6 +187,15 @@ impl Hub {
         std::mem::take(&mut self.sent)
     }
 
+    /// The device is known to be somewhere: who only says so may not register there.
+    fn meets(&mut self, device: &mut Device, from: &str) {
+        let (datagram, _) = device.asks(plain());
+        self.hears(from, &datagram);
+        let (_, peer, _) = self.requests_kept()[0];
+        self.answers("met");
+        self.machine.mark_validated(self.now, &peer);
+    }
+
     fn later(&mut self, seconds: u64) -> Vec<(SocketAddr, Bytes)> {
         self.now = self.now + Duration::from_secs(seconds);
         self.machine.handle_timeout(self.now);
@@ -313,6 +322,7 @@ fn nothing_is_answered_before_the_context_is_there_and_its_first_numbers_are_sto
 #[test]
 fn a_retransmission_from_a_new_address_gets_the_same_bytes_there_and_moves_nothing() {
     let (mut hub, mut device) = (Hub::with(&["d"]), Device::new("d"));
+    hub.meets(&mut device, HOME);
     let (datagram, _) = device.asks(observe());
     hub.hears(HOME, &datagram);
     let (_, first) = only_one(hub.answers("a"));
@@ -369,6 +379,7 @@ fn an_answer_that_was_lost_comes_again_whole_where_its_device_is_known_to_be_and
 #[test]
 fn the_newest_request_moves_a_device_and_a_late_one_does_not() {
     let (mut hub, mut device) = (Hub::with(&["d"]), Device::new("d"));
+    hub.meets(&mut device, HOME);
     let (registration, mut notified) = device.asks(observe());
     hub.hears(HOME, &registration);
     let (_, _, observation) = hub.requests_kept()[0];
@@ -443,6 +454,22 @@ fn after_a_restart_nothing_is_delivered_before_the_echo_comes_back() {
 }
 
 #[test]
+fn who_registers_shows_to_be_there_before_anything_is_told_there() {
+    let (mut hub, mut device) = (Hub::with(&["d"]), Device::new("d"));
+    let (registration, mut binding) = device.asks(observe());
+    let (_, challenge) = only_one(hub.hears(HOME, &registration));
+    let challenge = device.reads(&mut binding, &challenge);
+    assert_eq!(challenge.code, Code::UNAUTHORIZED);
+    assert!(hub.requests().is_empty());
+
+    let echo = challenge.options.first(number::ECHO).unwrap().to_vec();
+    let (registration, _) = device.asks(observe().with(number::ECHO, echo));
+    hub.hears(HOME, &registration);
+
+    assert_eq!(hub.requests().len(), 1);
+}
+
+#[test]
 fn a_replay_is_refused_and_not_delivered() {
     let (mut hub, mut device) = (Hub::with(&["d"]), Device::new("d"));
     let (datagram, _) = device.asks(plain());
@@ -460,6 +487,7 @@ fn a_replay_is_refused_and_not_delivered() {
 #[test]
 fn a_forged_acknowledgement_stops_one_retransmission_and_a_forged_reset_ends_no_binding() {
     let (mut hub, mut device) = (Hub::with(&["d", "e"]), Device::new("d"));
+    hub.meets(&mut device, HOME);
     let (registration, mut binding) = device.asks(observe());
     hub.hears(HOME, &registration);
     let (_, _, observation) = hub.requests_kept()[0];
@@ -605,15 +633,15 @@ fn no_datagram_of_a_stranger_brings_more_than_three_times_its_bytes() {
 #[test]
 fn an_address_that_a_device_did_not_prove_gets_three_times_what_came_from_it() {
     let (mut hub, mut device) = (Hub::with(&["d"]), Device::new("d"));
+    hub.meets(&mut device, HOME);
     let (registration, _) = device.asks(observe());
     hub.hears(HOME, &registration);
     let (_, _, observation) = hub.requests_kept()[0];
-    let mut received = registration.len();
-    let mut sent: usize = hub.answers("0").iter().map(|(_, bytes)| bytes.len()).sum();
+    hub.answers("0");
     let (datagram, _) = device.asks(plain());
-    received += datagram.len();
-    sent += hub
-        .hears(HOME, &datagram)
+    let received = datagram.len();
+    let mut sent = hub
+        .hears(AWAY, &datagram)
         .iter()
         .map(|(_, bytes)| bytes.len())
         .sum::<usize>();
@@ -646,6 +674,7 @@ fn an_address_that_a_device_did_not_prove_gets_three_times_what_came_from_it() {
 #[test]
 fn a_registration_survives_a_restart_and_its_notification_takes_a_number_of_the_next_block() {
     let (mut hub, mut device) = (Hub::with(&["d"]), Device::new("d"));
+    hub.meets(&mut device, HOME);
     let request = device.message(Code::GET, observe());
     let (registration, mut binding) = device.protects(&request);
     hub.hears(HOME, &registration);
@@ -682,6 +711,7 @@ fn a_registration_survives_a_restart_and_its_notification_takes_a_number_of_the_
 #[test]
 fn a_revoked_context_is_gone_and_one_made_later_with_its_id_is_another_peer() {
     let (mut hub, mut device) = (Hub::with(&["d"]), Device::new("d"));
+    hub.meets(&mut device, HOME);
     let (datagram, _) = device.asks(observe());
     hub.hears(HOME, &datagram);
     let (_, before, _) = hub.requests_kept()[0];
