@@ -4,6 +4,7 @@
 mod caller;
 mod command;
 mod links;
+mod peers;
 mod refusal;
 mod service;
 mod thin;
@@ -15,6 +16,7 @@ pub use links::{
     Beside, Deliver, DeviceCredentials, DeviceName, EdhocLink, Linked, Linking, Links, OscoreLink,
     Registration, Secret,
 };
+pub use peers::{Nobody, PeerCommand, PeerReply, Remote, RemoteError, Unverified};
 pub use refusal::{Code, Refusal};
 pub use service::{ByteStream, MediaObject, Service, Upload};
 pub use thin::{Thin, ThinReply};

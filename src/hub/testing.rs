@@ -117,6 +117,7 @@ pub(crate) async fn hub_around(
         rng: Box::new(StdRng::seed_from_u64(7)),
         settings,
         edhoc_public_x: EDHOC_PUBLIC_X,
+        remote: Arc::new(crate::api::Nobody),
     })
     .await
     .unwrap();

@@ -54,6 +54,7 @@ async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
             Code::MissingToken,
             "this needs an access token",
         )),
+        Credentials::Server(_) => Err(Refusal::forbidden("this is for users, not for servers")),
         Credentials::Token(token) => by_token(hub, origin, token).await,
         Credentials::Device(device) => by_context(hub, origin, device).await,
         Credentials::Observing(device) => observing(hub, device).await,
