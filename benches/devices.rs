@@ -324,7 +324,8 @@ fn link(desk: &Desk, shared: &Shared, number: usize) -> Result<[Write; 3], Faile
             device: DeviceName {
                 user: user.clone(),
                 device: device.clone(),
-            },
+            }
+            .into(),
             master_secret: Secret(secret(number).to_vec()),
             master_salt: vec![7; 8],
             id_context: None,

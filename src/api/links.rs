@@ -31,8 +31,8 @@ impl std::fmt::Debug for Secret {
 /// The OSCORE context of a device, from the hub's side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OscoreLink {
-    /// Whose.
-    pub device: DeviceName,
+    /// Whose; shared with whoever else has much to keep of the device.
+    pub device: Arc<DeviceName>,
     /// Common secret, 16 bytes.
     pub master_secret: Secret,
     /// Common salt, 8 bytes.

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     api::{DeviceName, Door, Links},
-    base::Timestamp,
+    base::{Recent, Timestamp},
     session::{
         dtls::{
             Certificate, CloseReason, ConfigError, ConnId, Event, Identity, PskSource, Secret,
@@ -87,7 +87,12 @@ struct Secured {
     outbox: VecDeque<Outgoing<ConnId>>,
     /// The datagram being read, until something of it has arrived.
     came: Traffic,
+    /// What came and went that is not known to be a device's, by address: handshakes, mostly.
+    shaking: Recent<SocketAddr, (Traffic, Traffic)>,
 }
+
+/// Addresses whose handshakes are counted at a time: as many as are under way at most.
+const SHAKING_MAX: usize = 4096;
 
 impl Secured {
     const fn new(server: Server, links: Option<Arc<dyn Links>>) -> Self {
@@ -99,6 +104,7 @@ impl Secured {
             arrived: VecDeque::new(),
             outbox: VecDeque::new(),
             came: Traffic::NONE,
+            shaking: Recent::new(SHAKING_MAX),
         }
     }
 
@@ -129,6 +135,10 @@ impl Secured {
     /// What the server sends is this peer's.
     fn take_out(&mut self, peer: Option<ConnId>) {
         while let Some((to, bytes)) = self.server.poll_transmit() {
+            if peer.is_none() {
+                let (_, down) = self.shaking.entry(&to, || to, Default::default);
+                *down += Traffic::datagram(&to, bytes.len());
+            }
             self.outbox.push_back(Outgoing { peer, to, bytes });
         }
     }
@@ -144,8 +154,13 @@ impl Secured {
                 tracing::debug!(?conn, %from, ?identity, "connected");
                 let links = self.links.as_ref().zip(identity);
                 let linked = links.and_then(|(links, Identity(name))| links.psk(&name));
+                self.take_out(None); // the end of the handshake
+                let (mut up, down) = self.shaking.remove(&from).unwrap_or_default();
+                up += std::mem::replace(&mut self.came, Traffic::NONE);
                 if let Some((device, _)) = linked {
                     self.devices.insert(conn, Arc::new(device));
+                    let peer = conn;
+                    self.arrived.push_back(Arrived::Shaken { peer, up, down });
                 }
             }
             Event::Data { conn, bytes } => self.arrived.push_back(Arrived::Message {
@@ -185,7 +200,10 @@ impl Link for Secured {
         self.came = Traffic::datagram(&from, datagram.len());
         self.server.handle_datagram(now, from, datagram);
         self.follow_up();
-        self.came = Traffic::NONE;
+        let came = std::mem::replace(&mut self.came, Traffic::NONE);
+        if came != Traffic::NONE {
+            self.shaking.entry(&from, || from, Default::default).0 += came;
+        }
     }
 
     fn send(&mut self, now: Timestamp, peer: &ConnId, message: Bytes, _is_proved: bool) {

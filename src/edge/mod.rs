@@ -15,6 +15,7 @@
 //! coaps::serve(Sockets, Coaps { coap: Coap { … }, dtls, certificate, base }, shutdown)?
 //! ```
 
+mod address;
 pub mod client_api;
 pub mod coap;
 pub mod coaps;

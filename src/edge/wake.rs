@@ -4,7 +4,6 @@
 //! can tell it, is `thin`'s to know; how a URL that a device gave is asked safely is `knock`'s.
 //! spec: thin-profile §12
 
-mod address;
 mod knock;
 #[cfg(test)]
 mod tests;

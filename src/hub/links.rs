@@ -93,7 +93,7 @@ impl Known {
             keys.extend(part.iter().take(usize::from(length)));
         }
         Self {
-            device: Arc::new(link.oscore.device),
+            device: link.oscore.device,
             keys: keys.into(),
             profile: link.profile,
             wake_url: link.wake_url.map(Into::into),
@@ -148,7 +148,7 @@ impl LinkTable {
         loop {
             let page = store.links(after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { break };
-            after = Some(last.oscore.device.clone());
+            after = Some(DeviceName::clone(&last.oscore.device));
             for link in page {
                 kept.insert(link);
             }
@@ -216,10 +216,13 @@ impl LinkTable {
         }
     }
 
-    fn keep_context(&self, link: &OscoreLink, changes: u64) {
+    fn keep_context(&self, link: &mut OscoreLink, changes: u64) {
         let mut kept = self.write();
         if kept.changes != changes {
             return;
+        }
+        if let Some(By(known)) = kept.recipients.get(&*link.recipient_id) {
+            link.device = Arc::clone(&known.device); // one name for all who keep it
         }
         if kept.contexts.len() >= CONTEXTS_MAX {
             // Any will do: who is dropped costs one read.
@@ -367,15 +370,15 @@ impl Links for Hub {
         let valid = found
             .map_err(unread)?
             .filter(|link| link.generation == self.links.restores);
-        let Some(link) = valid.map(|link| link.oscore) else {
+        let Some(mut link) = valid.map(|link| link.oscore) else {
             return Ok(None);
         };
-        self.links.keep_context(&link, changes);
+        self.links.keep_context(&mut link, changes);
         Ok(Some(link))
     }
 
     async fn renew_oscore(&self, link: OscoreLink) -> Result<(), Refusal> {
-        let device = link.device.clone();
+        let device = DeviceName::clone(&link.device);
         let write = Write::Oscore {
             link: Box::new(link),
             generation: self.links.restores,
@@ -409,7 +412,7 @@ impl Links for Hub {
         let found = self.store.link_by_kid(kid).await.map_err(unread)?;
         Ok(found.and_then(|link| {
             Some(EdhocLink {
-                device: link.oscore.device,
+                device: DeviceName::clone(&link.oscore.device),
                 public_x: link.edhoc_public_x?,
                 kid: link.edhoc_kid,
             })

@@ -1,5 +1,8 @@
 //! What a store keeps for devices of the thin profile: their numbers for names, and their links.
 
+#[cfg(test)]
+mod tests;
+
 use async_trait::async_trait;
 use ruma::UserId;
 

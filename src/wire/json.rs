@@ -13,9 +13,12 @@ use serde_json::{Map, Number, Value};
 use self::reader::Reader;
 use super::error::{DecodeError, Fault, shortened};
 
+mod lexical;
 mod reader;
 #[cfg(test)]
 mod tests;
+
+pub use lexical::SignedText;
 
 /// Reads a value that can be written as canonical JSON: events, and all that is hashed or signed.
 // spec: canonical-json §Canonical-JSON

@@ -41,6 +41,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             || on_the_way_of_dtls("gnutls"),
         ),
         peers::trial(
+            "hostile::who_is_on_the_way_of_quic_changes_nothing",
+            Need::Required,
+            &[Peer::Python],
+            on_the_way_of_quic,
+        ),
+        peers::trial(
             "hostile::an_unlinked_device_is_gone_from_every_door_at_once",
             Need::Required,
             &[Peer::Python, Peer::LibcoapOpenssl],
@@ -79,6 +85,19 @@ fn on_the_way_of_dtls(tls: &str) -> Result<(), Failed> {
             "--key",
             &key,
         ],
+    )?)
+}
+
+fn on_the_way_of_quic() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana"])?;
+    link(&hub, "ana", "Q", "coap-client")?;
+    let (device, ca) = (
+        file(&hub, "Q").display().to_string(),
+        hub.ca().display().to_string(),
+    );
+    ok(&peers::python_script(
+        "hostile_quic.py",
+        &["--credentials", &device, "--ca", &ca],
     )?)
 }
 
@@ -256,6 +275,10 @@ fn restored() -> Result<(), Failed> {
     )?;
     let port: Value = serde_json::from_str(&relay.says("port")?)?;
     let (ana, bob) = (phone(&hub, "ana")?, phone(&hub, "bob")?);
+    let others = [("ana", "PY"), ("bob", "QY")].map(|(user, device)| {
+        link(&hub, user, device, "aiocoap")?;
+        Ok::<_, Failed>(file(&hub, device).display().to_string())
+    });
     for file in [&ana, &bob] {
         let mut credentials: Value = serde_json::from_str(&fs::read_to_string(file)?)?;
         credentials["server"]["coap"] = format!("127.0.0.1:{}", port["port"]).into();
@@ -284,6 +307,7 @@ fn restored() -> Result<(), Failed> {
 
     for (file, text) in [(&ana, "four"), (&bob, "five")] {
         let took = took(|| done(file, &["send", &room, text]).map(drop))?;
+        println!("{text:?} took {took:?}");
         must(took < GOES_ON, format!("{text:?} took {took:?}"))?;
     }
     done(&ana, &["send", &room, "six"])?;
@@ -297,7 +321,13 @@ fn restored() -> Result<(), Failed> {
     let seen: Value = serde_json::from_str(&relay.says("reused")?)?;
     let agreed = seen["exchanges"].as_u64().unwrap_or_default();
     must(agreed >= 2, format!("both agree on new keys: {seen}"))?;
-    ok(&seen)
+    ok(&seen)?;
+    // and those that are not ours
+    let [ana, bob] = others;
+    ok(&peers::python_script(
+        "edhoc_client.py",
+        &["--credentials", &ana?, "--other-credentials", &bob?],
+    )?)
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long a real program takes")]
@@ -345,13 +375,16 @@ fn amplification() -> Result<Completion, Failed> {
         hub.address("quic"),
     ];
     let credentials = aiocoap(&hub, "CAPTURED");
+    let device = file(&hub, "CAPTURED").display().to_string();
+    let ca = hub.ca().display().to_string();
     let [coap, coaps, quic] = doors.each_ref().map(String::as_str);
     let mut args = vec!["--coap", coap, "--captured", &captured];
     measured(
         &[
             &args[..],
             &["--coaps", coaps, "--quic", quic],
-            &["--credentials", &credentials],
+            &["--credentials", &credentials, "--quic-device", &device],
+            &["--ca", &ca],
         ]
         .concat(),
     )?;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    net::UdpSocket,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -298,6 +299,8 @@ fn files() -> Result<(), Failed> {
         equal(&is_cheapest, &true)?;
     }
 
+    no_way_is_the_only_one(&hub, &ana, &up)?;
+
     // A file that is not there is said so, and leaves nothing behind.
     let uri = format!("mxc://{NAME}/nothing");
     for door in ["oscore", "quic", "auto"] {
@@ -309,6 +312,32 @@ fn files() -> Result<(), Failed> {
         equal(&(why.contains("M_NOT_FOUND"), out.exists()), &(true, false))?;
     }
     Ok(())
+}
+
+/// Where one door does not answer, the other one does.
+fn no_way_is_the_only_one(
+    hub: &Hub,
+    ana: &PathBuf,
+    up: &dyn Fn(&PathBuf, &str, &str) -> Result<(String, u64), Failed>,
+) -> Result<(), Failed> {
+    let nobody = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let lead = |door: &str, to: &str| -> Result<(), Failed> {
+        let mut file: Value = serde_json::from_slice(&fs::read(ana)?)?;
+        file["server"][door] = to.into();
+        Ok(fs::write(ana, file.to_string())?)
+    };
+    lead("quic", &nobody)?;
+    up(ana, "auto", "large")?;
+    let refused = output(&mut client(ana, &["--door", "quic", "status"]))?;
+    equal(&refused.status.code(), &Some(1))?;
+    lead("quic", &hub.address("quic"))?;
+    lead("coap", &nobody)?;
+    let made = done(ana, &["--door", "quic", "create", "--name", "Crew"])?;
+    let room = made[0]["room_id"].as_str().ok_or("no room")?;
+    equal(&done(ana, &["send", room, "hello"])?.len(), &1)?;
+    equal(&done(ana, &["status"])?[0]["door"], &Value::from("quic"))?;
+    lead("coap", &hub.address("coap"))?;
+    equal(&done(ana, &["status"])?[0]["door"], &Value::from("oscore"))
 }
 
 fn cost(line: &Value) -> u64 {

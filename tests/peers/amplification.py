@@ -10,6 +10,7 @@ being where it is: the doors must listen on another address to show what strange
 exit code 1 when a door gave more.
 """
 import argparse
+import asyncio
 import json
 import os
 import select
@@ -27,9 +28,12 @@ from aiocoap.numbers.types import Type
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
+from aioquic_client import FETCH, message
+from device import credentials
 from hostile_dtls import ALERT, DATA, DTLS12, HANDSHAKE, record
 from hostile_oscore import Device
 from raw import address
+from revoked import Quic
 from thin_profile import Wrong, check, digits, uint
 
 FACTOR = 3
@@ -216,6 +220,22 @@ def quic_probes():
         yield f"no fixed bit, {size}", bytes([os.urandom(1)[0] & 0x3F]) + os.urandom(size - 1)
 
 
+async def early_data(path, ca, room):
+    """The first flight of a device that comes back and asks for much at once: whoever takes it on the way can send it first."""
+    device = Quic(credentials(path), ca)
+    flights = []
+    for target, name in (([digits(room)], "the log of a room"), (["@"], "names")):
+        await device.hello()
+        check(device.tickets, "no session ticket")
+        client = QuicConnection(configuration=device.configuration(device.tickets[-1]))
+        client.connect((device.host, device.port), now=time.time())
+        request = message(FETCH, target, body=uint(1) + uint(65_536) if target[0] != "@" else b"")
+        client.send_stream_data(client.get_next_available_stream_id(), request, end_stream=True)
+        datagrams = [datagram for datagram, _ in client.datagrams_to_send(now=time.time())]
+        flights.append((f"early data for {name}, {len(datagrams)} datagrams", datagrams))
+    return flights
+
+
 # measuring
 
 def measure(server, source, probes, seconds):
@@ -228,8 +248,10 @@ def measure(server, source, probes, seconds):
         sock.bind((source, 0))
         sock.connect(server)
         poll.register(sock.fileno(), select.EPOLLIN)
-        socks[sock.fileno()] = [sock, name, len(datagram), 0, 0]
-        sock.send(datagram)
+        flight = datagram if isinstance(datagram, list) else [datagram]
+        socks[sock.fileno()] = [sock, name, sum(map(len, flight)), 0, 0]
+        for one in flight:
+            sock.send(one)
         time.sleep(SEND_PAUSE_S)
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
@@ -250,6 +272,8 @@ def captured(path):
     device = Device(path)
     try:
         room = device.alias(device.matrix(Code.POST, "G", body={"name": "measured", "topic": "bytes " * 100})["room_id"])
+        for _ in range(8):
+            device.append(room, "much " * 180)
         asked = {
             "hello": (Code.GET, [], b""), "names": (Code.FETCH, ["@"], b""), "the ledger": (Code.GET, ["$"], b""),
             "the log of a room": (Code.FETCH, [digits(room)], uint(1) + uint(1024)), "the heads": (Code.FETCH, ["*"], b""),
@@ -262,7 +286,7 @@ def captured(path):
             check(message is not None, f"{name} is answered")
             device.acknowledge(message)
             given.append((f"a captured request for {name}", datagram))
-        return given
+        return given, room
     finally:
         device.close()
 
@@ -288,6 +312,8 @@ def main():
     for door in ("coap", "coaps", "quic"):
         parser.add_argument(f"--{door}", metavar="HOST:PORT")
     parser.add_argument("--credentials", metavar="FILE", help="aiocoap's credentials of a device")
+    parser.add_argument("--quic-device", metavar="FILE", help="the same device's credential file, for early data")
+    parser.add_argument("--ca", metavar="PEM", help="the certificate to trust")
     parser.add_argument("--captured", metavar="FILE", help="what was captured")
     parser.add_argument("--source", default=None, help="the address to send from; left out, the doors' own")
     parser.add_argument("--seconds", type=float, default=12)
@@ -298,9 +324,10 @@ def main():
         if args.captured and not args.credentials:
             probes["coap"] = [(name, bytes.fromhex(datagram)) for name, datagram in json.loads(Path(args.captured).read_text())]
         else:
-            own = captured(args.credentials) if args.credentials else []
+            own, room = captured(args.credentials) if args.credentials else ([], None)
+            early = asyncio.run(early_data(args.quic_device, args.ca, room)) if args.quic_device else []
             kid = json.loads((Path(args.credentials).parent / "settings.json").read_text())["sender-id_hex"] if own else "7f"
-            probes = {"coap": [*coap_probes(bytes.fromhex(kid)), *own], "coaps": list(coaps_probes()), "quic": list(quic_probes())}
+            probes = {"coap": [*coap_probes(bytes.fromhex(kid)), *own], "coaps": list(coaps_probes()), "quic": [*quic_probes(), *early]}
             if args.captured:
                 Path(args.captured).write_text(json.dumps([(name, datagram.hex()) for name, datagram in own]))
         doors = {door: address(getattr(args, door)) for door in probes if probes[door] and getattr(args, door)}

@@ -42,8 +42,8 @@ def is_data(datagram):
 class Relay:
     """One client at a time; `attack` is called with the first record of data before the hub has it."""
 
-    def __init__(self, server, attack):
-        self.server, self.attack = server, attack
+    def __init__(self, server, attack, is_data=is_data):
+        self.server, self.attack, self.is_data = server, attack, is_data
         self.near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.near.bind(("127.0.0.1", 0))
         self.port = self.near.getsockname()[1]
@@ -60,7 +60,7 @@ class Relay:
                         self.near.sendto(datagram, client)
                     continue
                 datagram, client = self.near.recvfrom(65_536)
-                if is_data(datagram):
+                if self.is_data(datagram):
                     if not self.data:
                         self.attack(self, datagram)
                     self.data.append(datagram)

@@ -51,7 +51,7 @@ class RawDevice:
         self.server = address(self.server)
         self.sock = open_socket(self.server)
         self.mid = random.randrange(1 << 16)
-        self.inbox = []
+        self.inbox, self.acknowledged = [], set()
 
     def close(self):
         self.sock.close()
@@ -87,10 +87,14 @@ class RawDevice:
                 return None
             message = Message.decode(datagram)
             message.datagram = datagram
-            self.inbox.append(message)
+            if message.mtype == Type.CON and message.mid in self.acknowledged:
+                self.acknowledge(message)  # its acknowledgement came late
+            else:
+                self.inbox.append(message)
 
     def acknowledge(self, message):
         if message.mtype == Type.CON:
+            self.acknowledged.add(message.mid)
             self.send(empty(EMPTY_ACK, message.mid))
 
     def open(self, message, request_id):

@@ -29,9 +29,9 @@ from aiocoap.credentials import CredentialsMap
 
 import msc3079
 from thin_profile import (
-    EMOTE, EVENT, EVENT_DEFLATED, EVENT_TYPES, NOTICE, REACTION, REDACTION, ROOM_NAME, STATE, STATE_DEFLATED, TEXT,
-    TOO_LARGE, TYPE_NAME, USER_NAME, WHERE, Entry, Hello, Reader, Record, Wrong, check, content_bytes, digits, draft,
-    event_body, ok, only_uint, read_event_body, read_names, read_records, self_test, uint)
+    EMOTE, EVENT, EVENT_DEFLATED, EVENT_TYPES, NOTICE, REACTION, RECEIPT, REDACTION, ROOM_NAME, STATE, STATE_DEFLATED,
+    TEXT, TOO_LARGE, TYPE_NAME, TYPING, USER_NAME, WHERE, Entry, Hello, Reader, Record, Wrong, check, content_bytes,
+    digits, draft, event_body, ok, only_uint, read_event_body, read_names, read_records, self_test, uint)
 
 
 class Refusal(Exception):
@@ -338,7 +338,24 @@ async def observe(ana, bob, room, bobs_room, log):
     check([log.entries[seq].body for seq in seqs] == [b"pushed 1", b"pushed 2", "pushed «3»".encode()], "all three")
     check(log.entries[seqs[2]].kind == EMOTE, "an emote is an emote")
     ok(f"gap: seq {seqs[1]} was lost, noticed at {seqs[2]} and repaired with {asked} FETCH")
+    await beside(bob, bobs_room, watch, sender, seqs[2])
     return seqs[0]
+
+
+async def beside(bob, bobs_room, watch, sender, seq):
+    """Receipts and typing, §7: pushed, in no log."""
+    await bob.ask(Code.PUT, digits(bobs_room), "!", body=b"\x3c", wanted=Code.CHANGED)
+    await bob.ask(Code.PUT, digits(bobs_room), body=uint(seq), wanted=Code.CHANGED)
+    told = {}
+    while not {RECEIPT, TYPING} <= told.keys():
+        told.update((record.kind, record) for record in await watch.next())
+    check((told[RECEIPT].seq, told[RECEIPT].sender) == (seq, sender), f"read: {told[RECEIPT]}")
+    check(told[TYPING].seq == 0 and told[TYPING].body == uint(sender), f"types: {told[TYPING]}")
+    await bob.ask(Code.PUT, digits(bobs_room), "!", body=b"\x00", wanted=Code.CHANGED)
+    while (records := await watch.next())[-1].kind != TYPING:
+        pass
+    check(records[-1].body == b"", f"nobody types: {records}")
+    ok(f"pushed beside the log: user {sender} has read up to {seq}, types, and no more")
 
 
 async def refer(ana, room, bobs_seq, own_seq, said):

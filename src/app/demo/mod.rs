@@ -2,8 +2,9 @@
 //!
 //! A hub runs as its own process in a temporary directory, so that it can really be killed. One
 //! user speaks CoAP/CBOR, the other HTTPS/JSON; two more do the same with the doors swapped, so
-//! that each operation has its price over both. A linked device talks over OSCORE with what the
-//! thin profile has, before the hub is killed and after. What is printed is what was checked.
+//! that each operation has its price over both. Two linked devices, one over OSCORE and one over QUIC,
+//! talk with what the thin profile has, before the hub is killed and after. What is printed is what
+//! was checked.
 #![expect(
     clippy::indexing_slicing,
     reason = "indexing a JSON value gives null where there is nothing"

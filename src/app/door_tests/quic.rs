@@ -1,6 +1,6 @@
 //! The QUIC door, over loopback.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use quinn::{ConnectionError, Endpoint, crypto::rustls::QuicClientConfig};
@@ -369,6 +369,20 @@ async fn a_connection_moves_with_its_device() {
 
     assert!(session.exchange(&send(b"y")).await.is_ok());
     assert_eq!(running.hub.count("0.02 A"), 2);
+}
+
+#[tokio::test]
+async fn a_device_that_was_idle_for_too_long_hears_it_in_time() {
+    let running = running(Limits::default());
+    let session = running.connected().await;
+    session.exchange(&send(b"x")).await.unwrap();
+    tokio::time::pause();
+    let silent = tokio::time::Instant::now();
+
+    assert_eq!(session.closed().await, ConnectionError::TimedOut);
+
+    let idle = Limits::default().idle;
+    assert!(silent.elapsed().abs_diff(idle) < Duration::from_secs(2));
 }
 
 #[tokio::test]

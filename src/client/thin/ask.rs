@@ -148,6 +148,7 @@ impl AskError {
                     | FailReason::NoResponse
                     | FailReason::Reset
                     | FailReason::BodyChanged
+                    | FailReason::Challenged
                     | FailReason::Busy
             ),
             Self::Unreadable(_) | Self::Numberless => false,

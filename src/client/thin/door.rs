@@ -14,12 +14,17 @@ mod rooms;
 
 use std::{net::SocketAddr, path::Path};
 
-use self::{choice::QuicDoor, kept::Kept, oscore::OscoreWay, quic::QuicWay};
 pub use self::{
     choice::{DoorChoice, QUIC_FROM_BYTES},
     drafts::Flushed,
     files::{FileToSend, Teller, Transferred},
     rooms::aliases_of,
+};
+use self::{
+    choice::{QuicDoor, is_quick},
+    kept::Kept,
+    oscore::OscoreWay,
+    quic::QuicWay,
 };
 use super::{
     agree::DeviceIdentity,
@@ -202,6 +207,14 @@ impl ThinDoor {
         }
     }
 
+    /// Bytes of records to ask for at once; none leaves it to the hub.
+    const fn records_bytes_max(&self) -> Option<u64> {
+        match &self.way {
+            Way::Oscore(_) => None,
+            Way::Quic(_) => Some(quic::RECORDS_BYTES_MAX),
+        }
+    }
+
     fn nat(&self) -> NatTimer {
         match &self.way {
             Way::Oscore(way) => way.nat(),
@@ -212,6 +225,10 @@ impl ThinDoor {
     /// Follows all rooms; [`ThinDoor::turn`] has what comes.
     pub async fn follow(&mut self) -> Result<(), ThinError> {
         self.meet().await?;
+        if self.beside.is_some() && is_quick(self.state().link().class) {
+            // Who follows waits for ever: first it is seen whether this door does.
+            self.put("hello", Ask::Hello).await.ok();
+        }
         self.is_following = true;
         match &mut self.way {
             Way::Oscore(way) => way.follow(self.kept.now()),

@@ -12,6 +12,8 @@
 //! What CoAP gives up is asked again, a draft with its counter and bytes as they were. The order
 //! of drafts is theirs: the next one goes out when the one before is answered.
 
+mod probing;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -26,13 +28,10 @@ use super::{
 use crate::{
     base::{Rng, Timestamp},
     session::{
-        coap::{Event as CoapEvent, ExchangeId, Progress, Request, Response},
+        coap::{Event as CoapEvent, ExchangeId, Progress, Response},
         oscore::{Hint, SecurityContext},
     },
-    wire::{
-        coap::Code,
-        thin::{Alias, Record, Shown, decode_records, encode_numbers},
-    },
+    wire::thin::{Alias, Record, Shown, decode_records},
 };
 
 /// How a device behaves.
@@ -92,18 +91,9 @@ pub struct ThinMachine {
     events: VecDeque<Event>,
     next_op: u64,
     last_sent: Option<Timestamp>,
-    probe: Option<Probe>,
+    probe: Option<probing::Probe>,
     /// How often the hub may still be asked to answer later.
     probes_left: u8,
-}
-
-/// An answer that the hub is to give after a silence.
-#[derive(Clone, Copy, Debug)]
-struct Probe {
-    op: OpId,
-    silence: Duration,
-    /// When it should have come.
-    until: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -154,13 +144,6 @@ const PUSH_LATE: Duration = Duration::from_secs(20);
 /// Looks in a row that find something before the observation is registered anew.
 const MISSED_MAX: u32 = 3;
 
-/// How long after the silence its end may be heard of: the hub says it again in this time.
-const PROBE_LATE: Duration = Duration::from_secs(15);
-
-/// Probes of one run, some 160 bytes each: twice what finds a NAT's timer. A link on which they fail
-/// at random is not worth more.
-const PROBES_MAX: u8 = 28;
-
 /// The longest pause before something is asked again.
 const PAUSE_MAX: Duration = Duration::from_mins(30);
 
@@ -174,6 +157,7 @@ impl ThinMachine {
         (places, nat): (Places, NatTimer),
     ) -> Self {
         let mut link = SecureLink::new(context, rng);
+        link.begin_ids(now);
         link.set_link_class(now, conduct.class);
         Self {
             link,
@@ -189,7 +173,7 @@ impl ThinMachine {
             next_op: 0,
             last_sent: None,
             probe: None,
-            probes_left: PROBES_MAX,
+            probes_left: probing::PROBES_MAX,
         }
     }
 
@@ -303,12 +287,9 @@ impl ThinMachine {
             let op = first.remove();
             self.put(now, op);
         }
+        self.probe_ends(now);
         if self.keep_alive_at().is_some_and(|at| at <= now) {
             self.stay_open(now);
-        }
-        if let Some(probe) = self.probe.filter(|probe| probe.until <= now) {
-            self.probe = None;
-            self.unheard(now, probe);
         }
         if let Some(followed) = self.followed.as_mut().filter(|it| it.check_at <= now) {
             followed.check_at = now + followed.check_after;
@@ -342,71 +323,6 @@ impl ThinMachine {
     /// Whether nothing that was asked waits for its answer.
     pub fn is_idle(&self) -> bool {
         self.ops.is_empty() && self.drafts.is_empty() && self.again.is_empty()
-    }
-
-    fn keep_alive_at(&self) -> Option<Timestamp> {
-        let is_wanted = self.conduct.keeps_alive && self.followed.is_some();
-        let sent = self.last_sent.filter(|_| is_wanted)?;
-        Some(match self.probe {
-            Some(probe) => probe.until.max(sent + self.nat.known()),
-            None if self.probes_left > 0 => sent + self.nat.known().max(self.unprobed()),
-            None => sent + self.nat.interval(),
-        })
-    }
-}
-
-/// The NAT's timer. spec: thin-profile §11
-impl ThinMachine {
-    /// What is beyond the reach of probes is found out by pushes.
-    fn unprobed(&self) -> Duration {
-        match self.nat.probe() {
-            Some(_) => Duration::ZERO,
-            None => self.nat.interval(),
-        }
-    }
-
-    /// Something has to be sent: a keep-alive, or what would also tell how long none is needed.
-    fn stay_open(&mut self, now: Timestamp) {
-        self.last_sent = Some(now);
-        let probe = self.nat.probe();
-        let probe = probe.filter(|_| self.probes_left > 0 && self.probe.is_none());
-        let Some(silence) = probe.filter(|_| self.is_idle()) else {
-            return self.link.keep_alive();
-        };
-        self.probes_left -= 1;
-        self.next_op += 1;
-        let op = OpId(self.next_op);
-        let until = now + silence + PROBE_LATE;
-        self.probe = Some(Probe { op, silence, until });
-        let wait = encode_numbers(&[silence.as_secs()]);
-        let later = Request::new(Code::FETCH, &["?"]).body(wait);
-        self.begin(now, op, Ask::Other(later), Purpose::Probe);
-    }
-
-    /// The hub has spoken after a silence, or will not.
-    fn probed(&mut self, now: Timestamp, op: OpId, answer: &Result<Answer, AskError>) {
-        let Some(probe) = self.probe.take_if(|probe| probe.op == op) else {
-            return; // too late
-        };
-        match answer {
-            Ok(Answer::Whole(response)) if response.code.is_success() => {
-                if let Some(sent) = self.last_sent {
-                    self.nat.held(now.since(sent));
-                }
-            }
-            // busy, or one that knows nothing of this
-            Ok(_) => self.probes_left = 0,
-            Err(_) => self.unheard(now, probe),
-        }
-    }
-
-    /// No answer came; that means something where nothing else was sent meanwhile.
-    fn unheard(&mut self, now: Timestamp, probe: Probe) {
-        let silence = self.last_sent.map(|sent| now.since(sent));
-        if silence.is_some_and(|silence| silence >= probe.silence) {
-            self.nat.failed(probe.silence);
-            self.look(now); // the hub hears where we are now, and we what it could not push
-        }
     }
 }
 

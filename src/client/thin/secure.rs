@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     base::{Rng, Timestamp},
@@ -93,6 +94,22 @@ impl SecureLink {
     /// spec: rfc9668 §3.2.1
     pub fn bring(&mut self, message_3: Vec<u8>) {
         self.message_3 = Some(message_3);
+    }
+
+    /// Takes message ids that no earlier process can have used: the hub knows a device by its context, at
+    /// whatever port, and would take what has an id of minutes ago for a copy. Each message has a
+    /// number of its own, and numbers begin above all that were used; each context has them from elsewhere
+    /// on.
+    ///
+    /// spec: rfc7252 §4.4
+    pub fn begin_ids(&mut self, now: Timestamp) {
+        let hash = Sha256::digest(self.context.id().kid.as_bytes());
+        let from = hash.iter().take(2);
+        let from = from.fold(0_u16, |from, byte| (from << 8) | u16::from(*byte));
+        let [.., high, low] = self.context.incarnation().to_be_bytes();
+        let number = u16::from_be_bytes([high, low]);
+        self.machine
+            .begin_ids_at(now, &(), from.wrapping_add(number));
     }
 
     /// Sets the timers for a class of links. spec: thin-profile §11

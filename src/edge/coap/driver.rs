@@ -292,6 +292,7 @@ impl<L: Link> Driver<L> {
                 self.machine.handle_datagram(now, peer, &bytes);
             }
             Arrived::Copy { peer, came } => self.came(&peer, false, came),
+            Arrived::Shaken { peer, up, down } => self.shaken(&peer, up, down),
             Arrived::Combined { from, request } => self.combined(now, from, request),
             Arrived::Gone { peer } => self.gone(now, &peer),
         }

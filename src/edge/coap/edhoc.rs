@@ -249,7 +249,7 @@ impl Fault {
 
 fn stored(device: DeviceName, keying: &Keying) -> OscoreLink {
     OscoreLink {
-        device,
+        device: device.into(),
         master_secret: Secret(keying.master_secret().to_vec()),
         master_salt: keying.master_salt().to_vec(),
         id_context: None,

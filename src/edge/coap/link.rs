@@ -128,6 +128,8 @@ pub(in crate::edge) enum Arrived<P> {
     },
     /// A message that came before, and was answered as it was then or not at all.
     Copy { peer: P, came: Traffic },
+    /// A peer is there, and what came and went until it was known to be.
+    Shaken { peer: P, up: Traffic, down: Traffic },
     /// A request with EDHOC's message 3 in front.
     Combined {
         from: SocketAddr,

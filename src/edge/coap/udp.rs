@@ -42,7 +42,7 @@ impl Udp {
         match context_of(&stored) {
             Ok(context) => {
                 let key = self.link.found(now, context);
-                self.names.insert(key.kid(), Arc::new(stored.device));
+                self.names.insert(key.kid(), stored.device);
                 Some(key)
             }
             Err(error) => {
@@ -137,7 +137,7 @@ impl Link for Udp {
     /// send from, which holds on loopback only. A device's identity is in each request.
     // spec: msc3079 §Access-Tokens
     fn keeps_words(&self, peer: &UdpPeer) -> bool {
-        matches!(peer, UdpPeer::Plain(address) if address.ip().is_loopback())
+        matches!(peer, UdpPeer::Plain(place) if SocketAddr::from(*place).ip().is_loopback())
     }
 
     fn door(&self, peer: &UdpPeer) -> Door {
@@ -232,7 +232,7 @@ mod tests {
     fn nothing_is_remembered_of_a_peer_that_is_not_on_loopback() {
         let udp = Udp::new([1; 32], Plainly::Anyone);
 
-        let peer = |address: [u8; 4]| UdpPeer::Plain(SocketAddr::from((address, 5683)));
+        let peer = |address: [u8; 4]| UdpPeer::Plain(SocketAddr::from((address, 5683)).into());
         assert!(udp.keeps_words(&peer([127, 0, 0, 1])));
         assert!(!udp.keeps_words(&peer([192, 0, 2, 1])));
     }

@@ -124,6 +124,8 @@ struct Client {
     machine: Machine<SocketAddr>,
     server: SocketAddr,
     over: Option<ClientCloseReason>,
+    /// Datagrams up and down until it was connected.
+    shaken: (u64, u64),
 }
 
 impl Client {
@@ -138,6 +140,7 @@ impl Client {
             machine: Machine::new(Config::new([7; 32]), Box::new(StdRng::seed_from_u64(2))),
             server,
             over: None,
+            shaken: (0, 0),
         }
     }
 
@@ -177,6 +180,7 @@ impl Client {
                 }
             }
             while let Some(datagram) = self.dtls.poll_transmit() {
+                self.shaken.0 += u64::from(!self.dtls.is_connected());
                 self.socket.send_to(&datagram, self.server).await.unwrap();
             }
             if let Some(event) = self.machine.poll_event() {
@@ -186,6 +190,7 @@ impl Client {
                 return None;
             }
             let size = self.socket.recv(&mut buffer).await.unwrap();
+            self.shaken.1 += u64::from(!self.dtls.is_connected());
             self.dtls.handle_datagram(Wall.now(), &buffer[..size]);
         }
     }
@@ -430,6 +435,11 @@ async fn a_device_with_its_key_is_itself_on_both_kinds_of_paths_whatever_token_i
     let told = books.json();
     let read = &told["devices"][0]["operations"]["ThinLog"];
     assert_eq!((&read[3], &read[4]), (&1.into(), &1.into()), "{told}");
+    // Two hellos and the client's last flight up; the cookie, the hub's flight and its last down.
+    let shaken = &told["devices"][0]["operations"]["Connection"];
+    assert_eq!(shaken[3], client.shaken.0, "{told}");
+    assert_eq!(shaken[4], client.shaken.1, "{told}");
+    assert!(shaken[1].as_u64() > Some(300), "{told}");
 }
 
 /// What libcoap's client prints; nothing where it is not installed. It exits with 0 in any case.

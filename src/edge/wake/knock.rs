@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::address::is_public;
+use crate::edge::address::is_public;
 
 /// What came of a knock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

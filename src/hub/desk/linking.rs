@@ -2,7 +2,7 @@
 //! it; or the operator links it. Either way the device gets an access token and keys for every
 //! door, in one commit.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
@@ -201,7 +201,7 @@ async fn link(hub: &Hub, user: &UserId, wish: LinkWish) -> Result<DeviceCredenti
             session.write(hub, user),
             Write::Link(Box::new(record.clone())),
         ];
-        let device = record.oscore.device.clone();
+        let device = DeviceName::clone(&record.oscore.device);
         match hub.write_link(device, writes).await {
             Ok(()) => return Ok(credentials(hub, record, session.token)),
             Err(WriteError::Conflict(_)) => {}
@@ -227,10 +227,10 @@ fn must_be_new(
 fn record(hub: &Hub, user: &UserId, wish: &LinkWish) -> LinkRecord {
     LinkRecord {
         oscore: OscoreLink {
-            device: DeviceName {
+            device: Arc::new(DeviceName {
                 user: user.to_owned(),
                 device: wish.device.clone(),
-            },
+            }),
             master_secret: Secret(hub.random::<16>().to_vec()),
             master_salt: hub.random::<8>().to_vec(),
             id_context: None,
@@ -254,7 +254,7 @@ fn record(hub: &Hub, user: &UserId, wish: &LinkWish) -> LinkRecord {
 
 fn credentials(hub: &Hub, record: LinkRecord, access_token: String) -> DeviceCredentials {
     DeviceCredentials {
-        device: record.oscore.device,
+        device: DeviceName::clone(&record.oscore.device),
         access_token: Secret(access_token.into_bytes()),
         master_secret: record.oscore.master_secret,
         master_salt: record.oscore.master_salt,

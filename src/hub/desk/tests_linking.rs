@@ -108,7 +108,7 @@ async fn a_code_links_a_device_that_is_then_its_keys_and_its_token() {
 
     let links: &dyn Links = &*hub.hub;
     let oscore = links.oscore(&device.sender_id).await.unwrap().unwrap();
-    assert_eq!(oscore.device, device.device);
+    assert_eq!(*oscore.device, device.device);
     assert_eq!(oscore.master_secret, device.master_secret);
     assert_eq!(oscore.sender_id, device.recipient_id);
     let (name, psk) = links.psk(device.psk_identity.as_bytes()).unwrap();

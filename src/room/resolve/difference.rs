@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{chain::Known, split::Split};
+use super::{
+    chain::Known,
+    split::{Forks, Split},
+};
 use crate::base::EventHash;
 
 /// What the auth chains of the conflicted events tell.
@@ -29,11 +32,8 @@ pub(super) fn among(known: &Known, split: &Split) -> Found {
 /// Each event passes the forks that it is in on to those that it leans on.
 fn in_some(known: &Known, split: &Split, order: &[EventHash]) -> Vec<EventHash> {
     let mut forks: HashMap<EventHash, Forks> = HashMap::with_capacity(order.len());
-    for (event, states) in &split.conflicted {
-        let own = forks.entry(*event).or_insert_with(|| Forks::none(split));
-        for state in states {
-            own.add(*state);
-        }
+    for (event, own) in &split.conflicted {
+        forks.insert(*event, own.clone());
     }
     let mut found = Vec::new();
     for event in order {
@@ -44,7 +44,7 @@ fn in_some(known: &Known, split: &Split, order: &[EventHash]) -> Vec<EventHash> 
         for auth in known.auth(*event) {
             forks
                 .entry(auth)
-                .or_insert_with(|| Forks::none(split))
+                .or_insert_with(|| Forks::none(split.states))
                 .join(&own);
         }
         if own.count() < split.states {
@@ -64,30 +64,4 @@ fn subgraph(known: &Known, split: &Split, order: &[EventHash]) -> Vec<EventHash>
         }
     }
     within.into_iter().collect()
-}
-
-/// A set of states, by their numbers.
-struct Forks(Vec<u64>);
-
-impl Forks {
-    fn none(split: &Split) -> Self {
-        Self(vec![0; split.states.div_ceil(64)])
-    }
-
-    fn add(&mut self, state: usize) {
-        if let Some(word) = self.0.get_mut(state / 64) {
-            *word |= 1 << (state % 64);
-        }
-    }
-
-    fn join(&mut self, other: &Self) {
-        for (own, other) in self.0.iter_mut().zip(&other.0) {
-            *own |= other;
-        }
-    }
-
-    fn count(&self) -> usize {
-        let ones = self.0.iter().map(|word| word.count_ones());
-        ones.fold(0, |sum, ones| sum + ones as usize)
-    }
 }

@@ -13,8 +13,8 @@ use crate::{base::EventHash, room::StateKey};
 pub(super) struct Split {
     /// What every state says.
     pub(super) unconflicted: StateMap,
-    /// The others, with the numbers of the states that have them.
-    pub(super) conflicted: BTreeMap<EventHash, BTreeSet<usize>>,
+    /// The others, and which of the states have them.
+    pub(super) conflicted: BTreeMap<EventHash, Forks>,
     /// How many different states there are.
     pub(super) states: usize,
 }
@@ -31,10 +31,11 @@ impl Split {
                 disputed(first, other, &mut keys);
             }
         }
-        let mut conflicted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        let mut conflicted: BTreeMap<_, Forks> = BTreeMap::new();
         for (number, state) in states.iter().enumerate() {
             for event in keys.iter().filter_map(|key| state.get(key)) {
-                conflicted.entry(*event).or_default().insert(number);
+                let forks = conflicted.entry(*event);
+                forks.or_insert_with(|| Forks::none(count)).add(number);
             }
         }
         let mut unconflicted = states.into_iter().next().unwrap_or_default();
@@ -70,5 +71,32 @@ fn disputed(one: &StateMap, other: &StateMap, keys: &mut BTreeSet<StateKey>) {
         {
             keys.insert(key.clone());
         }
+    }
+}
+
+/// A set of states, by their numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Forks(Vec<u64>);
+
+impl Forks {
+    pub(super) fn none(states: usize) -> Self {
+        Self(vec![0; states.div_ceil(64)])
+    }
+
+    fn add(&mut self, state: usize) {
+        if let Some(word) = self.0.get_mut(state / 64) {
+            *word |= 1 << (state % 64);
+        }
+    }
+
+    pub(super) fn join(&mut self, other: &Self) {
+        for (own, other) in self.0.iter_mut().zip(&other.0) {
+            *own |= other;
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        let ones = self.0.iter().map(|word| word.count_ones());
+        ones.fold(0, |sum, ones| sum + ones as usize)
     }
 }

@@ -313,6 +313,11 @@ fn each_ceiling_is_refused_by_its_name() {
     };
     let full = Budget::DEFAULT;
     assert_eq!(none(Budget { states: 1, ..full }), Cost::States);
+    let entries = Budget {
+        entries: 10,
+        ..full
+    };
+    assert_eq!(none(entries), Cost::Entries);
     assert_eq!(none(Budget { events: 3, ..full }), Cost::Events);
     assert_eq!(
         none(Budget {

@@ -18,9 +18,10 @@ use crate::{
     wire::coap::{Code, Kind, Message, Token, options::number},
 };
 
-/// How often a challenge to one request is answered: once for the address, once for a server that
-/// restarted in between.
-const ECHO_ROUNDS_MAX: u32 = 2;
+/// How often a challenge to one message is answered: once for the address, once for a server that
+/// restarted in between, and more where the address changes faster than messages pass: on a radio that
+/// loses a third of them, behind a NAT that forgets every minute, more than half of the rounds are in vain.
+const ECHO_ROUNDS_MAX: u32 = 8;
 
 /// What a client remembers.
 pub(super) struct Client<P> {
@@ -318,11 +319,15 @@ impl<P: Peer> Machine<P> {
         }
         if let Some(value) = message.options.first(number::ECHO) {
             self.peers.keep_echo(&peer, value);
-            if message.code == Code::UNAUTHORIZED && call.echo_rounds < ECHO_ROUNDS_MAX {
+            if message.code == Code::UNAUTHORIZED {
+                if call.echo_rounds >= ECHO_ROUNDS_MAX {
+                    return self.fail(now, exchange, FailReason::Challenged);
+                }
                 call.echo_rounds += 1;
                 return self.go_on(now, exchange);
             }
         }
+        call.echo_rounds = 0; // a transfer of many blocks may meet many addresses
         let registers = call.request.observe && message.code.is_success();
         if let Some(order) = message.options.observe().filter(|_| registers) {
             let watch = Watch {

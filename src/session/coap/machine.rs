@@ -72,6 +72,12 @@ impl<P: Peer> Machine<P> {
         self
     }
 
+    /// The first message id for this peer, instead of a random one: for who remembers, from an earlier
+    /// process, which ids the peer may still know.
+    pub fn begin_ids_at(&mut self, now: Timestamp, peer: &P, id: u16) {
+        self.peers.begin_ids_at(now, &mut *self.rng, peer, id);
+    }
+
     /// Takes a peer's address as proved: it is loopback, or a security layer has seen to it.
     pub fn mark_validated(&mut self, now: Timestamp, peer: &P) {
         self.peers.validate(now, &mut *self.rng, peer);

@@ -156,6 +156,11 @@ impl<P: Peer> Peers<P> {
         self.touch(now, rng, peer).ids.next(now, lifetime)
     }
 
+    /// Goes on with this message id.
+    pub(super) fn begin_ids_at(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P, id: u16) {
+        self.touch(now, rng, peer).ids.next = id;
+    }
+
     /// When [`Peers::next_id`] will give an id again, should it give none now.
     pub(super) fn id_free_at(&self, peer: &P, lifetime: Duration) -> Option<Timestamp> {
         self.by_peer

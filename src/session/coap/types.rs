@@ -243,6 +243,10 @@ pub enum FailReason {
     /// The body changed between its blocks, more often than we try again.
     #[error("the body changed while it was being transferred")]
     BodyChanged,
+    /// Whether we receive at our address was asked again each time we had shown it: it changes faster
+    /// than messages pass.
+    #[error("the peer asked again and again whether we receive at our address")]
+    Challenged,
     /// The answer is larger than we take.
     #[error("the answer is larger than the configured ceiling")]
     TooLarge,

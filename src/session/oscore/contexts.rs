@@ -4,15 +4,16 @@
 //! and puts away what falls out. A hub gives each context a kid of its own: of two contexts with
 //! one kid, of which one is here, a request without kid context finds that one.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use super::context::{ContextId, SecurityContext};
+use super::context::{ContextId, Id, SecurityContext};
 
 /// A bounded number of contexts, of less than 300 bytes each; see the test.
 #[derive(Debug)]
 pub struct Contexts {
     slots: Vec<Slot>,
-    by_id: BTreeMap<ContextId, usize>,
+    /// By kid, and where: contexts with one kid differ in their ID contexts.
+    by_kid: BTreeSet<(Id, u32)>,
     free: Vec<usize>,
     /// Where the search for one that is not in use goes on.
     hand: usize,
@@ -44,7 +45,7 @@ impl Contexts {
     pub fn new(capacity: usize) -> Self {
         Self {
             slots: Vec::new(),
-            by_id: BTreeMap::new(),
+            by_kid: BTreeSet::new(),
             free: Vec::new(),
             hand: 0,
             capacity: capacity.max(1),
@@ -53,42 +54,58 @@ impl Contexts {
 
     /// How many are here.
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.by_kid.len()
     }
 
     /// Whether none is here.
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.by_kid.is_empty()
     }
 
     /// The context a request asks for. Without a kid context: the only one with this kid.
     ///
     /// spec: rfc8613 §8.2
     pub fn lookup(&mut self, wanted: &ContextId) -> Lookup<'_> {
-        let mut same_kid = self.by_id.range(wanted..).take(2);
-        let mut next = || same_kid.next().filter(|(id, _)| id.kid == wanted.kid);
-        // In their order the one without an ID context comes first, the one asked for at once.
-        let found = next()
-            .filter(|(id, _)| wanted.id_context.is_none() || id.id_context == wanted.id_context);
-        let is_ambiguous = wanted.id_context.is_none() && next().is_some();
-        let Some((id, _)) = found else {
-            return Lookup::Missing(wanted.clone());
+        let mut same_kid = self.with_kid(wanted.kid);
+        let found = if wanted.id_context.is_some() {
+            self.place_of(wanted)
+        } else {
+            let first = same_kid.next();
+            if first.is_some() && same_kid.next().is_some() {
+                return Lookup::Ambiguous;
+            }
+            first
         };
-        if is_ambiguous {
-            return Lookup::Ambiguous;
-        }
-        let id = id.clone();
-        match self.get_mut(&id) {
+        drop(same_kid);
+        match found.and_then(|at| self.at(at)) {
             Some(context) => Lookup::Found(context),
-            None => Lookup::Missing(id),
+            None => Lookup::Missing(wanted.clone()),
         }
+    }
+
+    fn with_kid(&self, kid: Id) -> impl Iterator<Item = u32> {
+        self.by_kid
+            .range((kid, 0)..=(kid, u32::MAX))
+            .map(|(_, at)| *at)
+    }
+
+    fn place_of(&self, id: &ContextId) -> Option<u32> {
+        self.with_kid(id.kid).find(|at| {
+            let slot = self.slots.get(index(*at));
+            let context = slot.and_then(|slot| slot.context.as_ref());
+            context.is_some_and(|context| context.id_context == id.id_context)
+        })
+    }
+
+    fn at(&mut self, at: u32) -> Option<&mut SecurityContext> {
+        let slot = self.slots.get_mut(index(at))?;
+        slot.is_recent = true;
+        slot.context.as_mut()
     }
 
     /// Exactly this context, for sending to it unasked.
     pub fn get_mut(&mut self, id: &ContextId) -> Option<&mut SecurityContext> {
-        let slot = self.slots.get_mut(*self.by_id.get(id)?)?;
-        slot.is_recent = true;
-        slot.context.as_mut()
+        self.at(self.place_of(id)?)
     }
 
     /// Puts a context in. Gives back what had to go for it: an older state of the same one, or one
@@ -104,16 +121,18 @@ impl Contexts {
         let at = self.free.pop().unwrap_or_else(|| self.add_slot());
         if let Some(place) = self.slots.get_mut(at) {
             *place = slot;
-            self.by_id.insert(id, at);
+            let at = u32::try_from(at).expect("a ceiling below four thousand millions");
+            self.by_kid.insert((id.kid, at));
         }
         gone
     }
 
     /// Takes a context out: its device was revoked, or it is to be put away.
     pub fn remove(&mut self, id: &ContextId) -> Option<SecurityContext> {
-        let at = self.by_id.remove(id)?;
-        self.free.push(at);
-        self.slots.get_mut(at)?.context.take()
+        let at = self.place_of(id)?;
+        self.by_kid.remove(&(id.kid, at));
+        self.free.push(index(at));
+        self.slots.get_mut(index(at))?.context.take()
     }
 
     fn add_slot(&mut self) -> usize {
@@ -130,7 +149,7 @@ impl Contexts {
 
     /// Takes out one not used since the hand passed it last, if there is no room.
     fn make_room(&mut self) -> Option<SecurityContext> {
-        if self.by_id.len() < self.capacity {
+        if self.by_kid.len() < self.capacity {
             return None;
         }
         // Twice around: the first time may only clear marks.
@@ -148,6 +167,11 @@ impl Contexts {
         }
         None
     }
+}
+
+/// A place among the slots.
+fn index(at: u32) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -244,7 +268,7 @@ mod tests {
         }
         let slots = contexts.slots.capacity() * size_of::<Slot>();
         // Nodes of a BTreeMap hold 5 to 11 entries, and a sixth of a node is not entries.
-        let map = contexts.by_id.len() * size_of::<(ContextId, usize)>() * 11 / 5 * 7 / 6;
+        let map = contexts.by_kid.len() * size_of::<(Id, u32)>() * 11 / 5 * 7 / 6;
 
         let each = (slots + map) / contexts.len();
 

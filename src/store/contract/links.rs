@@ -25,7 +25,7 @@ fn name(user: &OwnedUserId, device: &str) -> DeviceName {
 fn link(device: DeviceName, key: u8) -> LinkRecord {
     LinkRecord {
         oscore: OscoreLink {
-            device,
+            device: device.into(),
             master_secret: Secret(vec![key; 16]),
             master_salt: vec![key; 8],
             id_context: Some(vec![key]),
@@ -173,7 +173,7 @@ pub(super) async fn a_renewed_context_takes_the_place_of_the_old_one(store: &dyn
     assert!(try_commit(store, vec![link_of(&link(name(&ana, "TABLET"), 2))]).await);
     renewed.recipient_id = vec![2];
     assert!(!try_commit(store, vec![write(&renewed)]).await);
-    renewed.device = name(&ana, "OTHER");
+    renewed.device = name(&ana, "OTHER").into();
     renewed.recipient_id = vec![3];
     assert!(!try_commit(store, vec![write(&renewed)]).await);
 }
@@ -242,7 +242,7 @@ pub(super) async fn a_removed_device_is_linked_no_more(store: &dyn Store) {
     // Its keys are free again.
     let tablet = LinkRecord {
         oscore: OscoreLink {
-            device: name(&ana, "TABLET"),
+            device: name(&ana, "TABLET").into(),
             ..phone.oscore.clone()
         },
         ..phone

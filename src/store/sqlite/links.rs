@@ -155,7 +155,7 @@ fn link(mut cells: Cells<'_>) -> Result<LinkRecord, StoreError> {
     let outer_observe_counted = cells.next()?;
     Ok(LinkRecord {
         oscore: OscoreLink {
-            device,
+            device: device.into(),
             master_secret,
             master_salt,
             id_context,

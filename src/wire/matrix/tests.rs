@@ -13,7 +13,7 @@ use crate::base::{EventHash, Timestamp};
 
 const VECTORS: &str = include_str!("../../../conformance/vectors/matrix-signing.json");
 
-fn key(name: &str) -> ServerKey {
+pub(crate) fn key(name: &str) -> ServerKey {
     let vectors: Value = serde_json::from_str(VECTORS).unwrap();
     let seed: Base64 = Base64::parse(vectors["seed"].as_str().unwrap()).unwrap();
     let mut der = hex::decode("302e020100300506032b657004220420").unwrap();

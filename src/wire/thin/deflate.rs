@@ -107,5 +107,21 @@ mod tests {
                 prop_assert!(out.len() <= INFLATED_BYTES_MAX);
             }
         }
+
+        #[test]
+        fn what_was_changed_on_its_way_inflates_or_is_refused_and_comes_back(
+            text in "[a-e m.room]{50,300}",
+            place in any::<proptest::sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let mut bytes = deflate(text.as_bytes()).unwrap_or_default();
+            prop_assume!(!bytes.is_empty());
+            *place.get_mut(&mut bytes) = byte;
+            if let Ok(out) = inflate(&bytes) {
+                prop_assert!(out.len() <= INFLATED_BYTES_MAX);
+                let again = deflate(&out).map(|small| inflate(&small));
+                prop_assert!(again.is_none_or(|again| again == Ok(out)));
+            }
+        }
     }
 }

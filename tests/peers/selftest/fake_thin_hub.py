@@ -24,9 +24,9 @@ from aiocoap.oscore_sitewrapper import OscoreSiteWrapper
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import msc3079
 from thin_profile import (
-    DIGITS, EVENT, EVENT_TYPES, MEMBER, REDACTION, ROOM_NAME, STATE_DEFLATED, TOO_LARGE,
-    TYPE_NAME, USER_NAME, WHERE, Entry, Reader, Record, Wrong, event_body, only_uint, read_draft, read_event_body,
-    uint, write_names, write_records)
+    DIGITS, EVENT, EVENT_TYPES, MEMBER, RECEIPT, REDACTION, ROOM_NAME, STATE_DEFLATED, TOO_LARGE,
+    TYPE_NAME, TYPING, USER_NAME, WHERE, Entry, Reader, Record, Wrong, event_body, only_uint, read_draft,
+    read_event_body, uint, write_names, write_records)
 
 ROOM_ID = "!fake:hub.example"
 PUSH_BYTES = 1024
@@ -58,6 +58,7 @@ class Hub:
     def __init__(self, devices):
         self.devices = devices  # by their entry in the credentials
         self.log, self.rooms_made = [], 0
+        self.asides = []  # receipts and typing: whose, and the record that others see
         self.grown = asyncio.Condition()
         self.block1, self.block2 = Block1Spool(), Block2Cache()
 
@@ -76,14 +77,17 @@ class Hub:
             answer.opt.block1 = (request.opt.block1.block_number, False, request.opt.block1.size_exponent)
         observed = request.opt.observe == 0 and request.code == Code.FETCH and answer.code.is_successful()
         pipe.add_response(answer, is_last=not observed)
-        sent = len(self.log)
+        sent, told = len(self.log), len(self.asides)
         while observed:
             async with self.grown:
-                await self.grown.wait_for(lambda: len(self.log) > sent)
+                await self.grown.wait_for(lambda: len(self.log) > sent or len(self.asides) > told)
             # what comes within a moment goes in one push
             await asyncio.sleep(0)
             new = [self.record(device, seq, PUSH_BYTES // 2) for seq in range(sent + 1, len(self.log) + 1)]
-            sent = len(self.log)
+            new += [record for whose, record in self.asides[told:] if whose is not device]
+            sent, told = len(self.log), len(self.asides)
+            if not new:
+                continue
             pipe.add_response(Message(code=Code.CONTENT, payload=write_records(new)), is_last=False)
 
     async def answer(self, device, request):
@@ -106,7 +110,10 @@ class Hub:
             case Code.GET, ("$",):
                 sums = [sum(column) for column in zip(*device.ledger.values())]
                 return Code.CONTENT, cbor2.dumps({**device.ledger, "": [*sums, 1]}), {}
-            case (Code.PUT, ("=",)) | (Code.PUT, (_, "!")):
+            case Code.PUT, ("=",):
+                return Code.CHANGED, b"", {}
+            case Code.PUT, (_, "!"):
+                await self.aside(device, Record(TYPING, 0, body=b"" if request.payload == b"\0" else uint(1)))
                 return Code.CHANGED, b"", {}
             case Code.FETCH, ("@",):
                 return Code.CONTENT, write_names(self.names(device, reader)), {}
@@ -125,7 +132,7 @@ class Hub:
                 first = reader.uint()
                 return Code.CONTENT, self.page(device, first, reader.uint() if reader.more() else 1024), {}
             case Code.PUT, (_,):
-                only_uint(request.payload)
+                await self.aside(device, Record(RECEIPT, only_uint(request.payload), 1))
                 return Code.CHANGED, b"", {}
             case Code.GET, (_, seq) if 0 < number(seq) <= len(self.log):
                 return self.in_full(device, number(seq), request)
@@ -181,6 +188,11 @@ class Hub:
         async with self.grown:
             self.grown.notify_all()
         return len(self.log)
+
+    async def aside(self, device, record):
+        self.asides.append((device, record))
+        async with self.grown:
+            self.grown.notify_all()
 
     def entry(self, device, seq):
         kept = self.log[seq - 1]

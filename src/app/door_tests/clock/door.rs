@@ -104,6 +104,7 @@ impl Door {
                 self.arrived(now, arrived);
             }
             while let Some((peer, message)) = self.machine.poll_transmit() {
+                is_quiet = false; // numbers may be wanted for it
                 let is_proved = self.machine.budget(&peer) == u64::MAX;
                 self.link.send(now, &peer, message, is_proved);
             }
@@ -123,7 +124,7 @@ impl Door {
             Want::Context(kid) => match self.place.wait(links.oscore(kid.as_bytes())).unwrap() {
                 Some(stored) => {
                     let key = self.link.found(now, context_of(&stored));
-                    self.devices.insert(key.kid(), Arc::new(stored.device));
+                    self.devices.insert(key.kid(), stored.device);
                 }
                 None => self.link.absent(now, kid),
             },

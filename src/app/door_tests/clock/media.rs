@@ -10,7 +10,7 @@ use crate::{
     client::thin::Ask,
     session::{
         coap::{Request, Response},
-        lab::{Direction, Node, Ppm, Profile, Step, World, chance::Chance, profiles},
+        lab::{Direction, Micros, Node, Ppm, Profile, Step, World, chance::Chance, profiles},
     },
     wire::coap::Code,
 };
@@ -56,7 +56,7 @@ fn fetched<C: Node, H: Node>(
         up: up.bytes_with_headers,
         down: down.bytes_with_headers,
         datagrams: up.datagrams + down.datagrams,
-        took: lab.elapsed().since(Default::default()),
+        took: lab.elapsed().since(Micros::ZERO),
     }
 }
 
@@ -85,8 +85,14 @@ fn a_megabyte_comes_by_blocks_and_over_quic_within_its_bytes_and_its_time() {
         let blocks = by_blocks(lte(loss));
         let quic = over_quic(lte(loss));
 
-        println!("1 MB on LTE with {loss} % lost, by blocks: {blocks:?}");
-        println!("1 MB on LTE with {loss} % lost, over QUIC: {quic:?}");
+        for (how, cost) in [("by blocks", &blocks), ("over QUIC", &quic)] {
+            let (up, down, datagrams) = (cost.up, cost.down, cost.datagrams);
+            println!(
+                "1 MB on LTE, {loss} % lost, {how}: {up} bytes up and {down} down in {datagrams} \
+                 datagrams, {:?}",
+                cost.took
+            );
+        }
         assert!(blocks.took < Duration::from_secs(blocks_s), "{blocks:?}");
         assert!(quic.took < Duration::from_secs(quic_s), "{quic:?}");
         // One request a block, the path in each; an eighth of the file is lost and sent again at most.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::device::{FOR_EVER, Lab, all_came_once_and_in_order, ben_says, bytes, device, lab};
+use super::device::{Lab, all_came_once_and_in_order, ben_says, bytes, device, lab};
 use crate::{
     session::lab::{Direction, Micros, Node as _, Ppm, Profile, Rate, Step},
     wire::{
@@ -12,6 +12,9 @@ use crate::{
 };
 
 const MESSAGES: u64 = 200;
+
+/// Too late: without loss it takes a quarter of a day.
+const LATE: Micros = Micros(30 * 24 * 3600 * 1_000_000);
 
 fn radio() -> Profile {
     Profile {
@@ -59,7 +62,12 @@ fn talk(profile: Profile) -> Run {
         if (told, answered) == (2 * MESSAGES, MESSAGES) && ana.read == last && ana.is_read() {
             break;
         }
-        assert_eq!(lab.step(FOR_EVER), Step::Moved, "{told} {answered}");
+        let read = ana.read - head;
+        assert_eq!(
+            lab.step(LATE),
+            Step::Moved,
+            "{told} told, {answered} answered, {read} read"
+        );
     }
 
     all_came_once_and_in_order(&mut lab, head, MESSAGES);
@@ -90,7 +98,7 @@ fn two_hundred_messages_each_way_come_once_and_in_order_and_so_does_what_was_rea
         bad.lost,
         bad.moves
     );
-    assert!(bad.bytes < 3 * good.bytes, "{} {}", bad.bytes, good.bytes);
+    assert!(bad.bytes < 12 * good.bytes, "{} {}", bad.bytes, good.bytes);
 }
 
 /// Lets the laboratory go on until nothing is under way, for a while at most.

@@ -228,6 +228,8 @@ impl OscoreWay {
                     let progress = self.machine.progress(op);
                     if progress.is_some_and(|progress| watcher(progress).is_break()) {
                         self.machine.give_up(kept.now(), op);
+                        // The hub sends what is not acknowledged again, and nothing else meanwhile.
+                        self.transmit(kept).await?;
                         return Ok(None);
                     }
                 }

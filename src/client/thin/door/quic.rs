@@ -38,11 +38,15 @@ const SILENT_MAX: Duration = Duration::from_secs(20);
 /// How long a handshake may take.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// How often a connection is looked at while it is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a connection is looked at while an answer is waited for, and while nothing is but news.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_SELDOM: Duration = Duration::from_secs(10);
 
 /// How long a goodbye may take; what is lost of it costs the hub two minutes of memory.
 const GOODBYE_MAX: Duration = Duration::from_millis(100);
+
+/// Bytes of records asked for at once. What is pushed is the hub's to measure, by the class of the link.
+pub(super) const RECORDS_BYTES_MAX: u64 = 16 * 1024;
 
 /// The ledger's line of the handshake, of words that keep it, and of its end.
 const CONNECTION: &str = "connection";
@@ -185,7 +189,7 @@ impl QuicWay {
         told: impl FnMut(Cost),
     ) -> Result<T, ThinError> {
         let done = match &mut self.line {
-            Some(line) => line.attend(kept, work, told).await,
+            Some(line) => line.attend(kept, LOOK_EVERY, work, told).await,
             None => work.await.map_err(Gone::Broken),
         };
         done.map_err(|gone| self.gone(Some(session), gone))
@@ -278,12 +282,13 @@ impl Line {
     async fn attend<T>(
         &mut self,
         kept: &Kept,
+        look_every: Duration,
         work: impl Future<Output = Result<T, QuicError>>,
         mut told: impl FnMut(Cost),
     ) -> Result<T, Gone> {
         let mut work = pin!(work);
         loop {
-            match timeout(LOOK_EVERY, &mut work).await {
+            match timeout(look_every, &mut work).await {
                 Ok(done) => return done.map_err(Gone::Broken),
                 Err(_) if self.is_silent(kept) => {
                     self.session.close();

@@ -74,10 +74,11 @@ impl ThinDoor {
     pub async fn news(&mut self) -> Result<Vec<Record>, ThinError> {
         let mut news = Vec::new();
         let mut places = self.places().clone();
+        let bytes_max = self.records_bytes_max().unwrap_or(NEWS_BYTES_MAX);
         loop {
             let ask = Ask::Inbox {
                 after: places.inbox(),
-                bytes_max: Some(NEWS_BYTES_MAX),
+                bytes_max: Some(bytes_max),
                 observe: false,
             };
             let before = places.inbox();
@@ -124,11 +125,12 @@ impl ThinDoor {
         through: u64,
     ) -> Result<Vec<Record>, ThinError> {
         let (mut news, mut next) = (Vec::new(), from);
+        let bytes_max = self.records_bytes_max();
         while next <= through {
             let ask = Ask::Log {
                 room,
                 from: next,
-                bytes_max: None,
+                bytes_max,
                 observe: false,
             };
             let Answer::Records(records) = self.ask("read", ask).await? else {
@@ -173,7 +175,7 @@ impl ThinDoor {
     }
 }
 
-/// Bytes of records asked for at once: what fits into one datagram without blocks.
+/// Bytes of records asked for at once over OSCORE: what fits into one datagram without blocks.
 const NEWS_BYTES_MAX: u64 = 1024;
 
 /// Senders, rooms and types that records speak of.

@@ -152,6 +152,30 @@ async fn what_is_said_offline_is_kept_and_sent_once_by_the_next_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_goes_on_with_message_ids_that_the_hub_does_not_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("k1.json");
+    StateDir::begin(&file, &credentials()).unwrap();
+    let world = World {
+        rng: || Box::new(StdRng::seed_from_u64(7)), // the same chance for each process
+        ..world()
+    };
+    let hub = Arc::new(Mutex::new(Hub::new(hub_context(), 0)));
+    let (address, task) = serve(Arc::clone(&hub), &world).await;
+
+    for seq in 1..=3 {
+        let mut device = open(&file, &address, &world).await;
+        device.queue(ROOM_ID, text("more")).unwrap();
+        let (flushed, ended) = device.flush().await;
+        ended.unwrap();
+        assert_eq!(flushed[0].outcome, Ok(seq));
+        let spent = device.spent();
+        assert!(spent.datagrams_up <= 3, "{spent:?}"); // nothing was sent again
+    }
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hub_that_seems_not_to_know_us_is_told_of_and_nothing_is_thrown_away() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("k1.json");

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -58,6 +59,8 @@ pub(super) struct Hub {
     pub(super) device: Option<PublicKey>,
     pub(super) contexts: usize,
     rng: StdRng,
+    /// What is to be answered later.
+    later: Vec<(Timestamp, ExchangeId)>,
 }
 
 /// What the hub calls itself no more than a test's device would mind.
@@ -94,6 +97,7 @@ impl Hub {
             device: None,
             contexts: 0,
             rng: StdRng::seed_from_u64(7),
+            later: Vec::new(),
         }
     }
 
@@ -248,6 +252,11 @@ impl Hub {
                 let seq = self.append(now, &request.payload);
                 response.payload = encode_numbers(&[seq]).into();
             }
+            (Code::FETCH, ["?"]) => {
+                let seconds = decode_numbers(&request.payload, 1).unwrap()[0];
+                let at = now + Duration::from_secs(seconds);
+                return self.later.push((at, exchange));
+            }
             (Code::POST, ["@"]) => {
                 response.code = Code::CHANGED;
                 response.payload = encode_numbers(&[ROOM_ALIAS]).into();
@@ -397,11 +406,17 @@ impl Node for Hub {
     }
 
     fn poll_timeout(&self) -> Option<Timestamp> {
-        self.machine.poll_timeout()
+        let later = self.later.iter().map(|(at, _)| *at);
+        later.chain(self.machine.poll_timeout()).min()
     }
 
     fn handle_timeout(&mut self, now: Timestamp) {
         self.machine.handle_timeout(now);
+        let due = self.later.extract_if(.., |(at, _)| *at <= now);
+        for (_, exchange) in due.collect::<Vec<_>>() {
+            let answer = Response::new(Code::CHANGED);
+            self.machine.respond(now, exchange, answer).unwrap();
+        }
         self.events(now);
     }
 }

@@ -1,5 +1,6 @@
 //! A device against a small hub on a bad link, and its files when the power goes.
 
+mod aliases;
 mod door;
 mod files;
 mod hub;

@@ -28,11 +28,14 @@ struct Device {
 
 impl Device {
     fn new(class: u8, tries_max: Option<u32>) -> Self {
-        let conduct = Conduct {
+        Self::with(Conduct {
             class,
             tries_max,
             keeps_alive: false,
-        };
+        })
+    }
+
+    fn with(conduct: Conduct) -> Self {
         let rng = Box::new(StdRng::seed_from_u64(5));
         let places = (Places::default(), NatTimer::default());
         let mut device = Self {
@@ -343,4 +346,52 @@ fn a_refusal_is_told_in_the_hubs_words() {
         answers,
         [Err("M_NOT_FOUND: no such room (4.04)".to_owned())]
     );
+}
+
+/// Four hours of following a room in which nothing is said, behind a NAT that forgets.
+fn silent_hours(nat_timeout: Duration) -> Lab {
+    let profile = Profile {
+        nat_timeout: Some(nat_timeout),
+        ..Profile::PERFECT
+    };
+    let keeps_open = Device::with(Conduct {
+        class: 6,
+        tries_max: None,
+        keeps_alive: true,
+    });
+    let mut lab = World::new(profile, 11, Hub::new(hub_context(), 6), vec![keeps_open]);
+    let now = lab.now();
+    device(&mut lab).follow(now, Follow::Room(ROOM_ALIAS));
+    let end = Micros(4 * 3600 * 1_000_000);
+    while lab.step(end) == Step::Moved {
+        while device(&mut lab).poll_event().is_some() {}
+    }
+    lab
+}
+
+#[test]
+fn a_device_that_is_told_nothing_finds_the_nats_timer_by_asking_and_is_reached_ever_after() {
+    for seconds in [45, 120, 200] {
+        let mut lab = silent_hours(Duration::from_secs(seconds));
+        let nat = device(&mut lab).nat();
+        let known = nat.known().as_secs();
+        assert!(
+            known < seconds && known + 15 >= seconds,
+            "{known} of {seconds}"
+        );
+        assert_eq!(nat.probe(), None, "it has found out");
+        let hours = 4 * 3600 / seconds;
+        let stats = |way| lab.link().stats(way).offered.datagrams;
+        let (up, down) = (stats(Direction::Up), stats(Direction::Down));
+        assert!(up < 2 * hours + 200 && down < 200, "{up} up, {down} down");
+
+        let now = lab.now();
+        lab.hub().say(now, "still there?".to_owned());
+        let mut news = Vec::new();
+        while news.is_empty() {
+            assert_eq!(lab.step(FOR_EVER), Step::Moved);
+            collect(&mut lab, &mut news, &mut Vec::new());
+        }
+        assert!(lab.now().since(now) < Duration::from_secs(2));
+    }
 }

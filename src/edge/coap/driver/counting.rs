@@ -9,21 +9,38 @@ use crate::{edge::coap::link::Link, session::ledger::Traffic};
 
 /// What is to be counted, and as what.
 pub(super) struct Tally<P> {
-    entries: BTreeMap<P, Entry>,
-}
-
-struct Entry {
-    /// What was done last: sent again, or acknowledged, is that.
-    last: &'static str,
+    /// What was done last, as its place in `operations`: sent again, or acknowledged, is that.
+    last: BTreeMap<P, u8>,
     /// Up and down, since a request came that is not answered yet.
-    open: Option<Box<(Traffic, Traffic)>>,
+    open: BTreeMap<P, (Traffic, Traffic)>,
+    operations: Vec<&'static str>,
 }
 
 impl<P> Default for Tally<P> {
     fn default() -> Self {
         Self {
-            entries: BTreeMap::new(),
+            last: BTreeMap::new(),
+            open: BTreeMap::new(),
+            operations: Vec::new(),
         }
+    }
+}
+
+impl<P: Ord> Tally<P> {
+    fn last(&self, peer: &P) -> &'static str {
+        let number = self.last.get(peer).map(|number| usize::from(*number));
+        let last = number.and_then(|number| self.operations.get(number));
+        last.copied().unwrap_or(CONNECTION)
+    }
+
+    /// The place of an operation; there are a few dozen.
+    fn number(&mut self, operation: &'static str) -> u8 {
+        let known = self.operations.iter().position(|one| *one == operation);
+        let at = known.unwrap_or_else(|| {
+            self.operations.push(operation);
+            self.operations.len() - 1
+        });
+        u8::try_from(at).unwrap_or(u8::MAX)
     }
 }
 
@@ -31,12 +48,7 @@ impl<L: Link> Driver<L> {
     /// A datagram of a peer came; what was in it is a request or not.
     pub(super) fn came(&mut self, peer: &L::Peer, is_request: bool, came: Traffic) {
         if is_request && came != Traffic::NONE && self.link.device(peer).is_some() {
-            let entry = self.tally.entries.entry(peer.clone());
-            let entry = entry.or_insert(Entry {
-                last: CONNECTION,
-                open: None,
-            });
-            entry.open.get_or_insert_default();
+            self.tally.open.entry(peer.clone()).or_default();
         }
         self.passed(peer, came, Traffic::NONE);
     }
@@ -47,19 +59,12 @@ impl<L: Link> Driver<L> {
     }
 
     fn passed(&mut self, peer: &L::Peer, up: Traffic, down: Traffic) {
-        let entry = self.tally.entries.get_mut(peer);
-        let last = match entry {
-            Some(Entry {
-                open: Some(open), ..
-            }) => {
-                open.0 += up;
-                open.1 += down;
-                return;
-            }
-            Some(entry) => entry.last,
-            None => CONNECTION,
-        };
-        self.count_for(peer, last, up, down);
+        if let Some(open) = self.tally.open.get_mut(peer) {
+            open.0 += up;
+            open.1 += down;
+            return;
+        }
+        self.count_for(peer, self.tally.last(peer), up, down);
     }
 
     /// Something was done for a peer: what waits was for that, and what follows is.
@@ -67,23 +72,24 @@ impl<L: Link> Driver<L> {
         if self.link.device(peer).is_none() {
             return;
         }
-        let entry = Entry {
-            last: operation,
-            open: None,
-        };
-        let before = self.tally.entries.insert(peer.clone(), entry);
-        if let Some(open) = before.and_then(|entry| entry.open) {
-            self.count_for(peer, operation, open.0, open.1);
+        let number = self.tally.number(operation);
+        self.tally.last.insert(peer.clone(), number);
+        if let Some((up, down)) = self.tally.open.remove(peer) {
+            self.count_for(peer, operation, up, down);
         }
+    }
+
+    /// A handshake turns out to have been this peer's.
+    pub(super) fn shaken(&self, peer: &L::Peer, up: Traffic, down: Traffic) {
+        self.count_for(peer, CONNECTION, up, down);
     }
 
     /// The peer is gone.
     pub(super) fn tally_ends(&mut self, peer: &L::Peer) {
-        if let Some(entry) = self.tally.entries.remove(peer)
-            && let Some(open) = entry.open
-        {
-            self.count_for(peer, entry.last, open.0, open.1);
+        if let Some((up, down)) = self.tally.open.remove(peer) {
+            self.count_for(peer, self.tally.last(peer), up, down);
         }
+        self.tally.last.remove(peer);
     }
 
     fn count_for(&self, peer: &L::Peer, operation: &'static str, up: Traffic, down: Traffic) {

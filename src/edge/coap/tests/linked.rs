@@ -42,7 +42,7 @@ pub(super) fn device_name() -> DeviceName {
 impl Table {
     pub(super) fn new() -> Arc<Self> {
         let link = OscoreLink {
-            device: device_name(),
+            device: device_name().into(),
             master_secret: Secret(SECRET.to_vec()),
             master_salt: Vec::new(),
             id_context: None,

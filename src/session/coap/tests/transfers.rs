@@ -176,6 +176,31 @@ fn a_challenge_is_answered_without_the_callers_help() {
 }
 
 #[test]
+fn a_server_that_challenges_again_and_again_has_not_refused() {
+    let mut ana = machine(config(), 1);
+    let asked = ana.request(NOW, "hub", put("a"));
+    let mut tries = 0;
+    while let Some((_, sent)) = ana.poll_transmit() {
+        tries += 1;
+        let sent = Message::decode(&sent).unwrap();
+        let challenge = Message {
+            kind: Kind::Ack,
+            code: Code::UNAUTHORIZED,
+            options: Options::new().with(number::ECHO, [tries; 8]),
+            payload: Vec::new(),
+            ..sent
+        };
+        ana.handle_datagram(NOW, "hub", &challenge.encode().unwrap());
+    }
+
+    let ended = Event::Failed {
+        exchange: asked,
+        reason: FailReason::Challenged,
+    };
+    assert_eq!((tries, ana.poll_event()), (9, Some(ended)));
+}
+
+#[test]
 fn block_sizes_are_agreed_downwards_from_either_end() {
     for (ana, hub) in [(2, 6), (6, 2), (0, 6), (6, 0), (3, 3)] {
         let mut world = World::new(1, CALM, &["ana", "hub"]);

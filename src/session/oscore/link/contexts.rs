@@ -87,7 +87,7 @@ impl Link {
             self.contexts.remove(&id);
         }
         if let Some(device) = self.devices.remove(&kid) {
-            self.leave(kid, device.address);
+            self.leave(kid, device.address());
             let peer = UdpPeer::Device(device.key(kid));
             self.arrived.push_back(Arrived::Gone { peer });
         }
@@ -115,7 +115,7 @@ impl Link {
             device.is_reserving = false;
             if device.is_idle() {
                 let peer = UdpPeer::Device(device.key(kid));
-                let address = device.address;
+                let address = device.address();
                 self.devices.remove(&kid);
                 self.leave(kid, address);
                 self.arrived.push_back(Arrived::Gone { peer });

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::Place;
 use crate::{
     base::Timestamp,
     session::oscore::{binding::RequestBinding, nonce::Piv},
@@ -35,7 +36,7 @@ pub(super) const AMPLIFICATION_MAX: usize = 3;
 pub(super) struct Device {
     pub(super) life: u32,
     /// Where its newest request came from.
-    pub(super) address: Option<SocketAddr>,
+    address: Option<Place>,
     /// The same as a number.
     pub(super) path: u64,
     /// Bytes on the wire since it is there.
@@ -50,6 +51,8 @@ pub(super) struct Device {
     /// proved when they were to be sent.
     waiting: Vec<(Bytes, bool)>,
     pub(super) is_reserving: bool,
+    /// Whether it was known to receive at its address when something last went there.
+    is_proved: bool,
 }
 
 /// A request that came.
@@ -83,17 +86,25 @@ impl Device {
             bound: Vec::new(),
             waiting: Vec::new(),
             is_reserving: false,
+            is_proved: false,
         }
     }
 
     /// Its newest request came from there. Gives the address it left.
     pub(super) fn is_at(&mut self, address: SocketAddr, path: u64) -> Option<SocketAddr> {
-        if self.address == Some(address) {
+        if self.address() == Some(address) {
             return None;
         }
         self.path = path;
         (self.received, self.sent) = (0, 0);
-        self.address.replace(address)
+        self.is_proved = false;
+        let left = self.address.replace(address.into());
+        left.map(SocketAddr::from)
+    }
+
+    /// Where it is, if that is known.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.address.map(SocketAddr::from)
     }
 
     pub(super) fn received(&mut self, bytes: usize) {
@@ -108,7 +119,13 @@ impl Device {
             return false;
         }
         self.sent = sent;
+        self.is_proved = is_proved;
         true
+    }
+
+    /// Whether it is known to receive at an address: what is asked for there harms nobody.
+    pub(super) fn is_known_at(&self, address: SocketAddr) -> bool {
+        self.is_proved && self.address() == Some(address)
     }
 
     /// Remembers a request, for the day its copy comes.

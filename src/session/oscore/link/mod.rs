@@ -28,7 +28,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub use self::types::{Arrived, ContextKey, Outgoing, Plainly, UdpPeer, Want};
+pub use self::types::{Arrived, ContextKey, Outgoing, Place, Plainly, UdpPeer, Want};
 use self::{
     combined::{EXCHANGE_BURST, EXCHANGE_INTERVAL, is_combined, is_of_exchange},
     device::{AMPLIFICATION_MAX, Device},
@@ -55,7 +55,7 @@ pub struct Link {
     contexts: Contexts,
     devices: BTreeMap<Id, Box<Device>>,
     /// Who is at an address, for messages that do not say.
-    neighbours: BTreeMap<SocketAddr, Vec<Id>>,
+    neighbours: BTreeMap<Place, Vec<Id>>,
     life: u32,
     echo: EchoKey,
     plainly: Plainly,
@@ -153,7 +153,7 @@ impl Link {
 
     fn plain(&mut self, from: SocketAddr, datagram: &[u8]) {
         let arrived = Arrived::Message {
-            peer: UdpPeer::Plain(from),
+            peer: UdpPeer::Plain(from.into()),
             bytes: Bytes::copy_from_slice(datagram),
             path: None,
             is_proved: from.ip().is_loopback(), // nobody far away can send from there
@@ -167,7 +167,7 @@ impl Link {
     fn offer(&mut self, from: SocketAddr, datagram: &[u8], id: u16) {
         let mut came = Traffic::datagram(&from, datagram.len());
         let mut is_somebodys = false;
-        for kid in self.neighbours.get(&from).into_iter().flatten() {
+        for kid in self.neighbours.get(&from.into()).into_iter().flatten() {
             let Some(device) = self.devices.get(kid) else {
                 continue;
             };
@@ -260,7 +260,7 @@ impl Link {
         let Some(device) = self.devices.get_mut(&kid) else {
             return;
         };
-        if moves || device.address == Some(came.from) {
+        if moves || device.address() == Some(came.from) {
             device.received(came.bytes);
         }
         let (key, piv) = (device.key(kid), unprotected.binding.piv());
@@ -286,12 +286,15 @@ impl Link {
             return false;
         };
         let (key, answer) = (device.key(kid), Bytes::copy_from_slice(answer));
+        // Anyone may have sent it. Where the device is known to be, that harms nobody; and it would
+        // wait in vain there for an answer that was lost on its way.
+        let is_known_there = device.is_known_at(came.from);
         self.arrived.push_back(Arrived::Copy {
             peer: UdpPeer::Device(key),
             came: Traffic::datagram(&came.from, came.bytes),
         });
         let bytes_max = came.bytes.saturating_mul(AMPLIFICATION_MAX);
-        if !answer.is_empty() && answer.len() <= bytes_max {
+        if !answer.is_empty() && (is_known_there || answer.len() <= bytes_max) {
             self.goes(Some(key), came.from, answer);
         }
         true
@@ -316,14 +319,14 @@ impl Link {
     /// The device is there from now on; gives the address as a number.
     fn move_to(&mut self, kid: Id, address: SocketAddr) -> Option<u64> {
         let device = self.devices.get_mut(&kid)?;
-        if device.address == Some(address) {
+        if device.address() == Some(address) {
             return Some(device.path);
         }
         // A keyed hash: nobody can choose an address that is taken for another.
         let path = u64::from_be_bytes(self.echo.challenge(Timestamp(0), &address));
         let left = device.is_at(address, path);
         self.leave(kid, left);
-        let neighbours = self.neighbours.entry(address).or_default();
+        let neighbours = self.neighbours.entry(address.into()).or_default();
         if neighbours.len() >= NEIGHBOURS_MAX {
             neighbours.remove(0);
         }
@@ -333,11 +336,13 @@ impl Link {
     }
 
     fn leave(&mut self, kid: Id, address: Option<SocketAddr>) {
-        let Some(address) = address else { return };
-        if let Some(neighbours) = self.neighbours.get_mut(&address) {
+        let Some(place) = address.map(Place::from) else {
+            return;
+        };
+        if let Some(neighbours) = self.neighbours.get_mut(&place) {
             neighbours.retain(|neighbour| *neighbour != kid);
             if neighbours.is_empty() {
-                self.neighbours.remove(&address);
+                self.neighbours.remove(&place);
             }
         }
     }
@@ -346,10 +351,11 @@ impl Link {
 /// Out.
 impl Link {
     /// Protects and sends a message; one that cannot be sent is as if lost on the way. To an
-    /// address that is not proved go at most three times the bytes that came from there.
+    /// address that is not proved go at most three times the bytes that came from there, and to one
+    /// that is not the device's at most three times a copy's.
     pub fn send(&mut self, now: Timestamp, peer: &UdpPeer, message: Bytes, is_proved: bool) {
         let key = match peer {
-            UdpPeer::Plain(address) => return self.goes(None, *address, message),
+            UdpPeer::Plain(place) => return self.goes(None, (*place).into(), message),
             UdpPeer::Device(key) => *key,
         };
         let Ok(inner) = Message::decode(&message) else {
@@ -359,7 +365,7 @@ impl Link {
             return;
         };
         if let Some(device) = self.devices.get_mut(&key.kid)
-            && let Some(address) = device.address
+            && let Some(address) = device.address()
             && device.may_send(outer.len(), is_proved)
         {
             self.goes(Some(key), address, outer);
@@ -441,8 +447,8 @@ impl Link {
     /// Where a peer is.
     pub fn address(&self, peer: &UdpPeer) -> Option<SocketAddr> {
         match peer {
-            UdpPeer::Plain(address) => Some(*address),
-            UdpPeer::Device(key) => self.of(key)?.address,
+            UdpPeer::Plain(place) => Some((*place).into()),
+            UdpPeer::Device(key) => self.of(key)?.address(),
         }
     }
 
@@ -467,7 +473,7 @@ impl Link {
         if device.observing(token).is_some() {
             return None;
         }
-        let (key, at) = (device.key(kid), device.address);
+        let (key, at) = (device.key(kid), device.address());
         // A device that was heard of since is where it was heard of.
         let path = self.move_to(kid, at.unwrap_or(address))?;
         self.devices.get_mut(&kid)?.bind_again(token, binding);

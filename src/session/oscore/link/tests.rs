@@ -342,6 +342,31 @@ fn a_retransmission_from_a_new_address_gets_the_same_bytes_there_and_moves_nothi
 }
 
 #[test]
+fn an_answer_that_was_lost_comes_again_whole_where_its_device_is_known_to_be_and_nowhere_else() {
+    let (mut hub, mut device) = (Hub::with(&["d"]), Device::new("d"));
+    let (datagram, mut binding) = device.asks(plain());
+    hub.hears(HOME, &datagram);
+    let (kid, known) = hub.link.devices.iter().next().unwrap();
+    let peer = UdpPeer::Device(known.key(*kid));
+    let large = "a".repeat(700);
+    let (_, unproved) = only_one(hub.answers(&large));
+    assert!(unproved.len() <= 3 * datagram.len(), "a challenge");
+    assert_eq!(only_one(hub.hears(HOME, &datagram)).1, unproved);
+
+    hub.machine.mark_validated(hub.now, &peer);
+    device.reads(&mut binding, &unproved);
+    let (datagram, mut binding) = device.asks(plain());
+    hub.hears(HOME, &datagram);
+    let (_, lost) = only_one(hub.answers(&large));
+    assert!(lost.len() > 3 * datagram.len());
+
+    assert!(hub.hears(AWAY, &datagram).is_empty());
+    let (to, again) = only_one(hub.hears(HOME, &datagram));
+    assert_eq!((to, &again), (address(HOME), &lost));
+    assert_eq!(device.reads(&mut binding, &again).payload, large.as_bytes());
+}
+
+#[test]
 fn the_newest_request_moves_a_device_and_a_late_one_does_not() {
     let (mut hub, mut device) = (Hub::with(&["d"]), Device::new("d"));
     let (registration, mut notified) = device.asks(observe());

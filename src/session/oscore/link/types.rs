@@ -1,6 +1,9 @@
 //! What goes in and out of the link.
 
-use std::net::SocketAddr;
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV6},
+};
 
 use bytes::Bytes;
 
@@ -13,9 +16,60 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UdpPeer {
     /// Somebody at an address.
-    Plain(SocketAddr),
+    Plain(Place),
     /// A device, wherever it is.
     Device(ContextKey),
+}
+
+/// An address, in fewer bytes: maps of peers are what a hub with many devices has in memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    ip: [u16; 8],
+    port: u16,
+    scope: [u16; 2],
+    is_v4: bool,
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Self {
+        let port = address.port();
+        match address {
+            SocketAddr::V4(v4) => Self {
+                ip: v4.ip().to_ipv6_mapped().segments(),
+                port,
+                scope: [0; 2],
+                is_v4: true,
+            },
+            SocketAddr::V6(v6) => {
+                let [a, b, c, d] = v6.scope_id().to_be_bytes();
+                Self {
+                    ip: v6.ip().segments(),
+                    port,
+                    scope: [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])],
+                    is_v4: false,
+                }
+            }
+        }
+    }
+}
+
+impl From<Place> for SocketAddr {
+    fn from(place: Place) -> Self {
+        let [.., high, low] = place.ip;
+        if place.is_v4 {
+            let bits = u32::from(high) << 16 | u32::from(low);
+            return Self::from((Ipv4Addr::from_bits(bits), place.port));
+        }
+        let [high, low] = place.scope;
+        let scope = u32::from(high) << 16 | u32::from(low);
+        SocketAddrV6::new(place.ip.into(), place.port, 0, scope).into()
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::from(*self).fmt(f)
+    }
 }
 
 /// A context as long as it is not revoked: one made later with the same id is another.
@@ -112,4 +166,20 @@ pub enum Want {
         /// Numbers below this one.
         below: u64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_small_and_its_address_comes_back() {
+        assert!(size_of::<UdpPeer>() <= 24);
+        for text in ["192.0.2.7:5683", "[2001:db8::7]:1", "[fe80::1%3]:5683"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(SocketAddr::from(Place::from(address)), address);
+        }
+        let mapped: SocketAddr = "[::ffff:192.0.2.7]:5683".parse().unwrap();
+        assert_eq!(SocketAddr::from(Place::from(mapped)), mapped);
+    }
 }

@@ -11,7 +11,7 @@ use super::{
         machine::{ANNOUNCED, Event},
         places::Found,
     },
-    Kept, QuicWay, ThinError,
+    Kept, LOOK_SELDOM, QuicWay, RECORDS_BYTES_MAX, ThinError,
 };
 use crate::{
     base::Timestamp,
@@ -22,9 +22,6 @@ use crate::{
 
 /// The ledger's line of what is followed.
 pub(super) const OPERATION: &str = "sync";
-
-/// Bytes of records asked for at once. What is pushed is the hub's to measure, by the class of the link.
-const RECORDS_BYTES_MAX: u64 = 16 * 1024;
 
 /// How long to wait where nothing is due.
 const WAIT_MAX: Duration = Duration::from_mins(1);
@@ -186,7 +183,7 @@ impl QuicWay {
         let due = [until, following.look_at].into_iter().flatten().min();
         let wait = due.map_or(WAIT_MAX, |due| due.since(kept.now()).min(WAIT_MAX));
         let session = line.session.clone();
-        let next = line.attend(kept, watch.observation.next(), |_| ());
+        let next = line.attend(kept, LOOK_SELDOM, watch.observation.next(), |_| ());
         let Ok(heard) = timeout(wait, next).await else {
             return Ok(());
         };
