@@ -182,6 +182,7 @@ async fn start(dir: &std::path::Path) -> Result<Arc<Hub>, Failed> {
             ..Settings::default()
         },
         edhoc_public_x: [0; 32], // no device links here
+        remote: Arc::new(tramline::api::Nobody),
     })
     .await?)
 }

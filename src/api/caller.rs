@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use ruma::{OwnedDeviceId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
 
 /// The number of one request, in every log line about it and in `explain` later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +57,8 @@ pub enum Credentials {
     Token(String),
     /// A security context that is a linked device's.
     Device(super::DeviceName),
+    /// A signature of another server, which was checked.
+    Server(OwnedServerName),
     /// Both: refused unless they name the same device.
     DeviceAndToken(super::DeviceName, String),
     /// None now: the hub looks for news on behalf of a linked device that observes. That the device
@@ -71,6 +73,7 @@ impl fmt::Debug for Credentials {
             // a secret must not reach a log
             Self::Token(_) => "Token(…)",
             Self::Device(_) => "Device",
+            Self::Server(_) => "Server",
             Self::DeviceAndToken(..) => "DeviceAndToken(…)",
             Self::Observing(_) => "Observing",
         })

@@ -174,6 +174,8 @@ macro_rules! commands_and_replies {
             RegisterNonce,
             /// Registration by whoever holds the shared secret: `POST /_synapse/admin/v1/register`.
             RegisterWithSecret(Box<SecretRegistration>),
+            /// Another server's.
+            Peer(Box<super::PeerCommand>),
             /// A linked device's, in the thin profile.
             Thin(super::Thin),
             /// Linking a device by a code.
@@ -196,6 +198,7 @@ macro_rules! commands_and_replies {
                     Self::ThirdPartyIds => "ThirdPartyIds",
                     Self::RegisterNonce => "RegisterNonce",
                     Self::RegisterWithSecret(_) => "RegisterWithSecret",
+                    Self::Peer(command) => command.name(),
                     Self::Thin(thin) => thin.name(),
                     Self::Linking(_) => "Linking",
                 }
@@ -214,6 +217,8 @@ macro_rules! commands_and_replies {
             RegisterNonce { nonce: String },
             /// The same shape as [`Reply::Register`].
             RegisterWithSecret(Box<ruma::api::client::account::register::v3::Response>),
+            /// To [`Command::Peer`].
+            Peer(Box<super::PeerReply>),
             /// To [`Command::Thin`].
             Thin(super::ThinReply),
             /// To [`Command::Linking`].
@@ -229,6 +234,7 @@ macro_rules! commands_and_replies {
                     Self::ThirdPartyIds => "ThirdPartyIds",
                     Self::RegisterNonce { .. } => "RegisterNonce",
                     Self::RegisterWithSecret(_) => "RegisterWithSecret",
+                    Self::Peer(_) => "Peer",
                     Self::Thin(_) => "Thin",
                     Self::Linking(_) => "Linking",
                 })

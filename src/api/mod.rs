@@ -5,6 +5,7 @@ mod caller;
 mod command;
 mod links;
 mod peer_keys;
+mod peers;
 mod refusal;
 mod service;
 mod thin;
@@ -17,6 +18,7 @@ pub use links::{
     Registration, Secret,
 };
 pub use peer_keys::PeerKeys;
+pub use peers::{Nobody, PeerCommand, PeerReply, Remote, RemoteError, Unverified};
 pub use refusal::{Code, Refusal};
 pub use service::{ByteStream, MediaObject, Service, Upload};
 pub use thin::{Thin, ThinReply};

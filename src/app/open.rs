@@ -186,6 +186,7 @@ impl OpenHub {
             rng: Box::new(clock::rng()),
             settings: settings(config, &material.tokens),
             edhoc_public_x: material.edhoc_key.public_x(),
+            remote: Arc::new(crate::api::Nobody),
         })
         .await
         .map_err(|error| Failure::failed("STORE", with_causes(&error)))?;

@@ -30,7 +30,7 @@ pub use writer::{
 };
 
 use crate::{
-    api::{Command, MediaObject, Origin, Refusal, Reply, Service, Upload},
+    api::{Command, MediaObject, Origin, Refusal, Remote, Reply, Service, Upload},
     base::{Clock, Rng, Timestamp},
     store::{SharedStore, media::MediaFiles},
     wire::matrix::ServerKey,
@@ -52,6 +52,8 @@ pub struct HubParts {
     pub settings: Settings,
     /// The hub's static EDHOC public key, x coordinate: told to every device that is linked.
     pub edhoc_public_x: [u8; 32],
+    /// Other servers.
+    pub remote: Arc<dyn Remote>,
 }
 
 /// A running hub.
@@ -64,6 +66,7 @@ pub struct Hub {
     fanout: Arc<Fanout>,
     links: Arc<links::LinkTable>,
     edhoc_public_x: [u8; 32],
+    remote: Arc<dyn Remote>,
     desk: Desk,
     ready: AtomicBool,
 }
@@ -79,6 +82,7 @@ impl Hub {
             mut rng,
             settings,
             edhoc_public_x,
+            remote,
         } = parts;
         let position = store.position().await?;
         let fanout = Arc::new(Fanout::new(position));
@@ -100,6 +104,7 @@ impl Hub {
             fanout,
             links: Arc::new(links),
             edhoc_public_x,
+            remote,
             desk,
             ready: AtomicBool::new(true),
         });

@@ -19,7 +19,10 @@ use tempfile::TempDir;
 
 use super::{Hub, HubParts, Settings};
 use crate::{
-    api::{Caller, Command, Credentials, Door, Origin, Refusal, Reply, RequestId, Service},
+    api::{
+        Caller, Command, Credentials, Door, Nobody, Origin, Refusal, Remote, Reply, RequestId,
+        Service,
+    },
     base::{Clock, Timestamp},
     store::{
         Batch, SharedStore, Write,
@@ -105,6 +108,19 @@ pub(crate) async fn hub_around(
     settings: Settings,
     wrap: impl FnOnce(SharedStore) -> SharedStore,
 ) -> TestHub {
+    made(settings, wrap, Arc::new(Nobody)).await
+}
+
+/// A hub with other servers around it.
+pub(crate) async fn hub_among(remote: Arc<dyn Remote>) -> TestHub {
+    made(Settings::default(), |store| store, remote).await
+}
+
+async fn made(
+    settings: Settings,
+    wrap: impl FnOnce(SharedStore) -> SharedStore,
+    remote: Arc<dyn Remote>,
+) -> TestHub {
     let dir = TempDir::new().unwrap();
     let options = OpenOptions::new(dir.path().join("hub.db"), SERVER.try_into().unwrap());
     let store = wrap(Arc::new(Sqlite::open(options).await.unwrap()));
@@ -117,6 +133,7 @@ pub(crate) async fn hub_around(
         rng: Box::new(StdRng::seed_from_u64(7)),
         settings,
         edhoc_public_x: EDHOC_PUBLIC_X,
+        remote,
     })
     .await
     .unwrap();

@@ -179,7 +179,7 @@ impl Room {
             content: content.clone(),
             redacts: None,
         };
-        let fields = self.authorised(sender, wanted, evidence)?;
+        let fields = self.authorised(sender, wanted, evidence.now)?;
         Ok(vec![Effect::Append(self.signed(fields, evidence)?)])
     }
 
@@ -212,7 +212,7 @@ impl Room {
             content,
             redacts: Some(target.clone()),
         };
-        let fields = self.authorised(sender, wanted, evidence)?;
+        let fields = self.authorised(sender, wanted, evidence.now)?;
         if theirs.sender != sender
             && let Some(levels) = self.levels()
         {
@@ -238,7 +238,7 @@ impl Room {
         &self,
         sender: &UserId,
         wanted: Wanted,
-        evidence: &Evidence<'_>,
+        now: Timestamp,
     ) -> Result<PduFields, Refusal> {
         let tips = &self.heads().tips;
         let deepest = tips.iter().map(|(_, depth)| *depth).max().unwrap_or(0);
@@ -255,7 +255,7 @@ impl Room {
             state_key: wanted.state_key,
             content: wanted.content,
             redacts: wanted.redacts,
-            at: evidence.now,
+            at: now,
             depth: deepest.saturating_add(1).min(DEPTH_MAX),
             prev: tips
                 .iter()

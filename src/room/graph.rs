@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, UserId};
 
-use super::auth::{AuthEntry, Clause, Level, Levels, REDACT, check_auth, check_auth_events};
+use super::auth::{
+    AuthEntry, Clause, INVITE, Level, Levels, REDACT, check_auth, check_auth_events,
+};
 use crate::wire::matrix::{Pdu, Version};
 
 /// What a received event is to the room.
@@ -107,6 +109,19 @@ pub fn may_redact(
     let levels = Levels::new(create, power_levels, version);
     match levels.of(sender.as_str()) {
         Level::Finite(has) => has >= levels.field(REDACT),
+        Level::Creator => true,
+    }
+}
+
+/// Whether a member has the power to invite, and so to vouch for a join into a restricted room.
+pub fn may_invite(
+    user: &UserId,
+    version: Version,
+    (create, power_levels): (&Pdu, Option<&Pdu>),
+) -> bool {
+    let levels = Levels::new(create, power_levels, version);
+    match levels.of(user.as_str()) {
+        Level::Finite(has) => has >= levels.field(INVITE),
         Level::Creator => true,
     }
 }

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId};
 
 use super::decide::{Wanted, with_membership, wrong};
-use crate::room::{Effect, Evidence, MemberChange, Membership, Refusal, Room};
+use crate::{
+    base::Timestamp,
+    room::{Effect, Evidence, MemberChange, Membership, Refusal, Room},
+    wire::matrix::PduFields,
+};
 
 impl Room {
     /// A user's membership as far as it is known: `leave` without an event.
@@ -61,8 +65,32 @@ impl Room {
             content,
             redacts: None,
         };
-        let fields = self.authorised(sender, wanted, evidence)?;
+        let fields = self.authorised(sender, wanted, evidence.now)?;
         Ok(vec![Effect::Append(self.signed(fields, evidence)?)])
+    }
+
+    /// What a user of another server would say to join, leave or knock, for that server to sign.
+    /// `vouching` is a user of ours who lets them into a restricted room. Everything that
+    /// [`Room::needs`] names for it, and the membership of whoever vouches, must have been learnt.
+    pub fn template(
+        &self,
+        user: &UserId,
+        change: MemberChange,
+        vouching: Option<&UserId>,
+        now: Timestamp,
+    ) -> Result<PduFields, Refusal> {
+        let mut content = with_membership(&CanonicalJsonObject::new(), change);
+        if let Some(vouching) = vouching {
+            let name = "join_authorised_via_users_server";
+            content.insert(name.to_owned(), vouching.as_str().into());
+        }
+        let wanted = Wanted {
+            kind: "m.room.member".to_owned(),
+            state_key: Some(user.to_string()),
+            content,
+            redacts: None,
+        };
+        self.authorised(user, wanted, now)
     }
 
     /// What the client API presupposes and the rules do not say, or do not say as clearly.

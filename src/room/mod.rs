@@ -31,7 +31,7 @@ pub use auth::{AuthEntry, Clause, Level, auth_state_keys, check_auth, check_auth
 pub use decide::{Effect, Evidence};
 pub use draft::{Draft, MemberChange, Part};
 pub use found::{Founding, found};
-pub use graph::{Grounds, TIPS_MAX, Verdict, judge, may_redact, tips_after};
+pub use graph::{Grounds, TIPS_MAX, Verdict, judge, may_invite, may_redact, tips_after};
 pub use presets::{InitialState, Preset, RoomWish, founding, initial_parts};
 pub use refusal::Refusal;
 pub use resolve::{

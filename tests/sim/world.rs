@@ -154,6 +154,7 @@ pub(crate) async fn start(
             ..Settings::default()
         },
         edhoc_public_x: [0; 32], // no device links in a simulation
+        remote: Arc::new(tramline::api::Nobody),
     })
     .await
 }

@@ -108,7 +108,7 @@ macro_rules! endpoints {
                 }
                 Reply::RegisterWithSecret(response) => rendered(*response),
                 // No path of this API leads to them.
-                Reply::Thin(_) | Reply::Linking(_) => Ok((404, b"{}".to_vec())),
+                Reply::Peer(_) | Reply::Thin(_) | Reply::Linking(_) => Ok((404, b"{}".to_vec())),
             }
         }
     };

@@ -54,6 +54,7 @@ async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
             Code::MissingToken,
             "this needs an access token",
         )),
+        Credentials::Server(_) => Err(Refusal::forbidden("this is for users, not for servers")),
         Credentials::Token(token) => by_token(hub, origin, token).await,
         Credentials::Device(device) => by_context(hub, origin, device).await,
         Credentials::Observing(device) => observing(hub, device).await,
@@ -82,15 +83,14 @@ async fn by_token(hub: &Hub, origin: &Origin, token: &str) -> Result<Caller, Ref
 /// tens of thousands in a row, and would push out who speaks.
 async fn observing(hub: &Hub, device: &DeviceName) -> Result<Caller, Refusal> {
     let remembered = hub.desk.sessions.peek(&Proof::Context(device.clone()));
-    let caller = match remembered {
-        Some(caller) => caller,
-        None => {
-            let read = hub
-                .store
-                .linked_session(&device.user, device.device.as_str());
-            let session = read.await.map_err(ours)?;
-            caller_of(session.ok_or_else(|| Refusal::new(Code::UnknownToken, NOT_LINKED))?)
-        }
+    let caller = if let Some(caller) = remembered {
+        caller
+    } else {
+        let read = hub
+            .store
+            .linked_session(&device.user, device.device.as_str());
+        let session = read.await.map_err(ours)?;
+        caller_of(session.ok_or_else(|| Refusal::new(Code::UnknownToken, NOT_LINKED))?)
     };
     log_as(&caller.user);
     Ok(caller)

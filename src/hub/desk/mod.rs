@@ -16,6 +16,7 @@ mod keys;
 mod linking;
 pub(super) mod media;
 mod passwords;
+mod peers;
 mod profile;
 mod push_rules;
 mod rates;
@@ -545,6 +546,9 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .await
                 .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
         }
+        Command::Peer(command) => peers::ask(hub, &origin, *command)
+            .await
+            .map(|reply| Reply::Peer(Box::new(reply))),
         Command::Thin(wish) => {
             let caller = access::caller(hub, &origin).await?;
             thin::thin(hub, &caller, wish).await.map(Reply::Thin)

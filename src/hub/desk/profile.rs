@@ -114,7 +114,7 @@ async fn member_content(
     Ok(content)
 }
 
-async fn fields(hub: &Hub, user: &UserId) -> Result<Vec<(String, Value)>, Refusal> {
+pub(super) async fn fields(hub: &Hub, user: &UserId) -> Result<Vec<(String, Value)>, Refusal> {
     if hub.store.user(user).await.map_err(ours)?.is_none() {
         return Err(Refusal::not_found(format!("there is no user {user} here")));
     }

@@ -15,7 +15,7 @@ mod tests;
 mod weave;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -26,7 +26,7 @@ use self::weave::Weave;
 use super::writer::{Submitted, WriteError, Writer};
 use crate::{
     base::{EventHash, Position, Seq},
-    room::{Heads, ResolveError},
+    room::{Heads, ResolveError, StateKey},
     store::{RoomRecord, SharedStore, StateHead, StoreError, hash_of},
     wire::{
         chain,
@@ -111,6 +111,15 @@ pub async fn weave(
         }
     }
     Err(WriteError::Busy.into())
+}
+
+/// A room's state before an event of it, as the graph has it.
+pub async fn state_before(
+    store: &SharedStore,
+    room: &RoomRecord,
+    event: &Pdu,
+) -> Result<BTreeMap<StateKey, Arc<Pdu>>, GraphError> {
+    Weave::begin(store, room).await?.before(event).await
 }
 
 /// A room of another server, as its answer to our join tells it.

@@ -485,3 +485,29 @@ impl<'a> Weave<'a> {
         }))
     }
 }
+
+impl Weave<'_> {
+    /// The state before an event whose neighbours are known.
+    pub(super) async fn before(
+        &mut self,
+        event: &Pdu,
+    ) -> Result<BTreeMap<StateKey, Arc<Pdu>>, GraphError> {
+        let (_, prev) = match self.around(event).await? {
+            Ok(around) => around,
+            Err(Fate::Lacks { prev, auth }) => {
+                let missing = prev.into_iter().chain(auth).next();
+                return Err(missing.map_or(GraphError::NoSuchRoom, GraphError::Missing));
+            }
+            Err(_) => return Err(GraphError::NoSuchRoom),
+        };
+        let mut states: Vec<StateNid> = prev.iter().map(|known| known.state_after).collect();
+        states.sort_unstable();
+        states.dedup();
+        let before = self.resolve(states).await?;
+        let whole = self.states.whole(before).await?;
+        Ok(whole
+            .into_iter()
+            .map(|(key, (_, event))| (key, event))
+            .collect())
+    }
+}

@@ -235,8 +235,13 @@ impl<P: Peer> Peers<P> {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        let unproved = |known: &&Box<Known>| known.standing == Standing::Unproved;
-        let count = self.by_peer.values().filter(unproved).count();
+        let unproved = |known: &&Known| known.standing == Standing::Unproved;
+        let count = self
+            .by_peer
+            .values()
+            .map(|known| &**known)
+            .filter(unproved)
+            .count();
         assert_eq!(count, self.unvalidated);
         self.by_peer.len()
     }

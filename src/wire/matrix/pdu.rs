@@ -15,7 +15,10 @@ use thiserror::Error;
 
 use crate::{
     base::{EventHash, Timestamp, limits::EVENT_BYTES_MAX},
-    wire::matrix::{ServerKey, Version, seal::seal},
+    wire::matrix::{
+        ServerKey, Version,
+        seal::{countersigned, seal, template},
+    },
 };
 
 /// How many `prev_events` an event may name.
@@ -137,6 +140,21 @@ impl Pdu {
         }
         let (hash, json) = seal(&fields, version, key)?;
         Self::from_parts(fields, hash, Arc::from(json), version)
+    }
+
+    /// The canonical JSON of an event that another server is to complete and sign.
+    pub fn template(fields: &PduFields, version: Version) -> Result<String, PduError> {
+        template(fields, version)
+    }
+
+    /// This event with a signature of ours beside those that it has. Its id stays.
+    pub fn countersigned(&self, version: Version, key: &ServerKey) -> Result<Self, PduError> {
+        let json = countersigned(&self.json, version, key)?;
+        check_size(&json)?;
+        Ok(Self {
+            json: Arc::from(json),
+            ..self.clone()
+        })
     }
 
     /// Reads an event of a room whose version is known. Checks form and size, and computes its id;

@@ -7,7 +7,9 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ruma::{
-    CanonicalJsonObject, canonical_json::redact_content_in_place, signatures::KeyPair as _,
+    CanonicalJsonObject, CanonicalJsonValue,
+    canonical_json::{redact, redact_content_in_place},
+    signatures::KeyPair as _,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -53,6 +55,34 @@ pub(super) fn seal(
     let json = pieces.event(&hashes, &signatures);
     let json = String::from_utf8(json).expect("JSON is text");
     Ok((EventHash(Sha256::digest(&covered).into()), json))
+}
+
+/// The canonical JSON of an event without hashes and signatures: what another server is given to
+/// complete.
+pub(super) fn template(fields: &PduFields, version: Version) -> Result<String, PduError> {
+    let json = Pieces::of(fields, version)?.event(&[], &[]);
+    Ok(String::from_utf8(json).expect("JSON is text"))
+}
+
+/// An event with a signature of ours beside those that it has.
+pub(super) fn countersigned(
+    json: &str,
+    version: Version,
+    key: &ServerKey,
+) -> Result<String, PduError> {
+    let mut event: CanonicalJsonObject = serde_json::from_str(json)?;
+    let mut covered = redact(event.clone(), &version.rules().redaction, None)?;
+    covered.remove("signatures");
+    covered.remove("unsigned");
+    let signature = key.pair().sign(&serde_json::to_vec(&covered)?);
+    let signatures = event
+        .entry("signatures".to_owned())
+        .or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()));
+    if let CanonicalJsonValue::Object(signatures) = signatures {
+        let ours = CanonicalJsonObject::from([(signature.id(), signature.base64().into())]);
+        signatures.insert(key.name().to_string(), ours.into());
+    }
+    Ok(serde_json::to_string(&event)?)
 }
 
 impl Pieces {

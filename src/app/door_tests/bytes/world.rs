@@ -180,6 +180,7 @@ impl World {
             rng: Box::new(StdRng::seed_from_u64(8)),
             settings: unlimited(),
             edhoc_public_x: EDHOC_PUBLIC_X,
+            remote: Arc::new(crate::api::Nobody),
         });
         let hub = hub.await.unwrap();
         let hub = TestHub { hub, clock, dir };

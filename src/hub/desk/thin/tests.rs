@@ -92,6 +92,7 @@ impl TestHub {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             rng: Box::new(StdRng::seed_from_u64(8)),
             edhoc_public_x: [0; 32],
+            remote: Arc::new(crate::api::Nobody),
             settings: Settings::default(),
         });
         let hub = hub.await.unwrap();

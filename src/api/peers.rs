@@ -1,0 +1,192 @@
+//! What servers ask each other: the Matrix server-to-server API, as one list for both directions.
+//!
+//! The shapes of requests and answers are ruma's (spec v1.19). Another server's request reaches the
+//! hub as a [`PeerCommand`]; the hub asks another server by giving one to a [`Remote`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ruma::ServerName;
+use thiserror::Error;
+
+use super::Refusal;
+use crate::wire::matrix::{Pdu, Version};
+
+/// Calls `$callback!` with every endpoint: `Variant => ruma::api::federation path`.
+macro_rules! for_each_peer_endpoint {
+    ($callback:ident) => {
+        $callback! {
+            /// `GET /make_join/{roomId}/{userId}`
+            MakeJoin => membership::prepare_join_event::v1,
+            /// `PUT /v2/send_join/{roomId}/{eventId}`
+            SendJoin => membership::create_join_event::v2,
+            /// `GET /make_leave/{roomId}/{userId}`
+            MakeLeave => membership::prepare_leave_event::v1,
+            /// `PUT /v2/send_leave/{roomId}/{eventId}`
+            SendLeave => membership::create_leave_event::v2,
+            /// `GET /make_knock/{roomId}/{userId}`
+            MakeKnock => membership::prepare_knock_event::v1,
+            /// `PUT /send_knock/{roomId}/{eventId}`
+            SendKnock => membership::create_knock_event::v1,
+            /// `PUT /v2/invite/{roomId}/{eventId}`
+            InviteHere => membership::create_invite::v2,
+            /// `PUT /send/{txnId}`
+            Transaction => transactions::send_transaction_message::v1,
+            /// `GET /state/{roomId}`
+            StateBefore => event::get_room_state::v1,
+            /// `GET /state_ids/{roomId}`
+            StateIdsBefore => event::get_room_state_ids::v1,
+            /// `GET /event/{eventId}`
+            PeerEvent => event::get_event::v1,
+            /// `GET /event_auth/{roomId}/{eventId}`
+            EventAuth => authorization::get_event_authorization::v1,
+            /// `GET /backfill/{roomId}`
+            Backfill => backfill::get_backfill::v1,
+            /// `POST /get_missing_events/{roomId}`
+            MissingEvents => event::get_missing_events::v1,
+            /// `GET /query/profile`
+            PeerProfile => query::get_profile_information::v1,
+            /// `GET /query/directory`
+            PeerAlias => query::get_room_information::v1,
+        }
+    };
+}
+
+macro_rules! commands_and_replies {
+    ($($(#[$doc:meta])* $name:ident => $($path:ident)::+,)*) => {
+        /// One thing a server asks another.
+        #[derive(Clone)]
+        pub enum PeerCommand {
+            $($(#[$doc])* $name(Box<ruma::api::federation::$($path)::+::Request>),)*
+        }
+
+        impl PeerCommand {
+            /// The endpoint's name, for logs, metrics and rate limits.
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => stringify!($name),)*
+                }
+            }
+        }
+
+        /// The answer to the [`PeerCommand`] of the same name.
+        #[derive(Clone)]
+        #[expect(missing_docs, reason = "each variant answers the command of its name")]
+        pub enum PeerReply {
+            $($name(Box<ruma::api::federation::$($path)::+::Response>),)*
+        }
+
+        impl PeerReply {
+            /// The name of the command that it answers.
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => stringify!($name),)*
+                }
+            }
+        }
+
+        // Events are what people wrote: only the name may reach a log.
+        impl std::fmt::Debug for PeerReply {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+for_each_peer_endpoint!(commands_and_replies);
+
+/// Other servers, as the hub sees them.
+#[async_trait]
+pub trait Remote: Send + Sync + 'static {
+    /// Asks another server, and gives its answer.
+    async fn ask(
+        &self,
+        server: &ServerName,
+        command: PeerCommand,
+        patience: Duration,
+    ) -> Result<PeerReply, RemoteError>;
+
+    /// Checks size, form, hash and the signatures of all servers that have to have signed an event
+    /// of a room of this version. Where its content is not what was signed, gives what is left of it.
+    async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified>;
+}
+
+/// Another server did not do what it was asked.
+#[derive(Clone, Debug, Error)]
+pub enum RemoteError {
+    /// It refused.
+    #[error("{server} refused with {status} {code}: {message}")]
+    Refused {
+        /// Who.
+        server: String,
+        /// HTTP's number.
+        status: u16,
+        /// Matrix' word for it.
+        code: String,
+        /// In its words.
+        message: String,
+    },
+    /// It was not reached, or gave no answer that can be read.
+    #[error("{server} does not answer: {reason}")]
+    Unreachable {
+        /// Who.
+        server: String,
+        /// Why.
+        reason: String,
+    },
+    /// The operator does not let this hub speak with it.
+    #[error("this hub does not speak with {0}")]
+    NotAllowed(String),
+}
+
+/// An event of another server that is not to be believed, or not now.
+#[derive(Clone, Debug, Error)]
+pub enum Unverified {
+    /// It never will be.
+    #[error("{0}")]
+    Wrong(String),
+    /// A key to check it with could not be had.
+    #[error("{0}")]
+    NoKey(String),
+}
+
+impl From<RemoteError> for Refusal {
+    fn from(error: RemoteError) -> Self {
+        use super::Code;
+        let message = error.to_string();
+        match error {
+            RemoteError::Refused { status, code, .. } if status < 500 => {
+                let code = if code == Code::NotFound.errcode() {
+                    Code::NotFound
+                } else {
+                    Code::Forbidden
+                };
+                Self::new(code, message)
+            }
+            RemoteError::NotAllowed(_) => Self::new(Code::Forbidden, message),
+            RemoteError::Refused { .. } | RemoteError::Unreachable { .. } => {
+                Self::new(Code::Unknown, message).with_status(502)
+            }
+        }
+    }
+}
+
+/// Nobody: what a hub without federation is given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nobody;
+
+#[async_trait]
+impl Remote for Nobody {
+    async fn ask(
+        &self,
+        server: &ServerName,
+        _command: PeerCommand,
+        _patience: Duration,
+    ) -> Result<PeerReply, RemoteError> {
+        Err(RemoteError::NotAllowed(server.to_string()))
+    }
+
+    async fn verified(&self, _json: &str, _version: Version) -> Result<Pdu, Unverified> {
+        Err(Unverified::NoKey("this hub does not federate".to_owned()))
+    }
+}

@@ -1,0 +1,141 @@
+//! What other servers ask: the desk's side of the Matrix server-to-server API.
+//!
+//! Who asks was shown by a signature that the edge checked. Here is decided what that server may
+//! see and do: it must be in the room, the room's ACL must let it, and what it sends must be its
+//! own users'.
+
+mod joining;
+mod reading;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+use ruma::{OwnedServerName, RoomId, ServerName, UserId};
+
+use crate::{
+    api::{Code, Credentials, Origin, PeerCommand, PeerReply, Refusal},
+    hub::{Hub, desk::access::ours},
+    room::{ServerAcl, StateKey},
+    store::{EventRecord, RoomRecord},
+};
+
+/// Does what another server asks.
+pub(super) async fn ask(
+    hub: &Hub,
+    origin: &Origin,
+    command: PeerCommand,
+) -> Result<PeerReply, Refusal> {
+    let Credentials::Server(peer) = &origin.credentials else {
+        return Err(Refusal::forbidden("only servers ask this, and sign it"));
+    };
+    macro_rules! answered {
+        ($name:ident, $answer:expr) => {
+            $answer.await.map(|reply| PeerReply::$name(Box::new(reply)))
+        };
+    }
+    match command {
+        PeerCommand::MakeJoin(asked) => answered!(MakeJoin, joining::make_join(hub, peer, *asked)),
+        PeerCommand::SendJoin(asked) => answered!(SendJoin, joining::send_join(hub, peer, *asked)),
+        PeerCommand::MakeLeave(asked) => {
+            answered!(MakeLeave, joining::make_leave(hub, peer, *asked))
+        }
+        PeerCommand::SendLeave(asked) => {
+            answered!(SendLeave, joining::send_leave(hub, peer, *asked))
+        }
+        PeerCommand::MakeKnock(asked) => {
+            answered!(MakeKnock, joining::make_knock(hub, peer, *asked))
+        }
+        PeerCommand::SendKnock(asked) => {
+            answered!(SendKnock, joining::send_knock(hub, peer, *asked))
+        }
+        PeerCommand::Transaction(asked) => {
+            answered!(Transaction, transaction::receive(hub, peer, *asked))
+        }
+        PeerCommand::StateBefore(asked) => {
+            answered!(StateBefore, reading::state(hub, peer, *asked))
+        }
+        PeerCommand::StateIdsBefore(asked) => {
+            answered!(StateIdsBefore, reading::state_ids(hub, peer, *asked))
+        }
+        PeerCommand::PeerEvent(asked) => answered!(PeerEvent, reading::event(hub, peer, *asked)),
+        PeerCommand::EventAuth(asked) => {
+            answered!(EventAuth, reading::event_auth(hub, peer, *asked))
+        }
+        PeerCommand::Backfill(asked) => answered!(Backfill, reading::backfill(hub, peer, *asked)),
+        PeerCommand::MissingEvents(asked) => {
+            answered!(MissingEvents, reading::missing_events(hub, peer, *asked))
+        }
+        PeerCommand::PeerProfile(asked) => {
+            answered!(PeerProfile, reading::profile(hub, *asked))
+        }
+        PeerCommand::PeerAlias(asked) => answered!(PeerAlias, reading::alias(hub, *asked)),
+        PeerCommand::InviteHere(_) => Err(Refusal::new(
+            Code::Unrecognized,
+            "invitations from other servers are not taken yet",
+        )),
+    }
+}
+
+/// A room of this hub that the server may speak of: its ACL does not keep it out.
+async fn room_for(hub: &Hub, peer: &ServerName, room: &RoomId) -> Result<RoomRecord, Refusal> {
+    let record = hub.store.room(room).await.map_err(ours)?;
+    let record = record.ok_or_else(|| Refusal::not_found(format!("no such room here: {room}")))?;
+    if let Some(acl) = acl(hub, &record).await? {
+        acl.check(peer)
+            .map_err(|why| Refusal::forbidden(why.to_string()))?;
+    }
+    Ok(record)
+}
+
+/// The same, and the server is in it.
+async fn room_of(hub: &Hub, peer: &ServerName, room: &RoomId) -> Result<RoomRecord, Refusal> {
+    let record = room_for(hub, peer, room).await?;
+    if is_in(hub, &record, peer).await? {
+        return Ok(record);
+    }
+    Err(Refusal::forbidden(format!("{peer} is not in {room}")))
+}
+
+async fn is_in(hub: &Hub, room: &RoomRecord, server: &ServerName) -> Result<bool, Refusal> {
+    let joined = hub
+        .store
+        .joined(room.nid, Some(server))
+        .await
+        .map_err(ours)?;
+    Ok(!joined.is_empty())
+}
+
+/// Whom the room lets in; everyone without one.
+async fn acl(hub: &Hub, room: &RoomRecord) -> Result<Option<ServerAcl>, Refusal> {
+    let key = StateKey::new("m.room.server_acl", "");
+    let found = hub.store.current(room.nid, &[key]).await.map_err(ours)?;
+    let event = found.into_iter().flatten().next();
+    let Some(event) = event else {
+        return Ok(None);
+    };
+    let event = event.pdu(room).map_err(|error| damaged(&error))?;
+    Ok(Some(ServerAcl::read(&event.fields().content)))
+}
+
+/// A user that a server speaks for must be its own.
+fn must_be_of(peer: &OwnedServerName, user: &UserId) -> Result<(), Refusal> {
+    if user.server_name() == peer {
+        return Ok(());
+    }
+    Err(Refusal::forbidden(format!(
+        "{peer} does not speak for {user}"
+    )))
+}
+
+fn raw(event: &EventRecord) -> Result<Box<serde_json::value::RawValue>, Refusal> {
+    raw_json(event.json.to_string())
+}
+
+fn raw_json(json: String) -> Result<Box<serde_json::value::RawValue>, Refusal> {
+    serde_json::value::RawValue::from_string(json).map_err(|error| damaged(&error))
+}
+
+fn damaged(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    tracing::error!(error, "a stored event is damaged");
+    Refusal::internal()
+}
