@@ -297,7 +297,7 @@ impl Credentials {
             Target::Coap(address) => self.server.coap = Some(address.to_string()),
             Target::Https(HttpsTarget { host, port, ca_pem }) => {
                 self.server.https = Some(format!("{host}:{port}"));
-                self.server.ca_pem = Some(ca_pem.clone());
+                self.server.ca_pem.clone_from(ca_pem);
             }
         }
         if let Some((_, name)) = self.user_id.split_once(':') {

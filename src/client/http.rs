@@ -66,16 +66,10 @@ impl Counts {
 
 impl HttpsDoor {
     pub(super) fn new(target: &HttpsTarget) -> Result<Self, ClientError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(target.ca_pem.as_bytes()) {
-            let certificate = certificate.map_err(|error| ClientError::Ca(error.to_string()))?;
-            roots
-                .add(certificate)
-                .map_err(|error| ClientError::Ca(error.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(ClientError::Ca("it holds no certificate".to_owned()));
-        }
+        let roots = match &target.ca_pem {
+            Some(pem) => roots_of(pem)?,
+            None => system_roots()?,
+        };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -228,6 +222,30 @@ impl HttpsDoor {
             source: error.into(),
         }
     }
+}
+
+fn roots_of(pem: &str) -> Result<RootCertStore, ClientError> {
+    let wrong = |error: &dyn std::fmt::Display| ClientError::Ca(error.to_string());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| wrong(&error))?;
+        roots.add(certificate).map_err(|error| wrong(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong(&"it holds no certificate"));
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, ClientError> {
+    let mut roots = RootCertStore::empty();
+    // Some of a system's are older than what is taken today.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        let reason = "this system trusts no certificate: give --ca FILE";
+        return Err(ClientError::Ca(reason.to_owned()));
+    }
+    Ok(roots)
 }
 
 fn path_and_query(call: &Call<'_>) -> String {

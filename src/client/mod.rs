@@ -189,6 +189,11 @@ impl Client {
         &self.ledger
     }
 
+    /// Whether a linked device speaks over QUIC.
+    pub fn is_over_quic(&self) -> bool {
+        matches!(&self.door, Door::Thin(door) if door.door().0 == "quic")
+    }
+
     /// Whether the door is datagrams, which can be counted; a stream's cannot.
     pub fn is_over_udp(&self) -> bool {
         matches!(self.door, Door::Coap(_) | Door::Thin(_))

@@ -20,8 +20,8 @@ pub struct HttpsTarget {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// Certificates to trust, as PEM.
-    pub ca_pem: String,
+    /// Certificates to trust, as PEM; none: those that this system trusts.
+    pub ca_pem: Option<String>,
 }
 
 /// A URL that names no door of a hub.
@@ -36,18 +36,16 @@ pub enum TargetError {
     /// The name has no address.
     #[error("{0:?} has no address")]
     Unresolved(String),
-    /// An HTTPS door, and nothing to trust its certificate by.
-    #[error("https needs --ca FILE: the certificate of the hub, or of who signed it")]
-    NoCa,
 }
 
 impl Target {
-    /// Reads `https://host[:port]` or `coap://host[:port]`. `ca_pem` is for HTTPS.
+    /// Reads `https://host[:port]` or `coap://host[:port]`. `ca_pem` is for HTTPS, instead of what this
+    /// system trusts.
     pub fn parse(url: &str, ca_pem: Option<&str>) -> Result<Self, TargetError> {
         let trimmed = url.trim_end_matches('/');
         if let Some(place) = trimmed.strip_prefix("https://") {
             let (host, port) = split(place, 8448)?;
-            let ca_pem = ca_pem.ok_or(TargetError::NoCa)?.to_owned();
+            let ca_pem = ca_pem.map(str::to_owned);
             return Ok(Self::Https(HttpsTarget { host, port, ca_pem }));
         }
         let place = trimmed
@@ -98,14 +96,18 @@ mod tests {
             Ok(Target::Coap("[::1]:5683".parse().unwrap()))
         );
         let Ok(Target::Https(https)) = Target::parse("https://hub.example/", Some("pem")) else {
-            panic!("an https URL with a CA names a door")
+            panic!("an https URL names a door")
         };
         assert_eq!((https.host.as_str(), https.port), ("hub.example", 8448));
+        let without = Target::parse("https://hub.example", None).unwrap();
+        assert!(matches!(
+            without,
+            Target::Https(HttpsTarget { ca_pem: None, .. })
+        ));
     }
 
     #[test]
     fn what_is_missing_is_said() {
-        assert_eq!(Target::parse("https://a", None), Err(TargetError::NoCa));
         assert_eq!(
             Target::parse("http://a", None),
             Err(TargetError::Scheme("http://a".into()))

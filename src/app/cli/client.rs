@@ -15,7 +15,7 @@ pub struct ClientArgs {
     /// Sign in with a password: an https:// or coap:// URL, and a user
     #[arg(long, num_args = 2, value_names = ["URL", "USER"])]
     pub login: Option<Vec<String>>,
-    /// Trust only this certificate, in PEM
+    /// Trust only this certificate, in PEM; without it, those that this system trusts
     #[arg(
         long,
         value_name = "FILE",
@@ -119,7 +119,7 @@ pub enum ClientVerb {
         /// The room's id or alias
         room: String,
     },
-    /// Send a message and print its event id
+    /// Send a message; print its event id, or its number in the room for a linked device
     #[command(
         after_help = "Example:\n  tramline client --credentials ana.json send '#crew:hub.example' 'hello, all'"
     )]
@@ -140,7 +140,8 @@ pub enum ClientVerb {
         /// The room's id or alias
         room: String,
         /// How many
-        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, default_value_t = 20, allow_negative_numbers = true,
+            value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
         /// Go on from the place that an earlier read printed
         #[arg(long, value_name = "TOKEN")]
@@ -153,7 +154,8 @@ pub enum ClientVerb {
         #[arg(long, value_name = "TOKEN")]
         since: Option<String>,
         /// Wait so many seconds for something new
-        #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+        #[arg(long, value_name = "SECONDS", default_value = "0", allow_negative_numbers = true,
+            value_parser = seconds)]
         timeout: Duration,
         /// Go on until interrupted
         #[arg(long)]
@@ -202,9 +204,9 @@ pub enum ClientVerb {
         /// The kind of link; timers, block sizes and how long to gather records follow from it
         class: LinkClass,
         /// Kilobytes a day, headers included; near it the hub leaves out receipts and typing, then
-        /// profiles, then reactions, never messages. 0 for no limit
-        #[arg(long, value_name = "KB", default_value_t = 0)]
-        daily_kilobytes: u64,
+        /// profiles, then reactions, never messages. 0 for no limit [default: as it was]
+        #[arg(long, value_name = "KB", allow_negative_numbers = true)]
+        daily_kilobytes: Option<u64>,
     },
     /// Upload a file from a linked device, and print its mxc: URI
     #[command(

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::client::{Client, Cost};
+use crate::client::{Client, Cost, thin::ThinDoor};
 
 /// What a client has exchanged with its hub so far.
 pub(super) struct Spent {
@@ -10,14 +10,35 @@ pub(super) struct Spent {
     over_udp: bool,
     /// Whether IP and UDP headers are in it.
     with_headers: bool,
-    is_send: bool,
+    is_short_send: bool,
+    has_handshake: bool,
 }
 
 /// What sending a text of 22 characters and its answer take over HTTP/2 with JSON, in bytes with
 /// TLS, TCP and IP headers: measured with nginx, HPACK warm (the README's table of bytes).
 const HTTP2_SEND_BYTES: u64 = 872;
 
+/// Texts of so many bytes are compared with that one of 22 characters.
+pub(super) const COMPARED_BYTES_MAX: usize = 40;
+
 impl Spent {
+    /// What a linked device has exchanged in this run.
+    pub(super) fn of(door: &ThinDoor) -> Self {
+        let spent = door.spent();
+        Self {
+            cost: Cost {
+                up: spent.up,
+                down: spent.down,
+                datagrams_up: spent.datagrams_up,
+                datagrams_down: spent.datagrams_down,
+            },
+            over_udp: true,
+            with_headers: true,
+            is_short_send: false,
+            has_handshake: false,
+        }
+    }
+
     pub(super) fn by(client: &Client) -> Self {
         let cost = match client.spent_on_the_wire() {
             None => client.ledger().total(),
@@ -32,18 +53,32 @@ impl Spent {
             cost,
             over_udp: client.is_over_udp(),
             with_headers: client.spent_on_the_wire().is_some(),
-            is_send: false,
+            is_short_send: false,
+            has_handshake: client.is_over_quic(),
         }
     }
 
-    /// The same, to be compared with what others take for a message.
-    pub(super) const fn of_send(mut self, is_send: bool) -> Self {
-        self.is_send = is_send;
+    /// The same, to be compared with what others take for a message: one that was sent, about as short as
+    /// theirs, over OSCORE with nothing else in the price.
+    pub(super) const fn of_short_send(mut self, is_short_send: bool) -> Self {
+        self.is_short_send = is_short_send;
         self
     }
 
     const fn is_compared(&self) -> bool {
-        self.is_send && self.with_headers
+        self.is_short_send
+            && self.with_headers
+            && self.cost.datagrams_up == 1
+            && self.cost.datagrams_down == 1
+    }
+
+    /// What a handshake for one command costs beside it, if there was one.
+    const fn hint(&self) -> &'static str {
+        if self.has_handshake {
+            "; over QUIC each command has a handshake of about 4.4 kB in it: --door oscore has none"
+        } else {
+            ""
+        }
     }
 
     /// What was spent after `earlier`.
@@ -80,7 +115,7 @@ impl Spent {
         let beside = if self.is_compared() {
             format!("; HTTP/2 with JSON takes {HTTP2_SEND_BYTES} for 22 characters")
         } else {
-            String::new()
+            self.hint().to_owned()
         };
         format!(
             "cost: {up} bytes up, {down} down, {datagrams} datagram{plural}{tcp}{headers}{beside}"
@@ -113,7 +148,8 @@ mod tests {
             cost,
             over_udp,
             with_headers: false,
-            is_send: true,
+            is_short_send: true,
+            has_handshake: false,
         });
 
         assert_eq!(coap.line(), "cost: 120 bytes up, 43 down, 3 datagrams");
@@ -123,5 +159,29 @@ mod tests {
             https.line(),
             "cost: 120 bytes up, 43 down, 0 datagrams (TCP, TLS included)"
         );
+    }
+
+    #[test]
+    fn only_a_short_message_that_went_alone_is_compared() {
+        let spent = |datagrams_up, is_short_send| Spent {
+            cost: Cost {
+                up: 74,
+                down: 46,
+                datagrams_up,
+                datagrams_down: 1,
+            },
+            over_udp: true,
+            with_headers: true,
+            is_short_send,
+            has_handshake: false,
+        };
+        for (spent, is_compared) in [
+            (spent(1, true), true),
+            (spent(1, false), false), // long, or not sent
+            (spent(3, true), false),
+        ] {
+            assert_eq!(spent.line().contains("HTTP/2"), is_compared);
+            assert_eq!(spent.json()["bytes_over_http2"].is_u64(), is_compared);
+        }
     }
 }

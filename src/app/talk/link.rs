@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Said, failed};
+use super::{Said, cost::Spent, failed, report};
 use crate::{
     app::{
         clock::world,
@@ -29,13 +29,20 @@ pub(super) async fn approve(client: &mut Client, device: &str) -> Result<Said, F
     ))
 }
 
+/// What a person or a program wants to be told.
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    pub(super) format: Format,
+    pub(super) wants_cost: bool,
+}
+
 /// Makes the keys of a device, redeems the code, and writes the credential file with its state.
 pub(super) async fn redeem(
     code: &str,
     out: &Path,
     server: &str,
     ca_pem: Option<&str>,
-    format: Format,
+    Told { format, wants_cost }: Told,
 ) -> Result<(), Failure> {
     let code: LinkCode = code
         .parse()
@@ -60,12 +67,14 @@ pub(super) async fn redeem(
     credentials.write(out).map_err(|error| wrong(&error))?;
     StateDir::begin(out, &credentials).map_err(|error| wrong(&error))?;
     let (user, device, path) = (&credentials.user_id, &credentials.device_id, out.display());
-    format.print(
-        &format!(
-            "this is {} of {} now; its credentials are in {path}",
-            visible(device),
-            visible(user)
-        ),
-        &json!({"user_id": user, "device_id": device, "file": out}),
-    )
+    let text = format!(
+        "this is {} of {} now; its credentials are in {path}",
+        visible(device),
+        visible(user)
+    );
+    let said = Said::one(
+        text,
+        json!({"user_id": user, "device_id": device, "file": out}),
+    );
+    report(Ok(said), wants_cost.then(|| Spent::by(&client)), format)
 }

@@ -17,7 +17,7 @@ mod tell;
 mod thin;
 mod verbs;
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use serde_json::{Value as Json, json};
 
@@ -60,7 +60,11 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
     }) = &args.verb
     {
         let ca = ca.as_deref().map(read_ca).transpose()?;
-        return link::redeem(code, out, server, ca.as_deref(), format).await;
+        let told = link::Told {
+            format,
+            wants_cost: args.cost,
+        };
+        return link::redeem(code, out, server, ca.as_deref(), told).await;
     }
     // A login that nothing keeps is ended again, so that scripts do not leave sessions behind.
     let (mut client, me, keep) = if let Some(login) = login {
@@ -79,11 +83,19 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
         (client, credentials, true)
     };
     // Who sends wants to know what that costs.
-    let is_send = matches!(args.verb, Some(ClientVerb::Send { .. }));
+    let (is_send, is_short) = match &args.verb {
+        Some(ClientVerb::Send { text, .. }) => (true, text.len() <= cost::COMPARED_BYTES_MAX),
+        _ => (false, false),
+    };
     let wants_cost = args.cost || is_send;
+    let is_soon = args.verb.as_ref().is_some_and(is_soon_over);
+    let waits = Waits::of(format, is_soon && client.thin().is_some());
     let outcome = match args.verb {
         Some(ClientVerb::Logout) => log_out(&mut client, &me, args.credentials.as_deref()).await,
-        Some(wanted) => verbs::verb(&mut client, &me, wanted, format, args.cost).await,
+        Some(wanted) => {
+            let work = verbs::verb(&mut client, &me, wanted, format, args.cost);
+            waits.tell_during(work).await
+        }
         None => saved(&me, args.save.as_deref()),
     };
     let ended = if keep {
@@ -91,12 +103,47 @@ pub async fn client(args: ClientArgs, format: Format) -> Result<(), Failure> {
     } else {
         client.logout().await.map_err(failed)
     };
+    let is_compared = is_short && outcome.is_ok();
     report(
         outcome,
-        wants_cost.then(|| Spent::by(&client).of_send(is_send)),
+        wants_cost.then(|| Spent::by(&client).of_short_send(is_compared)),
         format,
     )?;
     ended
+}
+
+/// Whether a verb is over with a few answers; the others say themselves how far they have got.
+const fn is_soon_over(verb: &ClientVerb) -> bool {
+    match verb {
+        ClientVerb::Sync {
+            follow, timeout, ..
+        } => !*follow && timeout.is_zero(),
+        ClientVerb::Upload { .. } | ClientVerb::Download { .. } | ClientVerb::Ledger => false,
+        _ => true,
+    }
+}
+
+/// Tells a person what is waited for, once that has taken a while.
+struct Waits(bool);
+
+/// After how long.
+const WAITS_TOLD_AFTER: Duration = Duration::from_secs(3);
+
+impl Waits {
+    fn of(format: Format, is_wanted: bool) -> Self {
+        Self(is_wanted && format == Format::Text)
+    }
+
+    async fn tell_during<T>(self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        if self.0 {
+            match tokio::time::timeout(WAITS_TOLD_AFTER, &mut work).await {
+                Ok(done) => return done,
+                Err(_) => output::note("-- waiting for the hub …"),
+            }
+        }
+        work.await
+    }
 }
 
 /// Prints the result and the cost: a field for programs, a line on stderr for people.
@@ -228,6 +275,12 @@ async fn resume(
     let file = file.ok_or_else(|| Failure::usage("CREDENTIALS", SESSION_WANTED))?;
     let wrong = |error| Failure::usage("CREDENTIALS", error);
     let mut credentials = Credentials::read(file).map_err(wrong)?;
+    if fs::metadata(file).is_ok_and(|it| it.permissions().mode() & 0o077 != 0) {
+        let path = file.display();
+        output::note(&format!(
+            "-- others can read the keys in {path}: chmod 600 {path}"
+        ));
+    }
     if is_approval {
         // What is told there is secret.
         (credentials.server.coap, credentials.server.quic) = (None, None);

@@ -22,8 +22,17 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
         }
         ClientVerb::Join { room: id }
         | ClientVerb::Leave { room: id }
-        | ClientVerb::Send { room: id, .. }
         | ClientVerb::Read { room: id, .. } => room(id),
+        ClientVerb::Send { room: id, text, .. } => {
+            room(id)?;
+            if text.is_empty() {
+                return Err(Failure::usage(
+                    "TEXT",
+                    "the text is empty: there is nothing to send",
+                ));
+            }
+            Ok(())
+        }
         ClientVerb::Download { uri, .. } => file(uri).map(|_| ()),
         ClientVerb::Rooms
         | ClientVerb::Upload { .. }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{Said, files};
+use super::{Said, cost::Spent, files};
 use crate::{
     app::{
         cli::{ClientVerb, LinkClass},
@@ -37,7 +37,28 @@ pub(super) async fn verb(
     door: &mut ThinDoor,
     me: &Credentials,
     verb: &ClientVerb,
-    format: Format,
+    (format, wants_cost): (Format, bool),
+) -> Result<Option<Said>, Failure> {
+    let before = door.door().0;
+    let said = verb_by(door, me, verb, (format, wants_cost)).await;
+    if !matches!(verb, ClientVerb::Sync { .. }) {
+        tell_other_way(door, before, format);
+    }
+    said
+}
+
+/// Says that another door was taken than the one that was meant: it costs more.
+fn tell_other_way(door: &ThinDoor, before: &str, format: Format) {
+    if (before, door.door().0) == ("oscore", "quic") {
+        note(format, "-- over QUIC, as OSCORE does not get through");
+    }
+}
+
+async fn verb_by(
+    door: &mut ThinDoor,
+    me: &Credentials,
+    verb: &ClientVerb,
+    (format, wants_cost): (Format, bool),
 ) -> Result<Option<Said>, Failure> {
     if let ClientVerb::Ledger = verb {
         return ledger(door, format).map(Some);
@@ -59,9 +80,11 @@ pub(super) async fn verb(
             let reason = "a linked device knows itself how far it has got: leave --since out";
             return Err(Failure::usage("SINCE", reason));
         }
-        ClientVerb::Sync { follow: true, .. } => follow(door, me, None, format).await?,
+        ClientVerb::Sync { follow: true, .. } => {
+            follow(door, me, None, (format, wants_cost)).await?
+        }
         ClientVerb::Sync { timeout, .. } if *timeout > Duration::ZERO => {
-            follow(door, me, Some(*timeout), format).await?
+            follow(door, me, Some(*timeout), (format, wants_cost)).await?
         }
         ClientVerb::Sync { .. } => {
             let news = door.news().await.map_err(wrong)?;
@@ -100,7 +123,14 @@ async fn send(
 ) -> Result<Said, Failure> {
     let body = Body::Text(text.to_owned());
     let counter = door.queue(room, body).map_err(wrong)?;
-    match flush(door, Some(counter), format).await {
+    let flushed = flush(door, Some(counter), format).await;
+    if format == Format::Json && door.has_waiting(counter) {
+        // For a program that would send it again.
+        let queued = json!({"room": room, "queued": true, "counter": counter,
+            "waiting": door.waiting()});
+        format.print("", &queued)?;
+    }
+    match flushed {
         Ok(Some(seq)) => Ok(Said::one(
             format!("sent: number {seq} of {}", visible(room)),
             json!({"room": room, "seq": seq, "counter": counter}),
@@ -146,10 +176,18 @@ async fn flush(
         (None, Err(error)) => {
             let waiting = door.waiting();
             let reason = format!(
-                "{error}; queued: {waiting} waiting, to be sent by the next client call, once each"
+                "{error}; it is kept, and will be sent once by the next client call: do not send it again ({waiting} waiting)"
             );
             Err(Failure::failed("QUEUED", reason))
         }
+    }
+}
+
+/// What a program has to hear as well, and will find on stderr.
+fn tell(format: Format, text: &str) {
+    match format {
+        Format::Text => output::note(text),
+        Format::Json => output::note(&json!({ "note": text }).to_string()),
     }
 }
 
@@ -196,13 +234,20 @@ async fn follow(
     door: &mut ThinDoor,
     me: &Credentials,
     within: Option<Duration>,
-    format: Format,
+    (format, wants_cost): (Format, bool),
 ) -> Result<Said, Failure> {
     let clock = SystemClock::new();
     let until = within.map(|within| clock.now() + within);
     // Listened to all along: what comes while news are printed must end this, too.
     let mut interrupts = Interrupts::listen()?;
-    door.follow().await.map_err(wrong)?;
+    let before = door.door().0;
+    tokio::select! {
+        biased;
+        () = interrupts.next() => return Ok(Said::Lines),
+        followed = door.follow() => followed.map_err(wrong)?,
+    }
+    tell_other_way(door, before, format);
+    let mut spent = Spent::of(door);
     loop {
         let event = tokio::select! {
             biased;
@@ -223,6 +268,11 @@ async fn follow(
                 }
                 // Printed first: after a crash it is rather told twice than never.
                 door.keep_places().map_err(wrong)?;
+                let now = Spent::of(door);
+                if wants_cost {
+                    note(format, &now.since(&spent).line());
+                }
+                spent = now;
                 // Who waits does not wait for receipts and typing.
                 let is_entry = |record: &Record| matches!(record.what, Shown::Entry { .. });
                 if within.is_some() && records.iter().any(is_entry) {
@@ -230,6 +280,8 @@ async fn follow(
                 }
             }
             Some(Event::Unfollowed(error)) => return Err(wrong(error.into())),
+            Some(Event::Silent) => tell(format, "-- the hub does not answer; trying on"),
+            Some(Event::Back) => tell(format, "-- the hub answers again"),
             Some(Event::Answered { .. } | Event::Hint(_)) => {}
         }
     }
@@ -245,12 +297,23 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
     let (spent, state) = (door.spent(), door.state());
     let (name, address) = door.door();
     let nat = state.nat.measured().map(|nat| nat.as_secs());
+    let today = SystemClock::new().now();
+    let used = door.book().on(today);
+    let limit = state.link().daily_kilobytes;
     let text = [
         format!("user: {}", visible(&me.user_id)),
         format!("device: {}", visible(&me.device_id)),
         format!("door: {name}, {address}"),
         format!("hub's time: {}", Timestamp(hello.time_ms).rfc3339()),
         format!("link class: {}", LinkClass::name_of(state.link().class)),
+        match limit {
+            0 => "daily limit: none".to_owned(),
+            limit => format!(
+                "daily limit: {limit} kB, of which this device has counted {}.{} today",
+                used / 1000,
+                used % 1000 / 100
+            ),
+        },
         nat.map_or_else(
             || "NAT timer: not measured yet".to_owned(),
             |nat| format!("NAT timer: {nat} s"),
@@ -265,7 +328,8 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
         text.join("\n"),
         json!({"user_id": me.user_id, "device_id": me.device_id, "door": name,
             "address": address.to_string(), "hub_time_ms": hello.time_ms,
-            "link_class": LinkClass::name_of(state.link().class), "nat_timer_s": nat, "waiting": door.waiting(),
+            "link_class": LinkClass::name_of(state.link().class), "daily_kilobytes": limit,
+            "bytes_today": used, "nat_timer_s": nat, "waiting": door.waiting(),
             "bytes_up": spent.up, "bytes_down": spent.down}),
     ))
 }
@@ -273,8 +337,10 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
 async fn link_class(
     door: &mut ThinDoor,
     class: LinkClass,
-    daily_kilobytes: u64,
+    daily_kilobytes: Option<u64>,
 ) -> Result<Said, Failure> {
+    // Both go in one question; what is not said stays.
+    let daily_kilobytes = daily_kilobytes.unwrap_or_else(|| door.state().link().daily_kilobytes);
     let link = LinkProfile {
         class: class.number(),
         daily_kilobytes,
@@ -552,6 +618,7 @@ pub(super) fn failed(error: &ThinError) -> Failure {
         ThinError::State(StateError::Locked { .. }) => "IN_USE",
         ThinError::State(StateError::Gone { .. } | StateError::OtherLink { .. }) => "STATE_GONE",
         ThinError::State(StateError::Full { .. }) => "FULL",
+        ThinError::State(StateError::TooLong { .. }) => "M_TOO_LARGE",
         ThinError::State(_) => "STATE",
         ThinError::Stranger { .. } | ThinError::Exhausted | ThinError::Agree(_) => "CONTEXT",
         ThinError::Unlinked { .. } => "UNLINKED",

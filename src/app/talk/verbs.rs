@@ -32,7 +32,7 @@ pub(super) async fn verb(
     wants_cost: bool,
 ) -> Result<Said, Failure> {
     if let Some(door) = client.thin()
-        && let Some(said) = thin::verb(door, me, &verb, format).await?
+        && let Some(said) = thin::verb(door, me, &verb, (format, wants_cost)).await?
     {
         return Ok(said);
     }
@@ -121,7 +121,7 @@ pub(super) async fn verb(
         | ClientVerb::Upload { .. }
         | ClientVerb::Download { .. } => Err(Failure::usage(
             "CLIENT_VERB",
-            "this is for linked devices: give --credentials of one (see `tramline link --help`)",
+            "this is for linked devices, and these credentials are a session: `tramline client approve` makes a code for a device, and `tramline client link` makes it one",
         )),
         ClientVerb::Approve { device } => link::approve(client, &device).await,
         ClientVerb::Link { .. } | ClientVerb::Logout => {

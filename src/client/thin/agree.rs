@@ -38,9 +38,6 @@ pub enum AgreeError {
     /// Nobody answers.
     #[error(transparent)]
     Unanswered(#[from] FailReason),
-    /// The hub has the context, and does not speak in it.
-    #[error("message 3 was not taken; was the device unlinked? Then link it anew")]
-    NotTaken,
 }
 
 /// What a device shows who it is by, and knows the hub by.

@@ -115,6 +115,13 @@ impl Book {
     }
 
     /// Adds another one's days to these.
+    /// Bytes of the day of `now`, both ways.
+    pub fn on(&self, now: Timestamp) -> u64 {
+        let today = now.0 / DAY_MS * DAY_MS;
+        let of_today = self.lines().filter(|(day, ..)| day.0 == today);
+        of_today.map(|(.., line)| line.up + line.down).sum()
+    }
+
     fn add(&mut self, other: &Self) {
         for (day, name, line) in other.lines() {
             *self.line(day, name) = [*self.line(day, name), line].into_iter().sum();

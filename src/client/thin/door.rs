@@ -122,6 +122,12 @@ impl ThinDoor {
         self.queue.len()
     }
 
+    /// Whether the draft of this number waits.
+    pub fn has_waiting(&self, counter: u64) -> bool {
+        let mut drafts = self.queue.drafts();
+        drafts.any(|(number, _)| number == counter)
+    }
+
     /// What everything has cost, day by day.
     pub fn book(&self) -> Book {
         self.kept.book()
@@ -180,10 +186,8 @@ impl ThinDoor {
         let mut other = QuicWay::open(&self.kept, quic)?;
         *other.places_mut() = self.places().clone();
         match other.ask(&mut self.kept, operation, ask).await {
-            // Nobody there either, or the same again: what is said is why OSCORE did not do.
-            Err(
-                ThinError::Unreachable { .. } | ThinError::Unlinked { .. } | ThinError::Quic(_),
-            ) => Err(why),
+            // Nobody there either: what is said is why OSCORE did not do.
+            Err(ThinError::Unreachable { .. } | ThinError::Quic(_)) => Err(why),
             answer => {
                 if self.is_following {
                     other.follow();
@@ -229,7 +233,10 @@ impl ThinDoor {
         self.meet().await?;
         if self.beside.is_some() && is_quick(self.state().link().class) {
             // Who follows waits for ever: first it is seen whether this door does.
-            self.put("hello", Ask::Hello).await.ok();
+            match self.put("hello", Ask::Hello).await {
+                Err(error @ ThinError::Unlinked { .. }) => return Err(error),
+                _ => {} // it is followed all the same
+            }
         }
         self.is_following = true;
         match &mut self.way {
@@ -270,7 +277,9 @@ impl ThinDoor {
 const fn is_no_way(error: &ThinError, is_quick: bool) -> bool {
     match error {
         ThinError::Stranger { .. } | ThinError::Exhausted | ThinError::Agree(_) => true,
-        ThinError::Unreachable { .. }
+        // Over OSCORE that is said without proof.
+        ThinError::Unlinked { .. }
+        | ThinError::Unreachable { .. }
         | ThinError::Ask(AskError::Unanswered(FailReason::TimedOut)) => is_quick,
         _ => false,
     }

@@ -41,8 +41,9 @@ pub enum ThinError {
         /// Where.
         at: String,
     },
-    /// The hub, whose key is right, says that the device is not linked.
-    #[error("the hub at {at} does not know this device any more: it was unlinked; link it anew")]
+    /// The hub takes no keys of the device: over QUIC its own key said so; over OSCORE a fresh context was
+    /// refused, without proof, in which the hub had shown its key.
+    #[error("the hub at {at} does not know this device (any more): link it again")]
     Unlinked {
         /// Where.
         at: String,
@@ -91,6 +92,16 @@ pub enum ThinError {
 }
 
 impl ThinError {
+    /// Whether nobody answered.
+    pub const fn is_unheard(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Ask(AskError::Unanswered(_))
+                | Self::Agree(AgreeError::Unanswered(_))
+        )
+    }
+
     /// Whether it may work later, as it is.
     pub const fn is_temporary(&self) -> bool {
         match self {

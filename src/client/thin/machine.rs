@@ -65,6 +65,10 @@ pub enum Event {
     Unfollowed(AskError),
     /// Somebody says, without proof, that something is wrong.
     Hint(Hint),
+    /// The hub does not answer; what is followed goes on when it does.
+    Silent,
+    /// It answers again.
+    Back,
 }
 
 /// What is followed.
@@ -94,6 +98,8 @@ pub struct ThinMachine {
     probe: Option<probing::Probe>,
     /// How often the hub may still be asked to answer later.
     probes_left: u8,
+    /// Whether it was told that the hub does not answer.
+    is_silent: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -174,6 +180,7 @@ impl ThinMachine {
             last_sent: None,
             probe: None,
             probes_left: probing::PROBES_MAX,
+            is_silent: false,
         }
     }
 
@@ -242,6 +249,21 @@ impl ThinMachine {
     /// From now on, how often something is asked.
     pub const fn set_tries(&mut self, tries_max: Option<u32>) {
         self.conduct.tries_max = tries_max;
+    }
+
+    /// Nobody seems to be where the hub was. Looks, while something is followed, for when it is back.
+    pub fn nobody_answers(&mut self, now: Timestamp) {
+        if self.followed.is_some() && !self.is_silent {
+            self.is_silent = true;
+            self.events.push_back(Event::Silent);
+            self.look(now);
+        }
+    }
+
+    fn heard(&mut self) {
+        if std::mem::take(&mut self.is_silent) {
+            self.events.push_back(Event::Back);
+        }
     }
 
     /// Whether something is followed.
@@ -377,6 +399,7 @@ impl ThinMachine {
                 CoapEvent::Response {
                     exchange, response, ..
                 } => {
+                    self.heard();
                     if let Some(op) = self.ops.remove(&exchange) {
                         let answer = op.ask.read(response);
                         self.answered(now, op, answer);
@@ -387,6 +410,7 @@ impl ThinMachine {
                     None => self.watch_lost(now, exchange),
                 },
                 CoapEvent::Notification { exchange, response } => {
+                    self.heard();
                     self.notified(now, exchange, &response);
                 }
                 _ => {} // a server's
@@ -402,7 +426,11 @@ impl ThinMachine {
                 || self.conduct.tries_max.is_none_or(|max| op.tries < max))
         {
             let at = now + self.pause(&op, error);
+            let is_unheard = matches!(error, AskError::Unanswered(_));
             self.again.insert((at, op.id), op);
+            if is_unheard {
+                self.nobody_answers(now);
+            }
             return;
         }
         match (op.purpose, answer) {

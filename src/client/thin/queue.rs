@@ -90,10 +90,8 @@ impl Queue {
             });
         }
         if draft_bytes > DRAFT_BYTES_MAX {
-            return Err(StateError::Full {
-                what: "bytes of a draft",
-                max: DRAFT_BYTES_MAX,
-            });
+            let max = DRAFT_BYTES_MAX;
+            return Err(StateError::TooLong { max });
         }
         Ok(())
     }

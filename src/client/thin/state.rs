@@ -126,6 +126,12 @@ pub enum StateError {
     /// What the credential file says is no context.
     #[error("the oscore section: {0}")]
     Context(#[from] ContextError),
+    /// A message is too long.
+    #[error("a message has at most {max} bytes")]
+    TooLong {
+        /// How many it may have.
+        max: usize,
+    },
     /// A ceiling of this program's.
     #[error("{what}: at most {max}")]
     Full {

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use tokio::{fs::File, io::AsyncReadExt as _};
 
 use super::{
-    super::ask::{Answer, Ask, refusal},
+    super::ask::{Answer, Ask, AskError, refusal},
     QUIC_FROM_BYTES, QuicWay, ThinDoor, ThinError, Way,
     choice::is_quick,
     kept::Kept,
 };
 use crate::{
     base::limits::BODY_BYTES_MAX,
-    client::quic::QuicError,
+    client::{coap, quic::QuicError},
     session::coap::{Progress, RESPONSE_BYTES_MAX, Request, Response},
     wire::coap::{Code, options::number},
 };
@@ -74,6 +74,9 @@ impl ThinDoor {
             }
         }
         let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= BODY_BYTES_MAX);
+        if !fits {
+            self.must_be_taken(bytes).await?;
+        }
         let response = match self.road(bytes, fits).await? {
             Road::Quic(mut way) => {
                 let answer = way
@@ -97,6 +100,34 @@ impl ThinDoor {
             return Err(refusal(&response).into());
         }
         String::from_utf8(response.payload.into()).map_err(|_| ThinError::OtherAnswer)
+    }
+
+    /// Asks, before a large file is paid for, whether the hub takes one of so many bytes. What it says to the
+    /// file itself is said while a window of it is already on its way.
+    async fn must_be_taken(&mut self, bytes: u64) -> Result<(), ThinError> {
+        let path = ["~", "_matrix", "client", "v1", "media", "config"];
+        let question = Ask::Other(Request::new(Code::GET, &path));
+        let Answer::Whole(answer) = self.ask("media config", question).await? else {
+            return Err(ThinError::OtherAnswer);
+        };
+        let config = coap::read(&answer).unwrap_or_default(); // then the file tells
+        match config
+            .get("m.upload.size")
+            .and_then(serde_json::Value::as_u64)
+        {
+            Some(bytes_max) if bytes > bytes_max => {
+                let errcode = "M_TOO_LARGE".to_owned();
+                let text =
+                    format!("a file has at most {bytes_max} bytes here, and this one has {bytes}");
+                Err(ThinError::Ask(AskError::Refused {
+                    code: Code::TOO_LARGE,
+                    errcode,
+                    text,
+                    retry_after_s: None,
+                }))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn upload_by_the_way(

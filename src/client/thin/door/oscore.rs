@@ -5,6 +5,7 @@ mod renewing;
 
 use std::{collections::VecDeque, net::SocketAddr, ops::ControlFlow, time::Duration};
 
+use bytes::Bytes;
 use tokio::{net::UdpSocket, time::timeout};
 
 use self::renewing::Trial;
@@ -38,8 +39,15 @@ const DATAGRAM_BYTES_MAX: usize = 4096;
 /// Closed-port answers to one request after which nobody is taken to be there.
 const REFUSALS_MAX: u32 = 3;
 
+/// After how long a datagram for a closed port is sent again: nobody there is known of in seconds, also on
+/// links whose own timers are slow, and a hub that is just being started is met.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Hints that the hub does not know us before we believe that asking on is of no use.
-const STRANGER_HINTS_MAX: u32 = 3;
+const STRANGER_HINTS_MAX: u32 = 2;
+
+/// How long a goodbye may take; a hub that does not hear it is told by its next push.
+const GOODBYE_MAX: Duration = Duration::from_millis(100);
 
 /// How long to wait where nothing is due.
 const WAIT_MAX: Duration = Duration::from_mins(1);
@@ -54,6 +62,8 @@ pub(super) struct OscoreWay {
     address: SocketAddr,
     strangers: u32,
     refusals: u32,
+    /// What was sent last, and for what.
+    last_sent: (&'static str, Bytes),
     /// What happened while something else was waited for.
     backlog: VecDeque<Event>,
     /// The ledger's lines of what is being asked: on the wire, and for the caller.
@@ -91,6 +101,7 @@ impl OscoreWay {
             address,
             strangers: 0,
             refusals: 0,
+            last_sent: ("", Bytes::new()),
             backlog: VecDeque::new(),
             asking: None,
             identity,
@@ -247,8 +258,15 @@ impl OscoreWay {
     pub(super) async fn unfollow(&mut self, kept: &mut Kept) -> Result<(), ThinError> {
         let now = kept.now();
         self.machine.unfollow(now);
-        let until = now + Duration::from_secs(2);
-        while kept.now() < until && self.turn(kept, Some(until)).await?.is_some() {}
+        self.backlog.clear();
+        let until = now + GOODBYE_MAX;
+        // It goes out at once; nobody who ends waits for a hub that may not answer.
+        while kept.now() < until
+            && self
+                .next_event(kept, Some(until))
+                .await
+                .is_ok_and(|it| it.is_some())
+        {}
         Ok(kept.save_book()?)
     }
 
@@ -263,7 +281,10 @@ impl OscoreWay {
             None => match self.next_event(kept, until).await {
                 Err(error) if self.machine.is_following() && self.may_renew(kept, &error) => {
                     self.strangers = 0;
-                    self.renew_and_follow(kept, error).await?;
+                    match self.renew_and_follow(kept, error).await {
+                        Err(error) if error.is_unheard() => self.machine.nobody_answers(kept.now()),
+                        renewed => renewed?,
+                    }
                     self.next_event(kept, until).await
                 }
                 event => event,
@@ -309,7 +330,7 @@ impl OscoreWay {
             match &received {
                 Ok(Ok(length)) => self.take(kept, buffer.get(..*length).unwrap_or_default()),
                 // An ICMP error tells of one datagram, and anyone may send it.
-                Ok(Err(error)) => self.refused(error).await?,
+                Ok(Err(error)) => self.refused(kept, error).await?,
                 Err(_) => {}
             }
             self.machine.handle_timeout(kept.now());
@@ -326,23 +347,44 @@ impl OscoreWay {
         self.count(kept, operation, Way::Down, datagram.len());
     }
 
-    async fn refused(&mut self, error: &std::io::Error) -> Result<(), ThinError> {
+    async fn refused(&mut self, kept: &mut Kept, error: &std::io::Error) -> Result<(), ThinError> {
         self.refusals += 1;
-        if self.refusals >= REFUSALS_MAX && !self.machine.is_following() {
-            return Err(unreachable(self.address, error));
+        if self.refusals >= REFUSALS_MAX {
+            if !self.machine.is_following() {
+                return Err(unreachable(self.address, error));
+            }
+            self.machine.nobody_answers(kept.now());
+            // The system answers at once, and the next datagram is seconds away.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            return Ok(());
         }
-        // The system answers at once, and the next datagram is seconds away.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(REFUSED_PAUSE).await;
+        let (operation, datagram) = self.last_sent.clone();
+        self.count(kept, operation, Way::Up, datagram.len());
+        if let Err(error) = self.socket.send(&datagram).await {
+            tracing::debug!(%error, "refused again"); // and told of once more when something is received
+            self.refusals += 1;
+        }
         Ok(())
     }
 
     fn hinted(&mut self, kept: &Kept, hint: Hint) -> Result<(), ThinError> {
         tracing::debug!(%hint, "an unprotected answer");
+        let is_refusal = match hint {
+            Hint::DecryptionFailed | Hint::NotUnderstood => true,
+            Hint::Other(code) => code.class() == 4,
+            // The answer to an earlier request, which was late, may say so.
+            Hint::ContextNotFound | Hint::Replay | Hint::Success(_) => false,
+        };
+        // The context stays: who said so has not shown who they are.
+        let at = format!("coap://{}", self.address);
+        let stranger = ThinError::Stranger { at };
+        // What is on trial has never worked: message 3 was refused.
+        if self.trial.is_some() && is_refusal {
+            return Err(stranger);
+        }
         if hint == Hint::ContextNotFound {
             self.strangers += 1;
-            // The context stays: who said so has not shown who they are.
-            let at = format!("coap://{}", self.address);
-            let stranger = ThinError::Stranger { at };
             if self.strangers >= STRANGER_HINTS_MAX
                 && (!self.machine.is_following() || self.may_renew(kept, &stranger))
             {
@@ -366,8 +408,9 @@ impl OscoreWay {
         }
         while let Some(outgoing) = self.machine.poll_transmit(kept.now()) {
             self.count(kept, outgoing.operation, Way::Up, outgoing.bytes.len());
+            self.last_sent = (outgoing.operation, outgoing.bytes.clone());
             if let Err(error) = self.socket.send(&outgoing.bytes).await {
-                self.refused(&error).await?; // retransmission goes on
+                self.refused(kept, &error).await?; // retransmission goes on
             }
         }
         Ok(())

@@ -5,9 +5,9 @@
 
 mod following;
 
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::{io::ErrorKind, net::SocketAddr, pin::pin, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{net::UdpSocket, time::timeout};
 
 use self::following::Following;
 use super::{
@@ -53,6 +53,15 @@ const CONNECTION: &str = "connection";
 
 /// The hub's code for a device that is not linked. spec: thin-profile §14
 const UNLINKED: u32 = 1;
+
+/// TLS's alert for a key that is not let in, `access_denied`.
+const ACCESS_DENIED: u8 = 49;
+
+/// After how long without a connection it is asked whether the port is closed, how often, and how long an
+/// answer may take. Together they are half of the five seconds in which that is to be known.
+const KNOCK_AFTER: Duration = Duration::from_secs(1);
+const KNOCKS: u32 = 3;
+const KNOCK_EVERY: Duration = Duration::from_millis(400);
 
 /// The way over QUIC.
 pub(super) struct QuicWay {
@@ -111,7 +120,11 @@ impl QuicWay {
         }
         self.hang_up(kept);
         let patience = scaled(CONNECT_MAX, kept);
-        let session = match timeout(patience, self.quic.connect()).await {
+        let connected = tokio::select! {
+            connected = timeout(patience, self.quic.connect()) => connected,
+            reason = nobody_at(self.address) => return Err(self.unreachable(&reason)),
+        };
+        let session = match connected {
             Ok(connected) => connected.map_err(|error| self.gone(None, Gone::Broken(error)))?,
             Err(_) => return Err(self.unreachable("no answer")),
         };
@@ -249,9 +262,7 @@ impl QuicWay {
             QuicError::Connection(ended) => Some(ended.clone()),
             _ => None,
         });
-        if let Some(quinn::ConnectionError::ApplicationClosed(close)) = &ended
-            && close.error_code == UNLINKED.into()
-        {
+        if ended.as_ref().is_some_and(is_unlinked) {
             let at = format!("quic://{}", self.address);
             return ThinError::Unlinked { at };
         }
@@ -268,6 +279,46 @@ impl QuicWay {
             reason: reason.to_owned(),
         }
     }
+}
+
+/// Whether the hub, whose key was seen before, ended a connection because it does not know ours.
+fn is_unlinked(ended: &quinn::ConnectionError) -> bool {
+    match ended {
+        quinn::ConnectionError::ApplicationClosed(close) => close.error_code == UNLINKED.into(),
+        quinn::ConnectionError::ConnectionClosed(close) => {
+            close.error_code == quinn_proto::TransportErrorCode::crypto(ACCESS_DENIED)
+        }
+        _ => false,
+    }
+}
+
+/// Ends, saying why, when the system is told several times that a port is closed. QUIC itself does not
+/// listen to that; one byte, which no hub answers, is sent only where a handshake takes long.
+async fn nobody_at(address: SocketAddr) -> String {
+    let local: SocketAddr = if address.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0; 16], 0).into()
+    };
+    tokio::time::sleep(KNOCK_AFTER).await;
+    if let Ok(socket) = UdpSocket::bind(local).await
+        && socket.connect(address).await.is_ok()
+    {
+        let mut refusals = 0;
+        for _ in 0..KNOCKS {
+            let sent = socket.send(&[0]).await;
+            tokio::time::sleep(KNOCK_EVERY).await;
+            let error = sent.err().or_else(|| socket.try_recv(&mut [0]).err());
+            let Some(error) = error.filter(|it| it.kind() == ErrorKind::ConnectionRefused) else {
+                break;
+            };
+            refusals += 1;
+            if refusals == KNOCKS {
+                return error.to_string();
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// How work on a connection ended without a result.

@@ -205,5 +205,5 @@ fn the_queue_has_a_ceiling() {
 
     assert!(queue.check(65_536).is_ok());
     let full = queue.check(65_537).unwrap_err();
-    assert_eq!(full.to_string(), "bytes of a draft: at most 65536");
+    assert_eq!(full.to_string(), "a message has at most 65536 bytes");
 }

@@ -119,7 +119,7 @@ fn collect(lab: &mut Lab, news: &mut Vec<Record>, answers: &mut Vec<Result<Answe
                 answers.push(answer.map_err(|error| error.to_string()));
             }
             Event::Unfollowed(error) => panic!("{error}"),
-            Event::Hint(_) => {}
+            Event::Hint(_) | Event::Silent | Event::Back => {}
         }
     }
 }

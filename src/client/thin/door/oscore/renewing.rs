@@ -69,7 +69,7 @@ impl OscoreWay {
                 self.machine = old;
                 Err(match failed {
                     Ok(_) => ThinError::OtherAnswer,
-                    Err(ThinError::Stranger { .. }) => AgreeError::NotTaken.into(),
+                    Err(ThinError::Stranger { at }) => ThinError::Unlinked { at },
                     Err(error) => error,
                 })
             }
@@ -116,8 +116,9 @@ impl OscoreWay {
         let agreed = loop {
             while let Some(datagram) = agreement.poll_transmit() {
                 kept.datagram(OPERATION, Way::Up, datagram.len(), headers);
+                self.last_sent = (OPERATION, datagram.clone());
                 if let Err(error) = self.socket.send(&datagram).await {
-                    self.refused(&error).await?; // retransmission goes on
+                    self.refused(kept, &error).await?; // retransmission goes on
                 }
             }
             if let Some(agreed) = agreement.poll_agreed() {
@@ -127,11 +128,12 @@ impl OscoreWay {
             let wait = due.map_or(WAIT_MAX, |due| due.since(kept.now()).min(WAIT_MAX));
             match timeout(wait, self.socket.recv(&mut buffer)).await {
                 Ok(Ok(length)) => {
+                    self.refusals = 0;
                     kept.datagram(OPERATION, Way::Down, length, headers);
                     let datagram = buffer.get(..length).unwrap_or_default();
                     agreement.handle_datagram(kept.now(), datagram);
                 }
-                Ok(Err(error)) => self.refused(&error).await?,
+                Ok(Err(error)) => self.refused(kept, &error).await?,
                 Err(_) => {}
             }
             agreement.handle_timeout(kept.now());

@@ -39,6 +39,8 @@ pub(super) struct Following {
     /// When to ask for what was announced and has not been pushed.
     look_at: Option<Timestamp>,
     failures: u32,
+    /// Whether it was told that the hub does not answer.
+    is_silent: bool,
     again_at: Option<Timestamp>,
 }
 
@@ -213,6 +215,9 @@ impl QuicWay {
             return Ok(());
         };
         following.failures = 0;
+        if std::mem::take(&mut following.is_silent) {
+            following.events.push_back(Event::Back);
+        }
         if found.more && was_answered {
             let at = now + ANNOUNCED;
             following.look_at = Some(following.look_at.map_or(at, |earlier| earlier.min(at)));
@@ -240,6 +245,10 @@ impl QuicWay {
         let own = PAUSE_MIN.saturating_mul(doublings).min(PAUSE_MAX);
         following.watch = None;
         following.failures += 1;
+        let is_unheard = matches!(why, ThinError::Unreachable { .. });
+        if is_unheard && !std::mem::replace(&mut following.is_silent, true) {
+            following.events.push_back(Event::Silent);
+        }
         following.again_at = Some(kept.now() + own.max(Duration::from_secs(said.into())));
     }
 }
