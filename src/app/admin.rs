@@ -17,7 +17,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value as Json, json};
 
 use super::reload::SharedTokens;
-use crate::edge::thin::Books;
+use crate::{base::Timestamp, edge::thin::Books};
 
 /// What the listener tells about the hub.
 #[derive(Clone)]
@@ -28,6 +28,8 @@ pub struct Health {
     pub metrics: PrometheusHandle,
     /// What each linked device's traffic cost.
     pub books: Arc<Books>,
+    /// Since when that is counted: it is in memory only.
+    pub since: Timestamp,
     /// Who may see it.
     pub tokens: SharedTokens,
 }
@@ -61,7 +63,7 @@ async fn metrics(State(health): State<Health>) -> Response {
 }
 
 async fn ledger(State(health): State<Health>) -> Response {
-    as_json(&health.books.json())
+    as_json(&health.books.json(health.since))
 }
 
 async fn nothing_here() -> Response {
@@ -128,6 +130,7 @@ mod tests {
             ready: Arc::new(move || seen.load(Ordering::Relaxed)),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             books: Books::new(),
+            since: Timestamp(0),
             tokens: Arc::new(RwLock::new(Tokens {
                 admin: Some(Secret::new("t0ken")),
                 ..Tokens::default()

@@ -13,7 +13,7 @@ use super::{
     config::Config,
     failure::Failure,
     open,
-    output::{self, Format},
+    output::{self, Format, counted, counted_as},
 };
 use crate::{
     base::{Clock as _, Position},
@@ -67,13 +67,15 @@ pub(super) fn tell_some(step: Progress, last: &mut Progress) {
             entries,
             ..
         } = step;
-        output::note(&format!("{rooms} of {rooms_all} rooms, {entries} entries"));
+        let rooms_all = counted(rooms_all, "room");
+        let entries = counted_as(entries, "entry", "entries");
+        output::note(&format!("{rooms} of {rooms_all}, {entries}"));
         *last = step;
     }
     if step.files - last.files >= FILES_PER_STEP || step.bytes - last.bytes >= BYTES_PER_STEP {
         let mib = step.bytes / MIB;
-        let (files, all) = (step.files, step.files_all);
-        output::note(&format!("{files} of {all} files, {mib} MiB"));
+        let (files, all) = (step.files, counted(step.files_all, "file"));
+        output::note(&format!("{files} of {all}, {mib} MiB"));
         *last = step;
     }
 }
@@ -137,7 +139,8 @@ fn summary(report: &Report, position: Option<Position>) -> Json {
         ..
     } = report.checked;
     json!({
-        "event": "summary", "snapshot_position": position, "rooms": rooms, "entries": entries,
+        "event": "summary", "snapshot_position": position,
+        "snapshot_generation": position.map(Position::generation), "rooms": rooms, "entries": entries,
         "files": files, "file_bytes": bytes, "findings": report.total(), "not_listed": report.more,
     })
 }
@@ -149,10 +152,12 @@ fn summary_text(report: &Report, position: Option<Position>) -> String {
         files,
         ..
     } = report.checked;
-    let at = position.map_or_else(String::new, |position| format!(" (position {position})"));
+    let at = position.map_or_else(String::new, |position| format!(" ({})", place(position)));
     let looked = format!(
-        "Looked at the store as it stood when this began{at}: {rooms} rooms, {entries} entries, \
-         {files} files."
+        "Looked at the store as it stood when this began{at}: {}, {}, {}.",
+        counted(rooms, "room"),
+        counted_as(entries, "entry", "entries"),
+        counted(files, "file"),
     );
     match report.total() {
         0 => format!("{looked} Nothing is wrong."),
@@ -165,8 +170,21 @@ fn summary_text(report: &Report, position: Option<Position>) -> String {
             } else {
                 format!(", {rest} not shown (`--json` lists {kept})")
             };
-            format!("{looked} {total} findings{more}.")
+            let findings = counted(total, "finding");
+            format!("{looked} {findings}{more}.")
         }
+    }
+}
+
+/// A position for people: `position 78`, and after restores `position 1.78` with what that is.
+pub(super) fn place(position: Position) -> String {
+    match position.generation() {
+        0 => format!("position {position}"),
+        restores => format!(
+            "position {restores}.{}, counted after {}",
+            position.in_generation(),
+            counted(restores, "restore")
+        ),
     }
 }
 
@@ -187,6 +205,26 @@ mod tests {
             ..Inputs::default()
         };
         load(&inputs).unwrap().config
+    }
+
+    #[test]
+    fn a_position_says_how_often_the_hub_was_restored() {
+        assert_eq!(place(Position(78)), "position 78");
+        assert_eq!(
+            place(Position((1 << 32) + 78)),
+            "position 1.78, counted after 1 restore"
+        );
+    }
+
+    #[test]
+    fn one_of_each_is_said_as_one() {
+        let mut report = Report::default();
+        (report.checked.rooms, report.checked.entries) = (1, 1);
+        (report.checked.files, report.checked.files_all) = (1, 1);
+
+        let said = summary_text(&report, None);
+
+        assert!(said.contains(": 1 room, 1 entry, 1 file. "), "{said}");
     }
 
     #[tokio::test]

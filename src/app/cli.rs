@@ -220,7 +220,7 @@ pub struct LinkArgs {
     /// The credential file to write; never over one that is there
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Print a command with which another program is this device, and write what that needs beside FILE
+    /// Print a command with which another program, which has to be installed, is this device, and write what that needs beside FILE
     #[arg(long = "for", value_name = "PROGRAM")]
     pub client: Option<ForClient>,
     /// Which hub is meant.
@@ -391,9 +391,27 @@ fn usage(error: &clap::Error, format: Format) -> ExitCode {
     // Without any argument it is the help that stands there, which is no error's reason.
     match (text.strip_prefix("error: "), format) {
         (None, Format::Text) => output::note(text.trim_end()),
-        (said, _) => format.explain(&Failure::usage("USAGE", said.unwrap_or(&text).trim_end())),
+        (Some(said), Format::Text) => {
+            format.explain(&Failure::usage("USAGE", said.trim_end()));
+        }
+        (said, Format::Json) => {
+            let said = on_one_line(said.unwrap_or(&text));
+            format.explain(&Failure::usage("USAGE", said));
+        }
     }
     Exit::Usage.into()
+}
+
+/// What clap says in paragraphs and lists, as one line: the parts joined by `; `.
+fn on_one_line(text: &str) -> String {
+    let mut line = String::new();
+    for part in text.lines().map(str::trim).filter(|part| !part.is_empty()) {
+        if !line.is_empty() {
+            line.push_str(if line.ends_with(':') { " " } else { "; " });
+        }
+        line.push_str(part);
+    }
+    line
 }
 
 #[cfg(test)]

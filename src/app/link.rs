@@ -4,6 +4,7 @@
 //! The device's private keys are made here and do not reach the hub.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -24,6 +25,7 @@ use super::{
     operate::Desk,
     operator::Request,
     output::{self, Format},
+    places::Places,
 };
 use crate::client::{Credentials, OscoreKeys, PskKeys, thin::StateDir};
 
@@ -46,21 +48,56 @@ pub async fn link(
     let mut desk = Desk::open(config).await?;
     let linked = link_and_write(&mut desk, localpart, args, &keys, beside.as_deref()).await;
     desk.close().await;
-    let (credentials, command) = linked?;
-    if args.client.is_some() && door_of(args.client, &credentials).is_none() {
-        output::note("this hub has no such door yet: the command names where it would be");
-    }
+    let Written {
+        credentials,
+        command,
+        guessed,
+    } = linked?;
+    let places = Places::of(&credentials.server, guessed);
     let told = json!({
         "user_id": credentials.user_id, "device_id": credentials.device_id,
         "file": args.out, "command": command,
+        "doors": places.doors.iter().copied().collect::<BTreeMap<_, _>>(),
+        "loopback": places.loopback(), "guessed": places.guessed,
     });
     let written = args.out.display();
     let (user, device) = (&credentials.user_id, &credentials.device_id);
-    let text = match &command {
-        None => format!("linked {device} of {user}; its credentials are in {written}"),
-        Some(command) => command.clone(),
+    let linked = format!(
+        "linked {device} of {user}; its credentials are in {written}, with the addresses {}",
+        places.all()
+    );
+    let said = match &command {
+        None => format.print(&linked, &told),
+        Some(command) => {
+            output::note(&linked);
+            format.print(command, &told)
+        }
     };
-    format.print(&text, &told)
+    tell_of_the_program(args.client, &credentials);
+    places.warnings().iter().for_each(|text| output::note(text));
+    said
+}
+
+/// What has to be known before the command is used.
+fn tell_of_the_program(client: Option<ForClient>, credentials: &Credentials) {
+    if client.is_some() && door_of(client, credentials).is_none() {
+        output::note("this hub has no such door yet: the command names where it would be");
+    }
+    if client == Some(ForClient::CoapClient) {
+        output::note(
+            "warning: the command holds the device's key, which others on its machine see in `ps` \
+             and in the shell's history. The hub's answer is CBOR, no text",
+        );
+    }
+}
+
+/// A device that is linked, and its file that is written.
+struct Written {
+    credentials: Credentials,
+    /// For another program.
+    command: Option<String>,
+    /// The doors whose host is taken from the server name.
+    guessed: Vec<String>,
 }
 
 async fn link_and_write(
@@ -69,7 +106,7 @@ async fn link_and_write(
     args: &LinkArgs,
     keys: &DeviceKeys,
     beside: Option<&Path>,
-) -> Result<(Credentials, Option<String>), Failure> {
+) -> Result<Written, Failure> {
     let request = Request::LinkDevice {
         localpart: localpart.clone(),
         device: args.device.clone(),
@@ -78,9 +115,11 @@ async fn link_and_write(
         // It puts notifications in order by the outer option, which RFC 8613 has as a hint only.
         outer_observe_counted: args.client == Some(ForClient::Aiocoap),
     };
-    let told = desk.ask(request).await?;
-    let written =
-        credentials_of(told, keys).and_then(|credentials| write(&credentials, args, keys, beside));
+    let mut told = desk.ask(request).await?;
+    let mut part = |name: &str| told.get_mut(name).map(Json::take).unwrap_or_default();
+    let guessed = serde_json::from_value(part("guessed")).unwrap_or_default();
+    let written = credentials_of(part("credentials"), keys)
+        .and_then(|credentials| write(credentials, guessed, args, keys, beside));
     if written.is_err() {
         // What nobody has the keys of is of no use, and its name should be free.
         let device = args.device.clone();
@@ -107,39 +146,44 @@ pub(super) fn credentials_of(told: Json, keys: &DeviceKeys) -> Result<Credential
 }
 
 fn write(
-    credentials: &Credentials,
+    credentials: Credentials,
+    guessed: Vec<String>,
     args: &LinkArgs,
     keys: &DeviceKeys,
     beside: Option<&Path>,
-) -> Result<(Credentials, Option<String>), Failure> {
+) -> Result<Written, Failure> {
     let wrong = |error: io::Error| failed("LINK_FILE", &error);
     credentials
         .write(&args.out)
         .map_err(|error| failed("LINK_FILE", &error))?;
     // Where another program is the device, this one does not know which numbers that has used.
     if args.client.is_none() {
-        StateDir::begin(&args.out, credentials).map_err(|error| failed("LINK_FILE", &error))?;
+        StateDir::begin(&args.out, &credentials).map_err(|error| failed("LINK_FILE", &error))?;
     }
-    let door = door_of(args.client, credentials);
+    let door = door_of(args.client, &credentials);
     let command = match (args.client, beside) {
         (Some(ForClient::Aiocoap), Some(dir)) => {
-            let door = door.unwrap_or_else(|| missing(credentials, 5683));
+            let door = door.unwrap_or_else(|| missing(&credentials, 5683));
             Some(for_aiocoap(credentials.oscore.as_ref(), &door, dir).map_err(wrong)?)
         }
         (Some(ForClient::CoapClient), _) => {
-            let door = door.unwrap_or_else(|| missing(credentials, 5684));
+            let door = door.unwrap_or_else(|| missing(&credentials, 5684));
             credentials
                 .psk
                 .as_ref()
                 .map(|psk| for_coap_client(psk, &door))
         }
         (Some(ForClient::Aioquic), Some(dir)) => {
-            let door = door.unwrap_or_else(|| missing(credentials, 8449));
+            let door = door.unwrap_or_else(|| missing(&credentials, 8449));
             Some(for_aioquic(keys, &door, dir).map_err(wrong)?)
         }
         _ => None,
     };
-    Ok((credentials.clone(), command))
+    Ok(Written {
+        credentials,
+        command,
+        guessed,
+    })
 }
 
 /// Where the door is that a client needs.

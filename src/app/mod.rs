@@ -29,6 +29,7 @@ pub mod operate;
 pub mod operations;
 pub mod operator;
 pub mod output;
+mod places;
 pub mod ready;
 pub mod reload;
 pub mod restore;

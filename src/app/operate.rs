@@ -11,17 +11,17 @@ use super::{
     open::OpenHub,
     operations::Operations,
     operator::{self, Operator as _, Progress, Request},
-    output::{self, Format},
+    output::{self, Format, counted},
     run::Material,
 };
 
 /// Does an operator's verb and prints its result.
 pub async fn operate(config: &Config, request: Request, format: Format) -> Result<(), Failure> {
     let mut desk = Desk::open(config).await?;
-    let result = desk.ask(request).await;
+    let result = desk.ask(request.clone()).await;
     desk.close().await;
     let result = result?;
-    format.print(&as_lines(&result), &result)
+    format.print(&as_sentence(&request, &result), &result)
 }
 
 /// Prints every account, a line each.
@@ -75,15 +75,14 @@ fn device_line(device: &Json) -> String {
     if device.get("linked").and_then(Json::as_bool) == Some(true) {
         line.push_str("  linked");
     }
-    for (before, member) in [
-        ("  ", "name"),
-        (", last seen ", "last_seen"),
-        (" from ", "last_address"),
-    ] {
-        if let Some(value) = text(member) {
-            line.push_str(before);
-            line.push_str(value);
-        }
+    if let Some(name) = text("name") {
+        line.push_str("  ");
+        line.push_str(name);
+    }
+    match (text("last_seen"), text("last_address")) {
+        (None, _) => line.push_str("  never used"),
+        (Some(seen), None) => line.push_str(&format!("  last seen {seen}")),
+        (Some(seen), Some(from)) => line.push_str(&format!("  last seen {seen} from {from}")),
     }
     line
 }
@@ -100,10 +99,10 @@ fn account_line(user: &Json) -> String {
         }
     }
     let devices = user.get("devices").and_then(Json::as_u64).unwrap_or(0);
-    let plural = if devices == 1 { "" } else { "s" };
+    let devices = counted(devices, "device");
     let made = text("created").unwrap_or_default();
     let seen = text("last_seen").map_or(String::new(), |seen| format!(", last seen {seen}"));
-    format!("{line}  {devices} device{plural}, made {made}{seen}")
+    format!("{line}  {devices}, made {made}{seen}")
 }
 
 /// Whoever does what is asked.
@@ -188,6 +187,33 @@ fn tell_progress(step: &Json) {
     output::note(&as_lines(step).replace('\n', ", "));
 }
 
+/// What was done, for people.
+fn as_sentence(request: &Request, result: &Json) -> String {
+    let text = |name: &str| result.get(name).and_then(Json::as_str).unwrap_or_default();
+    let user = text("user_id");
+    let ended = result.get("sessions_ended").and_then(Json::as_u64);
+    let ended = counted(ended.unwrap_or(0), "session");
+    match request {
+        Request::AddUser { admin: true, .. } => format!("made {user}, an operator's account"),
+        Request::AddUser { .. } => format!("made {user}"),
+        Request::SetPassword { .. } => {
+            format!("{user} has another password now; {ended} ended")
+        }
+        Request::DisableUser { .. } => {
+            format!("{user} is disabled: nobody logs in to it; {ended} ended")
+        }
+        Request::EnableUser { .. } => format!("{user} is enabled: it can be logged in to"),
+        Request::RemoveDevice { .. } => format!(
+            "unlinked {} of {user}: it is no device any more, on any door",
+            text("device_id")
+        ),
+        Request::Status
+        | Request::ListUsers { .. }
+        | Request::LinkDevice { .. }
+        | Request::ListDevices { .. } => as_lines(result),
+    }
+}
+
 /// A result for people: `name: value`, a line each.
 fn as_lines(result: &Json) -> String {
     let Json::Object(members) = result else {
@@ -205,6 +231,56 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_was_done_is_a_sentence() {
+        let name = || "ana".to_owned();
+        for (request, result, said) in [
+            (
+                Request::RemoveDevice {
+                    localpart: name(),
+                    device: "TAB".to_owned(),
+                },
+                json!({"user_id": "@ana:hub.example", "device_id": "TAB", "removed": true}),
+                "unlinked TAB of @ana:hub.example: it is no device any more, on any door",
+            ),
+            (
+                Request::EnableUser { localpart: name() },
+                json!({"user_id": "@ana:hub.example", "disabled": false}),
+                "@ana:hub.example is enabled: it can be logged in to",
+            ),
+            (
+                Request::DisableUser { localpart: name() },
+                json!({"user_id": "@ana:hub.example", "disabled": true, "sessions_ended": 1}),
+                "@ana:hub.example is disabled: nobody logs in to it; 1 session ended",
+            ),
+        ] {
+            assert_eq!(as_sentence(&request, &result), said);
+        }
+    }
+
+    #[test]
+    fn a_device_is_one_line_that_says_when_it_was_used() {
+        let mut device = json!({"device_id": "TAB", "name": null, "linked": true,
+            "last_seen": null, "last_address": null});
+        assert_eq!(
+            device_line(&device),
+            "TAB                       linked  never used"
+        );
+
+        device["last_seen"] = "2026-01-01T00:00:00Z".into();
+        assert_eq!(
+            device_line(&device),
+            "TAB                       linked  last seen 2026-01-01T00:00:00Z"
+        );
+
+        device["last_address"] = "192.0.2.1".into();
+        device["linked"] = false.into();
+        assert_eq!(
+            device_line(&device),
+            "TAB                       last seen 2026-01-01T00:00:00Z from 192.0.2.1"
+        );
+    }
 
     #[test]
     fn an_account_is_one_line_that_says_what_is_special() {

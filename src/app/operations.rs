@@ -80,7 +80,8 @@ impl Operator for Operations {
                     outer_observe_counted,
                 };
                 let linked = self.hub.link_device(&user, wish).await?;
-                Ok(credential_file(&linked, &self.facts))
+                let credentials = credential_file(&linked, &self.facts);
+                Ok(json!({"credentials": credentials, "guessed": self.facts.guessed}))
             }
             Request::RemoveDevice { localpart, device } => {
                 let user = self.user(&localpart)?;
@@ -119,9 +120,12 @@ impl Operations {
         for known in found.map_err(|error| unread(&error))? {
             let link = store.link(user, known.device.as_str()).await;
             let link = link.map_err(|error| unread(&error))?;
+            // To the store, one that was linked was seen then; its first request has an address.
+            let unused = link.is_some() && known.seen_at.is_none();
+            let seen = known.seen.filter(|_| !unused);
             told.push(json!({
                 "device_id": known.device, "name": known.name, "linked": link.is_some(),
-                "last_seen": known.seen.map(Timestamp::rfc3339), "last_address": known.seen_at,
+                "last_seen": seen.map(Timestamp::rfc3339), "last_address": known.seen_at,
             }));
         }
         Ok(json!({"user_id": user, "devices": told}))

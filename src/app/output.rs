@@ -108,6 +108,17 @@ fn lines(text: &str) -> String {
     shown
 }
 
+/// So many of something: `1 room`, `2 rooms`.
+pub fn counted(number: u64, one: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {one}{plural}")
+}
+
+/// The same where the plural is another word.
+pub fn counted_as(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Prints a line on stdout and makes sure that it is out.
 pub fn line(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

@@ -144,9 +144,13 @@ impl Reloader {
     pub fn reload_and_log(&mut self) -> Result<Reloaded, Failure> {
         let outcome = self.reload();
         match &outcome {
-            Ok(Reloaded { taken, waiting }) => {
-                tracing::info!(?taken, needs_restart = ?waiting, "reload accepted");
+            Ok(Reloaded { taken, waiting }) if waiting.is_empty() => {
+                tracing::info!(?taken, "reload accepted");
             }
+            Ok(Reloaded { taken, waiting }) => tracing::warn!(
+                ?taken, needs_restart = ?waiting,
+                "reload accepted; what needs a restart keeps its old value until then"
+            ),
             Err(failure) => tracing::error!(%failure, "reload rejected; nothing changed"),
         }
         outcome

@@ -13,17 +13,22 @@ use std::{
 use serde_json::{Value as Json, json};
 
 use super::{
-    backup::{CONFIG, Filled, Manifest, ManifestError, create, make_dirs, stream, sync_dirs},
+    backup::{
+        CONFIG, Filled, Manifest, ManifestError, create, files, make_dirs, stream, sync_dirs,
+    },
     check, clock,
     config::{self, Inputs},
     failure::Failure,
     open, operator,
-    output::{self, Format},
+    output::{self, Format, counted, counted_as},
 };
-use crate::store::{
-    OpenError,
-    fsck::{self, Progress},
-    sqlite::{OpenOptions, Sqlite, Voided},
+use crate::{
+    base::Position,
+    store::{
+        OpenError,
+        fsck::{self, Progress},
+        sqlite::{OpenOptions, Sqlite, Voided},
+    },
 };
 
 /// What was restored.
@@ -49,6 +54,10 @@ pub async fn restore(
 ) -> Result<Restored, Failure> {
     let manifest = Manifest::read(backup).map_err(|error| match error {
         ManifestError::Newer { .. } => Failure::store("BACKUP_NEWER", error),
+        ManifestError::Unreadable { .. } if !backup.exists() => {
+            let reason = format!("{}: there is no such backup", backup.display());
+            Failure::failed("BACKUP_NOT_FOUND", reason)
+        }
         other => Failure::failed("BACKUP_DAMAGED", format!("{}: {other}", backup.display())),
     })?;
     refuse_used(dir).await?;
@@ -305,8 +314,9 @@ fn as_text(restored: &Restored, dir: &Path) -> String {
     } = restored;
     let checked = checked.map_or("not checked".to_owned(), |checked| {
         format!(
-            "{} rooms and {} entries are right",
-            checked.rooms, checked.entries
+            "{} and {} looked through, all right",
+            counted(checked.rooms, "room"),
+            counted_as(checked.entries, "entry", "entries")
         )
     });
     let voided: Vec<String> = voided
@@ -314,14 +324,14 @@ fn as_text(restored: &Restored, dir: &Path) -> String {
         .map(|voided| format!("{} {}", voided.rows, voided.what))
         .collect();
     format!(
-        "{}: {} as it stood at {} (position {}): {} files, {checked}.\n\
+        "{}: {} as it stood at {} ({}): {}, {checked}.\n\
          Voided: {}.\n\
          Never run the original again. Next:\n  tramline serve --config {}",
         dir.display(),
         manifest.server_name,
         manifest.made,
-        manifest.position,
-        manifest.files.len(),
+        check::place(Position(manifest.position)),
+        files(manifest.files.len()),
         voided.join(", "),
         dir.join(CONFIG).display(),
     )

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     api::{Links, Service},
+    base::Clock as _,
     edge::{
         self, Front,
         coap::{Coap, Exchanges, Linked, Sockets},
@@ -321,6 +322,7 @@ fn open_doors(
         ready: Arc::new(move || service.ready()),
         metrics: telemetry.metrics.clone(),
         books,
+        since: SystemClock::new().now(),
         tokens: Arc::clone(&material.tokens),
     };
     for listener in listeners.admin {

@@ -45,6 +45,16 @@ impl Position {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// How often the hub was restored from a backup: each restore skips 2^32 positions.
+    pub const fn generation(self) -> u64 {
+        self.0 >> 32
+    }
+
+    /// The position without what restores have skipped.
+    pub const fn in_generation(self) -> u64 {
+        self.0 & 0xffff_ffff
+    }
 }
 
 impl fmt::Display for Position {

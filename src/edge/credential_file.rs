@@ -11,6 +11,8 @@ pub struct HubFacts {
     pub name: String,
     /// `host:port` of each door, by its name: `https`, `coap`, `coaps`, `quic`.
     pub doors: Vec<(&'static str, String)>,
+    /// Those of them whose host is only taken from the server name.
+    pub guessed: Vec<&'static str>,
     /// Its QUIC public key as `SubjectPublicKeyInfo`, where it serves QUIC.
     pub quic_spki: Option<Vec<u8>>,
     /// What the HTTPS door shows now; a reload may replace it.

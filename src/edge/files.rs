@@ -2,7 +2,10 @@
 //!
 //! spec: thin-profile §3
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use futures_util::StreamExt as _;
 
@@ -110,6 +113,8 @@ impl Files {
     /// Stores a file of a device.
     pub(super) async fn upload(&self, who: &Who, request: &Request, body: ByteStream) -> Response {
         let number = self.front.number();
+        let asked = asked(who, "MediaUpload", number);
+        let body = counted(body, Arc::clone(&asked.bytes_in));
         let query = |key: &str| {
             let mut pairs = request.options.query().filter_map(|q| q.split_once('='));
             let found = pairs.find(|(name, _)| *name == key);
@@ -130,7 +135,6 @@ impl Files {
             let told = told(&response);
             (response, told)
         };
-        let asked = asked(who, "MediaUpload", number);
         self.front.run(asked, work, finish).await
     }
 
@@ -149,6 +153,16 @@ impl Files {
             }
         }
     }
+}
+
+/// A body whose bytes are counted as they come.
+fn counted(body: ByteStream, read: Arc<AtomicU64>) -> ByteStream {
+    Box::pin(body.inspect(move |piece| {
+        if let Ok(piece) = piece {
+            let bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+            read.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }))
 }
 
 /// Takes a file into memory, if it fits.

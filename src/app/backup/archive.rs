@@ -137,7 +137,7 @@ impl Manifest {
         let found = hex::encode(Sha256::digest(&text));
         if expected != hash_line(&found).as_bytes() {
             let expected = String::from_utf8_lossy(&expected);
-            let expected = expected.chars().take(HASH_SHOWN_MAX).collect();
+            let expected = expected.trim_end().chars().take(HASH_SHOWN_MAX).collect();
             return Err(ManifestError::Changed { found, expected });
         }
         let not_one = |error: serde_json::Error| ManifestError::NotOne(error.to_string());

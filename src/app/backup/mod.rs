@@ -25,14 +25,15 @@ pub use self::archive::{
 };
 use self::place::Places;
 use super::{
+    check::place,
     clock::SystemClock,
     config::{self, Config, Inputs, Loaded},
     failure::Failure,
     open,
-    output::{self, Format},
+    output::{self, Format, counted},
 };
 use crate::{
-    base::Clock as _,
+    base::{Clock as _, Position},
     store::{media::MediaFiles, sqlite::Copied},
 };
 
@@ -46,8 +47,8 @@ pub async fn run(inputs: &Inputs, out: &Path, format: Format) -> Result<(), Fail
     };
     if !manifest.media_missing.is_empty() {
         output::note(&format!(
-            "warning: {} uploaded files are not where the store expects them, so not in the \
-             backup; `tramline fsck` lists them",
+            "warning: uploaded files that are not where the store expects them, so not in the \
+             backup: {}; `tramline fsck` lists them",
             manifest.media_missing.len()
         ));
     }
@@ -144,9 +145,9 @@ async fn copy_store(
     };
     filled.adopt(&places.store).map_err(failed(&to))?;
     output::note(&format!(
-        "the store is copied as it stood at position {}; now {} files",
-        copied.position,
-        places.files.len() + copied.media.len()
+        "the store is copied as it stood at {}; now {}",
+        place(copied.position),
+        files(places.files.len() + copied.media.len())
     ));
     Ok(copied)
 }
@@ -205,17 +206,22 @@ fn as_json(manifest: &Manifest, out: &Path) -> Json {
 
 fn as_text(manifest: &Manifest, out: &Path) -> String {
     format!(
-        "{}: {} as it stood at position {}: {} rooms, {} events, {} files, {} MiB.\n\
+        "{}: {} as it stood at {}: {}, {}, {}, {} MiB.\n\
          It holds the hub's keys: keep it as safe as the hub. Only `tramline restore` makes a hub \
          of it.",
         out.display(),
         manifest.server_name,
-        manifest.position,
-        manifest.chain_heads,
-        manifest.events,
-        manifest.files.len(),
+        place(Position(manifest.position)),
+        counted(manifest.chain_heads, "room"),
+        counted(manifest.events, "event"),
+        files(manifest.files.len()),
         manifest.bytes() / MIB,
     )
+}
+
+/// So many files, for people.
+pub fn files(number: usize) -> String {
+    counted(u64::try_from(number).unwrap_or(u64::MAX), "file")
 }
 
 const MIB: u64 = 1024 * 1024;

@@ -111,3 +111,16 @@ fn a_login_url_of_another_kind_is_wrong_usage_and_shows_no_password() {
         assert!(!failure.to_string().contains("planted"), "{failure}");
     }
 }
+
+#[test]
+fn what_is_wrong_with_a_command_line_is_one_line_for_programs() {
+    let said = parse("tramline init").unwrap_err().render().to_string();
+
+    let line = on_one_line(&said);
+
+    assert!(!line.contains('\n'), "{line}");
+    assert!(
+        line.contains("were not provided: <SERVER_NAME>; Usage: tramline init"),
+        "{line}"
+    );
+}

@@ -2,6 +2,7 @@
 
 use super::{
     key::section,
+    public::PublicAddress,
     value::{FilePath, Listen},
 };
 
@@ -10,6 +11,8 @@ section! {
     "coaps." Coaps {
         /// Where to listen. Port 0 means any free port; the ready line tells which.
         listen: Listen = "127.0.0.1:5684", Restart;
+        /// Where other machines reach it ("host:port"), for the files of linked devices; unset, that is guessed from `listen`.
+        public: Option<PublicAddress> = "", Restart;
         /// The certificate, in PEM: for ECDSA on P-256 or P-384. `init` makes one for both secured doors.
         cert_file: FilePath = "keys/https.cert.pem", Live;
         /// The certificate's private key, in PEM.

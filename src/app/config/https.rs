@@ -14,7 +14,7 @@ section! {
         cert_file: FilePath = "keys/https.cert.pem", Live;
         /// The certificate's private key, in PEM.
         key_file: FilePath = "keys/https.key.pem", Live;
-        /// What /.well-known/matrix/client tells clients to use; unset, there is no such answer.
+        /// What /.well-known/matrix/client tells clients to use, and linked devices' files name; unset, there is no such answer.
         public_url: Option<BaseUrl> = "", Restart;
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     key::section,
+    public::PublicAddress,
     value::{FilePath, Listen, Span},
 };
 
@@ -10,6 +11,8 @@ section! {
     "quic." Quic {
         /// Where to listen. Port 0 means any free port; the ready line tells which.
         listen: Listen = "127.0.0.1:8449", Restart;
+        /// Where other machines reach it ("host:port"), for the files of linked devices; unset, that is guessed from `listen`.
+        public: Option<PublicAddress> = "", Restart;
         /// The hub's Ed25519 key, in PEM. Devices know the hub by it; it is made where there is none.
         key_file: FilePath = "keys/quic.key", Restart;
         /// When a connection on which nothing happens is forgotten. The hub sends no keep-alives.

@@ -147,6 +147,7 @@ mod tests {
         HubFacts {
             name: "hub.example".to_owned(),
             doors: vec![("https", "127.0.0.1:8448".to_owned())],
+            guessed: Vec::new(),
             quic_spki: None,
             certificate: Box::new(|| {
                 Some(ShownCertificate {

@@ -1,6 +1,9 @@
 //! The ledger of all devices, shared by the doors; shown to a device, to an operator and as metrics.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use metrics::counter;
 use serde_json::{Map, Value, json};
@@ -54,17 +57,67 @@ impl Books {
         cbor::encode(&Value::Object(figures(&account)), KeyForm::Text)
     }
 
-    /// All accounts, for an operator: by user and device as [`Self::cbor`] tells them.
-    pub fn json(&self) -> Value {
+    /// All accounts, for an operator, in the words of the client's own ledger. `since` is when the
+    /// counting began.
+    pub fn json(&self, since: Timestamp) -> Value {
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let devices = ledger.accounts().map(|(name, account)| {
+            let mut operations: BTreeMap<String, Cost> = BTreeMap::new();
+            for (operation, cost) in account.lines() {
+                *operations.entry(in_words(operation)).or_default() += *cost;
+            }
+            let operations = operations.iter();
+            let operations = operations.map(|(name, cost)| (name.clone(), named(*cost)));
+            let mut total = named(account.total());
+            total.insert("wakeups".to_owned(), account.wakeups().into());
             json!({
                 "user_id": name.user, "device_id": name.device,
-                "operations": figures(account),
+                "operations": operations.collect::<BTreeMap<_, _>>(), "total": total,
             })
         });
-        json!({ "devices": devices.collect::<Vec<_>>() })
+        json!({ "since": since.rfc3339(), "devices": devices.collect::<Vec<_>>() })
     }
+}
+
+/// A cost as the client's ledger names its figures.
+fn named(cost: Cost) -> Map<String, Value> {
+    let figures = [
+        ("times", cost.exchanges),
+        ("bytes_up", cost.up.bytes),
+        ("bytes_down", cost.down.bytes),
+        ("datagrams_up", cost.up.datagrams),
+        ("datagrams_down", cost.down.datagrams),
+    ];
+    let figures = figures.into_iter();
+    figures
+        .map(|(name, figure)| (name.to_owned(), figure.into()))
+        .collect()
+}
+
+/// An operation as the client's ledger calls it; what that has no name for is its own name, in
+/// lower case and parted.
+fn in_words(operation: &str) -> String {
+    let known = match operation {
+        "ThinAppend" => "send",
+        "ThinLog" => "read",
+        "ThinInbox" => "sync",
+        "ThinNames" | "ThinAlias" => "names",
+        "ThinEntry" | "Event" => "entry",
+        "ThinRead" => "read receipt",
+        "JoinByIdOrAlias" => "join",
+        "SendState" => "set state",
+        "Messages" => "page back",
+        "Alias" => "find alias",
+        other => other.strip_prefix("Thin").unwrap_or(other),
+    };
+    let mut words = String::with_capacity(known.len() + 2);
+    for c in known.chars() {
+        if c.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(c.to_ascii_lowercase());
+    }
+    words
 }
 
 fn figures(account: &Account) -> Map<String, Value> {
@@ -86,5 +139,63 @@ fn count_way(operation: &'static str, direction: &'static str, traffic: Traffic)
     if traffic.bytes > 0 {
         counter!("tramline_link_bytes_total", "operation" => operation, "direction" => direction)
             .increment(traffic.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_reads_the_words_of_the_clients_ledger_with_named_figures() {
+        let books = Books::new();
+        let device = Arc::new(DeviceName {
+            user: "@ana:hub.example".try_into().unwrap(),
+            device: "PHONE".into(),
+        });
+        let cost = Cost {
+            exchanges: 1,
+            up: Traffic {
+                datagrams: 1,
+                bytes: 60,
+            },
+            down: Traffic {
+                datagrams: 2,
+                bytes: 90,
+            },
+        };
+        for operation in ["ThinAppend", "CreateRoom", "ThinEntry", "Event"] {
+            books.count(Timestamp(5000), &device, operation, cost);
+        }
+
+        let told = books.json(Timestamp(0));
+
+        let once = json!({"times": 1, "bytes_up": 60, "bytes_down": 90, "datagrams_up": 1,
+            "datagrams_down": 2});
+        let twice = json!({"times": 2, "bytes_up": 120, "bytes_down": 180, "datagrams_up": 2,
+            "datagrams_down": 4});
+        let total = json!({"times": 4, "bytes_up": 240, "bytes_down": 360, "datagrams_up": 4,
+            "datagrams_down": 8, "wakeups": 1});
+        let operations = json!({"send": once, "create room": once, "entry": twice});
+        let expected = json!({"since": "1970-01-01T00:00:00Z", "devices": [{
+            "user_id": "@ana:hub.example", "device_id": "PHONE", "operations": operations,
+            "total": total}]});
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn operations_have_the_names_that_a_device_gives_them() {
+        for (operation, name) in [
+            ("ThinHello", "hello"),
+            ("ThinInbox", "sync"),
+            ("ThinLinkProfile", "link profile"),
+            ("ThinWakeHook", "wake hook"),
+            ("ThinLedger", "ledger"),
+            ("JoinedRooms", "joined rooms"),
+            ("Connection", "connection"),
+            ("Push", "push"),
+        ] {
+            assert_eq!(in_words(operation), name);
+        }
     }
 }

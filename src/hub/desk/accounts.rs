@@ -36,7 +36,7 @@ use crate::{
 const DEVICES_MAX: usize = 500;
 
 /// The longest device id, in bytes: as long as the longest user id.
-const DEVICE_ID_BYTES_MAX: usize = 255;
+pub(super) const DEVICE_ID_BYTES_MAX: usize = 255;
 
 /// The longest name of a device, in bytes.
 pub(super) const DEVICE_NAME_BYTES_MAX: usize = 400;

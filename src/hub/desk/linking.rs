@@ -8,7 +8,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
     access::{self, log_as, token_hash, turn_of_sessions},
-    accounts::{self, DeviceWish, NewSession, must_fit_in},
+    accounts::{self, DEVICE_ID_BYTES_MAX, DeviceWish, NewSession, must_fit_in},
     devices,
     tickets::Tickets,
 };
@@ -88,6 +88,7 @@ impl Hub {
         wish: LinkWish,
     ) -> Result<DeviceCredentials, Refusal> {
         accounts::must_exist(self, user).await?;
+        must_be_plain(&wish.device)?;
         check_keys(wish.edhoc_public_x.as_ref(), wish.quic_spki.as_deref())?;
         link(self, user, wish).await
     }
@@ -132,6 +133,7 @@ pub(super) async fn linking(hub: &Hub, origin: &Origin, asked: Linking) -> Resul
 async fn approve(hub: &Hub, origin: &Origin, device: OwnedDeviceId) -> Result<Linked, Refusal> {
     let caller = access::caller(hub, origin).await?;
     let device = accounts::checked_device_id(device)?;
+    must_be_plain(&device)?;
     must_be_new(
         &caller.user,
         &devices::ids(hub, &caller.user).await?,
@@ -209,6 +211,24 @@ async fn link(hub: &Hub, user: &UserId, wish: LinkWish) -> Result<DeviceCredenti
         }
     }
     Err(Refusal::internal())
+}
+
+/// The id of a linked device is written in commands, file names and logs: nothing in it may need
+/// quotes, or look like an option.
+fn must_be_plain(device: &DeviceId) -> Result<(), Refusal> {
+    let text = device.as_str();
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let begins = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric());
+    if begins && text.len() <= DEVICE_ID_BYTES_MAX && text.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(Refusal::invalid_param(format!(
+        "device_id: {text:?} is no id for a linked device: write a letter or digit, then letters, \
+         digits and ._- only, at most {DEVICE_ID_BYTES_MAX} bytes; such as TRACKER-2"
+    )))
 }
 
 fn must_be_new(
