@@ -33,6 +33,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "thin_client::a_device_linked_by_a_code_is_in_its_users_rooms",
             by_code,
         ),
+        Trial::test(
+            "thin_client::an_unlinked_device_is_told_so_over_both_doors_also_while_it_listens",
+            unlinked,
+        ),
     ]
 }
 
@@ -368,4 +372,25 @@ fn by_code() -> Result<(), Failed> {
     equal(&rooms[0]["room_id"], &made[0]["room_id"])?;
     let again = output(&mut link(&hub.path().join("again.json")))?;
     equal(&again.status.code(), &Some(1))
+}
+
+fn unlinked() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana"])?;
+    let ana = link(&hub, "ana")?;
+    done(&ana, &["create", "--name", "Crew"])?;
+    let mut follower = Follower::over(&ana, "oscore")?;
+    // It holds the state of the device, and so what it says last is how it ends.
+    done_by_the_hub(&hub, &["unlink", "ana", "--device", "PHONE"])?;
+    equal(&ended(&mut follower.child)?.code(), &Some(1))?;
+    for door in ["oscore", "quic", "auto"] {
+        let refused = output(&mut client(&ana, &["--door", door, "status"]))?;
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        let is_said = why.contains("UNLINKED") && why.contains("link it again");
+        equal(&(refused.status.code(), is_said), &(Some(1), true)).map_err(|_| why)?;
+    }
+    Ok(())
+}
+
+fn done_by_the_hub(hub: &Hub, args: &[&str]) -> Result<String, Failed> {
+    run(tramline().args(args).arg("--config").arg(hub.config()))
 }

@@ -41,7 +41,7 @@ pub(super) async fn verb(
 ) -> Result<Option<Said>, Failure> {
     let before = door.door().0;
     let said = verb_by(door, me, verb, (format, wants_cost)).await;
-    if !matches!(verb, ClientVerb::Sync { .. }) {
+    if said.is_ok() && !matches!(verb, ClientVerb::Sync { .. }) {
         tell_other_way(door, before, format);
     }
     said

@@ -167,6 +167,11 @@ impl<W: Copy + Ord> Pushes<W> {
         keys
     }
 
+    /// The observations of a device.
+    pub fn of_device(&self, device: &DeviceName) -> Vec<W> {
+        self.keys_of(device).collect()
+    }
+
     fn keys_of(&self, device: &DeviceName) -> impl Iterator<Item = W> {
         self.starting_at(device)
             .take_while(move |(owner, _)| **owner == *device)

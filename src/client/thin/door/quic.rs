@@ -308,7 +308,7 @@ async fn nobody_at(address: SocketAddr) -> String {
         for _ in 0..KNOCKS {
             let sent = socket.send(&[0]).await;
             tokio::time::sleep(KNOCK_EVERY).await;
-            let error = sent.err().or_else(|| socket.try_recv(&mut [0]).err());
+            let error = sent.err().or_else(|| socket.take_error().ok().flatten());
             let Some(error) = error.filter(|it| it.kind() == ErrorKind::ConnectionRefused) else {
                 break;
             };

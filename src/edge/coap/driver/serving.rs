@@ -251,6 +251,7 @@ impl<L: Link> Driver<L> {
                 let (links, report) = (Arc::clone(&serving.links), self.report.clone());
                 tokio::spawn(read_back(links, report, None, serving.revocations));
             }
+            self.say_goodbye(now, &rung.revoked);
             self.link.revoke(now, &rung.revoked);
             // Before anything is asked for them.
             while let Some(arrived) = self.link.poll_arrived() {
@@ -261,6 +262,24 @@ impl<L: Link> Driver<L> {
             serving.devices.pushes.heard(now, rung);
         }
         self.sweep(now);
+    }
+
+    /// Ends what these devices observe, while there are still keys to say so with: who only listens would
+    /// not hear of it otherwise. It is said once, and may be lost.
+    fn say_goodbye(&mut self, now: Timestamp, revoked: &Which<DeviceName>) {
+        let (Which::These(devices), Some(serving)) = (revoked, &self.serving) else {
+            return;
+        };
+        let observed = |device| serving.devices.pushes.of_device(device);
+        let observed: Vec<_> = devices.iter().flat_map(observed).collect();
+        for observation in observed {
+            let farewell = Response::new(Code::UNAUTHORIZED);
+            let _ = self.machine.notify(now, observation, farewell); // or it is over already
+        }
+        while let Some((peer, message)) = self.machine.poll_transmit() {
+            let is_proved = self.machine.budget(&peer) == u64::MAX;
+            self.link.send(now, &peer, message, is_proved);
+        }
     }
 
     /// Looks for news where there may be some, with as many questions at a time as may be.
