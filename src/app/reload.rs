@@ -195,9 +195,15 @@ mod tests {
             "limits.media_size = \"1MiB\"\nlimits.shards = 2\nregistration.token = \"open\"",
         );
 
-        let first = reloader.reload().unwrap();
+        crate::base::test_log::Log::begin();
+        let first = reloader.reload_and_log().unwrap();
+        let log = crate::base::test_log::Log::text();
         let second = reloader.reload().unwrap();
 
+        assert!(
+            log.contains("WARN") && log.contains("needs_restart=[\"limits.shards\"]"),
+            "{log}"
+        );
         assert_eq!(first.waiting, ["limits.shards"]);
         assert!(first.taken.contains(&"limits.media_size"));
         assert_eq!(reloader.config().limits.media_size.0, 1 << 20);

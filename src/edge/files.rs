@@ -210,3 +210,22 @@ fn told(response: &Response) -> Told {
         bytes_out: u64::try_from(response.payload.len()).ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_bytes_of_an_upload_are_counted_as_they_come() {
+        let read = Arc::new(AtomicU64::new(0));
+        let pieces = [Ok(vec![1; 2000].into()), Ok(vec![2; 1000].into())];
+        let body = Box::pin(futures_util::stream::iter(pieces));
+        let mut body = counted(body, Arc::clone(&read));
+
+        body.next().await.unwrap().unwrap();
+        assert_eq!(read.load(Ordering::Relaxed), 2000);
+        body.next().await.unwrap().unwrap();
+
+        assert_eq!(read.load(Ordering::Relaxed), 3000);
+    }
+}

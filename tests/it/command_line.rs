@@ -291,6 +291,12 @@ fn wrong_usage() -> Result<(), Failed> {
         return Err(format!("it does not say how to sign in: {said}").into());
     }
     expect_code(tramline().arg("sreve").output()?.status.code(), 2)?;
+    let object = tramline().args(["init", "--json"]).output()?;
+    let object: serde_json::Value = serde_json::from_slice(&object.stderr)?;
+    let said = object["error"]["message"].as_str().unwrap_or_default();
+    if said.contains('\n') || !said.contains("<SERVER_NAME>; Usage: tramline init") {
+        return Err(format!("not one line: {object}").into());
+    }
     expect_code(
         tramline()
             .args(["serve", "--prot", "1"])

@@ -15,6 +15,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             linked,
         ),
         Trial::test(
+            "links::a_device_is_told_public_addresses_and_its_maker_which_will_hardly_do",
+            addresses,
+        ),
+        Trial::test(
             "links::other_programs_get_what_they_need_and_a_command",
             programs,
         ),
@@ -60,6 +64,9 @@ fn linked_on(hub: &Hub) -> Result<(), Failed> {
         said["device_id"] == "TRACKER" && said["command"].is_null(),
         &said,
     )?;
+    let doors = said["doors"].as_object().ok_or("no doors")?;
+    must(doors.len() == 4, &said)?;
+    must(said["loopback"].as_array().map(Vec::len) == Some(4), &said)?;
     let file = hub.path().join("TRACKER.json");
     must(mode(&file)? == 0o600, "the file is not its owner's alone")?;
     let credentials = Credentials::read(&file)?;
@@ -91,6 +98,7 @@ fn linked_on(hub: &Hub) -> Result<(), Failed> {
         listed["device_id"] == "TRACKER" && listed["linked"] == true,
         &listed,
     )?;
+    must(listed["last_seen"].is_null(), &listed)?;
     let said = run(&mut verb(
         hub,
         &["unlink", "ana", "--device", "TRACKER", "--json"],
@@ -101,6 +109,56 @@ fn linked_on(hub: &Hub) -> Result<(), Failed> {
     fs::remove_file(file)?;
     fs::remove_dir_all(hub.path().join("TRACKER.json.state"))?;
     Ok(())
+}
+
+/// Links, and gives what was said on stderr.
+fn warned(hub: &Hub, device: &str, more: &[&str]) -> Result<String, Failed> {
+    let said = hub::output(&mut link(hub, device, more))?;
+    let why = String::from_utf8_lossy(&said.stderr).into_owned();
+    must(said.status.success(), &why)?;
+    Ok(why)
+}
+
+fn addresses() -> Result<(), Failed> {
+    let mut hub = Hub::with_users(&["ana"])?;
+    let why = warned(&hub, "HERE", &[])?;
+    must(
+        why.contains("warning: only this machine reaches https 127."),
+        &why,
+    )?;
+    must(why.contains("`coaps.public`, `quic.public`"), &why)?;
+
+    hub.stop()?;
+    let settings = [
+        "https.public_url=https://matrix.hub.example",
+        "coap.listen=0.0.0.0:25683",
+        "coaps.public=thin.hub.example:5684",
+        "quic.public=thin.hub.example:8449",
+    ];
+    let options: Vec<&str> = settings.iter().flat_map(|one| ["-O", *one]).collect();
+    let why = warned(&hub, "THERE", &options)?;
+    must(!why.contains("only this machine"), &why)?;
+    must(
+        why.contains("guessed from the server name: coap hub.example:25683;"),
+        &why,
+    )?;
+    let server = Credentials::read(&hub.path().join("THERE.json"))?.server;
+    let places = [server.https, server.coap, server.coaps, server.quic];
+    let wanted = [
+        "matrix.hub.example:443",
+        "hub.example:25683",
+        "thin.hub.example:5684",
+        "thin.hub.example:8449",
+    ];
+    must(
+        places.iter().map(Option::as_deref).eq(wanted.map(Some)),
+        format!("{places:?}"),
+    )?;
+
+    let refused = hub::output(&mut link(&hub, "bad id!", &[]))?;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    must(refused.status.code() == Some(1), &why)?;
+    must(why.contains("no id for a linked device"), &why)
 }
 
 fn programs() -> Result<(), Failed> {

@@ -156,7 +156,7 @@ fn accounts_on(hub: &Hub, runs: bool) -> Result<(), Failed> {
     };
     holds(
         &change(&file)?,
-        &["user_id: @ana:hub.example", "sessions_ended: 0"],
+        &["@ana:hub.example has another password now; 0 sessions ended"],
     )?;
     if runs {
         signs_in("bob")?;

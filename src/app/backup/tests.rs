@@ -260,3 +260,27 @@ async fn a_manifest_that_leads_out_of_the_directory_is_none() {
     let said = failure.unwrap_err().to_string();
     assert!(said.contains("\"../evil\" leads out of it"), "{said}");
 }
+
+#[tokio::test]
+async fn a_backup_that_is_not_there_is_told_from_a_damaged_one() {
+    let (dir, out, _) = backed_up().await;
+    let restored = dir.path().join("r");
+    let said = async |backup: &Path| {
+        let failure = restore(backup, &restored, true, Format::Json).await;
+        failure.unwrap_err().to_string()
+    };
+
+    let nowhere = said(&dir.path().join("nowhere")).await;
+    fs::write(out.join("manifest.sha256"), "759  manifest.json\n").unwrap();
+    let damaged = said(&out).await;
+
+    assert!(
+        nowhere.starts_with("error[BACKUP_NOT_FOUND]: "),
+        "{nowhere}"
+    );
+    assert!(damaged.starts_with("error[BACKUP_DAMAGED]: "), "{damaged}");
+    assert!(
+        damaged.ends_with("says \"759  manifest.json\""),
+        "{damaged}"
+    );
+}

@@ -120,6 +120,25 @@ async fn a_code_links_a_device_that_is_then_its_keys_and_its_token() {
 }
 
 #[tokio::test]
+async fn a_linked_device_has_an_id_that_needs_no_quotes() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+
+    for id in ["bad id!", "-rf", ".", "", "é", "a/b", "$(x)"] {
+        assert!(approved(&hub, &ana, id).await.is_err(), "{id:?}");
+        let wish = LinkWish {
+            device: id.into(),
+            edhoc_public_x: None,
+            quic_spki: None,
+            outer_observe_counted: false,
+        };
+        let refusal = hub.hub.link_device(&ana.user, wish).await.unwrap_err();
+        assert_eq!(refusal.code, Code::InvalidParam, "{id:?}");
+    }
+    assert!(approved(&hub, &ana, "Tracker-2.b_1").await.is_ok());
+}
+
+#[tokio::test]
 async fn a_code_is_worth_something_once_and_for_ten_minutes() {
     let hub = hub().await;
     let ana = hub.account("ana").await;
