@@ -80,11 +80,10 @@ fn device_line(device: &Json) -> String {
         line.push_str(name);
     }
     match (text("last_seen"), text("last_address")) {
-        (None, _) => line.push_str("  never used"),
-        (Some(seen), None) => line.push_str(&format!("  last seen {seen}")),
-        (Some(seen), Some(from)) => line.push_str(&format!("  last seen {seen} from {from}")),
+        (None, _) => line + "  never used",
+        (Some(seen), None) => line + "  last seen " + seen,
+        (Some(seen), Some(from)) => line + "  last seen " + seen + " from " + from,
     }
-    line
 }
 
 /// One account for a person.

@@ -5,6 +5,10 @@ use serde_json::{Value as Json, json};
 use crate::client::{Client, Cost, thin::ThinDoor};
 
 /// What a client has exchanged with its hub so far.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts about a cost, none of which follows from the others"
+)]
 pub(super) struct Spent {
     cost: Cost,
     over_udp: bool,

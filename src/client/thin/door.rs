@@ -233,9 +233,9 @@ impl ThinDoor {
         self.meet().await?;
         if self.beside.is_some() && is_quick(self.state().link().class) {
             // Who follows waits for ever: first it is seen whether this door does.
-            match self.put("hello", Ask::Hello).await {
-                Err(error @ ThinError::Unlinked { .. }) => return Err(error),
-                _ => {} // it is followed all the same
+            let answer = self.put("hello", Ask::Hello).await;
+            if let Err(error @ ThinError::Unlinked { .. }) = answer {
+                return Err(error); // after anything else it is followed all the same
             }
         }
         self.is_following = true;

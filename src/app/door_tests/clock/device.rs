@@ -135,6 +135,7 @@ impl Device {
                     _ if self.reading == Some(op) => self.reading = None,
                     _ => {}
                 },
+                Event::Silent | Event::Back => {} // what the link is like is no surprise here
                 other => panic!("{other:?}"),
             }
         }
