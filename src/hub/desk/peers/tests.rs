@@ -25,7 +25,10 @@ use crate::{
         Code, Command, Credentials, Origin, PeerCommand, PeerReply, Refusal, Remote, RemoteError,
         Reply, Unverified,
     },
-    hub::testing::{self, Person, TestHub},
+    hub::{
+        desk::rooms,
+        testing::{self, Person, TestHub},
+    },
     room::testing::{json as content, key},
     store::Status,
     wire::matrix::{Pdu, PduFields, Version},
@@ -358,4 +361,28 @@ async fn a_server_that_the_room_keeps_out_is_told_so() {
         "{}",
         refused.message
     );
+}
+
+#[tokio::test]
+async fn who_is_in_the_room_that_a_restricted_one_names_is_vouched_for_and_others_are_not() {
+    let mut shared = Shared::open().await;
+    shared.zed().await;
+    let rules = json!([{ "type": "m.room.join_rules", "content": {
+        "join_rule": "restricted",
+        "allow": [{ "type": "m.room_membership", "room_id": shared.room }],
+    }}]);
+    let wished = rooms::testing::wish("private_chat", &rules);
+    shared.room = shared.hub.create(&shared.ana, wished).await.unwrap();
+    let refused = shared.make_join(FAR, "@yan:far").await.unwrap_err();
+    assert_eq!(refused.code, Code::UnableToAuthoriseJoin);
+
+    let fields = shared.make_join(FAR, ZED).await.unwrap();
+    let by = fields.content.get("join_authorised_via_users_server");
+    assert_eq!(by.unwrap().as_str(), Some(shared.ana.user.as_str()));
+    let told = shared.send_join(FAR, &signed(fields)).await.unwrap();
+
+    let join: serde_json::Value = serde_json::from_str(told.event.unwrap().get()).unwrap();
+    let signatures = join["signatures"].as_object().unwrap();
+    let servers: Vec<_> = signatures.keys().map(String::as_str).collect();
+    assert_eq!(servers, [FAR, testing::SERVER]);
 }
