@@ -48,6 +48,24 @@ macro_rules! for_each_peer_endpoint {
             PeerProfile => query::get_profile_information::v1,
             /// `GET /query/directory`
             PeerAlias => query::get_room_information::v1,
+            /// `PUT /v1/invite/{roomId}/{eventId}`
+            OldInviteHere => membership::create_invite::v1,
+            /// `GET /user/devices/{userId}`
+            UserDevices => device::get_devices::v1,
+            /// `POST /user/keys/query`
+            UserKeys => keys::get_keys::v1,
+            /// `POST /user/keys/claim`
+            UserKeyClaim => keys::claim_keys::v1,
+            /// `GET /publicRooms`
+            PeerPublicRooms => directory::get_public_rooms::v1,
+            /// `POST /publicRooms`
+            PeerRoomSearch => directory::get_public_rooms_filtered::v1,
+            /// `GET /hierarchy/{roomId}`
+            PeerHierarchy => space::get_hierarchy::v1,
+            /// `GET /timestamp_to_event/{roomId}`
+            PeerEventByTime => event::get_event_by_timestamp::v1,
+            /// `POST /_matrix/policy/v1/sign`
+            PolicySign => policy::sign_event::v1,
         }
     };
 }

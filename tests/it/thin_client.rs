@@ -298,9 +298,14 @@ fn files() -> Result<(), Failed> {
         return Err("three doors".into());
     };
     for way in [0, 1] {
-        // Asking how large it is takes one block.
-        let is_cheapest = auto[way] < quic[way] + 2000 && auto[way] < oscore[way];
-        equal(&is_cheapest, &true)?;
+        // Asking how large it is takes one block, and two transfers differ by an acknowledgement here
+        // and there; the other door takes 7 kB more.
+        let is_cheapest = auto[way] < quic[way] + 4000 && auto[way] < oscore[way];
+        if !is_cheapest {
+            return Err(
+                format!("{auto:?} over auto, {quic:?} and {oscore:?} over one door").into(),
+            );
+        }
     }
 
     no_way_is_the_only_one(&hub, &ana, &up)?;

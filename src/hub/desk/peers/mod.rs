@@ -69,11 +69,18 @@ pub(super) async fn ask(
             answered!(PeerProfile, reading::profile(hub, *asked))
         }
         PeerCommand::PeerAlias(asked) => answered!(PeerAlias, reading::alias(hub, *asked)),
-        PeerCommand::InviteHere(_) => Err(Refusal::new(
-            Code::Unrecognized,
-            "invitations from other servers are not taken yet",
-        )),
+        PeerCommand::InviteHere(_) | PeerCommand::OldInviteHere(_) => Err(not_yet()),
+        PeerCommand::UserDevices(_) | PeerCommand::UserKeys(_) | PeerCommand::UserKeyClaim(_) => {
+            Err(not_yet())
+        }
+        PeerCommand::PeerPublicRooms(_) | PeerCommand::PeerRoomSearch(_) => Err(not_yet()),
+        PeerCommand::PeerHierarchy(_) | PeerCommand::PeerEventByTime(_) => Err(not_yet()),
+        PeerCommand::PolicySign(_) => Err(not_yet()),
     }
+}
+
+fn not_yet() -> Refusal {
+    Refusal::new(Code::Unrecognized, "this hub has no such endpoint yet")
 }
 
 /// A room of this hub that the server may speak of: its ACL does not keep it out.
