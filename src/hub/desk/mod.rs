@@ -67,6 +67,7 @@ pub struct Desk {
     login_tokens: accounts::LoginTokens,
     codes: linking::Codes,
     turns: turns::Turns,
+    resting: peers::past::Resting,
     typing: receipts::TypingBoard,
 }
 
@@ -90,6 +91,7 @@ impl Desk {
             login_tokens: accounts::LoginTokens::default(),
             codes: linking::Codes::default(),
             turns: turns::Turns::new(seed),
+            resting: peers::past::Resting::default(),
             typing: receipts::TypingBoard::default(),
             rules: RwLock::new(Rules { settings, rates }),
             media,
