@@ -84,15 +84,32 @@ pub enum GraphError {
     Write(#[from] WriteError),
 }
 
+/// An event as it came, checked as far as it can be without its room.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The event.
+    pub event: Arc<Pdu>,
+    /// Why readers are not to see it although the room's rules allow it. It is part of the graph all
+    /// the same, so that what follows it does not wait for ever.
+    pub hide: Option<String>,
+}
+
+impl From<Arc<Pdu>> for Received {
+    fn from(event: Arc<Pdu>) -> Self {
+        Self { event, hide: None }
+    }
+}
+
 /// Weaves events into a room and stores them: what became of each, in the order given, and the
 /// commit unless there was nothing to store.
 pub async fn weave(
     store: &SharedStore,
     writer: &Writer,
     room: &RoomId,
-    events: &[Arc<Pdu>],
+    events: &[Received],
 ) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
-    let order = in_order(events);
+    let all: Vec<Arc<Pdu>> = events.iter().map(|one| Arc::clone(&one.event)).collect();
+    let order = in_order(&all);
     for _ in 0..TRIES_MAX {
         let record = store.room(room).await?.ok_or(GraphError::NoSuchRoom)?;
         let mut weave = Weave::begin(store, &record).await?;
