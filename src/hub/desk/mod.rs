@@ -23,6 +23,7 @@ mod rates;
 mod reading;
 mod receipts;
 mod registration;
+mod remote;
 mod rooms;
 mod secret_registration;
 mod sync;
@@ -68,6 +69,7 @@ pub struct Desk {
     codes: linking::Codes,
     turns: turns::Turns,
     typing: receipts::TypingBoard,
+    elsewhere: remote::Elsewhere,
 }
 
 /// What a reload may replace under those who use it.
@@ -91,6 +93,7 @@ impl Desk {
             codes: linking::Codes::default(),
             turns: turns::Turns::new(seed),
             typing: receipts::TypingBoard::default(),
+            elsewhere: remote::Elsewhere::default(),
             rules: RwLock::new(Rules { settings, rates }),
             media,
         }
