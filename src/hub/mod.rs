@@ -25,8 +25,8 @@ pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
 pub use settings::{Limits, Quota, RegistrationRules, Settings};
 pub use writer::{
-    Admission, Admitted, CommitterStats, Entry, Onto, Piece, Redacted, Submission, Submitted,
-    WriteError, Writer,
+    Admission, Admitted, Anchor, CommitterStats, Entry, Onto, Piece, Redacted, Spot, Submission,
+    Submitted, WriteError, Writer,
 };
 
 use crate::{

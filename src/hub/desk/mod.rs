@@ -68,6 +68,7 @@ pub struct Desk {
     login_tokens: accounts::LoginTokens,
     codes: linking::Codes,
     turns: turns::Turns,
+    resting: peers::past::Resting,
     typing: receipts::TypingBoard,
     elsewhere: remote::Elsewhere,
 }
@@ -92,6 +93,7 @@ impl Desk {
             login_tokens: accounts::LoginTokens::default(),
             codes: linking::Codes::default(),
             turns: turns::Turns::new(seed),
+            resting: peers::past::Resting::default(),
             typing: receipts::TypingBoard::default(),
             elsewhere: remote::Elsewhere::default(),
             rules: RwLock::new(Rules { settings, rates }),

@@ -9,7 +9,7 @@ use super::{
     weave::{Known, Weave},
 };
 use crate::{
-    hub::writer::{Admitted, Onto},
+    hub::writer::{Admitted, Onto, Spot},
     room::{AuthEntry, StateKey, check_auth, check_auth_events},
     store::{EventNid, StateNid, Status},
     wire::matrix::Pdu,
@@ -44,7 +44,7 @@ impl Weave<'_> {
     }
 
     /// An event that is known without the graph around it: judged by what it leans on alone.
-    async fn outlier(&mut self, event: &Arc<Pdu>) -> Result<(), GraphError> {
+    pub(super) async fn outlier(&mut self, event: &Arc<Pdu>) -> Result<(), GraphError> {
         if self.lookup(event.hash()).await?.is_some() {
             return Ok(());
         }
@@ -74,12 +74,12 @@ impl Weave<'_> {
             status,
             soft_failed: false,
             state_after: StateNid::default(),
-            entry: None,
+            spot: Spot::Nowhere,
         });
         Ok(())
     }
 
-    async fn leans_on(&mut self, event: &Pdu) -> Result<Vec<AuthEntry>, GraphError> {
+    pub(super) async fn leans_on(&mut self, event: &Pdu) -> Result<Vec<AuthEntry>, GraphError> {
         let mut auth = Vec::new();
         for id in &event.fields().auth {
             let known = self.named(id).await?;

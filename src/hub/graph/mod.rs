@@ -9,6 +9,7 @@
 //! known here, that is said, not fetched: asking other servers is their caller's.
 
 mod arrival;
+mod past;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::{
 use ruma::{OwnedEventId, RoomId};
 use thiserror::Error;
 
+pub use self::past::Past;
 use self::weave::Weave;
 use super::writer::{Submitted, WriteError, Writer};
 use crate::{
@@ -165,6 +167,30 @@ pub async fn arrive(
         match writer.admit(room, admission).await {
             Err(WriteError::Moved) => {}
             outcome => return Ok(outcome?),
+        }
+    }
+    Err(WriteError::Busy.into())
+}
+
+/// Takes in what another server tells of a room's past: what became of each event, in the order
+/// given, and the commit unless there was nothing to store.
+pub async fn remember(
+    store: &SharedStore,
+    writer: &Writer,
+    room: &RoomId,
+    past: &Past,
+) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
+    for _ in 0..TRIES_MAX {
+        let record = store.room(room).await?.ok_or(GraphError::NoSuchRoom)?;
+        let mut weave = Weave::begin(store, &record).await?;
+        let fates = weave.remember(past).await?;
+        let Some(admission) = weave.finish().await? else {
+            return Ok((fates, None));
+        };
+        match writer.admit(room, admission).await {
+            Ok(submitted) => return Ok((fates, Some(submitted))),
+            Err(WriteError::Moved) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Err(WriteError::Busy.into())

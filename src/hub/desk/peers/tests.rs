@@ -62,7 +62,12 @@ impl Remote for Far {
                 let events = get_missing_events::v1::Response::new(events.collect());
                 Ok(PeerReply::MissingEvents(Box::new(events)))
             }
-            other => panic!("{}", other.name()),
+            other => Err(RemoteError::Refused {
+                server: server.to_string(),
+                status: 404,
+                code: "M_NOT_FOUND".to_owned(),
+                message: format!("{} is not known here", other.name()),
+            }),
         }
     }
 

@@ -1,6 +1,10 @@
 //! What other servers send by themselves: up to fifty events at a time, each with its own outcome.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UInt,
@@ -9,7 +13,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::room_for;
+use super::{past, room_for};
 use crate::{
     api::{PeerCommand, PeerReply, Refusal},
     hub::{
@@ -123,7 +127,8 @@ async fn checked(hub: &Hub, room: &RoomRecord, json: &str) -> Result<Arc<Pdu>, S
     Ok(Arc::new(event))
 }
 
-/// Weaves events in, and asks for what is missing before them once.
+/// Weaves events in, and asks for what is missing before them: first for what lies between, and if
+/// that is more than a page, for the room as it was just before.
 async fn weave(
     hub: &Hub,
     peer: &OwnedServerName,
@@ -133,40 +138,84 @@ async fn weave(
     if events.is_empty() {
         return Vec::new();
     }
-    let first = graph::weave(&hub.store, &hub.writer, &room.id, events).await;
-    let fates = match first {
+    let mut all = events.to_vec();
+    let mut fates = woven(hub, room, &all).await;
+    for step in [Step::Between, Step::Before] {
+        let lacking: Vec<&Arc<Pdu>> = all
+            .iter()
+            .zip(&fates)
+            .filter(|(_, fate)| matches!(fate, Fate::Lacks { .. }))
+            .map(|(event, _)| event)
+            .collect();
+        if lacking.is_empty() {
+            break;
+        }
+        let more = match step {
+            Step::Between => {
+                let latest = lacking.iter().map(|event| event.id().clone()).collect();
+                missing(hub, peer, room, latest).await
+            }
+            Step::Before => {
+                let open = open_ends(&all, &fates);
+                match past::close(hub, peer, room, &open).await {
+                    Ok(()) => {}
+                    Err(why) => {
+                        tracing::info!(%peer, room = %room.id, %why, "a gap stays open");
+                        break;
+                    }
+                }
+                Vec::new()
+            }
+        };
+        if step == Step::Between && more.is_empty() {
+            continue;
+        }
+        all.extend(more);
+        let again = woven(hub, room, &all).await;
+        fates.resize(all.len(), Fate::Known);
+        for (fate, again) in fates.iter_mut().zip(again) {
+            // What was taken in the first time is known the second time.
+            if again != Fate::Known || matches!(fate, Fate::Lacks { .. }) {
+                *fate = again;
+            }
+        }
+    }
+    fates.truncate(events.len());
+    fates
+}
+
+/// How a gap is closed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Between,
+    Before,
+}
+
+async fn woven(hub: &Hub, room: &RoomRecord, events: &[Arc<Pdu>]) -> Vec<Fate> {
+    match graph::weave(&hub.store, &hub.writer, &room.id, events).await {
         Ok((fates, _)) => fates,
         Err(error) => {
             tracing::warn!(%error, room = %room.id, "events could not be taken");
-            return vec![Fate::Refused(error.to_string()); events.len()];
+            vec![Fate::Refused(error.to_string()); events.len()]
         }
-    };
-    let lacking: Vec<OwnedEventId> = events
-        .iter()
-        .zip(&fates)
-        .filter(|(_, fate)| matches!(fate, Fate::Lacks { .. }))
-        .map(|(event, _)| event.id().clone())
-        .collect();
-    if lacking.is_empty() {
-        return fates;
     }
-    let mut all = missing(hub, peer, room, lacking).await;
-    if all.is_empty() {
-        return fates;
+}
+
+/// What events name that neither is known nor is among them.
+fn open_ends(events: &[Arc<Pdu>], fates: &[Fate]) -> past::OpenEnds {
+    let here: HashSet<&OwnedEventId> = events.iter().map(|event| event.id()).collect();
+    let mut ends = past::OpenEnds::default();
+    for (event, fate) in events.iter().zip(fates) {
+        let Fate::Lacks { prev, auth } = fate else {
+            continue;
+        };
+        let unknown = prev.iter().filter(|id| !here.contains(id));
+        ends.prev.extend(unknown.cloned());
+        if auth.iter().any(|id| !here.contains(id)) {
+            ends.leaning.insert(event.id().clone());
+        }
     }
-    let added = all.len();
-    all.extend(events.iter().cloned());
-    match graph::weave(&hub.store, &hub.writer, &room.id, &all).await {
-        Ok((again, _)) => fates
-            .into_iter()
-            .zip(again.into_iter().skip(added))
-            .map(|(first, again)| match first {
-                Fate::Lacks { .. } => again,
-                first => first,
-            })
-            .collect(),
-        Err(_) => fates,
-    }
+    ends
 }
 
 /// Events between what is known here and what was sent.
@@ -184,14 +233,15 @@ async fn missing(
         Ok(PeerReply::MissingEvents(answer)) => answer,
         Ok(_) => return Vec::new(),
         Err(error) => {
-            tracing::info!(%error, room = %room.id, "a gap stays open");
+            tracing::info!(%error, room = %room.id, "what lies in a gap is not told");
             return Vec::new();
         }
     };
-    let mut events = Vec::new();
     let count = usize::try_from(GAP_MAX).unwrap_or(usize::MAX);
-    for pdu in answer.events.iter().take(count) {
-        match checked(hub, room, pdu.get()).await {
+    let texts = answer.events.iter().take(count).map(|pdu| pdu.get());
+    let mut events = Vec::new();
+    for json in texts {
+        match checked(hub, room, json).await {
             Ok(event) => events.push(event),
             Err(why) => tracing::debug!(why, "an event of a gap is not taken"),
         }
