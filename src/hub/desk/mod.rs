@@ -23,6 +23,7 @@ mod rates;
 mod reading;
 mod receipts;
 mod registration;
+mod remote;
 mod rooms;
 mod secret_registration;
 mod sync;
@@ -69,6 +70,7 @@ pub struct Desk {
     turns: turns::Turns,
     resting: peers::past::Resting,
     typing: receipts::TypingBoard,
+    elsewhere: remote::Elsewhere,
 }
 
 /// What a reload may replace under those who use it.
@@ -93,6 +95,7 @@ impl Desk {
             turns: turns::Turns::new(seed),
             resting: peers::past::Resting::default(),
             typing: receipts::TypingBoard::default(),
+            elsewhere: remote::Elsewhere::default(),
             rules: RwLock::new(Rules { settings, rates }),
             media,
         }

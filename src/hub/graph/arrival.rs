@@ -48,7 +48,11 @@ impl Weave<'_> {
         if self.lookup(event.hash()).await?.is_some() {
             return Ok(());
         }
-        let auth = self.leans_on(event).await?;
+        // What leans on an event that was not told, or not believed, cannot be judged.
+        let auth = match self.leans_on(event).await {
+            Err(GraphError::Missing(_)) => return Ok(()),
+            auth => auth?,
+        };
         let status = match self.allowed_by_itself(event, &auth).await? {
             Ok(()) => Status::Outlier,
             Err(_) => Status::Rejected,
