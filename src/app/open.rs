@@ -187,6 +187,7 @@ impl OpenHub {
             settings: settings(config, &material.tokens),
             edhoc_public_x: material.edhoc_key.public_x(),
             remote: Arc::new(crate::api::Nobody),
+            policy_key: material.policy_key.clone(),
         })
         .await
         .map_err(|error| Failure::failed("STORE", with_causes(&error)))?;
@@ -265,6 +266,7 @@ fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
             ..Limits::default()
         },
         shards: limits.shards.0 as usize,
+        policy: config.policy.rules(),
     }
 }
 

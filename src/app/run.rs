@@ -45,7 +45,7 @@ use crate::{
         websocket::WebSockets,
     },
     session::{coap::Timers, dtls, edhoc::StaticKey, oscore::link::Plainly},
-    wire::matrix::ServerKey,
+    wire::matrix::{PublicKey, ServerKey},
 };
 
 /// Runs a verb to its end.
@@ -79,6 +79,10 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let around = Around {
         facts: Arc::clone(&facts),
         federation: federation::open(&config, &material.signing_key)?,
+        policy_key: material
+            .policy_key
+            .as_ref()
+            .map(|key| PublicKey(key.public()).base64()),
     };
 
     let (stop, stopping) = watch::channel(false);
@@ -183,6 +187,8 @@ pub struct Material {
     pub dtls_certificate: Option<Arc<DtlsCertificate>>,
     /// What devices know the hub by on QUIC.
     pub quic_key: Option<HubKey>,
+    /// What this hub vouches for events with; none unless it does.
+    pub policy_key: Option<Arc<ServerKey>>,
     /// Secrets that a reload replaces.
     pub tokens: SharedTokens,
 }
@@ -213,6 +219,12 @@ impl Material {
         } else {
             Some(keys::quic_key(config.quic.key_file.as_ref())?)
         };
+        let policy_key = if config.policy.enabled {
+            let file = config.policy.key_file.as_ref();
+            Some(Arc::new(keys::policy_key(file, &config.server_name)?))
+        } else {
+            None
+        };
         let tokens = Arc::new(RwLock::new(Tokens::read(config)?));
         Ok(Self {
             signing_key,
@@ -220,6 +232,7 @@ impl Material {
             certificate,
             dtls_certificate,
             quic_key,
+            policy_key,
             tokens,
         })
     }
@@ -230,6 +243,8 @@ struct Around {
     facts: Arc<HubFacts>,
     /// None where federation is off.
     federation: Option<Arc<Federation>>,
+    /// The public half of the key that it vouches for events with, in base64.
+    policy_key: Option<String>,
 }
 
 /// Starts what serves each listener. A door that ends before it is told to ends the hub.
@@ -450,6 +465,7 @@ fn https_door(
         well_known: WellKnown {
             client_base_url: config.https.public_url.as_ref().map(|url| url.0.clone()),
             server: federation::well_known(config),
+            policy_key: around.policy_key.clone(),
         },
         websockets: Some(Arc::clone(websockets)),
         facts: Some(Arc::clone(&around.facts)),

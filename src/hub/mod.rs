@@ -8,6 +8,7 @@ mod fanout;
 pub mod graph;
 mod housekeeping;
 mod links;
+mod policing;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,6 +24,7 @@ use rand::RngCore;
 
 pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
+pub use policing::{NotVouchedFor, Policing};
 pub use settings::{Limits, Quota, RegistrationRules, Settings};
 pub use writer::{
     Admission, Admitted, Anchor, CommitterStats, Entry, Onto, Piece, Redacted, Spot, Submission,
@@ -54,6 +56,9 @@ pub struct HubParts {
     pub edhoc_public_x: [u8; 32],
     /// Other servers.
     pub remote: Arc<dyn Remote>,
+    /// What this hub vouches for events with, where rooms name it their policy server; its version
+    /// is [`POLICY_KEY_VERSION`](crate::room::POLICY_KEY_VERSION).
+    pub policy_key: Option<Arc<ServerKey>>,
 }
 
 /// A running hub.
@@ -67,6 +72,7 @@ pub struct Hub {
     links: Arc<links::LinkTable>,
     edhoc_public_x: [u8; 32],
     remote: Arc<dyn Remote>,
+    policing: Arc<Policing>,
     desk: Desk,
     ready: AtomicBool,
     me: Weak<Hub>,
@@ -84,7 +90,10 @@ impl Hub {
             settings,
             edhoc_public_x,
             remote,
+            policy_key,
         } = parts;
+        let rules = settings.policy.clone();
+        let policing = Arc::new(Policing::new(policy_key, rules, Arc::clone(&remote)));
         let position = store.position().await?;
         let fanout = Arc::new(Fanout::new(position));
         let links = links::LinkTable::load(Arc::clone(&store), Arc::clone(&fanout)).await?;
@@ -93,6 +102,7 @@ impl Hub {
             Arc::clone(&key),
             Arc::clone(&clock),
             Arc::clone(&fanout),
+            Arc::clone(&policing),
             settings.shards,
         ));
         let desk = Desk::new(settings, media, &clock, rng.next_u64());
@@ -106,6 +116,7 @@ impl Hub {
             links: Arc::new(links),
             edhoc_public_x,
             remote,
+            policing,
             desk,
             ready: AtomicBool::new(true),
             me: Weak::clone(me),
@@ -128,6 +139,7 @@ impl Hub {
 
     /// Takes new settings; the number of shards and of password hashes at once stay.
     pub fn reconfigure(&self, settings: Settings) {
+        self.policing.reconfigure(settings.policy.clone());
         self.desk.reconfigure(settings, &self.clock);
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::room::PolicyRules;
+
 /// Settings of a hub.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -11,6 +13,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How many room shards decide side by side.
     pub shards: usize,
+    /// By what this hub vouches for events, where it is asked to.
+    pub policy: PolicyRules,
 }
 
 /// Who may make an account. Closed when neither is set.
@@ -67,6 +71,7 @@ impl Default for Settings {
             registration: RegistrationRules::default(),
             limits: Limits::default(),
             shards: 4,
+            policy: PolicyRules::default(),
         }
     }
 }

@@ -134,6 +134,7 @@ async fn made(
         settings,
         edhoc_public_x: EDHOC_PUBLIC_X,
         remote,
+        policy_key: Some(Arc::new(crate::room::testing::policy_key(SERVER))),
     })
     .await
     .unwrap();

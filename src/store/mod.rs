@@ -269,6 +269,10 @@ pub trait Rooms: Send + Sync + 'static {
         device: &ruma::DeviceId,
     ) -> Result<Vec<(String, String)>, StoreError>;
 
+    /// What was decided on an event, where this hub is a room's policy server.
+    async fn policy_decision(&self, event: EventHash)
+    -> Result<Option<PolicyDecision>, StoreError>;
+
     /// The room an alias names, and who made the alias.
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError>;
 

@@ -32,6 +32,7 @@ macro_rules! each_store_read {
             share_a_room(one: &ruma::UserId, other: &ruma::UserId) -> bool;
             txn(key: &$crate::store::TxnKey) -> Option<$crate::store::TxnAnswer>;
             txns(user: &ruma::UserId, device: &ruma::DeviceId) -> Vec<(String, String)>;
+            policy_decision(event: $crate::base::EventHash) -> Option<$crate::store::PolicyDecision>;
             alias(alias: &ruma::RoomAliasId) -> Option<$crate::store::AliasRecord>;
             aliases(room: $crate::store::RoomNid) -> Vec<$crate::store::AliasRecord>;
             is_listed(room: $crate::store::RoomNid) -> bool;

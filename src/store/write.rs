@@ -136,6 +136,14 @@ pub enum Write {
     /// Transactions answered before `before` may be forgotten, but for those of the endpoint
     /// `thin`: a draft of the thin profile is answered alike however much later it comes again.
     ForgetTxns { before: Timestamp },
+    /// What this hub decided on an event as a policy server; the first decision stays.
+    PolicyDecided {
+        event: EventHash,
+        refused: Option<String>,
+        at: Timestamp,
+    },
+    /// Decisions made before `before` may be forgotten.
+    ForgetPolicyDecisions { before: Timestamp },
     /// An alias; conflicts when it exists.
     NewAlias {
         alias: OwnedRoomAliasId,

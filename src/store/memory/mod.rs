@@ -66,6 +66,7 @@ struct Tables {
     places: BTreeSet<(RoomNid, Seq, u64, EventNid)>,
     memberships: BTreeMap<(OwnedUserId, RoomNid), Member>,
     txns: BTreeMap<TxnKey, (TxnAnswer, Timestamp)>,
+    policy_decisions: BTreeMap<EventHash, (Option<String>, Timestamp)>,
     aliases: BTreeMap<OwnedRoomAliasId, (RoomNid, OwnedUserId)>,
     directory: BTreeSet<RoomNid>,
     receipts: BTreeMap<(RoomNid, OwnedUserId, String, String), ReceiptRecord>,

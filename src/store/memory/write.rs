@@ -126,6 +126,8 @@ impl Tables {
             | Write::Redact { .. }
             | Write::Txn { .. }
             | Write::ForgetTxns { .. }
+            | Write::PolicyDecided { .. }
+            | Write::ForgetPolicyDecisions { .. }
             | Write::NewAlias { .. }
             | Write::RemoveAlias { .. }
             | Write::Listed { .. }
@@ -251,6 +253,13 @@ impl Tables {
             Write::ForgetTxns { before } => self
                 .txns
                 .retain(|key, (_, at)| *at >= *before || key.endpoint == "thin"),
+            Write::PolicyDecided { event, refused, at } => {
+                let decided = self.policy_decisions.entry(*event);
+                decided.or_insert((refused.clone(), *at));
+            }
+            Write::ForgetPolicyDecisions { before } => {
+                self.policy_decisions.retain(|_, (_, at)| *at >= *before);
+            }
             Write::NewAlias {
                 alias,
                 room,

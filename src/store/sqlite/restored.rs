@@ -319,6 +319,7 @@ mod tests {
         "memberships",
         "meta",
         "places",
+        "policy_decisions",
         "profiles",
         "receipts",
         "rooms",

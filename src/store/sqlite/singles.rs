@@ -213,6 +213,15 @@ fn room_statement(write: &Write) -> Option<Statement> {
         Write::ForgetTxns { before } => {
             sqlx::query("DELETE FROM txns WHERE at < ? AND endpoint <> 'thin'").bind(int(before.0))
         }
+        Write::PolicyDecided { event, refused, at } => sqlx::query(
+            "INSERT INTO policy_decisions (event, refused, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(event.0.to_vec())
+        .bind(refused.clone())
+        .bind(int(at.0)),
+        Write::ForgetPolicyDecisions { before } => {
+            sqlx::query("DELETE FROM policy_decisions WHERE at < ?").bind(int(before.0))
+        }
         Write::NewAlias {
             alias,
             room,

@@ -13,7 +13,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    damaged, is_in, must_be_of, raw_json,
+    damaged, is_in, must_be_of, policy, raw_json,
     reading::{auth_chain, failed},
     room_for,
 };
@@ -308,7 +308,9 @@ fn vouched_for(hub: &Hub, room: &RoomRecord, event: Arc<Pdu>) -> Result<Arc<Pdu>
 
 /// Weaves it in; refused unless it came into the room.
 async fn take(hub: &Hub, room: &RoomRecord, event: &Arc<Pdu>) -> Result<(), Refusal> {
-    let events = [Arc::clone(event).into()];
+    let server = policy::policy_server(hub, room).await?;
+    let event = policy::vouched_for(hub, room, server.as_ref(), Arc::clone(event)).await;
+    let events = [event];
     let woven = graph::weave(&hub.store, &hub.writer, &room.id, &events).await;
     let (fates, _) = woven.map_err(|error| failed(&error))?;
     match fates.into_iter().next() {

@@ -6,11 +6,14 @@
 
 mod joining;
 pub(super) mod past;
+mod policy;
 mod reading;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_past;
+#[cfg(test)]
+mod tests_policy;
 mod transaction;
 
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
@@ -78,7 +81,7 @@ pub(super) async fn ask(
         }
         PeerCommand::PeerPublicRooms(_) | PeerCommand::PeerRoomSearch(_) => Err(not_yet()),
         PeerCommand::PeerHierarchy(_) | PeerCommand::PeerEventByTime(_) => Err(not_yet()),
-        PeerCommand::PolicySign(_) => Err(not_yet()),
+        PeerCommand::PolicySign(asked) => answered!(PolicySign, policy::sign(hub, peer, *asked)),
     }
 }
 

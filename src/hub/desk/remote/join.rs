@@ -146,8 +146,7 @@ async fn sent(
     join: &Pdu,
 ) -> Result<create_join_event::v2::RoomState, Refusal> {
     let raw = RawValue::from_string(join.json().to_string()).map_err(lied)?;
-    let asked =
-        create_join_event::v2::Request::new(joining.room.clone(), join.id().clone(), raw);
+    let asked = create_join_event::v2::Request::new(joining.room.clone(), join.id().clone(), raw);
     let command = PeerCommand::SendJoin(Box::new(asked));
     let answer = hub.remote.ask(server, command, ENTRY_PATIENCE).await?;
     let PeerReply::SendJoin(answer) = answer else {
@@ -207,7 +206,9 @@ async fn believable(
         if some.is_empty() {
             return events;
         }
-        let checked = some.iter().map(|json| hub.remote.verified(json.get(), version));
+        let checked = some
+            .iter()
+            .map(|json| hub.remote.verified(json.get(), version));
         for checked in join_all(checked).await {
             match checked {
                 Ok(event) if event.fields().room_id == room => events.push(Arc::new(event)),
@@ -227,9 +228,8 @@ fn must_be_the_room(
     state: &[Arc<Pdu>],
 ) -> Result<(), Refusal> {
     let mut all = state.iter().map(|event| event.fields());
-    let create = all.find(|fields| {
-        fields.kind == "m.room.create" && fields.state_key.as_deref() == Some("")
-    });
+    let create = all
+        .find(|fields| fields.kind == "m.room.create" && fields.state_key.as_deref() == Some(""));
     // That its hash is the room id, since v12, is in its `room_id`: that is where it comes from.
     let create = create.ok_or_else(|| lied(format!("no event founded {room}")))?;
     let said = create.content.get("room_version");
