@@ -142,6 +142,12 @@ pub trait Remote: Send + Sync + 'static {
         }
         verified
     }
+
+    /// Whether the operator has this hub deal with a server, and if not, by which rule.
+    fn welcomes(&self, server: &ServerName) -> Result<(), String> {
+        let _ = server;
+        Ok(())
+    }
 }
 
 /// Another server did not do what it was asked.

@@ -58,6 +58,11 @@ impl Remote for Federation {
     ) -> Vec<Result<Pdu, Unverified>> {
         verify::many(&self.keys, &self.checks, events, version).await
     }
+
+    fn welcomes(&self, server: &ServerName) -> Result<(), String> {
+        let welcome = self.lists.current().welcomes(server);
+        welcome.map_err(|rule| rule.to_string())
+    }
 }
 
 fn failed(server: &ServerName, error: AskError) -> RemoteError {
