@@ -66,7 +66,11 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let material = Material::read(&config)?;
     // Store and socket before the listeners: a second hub is told that there is a first one,
     // and not that some port is taken.
-    let hub = OpenHub::open(&config, &material).await?;
+    let keeper = Arc::new(federation::Keeper::default());
+    let federation = federation::open(&config, &material.signing_key, Arc::clone(&keeper))?;
+    let remote = federation::remote(federation.as_ref());
+    let hub = OpenHub::open_among(&config, &material, remote).await?;
+    keeper.is(&hub.hub);
     let socket = operator::Server::bind(config.admin.socket.as_ref())
         .await
         .map_err(|error| operator_failure(&error))?;
@@ -78,11 +82,11 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let facts = facts::of_running(&config, &material, &listening);
     let around = Around {
         facts: Arc::clone(&facts),
-        federation: federation::open(&config, &material.signing_key)?,
         policy_key: material
             .policy_key
             .as_ref()
             .map(|key| PublicKey(key.public()).base64()),
+        federation,
     };
 
     let (stop, stopping) = watch::channel(false);

@@ -195,8 +195,8 @@ impl Https {
 
     fn target(&self, method: &Method, path: &str) -> Result<Target, Refusal> {
         let path = Path::of_url(path)?;
-        if self.federation.is_some()
-            && let Some(target) = routes::Target::of(method, &path)?
+        if let Some(federation) = &self.federation
+            && let Some(target) = federation.incoming.find(method, &path)?
         {
             return Ok(Target::Federation(target));
         }

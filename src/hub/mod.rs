@@ -8,6 +8,7 @@ mod fanout;
 pub mod graph;
 mod housekeeping;
 mod links;
+mod peer_keys;
 mod policing;
 mod settings;
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod media;
 pub mod memory;
 mod reads;
 pub mod records;
+mod servers;
 pub mod sqlite;
 mod thin;
 pub mod write;
@@ -29,6 +30,7 @@ use thiserror::Error;
 
 pub use marker::{Change, Marker};
 pub use records::*;
+pub use servers::{KEYS_OF_SERVERS_MAX, Servers};
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
 
@@ -112,11 +114,11 @@ pub struct SigningKeyNote {
 
 /// Everything the hub keeps. One process owns a store.
 pub trait Store:
-    Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex
+    Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex + Servers
 {
 }
-impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex> Store
-    for T
+impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex + Servers>
+    Store for T
 {
 }
 

@@ -95,5 +95,10 @@ macro_rules! each_store_read {
             media_rows(after: &[u8], limit: u32) -> Vec<$crate::store::MediaRow>;
             media_used(user: &ruma::UserId) -> u64;
         }
+
+        $reads! {
+            Servers:
+            peer_keys(server: &ruma::ServerName) -> Option<String>;
+        }
     };
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 use crate::{
     api::{DeviceName, OscoreLink, Registration},
@@ -293,6 +293,12 @@ pub enum Write {
     },
     /// A stored file.
     Media(MediaRecord),
+    /// What is known of another server's keys, as JSON, instead of what was. Of too many servers
+    /// those not heard of for longest are forgotten.
+    PeerKeys {
+        server: OwnedServerName,
+        json: String,
+    },
 }
 
 impl Write {
@@ -307,7 +313,8 @@ impl Write {
             | Self::DeviceKeys { json, .. }
             | Self::OneTimeKey { json, .. }
             | Self::FallbackKey { json, .. }
-            | Self::Mail { json, .. } => json.len(),
+            | Self::Mail { json, .. }
+            | Self::PeerKeys { json, .. } => json.len(),
             _ => 0,
         }
     }

@@ -7,6 +7,7 @@
 mod check;
 mod links;
 mod read;
+mod servers;
 mod thin;
 mod write;
 
@@ -16,7 +17,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 use crate::{
     api::Registration,
@@ -86,6 +87,7 @@ struct Tables {
     thin_names: BTreeMap<(DeviceKey, NameKind, Alias), String>,
     thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
     media: BTreeMap<String, MediaRecord>,
+    peer_keys: BTreeMap<OwnedServerName, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -157,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn memory_and_sqlite_tell_the_same() {
         let dir = tempfile::tempdir().unwrap();
-        let name = ruma::OwnedServerName::try_from("hub.example").unwrap();
+        let name = OwnedServerName::try_from("hub.example").unwrap();
         let options = crate::store::sqlite::OpenOptions::new(dir.path().join("s.db"), name);
         let file = crate::store::sqlite::Sqlite::open(options).await.unwrap();
         let memory = Memory::new();

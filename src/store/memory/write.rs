@@ -140,6 +140,9 @@ impl Tables {
             | Write::AccountData { .. }
             | Write::Filter { .. } => self.apply_account(write, position)?,
             Write::ThinNames { .. } => self.apply_thin(write),
+            Write::PeerKeys { server, json } => {
+                self.peer_keys.insert(server.clone(), json.clone());
+            }
             _ => self.apply_device(write, position, part)?,
         }
         Ok(None)

@@ -21,6 +21,7 @@ mod pieces;
 mod restored;
 mod rooms;
 mod rows;
+mod servers;
 mod singles;
 mod snapshot;
 mod states;

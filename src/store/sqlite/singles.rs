@@ -9,7 +9,7 @@ use super::{
     links,
     pending::Grown,
     rows::{int, status_code},
-    thin,
+    servers, thin,
 };
 use crate::{
     base::{Position, Seq},
@@ -48,6 +48,7 @@ pub(super) async fn execute(
         }
         Write::RemoveDevice { user, device } => remove_device(conn, user, device).await,
         Write::ThinNames { .. } => thin::execute(conn, write).await,
+        Write::PeerKeys { server, json } => servers::keep_keys(conn, position, server, json).await,
         link if links::is_ours(link) => links::execute(conn, position, link).await,
         other => run(conn, statement(other, position)).await.map(drop),
     }

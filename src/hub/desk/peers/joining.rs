@@ -131,10 +131,12 @@ fn must_be_spoken(room: &RoomRecord, spoken: &[ruma::RoomVersionId]) -> Result<(
     if spoken.iter().any(is_it) {
         return Ok(());
     }
-    Err(Refusal::new(
+    let version = room.version.to_string();
+    let refusal = Refusal::new(
         Code::IncompatibleRoomVersion,
-        format!("this room has version {}", room.version),
-    ))
+        format!("this room has version {version}"),
+    );
+    Err(refusal.with("room_version", version))
 }
 
 /// The event that a user's server is to complete and sign.
