@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     edge::credential_file::HubFacts,
-    hub::{Hub, HubParts, Limits, Quota, RegistrationRules, Settings},
+    hub::{Hub, HubParts, Limits, OutboxSettings, Quota, RegistrationRules, Settings},
     store::{
         OpenError, SharedStore, SigningKeyNote,
         media::MediaFiles,
@@ -265,6 +265,10 @@ fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
             ..Limits::default()
         },
         shards: limits.shards.0 as usize,
+        outbox: OutboxSettings {
+            enabled: config.federation.enabled,
+            ..OutboxSettings::default()
+        },
     }
 }
 

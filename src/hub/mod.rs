@@ -8,6 +8,7 @@ mod fanout;
 pub mod graph;
 mod housekeeping;
 mod links;
+pub mod outbox;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,7 +24,8 @@ use rand::RngCore;
 
 pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
-pub use settings::{Limits, Quota, RegistrationRules, Settings};
+use outbox::{Outbox, OutboxParts};
+pub use settings::{Limits, OutboxSettings, Quota, RegistrationRules, Settings};
 pub use writer::{
     Admission, Admitted, CommitterStats, Entry, Onto, Piece, Redacted, Submission, Submitted,
     WriteError, Writer,
@@ -68,6 +70,8 @@ pub struct Hub {
     edhoc_public_x: [u8; 32],
     remote: Arc<dyn Remote>,
     desk: Desk,
+    /// None where there are no other servers.
+    outbox: Option<Outbox>,
     ready: AtomicBool,
 }
 
@@ -94,6 +98,21 @@ impl Hub {
             Arc::clone(&fanout),
             settings.shards,
         ));
+        let outbox = if settings.outbox.enabled {
+            let parts = OutboxParts {
+                store: Arc::clone(&store),
+                writer: Arc::clone(&writer),
+                fanout: Arc::clone(&fanout),
+                remote: Arc::clone(&remote),
+                clock: Arc::clone(&clock),
+                ours: key.name().clone(),
+                settings: settings.outbox.clone(),
+                seeds: (rng.next_u64(), rng.next_u64()),
+            };
+            Some(Outbox::start(parts).await?)
+        } else {
+            None
+        };
         let desk = Desk::new(settings, media, &clock, rng.next_u64());
         let hub = Arc::new(Self {
             store,
@@ -106,6 +125,7 @@ impl Hub {
             edhoc_public_x,
             remote,
             desk,
+            outbox,
             ready: AtomicBool::new(true),
         });
         housekeeping::begin(&hub);
@@ -121,6 +141,9 @@ impl Hub {
     /// Stops taking work, lets what was taken finish, and closes the writer.
     pub async fn drain(&self) {
         self.stop_waiting();
+        if let Some(outbox) = &self.outbox {
+            outbox.drain().await;
+        }
         self.writer.drain().await;
     }
 
@@ -132,6 +155,11 @@ impl Hub {
     /// The store, for reading.
     pub fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// What tells other servers, if this hub has any.
+    pub fn outbox(&self) -> Option<&Outbox> {
+        self.outbox.as_ref()
     }
 
     /// The time now.

@@ -15,6 +15,7 @@ pub mod fsck;
 pub mod marker;
 pub mod media;
 pub mod memory;
+mod outbox;
 mod reads;
 pub mod records;
 pub mod sqlite;
@@ -28,6 +29,7 @@ use ruma::{EventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use thiserror::Error;
 
 pub use marker::{Change, Marker};
+pub use outbox::*;
 pub use records::*;
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
@@ -112,11 +114,26 @@ pub struct SigningKeyNote {
 
 /// Everything the hub keeps. One process owns a store.
 pub trait Store:
-    Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex
+    Commits
+    + Rooms
+    + Accounts
+    + Devices
+    + LinkedDevices
+    + ThinDevices
+    + MediaIndex
+    + Destinations
 {
 }
-impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex> Store
-    for T
+impl<
+    T: Commits
+        + Rooms
+        + Accounts
+        + Devices
+        + LinkedDevices
+        + ThinDevices
+        + MediaIndex
+        + Destinations,
+> Store for T
 {
 }
 

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 use crate::{
     api::{DeviceName, OscoreLink, Registration},
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, LinkRecord, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
+        EventNid, LinkRecord, MediaRecord, OutboxWrite, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
         Status, TxnAnswer, TxnKey,
     },
     wire::{
@@ -283,6 +283,14 @@ pub enum Write {
         device: DeviceName,
         url: Option<String>,
     },
+    /// Something for another server that is in no log: `{"edu_type", "content"}` as JSON.
+    Parcel {
+        to: OwnedServerName,
+        edu: String,
+        at: Timestamp,
+    },
+    /// What other servers are told.
+    Outbox(OutboxWrite),
     /// A stored file.
     Media(MediaRecord),
 }
@@ -300,6 +308,7 @@ impl Write {
             | Self::OneTimeKey { json, .. }
             | Self::FallbackKey { json, .. }
             | Self::Mail { json, .. } => json.len(),
+            Self::Parcel { edu, .. } => edu.len(),
             _ => 0,
         }
     }

@@ -90,6 +90,26 @@ pub async fn weave(
     room: &RoomId,
     events: &[Arc<Pdu>],
 ) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
+    woven(store, writer, (room, events), false).await
+}
+
+/// The same for an event that another server has made with the help of this one: the other servers
+/// in the room are told by this one.
+pub async fn weave_relayed(
+    store: &SharedStore,
+    writer: &Writer,
+    room: &RoomId,
+    event: &Arc<Pdu>,
+) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
+    woven(store, writer, (room, std::slice::from_ref(event)), true).await
+}
+
+async fn woven(
+    store: &SharedStore,
+    writer: &Writer,
+    (room, events): (&RoomId, &[Arc<Pdu>]),
+    relayed: bool,
+) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
     let order = in_order(events);
     for _ in 0..TRIES_MAX {
         let record = store.room(room).await?.ok_or(GraphError::NoSuchRoom)?;
@@ -101,9 +121,10 @@ pub async fn weave(
             };
             *fate = weave.add(event).await?;
         }
-        let Some(admission) = weave.finish().await? else {
+        let Some(mut admission) = weave.finish().await? else {
             return Ok((fates, None));
         };
+        admission.relayed = relayed;
         match writer.admit(room, admission).await {
             Ok(submitted) => return Ok((fates, Some(submitted))),
             Err(WriteError::Moved) => {}

@@ -482,6 +482,7 @@ impl<'a> Weave<'a> {
             state,
             changes,
             redactions: self.redactions,
+            relayed: false,
         }))
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     base::{Clock, Position},
     hub::{
-        fanout::Touched,
+        fanout::{ForServers, Touched},
         writer::{
             Admission, Submission, Submitted, WriteError,
             committer::{CommitJob, Source},
@@ -113,6 +113,8 @@ struct Staging {
     answers: Vec<Answer>,
     changed: BTreeSet<OwnedRoomId>,
     touched: Vec<Touched>,
+    /// The rooms of `changed` of which other servers are to be told.
+    told: BTreeSet<OwnedRoomId>,
 }
 
 impl Staging {
@@ -258,6 +260,11 @@ impl Shard {
                 staging
                     .touched
                     .push(Touched::Many(Arc::clone(&hot.audience)));
+                if staging.told.contains(id) && !hot.servers.is_empty() {
+                    let what = ForServers::Entries(hot.nid);
+                    let servers = Touched::Servers(Arc::clone(&hot.servers), what);
+                    staging.touched.push(servers);
+                }
             }
         }
         if staging.writes.is_empty() && self.in_flight.is_empty() {

@@ -138,6 +138,10 @@ impl Tables {
             | Write::AccountData { .. }
             | Write::Filter { .. } => self.apply_account(write, position)?,
             Write::ThinNames { .. } => self.apply_thin(write),
+            Write::Outbox(write) => self.apply_outbox(write),
+            Write::Parcel { to, edu, at } => {
+                self.keep_parcel(to, position, (edu.clone(), *at));
+            }
             _ => self.apply_device(write, position, part)?,
         }
         Ok(None)
