@@ -15,7 +15,7 @@ pub(crate) mod testing;
 mod writer;
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, PoisonError, Weak,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -27,8 +27,8 @@ pub use fanout::Fanout;
 use outbox::{Outbox, OutboxParts};
 pub use settings::{Limits, OutboxSettings, Quota, RegistrationRules, Settings};
 pub use writer::{
-    Admission, Admitted, CommitterStats, Entry, Onto, Piece, Redacted, Submission, Submitted,
-    WriteError, Writer,
+    Admission, Admitted, Anchor, CommitterStats, Entry, Onto, Piece, Redacted, Spot, Submission,
+    Submitted, WriteError, Writer,
 };
 
 use crate::{
@@ -73,6 +73,7 @@ pub struct Hub {
     /// None where there are no other servers.
     outbox: Option<Outbox>,
     ready: AtomicBool,
+    me: Weak<Hub>,
 }
 
 impl Hub {
@@ -114,7 +115,7 @@ impl Hub {
             None
         };
         let desk = Desk::new(settings, media, &clock, rng.next_u64());
-        let hub = Arc::new(Self {
+        let hub = Arc::new_cyclic(|me| Self {
             store,
             key,
             clock,
@@ -127,6 +128,7 @@ impl Hub {
             desk,
             outbox,
             ready: AtomicBool::new(true),
+            me: Weak::clone(me),
         });
         housekeeping::begin(&hub);
         Ok(hub)
@@ -150,6 +152,11 @@ impl Hub {
     /// Takes new settings; the number of shards and of password hashes at once stay.
     pub fn reconfigure(&self, settings: Settings) {
         self.desk.reconfigure(settings, &self.clock);
+    }
+
+    /// This hub, for what goes on when whoever asked hangs up; none while it is being dropped.
+    fn shared(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
     }
 
     /// The store, for reading.

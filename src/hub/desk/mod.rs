@@ -23,6 +23,7 @@ mod rates;
 mod reading;
 mod receipts;
 mod registration;
+mod remote;
 mod rooms;
 mod secret_registration;
 mod sync;
@@ -67,7 +68,9 @@ pub struct Desk {
     login_tokens: accounts::LoginTokens,
     codes: linking::Codes,
     turns: turns::Turns,
+    resting: peers::past::Resting,
     typing: receipts::TypingBoard,
+    elsewhere: remote::Elsewhere,
 }
 
 /// What a reload may replace under those who use it.
@@ -90,7 +93,9 @@ impl Desk {
             login_tokens: accounts::LoginTokens::default(),
             codes: linking::Codes::default(),
             turns: turns::Turns::new(seed),
+            resting: peers::past::Resting::default(),
             typing: receipts::TypingBoard::default(),
+            elsewhere: remote::Elsewhere::default(),
             rules: RwLock::new(Rules { settings, rates }),
             media,
         }

@@ -308,6 +308,7 @@ fn vouched_for(hub: &Hub, room: &RoomRecord, event: Arc<Pdu>) -> Result<Arc<Pdu>
 
 /// Weaves it in; refused unless it came into the room.
 async fn take(hub: &Hub, room: &RoomRecord, event: &Arc<Pdu>) -> Result<(), Refusal> {
+    let event = Arc::clone(event).into();
     let woven = graph::weave_relayed(&hub.store, &hub.writer, &room.id, event).await;
     let (fates, _) = woven.map_err(|error| failed(&error))?;
     match fates.into_iter().next() {

@@ -5,9 +5,12 @@
 //! own users'.
 
 mod joining;
+pub(super) mod past;
 mod reading;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_past;
 mod transaction;
 
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};

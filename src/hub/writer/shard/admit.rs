@@ -12,7 +12,7 @@ use crate::{
         fanout::Touched,
         writer::{
             Submitted, WriteError,
-            admission::{Admission, Admitted, Entry, Onto, Piece},
+            admission::{Admission, Admitted, Anchor, Entry, Onto, Piece, Spot},
             hot::{Hot, hashes, membership_of},
         },
     },
@@ -112,17 +112,20 @@ impl Hot {
         let mut events = Vec::new();
         for admitted in &admission.events {
             staging.writes.push(self.row(admitted));
-            let Some(entry) = &admitted.entry else {
-                continue;
-            };
-            let seq = self.enter(admitted, entry, &mut staging.writes)?;
-            if admission.relayed {
-                let room = self.nid;
-                let relay = Write::Outbox(OutboxWrite::Relay { room, seq });
-                staging.writes.push(relay);
-                staging.told.insert(self.room.id().clone());
+            match &admitted.spot {
+                Spot::Nowhere => {}
+                Spot::Place(anchor) => staging.writes.push(self.late(admitted, *anchor)),
+                Spot::Entry(entry) => {
+                    let seq = self.enter(admitted, entry, &mut staging.writes)?;
+                    if admission.relayed {
+                        let room = self.nid;
+                        let relay = Write::Outbox(OutboxWrite::Relay { room, seq });
+                        staging.writes.push(relay);
+                        staging.told.insert(self.room.id().clone());
+                    }
+                    events.push((admitted.event.id().clone(), Some(seq)));
+                }
             }
-            events.push((admitted.event.id().clone(), Some(seq)));
         }
         self.change(admission, ours, staging);
         Ok(events)
@@ -161,6 +164,19 @@ impl Hot {
             sent_by: None,
             json: Arc::clone(event.json()),
         })
+    }
+
+    /// Gives an event that came late its place.
+    fn late(&self, admitted: &Admitted, anchor: Anchor) -> Write {
+        Write::Place {
+            room: self.nid,
+            anchor: match anchor {
+                Anchor::Before(seq) => seq,
+                Anchor::Next => self.room.heads().seq.next(),
+            },
+            depth: admitted.event.fields().depth,
+            event: admitted.nid,
+        }
     }
 
     /// Gives an event its place in the log, and the markers after it theirs.
