@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{Nobody, Remote},
     edge::credential_file::HubFacts,
-    hub::{Hub, HubParts, Limits, Quota, RegistrationRules, Settings},
+    hub::{Hub, HubParts, Limits, OutboxSettings, Quota, RegistrationRules, Settings},
     store::{
         OpenError, SharedStore, SigningKeyNote,
         media::MediaFiles,
@@ -277,6 +277,10 @@ fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
         },
         shards: limits.shards.0 as usize,
         policy: config.policy.rules(),
+        outbox: OutboxSettings {
+            enabled: config.federation.enabled,
+            ..OutboxSettings::default()
+        },
     }
 }
 

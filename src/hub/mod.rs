@@ -10,6 +10,7 @@ mod housekeeping;
 mod links;
 mod peer_keys;
 mod policing;
+pub mod outbox;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -26,7 +27,8 @@ use rand::RngCore;
 pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
 pub use policing::{NotVouchedFor, Policing};
-pub use settings::{Limits, Quota, RegistrationRules, Settings};
+use outbox::{Outbox, OutboxParts};
+pub use settings::{Limits, OutboxSettings, Quota, RegistrationRules, Settings};
 pub use writer::{
     Admission, Admitted, Anchor, CommitterStats, Entry, Onto, Piece, Redacted, Spot, Submission,
     Submitted, WriteError, Writer,
@@ -75,6 +77,8 @@ pub struct Hub {
     remote: Arc<dyn Remote>,
     policing: Arc<Policing>,
     desk: Desk,
+    /// None where there are no other servers.
+    outbox: Option<Outbox>,
     ready: AtomicBool,
     me: Weak<Hub>,
 }
@@ -106,6 +110,21 @@ impl Hub {
             Arc::clone(&policing),
             settings.shards,
         ));
+        let outbox = if settings.outbox.enabled {
+            let parts = OutboxParts {
+                store: Arc::clone(&store),
+                writer: Arc::clone(&writer),
+                fanout: Arc::clone(&fanout),
+                remote: Arc::clone(&remote),
+                clock: Arc::clone(&clock),
+                ours: key.name().clone(),
+                settings: settings.outbox.clone(),
+                seeds: (rng.next_u64(), rng.next_u64()),
+            };
+            Some(Outbox::start(parts).await?)
+        } else {
+            None
+        };
         let desk = Desk::new(settings, media, &clock, rng.next_u64());
         let hub = Arc::new_cyclic(|me| Self {
             store,
@@ -119,6 +138,7 @@ impl Hub {
             remote,
             policing,
             desk,
+            outbox,
             ready: AtomicBool::new(true),
             me: Weak::clone(me),
         });
@@ -135,6 +155,9 @@ impl Hub {
     /// Stops taking work, lets what was taken finish, and closes the writer.
     pub async fn drain(&self) {
         self.stop_waiting();
+        if let Some(outbox) = &self.outbox {
+            outbox.drain().await;
+        }
         self.writer.drain().await;
     }
 
@@ -152,6 +175,11 @@ impl Hub {
     /// The store, for reading.
     pub fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// What tells other servers, if this hub has any.
+    pub fn outbox(&self) -> Option<&Outbox> {
+        self.outbox.as_ref()
     }
 
     /// The time now.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::outbox::PATIENCE;
 use crate::room::PolicyRules;
 
 /// Settings of a hub.
@@ -15,6 +16,35 @@ pub struct Settings {
     pub shards: usize,
     /// By what this hub vouches for events, where it is asked to.
     pub policy: PolicyRules,
+    /// How other servers are told things.
+    pub outbox: OutboxSettings,
+}
+
+/// How other servers are told things. Taken when the hub starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxSettings {
+    /// Whether they are.
+    pub enabled: bool,
+    /// How long a server that takes nothing is left alone at first; twice as long each time.
+    pub retry_first: Duration,
+    /// How long it is left alone at most.
+    pub retry_max: Duration,
+    /// How long it may take for a transaction.
+    pub patience: Duration,
+    /// When it has taken nothing for so long, what is older than that is given up.
+    pub expires_after: Duration,
+}
+
+impl Default for OutboxSettings {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            retry_first: Duration::from_secs(2),
+            retry_max: Duration::from_hours(1),
+            patience: PATIENCE,
+            expires_after: Duration::from_hours(24 * 7),
+        }
+    }
 }
 
 /// Who may make an account. Closed when neither is set.
@@ -72,6 +102,7 @@ impl Default for Settings {
             limits: Limits::default(),
             shards: 4,
             policy: PolicyRules::default(),
+            outbox: OutboxSettings::default(),
         }
     }
 }

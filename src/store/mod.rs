@@ -15,6 +15,7 @@ pub mod fsck;
 pub mod marker;
 pub mod media;
 pub mod memory;
+mod outbox;
 mod reads;
 pub mod records;
 mod servers;
@@ -29,6 +30,7 @@ use ruma::{EventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use thiserror::Error;
 
 pub use marker::{Change, Marker};
+pub use outbox::*;
 pub use records::*;
 pub use servers::{KEYS_OF_SERVERS_MAX, Servers};
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
@@ -114,11 +116,28 @@ pub struct SigningKeyNote {
 
 /// Everything the hub keeps. One process owns a store.
 pub trait Store:
-    Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex + Servers
+    Commits
+    + Rooms
+    + Accounts
+    + Devices
+    + LinkedDevices
+    + ThinDevices
+    + MediaIndex
+    + Destinations
+    + Servers
 {
 }
-impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex + Servers>
-    Store for T
+impl<
+    T: Commits
+        + Rooms
+        + Accounts
+        + Devices
+        + LinkedDevices
+        + ThinDevices
+        + MediaIndex
+        + Destinations
+        + Servers,
+> Store for T
 {
 }
 

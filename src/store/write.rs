@@ -9,7 +9,7 @@ use crate::{
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, LinkRecord, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
+        EventNid, LinkRecord, MediaRecord, OutboxWrite, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
         Status, TxnAnswer, TxnKey,
     },
     wire::{
@@ -291,6 +291,14 @@ pub enum Write {
         device: DeviceName,
         url: Option<String>,
     },
+    /// Something for another server that is in no log: `{"edu_type", "content"}` as JSON.
+    Parcel {
+        to: OwnedServerName,
+        edu: String,
+        at: Timestamp,
+    },
+    /// What other servers are told.
+    Outbox(OutboxWrite),
     /// A stored file.
     Media(MediaRecord),
     /// What is known of another server's keys, as JSON, instead of what was. Of too many servers
@@ -315,6 +323,7 @@ impl Write {
             | Self::FallbackKey { json, .. }
             | Self::Mail { json, .. }
             | Self::PeerKeys { json, .. } => json.len(),
+            Self::Parcel { edu, .. } => edu.len(),
             _ => 0,
         }
     }

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     base::{Clock, Position},
     hub::{
-        fanout::Touched,
         policing::Policing,
+        fanout::{ForServers, Touched},
         writer::{
             Admission, Submission, Submitted, WriteError,
             committer::{CommitJob, Source},
@@ -116,6 +116,8 @@ struct Staging {
     answers: Vec<Answer>,
     changed: BTreeSet<OwnedRoomId>,
     touched: Vec<Touched>,
+    /// The rooms of `changed` of which other servers are to be told.
+    told: BTreeSet<OwnedRoomId>,
 }
 
 impl Staging {
@@ -270,6 +272,11 @@ impl Shard {
                 staging
                     .touched
                     .push(Touched::Many(Arc::clone(&hot.audience)));
+                if staging.told.contains(id) && !hot.servers.is_empty() {
+                    let what = ForServers::Entries(hot.nid);
+                    let servers = Touched::Servers(Arc::clone(&hot.servers), what);
+                    staging.touched.push(servers);
+                }
             }
         }
         if staging.writes.is_empty() && self.in_flight.is_empty() {

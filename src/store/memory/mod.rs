@@ -6,6 +6,7 @@
 
 mod check;
 mod links;
+mod outbox;
 mod read;
 mod servers;
 mod thin;
@@ -24,8 +25,8 @@ use crate::{
     base::{EventHash, Position, Seq, Timestamp},
     room::{Membership, StateKey},
     store::{
-        Batch, CommitError, Commits, Committed, DeviceRecord, EventNid, EventRecord, LinkRecord,
-        MediaRecord, Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
+        Batch, CommitError, Commits, Committed, DestinationRecord, DeviceRecord, EventNid, EventRecord, LinkRecord,
+        Mark, MediaRecord, Numbers, ReceiptRecord, Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
         TxnKey, UserRecord,
     },
     wire::thin::{Alias, NameKind},
@@ -84,6 +85,12 @@ struct Tables {
     /// By recipient id and token, with when it was made.
     registrations: BTreeMap<(Vec<u8>, Vec<u8>), (Position, Registration)>,
     mail: BTreeMap<(DeviceKey, Position, u32), String>,
+    residents: BTreeMap<(RoomNid, OwnedServerName), Vec<Residency>>,
+    relays: BTreeSet<(RoomNid, Seq)>,
+    destinations: BTreeMap<OwnedServerName, DestinationRecord>,
+    parcels: BTreeMap<(OwnedServerName, (Position, u64)), (String, Timestamp)>,
+    refusals: BTreeMap<(RoomNid, Seq, OwnedServerName), (String, Timestamp)>,
+    lapses: BTreeMap<(OwnedServerName, Mark), (Mark, Timestamp)>,
     thin_names: BTreeMap<(DeviceKey, NameKind, Alias), String>,
     thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
     media: BTreeMap<String, MediaRecord>,

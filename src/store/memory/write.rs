@@ -143,6 +143,10 @@ impl Tables {
             Write::PeerKeys { server, json } => {
                 self.peer_keys.insert(server.clone(), json.clone());
             }
+            Write::Outbox(write) => self.apply_outbox(write),
+            Write::Parcel { to, edu, at } => {
+                self.keep_parcel(to, position, (edu.clone(), *at));
+            }
             _ => self.apply_device(write, position, part)?,
         }
         Ok(None)

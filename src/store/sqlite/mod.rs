@@ -15,6 +15,7 @@ mod links;
 mod media;
 mod memberships;
 mod open;
+mod outbox;
 mod owner;
 mod pending;
 mod pieces;

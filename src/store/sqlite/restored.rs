@@ -305,6 +305,8 @@ mod tests {
         "account_data",
         "aliases", // of rooms: #name:server
         "current",
+        // What was told since is told again: events have ids, and the same messages to devices too.
+        "destinations",
         "device_changes",
         "device_keys",
         "devices",
@@ -312,17 +314,22 @@ mod tests {
         "events",
         "filters",
         "hub",
+        "lapses",
         "links", // their contexts are void by the number of restores; the other keys stay
         "log",
         "mail",
         "media",
         "memberships",
         "meta",
+        "parcels",
         "peer_keys", // they are learnt anew where they changed
         "places",
         "policy_decisions",
         "profiles",
         "receipts",
+        "refusals",
+        "relays",
+        "residents",
         "rooms",
         "states",
         "txns",

@@ -6,7 +6,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 use super::{
     bulk::Statement,
     commit::Stop,
-    links,
+    links, outbox,
     pending::Grown,
     rows::{int, status_code},
     servers, thin,
@@ -49,6 +49,10 @@ pub(super) async fn execute(
         Write::RemoveDevice { user, device } => remove_device(conn, user, device).await,
         Write::ThinNames { .. } => thin::execute(conn, write).await,
         Write::PeerKeys { server, json } => servers::keep_keys(conn, position, server, json).await,
+        Write::Parcel { to, edu, at } => {
+            outbox::keep_parcel(conn, (to, position), edu, *at).await
+        }
+        Write::Outbox(write) => outbox::execute(conn, write).await,
         link if links::is_ours(link) => links::execute(conn, position, link).await,
         other => run(conn, statement(other, position)).await.map(drop),
     }

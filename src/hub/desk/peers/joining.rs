@@ -312,8 +312,7 @@ fn vouched_for(hub: &Hub, room: &RoomRecord, event: Arc<Pdu>) -> Result<Arc<Pdu>
 async fn take(hub: &Hub, room: &RoomRecord, event: &Arc<Pdu>) -> Result<(), Refusal> {
     let server = policy::policy_server(hub, room).await?;
     let event = policy::vouched_for(hub, room, server.as_ref(), Arc::clone(event)).await;
-    let events = [event];
-    let woven = graph::weave(&hub.store, &hub.writer, &room.id, &events).await;
+    let woven = graph::weave_relayed(&hub.store, &hub.writer, &room.id, event).await;
     let (fates, _) = woven.map_err(|error| failed(&error))?;
     match fates.into_iter().next() {
         Some(Fate::Accepted | Fate::Known) => Ok(()),

@@ -34,6 +34,9 @@ pub(super) async fn ask(
     let Credentials::Server(peer) = &origin.credentials else {
         return Err(Refusal::forbidden("only servers ask this, and sign it"));
     };
+    if let Some(outbox) = &hub.outbox {
+        outbox.alive(peer);
+    }
     macro_rules! answered {
         ($name:ident, $answer:expr) => {
             $answer.await.map(|reply| PeerReply::$name(Box::new(reply)))

@@ -11,7 +11,7 @@ use crate::{
     base::{Position, Seq},
     hub::{
         fanout::Touched,
-        writer::{Submission, Submitted, Unvouched, WriteError, hot::Hot},
+        writer::{Submission, Submitted, Unvouched, WriteError, hot::{Hot, Standing}},
     },
     room::{Applied, Effect, Evidence, Part, PolicyServer, Room, StateKey},
     store::{
@@ -234,16 +234,31 @@ impl Shard {
         sent_by: Option<SentBy>,
         staging: &mut Staging,
     ) -> Option<(OwnedEventId, Option<Seq>)> {
+        let member = match effect {
+            Effect::Append(pdu) => member_named(pdu),
+            _ => None,
+        };
+        let was = Standing {
+            ours: self.key.name(),
+            membership: member
+                .as_deref()
+                .map(|user| hot.room.membership(user))
+                .unwrap_or_default(),
+        };
         let applied = hot.room.apply(effect);
         match effect {
             Effect::Append(pdu) => {
                 let applied: Applied = applied.expect("an Append has a place in the log");
-                if let Some(user) = member_named(pdu) {
+                if let Some(user) = member {
                     staging.touched.push(Touched::One(user)); // who just left hears of it too
+                }
+                if !staging.told.contains(hot.room.id()) {
+                    staging.told.insert(hot.room.id().clone());
                 }
                 hot.store(
                     pdu,
                     applied,
+                    was,
                     self.store.numbers(),
                     sent_by,
                     &mut staging.writes,
@@ -281,11 +296,13 @@ impl Shard {
             .audience(record.nid, self.key.name())
             .await
             .map_err(ours)?;
+        let servers = self.store.residents(record.nid).await.map_err(ours)?;
         let branches = branches(&self.store, &record).await.map_err(ours)?;
         let room = Room::loaded(id.clone(), record.version, record.heads);
         let hot = Hot {
             state: record.state,
             audience: Arc::new(audience.into_iter().collect()),
+            servers: Arc::new(servers.into_iter().collect()),
             branches,
             ..Hot::new(room, record.nid, self.tick)
         };
