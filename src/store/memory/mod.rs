@@ -24,8 +24,8 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         Batch, CommitError, Commits, Committed, DeviceRecord, EventNid, EventRecord, LinkRecord,
-        MediaRecord, Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
-        TxnKey, UserRecord,
+        MediaRecord, Numbers, OutsideRecord, ReceiptRecord, RoomNid, RoomRecord, StateNid,
+        StoreError, TxnAnswer, TxnKey, UserRecord,
     },
     wire::thin::{Alias, NameKind},
 };
@@ -65,6 +65,7 @@ struct Tables {
     current: BTreeMap<RoomNid, BTreeMap<StateKey, EventNid>>,
     places: BTreeSet<(RoomNid, Seq, u64, EventNid)>,
     memberships: BTreeMap<(OwnedUserId, RoomNid), Member>,
+    outside: BTreeMap<(OwnedUserId, OwnedRoomId), OutsideRecord>,
     txns: BTreeMap<TxnKey, (TxnAnswer, Timestamp)>,
     aliases: BTreeMap<OwnedRoomAliasId, (RoomNid, OwnedUserId)>,
     directory: BTreeSet<RoomNid>,

@@ -15,6 +15,7 @@ mod links;
 mod media;
 mod memberships;
 mod open;
+mod outside;
 mod owner;
 mod pending;
 mod pieces;

@@ -318,6 +318,7 @@ mod tests {
         "media",
         "memberships",
         "meta",
+        "outside", // an invite that was answered since is there again: answering again does no harm
         "places",
         "profiles",
         "receipts",

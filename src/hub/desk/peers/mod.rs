@@ -17,7 +17,10 @@ use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 
 use crate::{
     api::{Code, Credentials, Origin, PeerCommand, PeerReply, Refusal},
-    hub::{Hub, desk::access::ours},
+    hub::{
+        Hub,
+        desk::{access::ours, remote},
+    },
     room::{ServerAcl, StateKey},
     store::{EventRecord, RoomRecord},
 };
@@ -72,7 +75,13 @@ pub(super) async fn ask(
             answered!(PeerProfile, reading::profile(hub, *asked))
         }
         PeerCommand::PeerAlias(asked) => answered!(PeerAlias, reading::alias(hub, *asked)),
-        PeerCommand::InviteHere(_) | PeerCommand::OldInviteHere(_) => Err(not_yet()),
+        PeerCommand::InviteHere(asked) => {
+            answered!(InviteHere, remote::invited(hub, peer, *asked))
+        }
+        PeerCommand::OldInviteHere(_) => Err(Refusal::new(
+            Code::IncompatibleRoomVersion,
+            "such invites are into rooms of versions 1 and 2, which this hub does not speak",
+        )),
         PeerCommand::UserDevices(_) | PeerCommand::UserKeys(_) | PeerCommand::UserKeyClaim(_) => {
             Err(not_yet())
         }
@@ -90,11 +99,21 @@ fn not_yet() -> Refusal {
 async fn room_for(hub: &Hub, peer: &ServerName, room: &RoomId) -> Result<RoomRecord, Refusal> {
     let record = hub.store.room(room).await.map_err(ours)?;
     let record = record.ok_or_else(|| Refusal::not_found(format!("no such room here: {room}")))?;
-    if let Some(acl) = acl(hub, &record).await? {
+    must_be_let_in(hub, peer, &record).await?;
+    Ok(record)
+}
+
+/// Refuses a server that the room's ACL keeps out.
+pub(super) async fn must_be_let_in(
+    hub: &Hub,
+    peer: &ServerName,
+    room: &RoomRecord,
+) -> Result<(), Refusal> {
+    if let Some(acl) = acl(hub, room).await? {
         acl.check(peer)
             .map_err(|why| Refusal::forbidden(why.to_string()))?;
     }
-    Ok(record)
+    Ok(())
 }
 
 /// The same, and the server is in it.

@@ -13,7 +13,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    ANSWER_PATIENCE, ASKING_MAX, ENTRY_PATIENCE, Place, Refusals, lied, odd, place, spoken,
+    ANSWER_PATIENCE, ASKING_MAX, ENTRY_PATIENCE, Place, Refusals, forget, lied, odd, place, spoken,
     template::{VOUCHING, Wanted, rebuilt},
     version_of,
 };
@@ -66,7 +66,8 @@ pub(in crate::hub::desk) async fn join(hub: &Hub, joining: Joining) -> Result<En
 async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
     let _turn = hub.desk.elsewhere.turn(&joining.room).await;
     // Somebody of ours may have come in meanwhile.
-    let Place::There(servers) = place(hub, &joining.room, &joining.via).await? else {
+    let there = place(hub, &joining.user, (&joining.room, &joining.via)).await?;
+    let Place::There(servers) = there else {
         return Ok(Entered::Here);
     };
     let Ok(_entry) = hub.desk.elsewhere.entries.acquire().await else {
@@ -79,7 +80,13 @@ async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
             break;
         }
         match through(hub, joining, server).await {
-            Ok(()) => return Ok(Entered::Joined),
+            Ok(()) => {
+                // It counts no more: where the user is in the room is newer.
+                if let Err(refusal) = forget(hub, &joining.user, &joining.room).await {
+                    tracing::info!(why = refusal.message, "an answered invite is still kept");
+                }
+                return Ok(Entered::Joined);
+            }
             Err(refusal) => refusals.add(server, refusal),
         }
     }
@@ -146,8 +153,7 @@ async fn sent(
     join: &Pdu,
 ) -> Result<create_join_event::v2::RoomState, Refusal> {
     let raw = RawValue::from_string(join.json().to_string()).map_err(lied)?;
-    let asked =
-        create_join_event::v2::Request::new(joining.room.clone(), join.id().clone(), raw);
+    let asked = create_join_event::v2::Request::new(joining.room.clone(), join.id().clone(), raw);
     let command = PeerCommand::SendJoin(Box::new(asked));
     let answer = hub.remote.ask(server, command, ENTRY_PATIENCE).await?;
     let PeerReply::SendJoin(answer) = answer else {
@@ -207,7 +213,9 @@ async fn believable(
         if some.is_empty() {
             return events;
         }
-        let checked = some.iter().map(|json| hub.remote.verified(json.get(), version));
+        let checked = some
+            .iter()
+            .map(|json| hub.remote.verified(json.get(), version));
         for checked in join_all(checked).await {
             match checked {
                 Ok(event) if event.fields().room_id == room => events.push(Arc::new(event)),
@@ -227,9 +235,8 @@ fn must_be_the_room(
     state: &[Arc<Pdu>],
 ) -> Result<(), Refusal> {
     let mut all = state.iter().map(|event| event.fields());
-    let create = all.find(|fields| {
-        fields.kind == "m.room.create" && fields.state_key.as_deref() == Some("")
-    });
+    let create = all
+        .find(|fields| fields.kind == "m.room.create" && fields.state_key.as_deref() == Some(""));
     // That its hash is the room id, since v12, is in its `room_id`: that is where it comes from.
     let create = create.ok_or_else(|| lied(format!("no event founded {room}")))?;
     let said = create.content.get("room_version");

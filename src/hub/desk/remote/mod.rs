@@ -6,9 +6,15 @@
 //! is asked, and for how long, is decided here; the room that a server tells of is judged by
 //! [`crate::hub::graph`].
 
+mod invite;
 mod join;
+mod knock;
+mod leave;
 mod names;
+mod outside;
 mod template;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -18,12 +24,16 @@ use std::{
     time::Duration,
 };
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomVersionId};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, UserId};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 pub(super) use self::{
+    invite::{invite, invited},
     join::{Entered, Joining, join},
-    names::alias,
+    knock::knock,
+    leave::leave,
+    names::{alias, profile, shown_profile},
+    outside::{forget, standing, standings},
 };
 use super::access::ours;
 use crate::{
@@ -92,11 +102,11 @@ pub(super) enum Place {
     There(Vec<OwnedServerName>),
 }
 
-/// Where the room is; `via` are the servers that whoever asks believes to be in it.
+/// Where the room is for a user; `via` are the servers that they believe to be in it.
 pub(super) async fn place(
     hub: &Hub,
-    room: &RoomId,
-    via: &[OwnedServerName],
+    user: &UserId,
+    (room, via): (&RoomId, &[OwnedServerName]),
 ) -> Result<Place, Refusal> {
     let record = hub.store.room(room).await.map_err(ours)?;
     let mut members = Vec::new();
@@ -110,7 +120,8 @@ pub(super) async fn place(
         }
     }
     // The name in an older room's id is no address: whoever made it may have left long ago.
-    let servers = distinct(hub, via.iter().cloned().chain(members));
+    let invited = standing(hub, user, room).await?.map(|outside| outside.via);
+    let servers = distinct(hub, via.iter().cloned().chain(invited).chain(members));
     // Nobody could be asked: then it is a room that is not here.
     Ok(if servers.is_empty() {
         Place::Here
