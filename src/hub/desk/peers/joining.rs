@@ -179,7 +179,7 @@ async fn template(
 /// Who of ours lets a user into a restricted room, where they are not invited and meet its
 /// condition as far as this server can tell.
 // spec: server-server §Restricted-rooms
-async fn vouching(
+pub(in crate::hub::desk) async fn vouching(
     hub: &Hub,
     room: &RoomRecord,
     user: &UserId,

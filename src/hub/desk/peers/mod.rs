@@ -13,13 +13,15 @@ mod tests;
 mod tests_past;
 mod transaction;
 
+pub(super) use self::{joining::vouching, transaction::weave};
+
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 
 use crate::{
     api::{Code, Credentials, Origin, PeerCommand, PeerReply, Refusal},
     hub::{
         Hub,
-        desk::{access::ours, remote},
+        desk::{access::ours, directory, remote},
     },
     room::{ServerAcl, StateKey},
     store::{EventRecord, RoomRecord},
@@ -85,7 +87,12 @@ pub(super) async fn ask(
         PeerCommand::UserDevices(_) | PeerCommand::UserKeys(_) | PeerCommand::UserKeyClaim(_) => {
             Err(not_yet())
         }
-        PeerCommand::PeerPublicRooms(_) | PeerCommand::PeerRoomSearch(_) => Err(not_yet()),
+        PeerCommand::PeerPublicRooms(asked) => {
+            answered!(PeerPublicRooms, directory::peer_public_rooms(hub, *asked))
+        }
+        PeerCommand::PeerRoomSearch(asked) => {
+            answered!(PeerRoomSearch, directory::peer_room_search(hub, *asked))
+        }
         PeerCommand::PeerHierarchy(_) | PeerCommand::PeerEventByTime(_) => Err(not_yet()),
         PeerCommand::PolicySign(_) => Err(not_yet()),
     }

@@ -18,6 +18,7 @@ use crate::{
     api::{PeerCommand, PeerReply, Refusal},
     hub::{
         Hub,
+        desk::remote,
         graph::{self, Fate},
     },
     store::RoomRecord,
@@ -82,6 +83,16 @@ async fn in_room(
     pdus: &[&RawValue],
     outcomes: &mut BTreeMap<OwnedEventId, Outcome>,
 ) {
+    let is_in = remote::is_in(hub, room).await;
+    if !is_in.unwrap_or(true) {
+        // All that we are told of a room that we are not in is that an invite is taken back.
+        for pdu in pdus {
+            if let Some((event, outcome)) = remote::out(hub, peer, pdu.get()).await {
+                outcomes.insert(event, outcome);
+            }
+        }
+        return;
+    }
     let record = match room_for(hub, peer, room).await {
         Ok(record) => record,
         Err(refusal) => {
@@ -129,7 +140,7 @@ async fn checked(hub: &Hub, room: &RoomRecord, json: &str) -> Result<Arc<Pdu>, S
 
 /// Weaves events in, and asks for what is missing before them: first for what lies between, and if
 /// that is more than a page, for the room as it was just before.
-async fn weave(
+pub(in crate::hub::desk) async fn weave(
     hub: &Hub,
     peer: &OwnedServerName,
     room: &RoomRecord,

@@ -121,7 +121,7 @@ async fn through(hub: &Hub, joining: &Joining, server: &OwnedServerName) -> Resu
 }
 
 /// Our join, in the place that the server proposes.
-async fn made(
+pub(super) async fn made(
     hub: &Hub,
     joining: &Joining,
     server: &OwnedServerName,
@@ -146,7 +146,7 @@ async fn made(
 }
 
 /// The room, as the server tells it once it has taken our join.
-async fn sent(
+pub(super) async fn sent(
     hub: &Hub,
     joining: &Joining,
     server: &OwnedServerName,
@@ -176,7 +176,7 @@ async fn sent(
 
 /// Our join with the signature of who vouches for it, where somebody does.
 // spec: server-server §Restricted-rooms
-async fn signed_by_all(
+pub(super) async fn signed_by_all(
     hub: &Hub,
     server: &OwnedServerName,
     version: Version,

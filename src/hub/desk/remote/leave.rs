@@ -4,9 +4,10 @@
 //! keep an invite in somebody's list by not answering.
 
 use ruma::{
-    CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
     api::federation::membership::{create_leave_event, prepare_leave_event},
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
@@ -19,6 +20,7 @@ use crate::{
     api::{PeerCommand, PeerReply, Refusal},
     hub::{Hub, desk::access::ours},
     room::Membership,
+    store::OutsideRecord,
     wire::matrix::{Pdu, PduFields, Version},
 };
 
@@ -173,4 +175,71 @@ fn alone(hub: &Hub, leaving: &Leaving) -> Result<Pdu, Refusal> {
 fn damaged(error: &(dyn std::error::Error + 'static)) -> Refusal {
     tracing::error!(error, "a stored invite is damaged");
     Refusal::internal()
+}
+
+/// What another server sends of a room that we are not in: that a user of ours is invited no more,
+/// or that their knock was turned down. Of anything else nothing is said.
+///
+/// Only the server that the invite came from, or that was knocked at, is believed.
+pub(in crate::hub::desk) async fn out(
+    hub: &Hub,
+    peer: &OwnedServerName,
+    json: &str,
+) -> Option<(OwnedEventId, Result<(), String>)> {
+    let named: Named = serde_json::from_str(json).ok()?;
+    let is_out = matches!(named.content.membership.as_str(), "leave" | "ban");
+    if named.kind != "m.room.member" || !is_out || named.state_key.server_name() != hub.key.name() {
+        return None;
+    }
+    let outside = standing(hub, &named.state_key, &named.room_id)
+        .await
+        .ok()??;
+    let id = Pdu::read(json, outside.version).ok()?.id().clone();
+    let outcome = put_out(hub, (peer, json), &outside).await;
+    Some((id, outcome))
+}
+
+#[derive(Deserialize)]
+struct Named {
+    room_id: OwnedRoomId,
+    state_key: OwnedUserId,
+    #[serde(rename = "type")]
+    kind: String,
+    content: NamedContent,
+}
+
+#[derive(Deserialize)]
+struct NamedContent {
+    membership: String,
+}
+
+async fn put_out(
+    hub: &Hub,
+    (peer, json): (&OwnedServerName, &str),
+    outside: &OutsideRecord,
+) -> Result<(), String> {
+    if outside.membership == Membership::Leave {
+        return Ok(());
+    }
+    let event = hub.remote.verified(json, outside.version).await;
+    let event = event.map_err(|error| error.to_string())?;
+    let sender = event.fields().sender.server_name();
+    if sender != outside.via || *peer != outside.via {
+        return Err(format!("the invite is {}'s", outside.via));
+    }
+    let _turn = hub.desk.elsewhere.turn(&outside.room_id).await;
+    let now = standing(hub, &outside.user, &outside.room_id).await;
+    if now.is_ok_and(|now| now.is_none_or(|now| now.position != outside.position)) {
+        return Ok(()); // answered or renewed meanwhile
+    }
+    let gone = Outside {
+        user: &outside.user,
+        room: &outside.room_id,
+        version: outside.version,
+        via: &outside.via,
+        membership: Membership::Leave,
+        event: &event,
+        shown: "[]".to_owned(),
+    };
+    keep(hub, gone).await.map_err(|refusal| refusal.message)
 }

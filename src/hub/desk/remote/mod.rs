@@ -12,6 +12,7 @@ mod knock;
 mod leave;
 mod names;
 mod outside;
+mod restricted;
 mod template;
 #[cfg(test)]
 mod testing;
@@ -31,9 +32,10 @@ pub(super) use self::{
     invite::{invite, invited},
     join::{Entered, Joining, join},
     knock::knock,
-    leave::leave,
+    leave::{leave, out},
     names::{alias, profile, shown_profile},
     outside::{forget, standing, standings},
+    restricted::join_restricted,
 };
 use super::access::ours;
 use crate::{
@@ -128,6 +130,14 @@ pub(super) async fn place(
     } else {
         Place::There(servers)
     })
+}
+
+/// Whether this hub is in a room.
+pub(super) async fn is_in(hub: &Hub, room: &RoomId) -> Result<bool, Refusal> {
+    match hub.store.room(room).await.map_err(ours)? {
+        Some(record) => is_ours(hub, &record).await,
+        None => Ok(false),
+    }
 }
 
 /// Whether a user of ours is joined.

@@ -240,6 +240,11 @@ async fn enter(
             return Ok(());
         }
     }
+    if how == MemberChange::Join
+        && remote::join_restricted(hub, caller, (&name.room, &name.via), &content).await?
+    {
+        return Ok(());
+    }
     change(hub, caller, &name.room, caller.user.clone(), how, content).await
 }
 
