@@ -300,6 +300,20 @@ pub trait Rooms: Send + Sync + 'static {
     /// The aliases of a room.
     async fn aliases(&self, room: RoomNid) -> Result<Vec<AliasRecord>, StoreError>;
 
+    /// What a user is to rooms that this hub is not in, as stored after `since`, by room id.
+    async fn outside(
+        &self,
+        user: &UserId,
+        since: Position,
+    ) -> Result<Vec<OutsideRecord>, StoreError>;
+
+    /// What a user is to one of them.
+    async fn outside_of(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<OutsideRecord>, StoreError>;
+
     /// Whether everyone may find a room in the directory.
     async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError>;
 

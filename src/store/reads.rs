@@ -35,6 +35,8 @@ macro_rules! each_store_read {
             policy_decision(event: $crate::base::EventHash) -> Option<$crate::store::PolicyDecision>;
             alias(alias: &ruma::RoomAliasId) -> Option<$crate::store::AliasRecord>;
             aliases(room: $crate::store::RoomNid) -> Vec<$crate::store::AliasRecord>;
+            outside(user: &ruma::UserId, since: $crate::base::Position) -> Vec<$crate::store::OutsideRecord>;
+            outside_of(user: &ruma::UserId, room: &ruma::RoomId) -> Option<$crate::store::OutsideRecord>;
             is_listed(room: $crate::store::RoomNid) -> bool;
             listed(after: Option<(u64, $crate::store::RoomNid)>, limit: u32) -> Vec<$crate::store::ListedRecord>;
             receipts(room: $crate::store::RoomNid, since: $crate::base::Position) -> Vec<$crate::store::ReceiptRecord>;

@@ -9,7 +9,7 @@ use crate::{
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, LinkRecord, MediaRecord, OutboxWrite, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
+        EventNid, LinkRecord, MediaRecord, OutboxWrite, OutsideRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
         Status, TxnAnswer, TxnKey,
     },
     wire::{
@@ -118,6 +118,13 @@ pub enum Write {
         room: RoomNid,
         membership: Membership,
         event: EventNid,
+    },
+    /// What a user is to a room that this hub is not in. `position` is the commit's.
+    Outside(Box<OutsideRecord>),
+    /// Nothing any more.
+    NotOutside {
+        user: OwnedUserId,
+        room_id: OwnedRoomId,
     },
     /// The user no longer wants to hear of the room.
     Forget { user: OwnedUserId, room: RoomNid },
@@ -314,6 +321,7 @@ impl Write {
     fn text_bytes(&self) -> usize {
         match self {
             Self::Event(event) => event.json.len(),
+            Self::Outside(outside) => outside.event.len() + outside.state.len(),
             Self::Profile { json, .. } => json.as_ref().map_or(0, String::len),
             Self::Redact { json, .. }
             | Self::AccountData { json, .. }

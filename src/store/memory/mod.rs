@@ -26,7 +26,7 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         Batch, CommitError, Commits, Committed, DestinationRecord, DeviceRecord, EventNid, EventRecord, LinkRecord,
-        Mark, MediaRecord, Numbers, ReceiptRecord, Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
+        Mark, MediaRecord, Numbers, OutsideRecord, ReceiptRecord, Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
         TxnKey, UserRecord,
     },
     wire::thin::{Alias, NameKind},
@@ -67,6 +67,7 @@ struct Tables {
     current: BTreeMap<RoomNid, BTreeMap<StateKey, EventNid>>,
     places: BTreeSet<(RoomNid, Seq, u64, EventNid)>,
     memberships: BTreeMap<(OwnedUserId, RoomNid), Member>,
+    outside: BTreeMap<(OwnedUserId, OwnedRoomId), OutsideRecord>,
     txns: BTreeMap<TxnKey, (TxnAnswer, Timestamp)>,
     policy_decisions: BTreeMap<EventHash, (Option<String>, Timestamp)>,
     aliases: BTreeMap<OwnedRoomAliasId, (RoomNid, OwnedUserId)>,

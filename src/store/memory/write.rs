@@ -11,8 +11,8 @@ use crate::{
     room::{Heads, StateKey},
     store::{
         Batch, Claimed, CommitError, Committed, Conflict, DeviceRecord, EventNid, EventRecord,
-        NewEntry, NewEvent, NewLogged, NewState, ReceiptRecord, RoomRecord, StateHead, StateNid,
-        StoreError, TxnKey, UserRecord, Write,
+        NewEntry, NewEvent, NewLogged, NewState, OutsideRecord, ReceiptRecord, RoomRecord,
+        StateHead, StateNid, StoreError, TxnKey, UserRecord, Write,
     },
     wire::chain,
 };
@@ -123,6 +123,8 @@ impl Tables {
             | Write::Current { .. }
             | Write::Membership { .. }
             | Write::Forget { .. }
+            | Write::Outside(_)
+            | Write::NotOutside { .. }
             | Write::Redact { .. }
             | Write::Txn { .. }
             | Write::ForgetTxns { .. }
@@ -231,6 +233,17 @@ impl Tables {
                 if let Some(member) = self.memberships.get_mut(&(user.clone(), *room)) {
                     member.forgotten = true;
                 }
+            }
+            Write::Outside(record) => {
+                let key = (record.user.clone(), record.room_id.clone());
+                let record = OutsideRecord {
+                    position,
+                    ..(**record).clone()
+                };
+                self.outside.insert(key, record);
+            }
+            Write::NotOutside { user, room_id } => {
+                self.outside.remove(&(user.clone(), room_id.clone()));
             }
             other => self.apply_names(other, position)?,
         }

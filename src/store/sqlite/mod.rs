@@ -16,6 +16,7 @@ mod media;
 mod memberships;
 mod open;
 mod outbox;
+mod outside;
 mod owner;
 mod pending;
 mod pieces;

@@ -323,6 +323,7 @@ mod tests {
         "meta",
         "parcels",
         "peer_keys", // they are learnt anew where they changed
+        "outside", // an invite that was answered since is there again: answering again does no harm
         "places",
         "policy_decisions",
         "profiles",

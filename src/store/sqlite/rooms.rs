@@ -9,7 +9,7 @@ use super::{
     bulk::Statement,
     damaged,
     memberships::{self, membership_columns},
-    pieces,
+    outside, pieces,
     rows::{Cells, all, event_columns, int, membership_code, room_columns, user_of},
     states,
 };
@@ -18,7 +18,7 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         AliasRecord, EventNid, EventRecord, Kinds, ListedRecord, LogRecord, MembershipRecord,
-        Order, PolicyDecision, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError,
+        Order, OutsideRecord, PolicyDecision, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError,
         Totals, TxnAnswer, TxnKey,
     },
 };
@@ -404,6 +404,22 @@ impl Rooms for Sqlite {
         )
         .bind(room.0);
         all(&self.rows(statement).await?, alias_of)
+    }
+
+    async fn outside(
+        &self,
+        user: &UserId,
+        since: Position,
+    ) -> Result<Vec<OutsideRecord>, StoreError> {
+        outside::of_user(self, user, since).await
+    }
+
+    async fn outside_of(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<OutsideRecord>, StoreError> {
+        outside::of_room(self, user, room).await
     }
 
     async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError> {

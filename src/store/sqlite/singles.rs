@@ -6,7 +6,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 use super::{
     bulk::Statement,
     commit::Stop,
-    links, outbox,
+    links, outbox, outside,
     pending::Grown,
     rows::{int, status_code},
     servers, thin,
@@ -163,6 +163,7 @@ fn statement(write: &Write, position: Position) -> Option<Statement> {
     room_statement(write)
         .or_else(|| account_statement(write, position))
         .or_else(|| device_statement(write, position))
+        .or_else(|| outside::statement(write, position))
 }
 
 fn room_statement(write: &Write) -> Option<Statement> {

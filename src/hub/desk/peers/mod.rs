@@ -16,11 +16,16 @@ mod tests_past;
 mod tests_policy;
 mod transaction;
 
+pub(super) use self::{joining::vouching, transaction::weave};
+
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 
 use crate::{
     api::{Code, Credentials, Origin, PeerCommand, PeerReply, Refusal},
-    hub::{Hub, desk::access::ours},
+    hub::{
+        Hub,
+        desk::{access::ours, directory, remote},
+    },
     room::{ServerAcl, StateKey},
     store::{EventRecord, RoomRecord},
 };
@@ -78,11 +83,22 @@ pub(super) async fn ask(
             answered!(PeerProfile, reading::profile(hub, *asked))
         }
         PeerCommand::PeerAlias(asked) => answered!(PeerAlias, reading::alias(hub, *asked)),
-        PeerCommand::InviteHere(_) | PeerCommand::OldInviteHere(_) => Err(not_yet()),
+        PeerCommand::InviteHere(asked) => {
+            answered!(InviteHere, remote::invited(hub, peer, *asked))
+        }
+        PeerCommand::OldInviteHere(_) => Err(Refusal::new(
+            Code::IncompatibleRoomVersion,
+            "such invites are into rooms of versions 1 and 2, which this hub does not speak",
+        )),
         PeerCommand::UserDevices(_) | PeerCommand::UserKeys(_) | PeerCommand::UserKeyClaim(_) => {
             Err(not_yet())
         }
-        PeerCommand::PeerPublicRooms(_) | PeerCommand::PeerRoomSearch(_) => Err(not_yet()),
+        PeerCommand::PeerPublicRooms(asked) => {
+            answered!(PeerPublicRooms, directory::peer_public_rooms(hub, *asked))
+        }
+        PeerCommand::PeerRoomSearch(asked) => {
+            answered!(PeerRoomSearch, directory::peer_room_search(hub, *asked))
+        }
         PeerCommand::PeerHierarchy(_) | PeerCommand::PeerEventByTime(_) => Err(not_yet()),
         PeerCommand::PolicySign(asked) => answered!(PolicySign, policy::sign(hub, peer, *asked)),
     }
@@ -96,11 +112,21 @@ fn not_yet() -> Refusal {
 async fn room_for(hub: &Hub, peer: &ServerName, room: &RoomId) -> Result<RoomRecord, Refusal> {
     let record = hub.store.room(room).await.map_err(ours)?;
     let record = record.ok_or_else(|| Refusal::not_found(format!("no such room here: {room}")))?;
-    if let Some(acl) = acl(hub, &record).await? {
+    must_be_let_in(hub, peer, &record).await?;
+    Ok(record)
+}
+
+/// Refuses a server that the room's ACL keeps out.
+pub(super) async fn must_be_let_in(
+    hub: &Hub,
+    peer: &ServerName,
+    room: &RoomRecord,
+) -> Result<(), Refusal> {
+    if let Some(acl) = acl(hub, room).await? {
         acl.check(peer)
             .map_err(|why| Refusal::forbidden(why.to_string()))?;
     }
-    Ok(record)
+    Ok(())
 }
 
 /// The same, and the server is in it.

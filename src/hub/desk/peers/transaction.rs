@@ -18,7 +18,7 @@ use crate::{
     api::{PeerCommand, PeerReply, Refusal},
     hub::{
         Hub,
-        desk::access::ours,
+        desk::{access::ours, remote},
         graph::{self, Fate, Received},
     },
     room::{PolicyServer, ServerAcl},
@@ -84,6 +84,16 @@ async fn in_room(
     pdus: &[&RawValue],
     outcomes: &mut BTreeMap<OwnedEventId, Outcome>,
 ) {
+    let is_in = remote::is_in(hub, room).await;
+    if !is_in.unwrap_or(true) {
+        // All that we are told of a room that we are not in is that an invite is taken back.
+        for pdu in pdus {
+            if let Some((event, outcome)) = remote::out(hub, peer, pdu.get()).await {
+                outcomes.insert(event, outcome);
+            }
+        }
+        return;
+    }
     let gate = match Gate::of(hub, peer, room).await {
         Ok(gate) => gate,
         Err(Closed { version, why }) => {
@@ -321,4 +331,21 @@ fn open_ends(events: &[Received], fates: &[Fate]) -> past::OpenEnds {
         }
     }
     ends
+}
+
+/// Weaves checked events into a room; what is missing before them is asked of this server.
+pub(in crate::hub::desk) async fn weave(
+    hub: &Hub,
+    peer: &OwnedServerName,
+    room: &RoomRecord,
+    events: &[Arc<Pdu>],
+) -> Vec<Fate> {
+    let gate = Gate {
+        hub,
+        room: room.clone(),
+        acl: None,
+        policy: None,
+    };
+    let events: Vec<Received> = events.iter().cloned().map(Into::into).collect();
+    gate.weave(peer, &events).await
 }

@@ -12,7 +12,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    ANSWER_PATIENCE, ASKING_MAX, ENTRY_PATIENCE, Place, Refusals, lied, odd, place, spoken,
+    ANSWER_PATIENCE, ASKING_MAX, ENTRY_PATIENCE, Place, Refusals, forget, lied, odd, place, spoken,
     template::{VOUCHING, Wanted, rebuilt},
     version_of,
 };
@@ -62,7 +62,8 @@ pub(in crate::hub::desk) async fn join(hub: &Hub, joining: Joining) -> Result<En
 async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
     let _turn = hub.desk.elsewhere.turn(&joining.room).await;
     // Somebody of ours may have come in meanwhile.
-    let Place::There(servers) = place(hub, &joining.room, &joining.via).await? else {
+    let there = place(hub, &joining.user, (&joining.room, &joining.via)).await?;
+    let Place::There(servers) = there else {
         return Ok(Entered::Here);
     };
     let Ok(_entry) = hub.desk.elsewhere.entries.acquire().await else {
@@ -75,7 +76,13 @@ async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
             break;
         }
         match through(hub, joining, server).await {
-            Ok(()) => return Ok(Entered::Joined),
+            Ok(()) => {
+                // It counts no more: where the user is in the room is newer.
+                if let Err(refusal) = forget(hub, &joining.user, &joining.room).await {
+                    tracing::info!(why = refusal.message, "an answered invite is still kept");
+                }
+                return Ok(Entered::Joined);
+            }
             Err(refusal) => refusals.add(server, refusal),
         }
     }
@@ -110,7 +117,7 @@ async fn through(hub: &Hub, joining: &Joining, server: &OwnedServerName) -> Resu
 }
 
 /// Our join, in the place that the server proposes.
-async fn made(
+pub(super) async fn made(
     hub: &Hub,
     joining: &Joining,
     server: &OwnedServerName,
@@ -135,7 +142,7 @@ async fn made(
 }
 
 /// The room, as the server tells it once it has taken our join.
-async fn sent(
+pub(super) async fn sent(
     hub: &Hub,
     joining: &Joining,
     server: &OwnedServerName,
@@ -165,7 +172,7 @@ async fn sent(
 
 /// Our join with the signature of who vouches for it, where somebody does.
 // spec: server-server §Restricted-rooms
-async fn signed_by_all(
+pub(super) async fn signed_by_all(
     hub: &Hub,
     server: &OwnedServerName,
     version: Version,
