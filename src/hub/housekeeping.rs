@@ -15,7 +15,8 @@ use crate::{
 const EVERY: Duration = Duration::from_hours(1);
 
 /// How long an answered transaction is remembered: a phone that was off for a month sends again
-/// what it does not know to have arrived, and must not send it twice.
+/// what it does not know to have arrived, and must not send it twice. A message of another server
+/// for devices is remembered as long.
 const TRANSACTIONS: Duration = Duration::from_hours(24 * 31);
 
 /// Keeps house until the hub is gone.
@@ -39,7 +40,10 @@ impl Hub {
         let span = u64::try_from(TRANSACTIONS.as_millis()).unwrap_or(u64::MAX);
         let before = Timestamp(self.now().0.saturating_sub(span));
         let batch = Batch {
-            writes: vec![Write::ForgetTxns { before }],
+            writes: vec![
+                Write::ForgetTxns { before },
+                Write::ForgetRemoteMessages { before },
+            ],
             may_conflict: false,
         };
         match self.writer.write(batch, Vec::new()).await {

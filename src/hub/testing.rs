@@ -108,27 +108,34 @@ pub(crate) async fn hub_around(
     settings: Settings,
     wrap: impl FnOnce(SharedStore) -> SharedStore,
 ) -> TestHub {
-    made(settings, wrap, Arc::new(Nobody)).await
+    made(settings, wrap, key(), Arc::new(Nobody)).await
 }
 
 /// A hub with other servers around it.
 pub(crate) async fn hub_among(remote: Arc<dyn Remote>) -> TestHub {
-    made(Settings::default(), |store| store, remote).await
+    made(Settings::default(), |store| store, key(), remote).await
+}
+
+/// A hub of another name, with other servers around it.
+pub(crate) async fn hub_of(server: &str, remote: Arc<dyn Remote>) -> TestHub {
+    let key = crate::room::testing::key(server);
+    made(Settings::default(), |store| store, key, remote).await
 }
 
 async fn made(
     settings: Settings,
     wrap: impl FnOnce(SharedStore) -> SharedStore,
+    key: ServerKey,
     remote: Arc<dyn Remote>,
 ) -> TestHub {
     let dir = TempDir::new().unwrap();
-    let options = OpenOptions::new(dir.path().join("hub.db"), SERVER.try_into().unwrap());
+    let options = OpenOptions::new(dir.path().join("hub.db"), key.name().clone());
     let store = wrap(Arc::new(Sqlite::open(options).await.unwrap()));
     let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
     let hub = Hub::start(HubParts {
         store,
         media: MediaFiles::new(dir.path().join("media")).await.unwrap(),
-        key: Arc::new(key()),
+        key: Arc::new(key),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         rng: Box::new(StdRng::seed_from_u64(7)),
         settings,
@@ -171,7 +178,8 @@ pub(crate) fn bearer(token: &str) -> Origin {
 impl TestHub {
     /// An account without a password, and its device `PHONE`.
     pub(crate) async fn account(&self, localpart: &str) -> Person {
-        let user = OwnedUserId::try_from(format!("@{localpart}:{SERVER}")).unwrap();
+        let user = format!("@{localpart}:{}", self.hub.key.name());
+        let user = OwnedUserId::try_from(user).unwrap();
         let made = Write::NewUser {
             user: user.clone(),
             password: None,

@@ -15,7 +15,7 @@ use crate::{
     base::Position,
     store::{
         Accounts, Batch, CommitError, Commits, Committed, Devices, LinkedDevices, MediaIndex,
-        Numbers, Rooms, Store, StoreError, ThinDevices,
+        Numbers, RemoteUsers, Rooms, Store, StoreError, ThinDevices,
     },
 };
 

@@ -17,6 +17,7 @@ pub mod media;
 pub mod memory;
 mod reads;
 pub mod records;
+mod remote;
 pub mod sqlite;
 mod thin;
 pub mod write;
@@ -29,6 +30,7 @@ use thiserror::Error;
 
 pub use marker::{Change, Marker};
 pub use records::*;
+pub use remote::*;
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
 
@@ -112,11 +114,18 @@ pub struct SigningKeyNote {
 
 /// Everything the hub keeps. One process owns a store.
 pub trait Store:
-    Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex
+    Commits + Rooms + Accounts + Devices + RemoteUsers + LinkedDevices + ThinDevices + MediaIndex
 {
 }
-impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex> Store
-    for T
+impl<T> Store for T where
+    T: Commits
+        + Rooms
+        + Accounts
+        + Devices
+        + RemoteUsers
+        + LinkedDevices
+        + ThinDevices
+        + MediaIndex
 {
 }
 

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 use crate::{
     api::{DeviceName, OscoreLink, Registration},
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, LinkRecord, MediaRecord, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
-        Status, TxnAnswer, TxnKey,
+        EventNid, LinkRecord, MediaRecord, ReceiptRecord, RemoteUser, RoomNid, SentBy, StateHead,
+        StateNid, Status, TxnAnswer, TxnKey,
     },
     wire::{
         matrix::Version,
@@ -285,6 +285,28 @@ pub enum Write {
     },
     /// A stored file.
     Media(MediaRecord),
+    /// Where the device list of another server's user stands.
+    RemoteUser {
+        user: OwnedUserId,
+        state: RemoteUser,
+    },
+    /// A device of another server's user: its name and keys; gone when none.
+    RemoteDevice {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        known: Option<(Option<String>, String)>,
+    },
+    /// All devices of another server's user go.
+    ForgetRemoteDevices { user: OwnedUserId },
+    /// A message for devices came from another server; conflicts when it came before. The oldest
+    /// of a server with too many is forgotten.
+    RemoteMessage {
+        origin: OwnedServerName,
+        id: String,
+        at: Timestamp,
+    },
+    /// Messages of other servers that came before `before` may be forgotten.
+    ForgetRemoteMessages { before: Timestamp },
 }
 
 impl Write {
@@ -300,6 +322,14 @@ impl Write {
             | Self::OneTimeKey { json, .. }
             | Self::FallbackKey { json, .. }
             | Self::Mail { json, .. } => json.len(),
+            Self::RemoteDevice {
+                known: Some((_, keys)),
+                ..
+            } => keys.len(),
+            Self::RemoteUser { state, .. } => {
+                let keys = [&state.master_key, &state.self_signing_key];
+                keys.into_iter().flatten().map(String::len).sum()
+            }
             _ => 0,
         }
     }

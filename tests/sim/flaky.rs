@@ -18,7 +18,7 @@ use tramline::{
     base::{Clock, Position, Timestamp},
     store::{
         Accounts, Batch, CommitError, Commits, Committed, Devices, LinkedDevices, MediaIndex,
-        Numbers, Rooms, StoreError, ThinDevices,
+        Numbers, RemoteUsers, Rooms, StoreError, ThinDevices,
         faulty::{Fault, Injected},
         memory::Memory,
     },

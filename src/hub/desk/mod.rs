@@ -11,6 +11,7 @@ mod aliases;
 mod devices;
 mod directory;
 mod discovery;
+mod elsewhere;
 mod filters;
 mod keys;
 mod linking;
@@ -66,8 +67,9 @@ pub struct Desk {
     passed: registration::Passed,
     login_tokens: accounts::LoginTokens,
     codes: linking::Codes,
-    turns: turns::Turns,
+    turns: Arc<turns::Turns>,
     typing: receipts::TypingBoard,
+    fetches: elsewhere::Fetches,
 }
 
 /// What a reload may replace under those who use it.
@@ -89,8 +91,9 @@ impl Desk {
             passed: registration::Passed::default(),
             login_tokens: accounts::LoginTokens::default(),
             codes: linking::Codes::default(),
-            turns: turns::Turns::new(seed),
+            turns: Arc::new(turns::Turns::new(seed)),
             typing: receipts::TypingBoard::default(),
+            fetches: elsewhere::Fetches::default(),
             rules: RwLock::new(Rules { settings, rates }),
             media,
         }

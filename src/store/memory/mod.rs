@@ -7,6 +7,7 @@
 mod check;
 mod links;
 mod read;
+mod remote;
 mod thin;
 mod write;
 
@@ -85,6 +86,7 @@ struct Tables {
     thin_names: BTreeMap<(DeviceKey, NameKind, Alias), String>,
     thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
     media: BTreeMap<String, MediaRecord>,
+    remote: remote::Remote,
 }
 
 #[derive(Clone, Debug)]

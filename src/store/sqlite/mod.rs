@@ -18,6 +18,7 @@ mod open;
 mod owner;
 mod pending;
 mod pieces;
+mod remote;
 mod restored;
 mod rooms;
 mod rows;

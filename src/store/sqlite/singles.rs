@@ -8,6 +8,7 @@ use super::{
     commit::Stop,
     links,
     pending::Grown,
+    remote,
     rows::{int, status_code},
     thin,
 };
@@ -49,6 +50,7 @@ pub(super) async fn execute(
         Write::RemoveDevice { user, device } => remove_device(conn, user, device).await,
         Write::ThinNames { .. } => thin::execute(conn, write).await,
         link if links::is_ours(link) => links::execute(conn, position, link).await,
+        remote if remote::is_ours(remote) => remote::execute(conn, remote).await,
         other => run(conn, statement(other, position)).await.map(drop),
     }
 }

@@ -4,10 +4,14 @@
 //! see and do: it must be in the room, the room's ACL must let it, and what it sends must be its
 //! own users'.
 
+mod devices;
+mod edus;
 mod joining;
 mod reading;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_edus;
 mod transaction;
 
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
@@ -70,9 +74,11 @@ pub(super) async fn ask(
         }
         PeerCommand::PeerAlias(asked) => answered!(PeerAlias, reading::alias(hub, *asked)),
         PeerCommand::InviteHere(_) | PeerCommand::OldInviteHere(_) => Err(not_yet()),
-        PeerCommand::UserDevices(_) | PeerCommand::UserKeys(_) | PeerCommand::UserKeyClaim(_) => {
-            Err(not_yet())
+        PeerCommand::UserDevices(asked) => {
+            answered!(UserDevices, devices::devices(hub, *asked))
         }
+        PeerCommand::UserKeys(asked) => answered!(UserKeys, devices::keys(hub, *asked)),
+        PeerCommand::UserKeyClaim(asked) => answered!(UserKeyClaim, devices::claim(hub, *asked)),
         PeerCommand::PeerPublicRooms(_) | PeerCommand::PeerRoomSearch(_) => Err(not_yet()),
         PeerCommand::PeerHierarchy(_) | PeerCommand::PeerEventByTime(_) => Err(not_yet()),
         PeerCommand::PolicySign(_) => Err(not_yet()),
