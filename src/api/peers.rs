@@ -127,6 +127,12 @@ pub trait Remote: Send + Sync + 'static {
     /// Checks size, form, hash and the signatures of all servers that have to have signed an event
     /// of a room of this version. Where its content is not what was signed, gives what is left of it.
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified>;
+
+    /// Whether the operator has this hub deal with a server, and if not, by which rule.
+    fn welcomes(&self, server: &ServerName) -> Result<(), String> {
+        let _ = server;
+        Ok(())
+    }
 }
 
 /// Another server did not do what it was asked.

@@ -14,7 +14,7 @@ pub(crate) mod testing;
 mod writer;
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, PoisonError, Weak,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -25,8 +25,8 @@ pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
 pub use settings::{Limits, Quota, RegistrationRules, Settings};
 pub use writer::{
-    Admission, Admitted, CommitterStats, Entry, Onto, Piece, Redacted, Submission, Submitted,
-    WriteError, Writer,
+    Admission, Admitted, Anchor, CommitterStats, Entry, Onto, Piece, Redacted, Spot, Submission,
+    Submitted, WriteError, Writer,
 };
 
 use crate::{
@@ -69,6 +69,7 @@ pub struct Hub {
     remote: Arc<dyn Remote>,
     desk: Desk,
     ready: AtomicBool,
+    me: Weak<Hub>,
 }
 
 impl Hub {
@@ -95,7 +96,7 @@ impl Hub {
             settings.shards,
         ));
         let desk = Desk::new(settings, media, &clock, rng.next_u64());
-        let hub = Arc::new(Self {
+        let hub = Arc::new_cyclic(|me| Self {
             store,
             key,
             clock,
@@ -107,6 +108,7 @@ impl Hub {
             remote,
             desk,
             ready: AtomicBool::new(true),
+            me: Weak::clone(me),
         });
         housekeeping::begin(&hub);
         Ok(hub)
@@ -127,6 +129,11 @@ impl Hub {
     /// Takes new settings; the number of shards and of password hashes at once stay.
     pub fn reconfigure(&self, settings: Settings) {
         self.desk.reconfigure(settings, &self.clock);
+    }
+
+    /// This hub, for what goes on when whoever asked hangs up; none while it is being dropped.
+    fn shared(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
     }
 
     /// The store, for reading.

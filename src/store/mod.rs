@@ -212,13 +212,25 @@ pub trait Rooms: Send + Sync + 'static {
     async fn seq_at(&self, room: RoomNid, position: Position) -> Result<Seq, StoreError>;
 
     /// Events with a place but no seq (history from before our join, late gap-fills), anchored
-    /// before the entry `anchor`, by depth, newest first.
+    /// before the entry `anchor`, by depth; `limit` of them after the first `skip`.
     async fn places(
         &self,
         room: RoomNid,
         anchor: Seq,
+        order: Order,
+        skip: u32,
         limit: u32,
     ) -> Result<Vec<EventRecord>, StoreError>;
+
+    /// Which entries with `from < seq <= to` have events with a place anchored before them; newest
+    /// first, at most `limit`.
+    async fn anchors(
+        &self,
+        room: RoomNid,
+        from: Seq,
+        to: Seq,
+        limit: u32,
+    ) -> Result<Vec<Seq>, StoreError>;
 
     /// One membership.
     async fn membership(

@@ -22,7 +22,8 @@ macro_rules! each_store_read {
             state_events(room: $crate::store::RoomNid, state: $crate::store::StateNid, kinds: $crate::store::Kinds<'_>) -> Vec<$crate::store::EventRecord>;
             log(room: $crate::store::RoomNid, from: $crate::base::Seq, to: $crate::base::Seq, order: $crate::store::Order, limit: u32) -> Vec<$crate::store::LogRecord>;
             seq_at(room: $crate::store::RoomNid, position: $crate::base::Position) -> $crate::base::Seq;
-            places(room: $crate::store::RoomNid, anchor: $crate::base::Seq, limit: u32) -> Vec<$crate::store::EventRecord>;
+            places(room: $crate::store::RoomNid, anchor: $crate::base::Seq, order: $crate::store::Order, skip: u32, limit: u32) -> Vec<$crate::store::EventRecord>;
+            anchors(room: $crate::store::RoomNid, from: $crate::base::Seq, to: $crate::base::Seq, limit: u32) -> Vec<$crate::base::Seq>;
             membership(user: &ruma::UserId, room: $crate::store::RoomNid) -> Option<$crate::store::MembershipRecord>;
             memberships(user: &ruma::UserId, since: Option<$crate::base::Position>) -> Vec<$crate::store::MembershipRecord>;
             joined(room: $crate::store::RoomNid, server: Option<&ruma::ServerName>) -> Vec<ruma::OwnedUserId>;

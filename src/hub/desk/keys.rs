@@ -16,7 +16,7 @@ use ruma::{
 use super::{
     access::ours,
     devices,
-    elsewhere::asking::{self, Claims, Wanted},
+    devices_elsewhere::asking::{self, Claims, Wanted},
     sync::token::SyncToken,
 };
 use crate::{

@@ -9,9 +9,9 @@ mod account_end;
 mod accounts;
 mod aliases;
 mod devices;
+mod devices_elsewhere;
 mod directory;
 mod discovery;
-mod elsewhere;
 mod filters;
 mod keys;
 mod linking;
@@ -24,6 +24,7 @@ mod rates;
 mod reading;
 mod receipts;
 mod registration;
+mod remote;
 mod rooms;
 mod secret_registration;
 mod sync;
@@ -68,8 +69,10 @@ pub struct Desk {
     login_tokens: accounts::LoginTokens,
     codes: linking::Codes,
     turns: Arc<turns::Turns>,
+    resting: peers::past::Resting,
     typing: receipts::TypingBoard,
-    fetches: elsewhere::Fetches,
+    elsewhere: remote::Elsewhere,
+    fetches: devices_elsewhere::Fetches,
 }
 
 /// What a reload may replace under those who use it.
@@ -92,8 +95,10 @@ impl Desk {
             login_tokens: accounts::LoginTokens::default(),
             codes: linking::Codes::default(),
             turns: Arc::new(turns::Turns::new(seed)),
+            resting: peers::past::Resting::default(),
             typing: receipts::TypingBoard::default(),
-            fetches: elsewhere::Fetches::default(),
+            elsewhere: remote::Elsewhere::default(),
+            fetches: devices_elsewhere::Fetches::default(),
             rules: RwLock::new(Rules { settings, rates }),
             media,
         }

@@ -9,7 +9,7 @@ use super::{
     weave::{Known, Weave},
 };
 use crate::{
-    hub::writer::{Admitted, Onto},
+    hub::writer::{Admitted, Onto, Spot},
     room::{AuthEntry, StateKey, check_auth, check_auth_events},
     store::{EventNid, StateNid, Status},
     wire::matrix::Pdu,
@@ -44,11 +44,15 @@ impl Weave<'_> {
     }
 
     /// An event that is known without the graph around it: judged by what it leans on alone.
-    async fn outlier(&mut self, event: &Arc<Pdu>) -> Result<(), GraphError> {
+    pub(super) async fn outlier(&mut self, event: &Arc<Pdu>) -> Result<(), GraphError> {
         if self.lookup(event.hash()).await?.is_some() {
             return Ok(());
         }
-        let auth = self.leans_on(event).await?;
+        // What leans on an event that was not told, or not believed, cannot be judged.
+        let auth = match self.leans_on(event).await {
+            Err(GraphError::Missing(_)) => return Ok(()),
+            auth => auth?,
+        };
         let status = match self.allowed_by_itself(event, &auth).await? {
             Ok(()) => Status::Outlier,
             Err(_) => Status::Rejected,
@@ -70,12 +74,12 @@ impl Weave<'_> {
             status,
             soft_failed: false,
             state_after: StateNid::default(),
-            entry: None,
+            spot: Spot::Nowhere,
         });
         Ok(())
     }
 
-    async fn leans_on(&mut self, event: &Pdu) -> Result<Vec<AuthEntry>, GraphError> {
+    pub(super) async fn leans_on(&mut self, event: &Pdu) -> Result<Vec<AuthEntry>, GraphError> {
         let mut auth = Vec::new();
         for id in &event.fields().auth {
             let known = self.named(id).await?;
@@ -157,6 +161,6 @@ impl Weave<'_> {
         let known = self.lookup(join.hash()).await?;
         let auth = self.leans_on(join).await?;
         let verdict = self.judge(join, &auth, base).await?;
-        self.place(join, known, verdict, (base, &[])).await
+        self.place(join, known, (verdict, None), (base, &[])).await
     }
 }

@@ -9,6 +9,7 @@
 //! known here, that is said, not fetched: asking other servers is their caller's.
 
 mod arrival;
+mod past;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::{
 use ruma::{OwnedEventId, RoomId};
 use thiserror::Error;
 
+pub use self::past::Past;
 use self::weave::Weave;
 use super::writer::{Submitted, WriteError, Writer};
 use crate::{
@@ -82,15 +84,32 @@ pub enum GraphError {
     Write(#[from] WriteError),
 }
 
+/// An event as it came, checked as far as it can be without its room.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The event.
+    pub event: Arc<Pdu>,
+    /// Why readers are not to see it although the room's rules allow it. It is part of the graph all
+    /// the same, so that what follows it does not wait for ever.
+    pub hide: Option<String>,
+}
+
+impl From<Arc<Pdu>> for Received {
+    fn from(event: Arc<Pdu>) -> Self {
+        Self { event, hide: None }
+    }
+}
+
 /// Weaves events into a room and stores them: what became of each, in the order given, and the
 /// commit unless there was nothing to store.
 pub async fn weave(
     store: &SharedStore,
     writer: &Writer,
     room: &RoomId,
-    events: &[Arc<Pdu>],
+    events: &[Received],
 ) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
-    let order = in_order(events);
+    let all: Vec<Arc<Pdu>> = events.iter().map(|one| Arc::clone(&one.event)).collect();
+    let order = in_order(&all);
     for _ in 0..TRIES_MAX {
         let record = store.room(room).await?.ok_or(GraphError::NoSuchRoom)?;
         let mut weave = Weave::begin(store, &record).await?;
@@ -165,6 +184,30 @@ pub async fn arrive(
         match writer.admit(room, admission).await {
             Err(WriteError::Moved) => {}
             outcome => return Ok(outcome?),
+        }
+    }
+    Err(WriteError::Busy.into())
+}
+
+/// Takes in what another server tells of a room's past: what became of each event, in the order
+/// given, and the commit unless there was nothing to store.
+pub async fn remember(
+    store: &SharedStore,
+    writer: &Writer,
+    room: &RoomId,
+    past: &Past,
+) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
+    for _ in 0..TRIES_MAX {
+        let record = store.room(room).await?.ok_or(GraphError::NoSuchRoom)?;
+        let mut weave = Weave::begin(store, &record).await?;
+        let fates = weave.remember(past).await?;
+        let Some(admission) = weave.finish().await? else {
+            return Ok((fates, None));
+        };
+        match writer.admit(room, admission).await {
+            Ok(submitted) => return Ok((fates, Some(submitted))),
+            Err(WriteError::Moved) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Err(WriteError::Busy.into())

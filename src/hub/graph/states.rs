@@ -174,6 +174,17 @@ impl<'a> States<'a> {
         Ok(keyed)
     }
 
+    /// The keys of a state's events that are not among `kept`.
+    pub(super) async fn gone(
+        &mut self,
+        state: StateNid,
+        kept: &BTreeSet<EventNid>,
+    ) -> Result<Vec<StateKey>, StoreError> {
+        let rows = self.rows(state).await?;
+        let gone: Vec<EventNid> = rows.difference(kept).copied().collect();
+        Ok(self.keyed(&gone).await?.into_keys().collect())
+    }
+
     /// The pieces that are not the same in two states: what they are in each.
     pub(super) async fn difference(
         &mut self,

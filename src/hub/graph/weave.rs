@@ -2,19 +2,19 @@
 //! the state after it, and what readers are told of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use ruma::OwnedEventId;
 
 use super::{
-    Fate, GraphError,
+    Fate, GraphError, Received,
     states::{States, damaged, key_of},
 };
 use crate::{
     base::EventHash,
-    hub::writer::{Admission, Admitted, Entry, Onto, Piece, Redacted},
+    hub::writer::{Admission, Admitted, Entry, Onto, Piece, Redacted, Spot},
     room::{
         AuthEntry, Budget, Grounds, Resolution, StateKey, StateMap, Verdict, auth_state_keys,
         judge, may_redact, tips_after,
@@ -37,6 +37,8 @@ pub(super) struct Weave<'a> {
     pub(super) states: States<'a>,
     /// What this weave has seen, stored or not.
     pub(super) known: HashMap<EventHash, Known>,
+    /// Outliers of the store that get their part in the graph now.
+    stored: HashSet<EventHash>,
     resolved: HashMap<Vec<StateNid>, StateNid>,
     pub(super) tips: Vec<(OwnedEventId, u64)>,
     pub(super) branches: HashMap<OwnedEventId, StateNid>,
@@ -68,6 +70,7 @@ impl<'a> Weave<'a> {
             room,
             states: States::of(store, room),
             known: HashMap::new(),
+            stored: HashSet::new(),
             resolved: HashMap::new(),
             tips: room.heads.tips.clone(),
             branches: HashMap::new(),
@@ -89,7 +92,8 @@ impl<'a> Weave<'a> {
     }
 
     /// Weaves one event in. Those that it names must be known by now.
-    pub(super) async fn add(&mut self, event: &Arc<Pdu>) -> Result<Fate, GraphError> {
+    pub(super) async fn add(&mut self, received: &Received) -> Result<Fate, GraphError> {
+        let Received { event, hide } = received;
         let known = self.lookup(event.hash()).await?;
         if let Some(known) = &known
             && known.status != Status::Outlier
@@ -110,11 +114,12 @@ impl<'a> Weave<'a> {
         before.dedup();
         let before = self.resolve(before).await?;
         let verdict = self.judge(event, &auth, before).await?;
+        let verdict = (verdict, hide.as_deref());
         self.place(event, known, verdict, (before, &prev)).await
     }
 
     /// The events that it names: those it leans on, and those it follows.
-    async fn around(
+    pub(super) async fn around(
         &mut self,
         event: &Pdu,
     ) -> Result<Result<(Vec<AuthEntry>, Vec<Known>), Fate>, GraphError> {
@@ -191,17 +196,54 @@ impl<'a> Weave<'a> {
         &mut self,
         event: &Arc<Pdu>,
         known: Option<Known>,
-        verdict: Verdict,
+        (verdict, hide): (Verdict, Option<&str>),
         (before, prev): (StateNid, &[Known]),
     ) -> Result<Fate, GraphError> {
-        let is_stored = known.is_some();
-        let nid = known.map_or_else(|| self.store.numbers().event(), |known| known.nid);
-        self.states.know(nid, event);
-        let (status, mut soft_failed) = match &verdict {
-            Verdict::Accepted => (Status::Accepted, false),
+        let (status, soft_failed) = match &verdict {
+            Verdict::Accepted => (Status::Accepted, hide.is_some()),
             Verdict::SoftFailed(_) => (Status::Accepted, true),
             Verdict::Rejected(_) => (Status::Rejected, false),
         };
+        let kept = self.keep(event, known, (status, soft_failed), before);
+        let nid = kept.await?;
+        let mut spot = Spot::Nowhere;
+        let mut fate = match verdict {
+            Verdict::Accepted => {
+                hide.map_or(Fate::Accepted, |why| Fate::SoftFailed(why.to_owned()))
+            }
+            Verdict::SoftFailed(clause) => Fate::SoftFailed(clause.to_string()),
+            Verdict::Rejected(clause) => Fate::Refused(clause.to_string()),
+        };
+        if fate == Fate::Accepted {
+            if let Some(entry) = self.enter(event, nid, prev).await? {
+                spot = Spot::Entry(entry);
+            } else {
+                self.hide(event);
+                let reason = "the room has too many branches already";
+                fate = Fate::SoftFailed(reason.to_owned());
+            }
+        }
+        let is_entry = matches!(spot, Spot::Entry(_));
+        self.put(event, spot);
+        if is_entry {
+            self.redact(event, nid).await?;
+        }
+        Ok(fate)
+    }
+
+    /// Notes what a judged event is, and the state after it; resolution may ask for it at once.
+    pub(super) async fn keep(
+        &mut self,
+        event: &Arc<Pdu>,
+        known: Option<Known>,
+        (status, soft_failed): (Status, bool),
+        before: StateNid,
+    ) -> Result<EventNid, GraphError> {
+        if known.is_some() {
+            self.stored.insert(event.hash());
+        }
+        let nid = known.map_or_else(|| self.store.numbers().event(), |known| known.nid);
+        self.states.know(nid, event);
         let state_after = match key_of(event) {
             Some(key) if status == Status::Accepted => self.states.after(before, key, nid).await?,
             _ => before,
@@ -213,38 +255,31 @@ impl<'a> Weave<'a> {
             soft_failed,
             state_after,
         };
-        self.known.insert(event.hash(), known); // resolution may ask for it at once
-        let mut entry = None;
-        let mut fate = match verdict {
-            Verdict::Accepted => Fate::Accepted,
-            Verdict::SoftFailed(clause) => Fate::SoftFailed(clause.to_string()),
-            Verdict::Rejected(clause) => Fate::Refused(clause.to_string()),
-        };
-        if fate == Fate::Accepted {
-            entry = self.enter(event, nid, state_after, prev).await?;
-            if entry.is_none() {
-                soft_failed = true;
-                let reason = "the room has too many branches already";
-                fate = Fate::SoftFailed(reason.to_owned());
-            }
-        }
+        self.known.insert(event.hash(), known);
+        Ok(nid)
+    }
+
+    /// Hides an event from readers after all.
+    fn hide(&mut self, event: &Pdu) {
         if let Some(known) = self.known.get_mut(&event.hash()) {
-            known.soft_failed = soft_failed;
+            known.soft_failed = true;
         }
-        let is_entry = entry.is_some();
+    }
+
+    /// Has an event stored that was kept.
+    pub(super) fn put(&mut self, event: &Arc<Pdu>, spot: Spot) {
+        let Some(known) = self.known.get(&event.hash()) else {
+            return;
+        };
         self.events.push(Admitted {
             event: Arc::clone(event),
-            nid,
-            is_stored,
-            status,
-            soft_failed,
-            state_after,
-            entry,
+            nid: known.nid,
+            is_stored: self.stored.contains(&event.hash()),
+            status: known.status,
+            soft_failed: known.soft_failed,
+            state_after: known.state_after,
+            spot,
         });
-        if is_entry {
-            self.redact(event, nid).await?;
-        }
-        Ok(fate)
     }
 
     /// What an accepted event makes of the line; none when the room has too many branches for it.
@@ -252,9 +287,10 @@ impl<'a> Weave<'a> {
         &mut self,
         event: &Arc<Pdu>,
         nid: EventNid,
-        state_after: StateNid,
         prev: &[Known],
     ) -> Result<Option<Entry>, GraphError> {
+        let kept = self.known.get(&event.hash());
+        let state_after = kept.map_or(self.line, |kept| kept.state_after);
         let hidden = self.hidden(prev).await?;
         let Some(tips) = tips_after(&self.tips, event, &hidden) else {
             return Ok(None);
@@ -334,7 +370,7 @@ impl<'a> Weave<'a> {
     }
 
     /// One state out of those of several branches.
-    async fn resolve(&mut self, states: Vec<StateNid>) -> Result<StateNid, GraphError> {
+    pub(super) async fn resolve(&mut self, states: Vec<StateNid>) -> Result<StateNid, GraphError> {
         let [first, _, ..] = states.as_slice() else {
             return Ok(states.first().copied().unwrap_or_default());
         };
@@ -399,7 +435,11 @@ impl<'a> Weave<'a> {
     }
 
     /// Lets a redaction take effect.
-    async fn redact(&mut self, event: &Arc<Pdu>, because: EventNid) -> Result<(), GraphError> {
+    pub(super) async fn redact(
+        &mut self,
+        event: &Arc<Pdu>,
+        because: EventNid,
+    ) -> Result<(), GraphError> {
         let fields = event.fields();
         let Some(id) = fields.redacts.clone() else {
             return Ok(());

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use ruma::OwnedEventId;
 
 use crate::{
+    base::Seq,
     room::StateKey,
     store::{EventNid, Marker, NewState, RoomNid, StateHead, StateNid, Status},
     wire::matrix::{Pdu, Version},
@@ -64,8 +65,28 @@ pub struct Admitted {
     pub soft_failed: bool,
     /// The state after it, in the graph.
     pub state_after: StateNid,
-    /// Its place in the log; none for what readers are not told.
-    pub entry: Option<Entry>,
+    /// Where readers find it.
+    pub spot: Spot,
+}
+
+/// Where readers find an event.
+#[derive(Clone, Debug)]
+pub enum Spot {
+    /// They do not: it is hidden, or known only by name.
+    Nowhere,
+    /// Among what came late, without a number.
+    Place(Anchor),
+    /// In the log.
+    Entry(Entry),
+}
+
+/// Before which entry of a log an event stands that came late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// Before this one.
+    Before(Seq),
+    /// Before the next one.
+    Next,
 }
 
 /// How an event comes into the log.

@@ -30,7 +30,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use admission::{Admission, Admitted, Entry, Onto, Piece, Redacted};
+pub use admission::{Admission, Admitted, Anchor, Entry, Onto, Piece, Redacted, Spot};
 pub use committer::CommitterStats;
 use committer::{CommitJob, Committer, Source};
 use queue::CommitQueue;

@@ -90,7 +90,10 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
     assert_eq!(markers, [(Seq(4), marker)]);
     let soft = store.event(soft_hash).await.expect("read").expect("stored");
     assert_eq!((soft.seq, soft.soft_failed), (None, true));
-    let found = store.places(room.nid, Seq(1), 2).await.expect("read");
+    let found = store
+        .places(room.nid, Seq(1), Order::Backward, 0, 2)
+        .await
+        .expect("read");
     let found: Vec<_> = found
         .iter()
         .map(|event| (event.depth, event.status, event.seq))
@@ -101,11 +104,18 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
     );
     assert!(
         store
-            .places(room.nid, Seq(2), 9)
+            .places(room.nid, Seq(2), Order::Backward, 0, 9)
             .await
             .expect("read")
             .is_empty()
     );
+
+    let oldest = store.places(room.nid, Seq(1), Order::Forward, 1, 1).await;
+    let oldest = oldest.expect("read");
+    assert_eq!(oldest.first().map(|event| event.depth), Some(6));
+    let anchors = async |from, to| store.anchors(room.nid, from, to, 9).await.expect("read");
+    assert_eq!(anchors(Seq::ZERO, Seq(9)).await, [Seq(1)]);
+    assert!(anchors(Seq(1), Seq(9)).await.is_empty());
 
     let before = store.state_entries(room.nid, state_left.nid, std::slice::from_ref(&topic));
     assert_eq!(one(before.await.expect("read")), Some(left));

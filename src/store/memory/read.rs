@@ -231,18 +231,37 @@ impl Rooms for Memory {
         &self,
         room: RoomNid,
         anchor: Seq,
+        order: Order,
+        skip: u32,
         limit: u32,
     ) -> Result<Vec<EventRecord>, StoreError> {
         let tables = self.tables();
-        let here = tables
-            .places
-            .iter()
-            .rev()
-            .filter(|place| (place.0, place.1) == (room, anchor));
-        Ok(here
-            .take(many(limit))
-            .filter_map(|place| tables.event(place.3))
-            .collect())
+        let all = tables.places.iter();
+        let here = all.filter(|place| (place.0, place.1) == (room, anchor));
+        let mut here: Vec<_> = here.map(|place| place.3).collect();
+        if order == Order::Backward {
+            here.reverse();
+        }
+        let page = here.into_iter().skip(many(skip)).take(many(limit));
+        Ok(page.filter_map(|nid| tables.event(nid)).collect())
+    }
+
+    async fn anchors(
+        &self,
+        room: RoomNid,
+        from: Seq,
+        to: Seq,
+        limit: u32,
+    ) -> Result<Vec<Seq>, StoreError> {
+        let tables = self.tables();
+        let here = tables.places.iter().rev();
+        let mut anchors: Vec<Seq> = here
+            .filter(|place| place.0 == room && place.1 > from && place.1 <= to)
+            .map(|place| place.1)
+            .collect();
+        anchors.dedup();
+        anchors.truncate(many(limit));
+        Ok(anchors)
     }
 
     async fn membership(

@@ -202,19 +202,49 @@ impl Rooms for Sqlite {
         &self,
         room: RoomNid,
         anchor: Seq,
+        order: Order,
+        skip: u32,
         limit: u32,
     ) -> Result<Vec<EventRecord>, StoreError> {
-        const SQL: &str = concat!(
+        const FORWARD: &str = concat!(
             "SELECT ",
             event_columns!(),
             " FROM places p CROSS JOIN events e ON e.nid = p.event \
-             WHERE p.room = ? AND p.anchor = ? ORDER BY p.depth DESC, p.event DESC LIMIT ?"
+             WHERE p.room = ? AND p.anchor = ? ORDER BY p.depth, p.event LIMIT ? OFFSET ?"
         );
-        let statement = sqlx::query(SQL)
+        const BACKWARD: &str = concat!(
+            "SELECT ",
+            event_columns!(),
+            " FROM places p CROSS JOIN events e ON e.nid = p.event \
+             WHERE p.room = ? AND p.anchor = ? ORDER BY p.depth DESC, p.event DESC LIMIT ? OFFSET ?"
+        );
+        let sql = match order {
+            Order::Forward => FORWARD,
+            Order::Backward => BACKWARD,
+        };
+        let statement = sqlx::query(sql)
             .bind(room.0)
             .bind(int(anchor.0))
-            .bind(limit);
+            .bind(limit)
+            .bind(skip);
         all(&self.rows(statement).await?, |row| Cells::of(row).event())
+    }
+
+    async fn anchors(
+        &self,
+        room: RoomNid,
+        from: Seq,
+        to: Seq,
+        limit: u32,
+    ) -> Result<Vec<Seq>, StoreError> {
+        const SQL: &str = "SELECT DISTINCT anchor AS seq FROM places \
+             WHERE room = ? AND anchor > ? AND anchor <= ? ORDER BY anchor DESC LIMIT ?";
+        let statement = sqlx::query(SQL)
+            .bind(room.0)
+            .bind(int(from.0))
+            .bind(int(to.0))
+            .bind(limit);
+        all(&self.rows(statement).await?, |row| Cells::of(row).seq())
     }
 
     async fn membership(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
+    ServerName,
     canonical_json::{CanonicalJsonFieldError, redact},
     signatures::{JsonError, reference_hash},
 };
@@ -220,6 +221,14 @@ impl Pdu {
     /// Never: whatever is a [`Pdu`] was read or written as an object.
     pub fn object(&self) -> CanonicalJsonObject {
         serde_json::from_str(&self.json).expect("a Pdu's bytes were read or written as an object")
+    }
+
+    /// Whether it has a signature of a server; whether that is a good one is not checked here.
+    pub fn is_signed_by(&self, server: &ServerName) -> bool {
+        let object = self.object();
+        let signatures = object.get("signatures").and_then(|all| all.as_object());
+        let of_it = signatures.and_then(|all| all.get(server.as_str())?.as_object());
+        of_it.is_some_and(|keys| !keys.is_empty())
     }
 
     /// The canonical JSON of this event with everything removed that redaction removes. Its hash,

@@ -21,7 +21,7 @@ use crate::{
         desk::{
             access::ours,
             accounts::contested,
-            elsewhere::lists,
+            devices_elsewhere::lists,
             keys,
             receipts::{self, READ},
             to_device::{Full, Post, TXN_BYTES_MAX, TYPE_BYTES_MAX},

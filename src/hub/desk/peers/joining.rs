@@ -308,8 +308,8 @@ fn vouched_for(hub: &Hub, room: &RoomRecord, event: Arc<Pdu>) -> Result<Arc<Pdu>
 
 /// Weaves it in; refused unless it came into the room.
 async fn take(hub: &Hub, room: &RoomRecord, event: &Arc<Pdu>) -> Result<(), Refusal> {
-    let events = std::slice::from_ref(event);
-    let woven = graph::weave(&hub.store, &hub.writer, &room.id, events).await;
+    let events = [Arc::clone(event).into()];
+    let woven = graph::weave(&hub.store, &hub.writer, &room.id, &events).await;
     let (fates, _) = woven.map_err(|error| failed(&error))?;
     match fates.into_iter().next() {
         Some(Fate::Accepted | Fate::Known) => Ok(()),

@@ -7,11 +7,14 @@
 mod devices;
 mod edus;
 mod joining;
+pub(super) mod past;
 mod reading;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_edus;
+#[cfg(test)]
+mod tests_past;
 mod transaction;
 
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};

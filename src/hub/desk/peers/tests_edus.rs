@@ -18,7 +18,7 @@ use crate::{
     api::{Code, PeerCommand, PeerReply},
     base::Position,
     hub::{
-        desk::elsewhere::tests::{Two, upload},
+        desk::devices_elsewhere::tests::{Two, upload},
         testing::{Person, TestHub, ask},
     },
 };

@@ -12,6 +12,7 @@ use crate::{
         Hub,
         desk::{
             access::ours,
+            peers::past,
             reading::{
                 at_most, members_of,
                 page::{self, Page, Seen, Span},
@@ -25,7 +26,7 @@ use crate::{
             },
         },
     },
-    store::EventRecord,
+    store::{EventRecord, Order},
 };
 
 /// How many events one page holds.
@@ -33,8 +34,14 @@ use crate::{
 /// At about a kilobyte each this is a quarter of a megabyte, what a client shows in many screens.
 const PAGE_MAX: usize = 250;
 
-/// How many events from before the first entry of a log are looked through.
-const PLACES_MAX: u32 = 4096;
+/// How many of the events that came late are read at once.
+const PLACES_CHUNK: u32 = 64;
+
+/// How often other servers are asked for history for one page.
+const FETCHES_MAX: u32 = 3;
+
+/// How many points where events came late one page passes.
+const ANCHORS_MAX: u32 = 64;
 
 /// A page, and where the next one begins if there is one.
 struct Found {
@@ -130,6 +137,8 @@ async fn forward(
     })
 }
 
+/// Walks back through the log, and at each anchor through what came late there. Where that ends at
+/// a point before which the room was elsewhere, other servers are asked for more.
 async fn backward(
     hub: &Hub,
     standing: &Standing,
@@ -138,69 +147,113 @@ async fn backward(
     to: Option<RoomToken>,
 ) -> Result<Found, Refusal> {
     let bottom = to.map_or(Seq::ZERO, |to| to.seq);
-    let span = Span {
-        from: bottom,
-        to: from.seq,
-    };
     let wanted = |event: &EventRecord| wants_event(&request.filter, event);
-    let Page { mut seen, reached } = if wants_any(&request.filter, &request.room_id) {
-        page::older(&hub.store, standing, span, want(request), &wanted)
-            .await
-            .map_err(ours)?
-    } else {
-        nothing(bottom.min(from.seq))
-    };
-    if reached > Seq::ZERO || to.is_some() {
+    if !wants_any(&request.filter, &request.room_id) {
+        let reached = bottom.min(from.seq);
         let end = (reached > Seq::ZERO).then(|| RoomToken::after(reached));
-        return Ok(Found { seen, end });
+        return Ok(Found {
+            seen: Vec::new(),
+            end,
+        });
     }
-    let room = want(request) - seen.len();
-    let (old, end) = places(hub, standing, from.skip, room, &wanted).await?;
-    seen.extend(old);
-    Ok(Found { seen, end })
+    let want = want(request);
+    let room = standing.room.nid;
+    let anchors = hub
+        .store
+        .anchors(room, bottom, from.seq.next(), ANCHORS_MAX);
+    let anchors = anchors.await.map_err(ours)?;
+    let (mut seen, mut at) = (Vec::new(), from);
+    loop {
+        let anchor = at.seq.next();
+        let is_begin = at.seq == Seq::ZERO && to.is_none();
+        if is_begin || at.skip > 0 || anchors.contains(&anchor) {
+            let more = places(hub, standing, at, want - seen.len(), &wanted).await?;
+            seen.extend(more.seen);
+            if more.end.is_some() {
+                return Ok(Found {
+                    seen,
+                    end: more.end,
+                });
+            }
+        }
+        if at.seq <= bottom || seen.len() == want {
+            break;
+        }
+        let next = anchors.iter().find(|anchor| **anchor <= at.seq);
+        let floor = next.map_or(bottom, |anchor| Seq(anchor.0.saturating_sub(1)));
+        let span = Span {
+            from: floor,
+            to: at.seq,
+        };
+        let left = want - seen.len();
+        let page = page::older(&hub.store, standing, span, left, &wanted).await;
+        let page = page.map_err(ours)?;
+        at = RoomToken::after(page.reached);
+        seen.extend(page.seen);
+        if page.reached > floor {
+            break; // enough was found, or looked through
+        }
+    }
+    Ok(Found {
+        seen,
+        end: (at.seq > Seq::ZERO).then_some(at),
+    })
 }
 
-/// History from before the first entry, newest first, from the one after the first `skip`.
+/// What came late and stands just after a point of the log, newest first, from the one after the
+/// first `skip`; where there is no more of it, none is said to follow.
 async fn places(
     hub: &Hub,
     standing: &Standing,
-    skip: u32,
+    at: RoomToken,
     want: usize,
     wanted: page::Wanted<'_>,
-) -> Result<(Vec<Seen>, Option<RoomToken>), Refusal> {
+) -> Result<Found, Refusal> {
     let store = &hub.store;
-    let first = Seq::ZERO.next();
-    let old = store
-        .places(standing.room.nid, first, PLACES_MAX)
-        .await
-        .map_err(ours)?;
-    let skipped = usize::try_from(skip).unwrap_or(usize::MAX);
-    let mut seen = Vec::new();
-    let mut read = skip;
-    let all = old.len();
-    for event in old.into_iter().skip(skipped) {
-        if seen.len() == want {
-            break;
+    let (room, anchor) = (standing.room.nid, at.seq.next());
+    let mut found = Found {
+        seen: Vec::new(),
+        end: Some(at),
+    };
+    let mut at = at;
+    let mut asked = 0;
+    let mut looked = 0;
+    while looked < page::SCAN_MAX {
+        let chunk = store.places(room, anchor, Order::Backward, at.skip, PLACES_CHUNK);
+        let chunk = chunk.await.map_err(ours)?;
+        if chunk.is_empty() {
+            if asked == FETCHES_MAX {
+                break;
+            }
+            asked += 1;
+            if past::fetch(hub, &standing.room, anchor).await {
+                continue;
+            }
+            found.end = None;
+            return Ok(found);
         }
-        read += 1;
-        // Places fork and have gaps: each is looked up by its own state.
-        let state = event.state_after;
-        let mut sight = Sight::at(store, standing, state).await.map_err(ours)?;
-        let visible = sight.pass(store, state, &event).await.map_err(ours)?;
-        if visible && wanted(&event) {
-            seen.push(Seen {
-                before: state,
-                membership: sight.membership(),
-                event,
-            });
+        for event in chunk {
+            if found.seen.len() == want {
+                found.end = Some(at);
+                return Ok(found);
+            }
+            looked += 1;
+            at.skip += 1;
+            // Places fork and have gaps: each is looked up by its own state.
+            let state = event.state_after;
+            let mut sight = Sight::at(store, standing, state).await.map_err(ours)?;
+            let visible = sight.pass(store, state, &event).await.map_err(ours)?;
+            if visible && wanted(&event) {
+                found.seen.push(Seen {
+                    before: state,
+                    membership: sight.membership(),
+                    event,
+                });
+            }
         }
     }
-    let more = usize::try_from(read).unwrap_or(usize::MAX) < all;
-    let end = more.then_some(RoomToken {
-        seq: Seq::ZERO,
-        skip: read,
-    });
-    Ok((seen, end))
+    found.end = Some(at);
+    Ok(found)
 }
 
 /// The member events of those who sent something on a page, as of its newest event.

@@ -24,7 +24,8 @@ use crate::{
         desk::{
             access::ours,
             reading::visibility::not_in,
-            rooms::{must_be_here, named, no_third_party, profile, submit},
+            remote::{self, Place},
+            rooms::{Name, must_be_here, named, no_third_party, profile, submit},
         },
         fanout::Touched,
     },
@@ -41,14 +42,11 @@ pub(in crate::hub::desk) async fn join(
     if request.third_party_signed.is_some() {
         return Err(no_third_party());
     }
-    enter(
-        hub,
-        caller,
-        &request.room_id,
-        MemberChange::Join,
-        request.reason,
-    )
-    .await?;
+    let name = Name {
+        room: request.room_id.clone(),
+        via: Vec::new(),
+    };
+    enter(hub, caller, name, MemberChange::Join, request.reason).await?;
     Ok(joining::Response::new(request.room_id))
 }
 
@@ -61,8 +59,9 @@ pub(in crate::hub::desk) async fn join_by_id_or_alias(
     if request.third_party_signed.is_some() {
         return Err(no_third_party());
     }
-    let room = named(hub, &request.room_id_or_alias).await?;
-    enter(hub, caller, &room, MemberChange::Join, request.reason).await?;
+    let name = named(hub, &request.room_id_or_alias, request.via).await?;
+    let room = name.room.clone();
+    enter(hub, caller, name, MemberChange::Join, request.reason).await?;
     Ok(joining_by_alias::Response::new(room))
 }
 
@@ -72,8 +71,9 @@ pub(in crate::hub::desk) async fn knock(
     caller: &Caller,
     request: knocking::Request,
 ) -> Result<knocking::Response, Refusal> {
-    let room = named(hub, &request.room_id_or_alias).await?;
-    enter(hub, caller, &room, MemberChange::Knock, request.reason).await?;
+    let name = named(hub, &request.room_id_or_alias, request.via).await?;
+    let room = name.room.clone();
+    enter(hub, caller, name, MemberChange::Knock, request.reason).await?;
     Ok(knocking::Response::new(room))
 }
 
@@ -194,13 +194,26 @@ pub(in crate::hub::desk) async fn unban(
 async fn enter(
     hub: &Hub,
     caller: &Caller,
-    room: &RoomId,
+    name: Name,
     how: MemberChange,
     reason: Option<String>,
 ) -> Result<(), Refusal> {
     let mut content = profile(hub, &caller.user).await?;
     content.extend(reasoned(reason));
-    change(hub, caller, room, caller.user.clone(), how, content).await
+    let place = remote::place(hub, &name.room, &name.via).await?;
+    if let (Place::There(via), MemberChange::Join) = (place, how) {
+        hub.desk.rates().events(caller)?;
+        let joining = remote::Joining {
+            user: caller.user.clone(),
+            room: name.room.clone(),
+            via,
+            content: content.clone(),
+        };
+        if remote::join(hub, joining).await? == remote::Entered::Joined {
+            return Ok(());
+        }
+    }
+    change(hub, caller, &name.room, caller.user.clone(), how, content).await
 }
 
 async fn change(

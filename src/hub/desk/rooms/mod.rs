@@ -12,7 +12,7 @@ pub(super) mod testing;
 mod tests;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomAliasId, RoomId, RoomOrAliasId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId,
     UserId, serde::Raw,
 };
 
@@ -23,7 +23,10 @@ pub(super) use self::{
 };
 use crate::{
     api::{Caller, Code, Refusal},
-    hub::{Hub, Submission, Submitted, WriteError, desk::access::ours},
+    hub::{
+        Hub, Submission, Submitted, WriteError,
+        desk::{access::ours, remote},
+    },
     room::{Draft, Part},
     wire::json,
 };
@@ -81,21 +84,39 @@ async fn profile(hub: &Hub, user: &UserId) -> Result<CanonicalJsonObject, Refusa
     Ok(known.collect())
 }
 
-/// The room an id or an alias names.
-async fn named(hub: &Hub, name: &RoomOrAliasId) -> Result<OwnedRoomId, Refusal> {
-    match <&RoomId>::try_from(name) {
-        Ok(id) => Ok(id.to_owned()),
-        Err(alias) => aliased(hub, alias).await,
-    }
+/// A room, and servers that may be in it.
+struct Name {
+    room: OwnedRoomId,
+    via: Vec<OwnedServerName>,
 }
 
-async fn aliased(hub: &Hub, alias: &RoomAliasId) -> Result<OwnedRoomId, Refusal> {
+/// The room an id or an alias names.
+async fn named(
+    hub: &Hub,
+    name: &RoomOrAliasId,
+    mut via: Vec<OwnedServerName>,
+) -> Result<Name, Refusal> {
+    let alias = match <&RoomId>::try_from(name) {
+        Ok(id) => {
+            let room = id.to_owned();
+            return Ok(Name { room, via });
+        }
+        Err(alias) => alias,
+    };
     if alias.server_name() != hub.key.name() {
-        return Err(elsewhere(alias.as_str()));
+        let told = remote::alias(hub, alias).await?;
+        via.extend(told.servers);
+        return Ok(Name {
+            room: told.room,
+            via,
+        });
     }
     let record = hub.store.alias(alias).await.map_err(ours)?;
     match record {
-        Some(record) => Ok(record.room_id),
+        Some(record) => Ok(Name {
+            room: record.room_id,
+            via,
+        }),
         None => Err(Refusal::not_found(format!("no room has the alias {alias}"))),
     }
 }

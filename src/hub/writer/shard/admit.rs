@@ -12,7 +12,7 @@ use crate::{
         fanout::Touched,
         writer::{
             Submitted, WriteError,
-            admission::{Admission, Admitted, Entry, Onto, Piece},
+            admission::{Admission, Admitted, Anchor, Entry, Onto, Piece, Spot},
             hot::{Hot, hashes, membership_of},
         },
     },
@@ -112,11 +112,14 @@ impl Hot {
         let mut events = Vec::new();
         for admitted in &admission.events {
             staging.writes.push(self.row(admitted));
-            let Some(entry) = &admitted.entry else {
-                continue;
-            };
-            let seq = self.enter(admitted, entry, &mut staging.writes)?;
-            events.push((admitted.event.id().clone(), Some(seq)));
+            match &admitted.spot {
+                Spot::Nowhere => {}
+                Spot::Place(anchor) => staging.writes.push(self.late(admitted, *anchor)),
+                Spot::Entry(entry) => {
+                    let seq = self.enter(admitted, entry, &mut staging.writes)?;
+                    events.push((admitted.event.id().clone(), Some(seq)));
+                }
+            }
         }
         self.change(admission, ours, staging);
         Ok(events)
@@ -155,6 +158,19 @@ impl Hot {
             sent_by: None,
             json: Arc::clone(event.json()),
         })
+    }
+
+    /// Gives an event that came late its place.
+    fn late(&self, admitted: &Admitted, anchor: Anchor) -> Write {
+        Write::Place {
+            room: self.nid,
+            anchor: match anchor {
+                Anchor::Before(seq) => seq,
+                Anchor::Next => self.room.heads().seq.next(),
+            },
+            depth: admitted.event.fields().depth,
+            event: admitted.nid,
+        }
     }
 
     /// Gives an event its place in the log, and the markers after it theirs.

@@ -1,0 +1,442 @@
+//! What came late: asking other servers for history from before our users were in a room, and for
+//! the room as it was before a gap that is too large to be closed one event at a time.
+//!
+//! Everything here is bounded: how much is asked for, of whom, for how long, and how soon again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use ruma::{
+    EventId, OwnedEventId, OwnedServerName, ServerName, UInt,
+    api::federation::{
+        authorization::get_event_authorization,
+        backfill::get_backfill,
+        event::{get_event, get_room_state, get_room_state_ids},
+    },
+};
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use crate::{
+    api::{PeerCommand, PeerReply, RemoteError},
+    base::{Seq, Timestamp},
+    hub::{
+        Anchor, Hub,
+        graph::{self, GraphError, Past},
+    },
+    store::{Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of},
+    wire::matrix::Pdu,
+};
+
+/// What events name that is not known here.
+#[derive(Debug, Default)]
+pub(super) struct OpenEnds {
+    /// Events that others follow.
+    pub(super) prev: BTreeSet<OwnedEventId>,
+    /// Events of which it is not known what they lean on.
+    pub(super) leaning: BTreeSet<OwnedEventId>,
+}
+
+/// How many open ends of one gap are looked behind. Each costs the room's whole state there; an
+/// event follows at most as many.
+const ENDS_MAX: usize = 20;
+
+/// How long one question to another server may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Events of one state, or of what one state leans on, that are looked at: a room of that many
+/// members is served, a larger one is not.
+const STATE_MAX: usize = 100_000;
+
+/// Up to how many events are fetched one by one; from there on the whole state is.
+const SINGLE_MAX: usize = 32;
+
+/// How many are fetched at once.
+const AT_ONCE: usize = 4;
+
+/// How many events one answer with history has.
+const PAGE: u32 = 100;
+
+/// How many events at the bottom of such a page are asked the state for: a straight room has one.
+const BOTTOMS_MAX: usize = 8;
+
+/// How many servers are asked for history before it is left.
+const SERVERS_MAX: usize = 3;
+
+/// How long history that nobody gave is not asked for again.
+const REST: Duration = Duration::from_secs(600);
+
+/// How many rooms are remembered as having no more.
+const RESTING_MAX: usize = 4096;
+
+/// Why a gap stays open.
+#[derive(Debug, Error)]
+pub(super) enum OpenGap {
+    #[error("it has {0} open ends, at most {ENDS_MAX}")]
+    TooMany(usize),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error("{0} answered something else")]
+    Answer(OwnedServerName),
+    #[error("{id} is not to be believed: {why}")]
+    Wrong { id: OwnedEventId, why: String },
+    #[error("its state has {0} events, at most {STATE_MAX}")]
+    Large(usize),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Takes in the events before a gap, with the room as it was there in the other server's words, and
+/// what events lean on.
+// spec: server-server §Checks-performed-on-receipt-of-a-PDU
+pub(super) async fn close(
+    hub: &Hub,
+    peer: &OwnedServerName,
+    room: &RoomRecord,
+    ends: &OpenEnds,
+) -> Result<(), OpenGap> {
+    let count = ends.prev.len() + ends.leaning.len();
+    if count > ENDS_MAX {
+        return Err(OpenGap::TooMany(count));
+    }
+    let mut told = Telling::of(hub, peer, room, Anchor::Next);
+    for id in &ends.leaning {
+        told.leans_on(id).await?;
+    }
+    for id in &ends.prev {
+        let event = told.event(id).await?;
+        told.state_before(id).await?;
+        told.past.events.push(event);
+    }
+    graph::remember(&hub.store, &hub.writer, &room.id, &told.past).await?;
+    Ok(())
+}
+
+/// Asks for history before an entry, if the room was elsewhere then; whether there is more of it now.
+pub(in crate::hub::desk) async fn fetch(hub: &Hub, room: &RoomRecord, anchor: Seq) -> bool {
+    let _turn = hub.desk.turns.take(("history", room.nid.0)).await;
+    if hub.desk.resting.rests(room.nid, anchor, hub.now()) {
+        return false;
+    }
+    match history(hub, room, anchor).await {
+        Ok(true) => true,
+        Ok(false) => {
+            hub.desk.resting.rest(room.nid, anchor, hub.now());
+            false
+        }
+        Err(error) => {
+            tracing::info!(%error, room = %room.id, "no history was had");
+            hub.desk.resting.rest(room.nid, anchor, hub.now());
+            false
+        }
+    }
+}
+
+async fn history(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<bool, OpenGap> {
+    let from = unknown_before(hub, room, anchor).await?;
+    if from.is_empty() {
+        return Ok(false);
+    }
+    let mut asked = 0;
+    for server in servers(hub, room).await? {
+        if asked == SERVERS_MAX {
+            break;
+        }
+        asked += 1;
+        match backfill(hub, &server, room, anchor, &from).await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(error) => tracing::info!(%server, %error, room = %room.id, "history was not told"),
+        }
+    }
+    Ok(false)
+}
+
+/// What the oldest known events there follow, and is not known.
+async fn unknown_before(
+    hub: &Hub,
+    room: &RoomRecord,
+    anchor: Seq,
+) -> Result<Vec<OwnedEventId>, OpenGap> {
+    let count = u32::try_from(ENDS_MAX).unwrap_or(u32::MAX);
+    let mut oldest = hub
+        .store
+        .places(room.nid, anchor, Order::Forward, 0, count)
+        .await?;
+    if oldest.is_empty() {
+        let before = Seq(anchor.0.saturating_sub(1));
+        let entries = hub
+            .store
+            .log(room.nid, before, anchor.next(), Order::Forward, 2)
+            .await?;
+        let mut entries = entries.into_iter().map(|entry| entry.what);
+        // Only where we came from outside there is a past that we were not told.
+        let is_arrival = matches!(
+            entries.next(),
+            Some(Logged::Marker(bytes)) if matches!(Marker::read(&bytes), Ok(Marker::Arrived))
+        );
+        if let (true, Some(Logged::Event(join))) = (is_arrival, entries.next()) {
+            oldest.push(join);
+        }
+    }
+    let mut unknown = Vec::new();
+    for event in oldest {
+        let event = event.pdu(room).map_err(|error| StoreError::Damaged {
+            what: error.to_string(),
+        })?;
+        for id in &event.fields().prev {
+            if !unknown.contains(id) && !is_known(hub, id).await? && unknown.len() < ENDS_MAX {
+                unknown.push(id.clone());
+            }
+        }
+    }
+    Ok(unknown)
+}
+
+/// Whether an event is part of its room's graph here.
+async fn is_known(hub: &Hub, id: &EventId) -> Result<bool, StoreError> {
+    let Some(hash) = hash_of(id) else {
+        return Ok(false);
+    };
+    let event = hub.store.event(hash).await?;
+    Ok(event.is_some_and(|event| event.status != Status::Outlier))
+}
+
+/// The other servers of a room, those with the most users in it first.
+pub(in crate::hub::desk) async fn servers(
+    hub: &Hub,
+    room: &RoomRecord,
+) -> Result<Vec<OwnedServerName>, StoreError> {
+    let mut users: HashMap<OwnedServerName, usize> = HashMap::new();
+    for user in hub.store.joined(room.nid, None).await? {
+        if user.server_name() != hub.key.name() {
+            *users.entry(user.server_name().to_owned()).or_default() += 1;
+        }
+    }
+    let mut servers: Vec<(usize, OwnedServerName)> = users
+        .into_iter()
+        .map(|(server, users)| (users, server))
+        .collect();
+    servers.sort_unstable_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+    Ok(servers.into_iter().map(|(_, server)| server).collect())
+}
+
+/// Takes in a page of history from one server; whether something of it is new.
+// spec: server-server §Backfilling
+async fn backfill(
+    hub: &Hub,
+    server: &OwnedServerName,
+    room: &RoomRecord,
+    anchor: Seq,
+    from: &[OwnedEventId],
+) -> Result<bool, OpenGap> {
+    let asked = get_backfill::v1::Request::new(room.id.clone(), from.to_vec(), UInt::from(PAGE));
+    let command = PeerCommand::Backfill(Box::new(asked));
+    let PeerReply::Backfill(page) = hub.remote.ask(server, command, PATIENCE).await? else {
+        return Err(OpenGap::Answer(server.clone()));
+    };
+    let mut told = Telling::of(hub, server, room, Anchor::Before(anchor));
+    let count = usize::try_from(PAGE).unwrap_or(usize::MAX);
+    let mut here = HashSet::new();
+    for pdu in page.pdus.iter().take(count) {
+        match told.read(pdu).await {
+            Ok(event) => {
+                if here.insert(event.id().clone()) {
+                    told.past.events.push(event);
+                }
+            }
+            Err(why) => tracing::debug!(%server, why, "an event of history is not taken"),
+        }
+    }
+    let mut bottoms = Vec::new();
+    for event in &told.past.events {
+        for id in &event.fields().prev {
+            if !here.contains(id) && !is_known(hub, id).await? {
+                bottoms.push(event.id().clone());
+                break;
+            }
+        }
+    }
+    for id in bottoms.iter().rev().take(BOTTOMS_MAX) {
+        if let Err(error) = told.state_before(id).await {
+            tracing::info!(%server, %id, %error, "the state before it is not told");
+        }
+    }
+    let (_, stored) = graph::remember(&hub.store, &hub.writer, &room.id, &told.past).await?;
+    let first = hub
+        .store
+        .places(room.nid, anchor, Order::Backward, 0, 1)
+        .await?;
+    Ok(stored.is_some() && !first.is_empty())
+}
+
+/// What one server tells of a room's past.
+struct Telling<'a> {
+    hub: &'a Hub,
+    peer: &'a ServerName,
+    room: &'a RoomRecord,
+    past: Past,
+}
+
+impl<'a> Telling<'a> {
+    const fn of(hub: &'a Hub, peer: &'a ServerName, room: &'a RoomRecord, anchor: Anchor) -> Self {
+        Self {
+            hub,
+            peer,
+            room,
+            past: Past {
+                events: Vec::new(),
+                told: BTreeMap::new(),
+                outliers: Vec::new(),
+                anchor,
+            },
+        }
+    }
+
+    async fn ask(&self, command: PeerCommand) -> Result<PeerReply, OpenGap> {
+        Ok(self.hub.remote.ask(self.peer, command, PATIENCE).await?)
+    }
+
+    fn other(&self) -> OpenGap {
+        OpenGap::Answer(self.peer.to_owned())
+    }
+
+    /// Checks an event; what it may not do is checked where it is woven in.
+    async fn read(&self, pdu: &RawValue) -> Result<Arc<Pdu>, String> {
+        let event = self.hub.remote.verified(pdu.get(), self.room.version).await;
+        let event = event.map_err(|error| error.to_string())?;
+        if event.fields().room_id != self.room.id {
+            return Err(format!("it is of room {}", event.fields().room_id));
+        }
+        Ok(Arc::new(event))
+    }
+
+    async fn event(&self, id: &OwnedEventId) -> Result<Arc<Pdu>, OpenGap> {
+        let wrong = |why: String| OpenGap::Wrong {
+            id: id.clone(),
+            why,
+        };
+        let asked = get_event::v1::Request::new(id.clone());
+        let PeerReply::PeerEvent(told) = self.ask(PeerCommand::PeerEvent(Box::new(asked))).await?
+        else {
+            return Err(self.other());
+        };
+        let event = self.read(&told.pdu).await.map_err(wrong)?;
+        if event.id() != id {
+            return Err(wrong(format!("{} was told for it", event.id())));
+        }
+        Ok(event)
+    }
+
+    /// What an event leans on.
+    async fn leans_on(&mut self, id: &OwnedEventId) -> Result<(), OpenGap> {
+        let asked = get_event_authorization::v1::Request::new(self.room.id.clone(), id.clone());
+        let PeerReply::EventAuth(told) = self.ask(PeerCommand::EventAuth(Box::new(asked))).await?
+        else {
+            return Err(self.other());
+        };
+        self.must_be_few(told.auth_chain.len())?;
+        for pdu in &told.auth_chain {
+            self.outlier(pdu).await;
+        }
+        Ok(())
+    }
+
+    async fn outlier(&mut self, pdu: &RawValue) {
+        match self.read(pdu).await {
+            Ok(event) => self.past.outliers.push(event),
+            Err(why) => tracing::debug!(peer = %self.peer, why, "an event of a state is not taken"),
+        }
+    }
+
+    fn must_be_few(&self, count: usize) -> Result<(), OpenGap> {
+        if count > STATE_MAX {
+            return Err(OpenGap::Large(count));
+        }
+        Ok(())
+    }
+
+    /// The room's state before an event, and those of its events that are not known here.
+    async fn state_before(&mut self, id: &OwnedEventId) -> Result<(), OpenGap> {
+        let room = &self.room.id;
+        let asked = get_room_state_ids::v1::Request::new(id.clone(), room.clone());
+        let asked = PeerCommand::StateIdsBefore(Box::new(asked));
+        let PeerReply::StateIdsBefore(ids) = self.ask(asked).await? else {
+            return Err(self.other());
+        };
+        self.must_be_few(ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len()))?;
+        let named: Vec<&OwnedEventId> = ids.pdu_ids.iter().chain(&ids.auth_chain_ids).collect();
+        let unknown = self.unknown(&named).await?;
+        if unknown.len() > SINGLE_MAX {
+            let asked = get_room_state::v1::Request::new(id.clone(), room.clone());
+            let asked = PeerCommand::StateBefore(Box::new(asked));
+            let PeerReply::StateBefore(state) = self.ask(asked).await? else {
+                return Err(self.other());
+            };
+            self.must_be_few(state.pdus.len().saturating_add(state.auth_chain.len()))?;
+            for pdu in state.auth_chain.iter().chain(&state.pdus) {
+                let read = Pdu::read(pdu.get(), self.room.version);
+                if read.is_ok_and(|event| unknown.contains(event.id())) {
+                    self.outlier(pdu).await;
+                }
+            }
+        } else {
+            let asked: Vec<_> = unknown.iter().map(|id| self.event(id)).collect();
+            let fetched: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+            for event in fetched {
+                match event {
+                    Ok(event) => self.past.outliers.push(event),
+                    Err(error) => tracing::debug!(%error, "an event of a state is not taken"),
+                }
+            }
+        }
+        self.past.told.insert(id.clone(), ids.pdu_ids);
+        Ok(())
+    }
+
+    /// Those of some events that are neither stored nor were told already.
+    async fn unknown(&self, ids: &[&OwnedEventId]) -> Result<HashSet<OwnedEventId>, OpenGap> {
+        let told = self.past.outliers.iter().chain(&self.past.events);
+        let told: HashSet<&OwnedEventId> = told.map(|event| event.id()).collect();
+        let mut unknown = HashSet::new();
+        for id in ids {
+            let Some(hash) = hash_of(id) else { continue };
+            if !told.contains(id) && self.hub.store.event(hash).await?.is_none() {
+                unknown.insert((*id).clone());
+            }
+        }
+        Ok(unknown)
+    }
+}
+
+/// Where history ended, and since when.
+#[derive(Default)]
+pub(in crate::hub::desk) struct Resting(Mutex<HashMap<(RoomNid, Seq), Timestamp>>);
+
+impl Resting {
+    fn rests(&self, room: RoomNid, anchor: Seq, now: Timestamp) -> bool {
+        let since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = since.get(&(room, anchor)).copied();
+        since.is_some_and(|since| now.0.saturating_sub(since.0) < ms(REST))
+    }
+
+    fn rest(&self, room: RoomNid, anchor: Seq, now: Timestamp) {
+        let mut resting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if resting.len() >= RESTING_MAX {
+            resting.retain(|_, since| now.0.saturating_sub(since.0) < ms(REST));
+        }
+        if resting.len() < RESTING_MAX {
+            resting.insert((room, anchor), now);
+        }
+    }
+}
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
