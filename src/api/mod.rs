@@ -18,7 +18,7 @@ pub use links::{
     Registration, Secret,
 };
 pub use peer_keys::PeerKeys;
-pub use peers::{Nobody, PeerCommand, PeerReply, Remote, RemoteError, Unverified};
+pub use peers::{Nobody, PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified};
 pub use refusal::{Code, Refusal};
 pub use service::{ByteStream, MediaObject, Service, Upload};
 pub use thin::{Thin, ThinReply};

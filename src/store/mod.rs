@@ -14,6 +14,7 @@ pub mod faulty;
 pub mod fsck;
 pub mod marker;
 pub mod media;
+pub mod media_elsewhere;
 pub mod memory;
 mod reads;
 pub mod records;

@@ -16,6 +16,7 @@ mod filters;
 mod keys;
 mod linking;
 pub(super) mod media;
+mod media_elsewhere;
 mod passwords;
 mod peers;
 mod profile;
@@ -73,6 +74,7 @@ pub struct Desk {
     typing: receipts::TypingBoard,
     elsewhere: remote::Elsewhere,
     fetches: devices_elsewhere::Fetches,
+    files_elsewhere: media_elsewhere::Files,
 }
 
 /// What a reload may replace under those who use it.
@@ -99,6 +101,7 @@ impl Desk {
             typing: receipts::TypingBoard::default(),
             elsewhere: remote::Elsewhere::default(),
             fetches: devices_elsewhere::Fetches::default(),
+            files_elsewhere: media_elsewhere::Files::beside(&media, seed),
             rules: RwLock::new(Rules { settings, rates }),
             media,
         }

@@ -28,8 +28,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     api::{
-        Command, Credentials, Origin, PeerCommand, PeerReply, Refusal, Remote, RemoteError, Reply,
-        Service as _, Unverified,
+        Command, Credentials, Origin, PeerCommand, PeerReply, Refusal, Remote, RemoteError,
+        RemoteFile, Reply, Service as _, Unverified,
     },
     hub::{
         Hub,
@@ -90,17 +90,39 @@ impl Remote for Wire {
         match answer {
             Ok(Reply::Peer(reply)) => Ok(*reply),
             Ok(other) => panic!("{other:?}"),
-            Err(refusal) => Err(RemoteError::Refused {
-                server: server.to_string(),
-                status: refusal.status,
-                code: refusal.code.errcode().to_owned(),
-                message: refusal.message,
-            }),
+            Err(refusal) => Err(refused(server, refusal)),
         }
+    }
+
+    async fn file(
+        &self,
+        server: &ServerName,
+        media_id: &str,
+        _patience: Duration,
+    ) -> Result<RemoteFile, RemoteError> {
+        self.asked.lock().unwrap().push("file");
+        let hub = Arc::clone(self.to.lock().unwrap().as_ref().unwrap());
+        let origin = server_of(testing::SERVER);
+        let file = hub.download(origin, server.as_str(), media_id).await;
+        let file = file.map_err(|refusal| refused(server, refusal))?;
+        Ok(RemoteFile {
+            content_type: file.content_type,
+            filename: file.filename,
+            body: file.body,
+        })
     }
 
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified> {
         Pdu::read(json, version).map_err(|error| Unverified::Wrong(error.to_string()))
+    }
+}
+
+fn refused(server: &ServerName, refusal: Refusal) -> RemoteError {
+    RemoteError::Refused {
+        server: server.to_string(),
+        status: refusal.status,
+        code: refusal.code.errcode().to_owned(),
+        message: refusal.message,
     }
 }
 
