@@ -217,7 +217,11 @@ impl Sender<'_> {
             since: job.record.beside,
             upto: job.upto,
             parcels_after: job.parcels_after,
-            max: if job.width >= FULL { EDUS_MAX } else { job.width },
+            max: if job.width >= FULL {
+                EDUS_MAX
+            } else {
+                job.width
+            },
             expired: cutoff,
         };
         beside.gather().await
@@ -341,13 +345,7 @@ impl Sender<'_> {
         Outcome::Told(told)
     }
 
-    fn failed(
-        &self,
-        job: &Job,
-        parcel: Parcel,
-        error: String,
-        txn: ([u8; 32], String),
-    ) -> Outcome {
+    fn failed(&self, job: &Job, parcel: Parcel, error: String, txn: ([u8; 32], String)) -> Outcome {
         count("failed", 1);
         let lapse = self.lapse(job, parcel.lapsed);
         let given_up = parcel.bundle.expired > 0 && parcel.bundle.edus.is_empty();

@@ -67,7 +67,9 @@ impl Outbox {
             let book = self.shared.book();
             let all = book.all.values();
             let wanted = all.filter(|known| server.is_none_or(|one| known.record.server == *one));
-            wanted.map(|known| (status(known), known.record.mark)).collect()
+            wanted
+                .map(|known| (status(known), known.record.mark))
+                .collect()
         };
         for (status, mark) in &mut found {
             if status.state == PeerState::Idle {
