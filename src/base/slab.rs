@@ -78,7 +78,10 @@ impl<T> Slab<T> {
 
     /// How many values there are.
     pub fn len(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.value.is_some()).count()
+        self.slots
+            .iter()
+            .filter(|slot| slot.value.is_some())
+            .count()
     }
 
     fn add_slot(&mut self) {
@@ -113,7 +116,10 @@ mod tests {
         let mut slab = Slab::new();
         let first = slab.insert('a').unwrap();
         let second = slab.insert('b').unwrap();
-        assert_eq!((slab.get(first), slab.get(second)), (Some(&'a'), Some(&'b')));
+        assert_eq!(
+            (slab.get(first), slab.get(second)),
+            (Some(&'a'), Some(&'b'))
+        );
 
         assert_eq!(slab.remove(first), Some('a'));
         let third = slab.insert('c').unwrap();

@@ -221,7 +221,8 @@ mod tests {
     fn nothing_is_remembered_of_a_peer_that_is_not_on_loopback() {
         let udp = Udp::new([1; 32], Plainly::Anyone);
 
-        let peer = |address: [u8; 4]| UdpPeer::Plain(Box::new(SocketAddr::from((address, 5683)).into()));
+        let peer =
+            |address: [u8; 4]| UdpPeer::Plain(Box::new(SocketAddr::from((address, 5683)).into()));
         assert!(udp.keeps_words(&peer([127, 0, 0, 1])));
         assert!(!udp.keeps_words(&peer([192, 0, 2, 1])));
     }

@@ -10,7 +10,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
-    api::{Code, MediaObject, Refusal, RemoteFile},
+    api::{Code, MediaObject, Refusal, RemoteError, RemoteFile},
     hub::Hub,
     store::{
         media::{MediaError, MediaFiles},
@@ -101,7 +101,15 @@ async fn fetch(hub: &Hub, server: &ServerName, id: &str) -> Result<(), Refusal> 
         content_type,
         filename,
         body,
-    } = hub.remote.file(server, id, ANSWER_PATIENCE).await?;
+    } = hub
+        .remote
+        .file(server, id, ANSWER_PATIENCE)
+        .await
+        .map_err(|error| match error {
+            // Whom we have nothing to do with has no files for us.
+            RemoteError::NotAllowed(_) => Refusal::not_found(error.to_string()),
+            error => error.into(),
+        })?;
     // What could not be a header here is left out.
     let known = Label {
         content_type: label("content type", content_type).unwrap_or_default(),
