@@ -213,10 +213,7 @@ fn missing(credentials: &Credentials, port: u16) -> String {
 ///
 /// The file has the device's DTLS key, too, for aiocoap with `DTLSSocket`.
 fn for_aiocoap(credentials: &Credentials, door: &str, dir: &Path) -> io::Result<String> {
-    let oscore = credentials
-        .oscore
-        .as_ref()
-        .ok_or(io::ErrorKind::NotFound)?;
+    let oscore = credentials.oscore.as_ref().ok_or(io::ErrorKind::NotFound)?;
     make_dir(dir)?;
     let dir = fs::canonicalize(dir)?;
     let settings = json!({
@@ -229,7 +226,8 @@ fn for_aiocoap(credentials: &Credentials, door: &str, dir: &Path) -> io::Result<
     let context = json!({"oscore": {"basedir": format!("{}/", dir.display())}});
     let mut entries = Map::from_iter([(format!("{origin}/*"), context)]);
     if let (Some(psk), Some(coaps)) = (&credentials.psk, &credentials.server.coaps) {
-        let key = json!({"dtls": {"client-identity": {"ascii": psk.identity}, "psk": {"hex": psk.key}}});
+        let key =
+            json!({"dtls": {"client-identity": {"ascii": psk.identity}, "psk": {"hex": psk.key}}});
         let origin = format!("coaps://{}", without_default(coaps, 5684));
         entries.insert(format!("{origin}/*"), key);
     }

@@ -128,7 +128,13 @@ fn same_keys() -> Result<(), Failed> {
         }
         same("an entry", &told, |line| keys(line).into())?;
         let names = [
-            "kind", "room_id", "sender", "type", "state_key", "content", "text",
+            "kind",
+            "room_id",
+            "sender",
+            "type",
+            "state_key",
+            "content",
+            "text",
         ];
         same("an entry", &told, |line| fields(line, &names))?;
         if told.iter().any(|(_, lines)| lines.len() != 1) {

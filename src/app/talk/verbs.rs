@@ -280,7 +280,10 @@ async fn told(client: &mut Client, news: &Json, labels: &mut Labels) -> Vec<Stri
 }
 
 /// The rooms of a sync's section.
-pub(super) fn section_of<'a>(news: &'a Json, section: &str) -> impl Iterator<Item = (&'a str, &'a Json)> {
+pub(super) fn section_of<'a>(
+    news: &'a Json,
+    section: &str,
+) -> impl Iterator<Item = (&'a str, &'a Json)> {
     let rooms: Option<&Map<_, _>> = news["rooms"][section].as_object();
     rooms
         .into_iter()
