@@ -19,7 +19,8 @@ use crate::{
     hub::{
         Hub,
         desk::{access::ours, reading::visibility::Standing},
-        fanout::Touched,
+        fanout::{ForServers, Touched},
+        outbox::{Servers, Typing as TypingNote},
     },
     store::{Batch, ReceiptRecord, RoomNid, Write, hash_of},
 };
@@ -102,6 +103,15 @@ pub(super) async fn typing(
     if let Some(before) = hub.desk.typing.set(room, &caller.user, until) {
         let audience = audience(hub, standing.room.nid).await?;
         hub.fanout.typed(before, &audience);
+        let servers = servers(hub, standing.room.nid).await?;
+        let note = TypingNote {
+            room: request.room_id.clone(),
+            user: caller.user.clone(),
+            typing: until.is_some(),
+        };
+        if let Some(servers) = &servers {
+            hub.fanout.typed_elsewhere(Arc::clone(servers), note.clone());
+        }
         if until.is_some() && hub.desk.typing.begin_watch(standing.room.nid, &caller.user) {
             let board = hub.desk.typing.clone();
             let (clock, fanout) = (Arc::clone(&hub.clock), Arc::clone(&hub.fanout));
@@ -109,7 +119,12 @@ pub(super) async fn typing(
                 standing.room.nid,
                 caller.user.clone(),
                 clock,
-                move |before| fanout.typed(before, &audience),
+                move |before| {
+                    fanout.typed(before, &audience);
+                    if let Some(servers) = servers {
+                        fanout.typed_elsewhere(servers, TypingNote { typing: false, ..note });
+                    }
+                },
             ));
         }
     }
@@ -207,11 +222,15 @@ impl<'a> Marks<'a> {
         if self.writes.is_empty() {
             return Ok(());
         }
-        let touched = if self.public {
-            audience(self.hub, self.room).await?
+        let mut touched = Vec::new();
+        if self.public {
+            touched.push(audience(self.hub, self.room).await?);
+            let servers = servers(self.hub, self.room).await?;
+            let servers = servers.map(|servers| Touched::Servers(servers, ForServers::Beside));
+            touched.extend(servers);
         } else {
-            Touched::Beside(Arc::new([self.caller.user.clone()].into()))
-        };
+            touched.push(Touched::Beside(Arc::new([self.caller.user.clone()].into())));
+        }
         let batch = Batch {
             writes: self.writes,
             may_conflict: false,
@@ -220,7 +239,7 @@ impl<'a> Marks<'a> {
         // Noted before and after: a sync that sees the commit must see the note.
         let now = self.hub.fanout.position();
         let noted = self.receipts.then(|| board.expect_receipts(self.room, now));
-        let (position, _) = self.hub.writer.write(batch, vec![touched]).await?;
+        let (position, _) = self.hub.writer.write(batch, touched).await?;
         if let Some(noted) = noted {
             noted.settle(position);
         }
@@ -233,6 +252,15 @@ async fn audience(hub: &Hub, room: RoomNid) -> Result<Touched, Refusal> {
     Ok(Touched::Beside(Arc::new(
         users.map_err(ours)?.into_iter().collect(),
     )))
+}
+
+/// The other servers in a room, where this hub tells any.
+async fn servers(hub: &Hub, room: RoomNid) -> Result<Option<Servers>, Refusal> {
+    if hub.outbox.is_none() {
+        return Ok(None);
+    }
+    let servers = hub.store.residents(room).await.map_err(ours)?;
+    Ok((!servers.is_empty()).then(|| Arc::new(servers.into_iter().collect())))
 }
 
 fn thread(thread: &ReceiptThread) -> Result<String, Refusal> {

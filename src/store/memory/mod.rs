@@ -163,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn memory_and_sqlite_tell_the_same() {
         let dir = tempfile::tempdir().unwrap();
-        let name = ruma::OwnedServerName::try_from("hub.example").unwrap();
+        let name = OwnedServerName::try_from("hub.example").unwrap();
         let options = crate::store::sqlite::OpenOptions::new(dir.path().join("s.db"), name);
         let file = crate::store::sqlite::Sqlite::open(options).await.unwrap();
         let memory = Memory::new();
