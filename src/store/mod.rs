@@ -15,8 +15,10 @@ pub mod fsck;
 pub mod marker;
 pub mod media;
 pub mod memory;
+mod outbox;
 mod reads;
 pub mod records;
+mod servers;
 pub mod sqlite;
 mod thin;
 pub mod write;
@@ -28,7 +30,9 @@ use ruma::{EventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use thiserror::Error;
 
 pub use marker::{Change, Marker};
+pub use outbox::*;
 pub use records::*;
+pub use servers::{KEYS_OF_SERVERS_MAX, Servers};
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
 
@@ -112,11 +116,28 @@ pub struct SigningKeyNote {
 
 /// Everything the hub keeps. One process owns a store.
 pub trait Store:
-    Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex
+    Commits
+    + Rooms
+    + Accounts
+    + Devices
+    + LinkedDevices
+    + ThinDevices
+    + MediaIndex
+    + Destinations
+    + Servers
 {
 }
-impl<T: Commits + Rooms + Accounts + Devices + LinkedDevices + ThinDevices + MediaIndex> Store
-    for T
+impl<
+    T: Commits
+        + Rooms
+        + Accounts
+        + Devices
+        + LinkedDevices
+        + ThinDevices
+        + MediaIndex
+        + Destinations
+        + Servers,
+> Store for T
 {
 }
 
@@ -268,6 +289,10 @@ pub trait Rooms: Send + Sync + 'static {
         user: &UserId,
         device: &ruma::DeviceId,
     ) -> Result<Vec<(String, String)>, StoreError>;
+
+    /// What was decided on an event, where this hub is a room's policy server.
+    async fn policy_decision(&self, event: EventHash)
+    -> Result<Option<PolicyDecision>, StoreError>;
 
     /// The room an alias names, and who made the alias.
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError>;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 use crate::{
     api::{DeviceName, OscoreLink, Registration},
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, LinkRecord, MediaRecord, OutsideRecord, ReceiptRecord, RoomNid, SentBy,
-        StateHead, StateNid, Status, TxnAnswer, TxnKey,
+        EventNid, LinkRecord, MediaRecord, OutboxWrite, OutsideRecord, ReceiptRecord, RoomNid,
+        SentBy, StateHead, StateNid, Status, TxnAnswer, TxnKey,
     },
     wire::{
         matrix::Version,
@@ -143,6 +143,14 @@ pub enum Write {
     /// Transactions answered before `before` may be forgotten, but for those of the endpoint
     /// `thin`: a draft of the thin profile is answered alike however much later it comes again.
     ForgetTxns { before: Timestamp },
+    /// What this hub decided on an event as a policy server; the first decision stays.
+    PolicyDecided {
+        event: EventHash,
+        refused: Option<String>,
+        at: Timestamp,
+    },
+    /// Decisions made before `before` may be forgotten.
+    ForgetPolicyDecisions { before: Timestamp },
     /// An alias; conflicts when it exists.
     NewAlias {
         alias: OwnedRoomAliasId,
@@ -290,8 +298,22 @@ pub enum Write {
         device: DeviceName,
         url: Option<String>,
     },
+    /// Something for another server that is in no log: `{"edu_type", "content"}` as JSON.
+    Parcel {
+        to: OwnedServerName,
+        edu: String,
+        at: Timestamp,
+    },
+    /// What other servers are told.
+    Outbox(OutboxWrite),
     /// A stored file.
     Media(MediaRecord),
+    /// What is known of another server's keys, as JSON, instead of what was. Of too many servers
+    /// those not heard of for longest are forgotten.
+    PeerKeys {
+        server: OwnedServerName,
+        json: String,
+    },
 }
 
 impl Write {
@@ -307,7 +329,9 @@ impl Write {
             | Self::DeviceKeys { json, .. }
             | Self::OneTimeKey { json, .. }
             | Self::FallbackKey { json, .. }
-            | Self::Mail { json, .. } => json.len(),
+            | Self::Mail { json, .. }
+            | Self::PeerKeys { json, .. } => json.len(),
+            Self::Parcel { edu, .. } => edu.len(),
             _ => 0,
         }
     }

@@ -17,8 +17,8 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tramline::{
     base::{Clock, Position, Timestamp},
     store::{
-        Accounts, Batch, CommitError, Commits, Committed, Devices, LinkedDevices, MediaIndex,
-        Numbers, Rooms, StoreError, ThinDevices,
+        Accounts, Batch, CommitError, Commits, Committed, Destinations, Devices, LinkedDevices,
+        MediaIndex, Numbers, Rooms, Servers, StoreError, ThinDevices,
         faulty::{Fault, Injected},
         memory::Memory,
     },

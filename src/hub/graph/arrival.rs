@@ -161,6 +161,6 @@ impl Weave<'_> {
         let known = self.lookup(join.hash()).await?;
         let auth = self.leans_on(join).await?;
         let verdict = self.judge(join, &auth, base).await?;
-        self.place(join, known, verdict, (base, &[])).await
+        self.place(join, known, (verdict, None), (base, &[])).await
     }
 }

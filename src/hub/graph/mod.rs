@@ -84,15 +84,52 @@ pub enum GraphError {
     Write(#[from] WriteError),
 }
 
+/// An event as it came, checked as far as it can be without its room.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The event.
+    pub event: Arc<Pdu>,
+    /// Why readers are not to see it although the room's rules allow it. It is part of the graph all
+    /// the same, so that what follows it does not wait for ever.
+    pub hide: Option<String>,
+}
+
+impl From<Arc<Pdu>> for Received {
+    fn from(event: Arc<Pdu>) -> Self {
+        Self { event, hide: None }
+    }
+}
+
 /// Weaves events into a room and stores them: what became of each, in the order given, and the
 /// commit unless there was nothing to store.
 pub async fn weave(
     store: &SharedStore,
     writer: &Writer,
     room: &RoomId,
-    events: &[Arc<Pdu>],
+    events: &[Received],
 ) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
-    let order = in_order(events);
+    woven(store, writer, (room, events), false).await
+}
+
+/// The same for an event that another server has made with the help of this one: the other servers
+/// in the room are told by this one.
+pub async fn weave_relayed(
+    store: &SharedStore,
+    writer: &Writer,
+    room: &RoomId,
+    event: Received,
+) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
+    woven(store, writer, (room, &[event]), true).await
+}
+
+async fn woven(
+    store: &SharedStore,
+    writer: &Writer,
+    (room, events): (&RoomId, &[Received]),
+    relayed: bool,
+) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
+    let all: Vec<Arc<Pdu>> = events.iter().map(|one| Arc::clone(&one.event)).collect();
+    let order = in_order(&all);
     for _ in 0..TRIES_MAX {
         let record = store.room(room).await?.ok_or(GraphError::NoSuchRoom)?;
         let mut weave = Weave::begin(store, &record).await?;
@@ -103,9 +140,10 @@ pub async fn weave(
             };
             *fate = weave.add(event).await?;
         }
-        let Some(admission) = weave.finish().await? else {
+        let Some(mut admission) = weave.finish().await? else {
             return Ok((fates, None));
         };
+        admission.relayed = relayed;
         match writer.admit(room, admission).await {
             Ok(submitted) => return Ok((fates, Some(submitted))),
             Err(WriteError::Moved) => {}

@@ -71,6 +71,8 @@ impl Far {
     }
 
     async fn receive(&self, events: &[Arc<Pdu>]) -> Vec<Fate> {
+        let events: Vec<_> = events.iter().cloned().map(Into::into).collect();
+        let events = events.as_slice();
         let woven = weave(self.store(), &self.hub.hub.writer, &self.room, events).await;
         woven.unwrap().0
     }

@@ -9,7 +9,7 @@ use std::{
 use ruma::OwnedEventId;
 
 use super::{
-    Fate, GraphError,
+    Fate, GraphError, Received,
     states::{States, damaged, key_of},
 };
 use crate::{
@@ -92,7 +92,8 @@ impl<'a> Weave<'a> {
     }
 
     /// Weaves one event in. Those that it names must be known by now.
-    pub(super) async fn add(&mut self, event: &Arc<Pdu>) -> Result<Fate, GraphError> {
+    pub(super) async fn add(&mut self, received: &Received) -> Result<Fate, GraphError> {
+        let Received { event, hide } = received;
         let known = self.lookup(event.hash()).await?;
         if let Some(known) = &known
             && known.status != Status::Outlier
@@ -113,6 +114,7 @@ impl<'a> Weave<'a> {
         before.dedup();
         let before = self.resolve(before).await?;
         let verdict = self.judge(event, &auth, before).await?;
+        let verdict = (verdict, hide.as_deref());
         self.place(event, known, verdict, (before, &prev)).await
     }
 
@@ -194,11 +196,11 @@ impl<'a> Weave<'a> {
         &mut self,
         event: &Arc<Pdu>,
         known: Option<Known>,
-        verdict: Verdict,
+        (verdict, hide): (Verdict, Option<&str>),
         (before, prev): (StateNid, &[Known]),
     ) -> Result<Fate, GraphError> {
         let (status, soft_failed) = match &verdict {
-            Verdict::Accepted => (Status::Accepted, false),
+            Verdict::Accepted => (Status::Accepted, hide.is_some()),
             Verdict::SoftFailed(_) => (Status::Accepted, true),
             Verdict::Rejected(_) => (Status::Rejected, false),
         };
@@ -206,7 +208,9 @@ impl<'a> Weave<'a> {
         let nid = kept.await?;
         let mut spot = Spot::Nowhere;
         let mut fate = match verdict {
-            Verdict::Accepted => Fate::Accepted,
+            Verdict::Accepted => {
+                hide.map_or(Fate::Accepted, |why| Fate::SoftFailed(why.to_owned()))
+            }
             Verdict::SoftFailed(clause) => Fate::SoftFailed(clause.to_string()),
             Verdict::Rejected(clause) => Fate::Refused(clause.to_string()),
         };
@@ -518,6 +522,7 @@ impl<'a> Weave<'a> {
             state,
             changes,
             redactions: self.redactions,
+            relayed: false,
         }))
     }
 }

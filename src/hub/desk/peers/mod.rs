@@ -6,14 +6,17 @@
 
 mod joining;
 pub(super) mod past;
+mod policy;
 mod reading;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_past;
+#[cfg(test)]
+mod tests_policy;
 mod transaction;
 
-pub(super) use self::{joining::vouching, transaction::weave};
+pub(super) use self::{joining::vouching, policy::must_be_vouched_for, transaction::take_in};
 
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 
@@ -36,6 +39,9 @@ pub(super) async fn ask(
     let Credentials::Server(peer) = &origin.credentials else {
         return Err(Refusal::forbidden("only servers ask this, and sign it"));
     };
+    if let Some(outbox) = &hub.outbox {
+        outbox.alive(peer);
+    }
     macro_rules! answered {
         ($name:ident, $answer:expr) => {
             $answer.await.map(|reply| PeerReply::$name(Box::new(reply)))
@@ -94,7 +100,7 @@ pub(super) async fn ask(
             answered!(PeerRoomSearch, directory::peer_room_search(hub, *asked))
         }
         PeerCommand::PeerHierarchy(_) | PeerCommand::PeerEventByTime(_) => Err(not_yet()),
-        PeerCommand::PolicySign(_) => Err(not_yet()),
+        PeerCommand::PolicySign(asked) => answered!(PolicySign, policy::sign(hub, peer, *asked)),
     }
 }
 

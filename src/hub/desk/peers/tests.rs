@@ -15,6 +15,7 @@ use ruma::{
         membership::{
             create_join_event, create_leave_event, prepare_join_event, prepare_leave_event,
         },
+        query::get_profile_information,
         transactions::send_transaction_message,
     },
 };
@@ -42,6 +43,8 @@ const ZED: &str = "@zed:far";
 struct Far {
     /// What it would tell of a gap.
     missing: Mutex<Vec<String>>,
+    /// A server that the operator has nothing to do with.
+    unwelcome: Mutex<Option<&'static str>>,
 }
 
 #[async_trait]
@@ -73,6 +76,13 @@ impl Remote for Far {
 
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified> {
         Pdu::read(json, version).map_err(|error| Unverified::Wrong(error.to_string()))
+    }
+
+    fn welcomes(&self, server: &ServerName) -> Result<(), String> {
+        match *self.unwelcome.lock().unwrap() {
+            Some(other) if server == other => Err("a list refuses it".to_owned()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -318,6 +328,21 @@ async fn only_who_is_in_the_room_reads_it() {
 }
 
 #[tokio::test]
+async fn a_profile_is_told_of_users_of_this_hub_only() {
+    let shared = Shared::open().await;
+    let of = |user: &str| {
+        let asked = get_profile_information::v1::Request::new(user.try_into().unwrap());
+        PeerCommand::PeerProfile(Box::new(asked))
+    };
+
+    let ours = shared.ask(FAR, of("@ana:hub.example")).await;
+    let theirs = shared.ask(FAR, of(ZED)).await.unwrap_err();
+
+    assert!(ours.is_ok());
+    assert_eq!(theirs.status, 400);
+}
+
+#[tokio::test]
 async fn who_leaves_is_out_and_reads_no_more() {
     let shared = Shared::open().await;
     let join = shared.zed().await;
@@ -390,4 +415,72 @@ async fn who_is_in_the_room_that_a_restricted_one_names_is_vouched_for_and_other
     let signatures = join["signatures"].as_object().unwrap();
     let servers: Vec<_> = signatures.keys().map(String::as_str).collect();
     assert_eq!(servers, [FAR, testing::SERVER]);
+}
+
+/// Yan of a third server joins, and says something that Zed's server passes on with an answer of Zed's.
+async fn passed_on(
+    shared: &Shared,
+    keep_out: impl AsyncFnOnce(&Shared),
+) -> [Option<(Status, bool)>; 2] {
+    let zed = shared.zed().await;
+    let fields = shared.make_join("near", "@yan:near").await.unwrap();
+    let yan = Pdu::sign(fields, Version::V12, &key("near")).unwrap();
+    shared.send_join("near", &yan).await.unwrap();
+    keep_out(shared).await;
+    let mut fields = said(&yan, &zed, "hidden").fields().clone();
+    fields.sender = "@yan:near".try_into().unwrap();
+    fields.auth.retain(|id| id != zed.id());
+    fields.auth.push(yan.id().clone());
+    let hidden = Pdu::sign(fields, Version::V12, &key("near")).unwrap();
+    let answer = said(&hidden, &zed, "an answer to it");
+    let outcomes = shared.transaction(&[&hidden, &answer]).await;
+    assert!(
+        outcomes.iter().all(|(_, outcome)| outcome.is_ok()),
+        "{outcomes:?}"
+    );
+    [shared.status(&hidden).await, shared.status(&answer).await]
+}
+
+#[tokio::test]
+async fn events_of_a_server_that_is_kept_out_are_hidden_and_those_after_them_are_not_held_up() {
+    let outcome = [
+        Some((Status::Accepted, false)),
+        Some((Status::Accepted, true)),
+    ];
+    let shared = Shared::open().await;
+    let by_the_room = passed_on(&shared, async |shared: &Shared| {
+        let acl = json!({ "allow": ["*"], "deny": ["near"] }).to_string();
+        let request = ruma::api::client::state::send_state_event::v3::Request::new_raw(
+            shared.room.clone(),
+            "m.room.server_acl".into(),
+            String::new(),
+            ruma::serde::Raw::from_json_string(acl).unwrap(),
+        );
+        testing::ask!(shared.hub, shared.ana.origin, SendState(request)).unwrap();
+    });
+    assert_eq!(by_the_room.await, outcome);
+    let shared = Shared::open().await;
+    let by_the_operator = passed_on(&shared, async |shared: &Shared| {
+        *shared.far.unwelcome.lock().unwrap() = Some("near");
+    });
+    assert_eq!(by_the_operator.await, outcome);
+}
+
+#[tokio::test]
+async fn events_of_a_server_that_the_room_keeps_out_are_each_answered_with_why() {
+    let shared = Shared::open().await;
+    let join = shared.zed().await;
+    let acl = json!({ "allow": ["*"], "deny": ["far"] }).to_string();
+    let request = ruma::api::client::state::send_state_event::v3::Request::new_raw(
+        shared.room.clone(),
+        "m.room.server_acl".into(),
+        String::new(),
+        ruma::serde::Raw::from_json_string(acl).unwrap(),
+    );
+    testing::ask!(shared.hub, shared.ana.origin, SendState(request)).unwrap();
+    let late = said(&join, &join, "too late");
+    let outcomes = shared.transaction(&[&late]).await;
+    let why = outcomes[0].1.as_ref().unwrap_err();
+    assert!(why.contains("server ACL"), "{why}");
+    assert_eq!(shared.status(&late).await, None);
 }

@@ -1,28 +1,29 @@
 //! What other servers send by themselves: up to fifty events at a time, each with its own outcome.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UInt,
+    OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UInt, UserId,
     api::federation::{event::get_missing_events, transactions::send_transaction_message},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{past, room_for};
+use super::{is_in, past, policy};
 use crate::{
-    api::{PeerCommand, PeerReply, Refusal},
+    api::{Code, PeerCommand, PeerReply, Refusal},
     hub::{
         Hub,
-        desk::remote,
-        graph::{self, Fate},
+        desk::{access::ours, remote},
+        graph::{self, Fate, Received},
     },
+    room::{PolicyServer, ServerAcl},
     store::RoomRecord,
-    wire::matrix::Pdu,
+    wire::matrix::{Pdu, Version},
 };
 
 /// spec: server-server §Transactions
@@ -83,116 +84,230 @@ async fn in_room(
     pdus: &[&RawValue],
     outcomes: &mut BTreeMap<OwnedEventId, Outcome>,
 ) {
-    let is_in = remote::is_in(hub, room).await;
-    if !is_in.unwrap_or(true) {
-        // All that we are told of a room that we are not in is that an invite is taken back.
-        for pdu in pdus {
-            if let Some((event, outcome)) = remote::out(hub, peer, pdu.get()).await {
-                outcomes.insert(event, outcome);
+    let gate = match Gate::of(hub, peer, room).await {
+        Ok(gate) => gate,
+        Err(Closed { version, why }) => {
+            tracing::debug!(%peer, %room, why, "events of this room are not taken");
+            let read = |pdu: &&RawValue| Pdu::read(pdu.get(), version?).ok();
+            let ids = pdus.iter().filter_map(read).map(|event| event.id().clone());
+            outcomes.extend(ids.map(|id| (id, Err(why.clone()))));
+            // All that is heard of a room that we are not in is that an invite is taken back.
+            for pdu in pdus {
+                outcomes.extend(remote::out(hub, peer, pdu.get()).await);
             }
-        }
-        return;
-    }
-    let record = match room_for(hub, peer, room).await {
-        Ok(record) => record,
-        Err(refusal) => {
-            tracing::debug!(%peer, %room, why = refusal.message, "events of this room are not taken");
             return;
         }
     };
     let mut events = Vec::new();
     for pdu in pdus {
-        let Ok(read) = Pdu::read(pdu.get(), record.version) else {
+        let Ok(read) = Pdu::read(pdu.get(), gate.room.version) else {
             continue; // it has no id under which it could be answered
         };
-        match checked(hub, &record, pdu.get()).await {
+        match gate.checked(pdu.get()).await {
             Ok(event) => events.push(event),
             Err(why) => drop(outcomes.insert(read.id().clone(), Err(why))),
         }
     }
-    let fates = weave(hub, peer, &record, &events).await;
-    for (event, fate) in events.iter().zip(fates) {
+    let fates = gate.weave(peer, &events).await;
+    for (received, fate) in events.iter().zip(fates) {
         let outcome = match fate {
             // What is hidden was taken all the same: the sender need not send it again.
             Fate::Accepted | Fate::Known | Fate::SoftFailed(_) => Ok(()),
             Fate::Refused(why) => Err(why),
             Fate::Lacks { .. } => Err("events before it could not be had".to_owned()),
         };
-        outcomes.insert(event.id().clone(), outcome);
+        outcomes.insert(received.event.id().clone(), outcome);
     }
 }
 
-async fn checked(hub: &Hub, room: &RoomRecord, json: &str) -> Result<Arc<Pdu>, String> {
-    let event = hub.remote.verified(json, room.version).await;
-    let event = event.map_err(|error| error.to_string())?;
-    if event.fields().room_id != room.id {
-        return Err(format!("it is of room {}", event.fields().room_id));
-    }
-    let sender = event.fields().sender.server_name();
-    let acl = super::acl(hub, room)
-        .await
-        .map_err(|refusal| refusal.message)?;
-    if let Some(acl) = acl {
-        acl.check(sender).map_err(|why| why.to_string())?;
-    }
-    Ok(Arc::new(event))
-}
-
-/// Weaves events in, and asks for what is missing before them: first for what lies between, and if
-/// that is more than a page, for the room as it was just before.
-pub(in crate::hub::desk) async fn weave(
+/// Takes one event of ours that a server of the room has helped to make; what it follows and has not
+/// come yet is asked of that server.
+pub(in crate::hub::desk) async fn take_in(
     hub: &Hub,
-    peer: &OwnedServerName,
-    room: &RoomRecord,
-    events: &[Arc<Pdu>],
-) -> Vec<Fate> {
-    if events.is_empty() {
-        return Vec::new();
-    }
-    let mut all = events.to_vec();
-    let mut fates = woven(hub, room, &all).await;
-    for step in [Step::Between, Step::Before] {
-        let lacking: Vec<&Arc<Pdu>> = all
-            .iter()
-            .zip(&fates)
-            .filter(|(_, fate)| matches!(fate, Fate::Lacks { .. }))
-            .map(|(event, _)| event)
-            .collect();
-        if lacking.is_empty() {
-            break;
+    helper: &OwnedServerName,
+    room: &RoomId,
+    event: Arc<Pdu>,
+) -> Result<(), Refusal> {
+    let gate = Gate::of(hub, helper, room).await;
+    let gate = gate.map_err(|closed| Refusal::forbidden(closed.why))?;
+    let fates = gate.weave(helper, &[event.into()]).await;
+    match fates.into_iter().next() {
+        Some(Fate::Accepted | Fate::Known) => Ok(()),
+        Some(Fate::SoftFailed(why) | Fate::Refused(why)) => Err(Refusal::forbidden(why)),
+        Some(Fate::Lacks { .. }) | None => {
+            let message = "it follows events that could not be had";
+            Err(Refusal::new(Code::Unknown, message).with_status(502))
         }
-        let more = match step {
-            Step::Between => {
-                let latest = lacking.iter().map(|event| event.id().clone()).collect();
-                missing(hub, peer, room, latest).await
-            }
-            Step::Before => {
-                let open = open_ends(&all, &fates);
-                match past::close(hub, peer, room, &open).await {
-                    Ok(()) => {}
-                    Err(why) => {
-                        tracing::info!(%peer, room = %room.id, %why, "a gap stays open");
-                        break;
-                    }
-                }
-                Vec::new()
+    }
+}
+
+/// A room that takes events of other servers, and what they have to pass.
+struct Gate<'a> {
+    hub: &'a Hub,
+    room: RoomRecord,
+    acl: Option<ServerAcl>,
+    policy: Option<PolicyServer>,
+}
+
+/// A room that does not, as its sender is told.
+struct Closed {
+    version: Option<Version>,
+    why: String,
+}
+
+impl<'a> Gate<'a> {
+    async fn of(hub: &'a Hub, peer: &OwnedServerName, room: &RoomId) -> Result<Self, Closed> {
+        let closed = |version: Option<Version>| {
+            move |why: Refusal| Closed {
+                version,
+                why: why.message,
             }
         };
-        if step == Step::Between && more.is_empty() {
-            continue;
+        let record = hub.store.room(room).await.map_err(ours);
+        let record = record.map_err(closed(None))?;
+        let Some(record) = record else {
+            let why = format!("no such room here: {room}");
+            return Err(Closed { version: None, why });
+        };
+        let closed = closed(Some(record.version));
+        let acl = super::acl(hub, &record).await.map_err(&closed)?;
+        if let Some(Err(why)) = acl.as_ref().map(|acl| acl.check(peer)) {
+            return Err(closed(Refusal::forbidden(why.to_string())));
         }
-        all.extend(more);
-        let again = woven(hub, room, &all).await;
-        fates.resize(all.len(), Fate::Known);
-        for (fate, again) in fates.iter_mut().zip(again) {
-            // What was taken in the first time is known the second time.
-            if again != Fate::Known || matches!(fate, Fate::Lacks { .. }) {
-                *fate = again;
+        // What comes after the last of our users left is nobody's news here.
+        if !is_in(hub, &record, hub.key.name()).await.map_err(&closed)? {
+            let why = format!("nobody of this server is in {room}");
+            return Err(closed(Refusal::forbidden(why)));
+        }
+        let policy = policy::policy_server(hub, &record);
+        let policy = policy.await.map_err(&closed)?;
+        Ok(Self {
+            hub,
+            room: record,
+            acl,
+            policy,
+        })
+    }
+
+    /// An event that is what it says to be. One of a server that is kept out is hidden, not refused:
+    /// others' events follow it.
+    async fn checked(&self, json: &str) -> Result<Received, String> {
+        let event = self.hub.remote.verified(json, self.room.version).await;
+        let event = event.map_err(|error| error.to_string())?;
+        if event.fields().room_id != self.room.id {
+            return Err(format!("it is of room {}", event.fields().room_id));
+        }
+        let event = Arc::new(event);
+        if let Some(why) = self.unwelcome(&event) {
+            let hide = Some(why);
+            return Ok(Received { event, hide });
+        }
+        Ok(policy::vouched_for(self.hub, &self.room, self.policy.as_ref(), event).await)
+    }
+
+    /// Why nobody here is to see an event, if so: the room or the operator keeps its sender's server
+    /// out, or the operator another one that it names.
+    fn unwelcome(&self, event: &Pdu) -> Option<String> {
+        let sender = event.fields().sender.server_name();
+        if let Some(Err(why)) = self.acl.as_ref().map(|acl| acl.check(sender)) {
+            return Some(format!("{sender}: {why}"));
+        }
+        let mut named = named_by(event).into_iter();
+        named.find_map(|server| {
+            let why = self.hub.remote.welcomes(&server).err()?;
+            Some(format!("{server}: {why}"))
+        })
+    }
+
+    /// Weaves events in, and asks for what is missing before them: first for what lies between, and if
+    /// that is more than a page, for the room as it was just before.
+    async fn weave(&self, peer: &OwnedServerName, events: &[Received]) -> Vec<Fate> {
+        if events.is_empty() {
+            return Vec::new();
+        }
+        let mut all = events.to_vec();
+        let mut fates = self.woven(&all).await;
+        for step in [Step::Between, Step::Before] {
+            let lacking: Vec<&Received> = all
+                .iter()
+                .zip(&fates)
+                .filter(|(_, fate)| matches!(fate, Fate::Lacks { .. }))
+                .map(|(received, _)| received)
+                .collect();
+            if lacking.is_empty() {
+                break;
+            }
+            let more = match step {
+                Step::Between => {
+                    let latest = lacking.iter().map(|one| one.event.id().clone());
+                    self.missing(peer, latest.collect()).await
+                }
+                Step::Before => {
+                    let open = open_ends(&all, &fates);
+                    match past::close(self.hub, peer, &self.room, &open).await {
+                        Ok(()) => {}
+                        Err(why) => {
+                            tracing::info!(%peer, room = %self.room.id, %why, "a gap stays open");
+                            break;
+                        }
+                    }
+                    Vec::new()
+                }
+            };
+            if step == Step::Between && more.is_empty() {
+                continue;
+            }
+            all.extend(more);
+            let again = self.woven(&all).await;
+            fates.resize(all.len(), Fate::Known);
+            for (fate, again) in fates.iter_mut().zip(again) {
+                // What was taken in the first time is known the second time.
+                if again != Fate::Known || matches!(fate, Fate::Lacks { .. }) {
+                    *fate = again;
+                }
+            }
+        }
+        fates.truncate(events.len());
+        fates
+    }
+
+    async fn woven(&self, events: &[Received]) -> Vec<Fate> {
+        let (hub, room) = (self.hub, &self.room.id);
+        match graph::weave(&hub.store, &hub.writer, room, events).await {
+            Ok((fates, _)) => fates,
+            Err(error) => {
+                tracing::warn!(%error, %room, "events could not be taken");
+                vec![Fate::Refused(error.to_string()); events.len()]
             }
         }
     }
-    fates.truncate(events.len());
-    fates
+
+    /// Events between what is known here and what was sent.
+    async fn missing(&self, peer: &OwnedServerName, latest: Vec<OwnedEventId>) -> Vec<Received> {
+        let (hub, room) = (self.hub, &self.room);
+        let known = room.heads.tips.iter().map(|(id, _)| id.clone()).collect();
+        let mut asked = get_missing_events::v1::Request::new(room.id.clone(), known, latest);
+        asked.limit = UInt::from(GAP_MAX);
+        let command = PeerCommand::MissingEvents(Box::new(asked));
+        let answer = match hub.remote.ask(peer, command, GAP_PATIENCE).await {
+            Ok(PeerReply::MissingEvents(answer)) => answer,
+            Ok(_) => return Vec::new(),
+            Err(error) => {
+                tracing::info!(%error, room = %room.id, "what lies in a gap is not told");
+                return Vec::new();
+            }
+        };
+        let count = usize::try_from(GAP_MAX).unwrap_or(usize::MAX);
+        let texts = answer.events.iter().take(count).map(|pdu| pdu.get());
+        let mut events = Vec::new();
+        for json in texts {
+            match self.checked(json).await {
+                Ok(event) => events.push(event),
+                Err(why) => tracing::debug!(why, "an event of a gap is not taken"),
+            }
+        }
+        events
+    }
 }
 
 /// How a gap is closed.
@@ -202,21 +317,25 @@ enum Step {
     Before,
 }
 
-async fn woven(hub: &Hub, room: &RoomRecord, events: &[Arc<Pdu>]) -> Vec<Fate> {
-    match graph::weave(&hub.store, &hub.writer, &room.id, events).await {
-        Ok((fates, _)) => fates,
-        Err(error) => {
-            tracing::warn!(%error, room = %room.id, "events could not be taken");
-            vec![Fate::Refused(error.to_string()); events.len()]
-        }
-    }
+/// The servers of the users that an event names: its sender, whom it is about, who vouches.
+fn named_by(event: &Pdu) -> BTreeSet<OwnedServerName> {
+    let fields = event.fields();
+    let vouching = fields.content.get("join_authorised_via_users_server");
+    let others = [
+        fields.state_key.as_deref(),
+        vouching.and_then(|by| by.as_str()),
+    ];
+    let others = others.into_iter().flatten();
+    let others = others.filter_map(|id| <&UserId>::try_from(id).ok());
+    let named = std::iter::once(&*fields.sender).chain(others);
+    named.map(|user| user.server_name().to_owned()).collect()
 }
 
 /// What events name that neither is known nor is among them.
-fn open_ends(events: &[Arc<Pdu>], fates: &[Fate]) -> past::OpenEnds {
-    let here: HashSet<&OwnedEventId> = events.iter().map(|event| event.id()).collect();
+fn open_ends(events: &[Received], fates: &[Fate]) -> past::OpenEnds {
+    let here: HashSet<&OwnedEventId> = events.iter().map(|one| one.event.id()).collect();
     let mut ends = past::OpenEnds::default();
-    for (event, fate) in events.iter().zip(fates) {
+    for (Received { event, .. }, fate) in events.iter().zip(fates) {
         let Fate::Lacks { prev, auth } = fate else {
             continue;
         };
@@ -227,35 +346,4 @@ fn open_ends(events: &[Arc<Pdu>], fates: &[Fate]) -> past::OpenEnds {
         }
     }
     ends
-}
-
-/// Events between what is known here and what was sent.
-async fn missing(
-    hub: &Hub,
-    peer: &OwnedServerName,
-    room: &RoomRecord,
-    latest: Vec<OwnedEventId>,
-) -> Vec<Arc<Pdu>> {
-    let known = room.heads.tips.iter().map(|(id, _)| id.clone()).collect();
-    let mut asked = get_missing_events::v1::Request::new(room.id.clone(), known, latest);
-    asked.limit = UInt::from(GAP_MAX);
-    let command = PeerCommand::MissingEvents(Box::new(asked));
-    let answer = match hub.remote.ask(peer, command, GAP_PATIENCE).await {
-        Ok(PeerReply::MissingEvents(answer)) => answer,
-        Ok(_) => return Vec::new(),
-        Err(error) => {
-            tracing::info!(%error, room = %room.id, "what lies in a gap is not told");
-            return Vec::new();
-        }
-    };
-    let count = usize::try_from(GAP_MAX).unwrap_or(usize::MAX);
-    let texts = answer.events.iter().take(count).map(|pdu| pdu.get());
-    let mut events = Vec::new();
-    for json in texts {
-        match checked(hub, room, json).await {
-            Ok(event) => events.push(event),
-            Err(why) => tracing::debug!(why, "an event of a gap is not taken"),
-        }
-    }
-    events
 }
