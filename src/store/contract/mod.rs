@@ -8,6 +8,7 @@ mod accounts;
 mod graph;
 mod links;
 mod outbox;
+mod outside;
 mod pen;
 mod remote;
 mod rooms;
@@ -52,6 +53,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     accounts::a_key_is_claimed_once(&*make().await).await;
     accounts::device_changes_reach_neighbours_only(&*make().await).await;
     accounts::media_is_counted(&*make().await).await;
+    outside::what_a_user_is_outside_is_told_since(&*make().await).await;
     thin::a_device_numbers_names_as_they_come_up(&*make().await).await;
     thin::a_removed_device_leaves_no_numbers(&*make().await).await;
     thin::drafts_are_remembered_when_other_transactions_are_forgotten(&*make().await).await;

@@ -20,7 +20,7 @@ mod tests_past;
 mod tests_policy;
 mod transaction;
 
-pub(super) use self::{joining::vouching, transaction::weave};
+pub(super) use self::{joining::vouching, policy::must_be_vouched_for, transaction::take_in};
 
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 
