@@ -112,6 +112,7 @@ macro_rules! commands_and_replies {
     };
 }
 for_each_peer_endpoint!(commands_and_replies);
+pub(crate) use for_each_peer_endpoint;
 
 /// Other servers, as the hub sees them.
 #[async_trait]
@@ -139,6 +140,20 @@ pub trait Remote: Send + Sync + 'static {
     /// Checks size, form, hash and the signatures of all servers that have to have signed an event
     /// of a room of this version. Where its content is not what was signed, gives what is left of it.
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified>;
+
+    /// The same of many events, in their order: the keys of all their servers are fetched side by
+    /// side, once each.
+    async fn verified_many(
+        &self,
+        events: &[&str],
+        version: Version,
+    ) -> Vec<Result<Pdu, Unverified>> {
+        let mut verified = Vec::with_capacity(events.len());
+        for json in events {
+            verified.push(self.verified(json, version).await);
+        }
+        verified
+    }
 
     /// Whether the operator has this hub deal with a server, and if not, by which rule.
     fn welcomes(&self, server: &ServerName) -> Result<(), String> {

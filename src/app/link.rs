@@ -13,7 +13,7 @@ use std::{
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::{
     cli::{ForClient, LinkArgs},
@@ -27,7 +27,7 @@ use super::{
     output::{self, Format},
     places::Places,
 };
-use crate::client::{Credentials, OscoreKeys, PskKeys, thin::StateDir};
+use crate::client::{Credentials, PskKeys, thin::StateDir};
 
 /// Links a device and says how to go on.
 pub async fn link(
@@ -164,7 +164,7 @@ fn write(
     let command = match (args.client, beside) {
         (Some(ForClient::Aiocoap), Some(dir)) => {
             let door = door.unwrap_or_else(|| missing(&credentials, 5683));
-            Some(for_aiocoap(credentials.oscore.as_ref(), &door, dir).map_err(wrong)?)
+            Some(for_aiocoap(&credentials, &door, dir).map_err(wrong)?)
         }
         (Some(ForClient::CoapClient), _) => {
             let door = door.unwrap_or_else(|| missing(&credentials, 5684));
@@ -203,8 +203,13 @@ fn missing(credentials: &Credentials, port: u16) -> String {
 }
 
 /// A security context and a credentials file; `aiocoap-client` keeps its own state beside them.
-fn for_aiocoap(oscore: Option<&OscoreKeys>, door: &str, dir: &Path) -> io::Result<String> {
-    let oscore = oscore.ok_or(io::ErrorKind::NotFound)?;
+///
+/// The file has the device's DTLS key, too, for aiocoap with `DTLSSocket`.
+fn for_aiocoap(credentials: &Credentials, door: &str, dir: &Path) -> io::Result<String> {
+    let oscore = credentials
+        .oscore
+        .as_ref()
+        .ok_or(io::ErrorKind::NotFound)?;
     make_dir(dir)?;
     let dir = fs::canonicalize(dir)?;
     let settings = json!({
@@ -213,14 +218,27 @@ fn for_aiocoap(oscore: Option<&OscoreKeys>, door: &str, dir: &Path) -> io::Resul
     });
     let secret = json!({"secret_hex": oscore.master_secret, "salt_hex": oscore.master_salt});
     let origin = format!("coap://{}", without_default(door, 5683));
-    let credentials = json!({format!("{origin}/*"): {"oscore": {"basedir": format!("{}/", dir.display())}},
-        origin.clone(): {"oscore": {"basedir": format!("{}/", dir.display())}}});
+    let context = json!({"oscore": {"basedir": format!("{}/", dir.display())}});
+    let mut entries = origin_entries(&origin, &context);
+    if let (Some(psk), Some(coaps)) = (&credentials.psk, &credentials.server.coaps) {
+        let key = json!({"dtls": {"client-identity": {"ascii": psk.identity}, "psk": {"hex": psk.key}}});
+        let origin = format!("coaps://{}", without_default(coaps, 5684));
+        entries.extend(origin_entries(&origin, &key));
+    }
     write_new(&dir.join("settings.json"), &settings.to_string())?;
     write_new(&dir.join("secret.json"), &secret.to_string())?;
     let file = dir.join("credentials.json");
-    write_new(&file, &credentials.to_string())?;
+    write_new(&file, &Json::Object(entries).to_string())?;
     let file = shell_word(&file.to_string_lossy());
     Ok(format!("aiocoap-client --credentials {file} {origin}/"))
+}
+
+/// aiocoap's patterns for one origin: with a path, and without.
+fn origin_entries(origin: &str, credential: &Json) -> Map<String, Json> {
+    [format!("{origin}/*"), origin.to_owned()]
+        .map(|pattern| (pattern, credential.clone()))
+        .into_iter()
+        .collect()
 }
 
 fn for_coap_client(psk: &PskKeys, door: &str) -> String {

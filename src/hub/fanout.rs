@@ -5,15 +5,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak},
 };
 
-use ruma::{OwnedUserId, UserId};
+use ruma::{OwnedServerName, OwnedUserId, UserId};
 use tokio::sync::watch;
 
 use crate::{
     api::{Beside, Deliver, DeviceName},
     base::Position,
+    hub::outbox::Hints,
+    store::RoomNid,
 };
 
 /// Whom a commit concerns.
@@ -25,6 +27,17 @@ pub enum Touched {
     One(OwnedUserId),
     /// Everyone in a set, by what is in no log: a receipt.
     Beside(Arc<BTreeSet<OwnedUserId>>),
+    /// Other servers.
+    Servers(Arc<BTreeSet<OwnedServerName>>, ForServers),
+}
+
+/// What there is for other servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForServers {
+    /// Entries of this room's log.
+    Entries(RoomNid),
+    /// What is in no log: receipts, changed devices, parcels.
+    Beside,
 }
 
 impl Touched {
@@ -34,6 +47,7 @@ impl Touched {
             Self::Many(users) => (Some(users).filter(|_| !beside), None),
             Self::One(user) => (None, Some(user).filter(|_| !beside)),
             Self::Beside(users) => (Some(users).filter(|_| beside), None),
+            Self::Servers(..) => (None, None),
         };
         let many = many.into_iter().flat_map(|users| users.iter());
         many.chain(one).map(AsRef::as_ref)
@@ -47,6 +61,8 @@ pub struct Fanout {
     waiting: Mutex<BTreeMap<OwnedUserId, Waiting>>,
     /// Doors that push; they are told of every commit.
     doors: RwLock<Vec<Weak<dyn Deliver>>>,
+    /// What tells other servers, if anything does.
+    hints: OnceLock<Arc<Hints>>,
     closed: watch::Sender<bool>,
 }
 
@@ -79,6 +95,7 @@ impl Fanout {
             position: watch::Sender::new(position),
             waiting: Mutex::default(),
             doors: RwLock::default(),
+            hints: OnceLock::new(),
             closed: watch::Sender::new(false),
         }
     }
@@ -104,6 +121,9 @@ impl Fanout {
             typing: None,
         };
         self.tell_beside(since, touched);
+        if let Some(hints) = self.hints.get() {
+            hints.advance(position, touched);
+        }
     }
 
     /// Something happened that is not stored: typing, after `version` of the board.
@@ -129,6 +149,19 @@ impl Fanout {
         self.position.send_replace(position);
         self.waiting().values().for_each(ring_entry);
         self.each_door(|door| door.news_for_all(position));
+        if let Some(hints) = self.hints.get() {
+            hints.advance_for_all(position);
+        }
+    }
+
+    /// From now on what concerns other servers is told to `hints`.
+    pub(super) fn tell_servers(&self, hints: Arc<Hints>) {
+        let _ = self.hints.set(hints); // a hub has one outbox
+    }
+
+    /// Whether anybody tells other servers.
+    pub(super) fn has_servers(&self) -> bool {
+        self.hints.get().is_some()
     }
 
     /// A device was revoked.
@@ -165,6 +198,7 @@ impl Fanout {
                     .keys()
                     .filter(|user| users.contains(*user))
                     .for_each(|user| ring_one(&waiting, user)),
+                Touched::Servers(..) => {}
             }
         }
     }

@@ -14,6 +14,10 @@ use crate::{
 /// How often there is a look.
 const EVERY: Duration = Duration::from_hours(1);
 
+/// How long it is remembered what was decided on an event as a policy server: by then nobody has it
+/// to ask about who did not ask before.
+const POLICY_DECISIONS: Duration = Duration::from_hours(24 * 90);
+
 /// How long an answered transaction is remembered: a phone that was off for a month sends again
 /// what it does not know to have arrived, and must not send it twice. A message of another server
 /// for devices is remembered as long.
@@ -39,10 +43,13 @@ impl Hub {
     async fn keep_house(&self) -> bool {
         let span = u64::try_from(TRANSACTIONS.as_millis()).unwrap_or(u64::MAX);
         let before = Timestamp(self.now().0.saturating_sub(span));
+        let span = u64::try_from(POLICY_DECISIONS.as_millis()).unwrap_or(u64::MAX);
+        let decided = Timestamp(self.now().0.saturating_sub(span));
         let batch = Batch {
             writes: vec![
                 Write::ForgetTxns { before },
                 Write::ForgetRemoteMessages { before },
+                Write::ForgetPolicyDecisions { before: decided },
             ],
             may_conflict: false,
         };

@@ -8,6 +8,9 @@ mod fanout;
 pub mod graph;
 mod housekeeping;
 mod links;
+mod peer_keys;
+mod policing;
+pub mod outbox;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,7 +26,9 @@ use rand::RngCore;
 
 pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
-pub use settings::{Limits, Quota, RegistrationRules, Settings};
+pub use policing::{NotVouchedFor, Policing};
+use outbox::{Outbox, OutboxParts};
+pub use settings::{Limits, OutboxSettings, Quota, RegistrationRules, Settings};
 pub use writer::{
     Admission, Admitted, Anchor, CommitterStats, Entry, Onto, Piece, Redacted, Spot, Submission,
     Submitted, WriteError, Writer,
@@ -54,6 +59,9 @@ pub struct HubParts {
     pub edhoc_public_x: [u8; 32],
     /// Other servers.
     pub remote: Arc<dyn Remote>,
+    /// What this hub vouches for events with, where rooms name it their policy server; its version
+    /// is [`POLICY_KEY_VERSION`](crate::room::POLICY_KEY_VERSION).
+    pub policy_key: Option<Arc<ServerKey>>,
 }
 
 /// A running hub.
@@ -67,7 +75,10 @@ pub struct Hub {
     links: Arc<links::LinkTable>,
     edhoc_public_x: [u8; 32],
     remote: Arc<dyn Remote>,
+    policing: Arc<Policing>,
     desk: Desk,
+    /// None where there are no other servers.
+    outbox: Option<Outbox>,
     ready: AtomicBool,
     me: Weak<Hub>,
 }
@@ -84,7 +95,10 @@ impl Hub {
             settings,
             edhoc_public_x,
             remote,
+            policy_key,
         } = parts;
+        let rules = settings.policy.clone();
+        let policing = Arc::new(Policing::new(policy_key, rules, Arc::clone(&remote)));
         let position = store.position().await?;
         let fanout = Arc::new(Fanout::new(position));
         let links = links::LinkTable::load(Arc::clone(&store), Arc::clone(&fanout)).await?;
@@ -93,8 +107,24 @@ impl Hub {
             Arc::clone(&key),
             Arc::clone(&clock),
             Arc::clone(&fanout),
+            Arc::clone(&policing),
             settings.shards,
         ));
+        let outbox = if settings.outbox.enabled {
+            let parts = OutboxParts {
+                store: Arc::clone(&store),
+                writer: Arc::clone(&writer),
+                fanout: Arc::clone(&fanout),
+                remote: Arc::clone(&remote),
+                clock: Arc::clone(&clock),
+                ours: key.name().clone(),
+                settings: settings.outbox.clone(),
+                seeds: (rng.next_u64(), rng.next_u64()),
+            };
+            Some(Outbox::start(parts).await?)
+        } else {
+            None
+        };
         let desk = Desk::new(settings, media, &clock, rng.next_u64());
         let hub = Arc::new_cyclic(|me| Self {
             store,
@@ -106,7 +136,9 @@ impl Hub {
             links: Arc::new(links),
             edhoc_public_x,
             remote,
+            policing,
             desk,
+            outbox,
             ready: AtomicBool::new(true),
             me: Weak::clone(me),
         });
@@ -123,11 +155,15 @@ impl Hub {
     /// Stops taking work, lets what was taken finish, and closes the writer.
     pub async fn drain(&self) {
         self.stop_waiting();
+        if let Some(outbox) = &self.outbox {
+            outbox.drain().await;
+        }
         self.writer.drain().await;
     }
 
     /// Takes new settings; the number of shards and of password hashes at once stay.
     pub fn reconfigure(&self, settings: Settings) {
+        self.policing.reconfigure(settings.policy.clone());
         self.desk.reconfigure(settings, &self.clock);
     }
 
@@ -139,6 +175,11 @@ impl Hub {
     /// The store, for reading.
     pub fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// What tells other servers, if this hub has any.
+    pub fn outbox(&self) -> Option<&Outbox> {
+        self.outbox.as_ref()
     }
 
     /// The time now.

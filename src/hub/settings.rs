@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::outbox::PATIENCE;
+use crate::room::PolicyRules;
+
 /// Settings of a hub.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -11,6 +14,37 @@ pub struct Settings {
     pub limits: Limits,
     /// How many room shards decide side by side.
     pub shards: usize,
+    /// By what this hub vouches for events, where it is asked to.
+    pub policy: PolicyRules,
+    /// How other servers are told things.
+    pub outbox: OutboxSettings,
+}
+
+/// How other servers are told things. Taken when the hub starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxSettings {
+    /// Whether they are.
+    pub enabled: bool,
+    /// How long a server that takes nothing is left alone at first; twice as long each time.
+    pub retry_first: Duration,
+    /// How long it is left alone at most.
+    pub retry_max: Duration,
+    /// How long it may take for a transaction.
+    pub patience: Duration,
+    /// When it has taken nothing for so long, what is older than that is given up.
+    pub expires_after: Duration,
+}
+
+impl Default for OutboxSettings {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            retry_first: Duration::from_secs(2),
+            retry_max: Duration::from_hours(1),
+            patience: PATIENCE,
+            expires_after: Duration::from_hours(24 * 7),
+        }
+    }
 }
 
 /// Who may make an account. Closed when neither is set.
@@ -67,6 +101,8 @@ impl Default for Settings {
             registration: RegistrationRules::default(),
             limits: Limits::default(),
             shards: 4,
+            policy: PolicyRules::default(),
+            outbox: OutboxSettings::default(),
         }
     }
 }

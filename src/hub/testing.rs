@@ -17,7 +17,7 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::{Hub, HubParts, Settings};
+use super::{Hub, HubParts, OutboxSettings, Settings};
 use crate::{
     api::{
         Caller, Command, Credentials, Door, Nobody, Origin, Refusal, Remote, Reply, RequestId,
@@ -53,6 +53,11 @@ pub(crate) const SERVER: &str = "hub.example";
 pub(crate) struct StillClock(AtomicU64);
 
 impl StillClock {
+    /// Some day.
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(1_700_000_000_000))
+    }
+
     /// Lets time pass.
     pub(crate) fn advance(&self, span: Duration) {
         let ms = u64::try_from(span.as_millis()).unwrap();
@@ -131,16 +136,46 @@ async fn made(
     let dir = TempDir::new().unwrap();
     let options = OpenOptions::new(dir.path().join("hub.db"), key.name().clone());
     let store = wrap(Arc::new(Sqlite::open(options).await.unwrap()));
-    let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
+    let clock = Arc::new(StillClock::new());
+    start(dir, clock, store, settings, remote, 7).await
+}
+
+/// A hub over a store that may be full already, which is sending to other servers.
+pub(crate) async fn hub_sending(
+    store: SharedStore,
+    clock: Arc<StillClock>,
+    remote: Arc<dyn Remote>,
+    seed: u64,
+) -> TestHub {
+    let settings = Settings {
+        outbox: OutboxSettings {
+            enabled: true,
+            ..OutboxSettings::default()
+        },
+        ..Settings::default()
+    };
+    let dir = TempDir::new().unwrap();
+    start(dir, clock, store, settings, remote, seed).await
+}
+
+async fn start(
+    dir: TempDir,
+    clock: Arc<StillClock>,
+    store: SharedStore,
+    settings: Settings,
+    remote: Arc<dyn Remote>,
+    seed: u64,
+) -> TestHub {
     let hub = Hub::start(HubParts {
         store,
         media: MediaFiles::new(dir.path().join("media")).await.unwrap(),
         key: Arc::new(key),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
-        rng: Box::new(StdRng::seed_from_u64(7)),
+        rng: Box::new(StdRng::seed_from_u64(seed)),
         settings,
         edhoc_public_x: EDHOC_PUBLIC_X,
         remote,
+        policy_key: Some(Arc::new(crate::room::testing::policy_key(SERVER))),
     })
     .await
     .unwrap();

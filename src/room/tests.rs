@@ -117,6 +117,7 @@ fn only_what_is_not_known_yet_is_needed() {
         "m.room.create",
         "m.room.member",
         "m.room.member",
+        "m.room.policy",
         "m.room.power_levels",
     ];
     let kinds: Vec<_> = named.iter().map(|key| key.kind.as_str()).collect();

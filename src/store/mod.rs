@@ -16,9 +16,11 @@ pub mod marker;
 pub mod media;
 pub mod media_elsewhere;
 pub mod memory;
+mod outbox;
 mod reads;
 pub mod records;
 mod remote;
+mod servers;
 pub mod sqlite;
 mod thin;
 pub mod write;
@@ -30,8 +32,10 @@ use ruma::{EventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use thiserror::Error;
 
 pub use marker::{Change, Marker};
+pub use outbox::*;
 pub use records::*;
 pub use remote::*;
+pub use servers::{KEYS_OF_SERVERS_MAX, Servers};
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
 
@@ -115,18 +119,30 @@ pub struct SigningKeyNote {
 
 /// Everything the hub keeps. One process owns a store.
 pub trait Store:
-    Commits + Rooms + Accounts + Devices + RemoteUsers + LinkedDevices + ThinDevices + MediaIndex
+    Commits
+    + Rooms
+    + Accounts
+    + Devices
+    + LinkedDevices
+    + ThinDevices
+    + MediaIndex
+    + Destinations
+    + RemoteUsers
+    + Servers
 {
 }
-impl<T> Store for T where
+impl<
     T: Commits
         + Rooms
         + Accounts
         + Devices
-        + RemoteUsers
         + LinkedDevices
         + ThinDevices
         + MediaIndex
+        + Destinations
+        + RemoteUsers
+        + Servers,
+> Store for T
 {
 }
 
@@ -278,6 +294,10 @@ pub trait Rooms: Send + Sync + 'static {
         user: &UserId,
         device: &ruma::DeviceId,
     ) -> Result<Vec<(String, String)>, StoreError>;
+
+    /// What was decided on an event, where this hub is a room's policy server.
+    async fn policy_decision(&self, event: EventHash)
+    -> Result<Option<PolicyDecision>, StoreError>;
 
     /// The room an alias names, and who made the alias.
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError>;

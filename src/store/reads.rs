@@ -32,6 +32,7 @@ macro_rules! each_store_read {
             share_a_room(one: &ruma::UserId, other: &ruma::UserId) -> bool;
             txn(key: &$crate::store::TxnKey) -> Option<$crate::store::TxnAnswer>;
             txns(user: &ruma::UserId, device: &ruma::DeviceId) -> Vec<(String, String)>;
+            policy_decision(event: $crate::base::EventHash) -> Option<$crate::store::PolicyDecision>;
             alias(alias: &ruma::RoomAliasId) -> Option<$crate::store::AliasRecord>;
             aliases(room: $crate::store::RoomNid) -> Vec<$crate::store::AliasRecord>;
             is_listed(room: $crate::store::RoomNid) -> bool;
@@ -97,10 +98,28 @@ macro_rules! each_store_read {
         }
 
         $reads! {
+            Destinations:
+            destinations() -> Vec<$crate::store::DestinationRecord>;
+            backlog(server: Option<&ruma::ServerName>) -> Vec<(ruma::OwnedServerName, $crate::store::RoomNid)>;
+            residents(room: $crate::store::RoomNid) -> Vec<ruma::OwnedServerName>;
+            residencies(server: &ruma::ServerName, room: $crate::store::RoomNid) -> Vec<$crate::store::Residency>;
+            relayed(room: $crate::store::RoomNid, from: $crate::base::Seq, to: $crate::base::Seq) -> Vec<$crate::base::Seq>;
+            parcels(server: &ruma::ServerName, after: ($crate::base::Position, u64), limit: u32) -> Vec<$crate::store::ParcelRecord>;
+            receipt_rooms(server: &ruma::ServerName, since: $crate::base::Position) -> Vec<$crate::store::RoomNid>;
+            devices_changed_for(server: &ruma::ServerName, since: $crate::base::Position, to: $crate::base::Position) -> Vec<($crate::base::Position, ruma::OwnedUserId)>;
+            deliveries(room: $crate::store::RoomNid, seq: $crate::base::Seq) -> Vec<$crate::store::DeliveryRecord>;
+        }
+
+        $reads! {
             MediaIndex:
             media(id: &str) -> Option<$crate::store::MediaRecord>;
             media_rows(after: &[u8], limit: u32) -> Vec<$crate::store::MediaRow>;
             media_used(user: &ruma::UserId) -> u64;
+        }
+
+        $reads! {
+            Servers:
+            peer_keys(server: &ruma::ServerName) -> Option<String>;
         }
     };
 }

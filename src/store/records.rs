@@ -256,6 +256,13 @@ pub enum TxnAnswer {
     Done,
 }
 
+/// What this hub decided on an event as a room's policy server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyDecision {
+    /// Why it was refused, with its code in front; none: it was signed.
+    pub refused: Option<String>,
+}
+
 /// An alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AliasRecord {

@@ -9,8 +9,8 @@ use crate::{
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, LinkRecord, MediaRecord, ReceiptRecord, RemoteUser, RoomNid, SentBy, StateHead,
-        StateNid, Status, TxnAnswer, TxnKey,
+        EventNid, LinkRecord, MediaRecord, OutboxWrite, ReceiptRecord, RemoteUser, RoomNid, SentBy,
+        StateHead, StateNid, Status, TxnAnswer, TxnKey,
     },
     wire::{
         matrix::Version,
@@ -136,6 +136,14 @@ pub enum Write {
     /// Transactions answered before `before` may be forgotten, but for those of the endpoint
     /// `thin`: a draft of the thin profile is answered alike however much later it comes again.
     ForgetTxns { before: Timestamp },
+    /// What this hub decided on an event as a policy server; the first decision stays.
+    PolicyDecided {
+        event: EventHash,
+        refused: Option<String>,
+        at: Timestamp,
+    },
+    /// Decisions made before `before` may be forgotten.
+    ForgetPolicyDecisions { before: Timestamp },
     /// An alias; conflicts when it exists.
     NewAlias {
         alias: OwnedRoomAliasId,
@@ -283,6 +291,14 @@ pub enum Write {
         device: DeviceName,
         url: Option<String>,
     },
+    /// Something for another server that is in no log: `{"edu_type", "content"}` as JSON.
+    Parcel {
+        to: OwnedServerName,
+        edu: String,
+        at: Timestamp,
+    },
+    /// What other servers are told.
+    Outbox(OutboxWrite),
     /// A stored file.
     Media(MediaRecord),
     /// Where the device list of another server's user stands.
@@ -307,6 +323,12 @@ pub enum Write {
     },
     /// Messages of other servers that came before `before` may be forgotten.
     ForgetRemoteMessages { before: Timestamp },
+    /// What is known of another server's keys, as JSON, instead of what was. Of too many servers
+    /// those not heard of for longest are forgotten.
+    PeerKeys {
+        server: OwnedServerName,
+        json: String,
+    },
 }
 
 impl Write {
@@ -321,7 +343,8 @@ impl Write {
             | Self::DeviceKeys { json, .. }
             | Self::OneTimeKey { json, .. }
             | Self::FallbackKey { json, .. }
-            | Self::Mail { json, .. } => json.len(),
+            | Self::Mail { json, .. }
+            | Self::PeerKeys { json, .. } => json.len(),
             Self::RemoteDevice {
                 known: Some((_, keys)),
                 ..
@@ -330,6 +353,7 @@ impl Write {
                 let keys = [&state.master_key, &state.self_signing_key];
                 keys.into_iter().flatten().map(String::len).sum()
             }
+            Self::Parcel { edu, .. } => edu.len(),
             _ => 0,
         }
     }

@@ -36,6 +36,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             || over_oscore("aiocoap_oscore.py"),
         ),
         peers::trial(
+            "linked::aiocoap_over_dtls_psk",
+            Need::Required,
+            &[Peer::Python, Peer::Tinydtls],
+            over_dtls,
+        ),
+        peers::trial(
             "linked::aiocoap_agrees_on_its_keys_by_edhoc",
             Need::Required,
             &[Peer::Python],
@@ -89,20 +95,26 @@ pub(crate) fn aiocoap(hub: &Hub, device: &str) -> String {
 /// Two users' devices, as aiocoap's credentials.
 pub(crate) fn over_oscore(script: &str) -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana", "bob"])?;
-    let mut credentials = Vec::new();
-    for (user, device) in [("ana", "PY"), ("bob", "QY")] {
-        link(&hub, user, device, "aiocoap")?;
-        credentials.push(aiocoap(&hub, device));
-    }
+    let [ana, bob] = two_of_aiocoap(&hub)?;
     ok(&peers::python_script(
         script,
-        &[
-            "--credentials",
-            &credentials[0],
-            "--other-credentials",
-            &credentials[1],
-        ],
+        &["--credentials", &ana, "--other-credentials", &bob],
     )?)
+}
+
+fn over_dtls() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana", "bob"])?;
+    let [ana, bob] = two_of_aiocoap(&hub)?;
+    ok(&peers::tinydtls_script(
+        "aiocoap_dtls.py",
+        &["--credentials", &ana, "--other-credentials", &bob],
+    )?)
+}
+
+fn two_of_aiocoap(hub: &Hub) -> Result<[String; 2], Failed> {
+    link(hub, "ana", "PY", "aiocoap")?;
+    link(hub, "bob", "QY", "aiocoap")?;
+    Ok([aiocoap(hub, "PY"), aiocoap(hub, "QY")])
 }
 
 /// With what `link` made for aiocoap there are notifications in the order that it wants.

@@ -49,6 +49,7 @@ mod words;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub(super) use access::ours;
 pub use linking::LinkWish;
 pub use registration::AccountWish;
 

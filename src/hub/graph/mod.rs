@@ -108,6 +108,26 @@ pub async fn weave(
     room: &RoomId,
     events: &[Received],
 ) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
+    woven(store, writer, (room, events), false).await
+}
+
+/// The same for an event that another server has made with the help of this one: the other servers
+/// in the room are told by this one.
+pub async fn weave_relayed(
+    store: &SharedStore,
+    writer: &Writer,
+    room: &RoomId,
+    event: Received,
+) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
+    woven(store, writer, (room, &[event]), true).await
+}
+
+async fn woven(
+    store: &SharedStore,
+    writer: &Writer,
+    (room, events): (&RoomId, &[Received]),
+    relayed: bool,
+) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
     let all: Vec<Arc<Pdu>> = events.iter().map(|one| Arc::clone(&one.event)).collect();
     let order = in_order(&all);
     for _ in 0..TRIES_MAX {
@@ -120,9 +140,10 @@ pub async fn weave(
             };
             *fate = weave.add(event).await?;
         }
-        let Some(admission) = weave.finish().await? else {
+        let Some(mut admission) = weave.finish().await? else {
             return Ok((fates, None));
         };
+        admission.relayed = relayed;
         match writer.admit(room, admission).await {
             Ok(submitted) => return Ok((fates, Some(submitted))),
             Err(WriteError::Moved) => {}

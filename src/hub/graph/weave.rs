@@ -522,6 +522,7 @@ impl<'a> Weave<'a> {
             state,
             changes,
             redactions: self.redactions,
+            relayed: false,
         }))
     }
 }

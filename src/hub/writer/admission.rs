@@ -31,6 +31,8 @@ pub struct Admission {
     pub changes: Vec<(StateKey, Option<Piece>)>,
     /// What redactions among them leave of other events.
     pub redactions: Vec<Redacted>,
+    /// Whether this hub tells the other servers of the room.
+    pub relayed: bool,
 }
 
 /// A piece of state: the row of its event, and the event.

@@ -5,13 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{OwnedEventId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, ServerName};
 
 use crate::{
-    base::EventHash,
+    base::{EventHash, Seq},
     room::{Applied, Membership, Room, StateKey},
     store::{
-        EventNid, NewEntry, NewEvent, NewLogged, NewState, Numbers, RoomNid, SentBy, StateHead,
+        EventNid, NewEntry, NewEvent, NewLogged, NewState, Numbers, OutboxWrite, RoomNid, SentBy,
+        StateHead,
         StateNid, Status, Write, hash_of,
     },
     wire::matrix::Pdu,
@@ -27,10 +28,20 @@ pub(super) struct Hot {
     pub(super) nids: HashMap<StateKey, EventNid>,
     /// Local users who are told of news here: joined, invited or knocking.
     pub(super) audience: Arc<BTreeSet<OwnedUserId>>,
+    /// Other servers with users here; one whose last has gone may still be among them.
+    pub(super) servers: Arc<BTreeSet<OwnedServerName>>,
     /// The room's newest events with the states after them.
     pub(super) branches: HashMap<OwnedEventId, StateNid>,
     /// The tick at which it was last used.
     pub(super) used: u64,
+}
+
+/// What an event's store has to know besides: this hub, and what the member that the event is about
+/// was before it.
+#[derive(Clone, Copy)]
+pub(super) struct Standing<'a> {
+    pub(super) ours: &'a ServerName,
+    pub(super) membership: Membership,
 }
 
 impl Hot {
@@ -42,6 +53,7 @@ impl Hot {
             state: StateHead::default(),
             nids: HashMap::new(),
             audience: Arc::default(),
+            servers: Arc::default(),
             branches: HashMap::new(),
             used,
         }
@@ -52,6 +64,7 @@ impl Hot {
         &mut self,
         pdu: &Arc<Pdu>,
         applied: Applied,
+        was: Standing<'_>,
         numbers: &Numbers,
         sent_by: Option<SentBy>,
         out: &mut Vec<Write>,
@@ -86,7 +99,7 @@ impl Hot {
             what: NewLogged::Event(nid),
         }));
         if fields.kind == "m.room.member" {
-            self.change_membership(pdu, nid, out);
+            self.change_membership(pdu, (nid, applied.seq), was, out);
         }
         nid
     }
@@ -121,7 +134,13 @@ impl Hot {
         });
     }
 
-    fn change_membership(&mut self, pdu: &Pdu, nid: EventNid, out: &mut Vec<Write>) {
+    fn change_membership(
+        &mut self,
+        pdu: &Pdu,
+        (nid, seq): (EventNid, Seq),
+        was: Standing<'_>,
+        out: &mut Vec<Write>,
+    ) {
         let fields = pdu.fields();
         let Some(user) = fields
             .state_key
@@ -131,6 +150,7 @@ impl Hot {
             return;
         };
         let membership = membership_of(pdu);
+        let server = user.server_name().to_owned();
         self.listens(&user, membership);
         out.push(Write::Membership {
             user,
@@ -138,6 +158,21 @@ impl Hot {
             membership,
             event: nid,
         });
+        if server == was.ours {
+            return;
+        }
+        // Whoever waited outside hears that it was in vain.
+        let waited = matches!(was.membership, Membership::Invite | Membership::Knock);
+        let told = waited && matches!(membership, Membership::Leave | Membership::Ban);
+        if told || membership == Membership::Join {
+            Arc::make_mut(&mut self.servers).insert(server.clone());
+        }
+        out.push(Write::Outbox(OutboxWrite::Residents {
+            room: self.nid,
+            seq,
+            servers: vec![server],
+            told,
+        }));
     }
 
     /// Where the room now stands, written once for all that a batch did to it.

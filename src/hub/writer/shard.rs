@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     base::{Clock, Position},
     hub::{
-        fanout::Touched,
+        policing::Policing,
+        fanout::{ForServers, Touched},
         writer::{
             Admission, Submission, Submitted, WriteError,
             committer::{CommitJob, Source},
@@ -62,7 +63,8 @@ pub(super) enum Job {
 
 /// What is wanted of a room.
 pub(super) enum Wanted {
-    Append(Submission),
+    /// With the event that it became before, and that another server has vouched for.
+    Append(Submission, Option<Arc<Pdu>>),
     Found(Box<Founded>),
     Admit(Box<Admission>),
 }
@@ -82,6 +84,7 @@ pub(super) struct Shard {
     store: SharedStore,
     key: Arc<ServerKey>,
     clock: Arc<dyn Clock>,
+    policing: Arc<Policing>,
     commits: CommitQueue,
     rooms: HashMap<OwnedRoomId, Hot>,
     txns: Txns,
@@ -113,6 +116,8 @@ struct Staging {
     answers: Vec<Answer>,
     changed: BTreeSet<OwnedRoomId>,
     touched: Vec<Touched>,
+    /// The rooms of `changed` of which other servers are to be told.
+    told: BTreeSet<OwnedRoomId>,
 }
 
 impl Staging {
@@ -132,6 +137,7 @@ impl Shard {
         store: SharedStore,
         key: Arc<ServerKey>,
         clock: Arc<dyn Clock>,
+        policing: Arc<Policing>,
         commits: CommitQueue,
     ) -> Self {
         Self {
@@ -140,6 +146,7 @@ impl Shard {
             store,
             key,
             clock,
+            policing,
             commits,
             rooms: HashMap::new(),
             txns: Txns::new(),
@@ -213,9 +220,16 @@ impl Shard {
     ) {
         let before = staging.writes.len();
         let (txn, outcome) = match wanted {
-            Wanted::Append(mut submission) => {
+            Wanted::Append(mut submission, vouched) => {
                 let txn = submission.txn.take().map(Arc::new);
-                let outcome = self.append(room, txn.as_deref(), submission, staging).await;
+                let key = txn.as_deref();
+                let mut outcome = self
+                    .append(room, key, (&submission, vouched.as_ref()), staging)
+                    .await;
+                if let Err(WriteError::Unvouched(asking)) = &mut outcome {
+                    submission.txn = key.cloned();
+                    asking.submission = Some(submission);
+                }
                 (txn, outcome)
             }
             Wanted::Found(founded) => (None, self.found(room, *founded, staging).await),
@@ -258,6 +272,11 @@ impl Shard {
                 staging
                     .touched
                     .push(Touched::Many(Arc::clone(&hot.audience)));
+                if staging.told.contains(id) && !hot.servers.is_empty() {
+                    let what = ForServers::Entries(hot.nid);
+                    let servers = Touched::Servers(Arc::clone(&hot.servers), what);
+                    staging.touched.push(servers);
+                }
             }
         }
         if staging.writes.is_empty() && self.in_flight.is_empty() {

@@ -10,6 +10,7 @@ mod links;
 mod pen;
 mod remote;
 mod rooms;
+mod servers;
 mod thin;
 
 use std::{fmt::Write as _, sync::Arc};
@@ -62,6 +63,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     links::reserved_numbers_never_fall(&*make().await).await;
     links::a_context_keeps_its_newest_registrations(&*make().await).await;
     links::a_removed_device_is_linked_no_more(&*make().await).await;
+    servers::the_keys_of_a_server_are_the_last_that_were_kept(&*make().await).await;
 }
 
 /// A state that is changed at random equals a model of it.

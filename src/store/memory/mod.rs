@@ -6,8 +6,10 @@
 
 mod check;
 mod links;
+mod outbox;
 mod read;
 mod remote;
+mod servers;
 mod thin;
 mod write;
 
@@ -17,15 +19,15 @@ use std::{
 };
 
 use async_trait::async_trait;
-use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 use crate::{
     api::Registration,
     base::{EventHash, Position, Seq, Timestamp},
     room::{Membership, StateKey},
     store::{
-        Batch, CommitError, Commits, Committed, DeviceRecord, EventNid, EventRecord, LinkRecord,
-        MediaRecord, Numbers, ReceiptRecord, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
+        Batch, CommitError, Commits, Committed, DestinationRecord, DeviceRecord, EventNid, EventRecord, LinkRecord,
+        Mark, MediaRecord, Numbers, ReceiptRecord, Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
         TxnKey, UserRecord,
     },
     wire::thin::{Alias, NameKind},
@@ -67,6 +69,7 @@ struct Tables {
     places: BTreeSet<(RoomNid, Seq, u64, EventNid)>,
     memberships: BTreeMap<(OwnedUserId, RoomNid), Member>,
     txns: BTreeMap<TxnKey, (TxnAnswer, Timestamp)>,
+    policy_decisions: BTreeMap<EventHash, (Option<String>, Timestamp)>,
     aliases: BTreeMap<OwnedRoomAliasId, (RoomNid, OwnedUserId)>,
     directory: BTreeSet<RoomNid>,
     receipts: BTreeMap<(RoomNid, OwnedUserId, String, String), ReceiptRecord>,
@@ -83,10 +86,17 @@ struct Tables {
     /// By recipient id and token, with when it was made.
     registrations: BTreeMap<(Vec<u8>, Vec<u8>), (Position, Registration)>,
     mail: BTreeMap<(DeviceKey, Position, u32), String>,
+    residents: BTreeMap<(RoomNid, OwnedServerName), Vec<Residency>>,
+    relays: BTreeSet<(RoomNid, Seq)>,
+    destinations: BTreeMap<OwnedServerName, DestinationRecord>,
+    parcels: BTreeMap<(OwnedServerName, (Position, u64)), (String, Timestamp)>,
+    refusals: BTreeMap<(RoomNid, Seq, OwnedServerName), (String, Timestamp)>,
+    lapses: BTreeMap<(OwnedServerName, Mark), (Mark, Timestamp)>,
     thin_names: BTreeMap<(DeviceKey, NameKind, Alias), String>,
     thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
     media: BTreeMap<String, MediaRecord>,
     remote: remote::Remote,
+    peer_keys: BTreeMap<OwnedServerName, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -158,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn memory_and_sqlite_tell_the_same() {
         let dir = tempfile::tempdir().unwrap();
-        let name = ruma::OwnedServerName::try_from("hub.example").unwrap();
+        let name = OwnedServerName::try_from("hub.example").unwrap();
         let options = crate::store::sqlite::OpenOptions::new(dir.path().join("s.db"), name);
         let file = crate::store::sqlite::Sqlite::open(options).await.unwrap();
         let memory = Memory::new();

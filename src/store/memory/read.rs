@@ -12,8 +12,8 @@ use crate::{
     store::{
         AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
         EventNid, EventRecord, Kinds, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
-        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid,
-        RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
+        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, PolicyDecision, ReceiptRecord,
+        RoomNid, RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
         UserRecord, UserSummary,
     },
 };
@@ -349,6 +349,17 @@ impl Rooms for Memory {
         Ok(mine
             .map(|key| (key.endpoint.clone(), key.txn.clone()))
             .collect())
+    }
+
+    async fn policy_decision(
+        &self,
+        event: EventHash,
+    ) -> Result<Option<PolicyDecision>, StoreError> {
+        let tables = self.tables();
+        let found = tables.policy_decisions.get(&event);
+        Ok(found.map(|(refused, _)| PolicyDecision {
+            refused: refused.clone(),
+        }))
     }
 
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError> {

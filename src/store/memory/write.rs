@@ -127,6 +127,8 @@ impl Tables {
             | Write::Redact { .. }
             | Write::Txn { .. }
             | Write::ForgetTxns { .. }
+            | Write::PolicyDecided { .. }
+            | Write::ForgetPolicyDecisions { .. }
             | Write::NewAlias { .. }
             | Write::RemoveAlias { .. }
             | Write::Listed { .. }
@@ -139,6 +141,13 @@ impl Tables {
             | Write::AccountData { .. }
             | Write::Filter { .. } => self.apply_account(write, position)?,
             Write::ThinNames { .. } => self.apply_thin(write),
+            Write::PeerKeys { server, json } => {
+                self.peer_keys.insert(server.clone(), json.clone());
+            }
+            Write::Outbox(write) => self.apply_outbox(write),
+            Write::Parcel { to, edu, at } => {
+                self.keep_parcel(to, position, (edu.clone(), *at));
+            }
             remote if remote::is_ours(remote) => self.remote.apply(remote)?,
             _ => self.apply_device(write, position, part)?,
         }
@@ -253,6 +262,13 @@ impl Tables {
             Write::ForgetTxns { before } => self
                 .txns
                 .retain(|key, (_, at)| *at >= *before || key.endpoint == "thin"),
+            Write::PolicyDecided { event, refused, at } => {
+                let decided = self.policy_decisions.entry(*event);
+                decided.or_insert((refused.clone(), *at));
+            }
+            Write::ForgetPolicyDecisions { before } => {
+                self.policy_decisions.retain(|_, (_, at)| *at >= *before);
+            }
             Write::NewAlias {
                 alias,
                 room,

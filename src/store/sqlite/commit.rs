@@ -20,7 +20,7 @@ use crate::{
     base::Position,
     store::{
         Batch, Claimed, CommitError, Commits, Committed, Conflict, NewLogged, NewState, Numbers,
-        StoreError, Write,
+        OutboxWrite, StoreError, Write,
     },
 };
 
@@ -310,7 +310,9 @@ async fn flush_before(
     match write {
         Write::Redact { .. } | Write::Grafted { .. } => pending.flush_events(conn).await,
         Write::Current { .. } => pending.flush_current(conn).await,
-        Write::Forget { .. } => pending.flush_memberships(conn).await,
+        Write::Forget { .. } | Write::Outbox(OutboxWrite::Residents { .. }) => {
+            pending.flush_memberships(conn).await
+        }
         Write::ForgetTxns { .. } => pending.flush_txns(conn).await,
         Write::Session { .. } | Write::MailRead { .. } => pending.flush_mail(conn).await,
         Write::RemoveDevice { .. } => {

@@ -18,8 +18,8 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         AliasRecord, EventNid, EventRecord, Kinds, ListedRecord, LogRecord, MembershipRecord,
-        Order, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError, Totals, TxnAnswer,
-        TxnKey,
+        Order, PolicyDecision, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError,
+        Totals, TxnAnswer, TxnKey,
     },
 };
 
@@ -367,6 +367,21 @@ impl Rooms for Sqlite {
             let mut cells = Cells::of(row);
             Ok((cells.next()?, cells.next()?))
         })
+    }
+
+    async fn policy_decision(
+        &self,
+        event: EventHash,
+    ) -> Result<Option<PolicyDecision>, StoreError> {
+        let sql = "SELECT refused FROM policy_decisions WHERE event = ?";
+        let statement = sqlx::query(sql).bind(event.0.to_vec());
+        let row = self.row(statement).await?;
+        row.map(|row| {
+            Ok(PolicyDecision {
+                refused: Cells::of(&row).next()?,
+            })
+        })
+        .transpose()
     }
 
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError> {

@@ -103,6 +103,17 @@ impl Ask {
         Self::new(Method::POST, uri.into(), Some(content))
     }
 
+    /// A request as it is written, of which the body is JSON or empty.
+    pub fn of(request: &Request<Vec<u8>>) -> Result<Self, DecodeError> {
+        let uri = request.uri().path_and_query();
+        let uri = uri.map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+        let content = match request.body().as_slice() {
+            [] => None,
+            body => Some(SignedText::of_body(body)?),
+        };
+        Ok(Self::new(request.method().clone(), uri, content))
+    }
+
     const fn new(method: Method, uri: String, content: Option<SignedText>) -> Self {
         Self {
             method,
@@ -149,16 +160,21 @@ pub struct Told {
 }
 
 impl Told {
+    /// The bytes that a 200 brought.
+    pub fn success(&self) -> Result<&Bytes, AskError> {
+        if self.status == 200 {
+            return Ok(&self.body);
+        }
+        Err(AskError::Refused {
+            status: self.status,
+            errcode: self.error("errcode"),
+            error: self.error("error"),
+        })
+    }
+
     /// The object that a 200 brought; as strict as events are read.
     pub fn object(&self) -> Result<CanonicalJsonObject, AskError> {
-        if self.status != 200 {
-            return Err(AskError::Refused {
-                status: self.status,
-                errcode: self.error("errcode"),
-                error: self.error("error"),
-            });
-        }
-        Ok(json::read_object(&self.body)?)
+        Ok(json::read_object(self.success()?)?)
     }
 
     /// A member of an error's body, cut short.
@@ -370,7 +386,7 @@ impl Outgoing {
             let signed = Signed {
                 method: ask.method.as_str(),
                 uri: &ask.uri,
-                content: ask.content.as_ref(),
+                content: ask.content.as_ref().map(SignedText::as_str),
             };
             let shown = XMatrix::sign(&self.key, server, signed).header();
             request = request.header(header::AUTHORIZATION, shown);

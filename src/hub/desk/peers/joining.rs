@@ -13,7 +13,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    damaged, is_in, must_be_of, raw_json,
+    damaged, is_in, must_be_of, policy, raw_json,
     reading::{auth_chain, failed},
     room_for,
 };
@@ -131,10 +131,12 @@ fn must_be_spoken(room: &RoomRecord, spoken: &[ruma::RoomVersionId]) -> Result<(
     if spoken.iter().any(is_it) {
         return Ok(());
     }
-    Err(Refusal::new(
+    let version = room.version.to_string();
+    let refusal = Refusal::new(
         Code::IncompatibleRoomVersion,
-        format!("this room has version {}", room.version),
-    ))
+        format!("this room has version {version}"),
+    );
+    Err(refusal.with("room_version", version))
 }
 
 /// The event that a user's server is to complete and sign.
@@ -308,8 +310,9 @@ fn vouched_for(hub: &Hub, room: &RoomRecord, event: Arc<Pdu>) -> Result<Arc<Pdu>
 
 /// Weaves it in; refused unless it came into the room.
 async fn take(hub: &Hub, room: &RoomRecord, event: &Arc<Pdu>) -> Result<(), Refusal> {
-    let events = [Arc::clone(event).into()];
-    let woven = graph::weave(&hub.store, &hub.writer, &room.id, &events).await;
+    let server = policy::policy_server(hub, room).await?;
+    let event = policy::vouched_for(hub, room, server.as_ref(), Arc::clone(event)).await;
+    let woven = graph::weave_relayed(&hub.store, &hub.writer, &room.id, event).await;
     let (fates, _) = woven.map_err(|error| failed(&error))?;
     match fates.into_iter().next() {
         Some(Fate::Accepted | Fate::Known) => Ok(()),

@@ -8,6 +8,7 @@ mod devices;
 mod edus;
 mod joining;
 pub(super) mod past;
+mod policy;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,8 @@ mod tests;
 mod tests_edus;
 #[cfg(test)]
 mod tests_past;
+#[cfg(test)]
+mod tests_policy;
 mod transaction;
 
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
@@ -35,6 +38,9 @@ pub(super) async fn ask(
     let Credentials::Server(peer) = &origin.credentials else {
         return Err(Refusal::forbidden("only servers ask this, and sign it"));
     };
+    if let Some(outbox) = &hub.outbox {
+        outbox.alive(peer);
+    }
     macro_rules! answered {
         ($name:ident, $answer:expr) => {
             $answer.await.map(|reply| PeerReply::$name(Box::new(reply)))
@@ -84,7 +90,7 @@ pub(super) async fn ask(
         PeerCommand::UserKeyClaim(asked) => answered!(UserKeyClaim, devices::claim(hub, *asked)),
         PeerCommand::PeerPublicRooms(_) | PeerCommand::PeerRoomSearch(_) => Err(not_yet()),
         PeerCommand::PeerHierarchy(_) | PeerCommand::PeerEventByTime(_) => Err(not_yet()),
-        PeerCommand::PolicySign(_) => Err(not_yet()),
+        PeerCommand::PolicySign(asked) => answered!(PolicySign, policy::sign(hub, peer, *asked)),
     }
 }
 

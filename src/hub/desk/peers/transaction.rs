@@ -13,7 +13,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{edus, is_in, past};
+use super::{edus, is_in, past, policy};
 use crate::{
     api::{PeerCommand, PeerReply, Refusal},
     hub::{
@@ -21,7 +21,7 @@ use crate::{
         desk::access::ours,
         graph::{self, Fate, Received},
     },
-    room::ServerAcl,
+    room::{PolicyServer, ServerAcl},
     store::RoomRecord,
     wire::matrix::{Pdu, Version},
 };
@@ -123,6 +123,7 @@ struct Gate<'a> {
     hub: &'a Hub,
     room: RoomRecord,
     acl: Option<ServerAcl>,
+    policy: Option<PolicyServer>,
 }
 
 /// A room that does not, as its sender is told.
@@ -155,10 +156,13 @@ impl<'a> Gate<'a> {
             let why = format!("nobody of this server is in {room}");
             return Err(closed(Refusal::forbidden(why)));
         }
+        let policy = policy::policy_server(hub, &record);
+        let policy = policy.await.map_err(&closed)?;
         Ok(Self {
             hub,
             room: record,
             acl,
+            policy,
         })
     }
 
@@ -170,11 +174,12 @@ impl<'a> Gate<'a> {
         if event.fields().room_id != self.room.id {
             return Err(format!("it is of room {}", event.fields().room_id));
         }
-        let hide = self.unwelcome(&event);
-        Ok(Received {
-            event: Arc::new(event),
-            hide,
-        })
+        let event = Arc::new(event);
+        if let Some(why) = self.unwelcome(&event) {
+            let hide = Some(why);
+            return Ok(Received { event, hide });
+        }
+        Ok(policy::vouched_for(self.hub, &self.room, self.policy.as_ref(), event).await)
     }
 
     /// Why nobody here is to see an event, if so: the room or the operator keeps its sender's server

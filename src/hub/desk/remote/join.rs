@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use ruma::{
     CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
     api::federation::{
@@ -26,9 +25,6 @@ use crate::{
     room::Membership,
     wire::matrix::{Pdu, Version},
 };
-
-/// How many events of an answer are checked at once: as many keys may have to be asked for.
-const CHECKED_AT_ONCE: usize = 128;
 
 /// Somebody who wants to join.
 pub(in crate::hub::desk) struct Joining {
@@ -200,26 +196,18 @@ async fn believable(
     told: Vec<Box<RawValue>>,
 ) -> Vec<Arc<Pdu>> {
     let mut events = Vec::with_capacity(told.len());
-    let mut told = told.into_iter();
-    loop {
-        let some: Vec<_> = told.by_ref().take(CHECKED_AT_ONCE).collect();
-        if some.is_empty() {
-            return events;
-        }
-        let checked = some
-            .iter()
-            .map(|json| hub.remote.verified(json.get(), version));
-        for checked in join_all(checked).await {
-            match checked {
-                Ok(event) if event.fields().room_id == room => events.push(Arc::new(event)),
-                Ok(event) => {
-                    let of = &event.fields().room_id;
-                    tracing::info!(event = %event.id(), %of, %room, "an event of another room");
-                }
-                Err(error) => tracing::info!(%room, %error, "an event is not to be believed"),
+    let texts: Vec<&str> = told.iter().map(|json| json.get()).collect();
+    for checked in hub.remote.verified_many(&texts, version).await {
+        match checked {
+            Ok(event) if event.fields().room_id == room => events.push(Arc::new(event)),
+            Ok(event) => {
+                let of = &event.fields().room_id;
+                tracing::info!(event = %event.id(), %of, %room, "an event of another room");
             }
+            Err(error) => tracing::info!(%room, %error, "an event is not to be believed"),
         }
     }
+    events
 }
 
 /// The state must begin with the event that founded this room, in this version.

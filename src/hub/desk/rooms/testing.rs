@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// What a client would read.
-pub(in crate::hub::desk) fn body(response: impl OutgoingResponse) -> Value {
+pub(in crate::hub) fn body(response: impl OutgoingResponse) -> Value {
     let http = response.try_into_http_response::<Vec<u8>>().unwrap();
     serde_json::from_slice(http.body()).unwrap()
 }
 
 /// `createRoom` with these members of the body.
-pub(in crate::hub::desk) fn wish(preset: &str, state: &Value) -> room::create_room::v3::Request {
+pub(in crate::hub) fn wish(preset: &str, state: &Value) -> room::create_room::v3::Request {
     let mut request = room::create_room::v3::Request::new();
     request.preset = Some(preset.into());
     request.initial_state = state
@@ -38,7 +38,7 @@ pub(in crate::hub::desk) fn wish(preset: &str, state: &Value) -> room::create_ro
 }
 
 impl TestHub {
-    pub(in crate::hub::desk) async fn create(
+    pub(in crate::hub) async fn create(
         &self,
         who: &Person,
         request: room::create_room::v3::Request,
@@ -49,7 +49,7 @@ impl TestHub {
     }
 
     /// A room anyone may join, and some who did.
-    pub(in crate::hub::desk) async fn public_room(
+    pub(in crate::hub) async fn public_room(
         &self,
         who: &Person,
         others: &[&Person],
@@ -64,7 +64,7 @@ impl TestHub {
         room
     }
 
-    pub(in crate::hub::desk) async fn send(
+    pub(in crate::hub) async fn send(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -84,7 +84,7 @@ impl TestHub {
     }
 
     /// Says something; the text is the transaction id too.
-    pub(in crate::hub::desk) async fn say(
+    pub(in crate::hub) async fn say(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -96,7 +96,7 @@ impl TestHub {
             .unwrap()
     }
 
-    pub(in crate::hub::desk) async fn set(
+    pub(in crate::hub) async fn set(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -113,7 +113,7 @@ impl TestHub {
         sent.map(|sent| sent.event_id)
     }
 
-    pub(in crate::hub::desk) async fn redact(
+    pub(in crate::hub) async fn redact(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -128,7 +128,7 @@ impl TestHub {
         sent.map(|sent| sent.event_id)
     }
 
-    pub(in crate::hub::desk) async fn join(
+    pub(in crate::hub) async fn join(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -139,7 +139,7 @@ impl TestHub {
             .map(drop)
     }
 
-    pub(in crate::hub::desk) async fn knock(
+    pub(in crate::hub) async fn knock(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -150,7 +150,7 @@ impl TestHub {
             .map(drop)
     }
 
-    pub(in crate::hub::desk) async fn leave(
+    pub(in crate::hub) async fn leave(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -161,7 +161,7 @@ impl TestHub {
             .map(drop)
     }
 
-    pub(in crate::hub::desk) async fn forget(
+    pub(in crate::hub) async fn forget(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -172,7 +172,7 @@ impl TestHub {
             .map(drop)
     }
 
-    pub(in crate::hub::desk) async fn invite(
+    pub(in crate::hub) async fn invite(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -186,7 +186,7 @@ impl TestHub {
             .map(drop)
     }
 
-    pub(in crate::hub::desk) async fn kick(
+    pub(in crate::hub) async fn kick(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -198,7 +198,7 @@ impl TestHub {
             .map(drop)
     }
 
-    pub(in crate::hub::desk) async fn ban(
+    pub(in crate::hub) async fn ban(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -210,7 +210,7 @@ impl TestHub {
             .map(drop)
     }
 
-    pub(in crate::hub::desk) async fn event(
+    pub(in crate::hub) async fn event(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -223,7 +223,7 @@ impl TestHub {
     }
 
     /// A page of a room's log, backwards from `from`.
-    pub(in crate::hub::desk) async fn back(
+    pub(in crate::hub) async fn back(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -233,7 +233,7 @@ impl TestHub {
         self.page(who, room, Direction::Backward, from, limit).await
     }
 
-    pub(in crate::hub::desk) async fn page(
+    pub(in crate::hub) async fn page(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -250,7 +250,7 @@ impl TestHub {
     }
 
     /// Everything in a direction, page by page.
-    pub(in crate::hub::desk) async fn pages(
+    pub(in crate::hub) async fn pages(
         &self,
         who: &Person,
         room: &OwnedRoomId,
@@ -277,7 +277,7 @@ impl TestHub {
     }
 
     /// A sync that does not wait.
-    pub(in crate::hub::desk) async fn sync(
+    pub(in crate::hub) async fn sync(
         &self,
         who: &Person,
         since: Option<&str>,
@@ -286,7 +286,7 @@ impl TestHub {
         self.sync_waiting(who, since, filter, 0).await
     }
 
-    pub(in crate::hub::desk) async fn sync_waiting(
+    pub(in crate::hub) async fn sync_waiting(
         &self,
         who: &Person,
         since: Option<&str>,
@@ -304,7 +304,7 @@ impl TestHub {
 }
 
 /// The texts of messages, in their order.
-pub(in crate::hub::desk) fn texts(events: &Value) -> Vec<String> {
+pub(in crate::hub) fn texts(events: &Value) -> Vec<String> {
     let none = Vec::new();
     let events = events.as_array().unwrap_or(&none).iter();
     events
@@ -314,7 +314,7 @@ pub(in crate::hub::desk) fn texts(events: &Value) -> Vec<String> {
 }
 
 /// The ids of events, in their order.
-pub(in crate::hub::desk) fn ids(events: &[Value]) -> Vec<String> {
+pub(in crate::hub) fn ids(events: &[Value]) -> Vec<String> {
     let ids = events
         .iter()
         .map(|event| event["event_id"].as_str().unwrap());
@@ -322,6 +322,6 @@ pub(in crate::hub::desk) fn ids(events: &[Value]) -> Vec<String> {
 }
 
 /// The token for the next sync.
-pub(in crate::hub::desk) fn next(answer: &Value) -> String {
+pub(in crate::hub) fn next(answer: &Value) -> String {
     answer["next_batch"].as_str().unwrap().to_owned()
 }

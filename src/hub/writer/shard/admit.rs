@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, UserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use sha2::{Digest as _, Sha256};
 
 use super::{Shard, Staging, stage::ours};
@@ -17,7 +17,7 @@ use crate::{
         },
     },
     room::{Membership, Room, StateKey, tips_after},
-    store::{Marker, NewEntry, NewEvent, NewLogged, StateNid, Write},
+    store::{Marker, NewEntry, NewEvent, NewLogged, OutboxWrite, StateNid, Write},
 };
 
 impl Shard {
@@ -117,6 +117,12 @@ impl Hot {
                 Spot::Place(anchor) => staging.writes.push(self.late(admitted, *anchor)),
                 Spot::Entry(entry) => {
                     let seq = self.enter(admitted, entry, &mut staging.writes)?;
+                    if admission.relayed {
+                        let room = self.nid;
+                        let relay = Write::Outbox(OutboxWrite::Relay { room, seq });
+                        staging.writes.push(relay);
+                        staging.told.insert(self.room.id().clone());
+                    }
                     events.push((admitted.event.id().clone(), Some(seq)));
                 }
             }
@@ -234,6 +240,7 @@ impl Hot {
             });
             self.member(key, event.as_ref(), ours, staging);
         }
+        self.residents(admission, ours, staging);
         let changes = admission.changes.iter().map(|(key, event)| {
             let event = event.as_ref().map(|(_, event)| Arc::clone(event));
             (key.clone(), event)
@@ -277,6 +284,31 @@ impl Hot {
             membership,
             event: *nid,
         });
+    }
+
+    /// Which other servers the changed memberships are of.
+    fn residents(&mut self, admission: &Admission, ours: &ServerName, staging: &mut Staging) {
+        let members = admission.changes.iter().filter_map(|(key, _)| {
+            let user = (key.kind == "m.room.member").then_some(key.key.as_str())?;
+            Some(<&UserId>::try_from(user).ok()?.server_name().to_owned())
+        });
+        let servers: BTreeSet<OwnedServerName> = members.filter(|of| of != ours).collect();
+        if servers.is_empty() {
+            return;
+        }
+        let last = self.room.heads().seq;
+        let seq = match admission.onto {
+            Onto::Room(_) => last,
+            // Our own join: the server that took it has told the others.
+            Onto::Arrival { .. } => last.next(),
+        };
+        Arc::make_mut(&mut self.servers).extend(servers.iter().cloned());
+        staging.writes.push(Write::Outbox(OutboxWrite::Residents {
+            room: self.nid,
+            seq,
+            servers: servers.into_iter().collect(),
+            told: false,
+        }));
     }
 
     /// Whether a user is told of news here from now on.

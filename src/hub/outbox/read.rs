@@ -1,0 +1,319 @@
+//! What is next for a destination: entries after its mark that are for it, in the order of marks.
+//!
+//! Passed over are markers, events of others unless this hub relays them, the destination's own,
+//! rooms that it was not in at the time, and what a room's ACL keeps from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{OwnedUserId, ServerName};
+use serde::Deserialize;
+
+use crate::{
+    base::{Position, Seq, Timestamp},
+    room::{ServerAcl, StateKey},
+    store::{
+        EventRecord, LogRecord, Logged, Mark, Order, Residency, RoomNid, SharedStore, Status,
+        StoreError,
+    },
+};
+
+/// How many entries of a room are read at once, when there are few rooms and when there are many.
+const CHUNK: u32 = 64;
+const CHUNK_OF_MANY: u32 = 8;
+const FEW_ROOMS: usize = 4;
+
+/// How many entries are looked at for one page: a destination that has nothing to be told of a
+/// long stretch gives way to others in between.
+const LOOKED_AT_MAX: usize = 2000;
+
+/// The bytes of one page: 64 of them may be on their way at once.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Where there may be something for a destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Rooms {
+    /// In these, not before these commits.
+    These(BTreeMap<RoomNid, Position>),
+    /// In any that it is in: the store is asked.
+    Any,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self::These(BTreeMap::new())
+    }
+}
+
+impl Rooms {
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::These(rooms) if rooms.is_empty())
+    }
+
+    pub(super) fn add(&mut self, room: RoomNid, position: Position) {
+        if let Self::These(rooms) = self {
+            let first = rooms.entry(room).or_insert(position);
+            *first = position.min(*first);
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        match other {
+            Self::Any => *self = Self::Any,
+            Self::These(rooms) => rooms.into_iter().for_each(|(room, at)| self.add(room, at)),
+        }
+    }
+
+    /// Forgets which, when there are more than `max`.
+    pub(super) fn at_most(&mut self, max: usize) {
+        if matches!(self, Self::These(rooms) if rooms.len() > max) {
+            *self = Self::Any;
+        }
+    }
+}
+
+/// An entry for a destination.
+pub(super) struct Item {
+    pub(super) at: Mark,
+    pub(super) event: EventRecord,
+    /// When its sender says that it was made.
+    pub(super) made: Timestamp,
+}
+
+/// Some entries for a destination.
+#[derive(Default)]
+pub(super) struct Page {
+    pub(super) items: Vec<Item>,
+    /// Everything up to here is among the items, or not for it.
+    pub(super) mark: Mark,
+    /// Where there may be more.
+    pub(super) rest: Rooms,
+}
+
+/// Who reads, and how far it may.
+pub(super) struct Reader<'a> {
+    pub(super) store: &'a SharedStore,
+    /// This hub.
+    pub(super) ours: &'a ServerName,
+    /// For whom.
+    pub(super) server: &'a ServerName,
+    /// From where.
+    pub(super) mark: Mark,
+    /// Up to which commit.
+    pub(super) upto: Position,
+    /// How many items at most.
+    pub(super) items_max: usize,
+}
+
+/// A room on the way: its next entry is not before the key under which it waits. The number is
+/// the last entry that was looked at, if one was.
+type Waiting = BTreeMap<(Position, RoomNid), Option<Seq>>;
+
+/// A page as it fills.
+struct Filling {
+    page: Page,
+    waiting: Waiting,
+    bytes: usize,
+    looked_at: usize,
+    full: bool,
+}
+
+impl Reader<'_> {
+    /// The next page out of `rooms`.
+    pub(super) async fn page(&self, rooms: Rooms) -> Result<Page, StoreError> {
+        let mut filling = Filling {
+            page: Page {
+                mark: self.mark,
+                ..Page::default()
+            },
+            waiting: self.waiting(rooms).await?,
+            bytes: 0,
+            looked_at: 0,
+            full: self.items_max == 0,
+        };
+        while !filling.full
+            && let Some(((position, room), seq)) = filling.waiting.pop_first()
+        {
+            self.room(&mut filling, (position, room), seq).await?;
+        }
+        let Filling { mut page, waiting, .. } = filling;
+        if waiting.is_empty() {
+            page.mark = page.mark.max(Mark::after(self.upto));
+        }
+        let rest = waiting.into_keys().map(|(position, room)| (room, position));
+        page.rest = Rooms::These(rest.collect());
+        Ok(page)
+    }
+
+    async fn waiting(&self, rooms: Rooms) -> Result<Waiting, StoreError> {
+        let rooms = match rooms {
+            Rooms::These(rooms) => rooms,
+            Rooms::Any => {
+                let found = self.store.backlog(Some(self.server)).await?;
+                let at = self.mark.position;
+                found.into_iter().map(|(_, room)| (room, at)).collect()
+            }
+        };
+        let first = |position: Position| position.max(self.mark.position);
+        Ok(rooms
+            .into_iter()
+            .map(|(room, position)| ((first(position), room), None))
+            .collect())
+    }
+
+    /// Takes what is next of one room, until another room's turn comes.
+    async fn room(
+        &self,
+        filling: &mut Filling,
+        (position, room): (Position, RoomNid),
+        seq: Option<Seq>,
+    ) -> Result<(), StoreError> {
+        let from = match seq {
+            Some(seq) => seq,
+            None => self.begin(room, position).await?,
+        };
+        let limit = if filling.waiting.len() < FEW_ROOMS {
+            CHUNK
+        } else {
+            CHUNK_OF_MANY
+        };
+        let head = Seq(i64::MAX.cast_unsigned());
+        let log = &self.store;
+        let entries = log.log(room, from, head, Order::Forward, limit).await?;
+        let count = entries.len();
+        let next = filling.waiting.first_key_value().map(|(key, _)| *key);
+        let mut rules = None;
+        let mut last = from;
+        for entry in entries {
+            if entry.position > self.upto {
+                return Ok(()); // there will be a note of it
+            }
+            let at = Mark {
+                position: entry.position,
+                room,
+                seq: entry.seq,
+            };
+            let is_others_turn = next.is_some_and(|next| next < (at.position, room));
+            filling.full |= filling.looked_at >= LOOKED_AT_MAX;
+            if is_others_turn || filling.full {
+                filling.waiting.insert((at.position, room), Some(last));
+                return Ok(());
+            }
+            if rules.is_none() {
+                rules = Some(self.rules(room, (entry.seq, limit)).await?);
+            }
+            if let Some(rules) = &rules
+                && let Some(item) = self.item(at, &entry, rules)
+            {
+                let bytes = item.event.json.len();
+                if filling.bytes + bytes > PAGE_BYTES_MAX && !filling.page.items.is_empty() {
+                    filling.full = true;
+                    filling.waiting.insert((at.position, room), Some(last));
+                    return Ok(());
+                }
+                filling.bytes += bytes;
+                filling.page.items.push(item);
+                filling.full = filling.page.items.len() >= self.items_max;
+            }
+            filling.looked_at += 1;
+            filling.page.mark = at;
+            last = entry.seq;
+        }
+        if count == limit as usize {
+            let key = (filling.page.mark.position, room);
+            filling.waiting.insert(key, Some(last));
+        }
+        Ok(())
+    }
+
+    /// The last entry of a room that need not be looked at.
+    async fn begin(&self, room: RoomNid, position: Position) -> Result<Seq, StoreError> {
+        let mark = self.mark;
+        if position <= mark.position && room == mark.room {
+            return Ok(mark.seq);
+        }
+        let is_done = position <= mark.position && room < mark.room;
+        let before = if is_done {
+            mark.position
+        } else {
+            Position(position.0.saturating_sub(1))
+        };
+        self.store.seq_at(room, before).await
+    }
+
+    async fn rules(&self, room: RoomNid, (first, count): (Seq, u32)) -> Result<Rules, StoreError> {
+        let to = Seq(first.0.saturating_add(u64::from(count)));
+        let residencies = self.store.residencies(self.server, room).await?;
+        let relayed = if residencies.is_empty() {
+            BTreeSet::new()
+        } else {
+            let relayed = self.store.relayed(room, first, to).await?;
+            relayed.into_iter().collect()
+        };
+        Ok(Rules {
+            may_be_told: may_be_told(self.store, room, self.server).await?,
+            residencies,
+            relayed,
+        })
+    }
+
+    fn item(&self, at: Mark, entry: &LogRecord, rules: &Rules) -> Option<Item> {
+        let Logged::Event(event) = &entry.what else {
+            return None;
+        };
+        if event.soft_failed
+            || event.status != Status::Accepted
+            || !rules.residencies.iter().any(|span| span.covers(at.seq))
+        {
+            return None;
+        }
+        let outline: Outline = serde_json::from_str(&event.json).ok()?;
+        let sender = outline.sender.server_name();
+        let is_relayed = rules.relayed.contains(&at.seq);
+        let is_for_it = sender != self.server && (sender == self.ours || is_relayed);
+        // Who is kept out is told so.
+        let may = rules.may_be_told || outline.kind == ACL;
+        (is_for_it && may).then(|| Item {
+            at,
+            event: event.clone(),
+            made: Timestamp(outline.origin_server_ts),
+        })
+    }
+}
+
+/// What decides which entries of a room are for a destination.
+struct Rules {
+    residencies: Vec<Residency>,
+    relayed: BTreeSet<Seq>,
+    may_be_told: bool,
+}
+
+#[derive(Deserialize)]
+struct Outline {
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    origin_server_ts: u64,
+}
+
+const ACL: &str = "m.room.server_acl";
+
+/// Whether a room's ACL lets a server be told of it.
+pub(super) async fn may_be_told(
+    store: &SharedStore,
+    room: RoomNid,
+    server: &ServerName,
+) -> Result<bool, StoreError> {
+    #[derive(Deserialize)]
+    struct Body {
+        content: ruma::CanonicalJsonObject,
+    }
+    let found = store.current(room, &[StateKey::new(ACL, "")]).await?;
+    let Some(event) = found.into_iter().flatten().next() else {
+        return Ok(true);
+    };
+    let body: Body = serde_json::from_str(&event.json).map_err(|error| StoreError::Damaged {
+        what: format!("the ACL of room {}: {error}", room.0),
+    })?;
+    Ok(ServerAcl::read(&body.content).check(server).is_ok())
+}

@@ -1,0 +1,156 @@
+//! What became of what was for other servers: for who sent it, and for who runs the hub.
+
+use ruma::{OwnedServerName, ServerName};
+
+use super::{
+    Outbox,
+    book::{Destination, State},
+    read::{Reader, Rooms, may_be_told},
+};
+use crate::{
+    base::{Seq, Timestamp},
+    store::{LogRecord, Mark, RoomNid, StoreError},
+};
+
+/// How many waiting events are counted; more are said to be at least so many.
+const COUNTED_MAX: usize = 1000;
+
+/// How a destination fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Who.
+    pub server: OwnedServerName,
+    /// What it is doing.
+    pub state: PeerState,
+    /// How many events wait for it.
+    pub waiting: usize,
+    /// Whether that is all, or at least so many.
+    pub is_all: bool,
+    /// Since when it takes nothing.
+    pub failing_since: Option<Timestamp>,
+    /// Why, the last time.
+    pub last_error: Option<String>,
+}
+
+/// What a destination is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerState {
+    /// It has everything.
+    Idle,
+    /// Its turn will come.
+    Queued,
+    /// It is being told.
+    InFlight,
+    /// It took nothing, and will be tried again then.
+    Waiting(Timestamp),
+}
+
+/// What became of an event that is for another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It waits for its turn.
+    Queued,
+    /// It is on its way.
+    InFlight,
+    /// The server has it.
+    Acked,
+    /// The server did not take it, because of this.
+    Refused(String),
+    /// The server was not reached for so long that it was given up.
+    Expired,
+}
+
+impl Outbox {
+    /// How one destination fares, or all.
+    pub async fn peers(&self, server: Option<&ServerName>) -> Result<Vec<PeerStatus>, StoreError> {
+        let mut found: Vec<(PeerStatus, Mark)> = {
+            let book = self.shared.book();
+            let all = book.all.values();
+            let wanted = all.filter(|known| server.is_none_or(|one| known.record.server == *one));
+            wanted.map(|known| (status(known), known.record.mark)).collect()
+        };
+        for (status, mark) in &mut found {
+            if status.state == PeerState::Idle {
+                continue;
+            }
+            let reader = Reader {
+                store: &self.shared.parts.store,
+                ours: &self.shared.parts.ours,
+                server: &status.server,
+                mark: *mark,
+                upto: self.shared.parts.fanout.position(),
+                items_max: COUNTED_MAX,
+            };
+            let page = reader.page(Rooms::Any).await?;
+            status.waiting = page.items.len();
+            status.is_all = page.rest.is_empty();
+        }
+        Ok(found.into_iter().map(|(status, _)| status).collect())
+    }
+
+    /// What became of an entry, for each server that it is for.
+    pub async fn deliveries(
+        &self,
+        room: RoomNid,
+        entry: &LogRecord,
+    ) -> Result<Vec<(OwnedServerName, Delivery)>, StoreError> {
+        let store = &self.shared.parts.store;
+        let at = Mark {
+            position: entry.position,
+            room,
+            seq: entry.seq,
+        };
+        let mut found = Vec::new();
+        for record in store.deliveries(room, entry.seq).await? {
+            if record.server == self.shared.parts.ours {
+                continue;
+            }
+            let delivery = if let Some(reason) = record.refused {
+                Delivery::Refused(reason)
+            } else if record.expired {
+                Delivery::Expired
+            } else if !may_be_told(store, room, &record.server).await? {
+                continue; // the room keeps it out
+            } else if record.mark >= at {
+                Delivery::Acked
+            } else if self.is_under_way(&record.server, at) {
+                Delivery::InFlight
+            } else {
+                Delivery::Queued
+            };
+            found.push((record.server, delivery));
+        }
+        Ok(found)
+    }
+
+    fn is_under_way(&self, server: &ServerName, at: Mark) -> bool {
+        let book = self.shared.book();
+        let known = book.all.get(server);
+        known.is_some_and(|known| known.under_way.is_some_and(|upto| upto >= at))
+    }
+
+    /// The number of an entry, for [`Self::deliveries`].
+    pub async fn entry(&self, room: RoomNid, seq: Seq) -> Result<Option<LogRecord>, StoreError> {
+        let store = &self.shared.parts.store;
+        let before = Seq(seq.0.saturating_sub(1));
+        let order = crate::store::Order::Forward;
+        let found = store.log(room, before, seq, order, 1).await?;
+        Ok(found.into_iter().next())
+    }
+}
+
+fn status(known: &Destination) -> PeerStatus {
+    PeerStatus {
+        server: known.record.server.clone(),
+        state: match known.state {
+            State::Idle => PeerState::Idle,
+            State::Ready => PeerState::Queued,
+            State::AtWork { .. } => PeerState::InFlight,
+            State::Alone(until) => PeerState::Waiting(until),
+        },
+        waiting: 0,
+        is_all: true,
+        failing_since: known.record.failing_since,
+        last_error: known.last_error.clone(),
+    }
+}

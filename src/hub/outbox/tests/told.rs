@@ -1,0 +1,276 @@
+//! Who is told what, when, and what is made of the answers.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::world::{Mood, World};
+use crate::{
+    hub::outbox::{Delivery, PeerState},
+    store::{OutboxWrite, Write, hash_of},
+};
+
+const FAR: &str = "far.example";
+const WEST: &str = "west.example";
+
+impl World {
+    async fn fate(&self, event: &ruma::EventId) -> Vec<(String, Delivery)> {
+        let record = self.store.event(hash_of(event).unwrap()).await.unwrap().unwrap();
+        let outbox = self.hub.hub.outbox().unwrap();
+        let entry = outbox.entry(record.room, record.seq.unwrap()).await.unwrap();
+        let found = outbox.deliveries(record.room, &entry.unwrap()).await.unwrap();
+        let found = found.into_iter();
+        found.map(|(server, delivery)| (server.to_string(), delivery)).collect()
+    }
+
+    async fn state(&self, server: &str) -> PeerState {
+        let outbox = self.hub.hub.outbox().unwrap();
+        let server = ruma::OwnedServerName::try_from(server).unwrap();
+        let mut found = outbox.peers(Some(&server)).await.unwrap();
+        found.pop().unwrap().state
+    }
+
+    /// Waits until what was told is noted durably.
+    async fn until_noted(&self, event: &ruma::EventId, wanted: &Delivery) {
+        let wait = async {
+            while self.fate(event).await.iter().any(|(_, fate)| fate != wanted) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        assert!(waited.is_ok(), "{:?}", self.fate(event).await);
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_told_what_is_said_since_it_joined() {
+    let world = World::with(&[]).await;
+    world.say("before").await;
+    world.join(FAR).await;
+    let event = world.say("hello").await;
+    world.say("again").await;
+
+    world.until_has(FAR, &["hello", "again"]).await;
+    world.until_noted(&event, &Delivery::Acked).await;
+    assert_eq!(world.fate(&event).await, [(FAR.to_owned(), Delivery::Acked)]);
+}
+
+#[tokio::test]
+async fn a_join_made_here_is_relayed_to_the_others_only() {
+    let world = World::with(&[FAR]).await;
+    let join = world.join(WEST).await;
+    world.say("hello").await;
+
+    world.until_has(FAR, &["hello"]).await;
+    world.until_has(WEST, &["hello"]).await;
+    let count = |server| {
+        let heard = world.others.heard(server).into_iter();
+        let pdus = heard.flat_map(|heard| heard.pdus);
+        pdus.filter(|pdu| pdu["type"] == "m.room.member").count()
+    };
+    assert_eq!((count(FAR), count(WEST)), (1, 0));
+    assert_eq!(join.fields().sender, "@zed:west.example");
+}
+
+#[tokio::test]
+async fn a_server_whose_last_user_is_kicked_is_told_that_and_no_more() {
+    let world = World::with(&[FAR, WEST]).await;
+    let content = json!({ "membership": "leave", "reason": "enough" });
+    let key = ("m.room.member", "@zed:far.example");
+    world.hub.set(&world.ana, &world.room, key, content).await.unwrap();
+    world.say("without far").await;
+
+    world.until_has(WEST, &["without far"]).await;
+    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    let told: Vec<_> = world.others.heard(FAR).into_iter().flat_map(|one| one.pdus).collect();
+    let kinds: Vec<_> = told.iter().map(|pdu| (&pdu["type"], &pdu["content"]["reason"])).collect();
+    // West's join was relayed before.
+    assert_eq!(kinds.last(), Some(&(&json!("m.room.member"), &json!("enough"))));
+    assert!(world.others.texts(FAR).is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_left_is_told_nothing_and_its_leave_is_relayed() {
+    let world = World::with(&[FAR, WEST]).await;
+    world.leave(FAR).await;
+    world.say("without far").await;
+
+    world.until_has(WEST, &["without far"]).await;
+    let told: Vec<_> = world.others.heard(WEST).into_iter().flat_map(|one| one.pdus).collect();
+    assert_eq!(told[0]["content"]["membership"], "leave");
+    assert!(world.others.texts(FAR).is_empty());
+}
+
+#[tokio::test]
+async fn who_is_away_is_left_alone_and_gets_all_in_order_later() {
+    let world = World::with(&[FAR]).await;
+    world.others.mood(FAR, [Mood::Away]);
+    let first = world.say("one").await;
+    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    world.say_all(&["two", "three"]).await;
+    assert_eq!(world.fate(&first).await, [(FAR.to_owned(), Delivery::Queued)]);
+
+    world.others.mood(FAR, [Mood::Takes]);
+    world.wait(Duration::from_secs(60));
+    world.until_has(FAR, &["one", "two", "three"]).await;
+    world.until_noted(&first, &Delivery::Acked).await;
+}
+
+#[tokio::test]
+async fn the_same_is_sent_again_under_the_same_id() {
+    let world = World::with(&[FAR]).await;
+    world.others.mood(FAR, [Mood::TakesSilently, Mood::Takes]);
+    world.say("one").await;
+    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    world.wait(Duration::from_secs(60));
+    world.until_has(FAR, &["one"]).await;
+
+    let heard = world.others.heard(FAR);
+    assert_eq!(heard[0].id, heard[1].id);
+}
+
+#[tokio::test]
+async fn a_sign_of_life_ends_the_wait() {
+    let world = World::with(&[FAR]).await;
+    world.others.mood(FAR, [Mood::Away]);
+    world.say("one").await;
+    for tries in 1..=5 {
+        world.others.until(|others| others.heard(FAR).len() >= tries).await;
+        while !matches!(world.state(FAR).await, PeerState::Waiting(_)) {
+            tokio::task::yield_now().await;
+        }
+        world.wait(Duration::from_secs(120));
+    }
+    world.others.mood(FAR, [Mood::Takes]);
+    world.others.until(|others| others.heard(FAR).len() >= 6).await;
+    world.until_has(FAR, &["one"]).await;
+}
+
+#[tokio::test]
+async fn one_refused_event_is_noted_and_holds_nothing_up() {
+    let world = World::with(&[FAR]).await;
+    world.others.mood(FAR, [Mood::Dislikes("bad")]);
+    let bad = world.say("bad").await;
+    let good = world.say("good").await;
+
+    world.until_noted(&good, &Delivery::Acked).await;
+    let refused = Delivery::Refused("not that".to_owned());
+    world.until_noted(&bad, &refused).await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_refused_whole_is_cut_down_to_the_event_it_is_about() {
+    let world = World::with(&[FAR]).await;
+    world.others.mood(FAR, [Mood::Away]);
+    world.say("0").await;
+    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    for n in 1..30 {
+        world.say(&n.to_string()).await;
+    }
+    let bad = world.say("bad").await;
+    for n in 30..60 {
+        world.say(&n.to_string()).await;
+    }
+    world.others.mood(FAR, [Mood::Chokes("bad")]);
+    world.wait(Duration::from_secs(60));
+
+    let all: Vec<_> = (0..60).map(|n| n.to_string()).collect();
+    let all: Vec<_> = all.iter().map(String::as_str).collect();
+    world.until_has(FAR, &all).await;
+    let fate = world.fate(&bad).await;
+    assert!(matches!(&fate[0].1, Delivery::Refused(_) | Delivery::Queued), "{fate:?}");
+    world.say("61").await;
+}
+
+#[tokio::test]
+async fn what_is_too_old_for_who_was_not_reached_is_given_up_and_said_so() {
+    let world = World::with(&[FAR]).await;
+    world.others.mood(FAR, [Mood::Away]);
+    let old = world.say("old").await;
+    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    while !matches!(world.state(FAR).await, PeerState::Waiting(_)) {
+        tokio::task::yield_now().await;
+    }
+    world.wait(Duration::from_hours(24 * 8));
+    world.say("new").await;
+    world.others.mood(FAR, [Mood::Takes]);
+    world.wait(Duration::from_hours(2));
+
+    world.until_noted(&old, &Delivery::Expired).await;
+    world.until_has(FAR, &["new"]).await;
+}
+
+#[tokio::test]
+async fn a_room_that_keeps_a_server_out_is_not_told_to_it() {
+    let world = World::with(&[FAR, WEST]).await;
+    let acl = json!({ "allow": ["*"], "deny": ["far.example"] });
+    let key = ("m.room.server_acl", "");
+    world.hub.set(&world.ana, &world.room, key, acl).await.unwrap();
+    world.say("hello").await;
+
+    world.until_has(WEST, &["hello"]).await;
+    world.others.until(|others| {
+        let heard = others.heard(FAR).into_iter();
+        heard.flat_map(|one| one.pdus).any(|pdu| pdu["type"] == "m.room.server_acl")
+    })
+    .await;
+    assert!(world.others.texts(FAR).is_empty());
+}
+
+#[tokio::test]
+async fn parcels_are_told_once_and_in_order() {
+    let world = World::with(&[FAR]).await;
+    let parcel = |n: u32| Write::Parcel {
+        to: FAR.try_into().unwrap(),
+        edu: json!({ "edu_type": "m.direct_to_device", "content": { "n": n } }).to_string(),
+        at: world.hub.hub.now(),
+    };
+    world.hub.write((0..250).map(parcel).collect()).await;
+    world.hub.hub.outbox().unwrap().shared.book().look_everywhere();
+    world.hub.hub.outbox().unwrap().look();
+
+    let told = || {
+        let heard = world.others.heard(FAR).into_iter();
+        let edus = heard.flat_map(|one| one.edus);
+        let edus = edus.filter(|edu| edu["edu_type"] == "m.direct_to_device");
+        edus.map(|edu| edu["content"]["n"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    world.others.until(|_| told().len() >= 250).await;
+    assert_eq!(told(), (0..250).collect::<Vec<_>>());
+    let far = FAR.try_into().unwrap();
+    let zero = (crate::base::Position::ZERO, 0);
+    while !world.store.parcels(far, zero, 9).await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn one_who_was_invited_and_is_not_any_more_is_told() {
+    let world = World::with(&[WEST]).await;
+    let user = ruma::owned_user_id!("@ida:far.example");
+    let key = ("m.room.member", user.as_str());
+    let invite = json!({ "membership": "invite" });
+    world.hub.set(&world.ana, &world.room, key, invite).await.unwrap();
+    let leave = json!({ "membership": "leave" });
+    world.hub.set(&world.ana, &world.room, key, leave).await.unwrap();
+    world.say("to west").await;
+
+    world.until_has(WEST, &["to west"]).await;
+    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    let told: Vec<_> = world.others.heard(FAR).into_iter().flat_map(|one| one.pdus).collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["content"]["membership"], "leave");
+}
+
+#[tokio::test]
+async fn what_went_wrong_is_forgotten_in_the_end() {
+    let world = World::with(&[FAR]).await;
+    world.others.mood(FAR, [Mood::Dislikes("bad")]);
+    let bad = world.say("bad").await;
+    world.until_noted(&bad, &Delivery::Refused("not that".to_owned())).await;
+    world.wait(Duration::from_hours(1));
+    let before = world.hub.hub.now();
+    let forget = OutboxWrite::ForgetFailures { before };
+    world.hub.write(vec![Write::Outbox(forget)]).await;
+    assert_eq!(world.fate(&bad).await, [(FAR.to_owned(), Delivery::Acked)]);
+}
