@@ -137,7 +137,7 @@ async fn made(
     let options = OpenOptions::new(dir.path().join("hub.db"), key.name().clone());
     let store = wrap(Arc::new(Sqlite::open(options).await.unwrap()));
     let clock = Arc::new(StillClock::new());
-    start(dir, clock, store, settings, remote, 7).await
+    start(dir, clock, (store, key), settings, remote, 7).await
 }
 
 /// A hub over a store that may be full already, which is sending to other servers.
@@ -155,13 +155,13 @@ pub(crate) async fn hub_sending(
         ..Settings::default()
     };
     let dir = TempDir::new().unwrap();
-    start(dir, clock, store, settings, remote, seed).await
+    start(dir, clock, (store, key()), settings, remote, seed).await
 }
 
 async fn start(
     dir: TempDir,
     clock: Arc<StillClock>,
-    store: SharedStore,
+    (store, key): (SharedStore, ServerKey),
     settings: Settings,
     remote: Arc<dyn Remote>,
     seed: u64,

@@ -2,6 +2,7 @@
 //! authority of their own.
 
 mod inbound;
+mod megolm;
 
 use std::{
     collections::BTreeMap,
@@ -52,6 +53,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             inbound::a_user_of_synapse_takes_part_in_rooms_of_the_hub,
+        ),
+        peers::trial(
+            "federation::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext",
+            Need::Required,
+            &[Peer::Python],
+            megolm::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext,
         ),
     ]
 }
