@@ -183,6 +183,7 @@ async fn start(dir: &std::path::Path) -> Result<Arc<Hub>, Failed> {
         },
         edhoc_public_x: [0; 32], // no device links here
         remote: Arc::new(tramline::api::Nobody),
+        policy_key: None,
     })
     .await?)
 }

@@ -23,11 +23,11 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tramline::{
-    api::{Credentials, Door, Origin, RequestId},
+    api::{Credentials, Door, Nobody, Origin, RequestId},
     app::clock::SystemClock,
     base::Clock,
-    hub::{Fanout, Submission, Writer},
-    room::{Draft, Evidence, Part, Preset, RoomWish, found, founding, initial_parts},
+    hub::{Fanout, Policing, Submission, Writer},
+    room::{Draft, Evidence, Part, PolicyRules, Preset, RoomWish, found, founding, initial_parts},
     store::{
         Batch, Commits as _, SentBy, SharedStore, TxnKey, Write,
         sqlite::{OpenOptions, Sqlite},
@@ -204,6 +204,11 @@ impl Desk {
             Arc::clone(&key),
             Arc::clone(&clock),
             fanout,
+            Arc::new(Policing::new(
+                None,
+                PolicyRules::default(),
+                Arc::new(Nobody),
+            )),
             SHARDS,
         ));
         Ok(Self {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use ruma::ServerName;
 use thiserror::Error;
 
-use super::Refusal;
+use super::{ByteStream, Refusal};
 use crate::wire::matrix::{Pdu, Version};
 
 /// Calls `$callback!` with every endpoint: `Variant => ruma::api::federation path`.
@@ -112,6 +112,7 @@ macro_rules! commands_and_replies {
     };
 }
 for_each_peer_endpoint!(commands_and_replies);
+pub(crate) use for_each_peer_endpoint;
 
 /// Other servers, as the hub sees them.
 #[async_trait]
@@ -124,15 +125,51 @@ pub trait Remote: Send + Sync + 'static {
         patience: Duration,
     ) -> Result<PeerReply, RemoteError>;
 
+    /// Fetches a file that another server keeps. Its bytes come as they are read from `body`; whoever
+    /// reads them stops where they are too many or too slow.
+    async fn file(
+        &self,
+        server: &ServerName,
+        media_id: &str,
+        patience: Duration,
+    ) -> Result<RemoteFile, RemoteError> {
+        let _ = (media_id, patience);
+        Err(RemoteError::NotAllowed(server.to_string()))
+    }
+
     /// Checks size, form, hash and the signatures of all servers that have to have signed an event
     /// of a room of this version. Where its content is not what was signed, gives what is left of it.
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified>;
+
+    /// The same of many events, in their order: the keys of all their servers are fetched side by
+    /// side, once each.
+    async fn verified_many(
+        &self,
+        events: &[&str],
+        version: Version,
+    ) -> Vec<Result<Pdu, Unverified>> {
+        let mut verified = Vec::with_capacity(events.len());
+        for json in events {
+            verified.push(self.verified(json, version).await);
+        }
+        verified
+    }
 
     /// Whether the operator has this hub deal with a server, and if not, by which rule.
     fn welcomes(&self, server: &ServerName) -> Result<(), String> {
         let _ = server;
         Ok(())
     }
+}
+
+/// A file of another server, as that server describes it.
+pub struct RemoteFile {
+    /// Its media type.
+    pub content_type: Option<String>,
+    /// Its name.
+    pub filename: Option<String>,
+    /// Its bytes.
+    pub body: ByteStream,
 }
 
 /// Another server did not do what it was asked.

@@ -105,7 +105,8 @@ pub struct Refusal {
     pub message: String,
     /// When trying again makes sense.
     pub retry_after: Option<Duration>,
-    /// Further members of the error body (user-interactive authentication, `soft_logout`).
+    /// Further members of the error body (user-interactive authentication, `soft_logout`,
+    /// `room_version`).
     pub body: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -132,6 +133,14 @@ impl Refusal {
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// The same with a further member of the error body.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
+        let body = self.body.get_or_insert_default();
+        body.insert(name.to_owned(), value.into());
         self
     }
 

@@ -1,7 +1,9 @@
 //! Federation as it is configured.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
+use async_trait::async_trait;
+use ruma::ServerName;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{
@@ -10,15 +12,54 @@ use super::{
     failure::Failure,
 };
 use crate::{
+    api::{Nobody, PeerKeys, Refusal, Remote},
     edge::{
         matrix::{Federation, Lists, Parts, outgoing::SystemNames},
         wake,
     },
+    hub::Hub,
+    session::keyring::KnownKeys,
     wire::matrix::ServerKey,
 };
 
+/// The hub that keeps others' keys; none before it runs. It is made of what needs it.
+#[derive(Default)]
+pub struct Keeper(OnceLock<Weak<Hub>>);
+
+impl Keeper {
+    /// The hub runs.
+    pub fn is(&self, hub: &Arc<Hub>) {
+        let _ = self.0.set(Arc::downgrade(hub)); // there is one
+    }
+
+    fn hub(&self) -> Option<Arc<Hub>> {
+        self.0.get().and_then(Weak::upgrade)
+    }
+}
+
+#[async_trait]
+impl PeerKeys for Keeper {
+    async fn kept(&self, server: &ServerName) -> Result<Option<KnownKeys>, Refusal> {
+        match self.hub() {
+            Some(hub) => hub.kept(server).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn keep(&self, server: &ServerName, keys: &KnownKeys) -> Result<(), Refusal> {
+        match self.hub() {
+            Some(hub) => hub.keep(server, keys).await,
+            None => Ok(()),
+        }
+    }
+}
+
 /// This hub among other servers; nothing where federation is off.
-pub fn open(config: &Config, key: &Arc<ServerKey>) -> Result<Option<Arc<Federation>>, Failure> {
+pub fn open(
+    config: &Config,
+    key: &Arc<ServerKey>,
+    keeper: Arc<Keeper>,
+) -> Result<Option<Arc<Federation>>, Failure> {
     let federation = &config.federation;
     if !federation.enabled {
         return Ok(None);
@@ -40,13 +81,21 @@ pub fn open(config: &Config, key: &Arc<ServerKey>) -> Result<Option<Arc<Federati
         allow_private_addresses: federation.allow_private_addresses,
         proxy: federation.proxy.as_ref().map(|proxy| proxy.0.clone()),
         names: Arc::new(SystemNames::new()),
-        kept: None,
+        kept: Some(keeper),
         clock: Arc::new(SystemClock::new()),
         rng: Box::new(clock::rng()),
     };
     Federation::new(parts)
         .map(Some)
         .map_err(|error| Failure::failed("FEDERATION", error))
+}
+
+/// Other servers as the hub sees them; nobody where federation is off.
+pub fn remote(federation: Option<&Arc<Federation>>) -> Arc<dyn Remote> {
+    match federation {
+        Some(federation) => Arc::clone(federation) as Arc<dyn Remote>,
+        None => Arc::new(Nobody),
+    }
 }
 
 /// What `/.well-known/matrix/server` says; nothing where federation is off.

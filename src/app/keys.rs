@@ -11,12 +11,18 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use ruma::signatures::Ed25519KeyPair;
+use ruma::{ServerName, signatures::Ed25519KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 
-use super::{clock, failure::Failure, secrets};
-use crate::{edge::quic::HubKey, store::SigningKeyNote};
+use super::{
+    clock,
+    failure::Failure,
+    secrets::{self, Secret},
+};
+use crate::{
+    edge::quic::HubKey, room::POLICY_KEY_VERSION, store::SigningKeyNote, wire::matrix::ServerKey,
+};
 
 /// The hub's Ed25519 signing key.
 pub struct SigningKey {
@@ -76,6 +82,29 @@ pub fn quic_key(path: &Path) -> Result<HubKey, Failure> {
             format!("`quic.key_file`: {}: {reason}", path.display()),
         )
     };
+    let pem = read_or_make(path).map_err(wrong)?;
+    let key = PrivateKeyDer::from_pem_slice(pem.reveal().as_bytes())
+        .map_err(|error| wrong(format!("no key in PEM: {error}")))?;
+    HubKey::new(&key).map_err(|error| wrong(error.to_string()))
+}
+
+/// The key that this hub vouches for events with, where rooms name it their policy server; made where
+/// there is none.
+pub fn policy_key(path: &Path, name: &ServerName) -> Result<ServerKey, Failure> {
+    let wrong = |reason: String| {
+        Failure::usage(
+            "POLICY_KEY",
+            format!("`policy.key_file`: {}: {reason}", path.display()),
+        )
+    };
+    let pem = read_or_make(path).map_err(wrong)?;
+    let der = PrivatePkcs8KeyDer::from_pem_slice(pem.reveal().as_bytes())
+        .map_err(|error| wrong(format!("no key in PEM: {error}")))?;
+    ServerKey::from_der(name.to_owned(), der.secret_pkcs8_der(), POLICY_KEY_VERSION)
+        .map_err(|error| wrong(error.to_string()))
+}
+
+fn read_or_make(path: &Path) -> Result<Secret, String> {
     let made = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -83,19 +112,16 @@ pub fn quic_key(path: &Path) -> Result<HubKey, Failure> {
         .open(path);
     match made {
         Ok(mut file) => {
-            let pem = generate().map_err(|error| wrong(error.to_string()))?;
+            let pem = generate().map_err(|error| error.to_string())?;
             let written = file
                 .write_all(pem.as_bytes())
                 .and_then(|()| file.sync_all());
-            written.map_err(|error| wrong(error.to_string()))?;
+            written.map_err(|error| error.to_string())?;
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(wrong(error.to_string())),
+        Err(error) => return Err(error.to_string()),
     }
-    let text = secrets::read_file(path).map_err(|error| wrong(error.to_string()))?;
-    let key = PrivateKeyDer::from_pem_slice(text.reveal().as_bytes())
-        .map_err(|error| wrong(format!("no key in PEM: {error}")))?;
-    HubKey::new(&key).map_err(|error| wrong(error.to_string()))
+    secrets::read_file(path).map_err(|error| error.to_string())
 }
 
 /// Makes a key from the operating system's randomness, as PEM.

@@ -13,7 +13,7 @@ use std::{
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::{
     cli::{ForClient, LinkArgs},
@@ -27,7 +27,7 @@ use super::{
     output::{self, Format},
     places::Places,
 };
-use crate::client::{Credentials, OscoreKeys, PskKeys, thin::StateDir};
+use crate::client::{Credentials, PskKeys, thin::StateDir};
 
 /// Links a device and says how to go on.
 pub async fn link(
@@ -83,10 +83,17 @@ fn tell_of_the_program(client: Option<ForClient>, credentials: &Credentials) {
     if client.is_some() && door_of(client, credentials).is_none() {
         output::note("this hub has no such door yet: the command names where it would be");
     }
+    if client == Some(ForClient::Aiocoap) {
+        output::note(
+            "aiocoap has OSCORE with `pip install 'aiocoap[oscore]'`; the hub's answer is its hello: bytes, no text. \
+             Where DTLSSocket is installed, the same command goes over DTLS with \
+             AIOCOAP_CLIENT_TRANSPORT=tinydtls and a coaps:// address",
+        );
+    }
     if client == Some(ForClient::CoapClient) {
         output::note(
             "warning: the command holds the device's key, which others on its machine see in `ps` \
-             and in the shell's history. The hub's answer is CBOR, no text",
+             and in the shell's history. The hub's answer is its hello: bytes, no text",
         );
     }
 }
@@ -164,7 +171,7 @@ fn write(
     let command = match (args.client, beside) {
         (Some(ForClient::Aiocoap), Some(dir)) => {
             let door = door.unwrap_or_else(|| missing(&credentials, 5683));
-            Some(for_aiocoap(credentials.oscore.as_ref(), &door, dir).map_err(wrong)?)
+            Some(for_aiocoap(&credentials, &door, dir).map_err(wrong)?)
         }
         (Some(ForClient::CoapClient), _) => {
             let door = door.unwrap_or_else(|| missing(&credentials, 5684));
@@ -203,8 +210,10 @@ fn missing(credentials: &Credentials, port: u16) -> String {
 }
 
 /// A security context and a credentials file; `aiocoap-client` keeps its own state beside them.
-fn for_aiocoap(oscore: Option<&OscoreKeys>, door: &str, dir: &Path) -> io::Result<String> {
-    let oscore = oscore.ok_or(io::ErrorKind::NotFound)?;
+///
+/// The file has the device's DTLS key, too, for aiocoap with `DTLSSocket`.
+fn for_aiocoap(credentials: &Credentials, door: &str, dir: &Path) -> io::Result<String> {
+    let oscore = credentials.oscore.as_ref().ok_or(io::ErrorKind::NotFound)?;
     make_dir(dir)?;
     let dir = fs::canonicalize(dir)?;
     let settings = json!({
@@ -213,14 +222,24 @@ fn for_aiocoap(oscore: Option<&OscoreKeys>, door: &str, dir: &Path) -> io::Resul
     });
     let secret = json!({"secret_hex": oscore.master_secret, "salt_hex": oscore.master_salt});
     let origin = format!("coap://{}", without_default(door, 5683));
-    let credentials = json!({format!("{origin}/*"): {"oscore": {"basedir": format!("{}/", dir.display())}},
-        origin.clone(): {"oscore": {"basedir": format!("{}/", dir.display())}}});
+    // One entry for one context: aiocoap locks the directory for each that names it.
+    let context = json!({"oscore": {"basedir": format!("{}/", dir.display())}});
+    let mut entries = Map::from_iter([(format!("{origin}/*"), context)]);
+    if let (Some(psk), Some(coaps)) = (&credentials.psk, &credentials.server.coaps) {
+        let key =
+            json!({"dtls": {"client-identity": {"ascii": psk.identity}, "psk": {"hex": psk.key}}});
+        let origin = format!("coaps://{}", without_default(coaps, 5684));
+        entries.insert(format!("{origin}/*"), key);
+    }
     write_new(&dir.join("settings.json"), &settings.to_string())?;
     write_new(&dir.join("secret.json"), &secret.to_string())?;
     let file = dir.join("credentials.json");
-    write_new(&file, &credentials.to_string())?;
+    write_new(&file, &Json::Object(entries).to_string())?;
     let file = shell_word(&file.to_string_lossy());
-    Ok(format!("aiocoap-client --credentials {file} {origin}/"))
+    // Left to itself, aiocoap goes without OSCORE where it lacks what only group OSCORE wants.
+    Ok(format!(
+        "AIOCOAP_CLIENT_TRANSPORT=oscore:udp6 aiocoap-client --credentials {file} {origin}/"
+    ))
 }
 
 fn for_coap_client(psk: &PskKeys, door: &str) -> String {

@@ -19,6 +19,7 @@ use super::{
     run::Material,
 };
 use crate::{
+    api::{Nobody, Remote},
     edge::credential_file::HubFacts,
     hub::{Hub, HubParts, Limits, OutboxSettings, Quota, RegistrationRules, Settings},
     store::{
@@ -167,8 +168,17 @@ pub async fn store_of(file: &Path) -> Result<Sqlite, Failure> {
 }
 
 impl OpenHub {
-    /// Opens the store and starts a hub on it.
+    /// Opens the store and starts a hub on it, which speaks with nobody else.
     pub async fn open(config: &Config, material: &Material) -> Result<Self, Failure> {
+        Self::open_among(config, material, Arc::new(Nobody)).await
+    }
+
+    /// Opens the store and starts a hub on it, among other servers.
+    pub async fn open_among(
+        config: &Config,
+        material: &Material,
+        remote: Arc<dyn Remote>,
+    ) -> Result<Self, Failure> {
         let key = SigningKeyNote {
             id: material.signing_key.id(),
             public: material.signing_key.public(),
@@ -186,7 +196,8 @@ impl OpenHub {
             rng: Box::new(clock::rng()),
             settings: settings(config, &material.tokens),
             edhoc_public_x: material.edhoc_key.public_x(),
-            remote: Arc::new(crate::api::Nobody),
+            policy_key: material.policy_key.clone(),
+            remote,
         })
         .await
         .map_err(|error| Failure::failed("STORE", with_causes(&error)))?;
@@ -265,6 +276,7 @@ fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
             ..Limits::default()
         },
         shards: limits.shards.0 as usize,
+        policy: config.policy.rules(),
         outbox: OutboxSettings {
             enabled: config.federation.enabled,
             ..OutboxSettings::default()

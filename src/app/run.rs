@@ -45,7 +45,7 @@ use crate::{
         websocket::WebSockets,
     },
     session::{coap::Timers, dtls, edhoc::StaticKey, oscore::link::Plainly},
-    wire::matrix::ServerKey,
+    wire::matrix::{PublicKey, ServerKey},
 };
 
 /// Runs a verb to its end.
@@ -66,7 +66,11 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let material = Material::read(&config)?;
     // Store and socket before the listeners: a second hub is told that there is a first one,
     // and not that some port is taken.
-    let hub = OpenHub::open(&config, &material).await?;
+    let keeper = Arc::new(federation::Keeper::default());
+    let federation = federation::open(&config, &material.signing_key, Arc::clone(&keeper))?;
+    let remote = federation::remote(federation.as_ref());
+    let hub = OpenHub::open_among(&config, &material, remote).await?;
+    keeper.is(&hub.hub);
     let socket = operator::Server::bind(config.admin.socket.as_ref())
         .await
         .map_err(|error| operator_failure(&error))?;
@@ -78,7 +82,11 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let facts = facts::of_running(&config, &material, &listening);
     let around = Around {
         facts: Arc::clone(&facts),
-        federation: federation::open(&config, &material.signing_key)?,
+        policy_key: material
+            .policy_key
+            .as_ref()
+            .map(|key| PublicKey(key.public()).base64()),
+        federation,
     };
 
     let (stop, stopping) = watch::channel(false);
@@ -183,6 +191,8 @@ pub struct Material {
     pub dtls_certificate: Option<Arc<DtlsCertificate>>,
     /// What devices know the hub by on QUIC.
     pub quic_key: Option<HubKey>,
+    /// What this hub vouches for events with; none unless it does.
+    pub policy_key: Option<Arc<ServerKey>>,
     /// Secrets that a reload replaces.
     pub tokens: SharedTokens,
 }
@@ -213,6 +223,12 @@ impl Material {
         } else {
             Some(keys::quic_key(config.quic.key_file.as_ref())?)
         };
+        let policy_key = if config.policy.enabled {
+            let file = config.policy.key_file.as_ref();
+            Some(Arc::new(keys::policy_key(file, &config.server_name)?))
+        } else {
+            None
+        };
         let tokens = Arc::new(RwLock::new(Tokens::read(config)?));
         Ok(Self {
             signing_key,
@@ -220,6 +236,7 @@ impl Material {
             certificate,
             dtls_certificate,
             quic_key,
+            policy_key,
             tokens,
         })
     }
@@ -230,6 +247,8 @@ struct Around {
     facts: Arc<HubFacts>,
     /// None where federation is off.
     federation: Option<Arc<Federation>>,
+    /// The public half of the key that it vouches for events with, in base64.
+    policy_key: Option<String>,
 }
 
 /// Starts what serves each listener. A door that ends before it is told to ends the hub.
@@ -450,6 +469,7 @@ fn https_door(
         well_known: WellKnown {
             client_base_url: config.https.public_url.as_ref().map(|url| url.0.clone()),
             server: federation::well_known(config),
+            policy_key: around.policy_key.clone(),
         },
         websockets: Some(Arc::clone(websockets)),
         facts: Some(Arc::clone(&around.facts)),

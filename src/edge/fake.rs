@@ -8,9 +8,12 @@ use std::sync::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use ruma::api::client::{
-    account::whoami, membership::join_room_by_id, message::send_message_event,
-    state::get_state_event_for_key, sync::sync_events,
+use ruma::api::{
+    client::{
+        account::whoami, membership::join_room_by_id, message::send_message_event,
+        state::get_state_event_for_key, sync::sync_events,
+    },
+    federation::query::get_profile_information,
 };
 use tokio::sync::Notify;
 
@@ -119,9 +122,16 @@ impl Service for Fake {
                 ]),
             )));
         }
-        if let Command::Profile(_) = command {
-            let name = ("displayname".to_owned(), serde_json::Value::from("Ana"));
-            return Ok(Reply::Profile(Box::new([name].into_iter().collect())));
+        if let Command::Peer(command) = command {
+            let crate::api::PeerCommand::PeerProfile(asked) = *command else {
+                return Err(Refusal::forbidden(command.name()));
+            };
+            let mut profile = get_profile_information::v1::Response::new();
+            if asked.field.is_none() {
+                profile.set("displayname".to_owned(), "Ana".into());
+            }
+            let reply = crate::api::PeerReply::PeerProfile(Box::new(profile));
+            return Ok(Reply::Peer(Box::new(reply)));
         }
         self.known(&origin)?;
         Ok(match command {

@@ -44,6 +44,8 @@ pub use serve::serve;
 /// What `/.well-known/matrix/…` says; what is absent is answered with 404.
 #[derive(Clone, Debug, Default)]
 pub struct WellKnown {
+    /// The public key with which this hub vouches for events, in base64; none unless it does.
+    pub policy_key: Option<String>,
     /// `m.homeserver.base_url` for clients.
     pub client_base_url: Option<String>,
     /// `m.server` for other servers, as `host:port`.
@@ -117,6 +119,7 @@ enum Target {
     Federation(routes::Target),
     WellKnownClient,
     WellKnownServer,
+    WellKnownPolicyServer,
     WebSocket,
 }
 
@@ -129,6 +132,7 @@ impl Target {
             Self::Federation(federation) => federation.name(),
             Self::WellKnownClient => "WellKnownClient",
             Self::WellKnownServer => "WellKnownServer",
+            Self::WellKnownPolicyServer => "WellKnownPolicyServer",
             Self::WebSocket => "WebSocket",
         }
     }
@@ -191,8 +195,8 @@ impl Https {
 
     fn target(&self, method: &Method, path: &str) -> Result<Target, Refusal> {
         let path = Path::of_url(path)?;
-        if self.federation.is_some()
-            && let Some(target) = routes::Target::of(method, &path)?
+        if let Some(federation) = &self.federation
+            && let Some(target) = federation.incoming.find(method, &path)?
         {
             return Ok(Target::Federation(target));
         }
@@ -204,6 +208,9 @@ impl Https {
         match texts.as_slice() {
             [".well-known", "matrix", "client"] if get => return Ok(Target::WellKnownClient),
             [".well-known", "matrix", "server"] if get => return Ok(Target::WellKnownServer),
+            [".well-known", "matrix", "policy_server"] if get => {
+                return Ok(Target::WellKnownPolicyServer);
+            }
             [".well-known", "coap"] if get => return Ok(Target::WebSocket),
             _ => {}
         }
@@ -230,6 +237,11 @@ impl Https {
             Target::WellKnownServer => well_known(
                 self.well_known.server.as_ref(),
                 |server| json!({ "m.server": server }),
+            ),
+            // spec: server-server §Policy-Servers
+            Target::WellKnownPolicyServer => well_known(
+                self.well_known.policy_key.as_ref(),
+                |key| json!({ "public_keys": { "ed25519": key } }),
             ),
             Target::Media(media) => self.media(media, asked, body).await,
             Target::WebSocket | Target::Federation(_) => Err(Refusal::internal()), // taken up before

@@ -14,8 +14,13 @@ use crate::{
 /// How often there is a look.
 const EVERY: Duration = Duration::from_hours(1);
 
+/// How long it is remembered what was decided on an event as a policy server: by then nobody has it
+/// to ask about who did not ask before.
+const POLICY_DECISIONS: Duration = Duration::from_hours(24 * 90);
+
 /// How long an answered transaction is remembered: a phone that was off for a month sends again
-/// what it does not know to have arrived, and must not send it twice.
+/// what it does not know to have arrived, and must not send it twice. A message of another server
+/// for devices is remembered as long.
 const TRANSACTIONS: Duration = Duration::from_hours(24 * 31);
 
 /// Keeps house until the hub is gone.
@@ -38,8 +43,14 @@ impl Hub {
     async fn keep_house(&self) -> bool {
         let span = u64::try_from(TRANSACTIONS.as_millis()).unwrap_or(u64::MAX);
         let before = Timestamp(self.now().0.saturating_sub(span));
+        let span = u64::try_from(POLICY_DECISIONS.as_millis()).unwrap_or(u64::MAX);
+        let decided = Timestamp(self.now().0.saturating_sub(span));
         let batch = Batch {
-            writes: vec![Write::ForgetTxns { before }],
+            writes: vec![
+                Write::ForgetTxns { before },
+                Write::ForgetPolicyDecisions { before: decided },
+                Write::ForgetRemoteMessages { before },
+            ],
             may_conflict: false,
         };
         match self.writer.write(batch, Vec::new()).await {

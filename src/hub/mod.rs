@@ -9,6 +9,8 @@ pub mod graph;
 mod housekeeping;
 mod links;
 pub mod outbox;
+mod peer_keys;
+mod policing;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -25,6 +27,7 @@ use rand::RngCore;
 pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
 use outbox::{Outbox, OutboxParts};
+pub use policing::{NotVouchedFor, Policing};
 pub use settings::{Limits, OutboxSettings, Quota, RegistrationRules, Settings};
 pub use writer::{
     Admission, Admitted, Anchor, CommitterStats, Entry, Onto, Piece, Redacted, Spot, Submission,
@@ -56,6 +59,9 @@ pub struct HubParts {
     pub edhoc_public_x: [u8; 32],
     /// Other servers.
     pub remote: Arc<dyn Remote>,
+    /// What this hub vouches for events with, where rooms name it their policy server; its version
+    /// is [`POLICY_KEY_VERSION`](crate::room::POLICY_KEY_VERSION).
+    pub policy_key: Option<Arc<ServerKey>>,
 }
 
 /// A running hub.
@@ -69,6 +75,7 @@ pub struct Hub {
     links: Arc<links::LinkTable>,
     edhoc_public_x: [u8; 32],
     remote: Arc<dyn Remote>,
+    policing: Arc<Policing>,
     desk: Desk,
     /// None where there are no other servers.
     outbox: Option<Outbox>,
@@ -88,7 +95,10 @@ impl Hub {
             settings,
             edhoc_public_x,
             remote,
+            policy_key,
         } = parts;
+        let rules = settings.policy.clone();
+        let policing = Arc::new(Policing::new(policy_key, rules, Arc::clone(&remote)));
         let position = store.position().await?;
         let fanout = Arc::new(Fanout::new(position));
         let links = links::LinkTable::load(Arc::clone(&store), Arc::clone(&fanout)).await?;
@@ -97,6 +107,7 @@ impl Hub {
             Arc::clone(&key),
             Arc::clone(&clock),
             Arc::clone(&fanout),
+            Arc::clone(&policing),
             settings.shards,
         ));
         let outbox = if settings.outbox.enabled {
@@ -125,6 +136,7 @@ impl Hub {
             links: Arc::new(links),
             edhoc_public_x,
             remote,
+            policing,
             desk,
             outbox,
             ready: AtomicBool::new(true),
@@ -151,6 +163,7 @@ impl Hub {
 
     /// Takes new settings; the number of shards and of password hashes at once stay.
     pub fn reconfigure(&self, settings: Settings) {
+        self.policing.reconfigure(settings.policy.clone());
         self.desk.reconfigure(settings, &self.clock);
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::outbox::PATIENCE;
+use crate::room::PolicyRules;
 
 /// Settings of a hub.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How many room shards decide side by side.
     pub shards: usize,
+    /// By what this hub vouches for events, where it is asked to.
+    pub policy: PolicyRules,
     /// How other servers are told things.
     pub outbox: OutboxSettings,
 }
@@ -98,6 +101,7 @@ impl Default for Settings {
             registration: RegistrationRules::default(),
             limits: Limits::default(),
             shards: 4,
+            policy: PolicyRules::default(),
             outbox: OutboxSettings::default(),
         }
     }

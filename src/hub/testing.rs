@@ -113,24 +113,30 @@ pub(crate) async fn hub_around(
     settings: Settings,
     wrap: impl FnOnce(SharedStore) -> SharedStore,
 ) -> TestHub {
-    made(settings, wrap, Arc::new(Nobody)).await
+    made(SERVER, settings, wrap, Arc::new(Nobody)).await
 }
 
 /// A hub with other servers around it.
 pub(crate) async fn hub_among(remote: Arc<dyn Remote>) -> TestHub {
-    made(Settings::default(), |store| store, remote).await
+    hub_named(SERVER, remote).await
+}
+
+/// A hub of this name with other servers around it.
+pub(crate) async fn hub_named(name: &str, remote: Arc<dyn Remote>) -> TestHub {
+    made(name, Settings::default(), |store| store, remote).await
 }
 
 async fn made(
+    name: &str,
     settings: Settings,
     wrap: impl FnOnce(SharedStore) -> SharedStore,
     remote: Arc<dyn Remote>,
 ) -> TestHub {
     let dir = TempDir::new().unwrap();
-    let options = OpenOptions::new(dir.path().join("hub.db"), SERVER.try_into().unwrap());
+    let options = OpenOptions::new(dir.path().join("hub.db"), name.try_into().unwrap());
     let store = wrap(Arc::new(Sqlite::open(options).await.unwrap()));
     let clock = Arc::new(StillClock::new());
-    start(dir, clock, store, settings, remote, 7).await
+    start(dir, name, clock, store, settings, remote, 7).await
 }
 
 /// A hub over a store that may be full already, which is sending to other servers.
@@ -148,11 +154,12 @@ pub(crate) async fn hub_sending(
         ..Settings::default()
     };
     let dir = TempDir::new().unwrap();
-    start(dir, clock, store, settings, remote, seed).await
+    start(dir, SERVER, clock, store, settings, remote, seed).await
 }
 
 async fn start(
     dir: TempDir,
+    name: &str,
     clock: Arc<StillClock>,
     store: SharedStore,
     settings: Settings,
@@ -162,12 +169,13 @@ async fn start(
     let hub = Hub::start(HubParts {
         store,
         media: MediaFiles::new(dir.path().join("media")).await.unwrap(),
-        key: Arc::new(key()),
+        key: Arc::new(key_of(name)),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         rng: Box::new(StdRng::seed_from_u64(seed)),
         settings,
         edhoc_public_x: EDHOC_PUBLIC_X,
         remote,
+        policy_key: Some(Arc::new(crate::room::testing::policy_key(SERVER))),
     })
     .await
     .unwrap();
@@ -179,9 +187,14 @@ pub(crate) const EDHOC_PUBLIC_X: [u8; 32] = [0xed; 32];
 
 /// The signing key of every hub in tests: the seed of RFC 8032's first vector.
 pub(crate) fn key() -> ServerKey {
+    key_of(SERVER)
+}
+
+/// The same key under another name.
+pub(crate) fn key_of(name: &str) -> ServerKey {
     const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
     let der = hex::decode(format!("302e020100300506032b657004220420{SEED}")).unwrap();
-    ServerKey::from_der(SERVER.try_into().unwrap(), &der, "1").unwrap()
+    ServerKey::from_der(name.try_into().unwrap(), &der, "1").unwrap()
 }
 
 /// Someone who shows nothing.
@@ -205,7 +218,7 @@ pub(crate) fn bearer(token: &str) -> Origin {
 impl TestHub {
     /// An account without a password, and its device `PHONE`.
     pub(crate) async fn account(&self, localpart: &str) -> Person {
-        let user = OwnedUserId::try_from(format!("@{localpart}:{SERVER}")).unwrap();
+        let user = OwnedUserId::try_from(format!("@{localpart}:{}", self.hub.key.name())).unwrap();
         let made = Write::NewUser {
             user: user.clone(),
             password: None,

@@ -77,6 +77,7 @@ impl Room {
         name("m.room.create", ""); // not among the auth events since v12
         name("m.room.power_levels", "");
         name("m.room.member", sender.as_str());
+        name("m.room.policy", ""); // no rule looks at it, who vouches for events does
         let version = self.version();
         match part {
             Part::Event {

@@ -12,6 +12,7 @@ mod draft;
 mod found;
 mod graph;
 mod membership;
+mod policy;
 mod presets;
 mod refusal;
 mod resolve;
@@ -32,6 +33,7 @@ pub use decide::{Effect, Evidence};
 pub use draft::{Draft, MemberChange, Part};
 pub use found::{Founding, found};
 pub use graph::{Grounds, TIPS_MAX, Verdict, judge, may_invite, may_redact, tips_after};
+pub use policy::{POLICY_KEY_VERSION, PolicyRefusal, PolicyRules, PolicyServer};
 pub use presets::{InitialState, Preset, RoomWish, founding, initial_parts};
 pub use refusal::Refusal;
 pub use resolve::{

@@ -7,6 +7,7 @@ use ruma::{
     serde::Base64,
     signatures::{PublicKeyMap, Verified, verify_event},
 };
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     base::{Seq, Timestamp},
@@ -26,6 +27,14 @@ pub(crate) fn key(name: &str) -> ServerKey {
     const SEED: &str = "6090c103d5e7af6b15a970fd563ed75549e6159719ae5c3c31dee4316fb75c0d";
     let der = format!("302e020100300506032b657004220420{SEED}");
     ServerKey::from_der(name.try_into().unwrap(), &hex::decode(der).unwrap(), "1").unwrap()
+}
+
+/// Another server's policy key.
+pub(crate) fn policy_key(name: &str) -> ServerKey {
+    let seed = hex::encode(Sha256::digest(name.as_bytes()));
+    let der = hex::decode(format!("302e020100300506032b657004220420{seed}")).unwrap();
+    let version = crate::room::POLICY_KEY_VERSION;
+    ServerKey::from_der(name.try_into().unwrap(), &der, version).unwrap()
 }
 
 pub(crate) fn user(id: &str) -> OwnedUserId {

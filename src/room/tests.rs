@@ -117,13 +117,14 @@ fn only_what_is_not_known_yet_is_needed() {
         "m.room.create",
         "m.room.member",
         "m.room.member",
+        "m.room.policy",
         "m.room.power_levels",
     ];
     let kinds: Vec<_> = named.iter().map(|key| key.kind.as_str()).collect();
     assert_eq!(kinds, expected);
     table.append(ANA, &ban);
     assert_eq!(table.room.needs(&user(ANA), &ban), Needs::default());
-    assert_eq!(table.room.known_len(), 4);
+    assert_eq!(table.room.known_len(), 5);
     let said = table.append(ANA, &message("x"));
     let redact = Part::Redact {
         target: said.id().clone(),

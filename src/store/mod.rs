@@ -14,10 +14,13 @@ pub mod faulty;
 pub mod fsck;
 pub mod marker;
 pub mod media;
+pub mod media_elsewhere;
 pub mod memory;
 mod outbox;
 mod reads;
 pub mod records;
+mod remote;
+mod servers;
 pub mod sqlite;
 mod thin;
 pub mod write;
@@ -31,6 +34,8 @@ use thiserror::Error;
 pub use marker::{Change, Marker};
 pub use outbox::*;
 pub use records::*;
+pub use remote::*;
+pub use servers::{KEYS_OF_SERVERS_MAX, Servers};
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
 
@@ -118,10 +123,12 @@ pub trait Store:
     + Rooms
     + Accounts
     + Devices
+    + RemoteUsers
     + LinkedDevices
     + ThinDevices
     + MediaIndex
     + Destinations
+    + Servers
 {
 }
 impl<
@@ -129,10 +136,12 @@ impl<
         + Rooms
         + Accounts
         + Devices
+        + RemoteUsers
         + LinkedDevices
         + ThinDevices
         + MediaIndex
-        + Destinations,
+        + Destinations
+        + Servers,
 > Store for T
 {
 }
@@ -286,11 +295,29 @@ pub trait Rooms: Send + Sync + 'static {
         device: &ruma::DeviceId,
     ) -> Result<Vec<(String, String)>, StoreError>;
 
+    /// What was decided on an event, where this hub is a room's policy server.
+    async fn policy_decision(&self, event: EventHash)
+    -> Result<Option<PolicyDecision>, StoreError>;
+
     /// The room an alias names, and who made the alias.
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError>;
 
     /// The aliases of a room.
     async fn aliases(&self, room: RoomNid) -> Result<Vec<AliasRecord>, StoreError>;
+
+    /// What a user is to rooms that this hub is not in, as stored after `since`, by room id.
+    async fn outside(
+        &self,
+        user: &UserId,
+        since: Position,
+    ) -> Result<Vec<OutsideRecord>, StoreError>;
+
+    /// What a user is to one of them.
+    async fn outside_of(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<OutsideRecord>, StoreError>;
 
     /// Whether everyone may find a room in the directory.
     async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError>;

@@ -32,8 +32,11 @@ macro_rules! each_store_read {
             share_a_room(one: &ruma::UserId, other: &ruma::UserId) -> bool;
             txn(key: &$crate::store::TxnKey) -> Option<$crate::store::TxnAnswer>;
             txns(user: &ruma::UserId, device: &ruma::DeviceId) -> Vec<(String, String)>;
+            policy_decision(event: $crate::base::EventHash) -> Option<$crate::store::PolicyDecision>;
             alias(alias: &ruma::RoomAliasId) -> Option<$crate::store::AliasRecord>;
             aliases(room: $crate::store::RoomNid) -> Vec<$crate::store::AliasRecord>;
+            outside(user: &ruma::UserId, since: $crate::base::Position) -> Vec<$crate::store::OutsideRecord>;
+            outside_of(user: &ruma::UserId, room: &ruma::RoomId) -> Option<$crate::store::OutsideRecord>;
             is_listed(room: $crate::store::RoomNid) -> bool;
             listed(after: Option<(u64, $crate::store::RoomNid)>, limit: u32) -> Vec<$crate::store::ListedRecord>;
             receipts(room: $crate::store::RoomNid, since: $crate::base::Position) -> Vec<$crate::store::ReceiptRecord>;
@@ -68,6 +71,14 @@ macro_rules! each_store_read {
                 to: $crate::base::Position,
                 limit: u32
             ) -> Vec<$crate::store::MailRecord>;
+        }
+
+        $reads! {
+            RemoteUsers:
+            remote_list(user: &ruma::UserId) -> Option<$crate::store::RemoteList>;
+            in_touch_since(user: &ruma::UserId, caller: &ruma::UserId, since: $crate::base::Position) -> bool;
+            neighbours_of(user: &ruma::UserId, server: &ruma::ServerName, limit: u32) -> Vec<ruma::OwnedUserId>;
+            devices_changed_at(user: &ruma::UserId) -> $crate::base::Position;
         }
 
         $reads! {
@@ -106,6 +117,11 @@ macro_rules! each_store_read {
             media(id: &str) -> Option<$crate::store::MediaRecord>;
             media_rows(after: &[u8], limit: u32) -> Vec<$crate::store::MediaRow>;
             media_used(user: &ruma::UserId) -> u64;
+        }
+
+        $reads! {
+            Servers:
+            peer_keys(server: &ruma::ServerName) -> Option<String>;
         }
     };
 }

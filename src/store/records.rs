@@ -5,7 +5,9 @@ use std::{
     sync::atomic::{AtomicI64, Ordering},
 };
 
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+use ruma::{
+    OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId,
+};
 
 use super::StoreError;
 use crate::{
@@ -234,6 +236,35 @@ pub struct MembershipRecord {
     pub forgotten: bool,
 }
 
+/// What a user of this hub is to a room that it is not in. Another server said so: nothing of it is
+/// part of a room. Where a [`MembershipRecord`] was stored later, that is what counts.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OutsideRecord {
+    /// The user.
+    pub user: OwnedUserId,
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Invited, knocking, or out again.
+    pub membership: Membership,
+    /// The room's version.
+    pub version: Version,
+    /// The server through which the room is reached.
+    pub via: OwnedServerName,
+    /// The event that made it so, its exact bytes.
+    pub event: Arc<str>,
+    /// What the room shows of itself: a JSON array of stripped state.
+    pub state: Arc<str>,
+    /// When this was stored.
+    pub position: Position,
+}
+
+impl std::fmt::Debug for OutsideRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let word = self.membership.as_str();
+        write!(f, "{} {word} {} {}", self.user, self.room_id, self.position) // no content in logs
+    }
+}
+
 /// What identifies one request of one device for good.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TxnKey {
@@ -254,6 +285,13 @@ pub enum TxnAnswer {
     Event(OwnedEventId),
     /// Done, with nothing to tell.
     Done,
+}
+
+/// What this hub decided on an event as a room's policy server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyDecision {
+    /// Why it was refused, with its code in front; none: it was signed.
+    pub refused: Option<String>,
 }
 
 /// An alias.

@@ -9,8 +9,8 @@ use crate::{
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, LinkRecord, MediaRecord, OutboxWrite, ReceiptRecord, RoomNid, SentBy, StateHead, StateNid,
-        Status, TxnAnswer, TxnKey,
+        EventNid, LinkRecord, MediaRecord, OutboxWrite, OutsideRecord, ReceiptRecord, RemoteUser,
+        RoomNid, SentBy, StateHead, StateNid, Status, TxnAnswer, TxnKey,
     },
     wire::{
         matrix::Version,
@@ -119,6 +119,13 @@ pub enum Write {
         membership: Membership,
         event: EventNid,
     },
+    /// What a user is to a room that this hub is not in. `position` is the commit's.
+    Outside(Box<OutsideRecord>),
+    /// Nothing any more.
+    NotOutside {
+        user: OwnedUserId,
+        room_id: OwnedRoomId,
+    },
     /// The user no longer wants to hear of the room.
     Forget { user: OwnedUserId, room: RoomNid },
     /// The event's bytes become what redaction leaves.
@@ -136,6 +143,14 @@ pub enum Write {
     /// Transactions answered before `before` may be forgotten, but for those of the endpoint
     /// `thin`: a draft of the thin profile is answered alike however much later it comes again.
     ForgetTxns { before: Timestamp },
+    /// What this hub decided on an event as a policy server; the first decision stays.
+    PolicyDecided {
+        event: EventHash,
+        refused: Option<String>,
+        at: Timestamp,
+    },
+    /// Decisions made before `before` may be forgotten.
+    ForgetPolicyDecisions { before: Timestamp },
     /// An alias; conflicts when it exists.
     NewAlias {
         alias: OwnedRoomAliasId,
@@ -293,6 +308,34 @@ pub enum Write {
     Outbox(OutboxWrite),
     /// A stored file.
     Media(MediaRecord),
+    /// What is known of another server's keys, as JSON, instead of what was. Of too many servers
+    /// those not heard of for longest are forgotten.
+    PeerKeys {
+        server: OwnedServerName,
+        json: String,
+    },
+    /// Where the device list of another server's user stands.
+    RemoteUser {
+        user: OwnedUserId,
+        state: RemoteUser,
+    },
+    /// A device of another server's user: its name and keys; gone when none.
+    RemoteDevice {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        known: Option<(Option<String>, String)>,
+    },
+    /// All devices of another server's user go.
+    ForgetRemoteDevices { user: OwnedUserId },
+    /// A message for devices came from another server; conflicts when it came before. The oldest
+    /// of a server with too many is forgotten.
+    RemoteMessage {
+        origin: OwnedServerName,
+        id: String,
+        at: Timestamp,
+    },
+    /// Messages of other servers that came before `before` may be forgotten.
+    ForgetRemoteMessages { before: Timestamp },
 }
 
 impl Write {
@@ -300,6 +343,7 @@ impl Write {
     fn text_bytes(&self) -> usize {
         match self {
             Self::Event(event) => event.json.len(),
+            Self::Outside(outside) => outside.event.len() + outside.state.len(),
             Self::Profile { json, .. } => json.as_ref().map_or(0, String::len),
             Self::Redact { json, .. }
             | Self::AccountData { json, .. }
@@ -307,8 +351,17 @@ impl Write {
             | Self::DeviceKeys { json, .. }
             | Self::OneTimeKey { json, .. }
             | Self::FallbackKey { json, .. }
-            | Self::Mail { json, .. } => json.len(),
+            | Self::Mail { json, .. }
+            | Self::PeerKeys { json, .. } => json.len(),
             Self::Parcel { edu, .. } => edu.len(),
+            Self::RemoteDevice {
+                known: Some((_, keys)),
+                ..
+            } => keys.len(),
+            Self::RemoteUser { state, .. } => {
+                let keys = [&state.master_key, &state.self_signing_key];
+                keys.into_iter().flatten().map(String::len).sum()
+            }
             _ => 0,
         }
     }

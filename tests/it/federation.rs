@@ -1,6 +1,8 @@
 //! The hub among Matrix servers: a real Synapse, each under the name `localhost:PORT`, with an
 //! authority of their own.
 
+mod inbound;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -38,12 +40,20 @@ use crate::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![peers::trial(
-        "federation::a_synapse_and_the_hub_know_each_other",
-        Need::Required,
-        &[Peer::Python],
-        a_synapse_and_the_hub_know_each_other,
-    )]
+    vec![
+        peers::trial(
+            "federation::a_synapse_and_the_hub_know_each_other",
+            Need::Required,
+            &[Peer::Python],
+            a_synapse_and_the_hub_know_each_other,
+        ),
+        peers::trial(
+            "federation::a_user_of_synapse_takes_part_in_rooms_of_the_hub",
+            Need::Required,
+            &[Peer::Python],
+            inbound::a_user_of_synapse_takes_part_in_rooms_of_the_hub,
+        ),
+    ]
 }
 
 /// A Synapse, and what the hub needs to be believed by it.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tramline::client::Credentials;
 
 use crate::{
-    hub::{Hub, run, tramline},
+    hub::{self, Hub, run, tramline},
     peers::{self, Need, Peer},
 };
 
@@ -34,6 +34,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             || over_oscore("aiocoap_oscore.py"),
+        ),
+        peers::trial(
+            "linked::aiocoap_over_dtls_psk",
+            Need::Required,
+            &[Peer::Python, Peer::Tinydtls],
+            over_dtls,
+        ),
+        peers::trial(
+            "linked::the_printed_commands_can_be_pasted",
+            Need::Required,
+            &[Peer::Python, Peer::Tinydtls, Peer::LibcoapOpenssl],
+            pasted,
         ),
         peers::trial(
             "linked::aiocoap_agrees_on_its_keys_by_edhoc",
@@ -89,20 +101,56 @@ pub(crate) fn aiocoap(hub: &Hub, device: &str) -> String {
 /// Two users' devices, as aiocoap's credentials.
 pub(crate) fn over_oscore(script: &str) -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana", "bob"])?;
-    let mut credentials = Vec::new();
-    for (user, device) in [("ana", "PY"), ("bob", "QY")] {
-        link(&hub, user, device, "aiocoap")?;
-        credentials.push(aiocoap(&hub, device));
-    }
+    let [ana, bob] = two_of_aiocoap(&hub)?;
     ok(&peers::python_script(
         script,
-        &[
-            "--credentials",
-            &credentials[0],
-            "--other-credentials",
-            &credentials[1],
-        ],
+        &["--credentials", &ana, "--other-credentials", &bob],
     )?)
+}
+
+fn over_dtls() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana", "bob"])?;
+    let [ana, bob] = two_of_aiocoap(&hub)?;
+    ok(&peers::tinydtls_script(
+        "aiocoap_dtls.py",
+        &["--credentials", &ana, "--other-credentials", &bob],
+    )?)
+}
+
+/// As a shell does them; each asks for the hub's hello, whose first byte is its version.
+fn pasted() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana"])?;
+    let python = peers::python()?;
+    let programs = python.parent().ok_or("an interpreter in no directory")?;
+    let programs = programs.display();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let hello = |line: &str| -> Result<(), Failed> {
+        let mut shell = Command::new("sh");
+        shell.env("PATH", format!("{programs}:{path}"));
+        shell.env("PYTHONPATH", peers::tinydtls()?);
+        let told = hub::output(shell.args(["-c", line]))?;
+        if told.status.success() && told.stdout.first() == Some(&1) {
+            return Ok(());
+        }
+        Err(format!("{line}: {told:?}").into())
+    };
+    let line = link(&hub, "ana", "PY", "aiocoap")?;
+    for _ in 0..2 {
+        hello(&line)?; // it keeps its numbers from run to run
+    }
+    let (coap, coaps) = (hub.coap(), format!("coaps://{}", hub.address("coaps")));
+    hello(
+        &line
+            .replace("oscore:udp6", "tinydtls")
+            .replace(&coap, &coaps),
+    )?;
+    hello(&link(&hub, "ana", "CC", "coap-client")?)
+}
+
+fn two_of_aiocoap(hub: &Hub) -> Result<[String; 2], Failed> {
+    link(hub, "ana", "PY", "aiocoap")?;
+    link(hub, "bob", "QY", "aiocoap")?;
+    Ok([aiocoap(hub, "PY"), aiocoap(hub, "QY")])
 }
 
 /// With what `link` made for aiocoap there are notifications in the order that it wants.

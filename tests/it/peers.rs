@@ -32,6 +32,8 @@ pub(crate) enum Need {
 pub(crate) enum Peer {
     /// aiocoap, matrix-nio and Synapse's own code, in one environment.
     Python,
+    /// DTLS for aiocoap, which is built from its source; beside [`Peer::Python`].
+    Tinydtls,
     /// libcoap's `coap-client-notls`.
     Libcoap,
     /// libcoap's `coap-client-openssl`.
@@ -48,6 +50,7 @@ impl Peer {
     fn find(self) -> Result<(), String> {
         match self {
             Self::Python => python().map(drop),
+            Self::Tinydtls => tinydtls().map(drop),
             Self::Libcoap => libcoap("notls").map(drop),
             Self::LibcoapOpenssl => libcoap("openssl").map(drop),
             Self::LibcoapGnutls => libcoap("gnutls").map(drop),
@@ -103,6 +106,12 @@ pub(crate) fn python() -> Result<PathBuf, String> {
     FOUND.get_or_init(install_python).clone()
 }
 
+/// The folder of the module that aiocoap speaks DTLS with, for `PYTHONPATH`.
+pub(crate) fn tinydtls() -> Result<PathBuf, String> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    FOUND.get_or_init(build_tinydtls).clone()
+}
+
 /// libcoap's client, built with this TLS library, or with none (`notls`).
 pub(crate) fn libcoap(tls: &str) -> Result<PathBuf, String> {
     let name = format!("coap-client-{tls}");
@@ -139,6 +148,14 @@ pub(crate) fn script(name: &str) -> PathBuf {
 /// The scripts keep a deadline of their own (`--timeout`); this one's is far beyond theirs.
 pub(crate) fn python_script(name: &str, args: &[&str]) -> Result<Value, Failed> {
     let mut command = Command::new(python()?);
+    command.arg(script(name)).args(args);
+    json_line(name, &hub::output(&mut command)?)
+}
+
+/// The same of a script that speaks DTLS.
+pub(crate) fn tinydtls_script(name: &str, args: &[&str]) -> Result<Value, Failed> {
+    let mut command = Command::new(python()?);
+    command.env("PYTHONPATH", tinydtls()?);
     command.arg(script(name)).args(args);
     json_line(name, &hub::output(&mut command)?)
 }
@@ -294,11 +311,7 @@ fn succeed(name: &str, command: &mut Command) -> Result<String, String> {
 }
 
 fn install_python() -> Result<PathBuf, String> {
-    let version = succeed(
-        "python3 --version",
-        Command::new("python3").arg("--version"),
-    )
-    .map_err(|error| format!("{error}; on Debian: sudo apt-get install python3 python3-venv"))?;
+    let version = python_version()?;
     let lock = read("requirements.txt")?;
     let folder = peers_folder(&[version.as_bytes(), &lock])?;
     let python = folder.join("venv/bin/python");
@@ -311,33 +324,73 @@ fn install_python() -> Result<PathBuf, String> {
         packages.count()
     );
     once(&folder, &what, || {
-        let venv = folder.join("venv");
-        let _ = fs::remove_dir_all(&venv);
-        succeed(
-            "python3 -m venv",
-            Command::new("python3").args(["-m", "venv"]).arg(&venv),
-        )
-        .map_err(|error| format!("{error}\non Debian: sudo apt-get install python3-venv"))?;
-        let mut pip = Command::new(&python);
-        pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-input",
-            "--disable-pip-version-check",
-        ]);
+        make_venv(&folder.join("venv"))?;
         // wheels only: a source package would want compilers, and runs its own code to install
-        pip.args([
-            "--require-hashes",
-            "--only-binary",
-            ":all:",
-            "--requirement",
-        ]);
-        succeed("pip install", pip.arg(script("requirements.txt"))).map(drop)
+        let mut pip = pip_install(&python, "requirements.txt");
+        succeed("pip install", pip.args(["--only-binary", ":all:"])).map(drop)
     })?;
     Ok(python)
 }
+
+fn python_version() -> Result<String, String> {
+    succeed(
+        "python3 --version",
+        Command::new("python3").arg("--version"),
+    )
+    .map_err(|error| format!("{error}; on Debian: sudo apt-get install python3 python3-venv"))
+}
+
+fn make_venv(venv: &Path) -> Result<(), String> {
+    let _ = fs::remove_dir_all(venv);
+    succeed(
+        "python3 -m venv",
+        Command::new("python3").args(["-m", "venv"]).arg(venv),
+    )
+    .map(drop)
+    .map_err(|error| format!("{error}\non Debian: sudo apt-get install python3-venv"))
+}
+
+/// What installs a lock of `tests/peers` with the interpreter of an environment.
+fn pip_install(python: &Path, lock: &str) -> Command {
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip", "install", "--quiet", "--no-input"]);
+    pip.args([
+        "--disable-pip-version-check",
+        "--require-hashes",
+        "--requirement",
+    ]);
+    pip.arg(script(lock));
+    pip
+}
+
+/// What it is built with is locked, too: pip would fetch the newest of that by itself.
+fn build_tinydtls() -> Result<PathBuf, String> {
+    let version = python_version()?;
+    let (tools, lock) = (read("dtls/build.txt")?, read("dtls/requirements.txt")?);
+    let folder = peers_folder(&[version.as_bytes(), &tools, &lock])?;
+    let modules = folder.join("modules");
+    once(&folder, "DTLS for aiocoap, built from its source", || {
+        for program in ["autoreconf", "automake", "cc"] {
+            on_path(program).ok_or_else(|| format!("no {program} here; {TINYDTLS_NEEDS}"))?;
+        }
+        let venv = folder.join("venv");
+        make_venv(&venv)?;
+        let python = venv.join("bin/python");
+        let mut pip = pip_install(&python, "dtls/build.txt");
+        succeed("pip install", pip.args(["--only-binary", ":all:"]))?;
+        let _ = fs::remove_dir_all(&modules);
+        let mut pip = pip_install(&python, "dtls/requirements.txt");
+        pip.args(["--no-deps", "--no-build-isolation", "--no-binary", ":all:"]);
+        succeed("pip install", pip.arg("--target").arg(&modules))
+            .map(drop)
+            .map_err(|error| format!("{error}\n{TINYDTLS_NEEDS}"))?;
+        fs::remove_dir_all(&venv).map_err(|error| format!("{}: {error}", venv.display()))
+    })?;
+    Ok(modules)
+}
+
+const TINYDTLS_NEEDS: &str =
+    "on Debian: sudo apt-get install autoconf automake gcc libc6-dev python3-dev";
 
 fn install_js() -> Result<PathBuf, String> {
     node()?;

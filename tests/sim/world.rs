@@ -155,6 +155,7 @@ pub(crate) async fn start(
         },
         edhoc_public_x: [0; 32], // no device links in a simulation
         remote: Arc::new(tramline::api::Nobody),
+        policy_key: None,
     })
     .await
 }

@@ -15,6 +15,7 @@ mod key;
 mod limits;
 mod log;
 mod nearest;
+mod policy;
 mod public;
 mod quic;
 mod read;
@@ -44,6 +45,7 @@ pub use identity::Identity;
 pub use key::{Key, Reload, Section};
 pub use limits::Limits;
 pub use log::Log;
+pub use policy::Policy;
 pub use public::PublicAddress;
 pub use quic::Quic;
 pub use read::{Inputs, Setting};
@@ -82,6 +84,8 @@ pub struct Config {
     pub wake: Wake,
     /// This hub among other Matrix servers.
     pub federation: Federation,
+    /// `[policy]`.
+    pub policy: Policy,
     /// The door for the operator.
     pub admin: Admin,
     /// Who may make an account.
@@ -127,6 +131,7 @@ pub fn sections() -> impl Iterator<Item = Section> {
         section("quic", Quic::ABOUT, Quic::KEYS),
         section("wake", Wake::ABOUT, Wake::KEYS),
         section("federation", Federation::ABOUT, Federation::KEYS),
+        section("policy", Policy::ABOUT, Policy::KEYS),
         section("admin", Admin::ABOUT, Admin::KEYS),
         section("registration", Registration::ABOUT, Registration::KEYS),
         section("limits", Limits::ABOUT, Limits::KEYS),
@@ -198,6 +203,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
     let quic = Quic::read(reader);
     let wake = Wake::read(reader);
     let federation = Federation::read(reader);
+    let policy = Policy::read(reader);
     let admin = Admin::read(reader);
     let registration = Registration::read(reader);
     let limits = Limits::read(reader);
@@ -214,6 +220,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
         quic: quic?,
         wake: wake?,
         federation: federation?,
+        policy: policy?,
         admin: admin?,
         registration: registration?,
         limits: limits?,

@@ -17,7 +17,7 @@ use crate::{
 // spec: client-server §API-Standards
 pub(super) fn checked(endpoint: Endpoint, body: &[u8]) -> Result<&[u8], Refusal> {
     if body.len() > BODY_BYTES_MAX {
-        return Err(too_large());
+        return Err(too_large(BODY_BYTES_MAX));
     }
     if endpoint.method() == http::Method::GET {
         return Ok(b""); // a GET's body means nothing (rfc9110 9.3.1)
@@ -28,11 +28,11 @@ pub(super) fn checked(endpoint: Endpoint, body: &[u8]) -> Result<&[u8], Refusal>
     Ok(body)
 }
 
-/// The refusal of a body beyond [`BODY_BYTES_MAX`].
-pub(in crate::edge) fn too_large() -> Refusal {
+/// The refusal of a body beyond so many bytes.
+pub(in crate::edge) fn too_large(max: usize) -> Refusal {
     Refusal::new(
         Code::TooLarge,
-        format!("the body is larger than {BODY_BYTES_MAX} bytes"),
+        format!("the body is larger than {max} bytes"),
     )
 }
 
@@ -71,7 +71,7 @@ fn missing(what: &str) -> Refusal {
 }
 
 /// What ruma's error says to whoever sent `body`.
-pub(super) fn refusal(error: FromHttpRequestError, body: &[u8]) -> Refusal {
+pub(in crate::edge) fn refusal(error: FromHttpRequestError, body: &[u8]) -> Refusal {
     let error = match error {
         FromHttpRequestError::Deserialization(error) => error,
         FromHttpRequestError::MethodMismatch { .. } => return super::routes::wrong_method(),

@@ -9,7 +9,7 @@ mod body;
 mod endpoint;
 mod path;
 mod place;
-mod routes;
+pub(super) mod routes;
 pub mod token;
 
 #[cfg(test)]
@@ -20,13 +20,13 @@ use http::Method;
 use crate::api::{Code, Command, Refusal};
 
 pub use answer::Answer;
-pub(super) use body::too_large as body_too_large;
+pub(super) use body::{refusal as read_refusal, too_large as body_too_large};
 pub use endpoint::Endpoint;
 pub use path::{Path, percent_decoded};
 
 /// The routes of the client API, built once.
 pub struct ClientApi {
-    routes: routes::Routes,
+    routes: routes::Routes<Endpoint>,
 }
 
 /// A request whose path and method name an endpoint; its query and body are unread.
@@ -42,7 +42,7 @@ impl ClientApi {
     /// The routes of everything in [`crate::api`]'s list, at all paths the list knows.
     pub fn new() -> Self {
         Self {
-            routes: routes::Routes::new(),
+            routes: routes::of_clients(),
         }
     }
 

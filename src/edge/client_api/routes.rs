@@ -13,36 +13,50 @@ use super::{
 };
 use crate::api::{Code, Refusal};
 
-pub(super) struct Routes {
-    root: Node,
+/// Endpoints of one API by path and method.
+pub(in crate::edge) struct Routes<E> {
+    root: Node<E>,
 }
 
-#[derive(Default)]
-struct Node {
+struct Node<E> {
     fixed: HashMap<&'static str, Self>,
     variable: Option<Box<Self>>,
-    endpoints: Vec<(Method, Endpoint)>,
+    endpoints: Vec<(Method, E)>,
 }
 
-impl Routes {
-    pub(super) fn new() -> Self {
-        let mut root = Node::default();
-        for &endpoint in Endpoint::ALL {
-            for path in endpoint.paths() {
-                root.insert(path, endpoint);
-                for variant in variants(path) {
-                    root.insert(variant, endpoint);
-                }
+/// The client API's.
+pub(super) fn of_clients() -> Routes<Endpoint> {
+    let mut routes = Routes::empty();
+    for &endpoint in Endpoint::ALL {
+        for path in endpoint.paths() {
+            routes.insert(path, endpoint.method(), endpoint);
+            for variant in variants(path) {
+                routes.insert(variant, endpoint.method(), endpoint);
             }
         }
-        Self { root }
+    }
+    routes
+}
+
+impl<E: Copy> Routes<E> {
+    /// None yet.
+    pub(in crate::edge) fn empty() -> Self {
+        Self {
+            root: Node::empty(),
+        }
     }
 
-    pub(super) fn find(
+    /// Adds one, unless something is served there already. Variables of the path are in braces.
+    pub(in crate::edge) fn insert(&mut self, path: &'static str, method: Method, endpoint: E) {
+        self.root.insert(path, method, endpoint);
+    }
+
+    /// The endpoint that a path and a method name, and the path's variables in their order.
+    pub(in crate::edge) fn find(
         &self,
         method: &Method,
         path: &Path<'_>,
-    ) -> Result<(Endpoint, Vec<String>), Refusal> {
+    ) -> Result<(E, Vec<String>), Refusal> {
         let asked = if method == Method::HEAD {
             &Method::GET
         } else {
@@ -61,17 +75,24 @@ impl Routes {
     }
 }
 
-impl Node {
-    fn insert(&mut self, path: &'static str, endpoint: Endpoint) {
+impl<E> Node<E> {
+    fn empty() -> Self {
+        Self {
+            fixed: HashMap::new(),
+            variable: None,
+            endpoints: Vec::new(),
+        }
+    }
+
+    fn insert(&mut self, path: &'static str, method: Method, endpoint: E) {
         let mut node = self;
         for segment in path.trim_start_matches('/').split('/') {
             node = if segment.starts_with('{') {
-                node.variable.get_or_insert_default()
+                node.variable.get_or_insert_with(|| Box::new(Self::empty()))
             } else {
-                node.fixed.entry(segment).or_default()
+                node.fixed.entry(segment).or_insert_with(Self::empty)
             };
         }
-        let method = endpoint.method();
         if !node.endpoints.iter().any(|(known, _)| *known == method) {
             node.endpoints.push((method, endpoint));
         }
@@ -101,7 +122,7 @@ struct Search<'m> {
 
 impl Search<'_> {
     /// As deep as the path has segments, of which [`Path`] has a bounded number.
-    fn walk(&mut self, node: &Node, rest: &[Segment<'_>]) -> Option<Endpoint> {
+    fn walk<E: Copy>(&mut self, node: &Node<E>, rest: &[Segment<'_>]) -> Option<E> {
         let Some((segment, rest)) = rest.split_first() else {
             self.path_exists |= !node.endpoints.is_empty();
             let mut endpoints = node.endpoints.iter();

@@ -48,22 +48,31 @@ impl Arriving {
     }
 
     /// All of it, if it is not too large and comes in time.
-    pub(super) async fn whole(mut self, time: Duration) -> Result<Bytes, Refusal> {
+    pub(super) async fn whole(self, time: Duration) -> Result<Bytes, Refusal> {
+        self.whole_up_to(BODY_BYTES_MAX, time).await
+    }
+
+    /// The same with a ceiling in bytes.
+    pub(super) async fn whole_up_to(
+        mut self,
+        max: usize,
+        time: Duration,
+    ) -> Result<Bytes, Refusal> {
         let Some(body) = &mut self.body else {
             return Ok(Bytes::new());
         };
         let known = body.size_hint().lower();
-        if usize::try_from(known).map_or(true, |known| known > BODY_BYTES_MAX) {
-            return Err(body_too_large());
+        if usize::try_from(known).map_or(true, |known| known > max) {
+            return Err(body_too_large(max));
         }
-        let read = Limited::new(body, BODY_BYTES_MAX).collect();
+        let read = Limited::new(body, max).collect();
         match tokio::time::timeout(time, read).await {
             Ok(Ok(whole)) => {
                 let whole = whole.to_bytes();
                 self.count(&whole);
                 Ok(whole)
             }
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(body_too_large()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(body_too_large(max)),
             Ok(Err(_)) => Err(Refusal::bad_json("the body broke off")),
             Err(_) => {
                 self.comes_unasked = false; // it had its time

@@ -1,22 +1,25 @@
-//! Requests of other servers, as they come through this door.
+//! Requests of other servers, as they come through this door: read whole, authenticated, asked of
+//! the hub as what the request names.
 //!
-//! Only those that need no federated room are answered yet: keys, version, profiles.
+//! A body is read before it is known who sent it, because the signature is over it.
 
 use std::net::SocketAddr;
 
 use axum::body::Body;
 use http::{HeaderValue, Response, header, request::Parts};
-use ruma::{OwnedUserId, api::client::profile::get_profile};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Https, arriving::Arriving, json_response, origin};
 use crate::{
-    api::{Command, Credentials, Refusal, RequestId},
+    api::{Command, Refusal, Reply, RequestId},
     edge::{
-        client_api::{Answer, percent_decoded},
+        client_api::Answer,
         matrix::{
-            Federation,
-            incoming::{Arrived, Authenticated, routes::Target},
+            Federation, endpoint,
+            incoming::{
+                Arrived, Authenticated,
+                routes::{Match, Target},
+            },
         },
     },
 };
@@ -31,57 +34,57 @@ impl Https {
         body: Arriving,
     ) -> Result<Response<Body>, Refusal> {
         let federation = self.federation.as_ref().ok_or_else(Refusal::internal)?;
-        let body = body.whole(self.limits.body).await?;
         let query = parts.uri.query().unwrap_or_default();
         let incoming = &federation.incoming;
         let object = match target {
             Target::Version => version(),
             Target::Keys => incoming.server_keys(),
             Target::QueryKeys(server) => incoming.query(&server, query).await?,
-            Target::QueryManyKeys => incoming.query_many(&body).await?,
-            Target::Profile => {
-                let from = authenticated(federation, &parts, &body).await?;
-                tracing::debug!(origin = %from.origin(), "asks for a profile");
-                self.profile(peer, number, federation, query).await?
+            Target::QueryManyKeys => {
+                let body = body.whole(self.limits.body).await?;
+                incoming.query_many(&body).await?
+            }
+            Target::Peer(asked) => {
+                let answer = self.peer(federation, &asked, (peer, number), &parts, body);
+                return Ok(json_response(answer.await?));
             }
         };
         Ok(json_response(Answer::of_object(&object)))
     }
 
-    // spec: server-server §Querying-profiles
-    async fn profile(
+    /// Asks the hub on behalf of the server that signed.
+    async fn peer(
         &self,
-        peer: SocketAddr,
-        number: RequestId,
         federation: &Federation,
-        query: &str,
-    ) -> Result<Value, Refusal> {
-        let user = parameter(query, "user_id")?
-            .ok_or_else(|| Refusal::invalid_param("`user_id` is missing"))?;
-        let user = OwnedUserId::try_from(user)
-            .map_err(|error| Refusal::invalid_param(format!("`user_id`: {error}")))?;
-        let ours = federation.keys.name();
-        if user.server_name() != ours {
-            let message = format!("`user_id` is not of a user of {ours}");
-            return Err(Refusal::invalid_param(message));
-        }
-        let field = parameter(query, "field")?;
-        let command = Command::Profile(Box::new(get_profile::v3::Request::new(user)));
-        let origin = origin(peer, number, Credentials::Nothing);
-        let reply = self.front.service.ask(origin, command).await?;
-        let answer = self.front.answer(reply);
-        let profile: Map<String, Value> =
-            serde_json::from_slice(&answer.body).map_err(|error| {
-                tracing::error!(%error, "a profile is no object");
-                Refusal::internal()
-            })?;
-        let wanted = |name: &String| field.as_ref().is_none_or(|field| field == name);
-        Ok(Value::Object(
-            profile
-                .into_iter()
-                .filter(|(name, _)| wanted(name))
-                .collect(),
-        ))
+        asked: &Match,
+        (peer, number): (SocketAddr, RequestId),
+        parts: &Parts,
+        body: Arriving,
+    ) -> Result<Answer, Refusal> {
+        let max = asked.endpoint.request_bytes_max();
+        let room = federation.incoming.room(peer.ip(), body.length()).await?;
+        let body = body.whole_up_to(max, self.limits.body).await?;
+        let from = authenticated(federation, parts, &body).await?;
+        let _place = federation.incoming.place(&from, asked).await?;
+        let query = parts.uri.query().unwrap_or_default();
+        let command = asked.command(&from, query, &body)?;
+        drop((body, room)); // what is wanted of it is in the command
+        tracing::debug!(origin = %from.origin(), "another server asks");
+        let origin = origin(peer, number, from.credentials());
+        let command = Command::Peer(Box::new(command));
+        let Reply::Peer(reply) = self.front.service.ask(origin, command).await? else {
+            tracing::error!("another server's question was answered as a client's");
+            return Err(Refusal::internal());
+        };
+        let body = endpoint::written(*reply).map_err(|error| {
+            tracing::error!(%error, "an answer could not be written as JSON");
+            Refusal::internal()
+        })?;
+        Ok(Answer {
+            status: 200,
+            body,
+            retry_after: None,
+        })
     }
 }
 
@@ -104,16 +107,4 @@ async fn authenticated(
 
 fn version() -> Value {
     json!({ "server": { "name": "Tramline", "version": env!("CARGO_PKG_VERSION") } })
-}
-
-/// The first parameter of this name, decoded.
-fn parameter(query: &str, name: &str) -> Result<Option<String>, Refusal> {
-    for pair in query.split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if key == name {
-            let value = value.replace('+', " ");
-            return Ok(Some(percent_decoded(&value)?.into_owned()));
-        }
-    }
-    Ok(None)
 }

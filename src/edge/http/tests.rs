@@ -70,6 +70,7 @@ async fn running(limits: Limits) -> Running {
         well_known: WellKnown {
             client_base_url: Some("https://hub.example".to_owned()),
             server: None,
+            ..WellKnown::default()
         },
         websockets: None,
         facts: None,

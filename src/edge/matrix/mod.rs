@@ -1,8 +1,8 @@
 //! Matrix federation: this hub among other Matrix servers.
 //!
-//! Built so far is who we are: our keys and those of others ([`keys`]), requests to other servers
-//! ([`outgoing`]), and who sends one to us ([`incoming`]). [`Federation`] holds them together and is
-//! made once by `app`. Rooms do not federate yet.
+//! Here is who we are: our keys and those of others ([`keys`]), requests to other servers
+//! ([`outgoing`]), and who sends one to us ([`incoming`]). [`Federation`] holds them together, is
+//! made once by `app`, and is what the hub reaches other servers by (`remote`).
 //!
 //! ```text
 //! outgoing.ask(server, &Ask::put(uri, &content))      found, connected to, signed, bounded
@@ -11,9 +11,11 @@
 //! incoming.authenticate(arrived)                      the server that sent a request, or a refusal
 //! ```
 
+pub mod endpoint;
 pub mod incoming;
 pub mod keys;
 pub mod outgoing;
+mod remote;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -24,6 +26,7 @@ use std::{
 };
 
 use rustls::RootCertStore;
+use tokio::sync::Semaphore;
 
 use self::{
     incoming::Incoming,
@@ -94,6 +97,8 @@ pub struct Federation {
     pub incoming: Incoming,
     /// With whom we speak.
     pub lists: Arc<Lists>,
+    /// How many pieces of work there may be at a time that check others' events.
+    checks: Arc<Semaphore>,
 }
 
 impl Federation {
@@ -122,6 +127,7 @@ impl Federation {
             incoming: Incoming::new(Arc::clone(&keys), Arc::clone(&parts.lists)),
             keys,
             lists: parts.lists,
+            checks: Arc::new(Semaphore::new(remote::CHECKS_MAX)),
         }))
     }
 }

@@ -1,6 +1,7 @@
 //! Two hubs that speak over real TLS connections on loopback, under names that only they know.
 
 mod answers;
+mod events;
 mod world;
 
 use std::{sync::Arc, time::Duration};
@@ -27,17 +28,27 @@ use crate::{
 
 /// A request of `from` to `to`, as it arrives there.
 async fn arrives(from: &Hub, to: &Hub, destination: &ServerName) -> Result<String, Refusal> {
-    let content = SignedText::of_body(b"{\"n\":0.5}").unwrap();
+    arrives_as(from, to, destination, b"{\"n\":0.5}").await
+}
+
+/// The same with another body, of which the canonical text is signed.
+async fn arrives_as(
+    from: &Hub,
+    to: &Hub,
+    destination: &ServerName,
+    body: &[u8],
+) -> Result<String, Refusal> {
+    let content = SignedText::of_body(body).unwrap();
     let request = Signed {
         method: "PUT",
         uri: "/_matrix/federation/v1/send/1",
-        content: Some(&content),
+        content: Some(content.as_str()),
     };
     let header = XMatrix::sign(&from.key, destination, request).header();
     let arrived = Arrived {
         method: request.method,
         uri: request.uri,
-        body: content.as_str().as_bytes(),
+        body,
     };
     let headers = [header.as_bytes()].into_iter();
     let known = to
@@ -45,7 +56,6 @@ async fn arrives(from: &Hub, to: &Hub, destination: &ServerName) -> Result<Strin
         .incoming
         .authenticate(arrived, headers)
         .await?;
-    assert_eq!(known.content(), Some(&content));
     Ok(known.origin().to_string())
 }
 
@@ -65,14 +75,24 @@ async fn a_request_of_another_server_is_authenticated_with_its_key() {
     let whole = outgoing.ask(b.name(), &Ask::get(uri)).await.unwrap();
     let field = Ask::get(format!("{uri}&field=avatar_url"));
     let field = outgoing.ask(b.name(), &field).await.unwrap();
-    let theirs = Ask::get(uri.replace("b.example", "c.example"));
-    let theirs = outgoing.ask(b.name(), &theirs).await.unwrap();
 
     assert_eq!(&*whole.body, br#"{"displayname":"Ana"}"#);
     assert_eq!(&*field.body, b"{}");
-    assert_eq!(theirs.status, 400);
     assert_eq!(b.fake.count(), 2);
     assert_eq!(arrives(&a, &b, b.name()).await.unwrap(), "a.example");
+}
+
+#[tokio::test]
+async fn a_body_may_be_written_in_another_way_than_it_was_signed() {
+    let (_world, a, b) = two().await;
+
+    for body in [
+        &b"{\"b\": 1, \"a\": [0.50]}"[..],
+        b" {\"a\":\"\\u00e9\"}\n",
+        b"{}",
+    ] {
+        assert!(arrives_as(&a, &b, b.name(), body).await.is_ok());
+    }
 }
 
 #[tokio::test]
@@ -374,7 +394,7 @@ async fn our_own_answer_is_read_by_others_through_the_door() {
     let (_, keys) = get("/_matrix/key/v2/server").await;
     let (_, queried) = get("/_matrix/key/v2/query/b.example%3A8449").await;
     let (_, version) = get("/_matrix/federation/v1/version").await;
-    let (unknown, body) = get("/_matrix/federation/v1/make_join/a/b").await;
+    let (unknown, body) = get("/_matrix/federation/v1/no_join/a/b").await;
     let (wrong_method, _) = get("/_matrix/key/v2/query").await;
 
     assert_eq!(keys["server_name"], "b.example:8449");

@@ -169,7 +169,7 @@ pub(super) fn must_be(caller: &Caller, user: &UserId) -> Result<(), Refusal> {
 
 /// Logs a store's failure in full and shows «try later».
 #[expect(clippy::needless_pass_by_value, reason = "reads best in map_err")]
-pub(super) fn ours(error: StoreError) -> Refusal {
+pub(in crate::hub) fn ours(error: StoreError) -> Refusal {
     tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
     Refusal::internal()
 }

@@ -8,12 +8,13 @@ use ruma::{
 
 use super::{
     access::{end_sessions, ours, turn_of_sessions},
-    devices,
+    devices, remote,
     uia::prove_password,
     words,
 };
 use crate::{
     api::{Caller, Refusal},
+    base::Position,
     hub::{Hub, Submission},
     room::{Draft, MemberChange, Membership, Part},
     store::Write,
@@ -100,7 +101,25 @@ async fn leave_all(hub: &Hub, caller: &Caller) -> Result<(), Refusal> {
     stream::iter(rooms.map_err(ours)?)
         .for_each_concurrent(LEFT_AT_ONCE, |room| leave(hub, caller, room.room_id))
         .await;
+    let elsewhere = remote::standings(hub, &caller.user, Position::ZERO).await?;
+    let open = elsewhere
+        .into_iter()
+        .filter(|outside| outside.membership != Membership::Leave);
+    stream::iter(open)
+        .for_each_concurrent(LEFT_AT_ONCE, |outside| {
+            turn_down(hub, caller, outside.room_id)
+        })
+        .await;
     Ok(())
+}
+
+/// Of a room that is on other servers only.
+async fn turn_down(hub: &Hub, caller: &Caller, room: OwnedRoomId) {
+    let content = CanonicalJsonObject::new();
+    if let Err(refusal) = remote::leave(hub, &caller.user, &room, content).await {
+        let why = refusal.message;
+        tracing::warn!(why, user = %caller.user, %room, "an ended account did not leave a room");
+    }
 }
 
 async fn leave(hub: &Hub, caller: &Caller, room: OwnedRoomId) {

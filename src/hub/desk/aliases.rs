@@ -10,7 +10,11 @@ use ruma::{
 };
 use serde_json::Value;
 
-use super::{access::ours, accounts::contested};
+use super::{
+    access::{self, ours},
+    accounts::contested,
+    remote,
+};
 use crate::{
     api::{Caller, Code, Origin, Refusal},
     hub::{Hub, WriteError},
@@ -109,9 +113,14 @@ pub(super) async fn delete_alias(
 /// See `api::Command::Alias`.
 pub(super) async fn alias(
     hub: &Hub,
-    _origin: &Origin,
+    origin: &Origin,
     request: alias::get_alias::v3::Request,
 ) -> Result<alias::get_alias::v3::Response, Refusal> {
+    if request.room_alias.server_name() != hub.key.name() {
+        access::caller(hub, origin).await?; // nobody else makes this hub ask around
+        let told = remote::alias(hub, &request.room_alias).await?;
+        return Ok(alias::get_alias::v3::Response::new(told.room, told.servers));
+    }
     let record = find(hub, &request.room_alias).await?;
     let servers = vec![hub.key.name().clone()];
     Ok(alias::get_alias::v3::Response::new(record.room_id, servers))

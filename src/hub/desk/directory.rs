@@ -1,15 +1,22 @@
 //! The directory: rooms that everyone here may find.
 //!
-//! To be found is not to be open: who may join and who may read is the room's own state. Other
-//! servers' directories are not asked; there is no federation yet.
+//! To be found is not to be open: who may join and who may read is the room's own state.
+
+use std::time::Duration;
 
 use ruma::{
-    UInt,
-    api::client::{
-        directory::{
-            get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility,
+    OwnedServerName, UInt,
+    api::{
+        client::{
+            directory::{
+                get_public_rooms, get_public_rooms_filtered, get_room_visibility,
+                set_room_visibility,
+            },
+            room::Visibility,
         },
-        room::Visibility,
+        federation::directory::{
+            get_public_rooms as peer_rooms, get_public_rooms_filtered as peer_search,
+        },
     },
     directory::{Filter, PublicRoomsChunk, PublicRoomsChunkInit, RoomNetwork, RoomTypeFilter},
     room::{JoinRuleKind, RoomType},
@@ -23,7 +30,7 @@ use super::{
     sync::view::Stored,
 };
 use crate::{
-    api::{Caller, Credentials, Origin, Refusal},
+    api::{Caller, Credentials, Origin, PeerCommand, PeerReply, Refusal},
     hub::Hub,
     room::StateKey,
     store::{ListedRecord, RoomNid, Write},
@@ -36,6 +43,9 @@ const PAGE_MAX: u32 = 100;
 /// page that ends for this reason is short, and has a token to go on.
 const LOOKED_AT_MAX: u32 = 500;
 
+/// How long another server may take to show its directory.
+const PEER_PATIENCE: Duration = Duration::from_secs(20);
+
 /// See `api::Command::PublicRooms`.
 ///
 /// spec: client-server-rooms §Published-room-directory
@@ -44,7 +54,20 @@ pub(super) async fn public_rooms(
     _caller: &Caller,
     request: get_public_rooms::v3::Request,
 ) -> Result<get_public_rooms::v3::Response, Refusal> {
-    must_be_ours(hub, request.server.as_deref())?;
+    if let Some(server) = elsewhere(hub, request.server) {
+        let mut asked = peer_rooms::v1::Request::new();
+        (asked.limit, asked.since) = (request.limit, request.since);
+        let command = PeerCommand::PeerPublicRooms(Box::new(asked));
+        let answer = hub.remote.ask(&server, command, PEER_PATIENCE).await?;
+        let PeerReply::PeerPublicRooms(told) = answer else {
+            return Err(Refusal::internal());
+        };
+        let mut reply = get_public_rooms::v3::Response::new(told.chunk);
+        reply.next_batch = told.next_batch;
+        reply.prev_batch = told.prev_batch;
+        reply.total_room_count_estimate = told.total_room_count_estimate;
+        return Ok(reply);
+    }
     let wish = Wish {
         limit: request.limit,
         since: request.since,
@@ -62,8 +85,22 @@ pub(super) async fn search_public_rooms(
     _caller: &Caller,
     request: get_public_rooms_filtered::v3::Request,
 ) -> Result<get_public_rooms_filtered::v3::Response, Refusal> {
-    must_be_ours(hub, request.server.as_deref())?;
     let mut reply = get_public_rooms_filtered::v3::Response::new();
+    if let Some(server) = elsewhere(hub, request.server) {
+        let mut asked = peer_search::v1::Request::new();
+        (asked.limit, asked.since) = (request.limit, request.since);
+        (asked.filter, asked.room_network) = (request.filter, request.room_network);
+        let command = PeerCommand::PeerRoomSearch(Box::new(asked));
+        let answer = hub.remote.ask(&server, command, PEER_PATIENCE).await?;
+        let PeerReply::PeerRoomSearch(told) = answer else {
+            return Err(Refusal::internal());
+        };
+        reply.chunk = told.chunk;
+        reply.next_batch = told.next_batch;
+        reply.prev_batch = told.prev_batch;
+        reply.total_room_count_estimate = told.total_room_count_estimate;
+        return Ok(reply);
+    }
     if matches!(request.room_network, RoomNetwork::Matrix | RoomNetwork::All) {
         let wish = Wish {
             limit: request.limit,
@@ -133,13 +170,47 @@ pub(super) async fn set_room_visibility(
     Ok(set_room_visibility::v3::Response::new())
 }
 
-fn must_be_ours(hub: &Hub, server: Option<&ruma::ServerName>) -> Result<(), Refusal> {
-    match server {
-        Some(server) if server != hub.key.name() => Err(Refusal::not_found(format!(
-            "the directory of {server} is not asked: federation is not in this release"
-        ))),
-        _ => Ok(()),
+/// Another server whose directory is wanted.
+fn elsewhere(hub: &Hub, server: Option<OwnedServerName>) -> Option<OwnedServerName> {
+    server.filter(|server| server != hub.key.name())
+}
+
+/// See `api::PeerCommand::PeerPublicRooms`. Other servers see what our users see.
+pub(super) async fn peer_public_rooms(
+    hub: &Hub,
+    asked: peer_rooms::v1::Request,
+) -> Result<peer_rooms::v1::Response, Refusal> {
+    let wish = Wish {
+        limit: asked.limit,
+        since: asked.since,
+        filter: Filter::new(),
+    };
+    let mut reply = peer_rooms::v1::Response::new();
+    if matches!(asked.room_network, RoomNetwork::Matrix | RoomNetwork::All) {
+        let page = page(hub, wish).await?;
+        reply.chunk = page.rooms;
+        reply.next_batch = page.next;
     }
+    Ok(reply)
+}
+
+/// See `api::PeerCommand::PeerRoomSearch`.
+pub(super) async fn peer_room_search(
+    hub: &Hub,
+    asked: peer_search::v1::Request,
+) -> Result<peer_search::v1::Response, Refusal> {
+    let wish = Wish {
+        limit: asked.limit,
+        since: asked.since,
+        filter: asked.filter,
+    };
+    let mut reply = peer_search::v1::Response::new();
+    if matches!(asked.room_network, RoomNetwork::Matrix | RoomNetwork::All) {
+        let page = page(hub, wish).await?;
+        reply.chunk = page.rooms;
+        reply.next_batch = page.next;
+    }
+    Ok(reply)
 }
 
 /// Which rooms are wanted.

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
@@ -30,6 +31,10 @@ const CODES_PER_USER_MAX: usize = 8;
 
 /// How many codes may be open altogether. At about 200 bytes each this is 2 MB.
 const CODES_MAX: usize = 10_000;
+
+/// What a DTLS key is made of. As text it has 16 characters: tinydtls, by which small devices speak
+/// DTLS, holds no more of a key, and some clients take a key as text only.
+const PSK_RANDOM_BYTES: usize = 12;
 
 /// How often other random keys are tried when some device has one of them already.
 const TRIES: usize = 4;
@@ -262,8 +267,11 @@ fn record(hub: &Hub, user: &UserId, wish: &LinkWish) -> LinkRecord {
         generation: hub.links.restores(),
         // No name in it: it crosses the network in clear.
         psk_identity: hex::encode(hub.random::<5>()),
-        // Printable, because some clients take a key as text only.
-        psk: Secret(hex::encode(hub.random::<16>()).into_bytes()),
+        psk: Secret(
+            STANDARD_NO_PAD
+                .encode(hub.random::<PSK_RANDOM_BYTES>())
+                .into_bytes(),
+        ),
         edhoc_kid: hub.random::<3>().to_vec(),
         edhoc_public_x: wish.edhoc_public_x,
         quic_spki: wish.quic_spki.clone(),

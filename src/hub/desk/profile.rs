@@ -12,7 +12,8 @@ use ruma::{
 use serde_json::Value;
 
 use super::{
-    access::{must_be, ours},
+    access::{self, must_be, ours},
+    remote,
     turns::{keep_in_turn, keep_in_turn_and},
 };
 use crate::{
@@ -49,21 +50,33 @@ const TOLD_AT_ONCE: usize = 32;
 /// See `api::Command::Profile`.
 pub(super) async fn profile(
     hub: &Hub,
-    _origin: &Origin,
+    origin: &Origin,
     request: profile::get_profile::v3::Request,
 ) -> Result<profile::get_profile::v3::Response, Refusal> {
-    let fields = fields(hub, &request.user_id).await?;
+    let user = &request.user_id;
+    let fields = if user.server_name() == hub.key.name() {
+        fields(hub, user).await?
+    } else {
+        must_be_one_of_us(hub, origin).await?;
+        remote::profile(hub, user, None).await?
+    };
     Ok(fields.into_iter().collect())
 }
 
 /// See `api::Command::ProfileField`.
 pub(super) async fn profile_field(
     hub: &Hub,
-    _origin: &Origin,
+    origin: &Origin,
     request: profile::get_profile_field::v3::Request,
 ) -> Result<profile::get_profile_field::v3::Response, Refusal> {
     let wanted = request.field.as_str();
-    let found = fields(hub, &request.user_id).await?;
+    let user = &request.user_id;
+    let found = if user.server_name() == hub.key.name() {
+        fields(hub, user).await?
+    } else {
+        must_be_one_of_us(hub, origin).await?;
+        remote::profile(hub, user, Some(request.field.clone())).await?
+    };
     let (name, value) = found
         .into_iter()
         .find(|(name, _)| name == wanted)
@@ -96,6 +109,11 @@ pub(super) async fn delete_profile_field(
     check_name(&field)?;
     set(hub, caller, field, None).await?;
     Ok(profile::delete_profile_field::v3::Response::new())
+}
+
+/// Other servers are asked on behalf of our users only: nobody else makes this hub knock somewhere.
+async fn must_be_one_of_us(hub: &Hub, origin: &Origin) -> Result<(), Refusal> {
+    access::caller(hub, origin).await.map(drop)
 }
 
 /// What a member event of `user` says beside the membership: name and picture.

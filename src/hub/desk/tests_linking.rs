@@ -99,8 +99,10 @@ async fn a_code_links_a_device_that_is_then_its_keys_and_its_token() {
 
     assert_eq!(device.device.user, ana.user);
     assert_eq!(device.hub_edhoc_public_x, EDHOC_PUBLIC_X);
-    assert!(device.psk.0.iter().all(u8::is_ascii_hexdigit));
-    assert_eq!(device.psk.0.len(), 32);
+    // tinydtls holds 16 bytes of a key, and coap-client takes it as a word of the command line
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    assert!(device.psk.0.iter().all(is_plain));
+    assert_eq!(device.psk.0.len(), 16);
     let by_context = who(&hub, &over_context(&device.device)).await.unwrap();
     assert_eq!(by_context, Some("TRACKER".into()));
     let by_token = who(&hub, &crate::hub::testing::bearer(&token(&device))).await;

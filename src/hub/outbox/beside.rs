@@ -91,7 +91,9 @@ impl Beside<'_> {
     async fn parcels(&self, bundle: &mut Bundle) -> Result<(), StoreError> {
         let limit = u32::try_from(self.max).unwrap_or(u32::MAX);
         let store = self.store;
-        let parcels = store.parcels(self.server, self.parcels_after, limit).await?;
+        let parcels = store
+            .parcels(self.server, self.parcels_after, limit)
+            .await?;
         let is_page = parcels.len() >= self.max;
         let mut bytes = 0;
         for parcel in parcels {

@@ -28,16 +28,16 @@ use tokio::{
     time::timeout,
 };
 
-use self::{
-    book::Book,
-    send::{Job, Outcome, Sender, TxnIds},
-};
+pub(in crate::hub) use self::send::PATIENCE;
 pub use self::{
     beside::stream_id,
     hints::{Hints, Servers, Typing},
     status::{PeerState, PeerStatus},
 };
-pub(in crate::hub) use self::send::PATIENCE;
+use self::{
+    book::Book,
+    send::{Job, Outcome, Sender, TxnIds},
+};
 use super::{Fanout, Writer, settings::OutboxSettings};
 use crate::{
     api::Remote,
@@ -139,7 +139,11 @@ impl Outbox {
 
     /// Lets what is under way end, within a bounded time, and stores how far everyone is.
     pub(super) async fn drain(&self) {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         self.shared.closing.notify_one();
         if let Some(task) = task {
             let _ = task.await; // a panic in it was told by then
@@ -149,7 +153,11 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(task) = task {
             task.abort();
         }

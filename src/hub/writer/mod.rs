@@ -39,10 +39,13 @@ use shard::{Founded, Job, Shard, Wanted};
 use crate::{
     api::Refusal,
     base::{Clock, Position, Seq},
-    hub::fanout::{Fanout, Touched},
-    room::{self, Draft, Part, Room},
+    hub::{
+        fanout::{Fanout, Touched},
+        policing::{NotVouchedFor, Policing},
+    },
+    room::{self, Draft, Part, PolicyServer, Room},
     store::{Batch, Claimed, Conflict, RoomNid, SentBy, SharedStore, StoreError, TxnKey},
-    wire::matrix::{Pdu, ServerKey},
+    wire::matrix::{Pdu, ServerKey, Version},
 };
 
 /// How many drafts wait for one shard before it answers «busy».
@@ -60,6 +63,7 @@ pub(super) type Written = oneshot::Receiver<Result<(Position, Vec<Claimed>), Wri
 pub struct Writer {
     shards: Vec<mpsc::Sender<Job>>,
     commits: CommitQueue,
+    policing: Arc<Policing>,
     stats: Arc<CommitterStats>,
     closing: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -75,6 +79,19 @@ pub struct Submission {
     /// Who sent it and under which transaction id, for the sender's own sync.
     pub sent_by: Option<SentBy>,
 }
+
+/// An event that another server has to vouch for before it is in its room.
+#[derive(Clone, Debug)]
+pub struct Unvouched {
+    server: PolicyServer,
+    event: Arc<Pdu>,
+    version: Version,
+    /// What it was made of, to be handed in again.
+    submission: Option<Submission>,
+}
+
+/// How often a draft's event is shown to another server because the room moved on meanwhile.
+const VOUCHED_MAX: usize = 8;
 
 /// A draft that is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +118,12 @@ pub enum WriteError {
     /// Something with that name is already there, or no longer there.
     #[error("conflict: {}", .0.what)]
     Conflict(Conflict),
+    /// The room's policy server, this hub or another one, does not vouch for it.
+    #[error(transparent)]
+    Policy(NotVouchedFor),
+    /// Another server has to vouch for it first. Stays in the writer.
+    #[error("{} has to vouch for it", .0.server.via)]
+    Unvouched(Box<Unvouched>),
     /// The room is no longer the one that an admission was worked out for: do it again.
     #[error("the room has moved on")]
     Moved,
@@ -121,12 +144,27 @@ impl From<WriteError> for Refusal {
             WriteError::Conflict(conflict) => {
                 Self::new(Code::Unknown, conflict.what).with_status(409)
             }
-            WriteError::Busy | WriteError::Moved => Self::busy(BUSY_RETRY),
+            WriteError::Busy | WriteError::Moved | WriteError::Unvouched(_) => {
+                Self::busy(BUSY_RETRY)
+            }
+            WriteError::Policy(why) => not_vouched_for(&why),
             WriteError::Store(error) => {
                 tracing::error!(error = &*error as &dyn std::error::Error, "a commit failed");
                 Self::internal()
             }
         }
+    }
+}
+
+// spec: server-server §Policy-Servers
+fn not_vouched_for(why: &NotVouchedFor) -> Refusal {
+    use crate::api::{Code, RemoteError};
+    match why {
+        NotVouchedFor::Refused(_) => Refusal::forbidden(why.to_string()),
+        NotVouchedFor::Elsewhere(RemoteError::Refused { status, .. }) if *status < 500 => {
+            Refusal::forbidden(why.to_string())
+        }
+        _ => Refusal::new(Code::Unknown, why.to_string()).with_status(502),
     }
 }
 
@@ -152,6 +190,7 @@ impl Writer {
         key: Arc<ServerKey>,
         clock: Arc<dyn Clock>,
         fanout: Arc<Fanout>,
+        policing: Arc<Policing>,
         shards: usize,
     ) -> Self {
         let (commits, jobs) = CommitQueue::new();
@@ -171,6 +210,7 @@ impl Writer {
                     Arc::clone(&store),
                     Arc::clone(&key),
                     Arc::clone(&clock),
+                    Arc::clone(&policing),
                     commits.clone(),
                 );
                 tasks.push(tokio::spawn(shard.run(drafts)));
@@ -180,6 +220,7 @@ impl Writer {
         Self {
             shards,
             commits,
+            policing,
             stats,
             closing: AtomicBool::new(false),
             tasks: Mutex::new(tasks),
@@ -192,7 +233,22 @@ impl Writer {
         room: &RoomId,
         submission: Submission,
     ) -> Result<Submitted, WriteError> {
-        self.send(room.to_owned(), Wanted::Append(submission)).await
+        let mut wanted = Wanted::Append(submission, None);
+        for _ in 0..VOUCHED_MAX {
+            let asking = match self.send(room.to_owned(), wanted).await {
+                Err(WriteError::Unvouched(asking)) => *asking,
+                outcome => return outcome,
+            };
+            let asked = self
+                .policing
+                .ask(&asking.server, &asking.event, asking.version);
+            let signed = asked.await.map_err(WriteError::Policy)?;
+            let Some(submission) = asking.submission else {
+                break;
+            };
+            wanted = Wanted::Append(submission, Some(Arc::new(signed)));
+        }
+        Err(WriteError::Busy)
     }
 
     /// Stores a room that [`room::found`] made, and `parts` by its creator: all or nothing. `nid`

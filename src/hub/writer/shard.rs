@@ -17,6 +17,7 @@ use crate::{
     base::{Clock, Position},
     hub::{
         fanout::{ForServers, Touched},
+        policing::Policing,
         writer::{
             Admission, Submission, Submitted, WriteError,
             committer::{CommitJob, Source},
@@ -62,7 +63,8 @@ pub(super) enum Job {
 
 /// What is wanted of a room.
 pub(super) enum Wanted {
-    Append(Submission),
+    /// With the event that it became before, and that another server has vouched for.
+    Append(Submission, Option<Arc<Pdu>>),
     Found(Box<Founded>),
     Admit(Box<Admission>),
 }
@@ -82,6 +84,7 @@ pub(super) struct Shard {
     store: SharedStore,
     key: Arc<ServerKey>,
     clock: Arc<dyn Clock>,
+    policing: Arc<Policing>,
     commits: CommitQueue,
     rooms: HashMap<OwnedRoomId, Hot>,
     txns: Txns,
@@ -134,6 +137,7 @@ impl Shard {
         store: SharedStore,
         key: Arc<ServerKey>,
         clock: Arc<dyn Clock>,
+        policing: Arc<Policing>,
         commits: CommitQueue,
     ) -> Self {
         Self {
@@ -142,6 +146,7 @@ impl Shard {
             store,
             key,
             clock,
+            policing,
             commits,
             rooms: HashMap::new(),
             txns: Txns::new(),
@@ -215,9 +220,16 @@ impl Shard {
     ) {
         let before = staging.writes.len();
         let (txn, outcome) = match wanted {
-            Wanted::Append(mut submission) => {
+            Wanted::Append(mut submission, vouched) => {
                 let txn = submission.txn.take().map(Arc::new);
-                let outcome = self.append(room, txn.as_deref(), submission, staging).await;
+                let key = txn.as_deref();
+                let mut outcome = self
+                    .append(room, key, (&submission, vouched.as_ref()), staging)
+                    .await;
+                if let Err(WriteError::Unvouched(asking)) = &mut outcome {
+                    submission.txn = key.cloned();
+                    asking.submission = Some(submission);
+                }
                 (txn, outcome)
             }
             Wanted::Found(founded) => (None, self.found(room, *founded, staging).await),

@@ -15,13 +15,13 @@ use ruma::{
 
 use super::{queue::Queued, *};
 use crate::{
-    api::{Command, Service as _},
+    api::{Command, Nobody, Service as _},
     base::Timestamp,
     hub::{
         fanout::Woken,
         testing::{self, Person, TestHub},
     },
-    room::{Evidence, Founding, MemberChange, found},
+    room::{Evidence, Founding, MemberChange, PolicyRules, found},
     store::{
         Commits as _,
         contract::Pen,
@@ -61,7 +61,15 @@ impl Bench {
         let (jobs, drafts) = mpsc::channel(SHARD_QUEUE_MAX);
         let clock = Arc::new(Midnight);
         let disk = Arc::clone(&store) as SharedStore;
-        let shard = Shard::new(0, disk, Arc::clone(&key), clock, commits);
+        let policing = Policing::new(None, PolicyRules::default(), Arc::new(Nobody));
+        let shard = Shard::new(
+            0,
+            disk,
+            Arc::clone(&key),
+            clock,
+            Arc::new(policing),
+            commits,
+        );
         tokio::spawn(shard.run(drafts));
         Self {
             store,
@@ -142,23 +150,26 @@ fn message(text: &str) -> Wanted {
 
 fn said(txn: &str, text: &str) -> Wanted {
     let content = CanonicalJsonObject::from([("body".to_owned(), text.into())]);
-    Wanted::Append(Submission {
-        draft: Draft {
-            sender: ana(),
-            parts: vec![Part::Event {
-                kind: "m.room.message".to_owned(),
-                state_key: None,
-                content,
-            }],
+    Wanted::Append(
+        Submission {
+            draft: Draft {
+                sender: ana(),
+                parts: vec![Part::Event {
+                    kind: "m.room.message".to_owned(),
+                    state_key: None,
+                    content,
+                }],
+            },
+            txn: Some(TxnKey {
+                user: ana(),
+                device: "PHONE".into(),
+                endpoint: "send".to_owned(),
+                txn: txn.to_owned(),
+            }),
+            sent_by: None,
         },
-        txn: Some(TxnKey {
-            user: ana(),
-            device: "PHONE".into(),
-            endpoint: "send".to_owned(),
-            txn: txn.to_owned(),
-        }),
-        sent_by: None,
-    })
+        None,
+    )
 }
 
 async fn let_others_run() {

@@ -8,6 +8,8 @@ mod check;
 mod links;
 mod outbox;
 mod read;
+mod remote;
+mod servers;
 mod thin;
 mod write;
 
@@ -24,9 +26,9 @@ use crate::{
     base::{EventHash, Position, Seq, Timestamp},
     room::{Membership, StateKey},
     store::{
-        Batch, CommitError, Commits, Committed, DestinationRecord, DeviceRecord, EventNid, EventRecord, LinkRecord,
-        Mark, MediaRecord, Numbers, ReceiptRecord, Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
-        TxnKey, UserRecord,
+        Batch, CommitError, Commits, Committed, DestinationRecord, DeviceRecord, EventNid,
+        EventRecord, LinkRecord, Mark, MediaRecord, Numbers, OutsideRecord, ReceiptRecord,
+        Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer, TxnKey, UserRecord,
     },
     wire::thin::{Alias, NameKind},
 };
@@ -66,7 +68,9 @@ struct Tables {
     current: BTreeMap<RoomNid, BTreeMap<StateKey, EventNid>>,
     places: BTreeSet<(RoomNid, Seq, u64, EventNid)>,
     memberships: BTreeMap<(OwnedUserId, RoomNid), Member>,
+    outside: BTreeMap<(OwnedUserId, OwnedRoomId), OutsideRecord>,
     txns: BTreeMap<TxnKey, (TxnAnswer, Timestamp)>,
+    policy_decisions: BTreeMap<EventHash, (Option<String>, Timestamp)>,
     aliases: BTreeMap<OwnedRoomAliasId, (RoomNid, OwnedUserId)>,
     directory: BTreeSet<RoomNid>,
     receipts: BTreeMap<(RoomNid, OwnedUserId, String, String), ReceiptRecord>,
@@ -92,6 +96,8 @@ struct Tables {
     thin_names: BTreeMap<(DeviceKey, NameKind, Alias), String>,
     thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
     media: BTreeMap<String, MediaRecord>,
+    peer_keys: BTreeMap<OwnedServerName, String>,
+    remote: remote::Remote,
 }
 
 #[derive(Clone, Debug)]

@@ -12,9 +12,9 @@ use crate::{
     store::{
         AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
         EventNid, EventRecord, Kinds, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
-        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, ReceiptRecord, RoomNid,
-        RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
-        UserRecord, UserSummary,
+        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, OutsideRecord, PolicyDecision,
+        ReceiptRecord, RoomNid, RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals,
+        TxnAnswer, TxnKey, UserRecord, UserSummary,
     },
 };
 
@@ -55,7 +55,7 @@ impl Tables {
             .map(|((user, _), _)| user)
     }
 
-    fn neighbours(&self, user: &UserId) -> BTreeSet<OwnedUserId> {
+    pub(super) fn neighbours(&self, user: &UserId) -> BTreeSet<OwnedUserId> {
         let rooms = self.rooms_of(user);
         self.memberships
             .iter()
@@ -351,6 +351,17 @@ impl Rooms for Memory {
             .collect())
     }
 
+    async fn policy_decision(
+        &self,
+        event: EventHash,
+    ) -> Result<Option<PolicyDecision>, StoreError> {
+        let tables = self.tables();
+        let found = tables.policy_decisions.get(&event);
+        Ok(found.map(|(refused, _)| PolicyDecision {
+            refused: refused.clone(),
+        }))
+    }
+
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError> {
         Ok(self.tables().alias(alias))
     }
@@ -359,6 +370,26 @@ impl Rooms for Memory {
         let tables = self.tables();
         let named = tables.aliases.iter().filter(|(_, (of, _))| *of == room);
         Ok(named.filter_map(|(alias, _)| tables.alias(alias)).collect())
+    }
+
+    async fn outside(
+        &self,
+        user: &UserId,
+        since: Position,
+    ) -> Result<Vec<OutsideRecord>, StoreError> {
+        let tables = self.tables();
+        let all = tables.outside.values();
+        let new = all.filter(|record| record.user == user && record.position > since);
+        Ok(new.cloned().collect())
+    }
+
+    async fn outside_of(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<OutsideRecord>, StoreError> {
+        let key = (user.to_owned(), room.to_owned());
+        Ok(self.tables().outside.get(&key).cloned())
     }
 
     async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError> {

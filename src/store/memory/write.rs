@@ -5,14 +5,14 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Device, Entry, Event, Fallback, Member, Tables, check::check};
+use super::{Device, Entry, Event, Fallback, Member, Tables, check::check, remote};
 use crate::{
     base::{Position, Seq},
     room::{Heads, StateKey},
     store::{
         Batch, Claimed, CommitError, Committed, Conflict, DeviceRecord, EventNid, EventRecord,
-        NewEntry, NewEvent, NewLogged, NewState, ReceiptRecord, RoomRecord, StateHead, StateNid,
-        StoreError, TxnKey, UserRecord, Write,
+        NewEntry, NewEvent, NewLogged, NewState, OutsideRecord, ReceiptRecord, RoomRecord,
+        StateHead, StateNid, StoreError, TxnKey, UserRecord, Write,
     },
     wire::chain,
 };
@@ -72,6 +72,7 @@ fn may_fail(batch: &Batch) -> bool {
                     | Write::Oscore { .. }
                     | Write::Reserve { .. }
                     | Write::Register(_)
+                    | Write::RemoteMessage { .. }
             )
         })
 }
@@ -123,9 +124,13 @@ impl Tables {
             | Write::Current { .. }
             | Write::Membership { .. }
             | Write::Forget { .. }
+            | Write::Outside(_)
+            | Write::NotOutside { .. }
             | Write::Redact { .. }
             | Write::Txn { .. }
             | Write::ForgetTxns { .. }
+            | Write::PolicyDecided { .. }
+            | Write::ForgetPolicyDecisions { .. }
             | Write::NewAlias { .. }
             | Write::RemoveAlias { .. }
             | Write::Listed { .. }
@@ -138,10 +143,14 @@ impl Tables {
             | Write::AccountData { .. }
             | Write::Filter { .. } => self.apply_account(write, position)?,
             Write::ThinNames { .. } => self.apply_thin(write),
+            Write::PeerKeys { server, json } => {
+                self.peer_keys.insert(server.clone(), json.clone());
+            }
             Write::Outbox(write) => self.apply_outbox(write),
             Write::Parcel { to, edu, at } => {
                 self.keep_parcel(to, position, (edu.clone(), *at));
             }
+            remote if remote::is_ours(remote) => self.remote.apply(remote)?,
             _ => self.apply_device(write, position, part)?,
         }
         Ok(None)
@@ -227,6 +236,17 @@ impl Tables {
                     member.forgotten = true;
                 }
             }
+            Write::Outside(record) => {
+                let key = (record.user.clone(), record.room_id.clone());
+                let record = OutsideRecord {
+                    position,
+                    ..(**record).clone()
+                };
+                self.outside.insert(key, record);
+            }
+            Write::NotOutside { user, room_id } => {
+                self.outside.remove(&(user.clone(), room_id.clone()));
+            }
             other => self.apply_names(other, position)?,
         }
         Ok(())
@@ -255,6 +275,13 @@ impl Tables {
             Write::ForgetTxns { before } => self
                 .txns
                 .retain(|key, (_, at)| *at >= *before || key.endpoint == "thin"),
+            Write::PolicyDecided { event, refused, at } => {
+                let decided = self.policy_decisions.entry(*event);
+                decided.or_insert((refused.clone(), *at));
+            }
+            Write::ForgetPolicyDecisions { before } => {
+                self.policy_decisions.retain(|_, (_, at)| *at >= *before);
+            }
             Write::NewAlias {
                 alias,
                 room,

@@ -9,7 +9,7 @@ use super::{
     bulk::Statement,
     damaged,
     memberships::{self, membership_columns},
-    pieces,
+    outside, pieces,
     rows::{Cells, all, event_columns, int, membership_code, room_columns, user_of},
     states,
 };
@@ -18,8 +18,8 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         AliasRecord, EventNid, EventRecord, Kinds, ListedRecord, LogRecord, MembershipRecord,
-        Order, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError, Totals, TxnAnswer,
-        TxnKey,
+        Order, OutsideRecord, PolicyDecision, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid,
+        StoreError, Totals, TxnAnswer, TxnKey,
     },
 };
 
@@ -369,6 +369,21 @@ impl Rooms for Sqlite {
         })
     }
 
+    async fn policy_decision(
+        &self,
+        event: EventHash,
+    ) -> Result<Option<PolicyDecision>, StoreError> {
+        let sql = "SELECT refused FROM policy_decisions WHERE event = ?";
+        let statement = sqlx::query(sql).bind(event.0.to_vec());
+        let row = self.row(statement).await?;
+        row.map(|row| {
+            Ok(PolicyDecision {
+                refused: Cells::of(&row).next()?,
+            })
+        })
+        .transpose()
+    }
+
     async fn alias(&self, alias: &RoomAliasId) -> Result<Option<AliasRecord>, StoreError> {
         let statement = sqlx::query(
             "SELECT a.alias, a.room, r.room_id, a.creator FROM aliases a
@@ -389,6 +404,22 @@ impl Rooms for Sqlite {
         )
         .bind(room.0);
         all(&self.rows(statement).await?, alias_of)
+    }
+
+    async fn outside(
+        &self,
+        user: &UserId,
+        since: Position,
+    ) -> Result<Vec<OutsideRecord>, StoreError> {
+        outside::of_user(self, user, since).await
+    }
+
+    async fn outside_of(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<OutsideRecord>, StoreError> {
+        outside::of_room(self, user, room).await
     }
 
     async fn is_listed(&self, room: RoomNid) -> Result<bool, StoreError> {

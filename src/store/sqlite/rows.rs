@@ -13,6 +13,7 @@ use crate::{
         EventNid, EventRecord, LogRecord, Logged, MembershipRecord, RoomNid, RoomRecord, SentBy,
         StateHead, StateNid, Status, StoreError,
     },
+    wire::matrix::Version,
 };
 
 /// The columns of an event `e`, in the order [`Cells::event`] reads them.
@@ -118,10 +119,7 @@ impl<'r> Cells<'r> {
         Ok(RoomRecord {
             nid: RoomNid(self.next()?),
             id: self.text()?,
-            version: {
-                let name: &str = self.next()?;
-                name.parse().map_err(|_| self.wrong(name))?
-            },
+            version: self.version()?,
             heads: Heads {
                 seq: self.seq()?,
                 chain: ChainHash(self.hash()?),
@@ -165,15 +163,22 @@ impl<'r> Cells<'r> {
             user: self.text()?,
             room: RoomNid(self.next()?),
             room_id: self.text()?,
-            membership: {
-                let code = self.next()?;
-                membership_of(code).ok_or_else(|| self.wrong(code))?
-            },
+            membership: self.membership_word()?,
             event: EventNid(self.next()?),
             position: self.position()?,
             room_position: self.position()?,
             forgotten: self.next()?,
         })
+    }
+
+    pub(super) fn membership_word(&mut self) -> Result<Membership, StoreError> {
+        let code = self.next()?;
+        membership_of(code).ok_or_else(|| self.wrong(code))
+    }
+
+    pub(super) fn version(&mut self) -> Result<Version, StoreError> {
+        let name: &str = self.next()?;
+        name.parse().map_err(|_| self.wrong(name))
     }
 
     pub(super) fn optional_number<T: TryFrom<i64>>(&mut self) -> Result<Option<T>, StoreError> {

@@ -6,10 +6,11 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 use super::{
     bulk::Statement,
     commit::Stop,
-    links, outbox,
+    links, outbox, outside,
     pending::Grown,
+    remote,
     rows::{int, status_code},
-    thin,
+    servers, thin,
 };
 use crate::{
     base::{Position, Seq},
@@ -48,11 +49,11 @@ pub(super) async fn execute(
         }
         Write::RemoveDevice { user, device } => remove_device(conn, user, device).await,
         Write::ThinNames { .. } => thin::execute(conn, write).await,
-        Write::Parcel { to, edu, at } => {
-            outbox::keep_parcel(conn, (to, position), edu, *at).await
-        }
+        Write::PeerKeys { server, json } => servers::keep_keys(conn, position, server, json).await,
+        Write::Parcel { to, edu, at } => outbox::keep_parcel(conn, (to, position), edu, *at).await,
         Write::Outbox(write) => outbox::execute(conn, write).await,
         link if links::is_ours(link) => links::execute(conn, position, link).await,
+        remote if remote::is_ours(remote) => remote::execute(conn, remote).await,
         other => run(conn, statement(other, position)).await.map(drop),
     }
 }
@@ -162,6 +163,7 @@ fn statement(write: &Write, position: Position) -> Option<Statement> {
     room_statement(write)
         .or_else(|| account_statement(write, position))
         .or_else(|| device_statement(write, position))
+        .or_else(|| outside::statement(write, position))
 }
 
 fn room_statement(write: &Write) -> Option<Statement> {
@@ -216,6 +218,15 @@ fn room_statement(write: &Write) -> Option<Statement> {
             .bind(json.as_str()),
         Write::ForgetTxns { before } => {
             sqlx::query("DELETE FROM txns WHERE at < ? AND endpoint <> 'thin'").bind(int(before.0))
+        }
+        Write::PolicyDecided { event, refused, at } => sqlx::query(
+            "INSERT INTO policy_decisions (event, refused, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(event.0.to_vec())
+        .bind(refused.clone())
+        .bind(int(at.0)),
+        Write::ForgetPolicyDecisions { before } => {
+            sqlx::query("DELETE FROM policy_decisions WHERE at < ?").bind(int(before.0))
         }
         Write::NewAlias {
             alias,

@@ -10,7 +10,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use ruma::CanonicalJsonObject;
 
 use super::{Reader, Tree, canonical};
-use crate::wire::error::{DecodeError, Fault};
+use crate::{
+    base::limits::NESTING_MAX,
+    wire::error::{DecodeError, Fault},
+};
 
 /// The text of a body as it is signed: keys in order, no space, numbers as written.
 // spec: canonical-json §Canonical-JSON
@@ -20,7 +23,7 @@ pub struct SignedText(String);
 impl SignedText {
     /// Of a body that arrived. It must be an object.
     pub fn of_body(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let value: Written = Reader::document(bytes)?;
+        let value: Written = Reader::document_within(bytes, NESTING_MAX + AROUND)?;
         let Written::Object(_) = value else {
             let found = "another value";
             return Err(DecodeError::new(Fault::NotAnObject { found }, 0));
@@ -45,6 +48,9 @@ impl SignedText {
         self.0
     }
 }
+
+/// How deep what is around an event may nest: a transaction and its list of events.
+const AROUND: usize = 8;
 
 /// A value whose numbers are text.
 enum Written {

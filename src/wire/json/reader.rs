@@ -12,14 +12,25 @@ type Read<T> = Result<T, DecodeError>;
 pub(super) struct Reader<'a> {
     text: &'a str,
     at: usize,
+    /// How many arrays and objects may be open.
+    deepest: usize,
 }
 
 impl<'a> Reader<'a> {
     /// Reads one value that fills the bytes but for white space around it.
     pub(super) fn document<T: Tree>(bytes: &'a [u8]) -> Read<T> {
+        Self::document_within(bytes, NESTING_MAX)
+    }
+
+    /// The same with another ceiling for how deep it may nest.
+    pub(super) fn document_within<T: Tree>(bytes: &'a [u8], deepest: usize) -> Read<T> {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| DecodeError::new(Fault::Utf8, error.valid_up_to()))?;
-        let mut reader = Reader { text, at: 0 };
+        let mut reader = Reader {
+            text,
+            at: 0,
+            deepest,
+        };
         let value = reader.value(0)?;
         reader.skip_space();
         match text.len() - reader.at {
@@ -32,8 +43,8 @@ impl<'a> Reader<'a> {
     fn value<T: Tree>(&mut self, depth: usize) -> Read<T> {
         self.skip_space();
         match self.peek() {
-            Some(b'{' | b'[') if depth == NESTING_MAX => {
-                self.fail(Fault::TooDeep { max: NESTING_MAX })
+            Some(b'{' | b'[') if depth == self.deepest => {
+                self.fail(Fault::TooDeep { max: self.deepest })
             }
             Some(b'{') => self.object(depth + 1),
             Some(b'[') => self.array(depth + 1),

@@ -18,7 +18,7 @@ use crate::{
     base::{EventHash, Timestamp, limits::EVENT_BYTES_MAX},
     wire::matrix::{
         ServerKey, Version,
-        seal::{countersigned, seal, template},
+        seal::{countersigned, seal, signed_by, template},
     },
 };
 
@@ -151,6 +151,22 @@ impl Pdu {
     /// This event with a signature of ours beside those that it has. Its id stays.
     pub fn countersigned(&self, version: Version, key: &ServerKey) -> Result<Self, PduError> {
         let json = countersigned(&self.json, version, key)?;
+        check_size(&json)?;
+        Ok(Self {
+            json: Arc::from(json),
+            ..self.clone()
+        })
+    }
+
+    /// This event with another server's signature beside those that it has; whether it is one is for
+    /// others to check.
+    pub fn signed_by(
+        &self,
+        server: &ServerName,
+        key: &str,
+        signature: &str,
+    ) -> Result<Self, PduError> {
+        let json = signed_by(&self.json, server.as_str(), key, signature)?;
         check_size(&json)?;
         Ok(Self {
             json: Arc::from(json),

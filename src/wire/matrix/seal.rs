@@ -75,14 +75,37 @@ pub(super) fn countersigned(
     covered.remove("signatures");
     covered.remove("unsigned");
     let signature = key.pair().sign(&serde_json::to_vec(&covered)?);
-    let signatures = event
-        .entry("signatures".to_owned())
-        .or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()));
-    if let CanonicalJsonValue::Object(signatures) = signatures {
-        let ours = CanonicalJsonObject::from([(signature.id(), signature.base64().into())]);
-        signatures.insert(key.name().to_string(), ours.into());
-    }
+    add_signature(
+        &mut event,
+        key.name().as_str(),
+        (signature.id(), signature.base64()),
+    );
     Ok(serde_json::to_string(&event)?)
+}
+
+/// An event with one more signature.
+pub(super) fn signed_by(
+    json: &str,
+    server: &str,
+    key: &str,
+    signature: &str,
+) -> Result<String, PduError> {
+    let mut event: CanonicalJsonObject = serde_json::from_str(json)?;
+    add_signature(&mut event, server, (key.to_owned(), signature.to_owned()));
+    Ok(serde_json::to_string(&event)?)
+}
+
+/// A server may sign with several keys: with that for its own events, and with a policy key.
+fn add_signature(event: &mut CanonicalJsonObject, server: &str, (id, signature): (String, String)) {
+    let empty = || CanonicalJsonValue::Object(CanonicalJsonObject::new());
+    let signatures = event.entry("signatures".to_owned()).or_insert_with(empty);
+    let CanonicalJsonValue::Object(signatures) = signatures else {
+        return;
+    };
+    let theirs = signatures.entry(server.to_owned()).or_insert_with(empty);
+    if let CanonicalJsonValue::Object(theirs) = theirs {
+        theirs.insert(id, signature.into());
+    }
 }
 
 impl Pieces {

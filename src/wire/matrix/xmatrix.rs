@@ -10,7 +10,6 @@ use ruma::{OwnedServerName, ServerName, signatures::KeyPair as _};
 use thiserror::Error;
 
 use super::{Forged, KeyId, KeyIdError, NameError, PublicKey, ServerKey, Signature, server_name};
-use crate::wire::json::SignedText;
 
 /// What a request's signature covers beside who sent it to whom.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +18,8 @@ pub struct Signed<'a> {
     pub method: &'a str,
     /// The path with its query, as it stands in the request line.
     pub uri: &'a str,
-    /// The body, if there is one.
-    pub content: Option<&'a SignedText>,
+    /// The canonical text of the body, if there is one.
+    pub content: Option<&'a str>,
 }
 
 /// One header, read; nobody has looked at the signature yet.
@@ -140,9 +139,9 @@ impl XMatrix {
 /// What is signed: canonical JSON, of which the members are in order here.
 fn text(request: Signed<'_>, origin: &ServerName, destination: &ServerName) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let content = request.content.map_or_else(String::new, |content| {
-        format!("\"content\":{},", content.as_str())
-    });
+    let content = request
+        .content
+        .map_or_else(String::new, |content| format!("\"content\":{content},"));
     format!(
         "{{{content}\"destination\":{},\"method\":{},\"origin\":{},\"uri\":{}}}",
         quoted(destination.as_str()),
@@ -309,6 +308,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::wire::json::SignedText;
     use crate::wire::matrix::tests::key;
 
     const SIG: &str =
@@ -398,7 +398,7 @@ mod tests {
         let request = Signed {
             method: "PUT",
             uri: "/_matrix/federation/v1/send/1?a=b",
-            content: Some(&content),
+            content: Some(content.as_str()),
         };
         let signed = XMatrix::sign(&key, name!("hub.example:8448"), request);
 
@@ -428,7 +428,7 @@ mod tests {
         let request = Signed {
             method: "PUT",
             uri: "/a?b",
-            content: Some(&other),
+            content: Some(other.as_str()),
         };
         let header = XMatrix::sign(&key, ours, request).header();
         let read = XMatrix::parse(header.as_bytes()).unwrap();
@@ -446,7 +446,7 @@ mod tests {
                 ..request
             },
             Signed {
-                content: Some(&body),
+                content: Some(body.as_str()),
                 ..request
             },
             Signed {

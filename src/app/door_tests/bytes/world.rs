@@ -181,6 +181,7 @@ impl World {
             settings: unlimited(),
             edhoc_public_x: EDHOC_PUBLIC_X,
             remote: Arc::new(crate::api::Nobody),
+            policy_key: None,
         });
         let hub = hub.await.unwrap();
         let hub = TestHub { hub, clock, dir };

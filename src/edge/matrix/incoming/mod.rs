@@ -1,19 +1,31 @@
 //! Requests of other servers: which of them sent one, and what is answered without asking the hub.
 //!
-//! [`Incoming::authenticate`] is the only maker of an [`Authenticated`]: what acts for another server
-//! takes one, and so cannot be reached without. Paths are in [`routes`].
+//! [`Incoming::authenticate`] is the only maker of an [`Authenticated`], and that the only way to a
+//! [`Credentials::Server`]: what acts for another server cannot be reached without. Paths are in
+//! [`routes`]; how much is in work at a time is `gate`'s, how much is read `bodies`'.
 
+mod bodies;
+mod gate;
 pub mod routes;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
+use http::Method;
 use ruma::OwnedServerName;
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 
-use super::{Lists, keys::KeyRing};
+use self::{
+    bodies::Bodies,
+    gate::Gate,
+    routes::{Match, Paths, Target},
+};
+pub use self::{bodies::Room, gate::Place};
+use super::{Lists, endpoint::Endpoint, keys::KeyRing};
 use crate::{
-    api::Refusal,
+    api::{Credentials, Refusal},
     base::Timestamp,
+    edge::client_api::Path,
     wire::{
         json::{self as wire_json, SignedText},
         matrix::{Signed, XMatrix, server_name},
@@ -35,7 +47,6 @@ pub struct Arrived<'a> {
 #[derive(Clone, Debug)]
 pub struct Authenticated {
     origin: OwnedServerName,
-    content: Option<SignedText>,
 }
 
 impl Authenticated {
@@ -44,9 +55,9 @@ impl Authenticated {
         &self.origin
     }
 
-    /// Its body, an object, as it was signed: numbers as they were written.
-    pub const fn content(&self) -> Option<&SignedText> {
-        self.content.as_ref()
+    /// What it shows to the hub.
+    pub fn credentials(self) -> Credentials {
+        Credentials::Server(self.origin)
     }
 }
 
@@ -54,12 +65,40 @@ impl Authenticated {
 pub struct Incoming {
     keys: Arc<KeyRing>,
     lists: Arc<Lists>,
+    paths: Paths,
+    gate: Arc<Gate>,
+    bodies: Arc<Bodies>,
+    /// Whoever brings a body into its canonical form.
+    rewriting: Semaphore,
 }
 
 impl Incoming {
     /// A way in that checks signatures with these keys.
-    pub const fn new(keys: Arc<KeyRing>, lists: Arc<Lists>) -> Self {
-        Self { keys, lists }
+    pub fn new(keys: Arc<KeyRing>, lists: Arc<Lists>) -> Self {
+        Self {
+            keys,
+            lists,
+            paths: Paths::new(),
+            gate: Gate::new(),
+            bodies: Bodies::new(),
+            rewriting: Semaphore::new(REWRITING_MAX),
+        }
+    }
+
+    /// What a path means; nothing if it is not of this API.
+    pub fn find(&self, method: &Method, path: &Path<'_>) -> Result<Option<Target>, Refusal> {
+        self.paths.find(method, path)
+    }
+
+    /// Waits for room for a body of so many bytes, as far as that is known.
+    pub async fn room(&self, address: IpAddr, bytes: Option<u64>) -> Result<Room, Refusal> {
+        self.bodies.room(address, bytes).await
+    }
+
+    /// Waits for a place for a request among those that are in work.
+    pub async fn place(&self, from: &Authenticated, asked: &Match) -> Result<Place, Refusal> {
+        let in_turn = asked.endpoint == Endpoint::Transaction;
+        self.gate.enter(&from.origin, in_turn).await
     }
 
     /// Which server sent a request.
@@ -73,28 +112,48 @@ impl Incoming {
         authorization: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Authenticated, Refusal> {
         let headers = self.headers(authorization)?;
-        let content = if arrived.body.is_empty() {
-            None
-        } else {
-            let read = SignedText::of_body(arrived.body);
-            Some(read.map_err(|error| not_json(&error))?)
-        };
-        let request = Signed {
+        let mut request = Signed {
             method: arrived.method,
             uri: arrived.uri,
-            content: content.as_ref(),
+            content: None,
         };
+        if arrived.body.is_empty() {
+            let origin = self.signer(&headers, request).await;
+            return origin.map_err(Refusal::unauthorized);
+        }
+        // Nearly everyone sends the text that was signed. What it says is read by who knows that it
+        // is the sender's; brought into the canonical form, a body takes many times its bytes.
+        let text = std::str::from_utf8(arrived.body).unwrap_or_default();
+        if is_an_object(text) {
+            request.content = Some(text);
+            if let Ok(from) = self.signer(&headers, request).await {
+                return Ok(from);
+            }
+        }
+        let _alone = self.rewriting.acquire().await;
+        let text = SignedText::of_body(arrived.body).map_err(|error| not_json(&error))?;
+        request.content = Some(text.as_str());
+        let origin = self.signer(&headers, request).await;
+        origin.map_err(Refusal::unauthorized)
+    }
+
+    /// Who signed a request of which the body, if there is one, is this text.
+    async fn signer(
+        &self,
+        headers: &[XMatrix],
+        request: Signed<'_>,
+    ) -> Result<Authenticated, String> {
         let mut reason = String::new();
         for header in headers {
-            match self.check(&header, request).await {
+            match self.check(header, request).await {
                 Ok(()) => {
-                    let origin = header.origin;
-                    return Ok(Authenticated { origin, content });
+                    let origin = header.origin.clone();
+                    return Ok(Authenticated { origin });
                 }
                 Err(why) => reason = why,
             }
         }
-        Err(Refusal::unauthorized(reason))
+        Err(reason)
     }
 
     /// The headers, all of one origin that may speak with us, and meant for us.
@@ -215,6 +274,14 @@ fn not_json(error: &crate::wire::DecodeError) -> Refusal {
     };
     Refusal::new(code, error.to_string())
 }
+
+fn is_an_object(text: &str) -> bool {
+    text.starts_with('{') && text.ends_with('}')
+}
+
+/// Bodies that are brought into their canonical form at a time. Few are: those of strangers' making,
+/// and those whose signature is wrong.
+const REWRITING_MAX: usize = 2;
 
 /// Authorization headers of one request: one for each key that its sender has.
 const HEADERS_MAX: usize = 4;

@@ -2,9 +2,13 @@
 
 use http::Method;
 
+use super::{Authenticated, bodies::elements};
 use crate::{
-    api::{Code, Refusal},
-    edge::client_api::Path,
+    api::{PeerCommand, Refusal},
+    edge::{
+        client_api::{Path, read_refusal, routes::Routes},
+        matrix::endpoint::Endpoint,
+    },
 };
 
 /// What a request of another server is for.
@@ -18,48 +22,119 @@ pub enum Target {
     QueryKeys(String),
     /// `POST /_matrix/key/v2/query`
     QueryManyKeys,
-    /// `GET /_matrix/federation/v1/query/profile`
-    Profile,
+    /// One of `api`'s list, which only servers ask that show who they are.
+    Peer(Match),
+}
+
+/// A request whose path and method name an endpoint; its query and body are unread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// What it asks for.
+    pub endpoint: Endpoint,
+    /// The path's variables, decoded, in the order of the path.
+    arguments: Vec<String>,
+}
+
+impl Match {
+    /// Reads the rest of a request, after it is known who sent it. What the path and the body
+    /// name is found in the command and nowhere else.
+    pub fn command(
+        &self,
+        _from: &Authenticated,
+        query: &str,
+        body: &[u8],
+    ) -> Result<PeerCommand, Refusal> {
+        let (found, max) = (elements(body), self.endpoint.elements_max());
+        if found > max {
+            let message = format!("the body has more than {max} elements");
+            return Err(Refusal::bad_json(message));
+        }
+        let request = http::Request::builder()
+            .method(self.endpoint.method())
+            .uri(format!("/?{query}"))
+            .body(body)
+            .map_err(|error| {
+                Refusal::invalid_param(format!("the query is not valid in a URL: {error}"))
+            })?;
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        self.endpoint
+            .command(request, &arguments)
+            .map_err(|error| read_refusal(error, body))
+    }
+}
+
+/// What is served at a path.
+#[derive(Clone, Copy)]
+enum Served {
+    Version,
+    Keys,
+    QueryKeys,
+    QueryManyKeys,
+    Peer(Endpoint),
+}
+
+/// What is served to other servers, by path and method.
+pub(super) struct Paths(Routes<Served>);
+
+impl Paths {
+    pub(super) fn new() -> Self {
+        let mut routes = Routes::empty();
+        for (path, method, served) in [
+            (
+                "/_matrix/federation/v1/version",
+                Method::GET,
+                Served::Version,
+            ),
+            ("/_matrix/key/v2/server", Method::GET, Served::Keys),
+            // once there was a key id behind it, which was ignored
+            ("/_matrix/key/v2/server/{id}", Method::GET, Served::Keys),
+            (
+                "/_matrix/key/v2/query/{server}",
+                Method::GET,
+                Served::QueryKeys,
+            ),
+            ("/_matrix/key/v2/query", Method::POST, Served::QueryManyKeys),
+        ] {
+            routes.insert(path, method, served);
+        }
+        for &endpoint in Endpoint::ALL {
+            routes.insert(endpoint.path(), endpoint.method(), Served::Peer(endpoint));
+        }
+        Self(routes)
+    }
+
+    /// What a path means; nothing if it is not of this API.
+    ///
+    /// Whatever else begins with `/_matrix/federation`, `/_matrix/key` or `/_matrix/policy` is
+    /// unknown, not another API's.
+    // spec: server-server §Unsupported-endpoints
+    pub(super) fn find(&self, method: &Method, path: &Path<'_>) -> Result<Option<Target>, Refusal> {
+        let texts = path.texts();
+        // an encoded letter makes it another path
+        let ours = matches!(
+            texts.as_slice(),
+            ["_matrix", "federation" | "key" | "policy", ..]
+        ) && path.plain_segments() >= 2;
+        if !ours {
+            return Ok(None);
+        }
+        let (served, arguments) = self.0.find(method, path)?;
+        Ok(Some(match served {
+            Served::Version => Target::Version,
+            Served::Keys => Target::Keys,
+            Served::QueryKeys => {
+                Target::QueryKeys(arguments.into_iter().next().unwrap_or_default())
+            }
+            Served::QueryManyKeys => Target::QueryManyKeys,
+            Served::Peer(endpoint) => Target::Peer(Match {
+                endpoint,
+                arguments,
+            }),
+        }))
+    }
 }
 
 impl Target {
-    /// What a path means; nothing if it is not of this API.
-    ///
-    /// Whatever else begins with `/_matrix/federation` or `/_matrix/key` is unknown, not another
-    /// API's.
-    // spec: server-server §Unsupported-endpoints
-    pub fn of(method: &Method, path: &Path<'_>) -> Result<Option<Self>, Refusal> {
-        let texts = path.texts();
-        let ["_matrix", api @ ("federation" | "key"), ..] = texts.as_slice() else {
-            return Ok(None);
-        };
-        let fixed = |count| path.plain_segments() >= count;
-        if !fixed(2) {
-            return Ok(None); // an encoded letter makes it another path
-        }
-        let (target, wanted) = match (*api, texts.get(2..).unwrap_or_default()) {
-            ("federation", ["v1", "version"]) if fixed(4) => (Self::Version, Method::GET),
-            ("federation", ["v1", "query", "profile"]) if fixed(5) => (Self::Profile, Method::GET),
-            // once there was a key id behind it, which was ignored
-            ("key", ["v2", "server"] | ["v2", "server", _]) if fixed(4) => {
-                (Self::Keys, Method::GET)
-            }
-            ("key", ["v2", "query"]) if fixed(4) => (Self::QueryManyKeys, Method::POST),
-            ("key", ["v2", "query", server]) if fixed(4) && !server.is_empty() => {
-                (Self::QueryKeys((*server).to_owned()), Method::GET)
-            }
-            _ => {
-                let message = "this server has no such endpoint";
-                return Err(Refusal::new(Code::Unrecognized, message));
-            }
-        };
-        if *method == wanted || (*method == Method::HEAD && wanted == Method::GET) {
-            return Ok(Some(target));
-        }
-        let message = "this endpoint does not take this method";
-        Err(Refusal::new(Code::Unrecognized, message).with_status(405))
-    }
-
     /// The name for logs and metrics.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -67,7 +142,7 @@ impl Target {
             Self::Keys => "ServerKeys",
             Self::QueryKeys(_) => "QueryServerKeys",
             Self::QueryManyKeys => "QueryManyServerKeys",
-            Self::Profile => "FederationProfile",
+            Self::Peer(found) => found.endpoint.name(),
         }
     }
 }
@@ -75,13 +150,21 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Code;
 
     fn of(method: Method, path: &str) -> Result<Option<Target>, u16> {
         let path = Path::of_url(path).unwrap();
-        Target::of(&method, &path).map_err(|refusal| {
+        Paths::new().find(&method, &path).map_err(|refusal| {
             assert_eq!(refusal.code, Code::Unrecognized);
             refusal.status
         })
+    }
+
+    fn peer(endpoint: Endpoint, arguments: &[&str]) -> Result<Option<Target>, u16> {
+        Ok(Some(Target::Peer(Match {
+            endpoint,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+        })))
     }
 
     #[test]
@@ -110,8 +193,10 @@ mod tests {
             "/_matrix/federation/v1",
             "/_matrix/federation/v1/versio%6e",
             "/_matrix/federation/v3/version",
+            "/_matrix/federation/v1/send_join/!a/$b",
             "/_matrix/key/v1/server",
             "/_matrix/key/v2/query/",
+            "/_matrix/policy/v2/sign",
         ] {
             assert_eq!(get(path), Err(404), "{path}");
         }
@@ -123,5 +208,24 @@ mod tests {
         for path in ["/_matrix/client/versions", "/", "/_matri%78/key/v2/server"] {
             assert_eq!(get(path), Ok(None), "{path}");
         }
+    }
+
+    #[test]
+    fn every_endpoint_of_the_list_is_served_and_its_ids_come_decoded() {
+        for &endpoint in Endpoint::ALL {
+            let path = endpoint.path().replace(['{', '}'], "");
+            let found = of(endpoint.method(), &path).unwrap();
+            assert_eq!(found.unwrap().name(), endpoint.name(), "{path}");
+        }
+        let path = "/_matrix/federation/v2/send_join/%21r%3Aa/%24e%2Ff";
+        assert_eq!(
+            of(Method::PUT, path),
+            peer(Endpoint::SendJoin, &["!r:a", "$e/f"])
+        );
+        assert_eq!(of(Method::GET, path), Err(405));
+        assert_eq!(
+            of(Method::POST, "/_matrix/policy/v1/sign"),
+            peer(Endpoint::PolicySign, &[])
+        );
     }
 }

@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::{KeyError, KeyRing};
 use crate::{
     base::Timestamp,
-    wire::matrix::{KeyId, Version},
+    wire::matrix::{KeyId, PublicKey, Version},
 };
 
 /// An event whose signatures are good.
@@ -47,42 +47,113 @@ pub enum EventError {
     Forged(#[from] VerificationError),
 }
 
+/// Whose signatures an event needs, and with which of their keys it has some.
+#[derive(Clone, Debug)]
+pub struct Signers {
+    /// When the event says that it was made.
+    pub at: Timestamp,
+    /// By server, the keys.
+    pub servers: Vec<(OwnedServerName, BTreeSet<KeyId>)>,
+}
+
+impl Signers {
+    /// Of an event of a room of this version.
+    // spec: server-server §Signing-events
+    pub fn of(event: &CanonicalJsonObject, version: Version) -> Result<Self, EventError> {
+        let at = time(event).ok_or(EventError::Time)?;
+        let rules = version.rules();
+        let servers = required_server_signatures_to_verify_event(event, &rules.signatures)?;
+        let signed = |server| {
+            let keys = signed_with(event, &server);
+            (server, keys)
+        };
+        Ok(Self {
+            at,
+            servers: servers.into_iter().map(signed).collect(),
+        })
+    }
+}
+
+/// The keys that were found to check an event with.
+#[derive(Default)]
+struct Found(PublicKeyMap);
+
+impl Found {
+    /// Of a server's signatures those with keys that cannot be had are passed over, as long as one
+    /// is left.
+    fn add(
+        &mut self,
+        server: OwnedServerName,
+        keys: impl IntoIterator<Item = (KeyId, Result<PublicKey, KeyError>)>,
+    ) -> Result<(), EventError> {
+        let mut missing = None;
+        let set = self.0.entry(server.to_string()).or_default();
+        for (id, key) in keys {
+            match key {
+                Ok(key) => {
+                    set.insert(id.to_string(), Base64::new(key.0.to_vec()));
+                }
+                Err(error) => missing = missing.or(Some(error)),
+            }
+        }
+        if set.is_empty() {
+            return Err(missing.map_or(EventError::Unsigned { server }, |error| {
+                EventError::Key(Box::new(error))
+            }));
+        }
+        Ok(())
+    }
+
+    fn check(&self, event: &CanonicalJsonObject, version: Version) -> Result<Checked, EventError> {
+        Ok(match verify_event(&self.0, event, version.rules())? {
+            Verified::All => Checked::Whole,
+            Verified::Signatures => Checked::Changed,
+        })
+    }
+}
+
 impl KeyRing {
     /// Checks the signatures of all servers that have to have signed an event, and its hash.
     ///
-    /// Of a server's signatures those with keys that cannot be had are passed over, as long as one
-    /// is left. Whether the event may be sent by its sender is not looked at.
+    /// Whether the event may be sent by its sender is not looked at.
     // spec: server-server §Signing-events
     pub async fn check_event(
         &self,
         event: &CanonicalJsonObject,
         version: Version,
     ) -> Result<Checked, EventError> {
-        let at = time(event).ok_or(EventError::Time)?;
-        let rules = version.rules();
-        let servers = required_server_signatures_to_verify_event(event, &rules.signatures)?;
-        let mut keys = PublicKeyMap::new();
-        for server in servers {
-            let mut missing = None;
-            let set = keys.entry(server.to_string()).or_default();
-            for id in signed_with(event, &server) {
-                match self.for_event(&server, &id, at).await {
-                    Ok(key) => {
-                        set.insert(id.to_string(), Base64::new(key.0.to_vec()));
-                    }
-                    Err(error) => missing = missing.or(Some(error)),
-                }
+        let Signers { at, servers } = Signers::of(event, version)?;
+        let mut found = Found::default();
+        for (server, ids) in servers {
+            let mut keys = Vec::with_capacity(ids.len());
+            for id in ids {
+                let key = self.for_event(&server, &id, at).await;
+                keys.push((id, key));
             }
-            if set.is_empty() {
-                return Err(missing.map_or(EventError::Unsigned { server }, |error| {
-                    EventError::Key(Box::new(error))
-                }));
-            }
+            found.add(server, keys)?;
         }
-        Ok(match verify_event(&keys, event, rules)? {
-            Verified::All => Checked::Whole,
-            Verified::Signatures => Checked::Changed,
-        })
+        found.check(event, version)
+    }
+
+    /// The same with keys that are held: nobody is asked, and nothing waits.
+    pub fn check_event_with_held(
+        &self,
+        event: &CanonicalJsonObject,
+        version: Version,
+    ) -> Result<Checked, EventError> {
+        let Signers { at, servers } = Signers::of(event, version)?;
+        let mut found = Found::default();
+        for (server, ids) in servers {
+            let keys: Vec<_> = ids
+                .into_iter()
+                .map(|id| {
+                    let key = self.held_for_event(&server, &id, at);
+                    (id, key)
+                })
+                .collect();
+            found.add(server, keys)?;
+        }
+        found.check(event, version)
     }
 }
 

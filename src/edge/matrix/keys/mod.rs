@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-pub use events::{Checked, EventError};
+pub use events::{Checked, EventError, Signers};
 
 /// Keys by server that the operator has written down.
 pub type Pinned = BTreeMap<OwnedServerName, BTreeMap<KeyId, PublicKey>>;
@@ -194,6 +194,25 @@ impl KeyRing {
         at: Timestamp,
     ) -> Result<PublicKey, KeyError> {
         self.find(server, id, Use::Event(at)).await
+    }
+
+    /// The same among those that are held; nobody is asked.
+    pub(super) fn held_for_event(
+        &self,
+        server: &ServerName,
+        id: &KeyId,
+        at: Timestamp,
+    ) -> Result<PublicKey, KeyError> {
+        let used = Use::Event(at);
+        let found = self.written(server, id, used).unwrap_or_else(|| {
+            let held = self.look_among_held(server, id, used);
+            held.map_err(Into::into)
+        });
+        found.map_err(|reason| KeyError {
+            server: server.to_owned(),
+            reason,
+            asked: Asked::NotNow,
+        })
     }
 
     async fn find(

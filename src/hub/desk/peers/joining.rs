@@ -13,7 +13,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    damaged, is_in, must_be_of, raw_json,
+    damaged, is_in, must_be_of, policy, raw_json,
     reading::{auth_chain, failed},
     room_for,
 };
@@ -81,8 +81,9 @@ pub(super) async fn send_join(
 ) -> Result<create_join_event::v2::Response, Refusal> {
     let room = room_for(hub, peer, &asked.room_id).await?;
     let told = (&*asked.room_id, &*asked.event_id);
-    let event = member_event(hub, peer, &room, told, (&asked.pdu, Membership::Join)).await?;
-    let event = vouched_for(hub, &room, event)?;
+    let vouched = vouched_for(hub, &room, asked.pdu.get()).await?;
+    let join = vouched.as_deref().unwrap_or(asked.pdu.get());
+    let event = member_event(hub, peer, &room, told, (join, Membership::Join)).await?;
     let before = graph::state_before(&hub.store, &room, &event).await;
     let before = before.map_err(|error| failed(&error))?;
     take(hub, &room, &event).await?;
@@ -104,7 +105,7 @@ pub(super) async fn send_leave(
 ) -> Result<create_leave_event::v2::Response, Refusal> {
     let room = room_for(hub, peer, &asked.room_id).await?;
     let told = (&*asked.room_id, &*asked.event_id);
-    let event = member_event(hub, peer, &room, told, (&asked.pdu, Membership::Leave)).await?;
+    let event = member_event(hub, peer, &room, told, (asked.pdu.get(), Membership::Leave)).await?;
     take(hub, &room, &event).await?;
     Ok(create_leave_event::v2::Response::new())
 }
@@ -117,7 +118,7 @@ pub(super) async fn send_knock(
 ) -> Result<create_knock_event::v1::Response, Refusal> {
     let room = room_for(hub, peer, &asked.room_id).await?;
     let told = (&*asked.room_id, &*asked.event_id);
-    let event = member_event(hub, peer, &room, told, (&asked.pdu, Membership::Knock)).await?;
+    let event = member_event(hub, peer, &room, told, (asked.pdu.get(), Membership::Knock)).await?;
     take(hub, &room, &event).await?;
     let state = stripped(hub, &room).await?;
     Ok(create_knock_event::v1::Response::new(state))
@@ -131,10 +132,12 @@ fn must_be_spoken(room: &RoomRecord, spoken: &[ruma::RoomVersionId]) -> Result<(
     if spoken.iter().any(is_it) {
         return Ok(());
     }
-    Err(Refusal::new(
+    let version = room.version.to_string();
+    let refusal = Refusal::new(
         Code::IncompatibleRoomVersion,
-        format!("this room has version {}", room.version),
-    ))
+        format!("this room has version {version}"),
+    );
+    Err(refusal.with("room_version", version))
 }
 
 /// The event that a user's server is to complete and sign.
@@ -178,7 +181,7 @@ async fn template(
 /// Who of ours lets a user into a restricted room, where they are not invited and meet its
 /// condition as far as this server can tell.
 // spec: server-server §Restricted-rooms
-async fn vouching(
+pub(in crate::hub::desk) async fn vouching(
     hub: &Hub,
     room: &RoomRecord,
     user: &UserId,
@@ -267,9 +270,9 @@ async fn member_event(
     peer: &OwnedServerName,
     room: &RoomRecord,
     (room_id, event_id): (&RoomId, &EventId),
-    (pdu, wanted): (&RawValue, Membership),
+    (json, wanted): (&str, Membership),
 ) -> Result<Arc<Pdu>, Refusal> {
-    let event = hub.remote.verified(pdu.get(), room.version).await;
+    let event = hub.remote.verified(json, room.version).await;
     let event = event.map_err(|error| match error {
         Unverified::Wrong(why) => {
             Refusal::forbidden(format!("the event is not to be believed: {why}"))
@@ -292,23 +295,29 @@ async fn member_event(
     Ok(Arc::new(event))
 }
 
-/// Signs a join that one of our users vouches for.
-fn vouched_for(hub: &Hub, room: &RoomRecord, event: Arc<Pdu>) -> Result<Arc<Pdu>, Refusal> {
-    let by = event
-        .fields()
-        .content
-        .get("join_authorised_via_users_server");
+/// A join that one of our users vouches for, with our signature: only with it the join is one that
+/// can be checked. Whether its user meets the room's conditions is looked at again: nobody has to ask
+/// for a template first.
+// spec: server-server §Restricted-rooms
+async fn vouched_for(hub: &Hub, room: &RoomRecord, json: &str) -> Result<Option<String>, Refusal> {
+    let join = Pdu::read(json, room.version);
+    let join = join.map_err(|error| Refusal::bad_json(error.to_string()))?;
+    let fields = join.fields();
+    let by = fields.content.get("join_authorised_via_users_server");
     let by = by.and_then(|by| <&UserId>::try_from(by.as_str()?).ok());
     if by.is_none_or(|by| by.server_name() != hub.key.name()) {
-        return Ok(event);
+        return Ok(None);
     }
-    let signed = event.countersigned(room.version, &hub.key);
-    Ok(Arc::new(signed.map_err(|error| damaged(&error))?))
+    vouching(hub, room, &fields.sender).await?;
+    let signed = join.countersigned(room.version, &hub.key);
+    let signed = signed.map_err(|error| Refusal::bad_json(error.to_string()))?;
+    Ok(Some(signed.json().to_string()))
 }
 
 /// Weaves it in; refused unless it came into the room.
 async fn take(hub: &Hub, room: &RoomRecord, event: &Arc<Pdu>) -> Result<(), Refusal> {
-    let event = Arc::clone(event).into();
+    let server = policy::policy_server(hub, room).await?;
+    let event = policy::vouched_for(hub, room, server.as_ref(), Arc::clone(event)).await;
     let woven = graph::weave_relayed(&hub.store, &hub.writer, &room.id, event).await;
     let (fates, _) = woven.map_err(|error| failed(&error))?;
     match fates.into_iter().next() {

@@ -4,20 +4,32 @@
 //! see and do: it must be in the room, the room's ACL must let it, and what it sends must be its
 //! own users'.
 
+mod devices;
+mod edus;
 mod joining;
 pub(super) mod past;
+mod policy;
 mod reading;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_edus;
+#[cfg(test)]
 mod tests_past;
+#[cfg(test)]
+mod tests_policy;
 mod transaction;
+
+pub(super) use self::{joining::vouching, transaction::weave};
 
 use ruma::{OwnedServerName, RoomId, ServerName, UserId};
 
 use crate::{
     api::{Code, Credentials, Origin, PeerCommand, PeerReply, Refusal},
-    hub::{Hub, desk::access::ours},
+    hub::{
+        Hub,
+        desk::{access::ours, directory, remote},
+    },
     room::{ServerAcl, StateKey},
     store::{EventRecord, RoomRecord},
 };
@@ -75,13 +87,26 @@ pub(super) async fn ask(
             answered!(PeerProfile, reading::profile(hub, *asked))
         }
         PeerCommand::PeerAlias(asked) => answered!(PeerAlias, reading::alias(hub, *asked)),
-        PeerCommand::InviteHere(_) | PeerCommand::OldInviteHere(_) => Err(not_yet()),
-        PeerCommand::UserDevices(_) | PeerCommand::UserKeys(_) | PeerCommand::UserKeyClaim(_) => {
-            Err(not_yet())
+        PeerCommand::InviteHere(asked) => {
+            answered!(InviteHere, remote::invited(hub, peer, *asked))
         }
-        PeerCommand::PeerPublicRooms(_) | PeerCommand::PeerRoomSearch(_) => Err(not_yet()),
+        PeerCommand::OldInviteHere(_) => Err(Refusal::new(
+            Code::IncompatibleRoomVersion,
+            "such invites are into rooms of versions 1 and 2, which this hub does not speak",
+        )),
+        PeerCommand::UserDevices(asked) => {
+            answered!(UserDevices, devices::devices(hub, *asked))
+        }
+        PeerCommand::UserKeys(asked) => answered!(UserKeys, devices::keys(hub, *asked)),
+        PeerCommand::UserKeyClaim(asked) => answered!(UserKeyClaim, devices::claim(hub, *asked)),
+        PeerCommand::PeerPublicRooms(asked) => {
+            answered!(PeerPublicRooms, directory::peer_public_rooms(hub, *asked))
+        }
+        PeerCommand::PeerRoomSearch(asked) => {
+            answered!(PeerRoomSearch, directory::peer_room_search(hub, *asked))
+        }
         PeerCommand::PeerHierarchy(_) | PeerCommand::PeerEventByTime(_) => Err(not_yet()),
-        PeerCommand::PolicySign(_) => Err(not_yet()),
+        PeerCommand::PolicySign(asked) => answered!(PolicySign, policy::sign(hub, peer, *asked)),
     }
 }
 
@@ -93,11 +118,21 @@ fn not_yet() -> Refusal {
 async fn room_for(hub: &Hub, peer: &ServerName, room: &RoomId) -> Result<RoomRecord, Refusal> {
     let record = hub.store.room(room).await.map_err(ours)?;
     let record = record.ok_or_else(|| Refusal::not_found(format!("no such room here: {room}")))?;
-    if let Some(acl) = acl(hub, &record).await? {
+    must_be_let_in(hub, peer, &record).await?;
+    Ok(record)
+}
+
+/// Refuses a server that the room's ACL keeps out.
+pub(super) async fn must_be_let_in(
+    hub: &Hub,
+    peer: &ServerName,
+    room: &RoomRecord,
+) -> Result<(), Refusal> {
+    if let Some(acl) = acl(hub, room).await? {
         acl.check(peer)
             .map_err(|why| Refusal::forbidden(why.to_string()))?;
     }
-    Ok(record)
+    Ok(())
 }
 
 /// The same, and the server is in it.

@@ -139,10 +139,15 @@ pub(super) async fn missing_events(
 }
 
 /// See `api::PeerCommand::PeerProfile`.
+// spec: server-server §Querying-profiles
 pub(super) async fn profile(
     hub: &Hub,
     asked: get_profile_information::v1::Request,
 ) -> Result<get_profile_information::v1::Response, Refusal> {
+    if asked.user_id.server_name() != hub.key.name() {
+        let message = format!("`user_id` is not of a user of {}", hub.key.name());
+        return Err(Refusal::invalid_param(message));
+    }
     let fields = crate::hub::desk::profile::fields(hub, &asked.user_id).await?;
     let wanted = asked.field.as_ref().map(AsRef::as_ref);
     let fields = fields

@@ -15,6 +15,7 @@ use ruma::{
         membership::{
             create_join_event, create_leave_event, prepare_join_event, prepare_leave_event,
         },
+        query::get_profile_information,
         transactions::send_transaction_message,
     },
 };
@@ -324,6 +325,21 @@ async fn only_who_is_in_the_room_reads_it() {
     };
     assert_eq!(page.pdus.len(), 3);
     assert_eq!(page.pdus[0].get(), &**join.json(), "newest first");
+}
+
+#[tokio::test]
+async fn a_profile_is_told_of_users_of_this_hub_only() {
+    let shared = Shared::open().await;
+    let of = |user: &str| {
+        let asked = get_profile_information::v1::Request::new(user.try_into().unwrap());
+        PeerCommand::PeerProfile(Box::new(asked))
+    };
+
+    let ours = shared.ask(FAR, of("@ana:hub.example")).await;
+    let theirs = shared.ask(FAR, of(ZED)).await.unwrap_err();
+
+    assert!(ours.is_ok());
+    assert_eq!(theirs.status, 400);
 }
 
 #[tokio::test]

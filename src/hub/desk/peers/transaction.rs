@@ -13,15 +13,15 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{is_in, past};
+use super::{edus, is_in, past, policy};
 use crate::{
     api::{PeerCommand, PeerReply, Refusal},
     hub::{
         Hub,
-        desk::access::ours,
+        desk::{access::ours, remote},
         graph::{self, Fate, Received},
     },
-    room::ServerAcl,
+    room::{PolicyServer, ServerAcl},
     store::RoomRecord,
     wire::matrix::{Pdu, Version},
 };
@@ -68,6 +68,8 @@ pub(super) async fn receive(
     for (room, pdus) in rooms {
         in_room(hub, peer, &room, &pdus, &mut outcomes).await;
     }
+    // After the events: a receipt is often for one of them.
+    edus::receive(hub, peer, &asked.edus).await?;
     Ok(send_transaction_message::v1::Response::new(outcomes))
 }
 
@@ -84,6 +86,16 @@ async fn in_room(
     pdus: &[&RawValue],
     outcomes: &mut BTreeMap<OwnedEventId, Outcome>,
 ) {
+    let is_in = remote::is_in(hub, room).await;
+    if !is_in.unwrap_or(true) {
+        // All that we are told of a room that we are not in is that an invite is taken back.
+        for pdu in pdus {
+            if let Some((event, outcome)) = remote::out(hub, peer, pdu.get()).await {
+                outcomes.insert(event, outcome);
+            }
+        }
+        return;
+    }
     let gate = match Gate::of(hub, peer, room).await {
         Ok(gate) => gate,
         Err(Closed { version, why }) => {
@@ -121,6 +133,7 @@ struct Gate<'a> {
     hub: &'a Hub,
     room: RoomRecord,
     acl: Option<ServerAcl>,
+    policy: Option<PolicyServer>,
 }
 
 /// A room that does not, as its sender is told.
@@ -153,10 +166,13 @@ impl<'a> Gate<'a> {
             let why = format!("nobody of this server is in {room}");
             return Err(closed(Refusal::forbidden(why)));
         }
+        let policy = policy::policy_server(hub, &record);
+        let policy = policy.await.map_err(&closed)?;
         Ok(Self {
             hub,
             room: record,
             acl,
+            policy,
         })
     }
 
@@ -168,11 +184,12 @@ impl<'a> Gate<'a> {
         if event.fields().room_id != self.room.id {
             return Err(format!("it is of room {}", event.fields().room_id));
         }
-        let hide = self.unwelcome(&event);
-        Ok(Received {
-            event: Arc::new(event),
-            hide,
-        })
+        let event = Arc::new(event);
+        if let Some(why) = self.unwelcome(&event) {
+            let hide = Some(why);
+            return Ok(Received { event, hide });
+        }
+        Ok(policy::vouched_for(self.hub, &self.room, self.policy.as_ref(), event).await)
     }
 
     /// Why nobody here is to see an event, if so: the room or the operator keeps its sender's server
@@ -316,4 +333,21 @@ fn open_ends(events: &[Received], fates: &[Fate]) -> past::OpenEnds {
         }
     }
     ends
+}
+
+/// Weaves checked events into a room; what is missing before them is asked of this server.
+pub(in crate::hub::desk) async fn weave(
+    hub: &Hub,
+    peer: &OwnedServerName,
+    room: &RoomRecord,
+    events: &[Arc<Pdu>],
+) -> Vec<Fate> {
+    let gate = Gate {
+        hub,
+        room: room.clone(),
+        acl: None,
+        policy: None,
+    };
+    let events: Vec<Received> = events.iter().cloned().map(Into::into).collect();
+    gate.weave(peer, &events).await
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use ruma::{
     CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
     api::federation::{
@@ -13,7 +12,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    ANSWER_PATIENCE, ASKING_MAX, ENTRY_PATIENCE, Place, Refusals, lied, odd, place, spoken,
+    ANSWER_PATIENCE, ASKING_MAX, ENTRY_PATIENCE, Place, Refusals, forget, lied, odd, place, spoken,
     template::{VOUCHING, Wanted, rebuilt},
     version_of,
 };
@@ -26,9 +25,6 @@ use crate::{
     room::Membership,
     wire::matrix::{Pdu, Version},
 };
-
-/// How many events of an answer are checked at once: as many keys may have to be asked for.
-const CHECKED_AT_ONCE: usize = 128;
 
 /// Somebody who wants to join.
 pub(in crate::hub::desk) struct Joining {
@@ -66,7 +62,8 @@ pub(in crate::hub::desk) async fn join(hub: &Hub, joining: Joining) -> Result<En
 async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
     let _turn = hub.desk.elsewhere.turn(&joining.room).await;
     // Somebody of ours may have come in meanwhile.
-    let Place::There(servers) = place(hub, &joining.room, &joining.via).await? else {
+    let there = place(hub, &joining.user, (&joining.room, &joining.via)).await?;
+    let Place::There(servers) = there else {
         return Ok(Entered::Here);
     };
     let Ok(_entry) = hub.desk.elsewhere.entries.acquire().await else {
@@ -79,7 +76,13 @@ async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
             break;
         }
         match through(hub, joining, server).await {
-            Ok(()) => return Ok(Entered::Joined),
+            Ok(()) => {
+                // It counts no more: where the user is in the room is newer.
+                if let Err(refusal) = forget(hub, &joining.user, &joining.room).await {
+                    tracing::info!(why = refusal.message, "an answered invite is still kept");
+                }
+                return Ok(Entered::Joined);
+            }
             Err(refusal) => refusals.add(server, refusal),
         }
     }
@@ -114,7 +117,7 @@ async fn through(hub: &Hub, joining: &Joining, server: &OwnedServerName) -> Resu
 }
 
 /// Our join, in the place that the server proposes.
-async fn made(
+pub(super) async fn made(
     hub: &Hub,
     joining: &Joining,
     server: &OwnedServerName,
@@ -139,15 +142,14 @@ async fn made(
 }
 
 /// The room, as the server tells it once it has taken our join.
-async fn sent(
+pub(super) async fn sent(
     hub: &Hub,
     joining: &Joining,
     server: &OwnedServerName,
     join: &Pdu,
 ) -> Result<create_join_event::v2::RoomState, Refusal> {
     let raw = RawValue::from_string(join.json().to_string()).map_err(lied)?;
-    let asked =
-        create_join_event::v2::Request::new(joining.room.clone(), join.id().clone(), raw);
+    let asked = create_join_event::v2::Request::new(joining.room.clone(), join.id().clone(), raw);
     let command = PeerCommand::SendJoin(Box::new(asked));
     let answer = hub.remote.ask(server, command, ENTRY_PATIENCE).await?;
     let PeerReply::SendJoin(answer) = answer else {
@@ -170,7 +172,7 @@ async fn sent(
 
 /// Our join with the signature of who vouches for it, where somebody does.
 // spec: server-server §Restricted-rooms
-async fn signed_by_all(
+pub(super) async fn signed_by_all(
     hub: &Hub,
     server: &OwnedServerName,
     version: Version,
@@ -201,24 +203,18 @@ async fn believable(
     told: Vec<Box<RawValue>>,
 ) -> Vec<Arc<Pdu>> {
     let mut events = Vec::with_capacity(told.len());
-    let mut told = told.into_iter();
-    loop {
-        let some: Vec<_> = told.by_ref().take(CHECKED_AT_ONCE).collect();
-        if some.is_empty() {
-            return events;
-        }
-        let checked = some.iter().map(|json| hub.remote.verified(json.get(), version));
-        for checked in join_all(checked).await {
-            match checked {
-                Ok(event) if event.fields().room_id == room => events.push(Arc::new(event)),
-                Ok(event) => {
-                    let of = &event.fields().room_id;
-                    tracing::info!(event = %event.id(), %of, %room, "an event of another room");
-                }
-                Err(error) => tracing::info!(%room, %error, "an event is not to be believed"),
+    let texts: Vec<&str> = told.iter().map(|json| json.get()).collect();
+    for checked in hub.remote.verified_many(&texts, version).await {
+        match checked {
+            Ok(event) if event.fields().room_id == room => events.push(Arc::new(event)),
+            Ok(event) => {
+                let of = &event.fields().room_id;
+                tracing::info!(event = %event.id(), %of, %room, "an event of another room");
             }
+            Err(error) => tracing::info!(%room, %error, "an event is not to be believed"),
         }
     }
+    events
 }
 
 /// The state must begin with the event that founded this room, in this version.
@@ -227,9 +223,8 @@ fn must_be_the_room(
     state: &[Arc<Pdu>],
 ) -> Result<(), Refusal> {
     let mut all = state.iter().map(|event| event.fields());
-    let create = all.find(|fields| {
-        fields.kind == "m.room.create" && fields.state_key.as_deref() == Some("")
-    });
+    let create = all
+        .find(|fields| fields.kind == "m.room.create" && fields.state_key.as_deref() == Some(""));
     // That its hash is the room id, since v12, is in its `room_id`: that is where it comes from.
     let create = create.ok_or_else(|| lied(format!("no event founded {room}")))?;
     let said = create.content.get("room_version");

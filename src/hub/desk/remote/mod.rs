@@ -6,9 +6,16 @@
 //! is asked, and for how long, is decided here; the room that a server tells of is judged by
 //! [`crate::hub::graph`].
 
+mod invite;
 mod join;
+mod knock;
+mod leave;
 mod names;
+mod outside;
+mod restricted;
 mod template;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -18,12 +25,17 @@ use std::{
     time::Duration,
 };
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomVersionId};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, UserId};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 pub(super) use self::{
+    invite::{invite, invited},
     join::{Entered, Joining, join},
-    names::alias,
+    knock::knock,
+    leave::{leave, out},
+    names::{alias, profile, shown_profile},
+    outside::{forget, standing, standings},
+    restricted::join_restricted,
 };
 use super::access::ours;
 use crate::{
@@ -92,11 +104,11 @@ pub(super) enum Place {
     There(Vec<OwnedServerName>),
 }
 
-/// Where the room is; `via` are the servers that whoever asks believes to be in it.
+/// Where the room is for a user; `via` are the servers that they believe to be in it.
 pub(super) async fn place(
     hub: &Hub,
-    room: &RoomId,
-    via: &[OwnedServerName],
+    user: &UserId,
+    (room, via): (&RoomId, &[OwnedServerName]),
 ) -> Result<Place, Refusal> {
     let record = hub.store.room(room).await.map_err(ours)?;
     let mut members = Vec::new();
@@ -110,13 +122,22 @@ pub(super) async fn place(
         }
     }
     // The name in an older room's id is no address: whoever made it may have left long ago.
-    let servers = distinct(hub, via.iter().cloned().chain(members));
+    let invited = standing(hub, user, room).await?.map(|outside| outside.via);
+    let servers = distinct(hub, via.iter().cloned().chain(invited).chain(members));
     // Nobody could be asked: then it is a room that is not here.
     Ok(if servers.is_empty() {
         Place::Here
     } else {
         Place::There(servers)
     })
+}
+
+/// Whether this hub is in a room.
+pub(super) async fn is_in(hub: &Hub, room: &RoomId) -> Result<bool, Refusal> {
+    match hub.store.room(room).await.map_err(ours)? {
+        Some(record) => is_ours(hub, &record).await,
+        None => Ok(false),
+    }
 }
 
 /// Whether a user of ours is joined.

@@ -7,9 +7,12 @@ use std::{
 };
 
 use ruma::{
-    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId,
-    api::federation::query::get_room_information,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedServerName,
+    RoomAliasId, UserId,
+    api::federation::query::{get_profile_information, get_room_information},
+    profile::ProfileFieldName,
 };
+use serde_json::Value;
 
 use super::{ANSWER_PATIENCE, odd};
 use crate::{
@@ -26,6 +29,12 @@ const ALIASES_MAX: usize = 512;
 
 /// How many of the servers in an answer are kept.
 const SERVERS_KEPT: usize = 20;
+
+/// How many fields of a profile are passed on.
+const FIELDS_MAX: usize = 64;
+
+/// The longest name or picture that goes into an event, in bytes.
+const SHOWN_FIELD_BYTES_MAX: usize = 1024;
 
 /// What an alias of another server names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +78,46 @@ pub(in crate::hub::desk) async fn alias(
     };
     names.remember(alias, &told, hub.now());
     Ok(told)
+}
+
+/// What a user of another server says of themselves, as that server tells it; all of it, or one
+/// field.
+pub(in crate::hub::desk) async fn profile(
+    hub: &Hub,
+    user: &UserId,
+    field: Option<ProfileFieldName>,
+) -> Result<Vec<(String, Value)>, Refusal> {
+    let server = user.server_name().to_owned();
+    let mut asked = get_profile_information::v1::Request::new(user.to_owned());
+    asked.field = field;
+    let command = PeerCommand::PeerProfile(Box::new(asked));
+    let answer = hub.remote.ask(&server, command, ANSWER_PATIENCE).await?;
+    let PeerReply::PeerProfile(told) = answer else {
+        return Err(odd(&server).into());
+    };
+    Ok(told.into_iter().take(FIELDS_MAX).collect())
+}
+
+/// Name and picture of a user of another server for an invite, where that server tells them: an
+/// invite without them is one all the same.
+pub(in crate::hub::desk) async fn shown_profile(hub: &Hub, user: &UserId) -> CanonicalJsonObject {
+    let told = match profile(hub, user, None).await {
+        Ok(told) => told,
+        Err(refusal) => {
+            tracing::debug!(%user, why = refusal.message, "a profile is not told");
+            return CanonicalJsonObject::new();
+        }
+    };
+    let shown = told.into_iter().filter_map(|(field, value)| match value {
+        Value::String(text)
+            if matches!(field.as_str(), "displayname" | "avatar_url")
+                && text.len() <= SHOWN_FIELD_BYTES_MAX =>
+        {
+            Some((field, CanonicalJsonValue::String(text)))
+        }
+        _ => None,
+    });
+    shown.collect()
 }
 
 impl Names {

@@ -75,13 +75,13 @@ fn compared(wanted: Wanted<'_>, proposed: &PduFields) -> Result<(), Refusal> {
         return wrong("the sender", proposed.sender.as_str());
     }
     if proposed.state_key.as_deref() != Some(user) {
-        return wrong("the user", proposed.state_key.as_deref().unwrap_or("nobody"));
+        return wrong(
+            "the user",
+            proposed.state_key.as_deref().unwrap_or("nobody"),
+        );
     }
     if Membership::named_in(&proposed.content) != Some(wanted.membership) {
-        return wrong(
-            "the membership",
-            Membership::of(proposed).as_str(),
-        );
+        return wrong("the membership", Membership::of(proposed).as_str());
     }
     if proposed.prev.is_empty() {
         return Err(lied("its template follows no event"));

@@ -4,7 +4,8 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, ServerName,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
+    ServerName,
     api::client::room::{
         Visibility,
         create_room::v3::{Request, Response, RoomPreset},
@@ -16,7 +17,10 @@ use crate::{
     base::Timestamp,
     hub::{
         Hub, WriteError, Writer,
-        desk::rooms::{content, must_be_here, no_third_party, profile},
+        desk::{
+            remote,
+            rooms::{content, must_be_here, no_third_party, profile},
+        },
     },
     room::{
         Evidence, Founding, InitialState, Preset, Refusal as RoomRefusal, RoomWish, found,
@@ -50,7 +54,13 @@ pub(in crate::hub::desk) async fn create_room(
 ) -> Result<Response, Refusal> {
     hub.desk.rates().events(caller)?;
     let listed = request.visibility == Visibility::Public;
-    let wish = wish(hub, caller, request).await?;
+    let mut wish = wish(hub, caller, request).await?;
+    let (near, far) = wish
+        .invite
+        .into_iter()
+        .partition(|user| user.server_name() == hub.key.name());
+    wish.invite = near;
+    let is_direct = wish.is_direct;
     let making = Making {
         writer: Arc::clone(&hub.writer),
         key: Arc::clone(&hub.key),
@@ -66,7 +76,33 @@ pub(in crate::hub::desk) async fn create_room(
         tracing::error!(%error, "making a room broke off");
         Refusal::busy(Duration::ZERO)
     })?;
-    made.map(Response::new)
+    let room = made?;
+    invite_far(hub, caller, &room, (far, is_direct)).await?;
+    Ok(Response::new(room))
+}
+
+/// Invites users of other servers, whose signatures that takes: into a room that is there.
+async fn invite_far(
+    hub: &Hub,
+    caller: &Caller,
+    room: &OwnedRoomId,
+    (users, is_direct): (Vec<OwnedUserId>, bool),
+) -> Result<(), Refusal> {
+    for user in users {
+        let mut content = remote::shown_profile(hub, &user).await;
+        if is_direct {
+            content.insert("is_direct".to_owned(), true.into());
+        }
+        let invited = remote::invite(hub, caller, room, (user.clone(), content)).await;
+        invited.map_err(|refusal| Refusal {
+            message: format!(
+                "{room} was made, but {user} not invited: {}",
+                refusal.message
+            ),
+            ..refusal
+        })?;
+    }
+    Ok(())
 }
 
 /// A room on its way.
@@ -186,7 +222,8 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
         request.initial_state.len(),
         INITIAL_STATE_MAX,
     )?;
-    for user in &request.invite {
+    let near = |user: &&OwnedUserId| user.server_name() == hub.key.name();
+    for user in request.invite.iter().filter(near) {
         must_be_here(hub, user).await?;
     }
     let alias = request.room_alias_name.as_deref();

@@ -85,6 +85,9 @@ pub(in crate::hub::desk) async fn leave(
 ) -> Result<leaving::Response, Refusal> {
     let user = caller.user.clone();
     let content = reasoned(request.reason);
+    if remote::leave(hub, &user, &request.room_id, content.clone()).await? {
+        return Ok(leaving::Response::new());
+    }
     change(
         hub,
         caller,
@@ -106,13 +109,21 @@ pub(in crate::hub::desk) async fn forget(
     request: forgetting::Request,
 ) -> Result<forgetting::Response, Refusal> {
     let id = &request.room_id;
+    if let Some(outside) = remote::standing(hub, &caller.user, id).await? {
+        if outside.membership != Membership::Leave {
+            return Err(not_left());
+        }
+        remote::forget(hub, &caller.user, id).await?;
+        if hub.store.room(id).await.map_err(ours)?.is_none() {
+            return Ok(forgetting::Response::new());
+        }
+    }
     let room = hub.store.room(id).await.map_err(ours)?;
     let room = room.ok_or_else(|| not_in(id))?;
     let membership = hub.store.membership(&caller.user, room.nid).await;
     let record = membership.map_err(ours)?.ok_or_else(|| not_in(id))?;
     if !matches!(record.membership, Membership::Leave | Membership::Ban) {
-        let message = "one can forget only a room one has left";
-        return Err(Refusal::new(Code::Unknown, message).with_status(400));
+        return Err(not_left());
     }
     if record.forgotten {
         return Ok(forgetting::Response::new());
@@ -129,6 +140,11 @@ pub(in crate::hub::desk) async fn forget(
     Ok(forgetting::Response::new())
 }
 
+fn not_left() -> Refusal {
+    let message = "one can forget only a room one has left";
+    Refusal::new(Code::Unknown, message).with_status(400)
+}
+
 /// See `api::Command::Invite`.
 pub(in crate::hub::desk) async fn invite(
     hub: &Hub,
@@ -138,6 +154,13 @@ pub(in crate::hub::desk) async fn invite(
     let InvitationRecipient::UserId(recipient) = request.recipient else {
         return Err(no_third_party());
     };
+    if recipient.user_id.server_name() != hub.key.name() {
+        let mut content = remote::shown_profile(hub, &recipient.user_id).await;
+        content.extend(reasoned(recipient.reason));
+        let invited = (recipient.user_id, content);
+        remote::invite(hub, caller, &request.room_id, invited).await?;
+        return Ok(inviting::Response::new());
+    }
     must_be_here(hub, &recipient.user_id).await?;
     let mut content = profile(hub, &recipient.user_id).await?;
     content.extend(reasoned(recipient.reason));
@@ -200,8 +223,8 @@ async fn enter(
 ) -> Result<(), Refusal> {
     let mut content = profile(hub, &caller.user).await?;
     content.extend(reasoned(reason));
-    let place = remote::place(hub, &name.room, &name.via).await?;
-    if let (Place::There(via), MemberChange::Join) = (place, how) {
+    let place = remote::place(hub, &caller.user, (&name.room, &name.via)).await?;
+    if let Place::There(via) = place {
         hub.desk.rates().events(caller)?;
         let joining = remote::Joining {
             user: caller.user.clone(),
@@ -209,9 +232,18 @@ async fn enter(
             via,
             content: content.clone(),
         };
-        if remote::join(hub, joining).await? == remote::Entered::Joined {
+        let entered = match how {
+            MemberChange::Knock => remote::knock(hub, joining).await?,
+            _ => remote::join(hub, joining).await?,
+        };
+        if entered == remote::Entered::Joined {
             return Ok(());
         }
+    }
+    if how == MemberChange::Join
+        && remote::join_restricted(hub, caller, (&name.room, &name.via), &content).await?
+    {
+        return Ok(());
     }
     change(hub, caller, &name.room, caller.user.clone(), how, content).await
 }

@@ -162,8 +162,8 @@ async fn names_on_other_servers_are_refused_with_the_reason() {
     let request = join_room_by_id_or_alias::v3::Request::new(alias.into());
     let refusal = rooms::join_by_id_or_alias(&hub.hub, &ana.caller(), request).await;
     let refusal = refusal.unwrap_err();
-    assert_eq!(refusal.code, Code::NotFound);
-    assert!(refusal.message.contains("federation"), "{refusal}");
+    assert_eq!(refusal.code, Code::Forbidden);
+    assert!(refusal.message.contains("does not speak with"), "{refusal}");
 
     let far = OwnedUserId::try_from("@eve:elsewhere.example").unwrap();
     let recipient = invite_user::v3::InviteUserId::new(far).into();
@@ -171,8 +171,8 @@ async fn names_on_other_servers_are_refused_with_the_reason() {
     let refusal = rooms::invite(&hub.hub, &ana.caller(), request)
         .await
         .unwrap_err();
-    assert_eq!((refusal.code, refusal.status), (Code::Unknown, 400));
-    assert!(refusal.message.contains("federation"), "{refusal}");
+    assert_eq!((refusal.code, refusal.status), (Code::Forbidden, 403));
+    assert!(refusal.message.contains("does not speak with"), "{refusal}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod invited;
 mod left;
 mod lists;
 mod mail;
+mod outside;
 mod room;
 mod rooms;
 mod state_delta;
@@ -149,6 +150,7 @@ async fn look(
         .map_err(ours)?;
     round.fill_account_data(&data, &mut response)?;
     let met = rooms::fill(&round, &data, &mut response).await?;
+    outside::fill(&round, &mut response).await?;
     lists::fill(&round, met, &mut response).await?;
     round.now.mail = mail::fill(&round, &mut response).await?;
     response.next_batch = round.now.to_string();

@@ -14,8 +14,8 @@ use crate::{
     base::Timestamp,
     hub::desk::reading::{page::Seen, pieces, visibility::Standing},
     room::{Membership, StateKey},
-    store::{EventNid, EventRecord, RoomRecord, SharedStore, StoreError},
-    wire::matrix::{check_intact, event_id},
+    store::{EventNid, EventRecord, OutsideRecord, RoomRecord, SharedStore, StoreError},
+    wire::matrix::{Pdu, check_intact, event_id},
 };
 
 /// What the hub looks at in a stored event, borrowed from its bytes.
@@ -183,6 +183,34 @@ pub(in crate::hub::desk) fn strip<T>(room: &RoomRecord, event: &EventRecord) -> 
         kind: &stored.kind,
     };
     to_raw_value(&stripped).ok().map(Raw::from_json)
+}
+
+/// Shows the event that put a user out of a room that this hub is not in.
+pub(in crate::hub::desk) fn out_of_room<T>(
+    record: &OutsideRecord,
+    now: Timestamp,
+) -> Option<Raw<T>> {
+    let event = Pdu::read(&record.event, record.version).ok()?;
+    let stored: Stored<'_> = serde_json::from_str(&record.event).ok()?;
+    let shown = ClientEvent {
+        content: stored.content,
+        event_id: event.id(),
+        origin_server_ts: stored.origin_server_ts,
+        redacts: None,
+        room_id: None,
+        sender: &stored.sender,
+        state_key: stored.state_key.as_deref(),
+        kind: &stored.kind,
+        unsigned: Unsigned {
+            age: now.0.saturating_sub(stored.origin_server_ts),
+            membership: Some(record.membership.as_str()),
+            prev_content: None,
+            redacted_because: None,
+            replaces_state: None,
+            transaction_id: None,
+        },
+    };
+    to_raw_value(&shown).ok().map(Raw::from_json)
 }
 
 fn client_event(

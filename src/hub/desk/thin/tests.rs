@@ -93,6 +93,7 @@ impl TestHub {
             rng: Box::new(StdRng::seed_from_u64(8)),
             edhoc_public_x: [0; 32],
             remote: Arc::new(crate::api::Nobody),
+            policy_key: None,
             settings: Settings::default(),
         });
         let hub = hub.await.unwrap();

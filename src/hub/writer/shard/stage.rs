@@ -11,9 +11,12 @@ use crate::{
     base::{Position, Seq},
     hub::{
         fanout::Touched,
-        writer::{Submission, Submitted, WriteError, hot::{Hot, Standing}},
+        writer::{
+            Submission, Submitted, Unvouched, WriteError,
+            hot::{Hot, Standing},
+        },
     },
-    room::{Applied, Effect, Evidence, Part, Room, StateKey},
+    room::{Applied, Effect, Evidence, Part, PolicyServer, Room, StateKey},
     store::{
         Conflict, EventNid, RoomRecord, SentBy, SharedStore, StateNid, StoreError, TxnAnswer,
         TxnKey, Write, hash_of,
@@ -33,7 +36,7 @@ impl Shard {
         &mut self,
         id: &OwnedRoomId,
         txn: Option<&TxnKey>,
-        submission: Submission,
+        (submission, vouched): (&Submission, Option<&Arc<Pdu>>),
         staging: &mut Staging,
     ) -> Result<Submitted, WriteError> {
         if let Some(key) = txn
@@ -52,7 +55,7 @@ impl Shard {
         let mut events = Vec::with_capacity(draft.parts.len());
         for part in &draft.parts {
             match self
-                .part(id, &draft.sender, part, sent_by.clone(), staging)
+                .part(id, (&draft.sender, part), vouched, sent_by.clone(), staging)
                 .await
             {
                 Ok(event) => events.extend(event),
@@ -106,7 +109,7 @@ impl Shard {
             .collect();
         self.rooms.insert(id.clone(), hot);
         for part in &parts {
-            match self.part(id, &creator, part, None, staging).await {
+            match self.part(id, (&creator, part), None, None, staging).await {
                 Ok(event) => events.extend(event),
                 Err(error) => {
                     self.rooms.remove(id);
@@ -128,8 +131,8 @@ impl Shard {
     async fn part(
         &mut self,
         id: &OwnedRoomId,
-        sender: &ruma::UserId,
-        part: &Part,
+        (sender, part): (&ruma::UserId, &Part),
+        vouched: Option<&Arc<Pdu>>,
         sent_by: Option<SentBy>,
         staging: &mut Staging,
     ) -> Result<Vec<(OwnedEventId, Option<Seq>)>, WriteError> {
@@ -140,7 +143,8 @@ impl Shard {
             key: &self.key,
             target: target.as_ref().map(|target| &target.pdu),
         };
-        let effects = hot.room.decide(sender, part, &evidence)?;
+        let mut effects = hot.room.decide(sender, part, &evidence)?;
+        self.vouch(hot, &mut effects, vouched).await?;
         let mut hot = self.rooms.remove(id).expect("it was there a line ago");
         let events = effects
             .iter()
@@ -150,6 +154,45 @@ impl Shard {
             .collect();
         self.rooms.insert(id.clone(), hot);
         Ok(events)
+    }
+
+    /// Has the room's policy server vouch for what is appended, if it has one.
+    async fn vouch(
+        &self,
+        hot: &Hot,
+        effects: &mut [Effect],
+        vouched: Option<&Arc<Pdu>>,
+    ) -> Result<(), WriteError> {
+        let Some(server) = hot.room.policy_server() else {
+            return Ok(());
+        };
+        let there = self.store.joined(hot.nid, Some(&server.via)).await;
+        if there.map_err(ours)?.is_empty() {
+            return Ok(());
+        }
+        let version = hot.room.version();
+        for effect in effects {
+            let Effect::Append(event) = effect else {
+                continue;
+            };
+            if !PolicyServer::is_asked_about(event) {
+                continue;
+            }
+            if self.policing.is_ours(&server) {
+                let signed = self.policing.vouch(event, version, self.clock.now());
+                *event = Arc::new(signed.map_err(WriteError::Policy)?);
+            } else if let Some(vouched) = vouched.filter(|vouched| is_same_draft(vouched, event)) {
+                *event = Arc::clone(vouched);
+            } else {
+                return Err(WriteError::Unvouched(Box::new(Unvouched {
+                    server,
+                    event: Arc::clone(event),
+                    version,
+                    submission: None,
+                })));
+            }
+        }
+        Ok(())
     }
 
     /// Reads what the part needs and is not known.
@@ -269,6 +312,13 @@ impl Shard {
         self.rooms.insert(id.clone(), hot);
         Ok(())
     }
+}
+
+/// Whether two events say the same at the same place; the time they were made may differ.
+fn is_same_draft(one: &Pdu, other: &Pdu) -> bool {
+    let mut fields = one.fields().clone();
+    fields.at = other.fields().at;
+    fields == *other.fields()
 }
 
 /// The states after a room's newest events.

@@ -1,0 +1,193 @@
+//! How much of other servers' requests is in work at a time: so much in all, so much of one server,
+//! and of its transactions one after the other.
+//!
+//! Who comes too early waits, with the answer held back: a server that is told to come again later
+//! counts that as a failure of ours, and waits for minutes. Only who has too many waiting already
+//! is refused.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ruma::OwnedServerName;
+use tokio::sync::{Mutex as Waiting, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+
+use crate::api::Refusal;
+
+/// The gate.
+pub(super) struct Gate {
+    all: Arc<Semaphore>,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Default)]
+struct Inside {
+    /// Servers of which a request is in work or waits.
+    origins: HashMap<OwnedServerName, Origin>,
+    count: usize,
+}
+
+struct Origin {
+    places: Arc<Semaphore>,
+    turn: Arc<Waiting<()>>,
+    count: usize,
+}
+
+/// A request's place; free again when it is dropped.
+pub struct Place {
+    gate: Arc<Gate>,
+    origin: OwnedServerName,
+    held: Option<Held>,
+}
+
+struct Held {
+    _turn: Option<OwnedMutexGuard<()>>,
+    _of_origin: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Gate {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            all: Arc::new(Semaphore::new(IN_WORK_MAX)),
+            inside: Mutex::default(),
+        })
+    }
+
+    /// Waits for a place for a request of `origin`; for a transaction also until no other of that
+    /// server is in work.
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        origin: &OwnedServerName,
+        in_turn: bool,
+    ) -> Result<Place, Refusal> {
+        let (places, turn) = self.count_in(origin)?;
+        // made first: whoever gives up while waiting is counted out, too
+        let mut place = Place {
+            gate: Arc::clone(self),
+            origin: origin.clone(),
+            held: None,
+        };
+        let turn = match in_turn {
+            true => Some(turn.lock_owned().await),
+            false => None,
+        };
+        let closed = |_| Refusal::internal(); // no gate is ever closed
+        place.held = Some(Held {
+            _turn: turn,
+            _of_origin: places.acquire_owned().await.map_err(closed)?,
+            _of_all: Arc::clone(&self.all)
+                .acquire_owned()
+                .await
+                .map_err(closed)?,
+        });
+        Ok(place)
+    }
+
+    fn count_in(
+        &self,
+        origin: &OwnedServerName,
+    ) -> Result<(Arc<Semaphore>, Arc<Waiting<()>>), Refusal> {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_origin = inside.origins.get(origin).map_or(0, |found| found.count);
+        if inside.count >= INSIDE_MAX || of_origin >= INSIDE_PER_ORIGIN_MAX {
+            return Err(Refusal::busy(AGAIN));
+        }
+        inside.count += 1;
+        let found = inside
+            .origins
+            .entry(origin.clone())
+            .or_insert_with(|| Origin {
+                places: Arc::new(Semaphore::new(IN_WORK_PER_ORIGIN_MAX)),
+                turn: Arc::default(),
+                count: 0,
+            });
+        found.count += 1;
+        Ok((Arc::clone(&found.places), Arc::clone(&found.turn)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(self.held.take());
+        let inside = &mut *self
+            .gate
+            .inside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        inside.count -= 1;
+        if let Some(found) = inside.origins.get_mut(&self.origin) {
+            found.count -= 1;
+            if found.count == 0 {
+                inside.origins.remove(&self.origin);
+            }
+        }
+    }
+}
+
+/// Requests of other servers in work at a time. Each may read thousands of events, and a few of
+/// them keep two cores busy.
+const IN_WORK_MAX: usize = 64;
+
+/// The same of one server: with eight, no seven servers keep the others out.
+const IN_WORK_PER_ORIGIN_MAX: usize = 8;
+
+/// Requests in work and waiting. The largest has 10 MiB; the usual one 2 kB.
+const INSIDE_MAX: usize = 1024;
+
+/// The same of one server: more than any asks at a time that does not attack.
+const INSIDE_PER_ORIGIN_MAX: usize = 32;
+
+/// When who was one too many may come again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use ruma::owned_server_name as name;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn transactions_of_one_server_take_turns_and_hold_nobody_else_up() {
+        let gate = Gate::new();
+        let (a, b) = (name!("a"), name!("b"));
+        let first = gate.enter(&a, true).await.unwrap();
+
+        let mut second = Box::pin(gate.enter(&a, true));
+        assert!(second.as_mut().now_or_never().is_none());
+        gate.enter(&a, false).now_or_never().unwrap().unwrap();
+        gate.enter(&b, true).now_or_never().unwrap().unwrap();
+        drop(first);
+        drop(second.await.unwrap());
+
+        assert!(gate.inside.lock().unwrap().origins.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_server_has_so_many_in_work_so_many_waiting_and_no_more() {
+        let gate = Gate::new();
+        let (a, b) = (name!("a"), name!("b"));
+        let mut held = Vec::new();
+        for _ in 0..IN_WORK_PER_ORIGIN_MAX {
+            held.push(gate.enter(&a, false).await.unwrap());
+        }
+        let mut waiting = Vec::new();
+        for _ in held.len()..INSIDE_PER_ORIGIN_MAX {
+            let mut one = Box::pin(gate.enter(&a, false));
+            assert!(one.as_mut().now_or_never().is_none());
+            waiting.push(one);
+        }
+
+        let refused = gate.enter(&a, false).now_or_never().unwrap();
+
+        assert_eq!(refused.err().unwrap().status, 503);
+        gate.enter(&b, false).now_or_never().unwrap().unwrap();
+        drop(waiting); // they give up
+        drop(held);
+        let inside = gate.inside.lock().unwrap();
+        assert_eq!((inside.count, inside.origins.len()), (0, 0));
+    }
+}

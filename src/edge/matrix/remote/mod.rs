@@ -1,0 +1,87 @@
+//! Other servers as the hub sees them: what it asks goes out as a signed request and comes back as
+//! ruma's answer, and what they sent is checked here before it is an event.
+//!
+//! When to ask again after a failure is the hub's business.
+
+mod verify;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ruma::ServerName;
+
+pub(super) use self::verify::CHECKS_MAX;
+use super::{
+    Federation, endpoint,
+    outgoing::{Ask, AskError},
+};
+use crate::{
+    api::{PeerCommand, PeerReply, Remote, RemoteError, Unverified},
+    wire::matrix::{Pdu, Version},
+};
+
+#[async_trait]
+impl Remote for Federation {
+    async fn ask(
+        &self,
+        server: &ServerName,
+        command: PeerCommand,
+        patience: Duration,
+    ) -> Result<PeerReply, RemoteError> {
+        let unreachable = |reason: String| RemoteError::Unreachable {
+            server: server.to_string(),
+            reason,
+        };
+        let (endpoint, request) = endpoint::request(command)
+            .map_err(|error| unreachable(format!("the request cannot be written: {error}")))?;
+        let ask = Ask::of(&request)
+            .map_err(|error| unreachable(format!("the request cannot be written: {error}")))?
+            .answer_bytes_max(endpoint.answer_bytes_max())
+            .within(patience);
+        drop(request); // `ask` has its text
+        let told = self.outgoing.ask(server, &ask).await;
+        let told = told.map_err(|error| failed(server, error))?;
+        let body = told.success().map_err(|error| failed(server, error))?;
+        endpoint
+            .reply(body)
+            .map_err(|error| unreachable(format!("its answer to {}: {error}", endpoint.name())))
+    }
+
+    async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified> {
+        verify::one(&self.keys, json, version).await
+    }
+
+    async fn verified_many(
+        &self,
+        events: &[&str],
+        version: Version,
+    ) -> Vec<Result<Pdu, Unverified>> {
+        verify::many(&self.keys, &self.checks, events, version).await
+    }
+
+    fn welcomes(&self, server: &ServerName) -> Result<(), String> {
+        let welcome = self.lists.current().welcomes(server);
+        welcome.map_err(|rule| rule.to_string())
+    }
+}
+
+fn failed(server: &ServerName, error: AskError) -> RemoteError {
+    let server = server.to_string();
+    match error {
+        AskError::Unwelcome { .. } => RemoteError::NotAllowed(server),
+        AskError::Refused {
+            status,
+            errcode: code,
+            error: message,
+        } => RemoteError::Refused {
+            server,
+            status,
+            code,
+            message,
+        },
+        other => RemoteError::Unreachable {
+            server,
+            reason: other.to_string(),
+        },
+    }
+}

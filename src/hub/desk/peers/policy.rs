@@ -1,0 +1,166 @@
+//! This hub as a room's policy server: other servers ask it to vouch for events.
+//!
+//! It is asked about what others say, one event at a time, and answers with a signature or a refusal;
+//! it gives events no order and judges none by the room's rules. What it answered once it answers
+//! again: decisions are kept by the event's id.
+
+use std::sync::Arc;
+
+use ruma::{CanonicalJsonObject, OwnedServerName, api::federation::policy::sign_event};
+
+use super::room_for;
+use crate::{
+    api::{Code, Refusal, Unverified},
+    hub::{Hub, desk::access::ours, graph::Received, policing::NotVouchedFor},
+    room::{POLICY_KEY_VERSION, PolicyServer},
+    store::{Batch, PolicyDecision, RoomRecord, Write},
+    wire::matrix::{Pdu, Version},
+};
+
+/// See `api::PeerCommand::PolicySign`.
+// spec: server-server §Policy-Servers
+pub(super) async fn sign(
+    hub: &Hub,
+    peer: &OwnedServerName,
+    asked: sign_event::v1::Request,
+) -> Result<sign_event::v1::Response, Refusal> {
+    let room = room_of(&asked)?;
+    let room = room_for(hub, peer, &room).await?;
+    let Some(server) = policy_server(hub, &room).await? else {
+        return Err(unprotected(&room));
+    };
+    if !hub.policing.is_ours(&server) {
+        return Err(unprotected(&room));
+    }
+    let event = hub.remote.verified(asked.pdu.get(), room.version).await;
+    let event = event.map_err(|error| match error {
+        Unverified::Wrong(why) => Refusal::bad_json(format!("the event: {why}")),
+        Unverified::NoKey(why) => Refusal::new(Code::Unknown, why).with_status(502),
+    })?;
+    if event.fields().room_id != room.id {
+        return Err(Refusal::bad_json("the event is of another room"));
+    }
+    if !PolicyServer::is_asked_about(&event) {
+        let message = "the event that names the policy server needs no signature of it";
+        return Err(Refusal::forbidden(message).with_status(400));
+    }
+    let signed = decided(hub, &event, room.version).await?;
+    let signature = signature_of(&signed, hub.key.name().as_str());
+    let signature = signature.ok_or_else(Refusal::internal)?;
+    let answer = sign_event::v1::Response::new(hub.key.name().clone(), signature);
+    Ok(answer)
+}
+
+/// Decides on an event of another server, or finds what was decided; the decision is stored before it
+/// is told.
+pub(super) async fn decided(hub: &Hub, event: &Pdu, version: Version) -> Result<Arc<Pdu>, Refusal> {
+    let hash = event.hash();
+    let turn = hub.desk.turns.take(("policy", hash.0)).await;
+    let refused = match hub.store.policy_decision(hash).await.map_err(ours)? {
+        Some(PolicyDecision { refused }) => refused,
+        None => {
+            let now = hub.now();
+            let refused = match hub.policing.vouch(event, version, now) {
+                Ok(_) => None,
+                Err(NotVouchedFor::Refused(why)) => Some(format!("{}: {why}", why.code())),
+                Err(error) => {
+                    tracing::error!(%error, "an event could not be signed");
+                    return Err(Refusal::internal());
+                }
+            };
+            let decided = Write::PolicyDecided {
+                event: hash,
+                refused: refused.clone(),
+                at: now,
+            };
+            let batch = Batch {
+                writes: vec![decided],
+                may_conflict: false,
+            };
+            hub.writer.write(batch, Vec::new()).await?;
+            refused
+        }
+    };
+    drop(turn);
+    if let Some(why) = refused {
+        return Err(Refusal::forbidden(why).with_status(400));
+    }
+    let signed = hub.policing.signed(event, version);
+    signed.map(Arc::new).map_err(|error| {
+        tracing::error!(%error, "an event could not be signed");
+        Refusal::internal()
+    })
+}
+
+/// An event of another server, hidden unless the room's policy server vouches for it: that is asked
+/// where the event does not show it.
+pub(super) async fn vouched_for(
+    hub: &Hub,
+    room: &RoomRecord,
+    server: Option<&PolicyServer>,
+    event: Arc<Pdu>,
+) -> Received {
+    let Some(server) = server else {
+        return event.into();
+    };
+    let version = room.version;
+    if !PolicyServer::is_asked_about(&event) || server.vouches_for(&event, version) {
+        return event.into();
+    }
+    let asked = if hub.policing.is_ours(server) {
+        let decided = decided(hub, &event, version).await;
+        decided.map_err(|refusal| refusal.message)
+    } else {
+        let signed = hub.policing.ask(server, &event, version).await;
+        signed.map(Arc::new).map_err(|error| error.to_string())
+    };
+    match asked {
+        Ok(signed) => signed.into(),
+        Err(why) => Received {
+            event,
+            hide: Some(why),
+        },
+    }
+}
+
+/// A room's policy server, if it has one and one of its users is there.
+pub(super) async fn policy_server(
+    hub: &Hub,
+    room: &RoomRecord,
+) -> Result<Option<PolicyServer>, Refusal> {
+    let keys = [PolicyServer::state_key()];
+    let found = hub.store.current(room.nid, &keys);
+    let Some(event) = found.await.map_err(ours)?.into_iter().flatten().next() else {
+        return Ok(None);
+    };
+    let event = event.pdu(room).map_err(|error| super::damaged(&error))?;
+    let Some(server) = PolicyServer::read(&event.fields().content) else {
+        return Ok(None);
+    };
+    let there = hub.store.joined(room.nid, Some(&server.via)).await;
+    let is_there = !there.map_err(ours)?.is_empty();
+    Ok(is_there.then_some(server))
+}
+
+fn room_of(asked: &sign_event::v1::Request) -> Result<ruma::OwnedRoomId, Refusal> {
+    let event: CanonicalJsonObject = serde_json::from_str(asked.pdu.get())
+        .map_err(|error| Refusal::bad_json(format!("the event: {error}")))?;
+    let room = event.get("room_id").and_then(|id| id.as_str());
+    let room = room.and_then(|id| ruma::OwnedRoomId::try_from(id).ok());
+    room.ok_or_else(|| Refusal::bad_json("the event has no `room_id`"))
+}
+
+fn unprotected(room: &RoomRecord) -> Refusal {
+    Refusal::not_found(format!(
+        "this server is not the policy server of {}",
+        room.id
+    ))
+}
+
+pub(super) fn signature_of(event: &Pdu, server: &str) -> Option<String> {
+    let event: CanonicalJsonObject = serde_json::from_str(event.json()).ok()?;
+    let signatures = event.get("signatures")?.as_object()?;
+    let ours = signatures.get(server)?.as_object()?;
+    let signature = ours.get(&format!("ed25519:{POLICY_KEY_VERSION}"))?;
+    signature.as_str().map(str::to_owned)
+}

@@ -1,0 +1,17 @@
+//! What a store keeps of other servers.
+
+use async_trait::async_trait;
+use ruma::ServerName;
+
+use crate::store::StoreError;
+
+/// Of how many servers the keys are kept, at up to 8 kB each: the whole of Matrix. Who has a name
+/// to give away for every request must not fill the disk; those not heard of for longest give way.
+pub const KEYS_OF_SERVERS_MAX: u32 = 100_000;
+
+/// Other servers.
+#[async_trait]
+pub trait Servers: Send + Sync + 'static {
+    /// What is known of a server's keys, as JSON.
+    async fn peer_keys(&self, server: &ServerName) -> Result<Option<String>, StoreError>;
+}
