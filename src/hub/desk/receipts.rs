@@ -114,16 +114,17 @@ pub(super) async fn types(
     if let Some(before) = hub.desk.typing.set((nid, &*room.id), user, until) {
         let audience = audience(hub, nid).await?;
         hub.fanout.typed(before, &audience);
-        let servers = match user.server_name() == hub.key.name() {
-            true => servers(hub, nid).await?,
-            false => None, // their own server tells the others
+        let others = if user.server_name() == hub.key.name() {
+            servers(hub, nid).await?
+        } else {
+            None
         };
         let note = TypingNote {
             room: room.id.clone(),
             user: user.to_owned(),
             typing: until.is_some(),
         };
-        if let Some(servers) = &servers {
+        if let Some(servers) = &others {
             hub.fanout
                 .typed_elsewhere(Arc::clone(servers), note.clone());
         }
@@ -132,9 +133,12 @@ pub(super) async fn types(
             let (clock, fanout) = (Arc::clone(&hub.clock), Arc::clone(&hub.fanout));
             tokio::spawn(board.watch(nid, user.to_owned(), clock, move |before| {
                 fanout.typed(before, &audience);
-                if let Some(servers) = servers {
-                    let typing = false;
-                    fanout.typed_elsewhere(servers, TypingNote { typing, ..note });
+                if let Some(servers) = others {
+                    let note = TypingNote {
+                        typing: false,
+                        ..note
+                    };
+                    fanout.typed_elsewhere(servers, note);
                 }
             }));
         }
@@ -160,8 +164,8 @@ pub(super) async fn read_elsewhere(
     if writes.is_empty() {
         return Ok(());
     }
-    let touched = audience(hub, room).await?;
-    keep_receipts(hub, room, writes, vec![touched]).await
+    let touched = vec![audience(hub, room).await?];
+    keep_receipts(hub, room, writes, touched).await
 }
 
 /// What one request marks in one room.

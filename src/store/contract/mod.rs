@@ -8,6 +8,7 @@ mod accounts;
 mod graph;
 mod links;
 mod outbox;
+mod outside;
 mod pen;
 mod remote;
 mod rooms;
@@ -52,6 +53,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     accounts::a_key_is_claimed_once(&*make().await).await;
     accounts::device_changes_reach_neighbours_only(&*make().await).await;
     accounts::media_is_counted(&*make().await).await;
+    outside::what_a_user_is_outside_is_told_since(&*make().await).await;
     thin::a_device_numbers_names_as_they_come_up(&*make().await).await;
     thin::a_removed_device_leaves_no_numbers(&*make().await).await;
     thin::drafts_are_remembered_when_other_transactions_are_forgotten(&*make().await).await;
@@ -64,13 +66,13 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     links::reserved_numbers_never_fall(&*make().await).await;
     links::a_context_keeps_its_newest_registrations(&*make().await).await;
     links::a_removed_device_is_linked_no_more(&*make().await).await;
+    servers::the_keys_of_a_server_are_the_last_that_were_kept(&*make().await).await;
     outbox::a_server_resides_while_it_has_users(&*make().await).await;
     outbox::who_waited_outside_is_told_once(&*make().await).await;
     outbox::many_servers_come_at_once(&*make().await).await;
     outbox::a_mark_tells_what_was_told(&*make().await).await;
     outbox::parcels_wait_in_order(&*make().await).await;
     outbox::what_is_beside_the_logs_is_found(&*make().await).await;
-    servers::the_keys_of_a_server_are_the_last_that_were_kept(&*make().await).await;
 }
 
 /// A state that is changed at random equals a model of it.
