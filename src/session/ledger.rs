@@ -171,7 +171,14 @@ impl Kept {
 
 /// See [`Cost::figures`].
 fn line_of(numbers: [u64; LINE_NUMBERS]) -> (u16, Cost) {
-    let [operation, exchanges, bytes_up, bytes_down, datagrams_up, datagrams_down] = numbers;
+    let [
+        operation,
+        exchanges,
+        bytes_up,
+        bytes_down,
+        datagrams_up,
+        datagrams_down,
+    ] = numbers;
     let traffic = |datagrams, bytes| Traffic { datagrams, bytes };
     let cost = Cost {
         exchanges,
@@ -256,7 +263,9 @@ impl<D: Ord> Ledger<D> {
 
     fn shown(&self, kept: &Kept) -> Account {
         let lines = kept.lines();
-        let mut lines: Vec<_> = lines.map(|(number, cost)| (self.name(number), cost)).collect();
+        let mut lines: Vec<_> = lines
+            .map(|(number, cost)| (self.name(number), cost))
+            .collect();
         lines.sort_unstable_by_key(|(name, _)| *name);
         Account {
             lines,
@@ -322,8 +331,14 @@ mod tests {
         assert_eq!(ledger.count_on(now, &"device", cost), ("b", false));
 
         let account = ledger.account("device").unwrap();
-        let lines: Vec<_> = account.lines().map(|(name, cost)| (name, cost.up.bytes)).collect();
-        assert_eq!(lines, [(CONNECTION, 300_000), ("a", 300_000), ("b", 600_000)]);
+        let lines: Vec<_> = account
+            .lines()
+            .map(|(name, cost)| (name, cost.up.bytes))
+            .collect();
+        assert_eq!(
+            lines,
+            [(CONNECTION, 300_000), ("a", 300_000), ("b", 600_000)]
+        );
     }
 
     #[test]

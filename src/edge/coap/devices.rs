@@ -358,7 +358,8 @@ mod tests {
     #[test]
     fn what_a_door_keeps_of_an_observation_is_small_and_the_usual_request_in_place() {
         assert!(size_of::<Observed<[u64; 2]>>() <= 64);
-        let usual = Request::new(crate::wire::coap::Code::FETCH, &["BA"]).body(vec![0xac, 2, 0x80, 8]);
+        let usual =
+            Request::new(crate::wire::coap::Code::FETCH, &["BA"]).body(vec![0xac, 2, 0x80, 8]);
         let bytes = message_of(&usual).encode().unwrap().len();
         assert!(bytes <= 22, "{bytes}");
         let written = written(&usual.clone().observing()).unwrap();

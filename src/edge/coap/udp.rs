@@ -209,8 +209,8 @@ impl Link for Udp {
     }
 }
 
-/// How many contexts are at hand, 300 bytes each. One more puts away another, which is then looked up
-/// again, and asked for an Echo.
+/// How many contexts are at hand, 350 bytes each with what is known of their devices. One more puts
+/// away another, which is then looked up again, and asked for an Echo.
 const CONTEXTS_MAX: usize = 131_072;
 
 #[cfg(test)]
@@ -221,7 +221,8 @@ mod tests {
     fn nothing_is_remembered_of_a_peer_that_is_not_on_loopback() {
         let udp = Udp::new([1; 32], Plainly::Anyone);
 
-        let peer = |address: [u8; 4]| UdpPeer::Plain(Box::new(SocketAddr::from((address, 5683)).into()));
+        let peer =
+            |address: [u8; 4]| UdpPeer::Plain(Box::new(SocketAddr::from((address, 5683)).into()));
         assert!(udp.keeps_words(&peer([127, 0, 0, 1])));
         assert!(!udp.keeps_words(&peer([192, 0, 2, 1])));
     }

@@ -62,11 +62,7 @@ impl Default for Reach {
 }
 
 impl Known {
-    fn state(
-        &mut self,
-        device: &DeviceName,
-        own: impl FnOnce() -> Arc<DeviceName>,
-    ) -> &mut State {
+    fn state(&mut self, device: &DeviceName, own: impl FnOnce() -> Arc<DeviceName>) -> &mut State {
         match self.watching.get_mut(device) {
             Some(watching) => &mut watching.state,
             None => self.others.entry(device, own, State::default),

@@ -168,7 +168,10 @@ impl<P: Peer> Observations<P> {
 
     /// Whether nothing of this observation waits, and nothing is in flight to its peer.
     pub(super) fn is_free(&self, id: ObservationId, peer: &P) -> bool {
-        let waits = self.by_id.get(id.0).is_some_and(|one| one.pending.is_some());
+        let waits = self
+            .by_id
+            .get(id.0)
+            .is_some_and(|one| one.pending.is_some());
         !waits && !self.busy.contains_key(peer) && self.held.at(&id).is_none()
     }
 
