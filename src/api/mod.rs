@@ -3,6 +3,7 @@
 
 mod caller;
 mod command;
+mod deliveries;
 mod links;
 mod peer_keys;
 mod peers;
@@ -13,13 +14,14 @@ mod thin;
 pub use caller::{Caller, Credentials, Door, Origin, RequestId};
 pub(crate) use command::for_each_endpoint;
 pub use command::{Command, Reply, SecretRegistration};
+pub use deliveries::{Deliveries, DeliveredTo, Delivery};
 pub use links::{
     Beside, Deliver, DeviceCredentials, DeviceName, EdhocLink, Linked, Linking, Links, OscoreLink,
     Registration, Secret,
 };
 pub use peer_keys::PeerKeys;
 pub(crate) use peers::for_each_peer_endpoint;
-pub use peers::{Nobody, PeerCommand, PeerReply, Remote, RemoteError, Unverified};
+pub use peers::{Nobody, PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified};
 pub use refusal::{Code, Refusal};
 pub use service::{ByteStream, MediaObject, Service, Upload};
 pub use thin::{Thin, ThinReply};

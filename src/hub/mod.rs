@@ -8,9 +8,9 @@ mod fanout;
 pub mod graph;
 mod housekeeping;
 mod links;
+pub mod outbox;
 mod peer_keys;
 mod policing;
-pub mod outbox;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -26,8 +26,8 @@ use rand::RngCore;
 
 pub use desk::{AccountWish, Desk, LinkWish};
 pub use fanout::Fanout;
-pub use policing::{NotVouchedFor, Policing};
 use outbox::{Outbox, OutboxParts};
+pub use policing::{NotVouchedFor, Policing};
 pub use settings::{Limits, OutboxSettings, Quota, RegistrationRules, Settings};
 pub use writer::{
     Admission, Admitted, Anchor, CommitterStats, Entry, Onto, Piece, Redacted, Spot, Submission,

@@ -183,9 +183,5 @@ pub trait Destinations: Send + Sync + 'static {
     ) -> Result<Vec<(Position, OwnedUserId)>, StoreError>;
 
     /// The servers that an entry is for, with what is known of each.
-    async fn deliveries(
-        &self,
-        room: RoomNid,
-        seq: Seq,
-    ) -> Result<Vec<DeliveryRecord>, StoreError>;
+    async fn deliveries(&self, room: RoomNid, seq: Seq) -> Result<Vec<DeliveryRecord>, StoreError>;
 }

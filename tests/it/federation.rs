@@ -2,6 +2,8 @@
 //! authority of their own.
 
 mod inbound;
+mod megolm;
+mod outbound;
 
 use std::{
     collections::BTreeMap,
@@ -52,6 +54,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             inbound::a_user_of_synapse_takes_part_in_rooms_of_the_hub,
+        ),
+        peers::trial(
+            "federation::a_user_of_the_hub_takes_part_in_rooms_of_synapse",
+            Need::Required,
+            &[Peer::Python],
+            outbound::a_user_of_the_hub_takes_part_in_rooms_of_synapse,
+        ),
+        peers::trial(
+            "federation::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext",
+            Need::Required,
+            &[Peer::Python],
+            megolm::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext,
         ),
     ]
 }

@@ -1,8 +1,8 @@
 //! The client's verbs: sign in or take a credential file, do the verb, say what came of it and
 //! what it cost.
 //!
-//! `verbs` has the verbs, `thin` and `files` those of linked devices, `shapes` what an id looks like, `tell` the words for what happened in a
-//! room, `labels` the names of rooms, `cost` the price.
+//! `verbs` has the verbs, `rooms` one of them, `thin` and `files` those of linked devices, `shapes` what an id looks like, `tell` the words for what happened in a
+//! room and `happened` the JSON, `labels` the names of rooms, `cost` the price.
 #![expect(
     clippy::indexing_slicing,
     reason = "indexing a JSON value gives null where there is nothing"
@@ -10,8 +10,10 @@
 
 mod cost;
 mod files;
+mod happened;
 mod labels;
 mod link;
+mod rooms;
 mod shapes;
 mod tell;
 mod thin;
@@ -311,6 +313,11 @@ const fn choice(door: WantedDoor) -> DoorChoice {
 fn failed(error: ClientError) -> Failure {
     match &error {
         ClientError::Refused { errcode, error, .. } => Failure::failed(errcode, error),
+        // rustls' word for it; what a person does about it stands in the README's first example.
+        ClientError::Unreachable { .. } if error.to_string().contains("UnknownIssuer") => {
+            let hint = "this system trusts nobody who vouches for the certificate: give it with --ca FILE (a hub's own is keys/https.cert.pem)";
+            Failure::failed("UNREACHABLE", format!("{error}; {hint}"))
+        }
         ClientError::Unreachable { .. } => Failure::failed("UNREACHABLE", &error),
         ClientError::Thin(error) => thin::failed(error),
         ClientError::Ca(_) => Failure::usage("CA_FILE", &error),

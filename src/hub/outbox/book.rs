@@ -170,7 +170,10 @@ impl Book {
     pub(super) fn scatter(&mut self, now: Timestamp) {
         let names: Vec<_> = self.all.keys().cloned().collect();
         for server in names {
-            let delay = self.settings.retry_first.mul_f64(30.0 * self.rng.random::<f64>());
+            let delay = self
+                .settings
+                .retry_first
+                .mul_f64(30.0 * self.rng.random::<f64>());
             if let Some(known) = self.all.get_mut(&server)
                 && known.record.failing_since.is_some()
             {
@@ -266,7 +269,9 @@ impl Book {
         let State::Alone(until) = known.state else {
             return;
         };
-        let soonest = known.last_try.map_or(now, |last| last + self.settings.retry_first);
+        let soonest = known
+            .last_try
+            .map_or(now, |last| last + self.settings.retry_first);
         let sooner = soonest.max(now).min(until);
         known.failures = known.failures.min(1);
         known.state = State::Alone(sooner);
@@ -375,8 +380,13 @@ impl Book {
                 }
                 if let Some(told) = expired {
                     known.record.mark = told.mark;
-                    known.parcels_after = told.parcels.unwrap_or(known.parcels_after);
                     self.writes.extend(told.writes);
+                    if let Some(upto) = told.parcels {
+                        known.parcels_after = upto;
+                        let to = server.clone();
+                        let gone = OutboxWrite::ParcelsSent { to, upto };
+                        self.writes.push(Write::Outbox(gone));
+                    }
                     save = true;
                 }
                 if save {
@@ -407,7 +417,11 @@ impl Book {
         } else {
             Save::Later
         };
-        let save = if told.writes.is_empty() { save } else { Save::Soon };
+        let save = if told.writes.is_empty() {
+            save
+        } else {
+            Save::Soon
+        };
         self.writes.extend(told.writes);
         if let Some(upto) = told.parcels {
             known.parcels_after = upto;

@@ -28,16 +28,16 @@ use tokio::{
     time::timeout,
 };
 
+pub(in crate::hub) use self::send::PATIENCE;
+pub use self::{
+    beside::stream_id,
+    hints::{Hints, Servers, Typing},
+    status::{PeerState, PeerStatus},
+};
 use self::{
     book::Book,
     send::{Job, Outcome, Sender, TxnIds},
 };
-pub use self::{
-    beside::stream_id,
-    hints::{Hints, Servers, Typing},
-    status::{Delivery, PeerState, PeerStatus},
-};
-pub(in crate::hub) use self::send::PATIENCE;
 use super::{Fanout, Writer, settings::OutboxSettings};
 use crate::{
     api::Remote,
@@ -122,20 +122,28 @@ impl Outbox {
         }
     }
 
-    /// Someone of ours types, or no longer: these servers are told if they are there.
-    pub fn typing(&self, servers: Servers, typing: Typing) {
-        self.shared.hints.typing(servers, typing);
-    }
-
     /// Looks at the clock again.
     #[cfg(test)]
     pub(crate) fn look(&self) {
         self.shared.hints.ring();
     }
 
+    /// Ends at once, as a crash would.
+    #[cfg(test)]
+    pub(crate) fn kill(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = &*task {
+            task.abort();
+        }
+    }
+
     /// Lets what is under way end, within a bounded time, and stores how far everyone is.
     pub(super) async fn drain(&self) {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         self.shared.closing.notify_one();
         if let Some(task) = task {
             let _ = task.await; // a panic in it was told by then
@@ -145,7 +153,11 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(task) = task {
             task.abort();
         }

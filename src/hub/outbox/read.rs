@@ -135,7 +135,9 @@ impl Reader<'_> {
         {
             self.room(&mut filling, (position, room), seq).await?;
         }
-        let Filling { mut page, waiting, .. } = filling;
+        let Filling {
+            mut page, waiting, ..
+        } = filling;
         if waiting.is_empty() {
             page.mark = page.mark.max(Mark::after(self.upto));
         }

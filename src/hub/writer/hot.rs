@@ -12,8 +12,7 @@ use crate::{
     room::{Applied, Membership, Room, StateKey},
     store::{
         EventNid, NewEntry, NewEvent, NewLogged, NewState, Numbers, OutboxWrite, RoomNid, SentBy,
-        StateHead,
-        StateNid, Status, Write, hash_of,
+        StateHead, StateNid, Status, Write, hash_of,
     },
     wire::matrix::Pdu,
 };

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     base::{Clock, Position},
     hub::{
-        policing::Policing,
         fanout::{ForServers, Touched},
+        policing::Policing,
         writer::{
             Admission, Submission, Submitted, WriteError,
             committer::{CommitJob, Source},

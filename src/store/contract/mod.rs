@@ -7,7 +7,10 @@
 mod accounts;
 mod graph;
 mod links;
+mod outbox;
+mod outside;
 mod pen;
+mod remote;
 mod rooms;
 mod servers;
 mod thin;
@@ -50,9 +53,13 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     accounts::a_key_is_claimed_once(&*make().await).await;
     accounts::device_changes_reach_neighbours_only(&*make().await).await;
     accounts::media_is_counted(&*make().await).await;
+    outside::what_a_user_is_outside_is_told_since(&*make().await).await;
     thin::a_device_numbers_names_as_they_come_up(&*make().await).await;
     thin::a_removed_device_leaves_no_numbers(&*make().await).await;
     thin::drafts_are_remembered_when_other_transactions_are_forgotten(&*make().await).await;
+    remote::a_device_list_is_kept_whole(&*make().await).await;
+    remote::a_message_of_another_server_is_taken_once(&*make().await).await;
+    remote::being_in_touch_is_without_a_break(&*make().await).await;
     links::a_link_is_found_by_each_of_its_keys(&*make().await).await;
     links::a_key_links_one_device(&*make().await).await;
     links::a_renewed_context_takes_the_place_of_the_old_one(&*make().await).await;
@@ -60,6 +67,12 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     links::a_context_keeps_its_newest_registrations(&*make().await).await;
     links::a_removed_device_is_linked_no_more(&*make().await).await;
     servers::the_keys_of_a_server_are_the_last_that_were_kept(&*make().await).await;
+    outbox::a_server_resides_while_it_has_users(&*make().await).await;
+    outbox::who_waited_outside_is_told_once(&*make().await).await;
+    outbox::many_servers_come_at_once(&*make().await).await;
+    outbox::a_mark_tells_what_was_told(&*make().await).await;
+    outbox::parcels_wait_in_order(&*make().await).await;
+    outbox::what_is_beside_the_logs_is_found(&*make().await).await;
 }
 
 /// A state that is changed at random equals a model of it.

@@ -8,6 +8,7 @@ mod check;
 mod links;
 mod outbox;
 mod read;
+mod remote;
 mod servers;
 mod thin;
 mod write;
@@ -25,9 +26,9 @@ use crate::{
     base::{EventHash, Position, Seq, Timestamp},
     room::{Membership, StateKey},
     store::{
-        Batch, CommitError, Commits, Committed, DestinationRecord, DeviceRecord, EventNid, EventRecord, LinkRecord,
-        Mark, MediaRecord, Numbers, OutsideRecord, ReceiptRecord, Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer,
-        TxnKey, UserRecord,
+        Batch, CommitError, Commits, Committed, DestinationRecord, DeviceRecord, EventNid,
+        EventRecord, LinkRecord, Mark, MediaRecord, Numbers, OutsideRecord, ReceiptRecord,
+        Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer, TxnKey, UserRecord,
     },
     wire::thin::{Alias, NameKind},
 };
@@ -96,6 +97,7 @@ struct Tables {
     thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
     media: BTreeMap<String, MediaRecord>,
     peer_keys: BTreeMap<OwnedServerName, String>,
+    remote: remote::Remote,
 }
 
 #[derive(Clone, Debug)]

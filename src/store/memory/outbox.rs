@@ -127,7 +127,10 @@ impl Destinations for Memory {
     async fn destinations(&self) -> Result<Vec<DestinationRecord>, StoreError> {
         let tables = self.tables();
         let mut names: BTreeSet<_> = tables.destinations.keys().cloned().collect();
-        let with_spans = tables.residents.iter().filter(|(_, spans)| !spans.is_empty());
+        let with_spans = tables
+            .residents
+            .iter()
+            .filter(|(_, spans)| !spans.is_empty());
         names.extend(with_spans.map(|((_, server), _)| server.clone()));
         names.extend(tables.parcels.keys().map(|(server, _)| server.clone()));
         let record = |server: OwnedServerName| {
@@ -175,9 +178,7 @@ impl Destinations for Memory {
         let tables = self.tables();
         let all = tables.residents.iter();
         Ok(all
-            .filter(|((of, _), spans)| {
-                *of == room && spans.iter().any(|span| span.until.is_none())
-            })
+            .filter(|((of, _), spans)| *of == room && spans.iter().any(|span| span.until.is_none()))
             .map(|((_, server), _)| server.clone())
             .collect())
     }
@@ -254,11 +255,7 @@ impl Destinations for Memory {
             .collect())
     }
 
-    async fn deliveries(
-        &self,
-        room: RoomNid,
-        seq: Seq,
-    ) -> Result<Vec<DeliveryRecord>, StoreError> {
+    async fn deliveries(&self, room: RoomNid, seq: Seq) -> Result<Vec<DeliveryRecord>, StoreError> {
         let tables = self.tables();
         let Some(entry) = tables.log.get(&(room, seq)) else {
             return Ok(Vec::new());
@@ -269,9 +266,8 @@ impl Destinations for Memory {
             seq,
         };
         let all = tables.residents.iter();
-        let told = all.filter(|((of, _), spans)| {
-            *of == room && spans.iter().any(|span| span.covers(seq))
-        });
+        let told =
+            all.filter(|((of, _), spans)| *of == room && spans.iter().any(|span| span.covers(seq)));
         Ok(told
             .map(|((_, server), _)| {
                 let refusal = tables.refusals.get(&(room, seq, server.clone()));

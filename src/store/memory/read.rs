@@ -12,9 +12,9 @@ use crate::{
     store::{
         AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
         EventNid, EventRecord, Kinds, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
-        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, OutsideRecord, PolicyDecision, ReceiptRecord,
-        RoomNid, RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals, TxnAnswer, TxnKey,
-        UserRecord, UserSummary,
+        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, OutsideRecord, PolicyDecision,
+        ReceiptRecord, RoomNid, RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals,
+        TxnAnswer, TxnKey, UserRecord, UserSummary,
     },
 };
 
@@ -55,7 +55,7 @@ impl Tables {
             .map(|((user, _), _)| user)
     }
 
-    fn neighbours(&self, user: &UserId) -> BTreeSet<OwnedUserId> {
+    pub(super) fn neighbours(&self, user: &UserId) -> BTreeSet<OwnedUserId> {
         let rooms = self.rooms_of(user);
         self.memberships
             .iter()

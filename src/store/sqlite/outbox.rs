@@ -160,11 +160,7 @@ impl Destinations for Sqlite {
         })
     }
 
-    async fn deliveries(
-        &self,
-        room: RoomNid,
-        seq: Seq,
-    ) -> Result<Vec<DeliveryRecord>, StoreError> {
+    async fn deliveries(&self, room: RoomNid, seq: Seq) -> Result<Vec<DeliveryRecord>, StoreError> {
         const SQL: &str = "SELECT DISTINCT s.server, coalesce(d.position, 0),
                 coalesce(d.room, 0), coalesce(d.seq, 0), f.reason,
                 EXISTS (SELECT 1 FROM lapses x WHERE x.server = s.server
@@ -197,10 +193,7 @@ fn mark(cells: &mut Cells<'_>) -> Result<Mark, StoreError> {
 }
 
 /// Does a write about what other servers are told. Memberships are written before.
-pub(super) async fn execute(
-    conn: &mut SqliteConnection,
-    write: &OutboxWrite,
-) -> Result<(), Stop> {
+pub(super) async fn execute(conn: &mut SqliteConnection, write: &OutboxWrite) -> Result<(), Stop> {
     let statement = match write {
         OutboxWrite::Residents {
             room,
@@ -220,12 +213,12 @@ pub(super) async fn execute(
             .bind(int(record.mark.seq.0))
             .bind(int(record.beside.0))
             .bind(record.failing_since.map(|at| int(at.0))),
-        OutboxWrite::ParcelsSent { to, upto } => sqlx::query(
-            "DELETE FROM parcels WHERE server = ?1 AND (position, part) <= (?2, ?3)",
-        )
-        .bind(to.as_str())
-        .bind(int(upto.0.0))
-        .bind(int(upto.1)),
+        OutboxWrite::ParcelsSent { to, upto } => {
+            sqlx::query("DELETE FROM parcels WHERE server = ?1 AND (position, part) <= (?2, ?3)")
+                .bind(to.as_str())
+                .bind(int(upto.0.0))
+                .bind(int(upto.1))
+        }
         OutboxWrite::Refused {
             server,
             room,
@@ -246,15 +239,17 @@ pub(super) async fn execute(
             from,
             to,
             at,
-        } => sqlx::query("INSERT INTO lapses VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
-            .bind(server.as_str())
-            .bind(int(from.position.0))
-            .bind(from.room.0)
-            .bind(int(from.seq.0))
-            .bind(int(to.position.0))
-            .bind(to.room.0)
-            .bind(int(to.seq.0))
-            .bind(int(at.0)),
+        } => {
+            sqlx::query("INSERT INTO lapses VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
+                .bind(server.as_str())
+                .bind(int(from.position.0))
+                .bind(from.room.0)
+                .bind(int(from.seq.0))
+                .bind(int(to.position.0))
+                .bind(to.room.0)
+                .bind(int(to.seq.0))
+                .bind(int(at.0))
+        }
         OutboxWrite::ForgetFailures { before } => {
             sqlx::query("DELETE FROM lapses WHERE at < ?")
                 .bind(int(before.0))
@@ -327,8 +322,10 @@ async fn residents(
             _ => joined.binary_search(server).is_ok(),
         };
         let statement = match (is_joined, is_noted) {
-            (true, false) => "INSERT INTO residents (room, server, since) VALUES (?1, ?2, ?3)
-                ON CONFLICT DO UPDATE SET until = NULL",
+            (true, false) => {
+                "INSERT INTO residents (room, server, since) VALUES (?1, ?2, ?3)
+                ON CONFLICT DO UPDATE SET until = NULL"
+            }
             (false, true) => {
                 "UPDATE residents SET until = ?3
                  WHERE room = ?1 AND server = ?2 AND until IS NULL"
@@ -366,6 +363,5 @@ async fn is_joined(
         .bind(server.as_str())
         .fetch_one(conn)
         .await?;
-    row.try_get(0)
-        .map_err(|error| Stop::Store(backend(error)))
+    row.try_get(0).map_err(|error| Stop::Store(backend(error)))
 }

@@ -18,8 +18,8 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         AliasRecord, EventNid, EventRecord, Kinds, ListedRecord, LogRecord, MembershipRecord,
-        Order, OutsideRecord, PolicyDecision, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid, StoreError,
-        Totals, TxnAnswer, TxnKey,
+        Order, OutsideRecord, PolicyDecision, ReceiptRecord, RoomNid, RoomRecord, Rooms, StateNid,
+        StoreError, Totals, TxnAnswer, TxnKey,
     },
 };
 

@@ -96,6 +96,11 @@ impl Incoming {
     }
 
     /// Waits for a place for a request among those that are in work.
+    pub async fn place_for_file(&self, from: &Authenticated) -> Result<Place, Refusal> {
+        self.gate.enter(from.origin(), false).await
+    }
+
+    /// The same for one of `api`'s list.
     pub async fn place(&self, from: &Authenticated, asked: &Match) -> Result<Place, Refusal> {
         let in_turn = asked.endpoint == Endpoint::Transaction;
         self.gate.enter(&from.origin, in_turn).await

@@ -123,6 +123,20 @@ pub(super) async fn vouched_for(
     }
 }
 
+/// An event that we built, with what the room's policy server says to it; refused where that does.
+pub(in crate::hub::desk) async fn must_be_vouched_for(
+    hub: &Hub,
+    room: &RoomRecord,
+    event: Pdu,
+) -> Result<Arc<Pdu>, Refusal> {
+    let server = policy_server(hub, room).await?;
+    let received = vouched_for(hub, room, server.as_ref(), Arc::new(event)).await;
+    match received.hide {
+        Some(why) => Err(Refusal::forbidden(why)),
+        None => Ok(received.event),
+    }
+}
+
 /// A room's policy server, if it has one and one of its users is there.
 pub(super) async fn policy_server(
     hub: &Hub,

@@ -13,9 +13,9 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{is_in, past, policy};
+use super::{edus, is_in, past, policy};
 use crate::{
-    api::{PeerCommand, PeerReply, Refusal, Unverified},
+    api::{Code, PeerCommand, PeerReply, Refusal, Unverified},
     hub::{
         Hub,
         desk::{access::ours, remote},
@@ -68,6 +68,8 @@ pub(super) async fn receive(
     for (room, pdus) in rooms {
         in_room(hub, peer, &room, &pdus, &mut outcomes).await;
     }
+    // After the events: a receipt is often for one of them.
+    edus::receive(hub, peer, &asked.edus).await?;
     Ok(send_transaction_message::v1::Response::new(outcomes))
 }
 
@@ -84,16 +86,6 @@ async fn in_room(
     pdus: &[&RawValue],
     outcomes: &mut BTreeMap<OwnedEventId, Outcome>,
 ) {
-    let is_in = remote::is_in(hub, room).await;
-    if !is_in.unwrap_or(true) {
-        // All that we are told of a room that we are not in is that an invite is taken back.
-        for pdu in pdus {
-            if let Some((event, outcome)) = remote::out(hub, peer, pdu.get()).await {
-                outcomes.insert(event, outcome);
-            }
-        }
-        return;
-    }
     let gate = match Gate::of(hub, peer, room).await {
         Ok(gate) => gate,
         Err(Closed { version, why }) => {
@@ -101,6 +93,10 @@ async fn in_room(
             let read = |pdu: &&RawValue| Pdu::read(pdu.get(), version?).ok();
             let ids = pdus.iter().filter_map(read).map(|event| event.id().clone());
             outcomes.extend(ids.map(|id| (id, Err(why.clone()))));
+            // All that is heard of a room that we are not in is that an invite is taken back.
+            for pdu in pdus {
+                outcomes.extend(remote::out(hub, peer, pdu.get()).await);
+            }
             return;
         }
     };
@@ -126,6 +122,27 @@ async fn in_room(
             Fate::Lacks { .. } => Err("events before it could not be had".to_owned()),
         };
         outcomes.insert(received.event.id().clone(), outcome);
+    }
+}
+
+/// Takes one event of ours that a server of the room has helped to make; what it follows and has not
+/// come yet is asked of that server.
+pub(in crate::hub::desk) async fn take_in(
+    hub: &Hub,
+    helper: &OwnedServerName,
+    room: &RoomId,
+    event: Arc<Pdu>,
+) -> Result<(), Refusal> {
+    let gate = Gate::of(hub, helper, room).await;
+    let gate = gate.map_err(|closed| Refusal::forbidden(closed.why))?;
+    let fates = gate.weave(helper, &[event.into()]).await;
+    match fates.into_iter().next() {
+        Some(Fate::Accepted | Fate::Known) => Ok(()),
+        Some(Fate::SoftFailed(why) | Fate::Refused(why)) => Err(Refusal::forbidden(why)),
+        Some(Fate::Lacks { .. }) | None => {
+            let message = "it follows events that could not be had";
+            Err(Refusal::new(Code::Unknown, message).with_status(502))
+        }
     }
 }
 

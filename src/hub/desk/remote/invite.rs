@@ -17,7 +17,7 @@ use crate::{
     api::{Caller, Code, PeerCommand, PeerReply, Refusal, Unverified},
     hub::{
         Hub,
-        desk::access::ours,
+        desk::{access::ours, peers},
         graph::{self, Fate},
     },
     room::{Effect, Evidence, MemberChange, Membership, Part, Room, StateKey},
@@ -39,6 +39,7 @@ pub(in crate::hub::desk) async fn invite(
     let Some(event) = built(hub, caller, &record, (target.clone(), content)).await? else {
         return Ok(()); // invited already
     };
+    let event = peers::must_be_vouched_for(hub, &record, event).await?;
     let server = target.server_name().to_owned();
     let signed = countersigned(hub, &server, &record, &event).await?;
     take(hub, &record, signed).await
@@ -228,7 +229,7 @@ async fn into_room(
         let message = format!("this room has version {}", record.version);
         return Err(Refusal::new(Code::IncompatibleRoomVersion, message));
     }
-    crate::hub::desk::peers::must_be_let_in(hub, peer, record).await?;
+    peers::must_be_let_in(hub, peer, record).await?;
     let events = [Arc::new(event.clone()).into()];
     let woven = graph::weave(&hub.store, &hub.writer, &record.id, &events).await;
     let (fates, _) = woven.map_err(|error| failed(&error))?;

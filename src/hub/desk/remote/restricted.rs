@@ -15,7 +15,6 @@ use crate::{
     hub::{
         Hub,
         desk::{access::ours, peers},
-        graph::Fate,
     },
     room::{MemberChange, Part, Room, StateKey},
     store::RoomRecord,
@@ -39,7 +38,8 @@ pub(in crate::hub::desk) async fn join_restricted(
         Ok(Some(by)) => {
             hub.desk.rates().events(caller)?;
             let join = vouched(hub, &caller.user, &record, (&by, content)).await?;
-            take(hub, hub.key.name(), &record, join).await?;
+            let join = peers::must_be_vouched_for(hub, &record, join).await?;
+            peers::take_in(hub, hub.key.name(), room, join).await?;
             return Ok(true);
         }
         Err(refusal) if refusal.code == Code::UnableToAuthoriseJoin => refusal,
@@ -123,24 +123,7 @@ async fn through(
     }
     let told = sent(hub, joining, server, &join).await?;
     let join = signed_by_all(hub, server, version, join, told.event.as_deref()).await?;
-    take(hub, server, record, join).await
-}
-
-/// Weaves it in; what it follows and has not come yet is asked for.
-async fn take(
-    hub: &Hub,
-    server: &OwnedServerName,
-    record: &RoomRecord,
-    join: Pdu,
-) -> Result<(), Refusal> {
-    let fates = peers::weave(hub, server, record, &[Arc::new(join)]).await;
-    match fates.into_iter().next() {
-        Some(Fate::Accepted | Fate::Known) => Ok(()),
-        Some(Fate::SoftFailed(why) | Fate::Refused(why)) => Err(Refusal::forbidden(why)),
-        Some(Fate::Lacks { .. }) | None => {
-            Err(lied("the join follows events that could not be had"))
-        }
-    }
+    peers::take_in(hub, server, &record.id, Arc::new(join)).await
 }
 
 fn damaged(error: &(dyn std::error::Error + 'static)) -> Refusal {

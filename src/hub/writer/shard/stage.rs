@@ -11,7 +11,10 @@ use crate::{
     base::{Position, Seq},
     hub::{
         fanout::Touched,
-        writer::{Submission, Submitted, Unvouched, WriteError, hot::{Hot, Standing}},
+        writer::{
+            Submission, Submitted, Unvouched, WriteError,
+            hot::{Hot, Standing},
+        },
     },
     room::{Applied, Effect, Evidence, Part, PolicyServer, Room, StateKey},
     store::{

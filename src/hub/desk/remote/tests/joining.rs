@@ -1,20 +1,20 @@
 //! Joining rooms elsewhere.
 
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, api::federation::membership::create_join_event};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    api::{Code, PeerReply, Refusal},
+    api::{Code, Command, PeerCommand, PeerReply, Refusal},
     hub::{
         desk::{
-            remote::testing::{Node, net},
+            remote::testing::{Node, from, net},
             rooms::testing::{next, texts, wish},
         },
         testing::{self, Person},
     },
-    room::testing::json as content,
+    room::{StateKey, testing::json as content},
     store::fsck,
-    wire::matrix::{Pdu, PduFields, Version},
+    wire::matrix::{Pdu, PduFields, Version, event_id},
 };
 
 const US: &str = "hub.example";
@@ -249,7 +249,7 @@ async fn nothing_of_a_template_but_its_place_is_signed() {
     pair.join().await.unwrap();
     let members = pair.far.hub.hub.store();
     let room = members.room(&pair.room).await.unwrap().unwrap();
-    let key = crate::room::StateKey::member(&pair.ana.user);
+    let key = StateKey::member(&pair.ana.user);
     let join = members
         .current(room.nid, &[key])
         .await
@@ -472,4 +472,90 @@ async fn who_is_in_the_room_that_a_restricted_one_names_joins_it_elsewhere() {
         .await
         .unwrap_err();
     assert_eq!(refused.code, Code::Forbidden);
+}
+
+#[tokio::test]
+async fn a_join_that_nobody_may_vouch_for_gets_no_signature() {
+    let pair = Pair::of(Version::V11).await;
+    let rules = json!([{ "type": "m.room.join_rules", "content": {
+        "join_rule": "restricted",
+        "allow": [{ "type": "m.room_membership", "room_id": pair.room }],
+    }}]);
+    let mut wished = wish("private_chat", &rules);
+    wished.room_version = Some(Version::V11.id());
+    let room = pair.far.hub.create(&pair.zed, wished).await.unwrap();
+    // Without asking for a template: nobody has looked at the condition.
+    let store = pair.far.hub.hub.store();
+    let record = store.room(&room).await.unwrap().unwrap();
+    let kinds = ["m.room.create", "m.room.power_levels", "m.room.join_rules"];
+    let mut keys: Vec<_> = kinds.map(|kind| StateKey::new(kind, "")).into();
+    keys.push(StateKey::member(&pair.zed.user));
+    let leans_on = store.current(record.nid, &keys).await.unwrap();
+    let fields = PduFields {
+        room_id: room.clone(),
+        kind: "m.room.member".to_owned(),
+        sender: pair.ana.user.clone(),
+        state_key: Some(pair.ana.user.to_string()),
+        content: content(json!({
+            "membership": "join",
+            "join_authorised_via_users_server": pair.zed.user,
+        })),
+        redacts: None,
+        at: pair.us.hub.hub.now(),
+        depth: 99,
+        prev: vec![record.heads.tips[0].0.clone()],
+        auth: leans_on
+            .into_iter()
+            .flatten()
+            .map(|event| event_id(event.hash))
+            .collect(),
+    };
+    let join = Pdu::sign(fields, Version::V11, &testing::key_of(US)).unwrap();
+    let raw = RawValue::from_string(join.json().to_string()).unwrap();
+    let asked = create_join_event::v2::Request::new(room.clone(), join.id().clone(), raw);
+    let command = Command::Peer(Box::new(PeerCommand::SendJoin(Box::new(asked))));
+    let refused = pair.far.hub.ask(&from(pair.us.name()), command).await;
+    assert_eq!(refused.unwrap_err().code, Code::UnableToAuthoriseJoin);
+}
+
+#[tokio::test]
+async fn restricted_rooms_that_we_are_in_are_joined_by_who_meets_the_condition() {
+    let pair = Pair::of(Version::V12).await;
+    let [bea, cat] = [
+        pair.us.hub.account("bea").await,
+        pair.us.hub.account("cat").await,
+    ];
+    let hall = pair.us.hub.public_room(&pair.ana, &[&bea]).await;
+    let rules = json!([{ "type": "m.room.join_rules", "content": {
+        "join_rule": "restricted",
+        "allow": [{ "type": "m.room_membership", "room_id": hall }],
+    }}]);
+    let ours = pair
+        .us
+        .hub
+        .create(&pair.ana, wish("private_chat", &rules))
+        .await
+        .unwrap();
+    // By one of us who may invite.
+    pair.us.hub.join(&bea, &ours).await.unwrap();
+    let refused = pair.us.hub.join(&cat, &ours).await.unwrap_err();
+    assert_eq!(refused.code, Code::Forbidden, "{refused}");
+    // By one of another server: of us nobody may.
+    let rules = json!([{ "type": "m.room.join_rules", "content": {
+        "join_rule": "restricted",
+        "allow": [{ "type": "m.room_membership", "room_id": pair.room }],
+    }}]);
+    let mut wished = wish("private_chat", &rules);
+    wished.power_level_content_override =
+        Some(ruma::serde::Raw::from_json_string(json!({ "invite": 50 }).to_string()).unwrap());
+    let theirs = pair.far.hub.create(&pair.zed, wished).await.unwrap();
+    pair.join().await.unwrap();
+    pair.us
+        .join_via(&pair.ana, theirs.as_str(), &[FAR])
+        .await
+        .unwrap();
+    pair.us.hub.join(&bea, &pair.room).await.unwrap();
+    pair.us.deliver(&pair.far, &pair.room, 1).await;
+    pair.us.join_via(&bea, theirs.as_str(), &[]).await.unwrap();
+    pair.is_sound().await;
 }
