@@ -82,7 +82,10 @@ async fn by_token(hub: &Hub, origin: &Origin, token: &str) -> Result<Caller, Ref
 /// A device that observes, if it is still linked. Nothing is remembered or written of it: news go to
 /// tens of thousands in a row, and would push out who speaks.
 async fn observing(hub: &Hub, device: &DeviceName) -> Result<Caller, Refusal> {
-    let remembered = hub.desk.sessions.peek(&Proof::Context(name_of(hub, device)));
+    let remembered = hub
+        .desk
+        .sessions
+        .peek(&Proof::Context(name_of(hub, device)));
     let caller = if let Some(caller) = remembered {
         caller
     } else {

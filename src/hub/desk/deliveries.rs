@@ -1,13 +1,13 @@
 //! What became of what one sent, at other servers.
 
 use crate::{
-    api::{Caller, Deliveries, DeliveredTo, Refusal},
+    api::{Caller, DeliveredTo, Deliveries, Refusal},
+    base::Seq,
     hub::{
         Hub,
         desk::{access::ours, reading::visibility::Standing},
     },
     store::{Order, hash_of},
-    base::Seq,
 };
 
 /// See `api::Command::Deliveries`. Only who sent an event is told.
@@ -29,7 +29,10 @@ pub(super) async fn deliveries(
         .is_ok_and(|pdu| pdu.fields().sender == caller.user);
     let seq = record.seq.filter(|_| is_theirs).ok_or_else(nothing)?;
     let before = Seq(seq.0.saturating_sub(1));
-    let log = hub.store.log(room.nid, before, seq, Order::Forward, 1).await;
+    let log = hub
+        .store
+        .log(room.nid, before, seq, Order::Forward, 1)
+        .await;
     let entry = log.map_err(ours)?.into_iter().next().ok_or_else(nothing)?;
     let Some(outbox) = &hub.outbox else {
         return Ok(Vec::new());

@@ -125,7 +125,8 @@ pub(super) async fn types(
             typing: until.is_some(),
         };
         if let Some(servers) = &others {
-            hub.fanout.typed_elsewhere(Arc::clone(servers), note.clone());
+            hub.fanout
+                .typed_elsewhere(Arc::clone(servers), note.clone());
         }
         if until.is_some() && hub.desk.typing.begin_watch(nid, user) {
             let board = hub.desk.typing.clone();

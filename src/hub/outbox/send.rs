@@ -221,7 +221,11 @@ impl Sender<'_> {
             since: job.record.beside,
             upto: job.upto,
             parcels_after: job.parcels_after,
-            max: if job.width >= FULL { EDUS_MAX } else { job.width },
+            max: if job.width >= FULL {
+                EDUS_MAX
+            } else {
+                job.width
+            },
             expired: cutoff,
         };
         beside.gather().await
@@ -350,13 +354,7 @@ impl Sender<'_> {
         Outcome::Told(told)
     }
 
-    fn failed(
-        &self,
-        job: &Job,
-        parcel: Parcel,
-        error: String,
-        txn: ([u8; 32], String),
-    ) -> Outcome {
+    fn failed(&self, job: &Job, parcel: Parcel, error: String, txn: ([u8; 32], String)) -> Outcome {
         counted("failed");
         let lapse = self.lapse(job, &parcel);
         let parcels = parcel.bundle.expired;

@@ -89,7 +89,9 @@ impl Hub {
 /// What the store knows while nobody tells anybody anything.
 async fn at_rest(hub: &Hub) -> Result<Vec<(PeerStatus, Mark)>, StoreError> {
     let records = hub.store.destinations().await?;
-    let others = records.into_iter().filter(|one| one.server != *hub.key.name());
+    let others = records
+        .into_iter()
+        .filter(|one| one.server != *hub.key.name());
     let status = |record: DestinationRecord| {
         let status = PeerStatus {
             server: record.server,
@@ -108,7 +110,8 @@ impl Outbox {
     fn known(&self) -> Vec<(PeerStatus, Mark)> {
         let book = self.shared.book();
         let all = book.all.values();
-        all.map(|known| (status(known), known.record.mark)).collect()
+        all.map(|known| (status(known), known.record.mark))
+            .collect()
     }
 
     /// What became of an entry, for each server that it is for.

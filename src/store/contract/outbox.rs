@@ -97,7 +97,10 @@ pub(super) async fn many_servers_come_at_once(store: &dyn Store) {
     room.also(Write::Outbox(OutboxWrite::Residents {
         room: room.nid,
         seq: Seq(6),
-        servers: users.iter().map(|user| user.server_name().to_owned()).collect(),
+        servers: users
+            .iter()
+            .map(|user| user.server_name().to_owned())
+            .collect(),
         told: false,
     }));
     commit(store, room.take()).await;
@@ -146,7 +149,11 @@ pub(super) async fn a_mark_tells_what_was_told(store: &dyn Store) {
         beside: Position(7),
         failing_since: Some(Timestamp(9)),
     };
-    commit(store, vec![Write::Outbox(OutboxWrite::Destination(record.clone()))]).await;
+    commit(
+        store,
+        vec![Write::Outbox(OutboxWrite::Destination(record.clone()))],
+    )
+    .await;
     assert_eq!(store.destinations().await.expect("read"), [record.clone()]);
     let behind = store.backlog(Some(&name)).await.expect("read");
     assert_eq!(behind, [(name.clone(), room.nid)]);

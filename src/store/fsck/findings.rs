@@ -150,7 +150,11 @@ pub enum Wrong {
         expected: Option<(Membership, EventNid)>,
         found: Option<(Membership, EventNid)>,
     },
-    #[error("of the servers with users in the room, {} are not noted; noted without any are {}", names(missing), names(extra))]
+    #[error(
+        "of the servers with users in the room, {} are not noted; noted without any are {}",
+        names(missing),
+        names(extra)
+    )]
     Residents {
         missing: Vec<OwnedServerName>,
         extra: Vec<OwnedServerName>,

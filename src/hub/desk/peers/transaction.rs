@@ -361,20 +361,3 @@ fn open_ends(events: &[Received], fates: &[Fate]) -> past::OpenEnds {
     }
     ends
 }
-
-/// Weaves checked events into a room; what is missing before them is asked of this server.
-pub(in crate::hub::desk) async fn weave(
-    hub: &Hub,
-    peer: &OwnedServerName,
-    room: &RoomRecord,
-    events: &[Arc<Pdu>],
-) -> Vec<Fate> {
-    let gate = Gate {
-        hub,
-        room: room.clone(),
-        acl: None,
-        policy: None,
-    };
-    let events: Vec<Received> = events.iter().cloned().map(Into::into).collect();
-    gate.weave(peer, &events).await
-}

@@ -20,7 +20,12 @@ const WEST: &str = "west.example";
 
 impl World {
     async fn fate(&self, event: &ruma::EventId) -> Vec<(String, Delivery)> {
-        let record = self.store.event(hash_of(event).unwrap()).await.unwrap().unwrap();
+        let record = self
+            .store
+            .event(hash_of(event).unwrap())
+            .await
+            .unwrap()
+            .unwrap();
         let outbox = self.hub.hub.outbox().unwrap();
         let seq = record.seq.unwrap();
         let before = Seq(seq.0 - 1);
@@ -28,7 +33,9 @@ impl World {
         let entry = &log.await.unwrap()[0];
         let found = outbox.deliveries(record.room, entry).await.unwrap();
         let found = found.into_iter();
-        found.map(|one| (one.server.to_string(), one.delivery)).collect()
+        found
+            .map(|one| (one.server.to_string(), one.delivery))
+            .collect()
     }
 
     async fn state(&self, server: &str) -> PeerState {
@@ -41,7 +48,12 @@ impl World {
     /// Waits until what was told is noted durably.
     async fn until_noted(&self, event: &ruma::EventId, wanted: &Delivery) {
         let wait = async {
-            while self.fate(event).await.iter().any(|(_, fate)| fate != wanted) {
+            while self
+                .fate(event)
+                .await
+                .iter()
+                .any(|(_, fate)| fate != wanted)
+            {
                 tokio::task::yield_now().await;
             }
         };
@@ -60,7 +72,10 @@ async fn a_server_is_told_what_is_said_since_it_joined() {
 
     world.until_has(FAR, &["hello", "again"]).await;
     world.until_noted(&event, &Delivery::Acked).await;
-    assert_eq!(world.fate(&event).await, [(FAR.to_owned(), Delivery::Acked)]);
+    assert_eq!(
+        world.fate(&event).await,
+        [(FAR.to_owned(), Delivery::Acked)]
+    );
 }
 
 #[tokio::test]
@@ -85,16 +100,22 @@ async fn a_server_whose_last_user_is_kicked_is_told_that_and_no_more() {
     let world = World::with(&[FAR, WEST]).await;
     let content = json!({ "membership": "leave", "reason": "enough" });
     let key = ("m.room.member", "@zed:far.example");
-    world.hub.set(&world.ana, &world.room, key, content).await.unwrap();
+    world
+        .hub
+        .set(&world.ana, &world.room, key, content)
+        .await
+        .unwrap();
     world.say("without far").await;
 
     world.until_has(WEST, &["without far"]).await;
     let is_kick = |pdu: &serde_json::Value| pdu["content"]["reason"] == "enough";
-    world.others.until(|others| {
-        let mut heard = others.heard(FAR).into_iter().flat_map(|one| one.pdus);
-        heard.any(|pdu| is_kick(&pdu))
-    })
-    .await;
+    world
+        .others
+        .until(|others| {
+            let mut heard = others.heard(FAR).into_iter().flat_map(|one| one.pdus);
+            heard.any(|pdu| is_kick(&pdu))
+        })
+        .await;
     assert!(world.others.texts(FAR).is_empty());
 }
 
@@ -105,7 +126,12 @@ async fn a_server_that_left_is_told_nothing_and_its_leave_is_relayed() {
     world.say("without far").await;
 
     world.until_has(WEST, &["without far"]).await;
-    let told: Vec<_> = world.others.heard(WEST).into_iter().flat_map(|one| one.pdus).collect();
+    let told: Vec<_> = world
+        .others
+        .heard(WEST)
+        .into_iter()
+        .flat_map(|one| one.pdus)
+        .collect();
     assert_eq!(told[0]["content"]["membership"], "leave");
     assert!(world.others.texts(FAR).is_empty());
 }
@@ -115,9 +141,15 @@ async fn who_is_away_is_left_alone_and_gets_all_in_order_later() {
     let world = World::with(&[FAR]).await;
     world.others.mood(FAR, [Mood::Away]);
     let first = world.say("one").await;
-    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    world
+        .others
+        .until(|others| !others.heard(FAR).is_empty())
+        .await;
     world.say_all(&["two", "three"]).await;
-    assert_eq!(world.fate(&first).await, [(FAR.to_owned(), Delivery::Queued)]);
+    assert_eq!(
+        world.fate(&first).await,
+        [(FAR.to_owned(), Delivery::Queued)]
+    );
 
     world.others.mood(FAR, [Mood::Takes]);
     world.wait(Duration::from_secs(60));
@@ -130,7 +162,10 @@ async fn the_same_is_sent_again_under_the_same_id() {
     let world = World::with(&[FAR]).await;
     world.others.mood(FAR, [Mood::TakesSilently, Mood::Takes]);
     world.say("one").await;
-    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    world
+        .others
+        .until(|others| !others.heard(FAR).is_empty())
+        .await;
     world.wait(Duration::from_secs(60));
     world.until_has(FAR, &["one"]).await;
 
@@ -144,20 +179,29 @@ async fn a_sign_of_life_ends_the_wait() {
     world.others.mood(FAR, [Mood::Away]);
     world.say("one").await;
     for tries in 1..=5 {
-        world.others.until(|others| others.heard(FAR).len() >= tries).await;
+        world
+            .others
+            .until(|others| others.heard(FAR).len() >= tries)
+            .await;
         while !matches!(world.state(FAR).await, PeerState::Waiting(_)) {
             tokio::task::yield_now().await;
         }
         world.wait(Duration::from_secs(120));
     }
-    world.others.until(|others| others.heard(FAR).len() >= 6).await;
+    world
+        .others
+        .until(|others| others.heard(FAR).len() >= 6)
+        .await;
     while !matches!(world.state(FAR).await, PeerState::Waiting(_)) {
         tokio::task::yield_now().await;
     }
     world.others.mood(FAR, [Mood::Takes]);
     world.wait(Duration::from_secs(3));
     tokio::task::yield_now().await;
-    assert!(world.others.texts(FAR).is_empty(), "it is left alone for longer");
+    assert!(
+        world.others.texts(FAR).is_empty(),
+        "it is left alone for longer"
+    );
     world.is_heard_of(FAR).await;
     world.until_has(FAR, &["one"]).await;
 }
@@ -179,7 +223,10 @@ async fn a_transaction_that_is_refused_whole_is_cut_down_to_the_event_it_is_abou
     let world = World::with(&[FAR]).await;
     world.others.mood(FAR, [Mood::Away]);
     world.say("0").await;
-    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    world
+        .others
+        .until(|others| !others.heard(FAR).is_empty())
+        .await;
     for n in 1..30 {
         world.say(&n.to_string()).await;
     }
@@ -194,7 +241,10 @@ async fn a_transaction_that_is_refused_whole_is_cut_down_to_the_event_it_is_abou
     let all: Vec<_> = all.iter().map(String::as_str).collect();
     world.until_has(FAR, &all).await;
     let fate = world.fate(&bad).await;
-    assert!(matches!(&fate[0].1, Delivery::Refused(_) | Delivery::Queued), "{fate:?}");
+    assert!(
+        matches!(&fate[0].1, Delivery::Refused(_) | Delivery::Queued),
+        "{fate:?}"
+    );
     world.say("61").await;
 }
 
@@ -203,7 +253,10 @@ async fn what_is_too_old_for_who_was_not_reached_is_given_up_and_said_so() {
     let world = World::with(&[FAR]).await;
     world.others.mood(FAR, [Mood::Away]);
     let old = world.say("old").await;
-    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    world
+        .others
+        .until(|others| !others.heard(FAR).is_empty())
+        .await;
     while !matches!(world.state(FAR).await, PeerState::Waiting(_)) {
         tokio::task::yield_now().await;
     }
@@ -221,15 +274,23 @@ async fn a_room_that_keeps_a_server_out_is_not_told_to_it() {
     let world = World::with(&[FAR, WEST]).await;
     let acl = json!({ "allow": ["*"], "deny": ["far.example"] });
     let key = ("m.room.server_acl", "");
-    world.hub.set(&world.ana, &world.room, key, acl).await.unwrap();
+    world
+        .hub
+        .set(&world.ana, &world.room, key, acl)
+        .await
+        .unwrap();
     world.say("hello").await;
 
     world.until_has(WEST, &["hello"]).await;
-    world.others.until(|others| {
-        let heard = others.heard(FAR).into_iter();
-        heard.flat_map(|one| one.pdus).any(|pdu| pdu["type"] == "m.room.server_acl")
-    })
-    .await;
+    world
+        .others
+        .until(|others| {
+            let heard = others.heard(FAR).into_iter();
+            heard
+                .flat_map(|one| one.pdus)
+                .any(|pdu| pdu["type"] == "m.room.server_acl")
+        })
+        .await;
     assert!(world.others.texts(FAR).is_empty());
 }
 
@@ -253,7 +314,8 @@ async fn parcels_are_told_once_and_in_order() {
         let heard = world.others.heard(FAR).into_iter();
         let edus = heard.flat_map(|one| one.edus);
         let edus = edus.filter(|edu| edu["edu_type"] == "m.direct_to_device");
-        edus.map(|edu| edu["content"]["n"].as_u64().unwrap()).collect::<Vec<_>>()
+        edus.map(|edu| edu["content"]["n"].as_u64().unwrap())
+            .collect::<Vec<_>>()
     };
     world.others.until(|_| told().len() >= 250).await;
     assert_eq!(told(), (0..250).collect::<Vec<_>>());
@@ -270,14 +332,30 @@ async fn one_who_was_invited_and_is_not_any_more_is_told() {
     let user = ruma::owned_user_id!("@ida:far.example");
     let key = ("m.room.member", user.as_str());
     let invite = json!({ "membership": "invite" });
-    world.hub.set(&world.ana, &world.room, key, invite).await.unwrap();
+    world
+        .hub
+        .set(&world.ana, &world.room, key, invite)
+        .await
+        .unwrap();
     let leave = json!({ "membership": "leave" });
-    world.hub.set(&world.ana, &world.room, key, leave).await.unwrap();
+    world
+        .hub
+        .set(&world.ana, &world.room, key, leave)
+        .await
+        .unwrap();
     world.say("to west").await;
 
     world.until_has(WEST, &["to west"]).await;
-    world.others.until(|others| !others.heard(FAR).is_empty()).await;
-    let told: Vec<_> = world.others.heard(FAR).into_iter().flat_map(|one| one.pdus).collect();
+    world
+        .others
+        .until(|others| !others.heard(FAR).is_empty())
+        .await;
+    let told: Vec<_> = world
+        .others
+        .heard(FAR)
+        .into_iter()
+        .flat_map(|one| one.pdus)
+        .collect();
     assert_eq!(told.len(), 1);
     assert_eq!(told[0]["content"]["membership"], "leave");
 }
@@ -287,7 +365,9 @@ async fn what_went_wrong_is_forgotten_in_the_end() {
     let world = World::with(&[FAR]).await;
     world.others.mood(FAR, [Mood::Dislikes("bad")]);
     let bad = world.say("bad").await;
-    world.until_noted(&bad, &Delivery::Refused("not that".to_owned())).await;
+    world
+        .until_noted(&bad, &Delivery::Refused("not that".to_owned()))
+        .await;
     world.wait(Duration::from_hours(1));
     let before = world.hub.hub.now();
     let forget = OutboxWrite::ForgetFailures { before };
@@ -320,9 +400,13 @@ async fn receipts_and_typing_are_told_and_private_receipts_are_not() {
     let edus = |kind: &str| {
         let heard = world.others.heard(FAR).into_iter();
         let edus = heard.flat_map(|one| one.edus);
-        edus.filter(|edu| edu["edu_type"] == kind).collect::<Vec<_>>()
+        edus.filter(|edu| edu["edu_type"] == kind)
+            .collect::<Vec<_>>()
     };
-    world.others.until(|_| edus("m.receipt").len() + edus("m.typing").len() >= 2).await;
+    world
+        .others
+        .until(|_| edus("m.receipt").len() + edus("m.typing").len() >= 2)
+        .await;
     let receipts = edus("m.receipt");
     assert_eq!(receipts.len(), 1);
     let read = &receipts[0]["content"][world.room.as_str()]["m.read"];
@@ -345,7 +429,10 @@ async fn a_changed_device_is_told_to_who_shares_a_room() {
     let touched = vec![Touched::Servers(far, ForServers::Beside)];
     let written = world.hub.hub.writer.write(batch, touched).await;
     let (position, _) = written.unwrap();
-    world.others.until(|others| !others.heard(FAR).is_empty()).await;
+    world
+        .others
+        .until(|others| !others.heard(FAR).is_empty())
+        .await;
 
     let heard = world.others.heard(FAR);
     let update = &heard[0].edus[0];

@@ -54,9 +54,12 @@ async fn story(seed: u64) {
         let mut tries = 0;
         while world.others.texts(server).last() != said.last() {
             world.wait(Duration::from_mins(61));
-            tokio::time::timeout(Duration::from_millis(20), world.others.until(|others| {
-                others.texts(server).last() == said.last()
-            }))
+            tokio::time::timeout(
+                Duration::from_millis(20),
+                world
+                    .others
+                    .until(|others| others.texts(server).last() == said.last()),
+            )
             .await
             .unwrap_or_default();
             tries += 1;

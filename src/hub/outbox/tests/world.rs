@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, ServerName,
     api::federation::{
-        membership::{create_join_event, create_leave_event, prepare_join_event, prepare_leave_event},
+        membership::{
+            create_join_event, create_leave_event, prepare_join_event, prepare_leave_event,
+        },
         query::get_profile_information,
         transactions::send_transaction_message::v1::{Request, Response},
     },
@@ -151,7 +153,9 @@ impl Others {
 }
 
 fn texts(pdus: &[Value]) -> Vec<String> {
-    let texts = pdus.iter().filter_map(|pdu| pdu["content"]["body"].as_str());
+    let texts = pdus
+        .iter()
+        .filter_map(|pdu| pdu["content"]["body"].as_str());
     texts.map(str::to_owned).collect()
 }
 
@@ -264,7 +268,8 @@ impl World {
     /// A server asks something that changes nothing.
     pub(super) async fn is_heard_of(&self, server: &str) {
         let asked = get_profile_information::v1::Request::new(self.ana.user.clone());
-        self.ask(server, PeerCommand::PeerProfile(Box::new(asked))).await;
+        self.ask(server, PeerCommand::PeerProfile(Box::new(asked)))
+            .await;
     }
 
     /// The user `zed` of a server joins.
@@ -273,14 +278,17 @@ impl World {
         let user = user.as_str().try_into().unwrap();
         let mut asked = prepare_join_event::v1::Request::new(self.room.clone(), user);
         asked.ver = vec![ruma::RoomVersionId::V12];
-        let made = self.ask(server, PeerCommand::MakeJoin(Box::new(asked))).await;
+        let made = self
+            .ask(server, PeerCommand::MakeJoin(Box::new(asked)))
+            .await;
         let PeerReply::MakeJoin(made) = made else {
             panic!("another answer")
         };
         let join = signed(server, fields(&made.event));
         let (room, id) = (self.room.clone(), join.id().clone());
         let asked = create_join_event::v2::Request::new(room, id, raw(&join));
-        self.ask(server, PeerCommand::SendJoin(Box::new(asked))).await;
+        self.ask(server, PeerCommand::SendJoin(Box::new(asked)))
+            .await;
         join
     }
 
@@ -289,14 +297,17 @@ impl World {
         let user = format!("@zed:{server}");
         let user = user.as_str().try_into().unwrap();
         let asked = prepare_leave_event::v1::Request::new(self.room.clone(), user);
-        let made = self.ask(server, PeerCommand::MakeLeave(Box::new(asked))).await;
+        let made = self
+            .ask(server, PeerCommand::MakeLeave(Box::new(asked)))
+            .await;
         let PeerReply::MakeLeave(made) = made else {
             panic!("another answer")
         };
         let leave = signed(server, fields(&made.event));
         let (room, id) = (self.room.clone(), leave.id().clone());
         let asked = create_leave_event::v2::Request::new(room, id, raw(&leave));
-        self.ask(server, PeerCommand::SendLeave(Box::new(asked))).await;
+        self.ask(server, PeerCommand::SendLeave(Box::new(asked)))
+            .await;
         leave
     }
 }
