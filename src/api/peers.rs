@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use ruma::ServerName;
 use thiserror::Error;
 
-use super::Refusal;
+use super::{ByteStream, Refusal};
 use crate::wire::matrix::{Pdu, Version};
 
 /// Calls `$callback!` with every endpoint: `Variant => ruma::api::federation path`.
@@ -125,6 +125,18 @@ pub trait Remote: Send + Sync + 'static {
         patience: Duration,
     ) -> Result<PeerReply, RemoteError>;
 
+    /// Fetches a file that another server keeps. Its bytes come as they are read from `body`; whoever
+    /// reads them stops where they are too many or too slow.
+    async fn file(
+        &self,
+        server: &ServerName,
+        media_id: &str,
+        patience: Duration,
+    ) -> Result<RemoteFile, RemoteError> {
+        let _ = (media_id, patience);
+        Err(RemoteError::NotAllowed(server.to_string()))
+    }
+
     /// Checks size, form, hash and the signatures of all servers that have to have signed an event
     /// of a room of this version. Where its content is not what was signed, gives what is left of it.
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified>;
@@ -148,6 +160,16 @@ pub trait Remote: Send + Sync + 'static {
         let _ = server;
         Ok(())
     }
+}
+
+/// A file of another server, as that server describes it.
+pub struct RemoteFile {
+    /// Its media type.
+    pub content_type: Option<String>,
+    /// Its name.
+    pub filename: Option<String>,
+    /// Its bytes.
+    pub body: ByteStream,
 }
 
 /// Another server did not do what it was asked.

@@ -83,10 +83,17 @@ fn tell_of_the_program(client: Option<ForClient>, credentials: &Credentials) {
     if client.is_some() && door_of(client, credentials).is_none() {
         output::note("this hub has no such door yet: the command names where it would be");
     }
+    if client == Some(ForClient::Aiocoap) {
+        output::note(
+            "aiocoap has OSCORE with `pip install 'aiocoap[oscore]'`; the hub's answer is its hello: bytes, no text. \
+             Where DTLSSocket is installed, the same command goes over DTLS with \
+             AIOCOAP_CLIENT_TRANSPORT=tinydtls and a coaps:// address",
+        );
+    }
     if client == Some(ForClient::CoapClient) {
         output::note(
             "warning: the command holds the device's key, which others on its machine see in `ps` \
-             and in the shell's history. The hub's answer is CBOR, no text",
+             and in the shell's history. The hub's answer is its hello: bytes, no text",
         );
     }
 }
@@ -215,28 +222,24 @@ fn for_aiocoap(credentials: &Credentials, door: &str, dir: &Path) -> io::Result<
     });
     let secret = json!({"secret_hex": oscore.master_secret, "salt_hex": oscore.master_salt});
     let origin = format!("coap://{}", without_default(door, 5683));
+    // One entry for one context: aiocoap locks the directory for each that names it.
     let context = json!({"oscore": {"basedir": format!("{}/", dir.display())}});
-    let mut entries = origin_entries(&origin, &context);
+    let mut entries = Map::from_iter([(format!("{origin}/*"), context)]);
     if let (Some(psk), Some(coaps)) = (&credentials.psk, &credentials.server.coaps) {
         let key =
             json!({"dtls": {"client-identity": {"ascii": psk.identity}, "psk": {"hex": psk.key}}});
         let origin = format!("coaps://{}", without_default(coaps, 5684));
-        entries.extend(origin_entries(&origin, &key));
+        entries.insert(format!("{origin}/*"), key);
     }
     write_new(&dir.join("settings.json"), &settings.to_string())?;
     write_new(&dir.join("secret.json"), &secret.to_string())?;
     let file = dir.join("credentials.json");
     write_new(&file, &Json::Object(entries).to_string())?;
     let file = shell_word(&file.to_string_lossy());
-    Ok(format!("aiocoap-client --credentials {file} {origin}/"))
-}
-
-/// aiocoap's patterns for one origin: with a path, and without.
-fn origin_entries(origin: &str, credential: &Json) -> Map<String, Json> {
-    [format!("{origin}/*"), origin.to_owned()]
-        .map(|pattern| (pattern, credential.clone()))
-        .into_iter()
-        .collect()
+    // Left to itself, aiocoap goes without OSCORE where it lacks what only group OSCORE wants.
+    Ok(format!(
+        "AIOCOAP_CLIENT_TRANSPORT=oscore:udp6 aiocoap-client --credentials {file} {origin}/"
+    ))
 }
 
 fn for_coap_client(psk: &PskKeys, door: &str) -> String {

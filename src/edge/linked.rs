@@ -221,7 +221,7 @@ impl Pusher {
                     tell,
                 } = *watcher;
                 let device = Arc::clone(&who.device);
-                let outcome = self.pushes.watch(device, key, watch);
+                let outcome = self.pushes.watch(device, key, watch, ());
                 if outcome.is_ok() {
                     self.watchers.insert(key, (who, tell));
                     // something may have come between the answer and now

@@ -19,7 +19,8 @@ const EVERY: Duration = Duration::from_hours(1);
 const POLICY_DECISIONS: Duration = Duration::from_hours(24 * 90);
 
 /// How long an answered transaction is remembered: a phone that was off for a month sends again
-/// what it does not know to have arrived, and must not send it twice.
+/// what it does not know to have arrived, and must not send it twice. A message of another server
+/// for devices is remembered as long.
 const TRANSACTIONS: Duration = Duration::from_hours(24 * 31);
 
 /// Keeps house until the hub is gone.
@@ -48,6 +49,7 @@ impl Hub {
             writes: vec![
                 Write::ForgetTxns { before },
                 Write::ForgetPolicyDecisions { before: decided },
+                Write::ForgetRemoteMessages { before },
             ],
             may_conflict: false,
         };

@@ -136,7 +136,7 @@ async fn made(
     let options = OpenOptions::new(dir.path().join("hub.db"), name.try_into().unwrap());
     let store = wrap(Arc::new(Sqlite::open(options).await.unwrap()));
     let clock = Arc::new(StillClock::new());
-    start(dir, clock, store, settings, remote, 7).await
+    start(dir, name, clock, store, settings, remote, 7).await
 }
 
 /// A hub over a store that may be full already, which is sending to other servers.
@@ -154,11 +154,12 @@ pub(crate) async fn hub_sending(
         ..Settings::default()
     };
     let dir = TempDir::new().unwrap();
-    start(dir, clock, store, settings, remote, seed).await
+    start(dir, SERVER, clock, store, settings, remote, seed).await
 }
 
 async fn start(
     dir: TempDir,
+    name: &str,
     clock: Arc<StillClock>,
     store: SharedStore,
     settings: Settings,

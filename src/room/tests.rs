@@ -124,7 +124,7 @@ fn only_what_is_not_known_yet_is_needed() {
     assert_eq!(kinds, expected);
     table.append(ANA, &ban);
     assert_eq!(table.room.needs(&user(ANA), &ban), Needs::default());
-    assert_eq!(table.room.known_len(), 4);
+    assert_eq!(table.room.known_len(), 5);
     let said = table.append(ANA, &message("x"));
     let redact = Part::Redact {
         target: said.id().clone(),

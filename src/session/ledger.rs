@@ -5,7 +5,10 @@
 
 use std::{borrow::Borrow, net::SocketAddr, ops::AddAssign, time::Duration};
 
-use crate::base::{Recent, Timestamp};
+use crate::{
+    base::{Recent, Short, Timestamp},
+    wire::thin::{decode_numbers, encode_numbers},
+};
 
 /// Datagrams in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,10 +92,9 @@ impl Cost {
 /// One device's traffic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// By name. Most devices have two or three, and nearly all devices are idle.
+    /// By name.
     lines: Vec<(&'static str, Cost)>,
     wakeups: u64,
-    heard: Option<Timestamp>,
 }
 
 impl Account {
@@ -112,76 +114,177 @@ impl Account {
     pub const fn wakeups(&self) -> u64 {
         self.wakeups
     }
+}
 
+/// An account as it is kept: at most 40 bytes, because there is one for each device, and nearly all
+/// are idle.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    /// The number of each operation and its figures, one behind the other. Of two operations this is
+    /// in place; most devices have two or three.
+    lines: Short<22>,
+    /// When the last datagram passed, if one did: then there is a wake-up.
+    heard: Timestamp,
+    wakeups: u32,
+    /// What was done last.
+    last: u16,
+}
+
+/// A line: the operation's number, and [`Cost::figures`].
+const LINE_NUMBERS: usize = 6;
+
+impl Kept {
     /// Counts; true if that woke the device's radio.
-    fn count(&mut self, now: Timestamp, operation: &'static str, cost: Cost) -> bool {
-        *self.line(operation) += cost;
+    fn count(&mut self, now: Timestamp, operation: u16, cost: Cost) -> bool {
+        let mut lines: Vec<(u16, Cost)> = self.lines().collect();
+        match lines.iter_mut().find(|(number, _)| *number == operation) {
+            Some((_, before)) => *before += cost,
+            None => lines.push((operation, cost)),
+        }
+        self.write(&lines);
         if cost.up.datagrams == 0 && cost.down.datagrams == 0 {
             return false;
         }
-        let last = self.heard.replace(now);
-        let woke = last.is_none_or(|last| now.since(last) >= SILENCE);
-        self.wakeups += u64::from(woke);
+        let last = std::mem::replace(&mut self.heard, now);
+        let woke = self.wakeups == 0 || now.since(last) >= SILENCE;
+        self.wakeups = self.wakeups.saturating_add(u32::from(woke));
         woke
     }
 
-    fn line(&mut self, operation: &'static str) -> &mut Cost {
-        let found = self
-            .lines
-            .binary_search_by_key(&operation, |(name, _)| *name);
-        let at = found.unwrap_or_else(|at| {
-            self.lines.reserve_exact(1);
-            self.lines.insert(at, (operation, Cost::default()));
-            at
-        });
-        let (_, cost) = self.lines.get_mut(at).expect("found or put there");
-        cost
+    fn lines(&self) -> impl Iterator<Item = (u16, Cost)> + use<> {
+        let bytes = self.lines.as_slice();
+        let numbers = decode_numbers(bytes, bytes.len()).unwrap_or_default(); // we wrote them
+        let (lines, _) = numbers.as_chunks::<LINE_NUMBERS>();
+        let lines: Vec<_> = lines.iter().map(|line| line_of(*line)).collect();
+        lines.into_iter()
     }
+
+    fn write(&mut self, lines: &[(u16, Cost)]) {
+        let numbers = lines.iter().flat_map(|(operation, cost)| {
+            let operation = std::iter::once(u64::from(*operation));
+            operation.chain(cost.figures())
+        });
+        let numbers: Vec<u64> = numbers.collect();
+        self.lines = encode_numbers(&numbers).as_slice().into();
+    }
+}
+
+/// See [`Cost::figures`].
+fn line_of(numbers: [u64; LINE_NUMBERS]) -> (u16, Cost) {
+    let [
+        operation,
+        exchanges,
+        bytes_up,
+        bytes_down,
+        datagrams_up,
+        datagrams_down,
+    ] = numbers;
+    let traffic = |datagrams, bytes| Traffic { datagrams, bytes };
+    let cost = Cost {
+        exchanges,
+        up: traffic(datagrams_up, bytes_up),
+        down: traffic(datagrams_down, bytes_down),
+    };
+    (u16::try_from(operation).unwrap_or(u16::MAX), cost)
 }
 
 /// After a silence this long, a datagram wakes the radio: what cellular networks grant after traffic.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
-/// Devices with an account: 120 bytes each, and 60 for each operation.
+/// Devices with an account, some 100 bytes each.
 pub const ACCOUNTS_MAX: usize = 65_536;
+
+/// What is counted before anything was done.
+pub const CONNECTION: &str = "Connection";
 
 /// The accounts of all devices; the least recently used goes when there are too many.
 #[derive(Clone, Debug)]
 pub struct Ledger<D> {
-    accounts: Recent<D, Account>,
+    accounts: Recent<D, Kept>,
+    /// The names that operations have numbers for, in the order of these; there are a few dozen.
+    operations: Vec<&'static str>,
 }
 
 impl<D: Ord> Default for Ledger<D> {
     fn default() -> Self {
         Self {
             accounts: Recent::new(ACCOUNTS_MAX),
+            operations: vec![CONNECTION],
         }
     }
 }
 
-impl<D: Ord> Ledger<D> {
+impl<D: Ord + Clone> Ledger<D> {
     /// Counts; true if that woke the device's radio.
-    pub fn count(&mut self, now: Timestamp, device: &D, operation: &'static str, cost: Cost) -> bool
-    where
-        D: Clone,
-    {
-        let account = self
-            .accounts
-            .entry(device, || device.clone(), Account::default);
-        account.count(now, operation, cost)
+    pub fn count(
+        &mut self,
+        now: Timestamp,
+        device: &D,
+        operation: &'static str,
+        cost: Cost,
+    ) -> bool {
+        let operation = self.number(operation);
+        self.kept(device).count(now, operation, cost)
+    }
+
+    /// Counts for what was done last, and says what that was.
+    pub fn count_on(&mut self, now: Timestamp, device: &D, cost: Cost) -> (&'static str, bool) {
+        let kept = self.kept(device);
+        let operation = kept.last;
+        let woke = kept.count(now, operation, cost);
+        (self.name(operation), woke)
+    }
+
+    /// This was done: what is counted without a name from now on is that.
+    pub fn did(&mut self, device: &D, operation: &'static str) {
+        self.kept(device).last = self.number(operation);
+    }
+
+    fn kept(&mut self, device: &D) -> &mut Kept {
+        self.accounts
+            .entry(device, || device.clone(), Kept::default)
+    }
+
+    fn number(&mut self, operation: &'static str) -> u16 {
+        let known = self.operations.iter().position(|one| *one == operation);
+        let at = known.unwrap_or_else(|| {
+            self.operations.push(operation);
+            self.operations.len() - 1
+        });
+        u16::try_from(at).unwrap_or(u16::MAX)
+    }
+}
+
+impl<D: Ord> Ledger<D> {
+    fn name(&self, operation: u16) -> &'static str {
+        let name = self.operations.get(usize::from(operation));
+        name.copied().unwrap_or(CONNECTION)
+    }
+
+    fn shown(&self, kept: &Kept) -> Account {
+        let lines = kept.lines();
+        let mut lines: Vec<_> = lines
+            .map(|(number, cost)| (self.name(number), cost))
+            .collect();
+        lines.sort_unstable_by_key(|(name, _)| *name);
+        Account {
+            lines,
+            wakeups: kept.wakeups.into(),
+        }
     }
 
     /// A device's account.
-    pub fn account<Q: Ord + ?Sized>(&self, device: &Q) -> Option<&Account>
+    pub fn account<Q: Ord + ?Sized>(&self, device: &Q) -> Option<Account>
     where
         D: Borrow<Q>,
     {
-        self.accounts.get(device)
+        self.accounts.get(device).map(|kept| self.shown(kept))
     }
 
     /// All accounts, by device.
-    pub fn accounts(&self) -> impl Iterator<Item = (&D, &Account)> {
-        self.accounts.iter()
+    pub fn accounts(&self) -> impl Iterator<Item = (&D, Account)> {
+        let accounts = self.accounts.iter();
+        accounts.map(|(device, kept)| (device, self.shown(kept)))
     }
 
     /// Forgets a device that is gone.
@@ -207,6 +310,55 @@ mod tests {
         assert_eq!(Traffic::datagram(&v6, 10).bytes, 58);
         assert_eq!(Traffic::datagram(&mapped, 10).bytes, 38);
         assert_eq!(Traffic::datagrams(&v4, 3, 10).bytes, 94);
+    }
+
+    #[test]
+    fn what_has_no_name_is_of_what_was_done_last() {
+        let mut ledger = Ledger::default();
+        let cost = Cost {
+            exchanges: 0,
+            up: Traffic {
+                datagrams: 1,
+                bytes: 300_000,
+            },
+            down: Traffic::NONE,
+        };
+        let now = Timestamp(0);
+        assert_eq!(ledger.count_on(now, &"device", cost), (CONNECTION, true));
+        ledger.did(&"device", "b");
+        assert_eq!(ledger.count_on(now, &"device", cost), ("b", false));
+        ledger.count(now, &"device", "a", cost);
+        assert_eq!(ledger.count_on(now, &"device", cost), ("b", false));
+
+        let account = ledger.account("device").unwrap();
+        let lines: Vec<_> = account
+            .lines()
+            .map(|(name, cost)| (name, cost.up.bytes))
+            .collect();
+        assert_eq!(
+            lines,
+            [(CONNECTION, 300_000), ("a", 300_000), ("b", 600_000)]
+        );
+    }
+
+    #[test]
+    fn an_account_is_kept_in_few_bytes_and_two_usual_operations_in_place() {
+        assert!(size_of::<Kept>() <= 40);
+        let mut kept = Kept::default();
+        let usual = Cost {
+            exchanges: 100,
+            up: Traffic {
+                datagrams: 120,
+                bytes: 9000,
+            },
+            down: Traffic {
+                datagrams: 120,
+                bytes: 9000,
+            },
+        };
+        kept.count(Timestamp(0), 1, usual);
+        kept.count(Timestamp(0), 2, usual);
+        assert!(kept.lines.as_slice().len() <= 22);
     }
 
     #[test]

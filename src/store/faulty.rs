@@ -15,7 +15,7 @@ use crate::{
     base::Position,
     store::{
         Accounts, Batch, CommitError, Commits, Committed, Destinations, Devices, LinkedDevices,
-        MediaIndex, Numbers, Rooms, Servers, Store, StoreError, ThinDevices,
+        MediaIndex, Numbers, RemoteUsers, Rooms, Servers, Store, StoreError, ThinDevices,
     },
 };
 

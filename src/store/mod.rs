@@ -14,10 +14,12 @@ pub mod faulty;
 pub mod fsck;
 pub mod marker;
 pub mod media;
+pub mod media_elsewhere;
 pub mod memory;
 mod outbox;
 mod reads;
 pub mod records;
+mod remote;
 mod servers;
 pub mod sqlite;
 mod thin;
@@ -32,6 +34,7 @@ use thiserror::Error;
 pub use marker::{Change, Marker};
 pub use outbox::*;
 pub use records::*;
+pub use remote::*;
 pub use servers::{KEYS_OF_SERVERS_MAX, Servers};
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
@@ -120,6 +123,7 @@ pub trait Store:
     + Rooms
     + Accounts
     + Devices
+    + RemoteUsers
     + LinkedDevices
     + ThinDevices
     + MediaIndex
@@ -132,6 +136,7 @@ impl<
         + Rooms
         + Accounts
         + Devices
+        + RemoteUsers
         + LinkedDevices
         + ThinDevices
         + MediaIndex

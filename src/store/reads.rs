@@ -74,6 +74,14 @@ macro_rules! each_store_read {
         }
 
         $reads! {
+            RemoteUsers:
+            remote_list(user: &ruma::UserId) -> Option<$crate::store::RemoteList>;
+            in_touch_since(user: &ruma::UserId, caller: &ruma::UserId, since: $crate::base::Position) -> bool;
+            neighbours_of(user: &ruma::UserId, server: &ruma::ServerName, limit: u32) -> Vec<ruma::OwnedUserId>;
+            devices_changed_at(user: &ruma::UserId) -> $crate::base::Position;
+        }
+
+        $reads! {
             ThinDevices:
             generation() -> [u8; 8];
             thin_names(user: &ruma::UserId, device: &str, wanted: &[($crate::wire::thin::NameKind, $crate::wire::thin::Alias)]) -> Vec<Option<String>>;

@@ -9,8 +9,8 @@ use crate::{
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, LinkRecord, MediaRecord, OutboxWrite, OutsideRecord, ReceiptRecord, RoomNid,
-        SentBy, StateHead, StateNid, Status, TxnAnswer, TxnKey,
+        EventNid, LinkRecord, MediaRecord, OutboxWrite, OutsideRecord, ReceiptRecord, RemoteUser,
+        RoomNid, SentBy, StateHead, StateNid, Status, TxnAnswer, TxnKey,
     },
     wire::{
         matrix::Version,
@@ -314,6 +314,28 @@ pub enum Write {
         server: OwnedServerName,
         json: String,
     },
+    /// Where the device list of another server's user stands.
+    RemoteUser {
+        user: OwnedUserId,
+        state: RemoteUser,
+    },
+    /// A device of another server's user: its name and keys; gone when none.
+    RemoteDevice {
+        user: OwnedUserId,
+        device: OwnedDeviceId,
+        known: Option<(Option<String>, String)>,
+    },
+    /// All devices of another server's user go.
+    ForgetRemoteDevices { user: OwnedUserId },
+    /// A message for devices came from another server; conflicts when it came before. The oldest
+    /// of a server with too many is forgotten.
+    RemoteMessage {
+        origin: OwnedServerName,
+        id: String,
+        at: Timestamp,
+    },
+    /// Messages of other servers that came before `before` may be forgotten.
+    ForgetRemoteMessages { before: Timestamp },
 }
 
 impl Write {
@@ -332,6 +354,14 @@ impl Write {
             | Self::Mail { json, .. }
             | Self::PeerKeys { json, .. } => json.len(),
             Self::Parcel { edu, .. } => edu.len(),
+            Self::RemoteDevice {
+                known: Some((_, keys)),
+                ..
+            } => keys.len(),
+            Self::RemoteUser { state, .. } => {
+                let keys = [&state.master_key, &state.self_signing_key];
+                keys.into_iter().flatten().map(String::len).sum()
+            }
             _ => 0,
         }
     }

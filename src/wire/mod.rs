@@ -8,6 +8,7 @@ pub mod json;
 pub mod keys;
 pub mod link_code;
 pub mod matrix;
+pub mod multipart;
 pub mod paths;
 pub mod thin;
 

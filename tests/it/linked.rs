@@ -11,7 +11,7 @@ use serde_json::Value;
 use tramline::client::Credentials;
 
 use crate::{
-    hub::{Hub, run, tramline},
+    hub::{self, Hub, run, tramline},
     peers::{self, Need, Peer},
 };
 
@@ -40,6 +40,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python, Peer::Tinydtls],
             over_dtls,
+        ),
+        peers::trial(
+            "linked::the_printed_commands_can_be_pasted",
+            Need::Required,
+            &[Peer::Python, Peer::Tinydtls, Peer::LibcoapOpenssl],
+            pasted,
         ),
         peers::trial(
             "linked::aiocoap_agrees_on_its_keys_by_edhoc",
@@ -109,6 +115,36 @@ fn over_dtls() -> Result<(), Failed> {
         "aiocoap_dtls.py",
         &["--credentials", &ana, "--other-credentials", &bob],
     )?)
+}
+
+/// As a shell does them; each asks for the hub's hello, whose first byte is its version.
+fn pasted() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana"])?;
+    let python = peers::python()?;
+    let programs = python.parent().ok_or("an interpreter in no directory")?;
+    let programs = programs.display();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let hello = |line: &str| -> Result<(), Failed> {
+        let mut shell = Command::new("sh");
+        shell.env("PATH", format!("{programs}:{path}"));
+        shell.env("PYTHONPATH", peers::tinydtls()?);
+        let told = hub::output(shell.args(["-c", line]))?;
+        if told.status.success() && told.stdout.first() == Some(&1) {
+            return Ok(());
+        }
+        Err(format!("{line}: {told:?}").into())
+    };
+    let line = link(&hub, "ana", "PY", "aiocoap")?;
+    for _ in 0..2 {
+        hello(&line)?; // it keeps its numbers from run to run
+    }
+    let (coap, coaps) = (hub.coap(), format!("coaps://{}", hub.address("coaps")));
+    hello(
+        &line
+            .replace("oscore:udp6", "tinydtls")
+            .replace(&coap, &coaps),
+    )?;
+    hello(&link(&hub, "ana", "CC", "coap-client")?)
 }
 
 fn two_of_aiocoap(hub: &Hub) -> Result<[String; 2], Failed> {

@@ -21,6 +21,7 @@ mod linked;
 mod links;
 mod oracle;
 mod peers;
+mod same_json;
 mod thin_client;
 mod verbs;
 mod wake;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         linked::trials(),
         links::trials(),
         oracle::trials(),
+        same_json::trials(),
         thin_client::trials(),
         verbs::trials(),
         wake::trials(),

@@ -18,7 +18,7 @@ use tramline::{
     base::{Clock, Position, Timestamp},
     store::{
         Accounts, Batch, CommitError, Commits, Committed, Destinations, Devices, LinkedDevices,
-        MediaIndex, Numbers, Rooms, Servers, StoreError, ThinDevices,
+        MediaIndex, Numbers, RemoteUsers, Rooms, Servers, StoreError, ThinDevices,
         faulty::{Fault, Injected},
         memory::Memory,
     },

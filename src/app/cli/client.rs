@@ -1,6 +1,6 @@
 //! The command line of `client`: who speaks, through which door, and the verbs.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -141,7 +141,7 @@ pub enum ClientVerb {
         room: String,
         /// How many
         #[arg(long, default_value_t = 20, allow_negative_numbers = true,
-            value_parser = clap::value_parser!(u32).range(1..=1000))]
+            value_parser = read_limit)]
         limit: u32,
         /// Go on from the place that an earlier read printed
         #[arg(long, value_name = "TOKEN")]
@@ -205,7 +205,8 @@ pub enum ClientVerb {
         class: LinkClass,
         /// Kilobytes a day, headers included; near it the hub leaves out receipts and typing, then
         /// profiles, then reactions, never messages. 0 for no limit [default: as it was]
-        #[arg(long, value_name = "KB", allow_negative_numbers = true)]
+        #[arg(long, value_name = "KB", allow_negative_numbers = true,
+            value_parser = daily_kilobytes)]
         daily_kilobytes: Option<u64>,
     },
     /// Upload a file from a linked device, and print its mxc: URI
@@ -344,15 +345,65 @@ fn login_url(url: &str) -> Failure {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: u64 = text
-        .trim_end_matches('s')
-        .parse()
-        .map_err(|_| "write a whole number")?;
-    if seconds > SYNC_SECONDS_MAX {
-        return Err(format!("at most {SYNC_SECONDS_MAX}"));
-    }
-    Ok(Duration::from_secs(seconds))
+    number(text.trim_end_matches('s'), 0..=SYNC_SECONDS_MAX).map(Duration::from_secs)
 }
+
+fn read_limit(text: &str) -> Result<u32, String> {
+    let limit = number(text, 1..=u64::from(READ_LIMIT_MAX))?;
+    Ok(u32::try_from(limit).unwrap_or(READ_LIMIT_MAX))
+}
+
+fn daily_kilobytes(text: &str) -> Result<u64, String> {
+    number(text, 0..=DAILY_KILOBYTES_MAX)
+}
+
+/// Reads a whole number, and says which side of the range it is beyond.
+fn number(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let (least, most) = (range.start(), range.end());
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("write a whole number, from {least} to {most}"));
+    }
+    match text.parse::<u64>() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        Ok(number) if number < *least => Err(format!("not below {least}")),
+        Err(_) if text.starts_with('-') => Err(format!("not below {least}")),
+        _ => Err(format!("not above {most}")),
+    }
+}
+
+/// How many messages one `client read` prints: what a hub gives in one page.
+const READ_LIMIT_MAX: u32 = 1000;
+
+/// A terabyte a day: above it, no limit is meant.
+const DAILY_KILOBYTES_MAX: u64 = 1_000_000_000;
 
 /// How long one `client sync` may wait: longer than any hub holds a request.
 const SYNC_SECONDS_MAX: u64 = 3600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_refused_is_told_which_limit_it_is_beyond() {
+        assert_eq!(read_limit("1000"), Ok(1000));
+        for (text, wanted) in [
+            ("1001", "not above 1000"),
+            ("99999999999999999999999999", "not above 1000"),
+            ("0", "not below 1"),
+            ("-3", "not below 1"),
+            ("-99999999999999999999999999", "not below 1"),
+            ("many", "write a whole number, from 1 to 1000"),
+            ("", "write a whole number, from 1 to 1000"),
+        ] {
+            assert_eq!(read_limit(text), Err(wanted.to_owned()), "{text}");
+        }
+        assert_eq!(seconds("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(seconds("3601"), Err("not above 3600".to_owned()));
+        assert_eq!(
+            daily_kilobytes("1000000001"),
+            Err("not above 1000000000".to_owned())
+        );
+    }
+}

@@ -396,14 +396,22 @@ impl<const MIN: u32, const MAX: u32> Value for Count<MIN, MAX> {
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         let number = match raw {
-            Raw::Integer(number) => u32::try_from(*number).ok(),
+            Raw::Integer(number) => Some(*number),
             Raw::Word(word) => word.parse().ok(),
             _ => None,
         };
+        let beyond = match number {
+            Some(number) if number > i64::from(MAX) => format!("not above {MAX}; "),
+            Some(number) if number < i64::from(MIN) => format!("not below {MIN}; "),
+            _ => String::new(),
+        };
         number
+            .and_then(|number| u32::try_from(number).ok())
             .filter(|number| (MIN..=MAX).contains(number))
             .map(Self)
-            .ok_or_else(|| format!("write a whole number from {MIN} to {MAX}, without quotes"))
+            .ok_or_else(|| {
+                format!("{beyond}write a whole number from {MIN} to {MAX}, without quotes")
+            })
     }
 
     fn json(&self) -> Json {

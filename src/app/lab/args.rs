@@ -30,7 +30,7 @@ pub struct LabArgs {
     #[arg(long, conflicts_with_all = ["listen", "to"])]
     pub list: bool,
     /// The dice: the same number throws the same [default: chosen and printed]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Stop after this time [default: at Ctrl-C or SIGTERM]
     #[arg(long = "for", value_name = "TIME", value_parser = quantity::span)]
@@ -119,11 +119,11 @@ impl Changes {
             profile.blackouts = blackouts.filter_map(Setting::into_option).collect();
         }
         if profile.blackouts.len() > BLACKOUTS_MAX {
-            let reason = format!("--blackout: at most {BLACKOUTS_MAX} times");
+            let reason = format!("--blackout: not above {BLACKOUTS_MAX} times");
             return Err(Failure::usage("LAB_BLACKOUT", reason));
         }
         if profile.queue_bytes > QUEUE_BYTES_MAX {
-            let reason = format!("--queue: at most {QUEUE_BYTES_MAX} bytes");
+            let reason = format!("--queue: not above {QUEUE_BYTES_MAX} bytes");
             return Err(Failure::usage("LAB_QUEUE", reason));
         }
         Ok(())

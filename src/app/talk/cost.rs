@@ -25,6 +25,9 @@ const HTTP2_SEND_BYTES: u64 = 872;
 /// Texts of so many bytes are compared with that one of 22 characters.
 pub(super) const COMPARED_BYTES_MAX: usize = 40;
 
+/// In what costs more than this, a handshake is no longer what makes it dear.
+const HANDSHAKE_TOLD_BELOW_BYTES: u64 = 20_000;
+
 impl Spent {
     /// What a linked device has exchanged in this run.
     pub(super) fn of(door: &ThinDoor) -> Self {
@@ -78,7 +81,7 @@ impl Spent {
 
     /// What a handshake for one command costs beside it, if there was one.
     const fn hint(&self) -> &'static str {
-        if self.has_handshake {
+        if self.has_handshake && self.cost.up + self.cost.down < HANDSHAKE_TOLD_BELOW_BYTES {
             "; over QUIC each command has a handshake of about 4.4 kB in it: --door oscore has none"
         } else {
             ""
@@ -163,6 +166,24 @@ mod tests {
             https.line(),
             "cost: 120 bytes up, 43 down, 0 datagrams (TCP, TLS included)"
         );
+    }
+
+    #[test]
+    fn the_handshake_is_not_blamed_for_what_a_file_costs() {
+        for (up, is_blamed) in [(4400, true), (128_000, false)] {
+            let cost = Cost {
+                up,
+                ..Cost::default()
+            };
+            let spent = Spent {
+                cost,
+                over_udp: true,
+                with_headers: true,
+                is_short_send: false,
+                has_handshake: true,
+            };
+            assert_eq!(spent.line().contains("handshake"), is_blamed);
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The client's verbs: sign in or take a credential file, do the verb, say what came of it and
 //! what it cost.
 //!
-//! `verbs` has the verbs, `thin` and `files` those of linked devices, `shapes` what an id looks like, `tell` the words for what happened in a
-//! room, `labels` the names of rooms, `cost` the price.
+//! `verbs` has the verbs, `rooms` one of them, `thin` and `files` those of linked devices, `shapes` what an id looks like, `tell` the words for what happened in a
+//! room and `happened` the JSON, `labels` the names of rooms, `cost` the price.
 #![expect(
     clippy::indexing_slicing,
     reason = "indexing a JSON value gives null where there is nothing"
@@ -10,8 +10,10 @@
 
 mod cost;
 mod files;
+mod happened;
 mod labels;
 mod link;
+mod rooms;
 mod shapes;
 mod tell;
 mod thin;

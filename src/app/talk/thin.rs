@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{Said, cost::Spent, files};
+use super::{
+    Said,
+    cost::Spent,
+    files,
+    happened::{self, Happened},
+};
 use crate::{
     app::{
         cli::{ClientVerb, LinkClass},
@@ -70,9 +75,12 @@ async fn verb_by(
         }
         return send(door, room, text, format).await.map(Some);
     }
-    flush(door, None, format).await.ok(); // what still waits, waits; the verb says why
+    match flush(door, None, format).await {
+        // Behind what got no answer, the verb would wait for the link's slow timers.
+        Err(Unsent::Kept(error @ ThinError::Unreachable { .. })) => return Err(wrong(error)),
+        _ => {} // what still waits, waits; the verb says why
+    }
     Ok(Some(match verb {
-        ClientVerb::Rooms => rooms(door, format).await?,
         ClientVerb::Read { room, limit, from } => {
             read(door, me, (room, *limit, from.as_deref()), format).await?
         }
@@ -90,7 +98,7 @@ async fn verb_by(
             let news = door.news().await.map_err(wrong)?;
             show(door, me, &news, format).await?;
             door.keep_places().map_err(wrong)?;
-            Said::Lines
+            end_of_sync(format)
         }
         ClientVerb::Status => status(door, me).await?,
         ClientVerb::LinkClass {
@@ -126,18 +134,39 @@ async fn send(
     let flushed = flush(door, Some(counter), format).await;
     if format == Format::Json && door.has_waiting(counter) {
         // For a program that would send it again.
-        let queued = json!({"room": room, "queued": true, "counter": counter,
-            "waiting": door.waiting()});
-        format.print("", &queued)?;
+        format.print("", &sent(door, room, counter, None))?;
     }
     match flushed {
         Ok(Some(seq)) => Ok(Said::one(
             format!("sent: number {seq} of {}", visible(room)),
-            json!({"room": room, "seq": seq, "counter": counter}),
+            sent(door, room, counter, Some(seq)),
         )),
         Ok(None) => Err(Failure::failed("QUEUE", "the message is not in the queue")),
-        Err(failure) => Err(failure),
+        Err(Unsent::Refused(failure)) => Err(failure),
+        Err(Unsent::Kept(error)) => {
+            let waiting = door.waiting();
+            let reason = format!(
+                "{error}; it is kept, and will be sent once by the next client call: do not send it again ({waiting} waiting)"
+            );
+            Err(Failure::failed("QUEUED", reason))
+        }
     }
+}
+
+/// Why a message was not sent.
+enum Unsent {
+    /// The hub does not want it.
+    Refused(Failure),
+    /// It waits.
+    Kept(ThinError),
+}
+
+/// What became of a message, or that it waits.
+fn sent(door: &ThinDoor, room: &str, counter: u64, seq: Option<u64>) -> Json {
+    // What another name of a room stands for is not told to a device that only sends there.
+    let room_id = room.starts_with('!').then_some(room);
+    json!({"room_id": room_id, "event_id": null, "txn": null, "seq": seq, "counter": counter,
+        "queued": seq.is_none(), "waiting": door.waiting()})
 }
 
 /// Sends what waits, and says what became of each; gives the place of the one wanted.
@@ -145,7 +174,7 @@ async fn flush(
     door: &mut ThinDoor,
     wanted: Option<u64>,
     format: Format,
-) -> Result<Option<u64>, Failure> {
+) -> Result<Option<u64>, Unsent> {
     if door.waiting() == 0 {
         return Ok(None);
     }
@@ -170,16 +199,10 @@ async fn flush(
         }
     }
     match (refused, ended) {
-        (Some(refused), _) => Err(refused),
+        (Some(refused), _) => Err(Unsent::Refused(refused)),
         (None, Ok(())) => Ok(place),
         (None, Err(_)) if place.is_some() => Ok(place),
-        (None, Err(error)) => {
-            let waiting = door.waiting();
-            let reason = format!(
-                "{error}; it is kept, and will be sent once by the next client call: do not send it again ({waiting} waiting)"
-            );
-            Err(Failure::failed("QUEUED", reason))
-        }
+        (None, Err(error)) => Err(Unsent::Kept(error)),
     }
 }
 
@@ -196,13 +219,6 @@ fn note(format: Format, text: &str) {
         Format::Text => output::note(text),
         Format::Json => tracing::info!("{text}"),
     }
-}
-
-async fn rooms(door: &mut ThinDoor, format: Format) -> Result<Said, Failure> {
-    for (alias, room) in door.learn_rooms().await.map_err(wrong)? {
-        format.print(&visible(&room), &json!({"room_id": room, "alias": alias}))?;
-    }
-    Ok(Said::Lines)
 }
 
 async fn read(
@@ -269,8 +285,8 @@ async fn follow(
                 // Printed first: after a crash it is rather told twice than never.
                 door.keep_places().map_err(wrong)?;
                 let now = Spent::of(door);
-                if wants_cost {
-                    note(format, &now.since(&spent).line());
+                if within.is_none() {
+                    end_of_batch(&now.since(&spent), wants_cost, format)?;
                 }
                 spent = now;
                 // Who waits does not wait for receipts and typing.
@@ -286,7 +302,33 @@ async fn follow(
         }
     }
     door.unfollow().await.map_err(wrong)?;
-    Ok(Said::Lines)
+    Ok(match within {
+        Some(_) => end_of_sync(format),
+        None => Said::Lines,
+    })
+}
+
+/// The last line of a sync, for programs: where it goes on is the device's to know.
+fn end_of_sync(format: Format) -> Said {
+    match format {
+        Format::Text => Said::Lines,
+        Format::Json => Said::one("", happened::end_of_sync(Json::Null)),
+    }
+}
+
+fn end_of_batch(round: &Spent, wants_cost: bool, format: Format) -> Result<(), Failure> {
+    match format {
+        Format::Text if wants_cost => output::note(&round.line()),
+        Format::Text => {}
+        Format::Json => {
+            let mut end = happened::end_of_sync(Json::Null);
+            if let (true, Some(end)) = (wants_cost, end.as_object_mut()) {
+                end.insert("cost".to_owned(), round.json());
+            }
+            format.print("", &end)?;
+        }
+    }
+    Ok(())
 }
 
 async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> {
@@ -382,7 +424,7 @@ fn ledger(door: &ThinDoor, format: Format) -> Result<Said, Failure> {
     );
     Ok(Said::one(
         text,
-        json!({"operation": "", "bytes_up": total.up, "bytes_down": total.down,
+        json!({"day": null, "operation": "", "times": null, "bytes_up": total.up, "bytes_down": total.down,
             "datagrams_up": total.datagrams_up, "datagrams_down": total.datagrams_down,
             "wakeups": total.wakeups}),
     ))
@@ -396,6 +438,9 @@ async fn show(
     format: Format,
 ) -> Result<(), Failure> {
     door.learn(&aliases_of(records)).await.map_err(wrong)?;
+    if records.iter().any(is_title) {
+        door.forget_titles().map_err(wrong)?;
+    }
     let now = SystemClock::new().now();
     let mut room_before = None;
     for record in records {
@@ -486,109 +531,156 @@ fn told(
         } => {
             let at = Timestamp(now.0.saturating_sub(age.saturating_mul(1000)));
             let sender = user(*sender);
-            let (words, mut json) = said(door, body, &user);
+            let words = words(door, body, &user);
             let about = target.map_or(String::new(), |target| format!(" (to {target})"));
             let text = format!("{} {seq} {}{about}{words}", at.rfc3339(), visible(&sender));
-            if let Some(json) = json.as_object_mut() {
-                json.extend([
-                    ("room_id".to_owned(), room_id.into()),
-                    ("seq".to_owned(), (*seq).into()),
-                    ("sender".to_owned(), sender.into()),
-                    ("age_s".to_owned(), (*age).into()),
-                    ("target".to_owned(), (*target).into()),
-                ]);
-            }
+            let (event_type, state_key, content) = event_of(door, body, &user);
+            let happened = Happened {
+                room_id: room_id.into(),
+                seq: (*seq).into(),
+                sender: sender.into(),
+                at_ms: at.0.into(),
+                event_type,
+                state_key,
+                content,
+                target_seq: (*target).into(),
+                ..Happened::default()
+            };
+            let json = happened.json();
             Some((text, json))
         }
         Shown::Receipt { seq, user: who } => {
             let who = user(*who);
             let text = format!("{} has read up to {seq}", visible(&who));
-            let json = json!({"kind": "receipt", "room_id": room_id, "seq": seq, "sender": who});
+            let json = happened::receipt(&room_id, Json::Null, (*seq).into(), &who);
             Some((text, json))
         }
         Shown::Typing(who) => {
             let who: Vec<_> = who.iter().map(|one| user(*one)).collect();
             let shown = visible(&who.join(", "));
-            let json = json!({"kind": "typing", "room_id": room_id, "users": who});
+            let json = happened::typing(&room_id, &who.into());
             Some((format!("typing: {shown}"), json))
         }
         Shown::Covered { .. } => None,
     }
 }
 
-fn said(door: &ThinDoor, body: &Body, user: &dyn Fn(Alias) -> String) -> (String, Json) {
-    let words = |kind: &str, before: &str, text: &str| {
-        let shown = format!("{before}{}", visible(text));
-        (shown, json!({"kind": kind, "text": text}))
+fn words(door: &ThinDoor, body: &Body, user: &dyn Fn(Alias) -> String) -> String {
+    let event = |event_type: Alias, content: &[u8], deflated: bool, verb: &str| {
+        let event_type = name(door, NameKind::EventType, event_type);
+        let content = content_of(content, deflated).to_string();
+        format!(" {verb} {} {}", visible(&event_type), visible(&content))
     };
     match body {
-        Body::Text(text) => words("text", ": ", text),
-        Body::Notice(text) => words("notice", ": ", text),
-        Body::Emote(text) => words("emote", " ", text),
-        Body::Reaction(text) => words("reaction", " reacted with ", text),
-        Body::Redaction(text) => words("redaction", " redacted it: ", text),
-        Body::MlsElided(bytes) | Body::MlsWhole(bytes) => (
-            ": (encrypted)".to_owned(),
-            json!({"kind": "encrypted", "bytes": hex::encode(bytes)}),
-        ),
+        Body::Text(text) | Body::Notice(text) => format!(": {}", visible(text)),
+        Body::Emote(text) => format!(" {}", visible(text)),
+        Body::Reaction(text) => format!(" reacted with {}", visible(text)),
+        Body::Redaction(text) => format!(" redacted it: {}", visible(text)),
+        Body::MlsElided(_) | Body::MlsWhole(_) => ": (encrypted)".to_owned(),
         Body::Event {
             event_type,
             content,
             deflated,
-        } => event(
-            &name(door, NameKind::EventType, *event_type),
-            None,
-            content,
-            *deflated,
-        ),
+        } => event(*event_type, content, *deflated, "sent"),
         Body::State {
             event_type,
+            content,
+            deflated,
+            ..
+        } => event(*event_type, content, *deflated, "set"),
+        Body::Member {
+            user: whose,
+            membership,
+            ..
+        } => format!(
+            ": {} of {}",
+            membership_name(*membership),
+            visible(&user(*whose))
+        ),
+        Body::TooLarge { size, .. } => format!(": (an entry of {size} bytes)"),
+    }
+}
+
+/// Type, state key and content, as they are in the event that this is.
+fn event_of(door: &ThinDoor, body: &Body, user: &dyn Fn(Alias) -> String) -> (Json, Json, Json) {
+    let message = |kind: &str, text: &str| {
+        let content = json!({"msgtype": kind, "body": text});
+        ("m.room.message".into(), Json::Null, content)
+    };
+    let event_type = |alias: Alias| Json::from(name(door, NameKind::EventType, alias));
+    match body {
+        Body::Text(text) => message("m.text", text),
+        Body::Notice(text) => message("m.notice", text),
+        Body::Emote(text) => message("m.emote", text),
+        Body::Reaction(key) => {
+            let relation = json!({"rel_type": "m.annotation", "key": key});
+            let content = json!({ "m.relates_to": relation });
+            ("m.reaction".into(), Json::Null, content)
+        }
+        Body::Redaction(reason) => {
+            let content = json!({ "reason": reason });
+            ("m.room.redaction".into(), Json::Null, content)
+        }
+        Body::MlsElided(bytes) | Body::MlsWhole(bytes) => {
+            let content = json!({ "mls": hex::encode(bytes) });
+            ("m.room.encrypted".into(), Json::Null, content)
+        }
+        Body::Event {
+            event_type: alias,
+            content,
+            deflated,
+        } => (
+            event_type(*alias),
+            Json::Null,
+            content_of(content, *deflated),
+        ),
+        Body::State {
+            event_type: alias,
             state_key,
             content,
             deflated,
-        } => {
-            let event_type = name(door, NameKind::EventType, *event_type);
-            event(&event_type, Some(state_key), content, *deflated)
-        }
+        } => (
+            event_type(*alias),
+            state_key.as_str().into(),
+            content_of(content, *deflated),
+        ),
         Body::Member {
             user: whose,
             membership,
             display_name,
         } => {
-            let (whose, membership) = (user(*whose), membership_name(*membership));
-            let text = format!(": {} of {}", membership, visible(&whose));
-            let json = json!({"kind": "member", "user_id": whose, "membership": membership,
-                "display_name": display_name});
-            (text, json)
+            let mut content = json!({"membership": membership_name(*membership)});
+            if let (false, Some(content)) = (display_name.is_empty(), content.as_object_mut()) {
+                let name = display_name.as_str().into();
+                content.insert("displayname".to_owned(), name);
+            }
+            ("m.room.member".into(), user(*whose).into(), content)
         }
-        Body::TooLarge { size, .. } => (
-            format!(": (an entry of {size} bytes)"),
-            json!({"kind": "too large", "bytes": size}),
-        ),
+        Body::TooLarge { size, .. } => (Json::Null, Json::Null, json!({ "bytes": size })),
     }
 }
 
-fn event(
-    event_type: &str,
-    state_key: Option<&str>,
-    content: &[u8],
-    deflated: bool,
-) -> (String, Json) {
+fn content_of(content: &[u8], deflated: bool) -> Json {
     let inflated = if deflated {
         inflate(content).unwrap_or_default()
     } else {
         content.to_vec()
     };
-    let content = cbor::decode(&inflated).map_or(Json::Null, |body| body.value);
-    let verb = if state_key.is_some() { "set" } else { "sent" };
-    let text = format!(
-        " {verb} {} {}",
-        visible(event_type),
-        visible(&content.to_string())
-    );
-    let json = json!({"kind": "event", "type": event_type, "state_key": state_key,
-        "content": content});
-    (text, json)
+    cbor::decode(&inflated).map_or(Json::Null, |body| body.value)
+}
+
+/// Whether it says what a room is called.
+fn is_title(record: &Record) -> bool {
+    let Shown::Entry {
+        body: Body::State { event_type, .. },
+        ..
+    } = &record.what
+    else {
+        return false;
+    };
+    let event_type = usize::try_from(*event_type).ok();
+    let event_type = event_type.and_then(|at| FIXED_EVENT_TYPES.get(at));
+    event_type.is_some_and(|fixed| ["m.room.name", "m.room.canonical_alias"].contains(fixed))
 }
 
 const fn membership_name(membership: Membership) -> &'static str {

@@ -9,8 +9,9 @@ use super::{
     Said,
     cost::Spent,
     failed,
-    labels::{Label, Labels},
-    link, tell, thin,
+    happened::{Happened, end_of_sync, lines_of_sync},
+    labels::Labels,
+    link, rooms, tell, thin,
 };
 use crate::{
     app::{
@@ -37,7 +38,7 @@ pub(super) async fn verb(
         return Ok(said);
     }
     match verb {
-        ClientVerb::Rooms => rooms(client, format).await,
+        ClientVerb::Rooms => rooms::rooms(client, format).await,
         ClientVerb::Create {
             name,
             alias,
@@ -92,7 +93,8 @@ pub(super) async fn verb(
             let txn = txn.unwrap_or_else(fresh_txn);
             let event = client.say(&room, &txn, &text).await;
             let event = event.map_err(|error| may_have_arrived(error, &txn))?;
-            let said = json!({"event_id": event, "txn": txn});
+            let said = json!({"room_id": room, "event_id": event, "txn": txn, "seq": null,
+                "counter": null, "queued": false, "waiting": 0});
             Ok(Said::one(event.as_str(), said))
         }
         ClientVerb::Read { room, limit, from } => {
@@ -130,49 +132,6 @@ pub(super) async fn verb(
     }
 }
 
-/// Only what names a room, of all rooms at once: one question, however many there are.
-const NAMES_ONLY: &str = r#"{"room":{"state":{"types":["m.room.name","m.room.canonical_alias"]},"timeline":{"types":[]},"ephemeral":{"types":[]},"account_data":{"types":[]}},"presence":{"types":[]},"account_data":{"types":[]}}"#;
-
-async fn rooms(client: &mut Client, format: Format) -> Result<Said, Failure> {
-    let query = vec![("filter", NAMES_ONLY.to_owned())];
-    let answer = client.call("rooms", Call::get(&["sync"], query)).await;
-    let answer = answer.map_err(failed)?;
-    for (section, state) in [
-        ("join", "state"),
-        ("invite", "invite_state"),
-        ("knock", "knock_state"),
-    ] {
-        for (room, told) in section_of(&answer, section) {
-            let events = events_of(&told[state]);
-            let label = Label::from(events.iter()).unwrap_or_default();
-            let inviter = (section == "invite").then(|| tell::inviter(&events));
-            let line = [
-                visible(room),
-                label.shown().trim_start().to_owned(),
-                if label.name.is_empty() {
-                    String::new()
-                } else {
-                    visible(&label.alias)
-                },
-                match (section, &inviter) {
-                    ("invite", Some(Some(inviter))) => format!("invited by {}", visible(inviter)),
-                    ("invite", _) => "invited".to_owned(),
-                    ("knock", _) => "asked to join".to_owned(),
-                    _ => String::new(),
-                },
-            ];
-            let shown: Vec<_> = line.into_iter().filter(|part| !part.is_empty()).collect();
-            let mut json = json!({"room_id": room, "name": label.name, "alias": label.alias,
-                "membership": section});
-            if let (Some(inviter), Some(json)) = (inviter, json.as_object_mut()) {
-                json.insert("inviter".to_owned(), inviter.into());
-            }
-            format.print(&shown.join("  "), &json)?;
-        }
-    }
-    Ok(Said::Lines)
-}
-
 async fn read(
     client: &mut Client,
     room: &OwnedRoomId,
@@ -185,7 +144,8 @@ async fn read(
         .await
         .map_err(failed)?;
     for event in events_of(&page["chunk"]).iter().rev() {
-        format.print(&tell::event(event), event)?;
+        let json = Happened::by_event(room.as_str(), event).json();
+        format.print(&tell::event(event), &json)?;
     }
     if let Some(end) = page["end"].as_str() {
         let text = format!("-- older: --from {end}");
@@ -205,16 +165,22 @@ async fn once(client: &mut Client, wish: Wish, format: Format) -> Result<Said, F
     let news = client.sync(wish.since.as_deref(), wish.wait_ms).await;
     let news = news.map_err(failed)?;
     match format {
-        Format::Json => format.print("", &news)?,
+        Format::Json => {
+            for line in lines_of_sync(&news) {
+                format.print("", &line)?;
+            }
+        }
         Format::Text => {
             for line in told(client, &news, &mut Labels::default()).await {
                 output::line(&line)?;
             }
-            let next = news["next_batch"].as_str().unwrap_or_default();
-            output::line(&format!("-- next: --since {next}"))?;
         }
     }
-    Ok(Said::Lines)
+    let next = news["next_batch"].as_str().unwrap_or_default();
+    Ok(Said::one(
+        format!("-- next: --since {next}"),
+        end_of_sync(next.into()),
+    ))
 }
 
 /// Prints what is new until it is interrupted, and what each round cost where that is wanted.
@@ -228,7 +194,7 @@ async fn follow(client: &mut Client, wish: Wish, format: Format) -> Result<Said,
         wish.wait_ms
     };
     loop {
-        let mut news = match client.sync(since.as_deref(), wait).await {
+        let news = match client.sync(since.as_deref(), wait).await {
             Ok(news) => news,
             Err(error) if error.is_temporary() => {
                 output::note(&format!("-- {error}; trying again"));
@@ -245,6 +211,10 @@ async fn follow(client: &mut Client, wish: Wish, format: Format) -> Result<Said,
         for line in lines {
             output::line(&line)?;
         }
+        let json = match format {
+            Format::Text => Vec::new(),
+            Format::Json => lines_of_sync(&news),
+        };
         let now = Spent::by(client);
         let round = spent
             .as_ref()
@@ -254,10 +224,14 @@ async fn follow(client: &mut Client, wish: Wish, format: Format) -> Result<Said,
             Format::Text if wish.wants_cost => output::note(&round.line()),
             Format::Text => {}
             Format::Json => {
-                if let (true, Some(news)) = (wish.wants_cost, news.as_object_mut()) {
-                    news.insert("cost".to_owned(), round.json());
+                for line in &json {
+                    format.print("", line)?;
                 }
-                format.print("", &news)?;
+                let mut end = end_of_sync(since.as_deref().into());
+                if let (true, Some(end)) = (wish.wants_cost, end.as_object_mut()) {
+                    end.insert("cost".to_owned(), round.json());
+                }
+                format.print("", &end)?;
             }
         }
     }
@@ -306,7 +280,10 @@ async fn told(client: &mut Client, news: &Json, labels: &mut Labels) -> Vec<Stri
 }
 
 /// The rooms of a sync's section.
-fn section_of<'a>(news: &'a Json, section: &str) -> impl Iterator<Item = (&'a str, &'a Json)> {
+pub(super) fn section_of<'a>(
+    news: &'a Json,
+    section: &str,
+) -> impl Iterator<Item = (&'a str, &'a Json)> {
     let rooms: Option<&Map<_, _>> = news["rooms"][section].as_object();
     rooms
         .into_iter()
@@ -315,7 +292,7 @@ fn section_of<'a>(news: &'a Json, section: &str) -> impl Iterator<Item = (&'a st
 }
 
 /// A list of events, which some sections wrap in an object.
-fn events_of(told: &Json) -> Vec<Json> {
+pub(super) fn events_of(told: &Json) -> Vec<Json> {
     let list = told.as_array().or_else(|| told["events"].as_array());
     list.cloned().unwrap_or_default()
 }
@@ -341,10 +318,9 @@ async fn status(client: &mut Client, me: &Credentials) -> Result<Said, Failure> 
     ] {
         let _ = writeln!(text, "{name}: {}", value.as_str().unwrap_or_default());
     }
-    let door = if me.server.coap.is_some() {
-        "coap"
-    } else {
-        "https"
+    let (door, address) = match (&me.server.coap, &me.server.https) {
+        (Some(coap), _) => ("coap", Some(coap)),
+        (None, https) => ("https", https.as_ref()),
     };
     let _ = write!(
         text,
@@ -353,7 +329,10 @@ async fn status(client: &mut Client, me: &Credentials) -> Result<Said, Failure> 
     );
     Ok(Said::one(
         text,
+        // A session has neither a link class nor a queue of its own.
         json!({"user_id": answer["user_id"], "device_id": answer["device_id"], "door": door,
+            "address": address, "hub_time_ms": null, "link_class": null,
+            "daily_kilobytes": null, "bytes_today": null, "nat_timer_s": null, "waiting": 0,
             "bytes_up": cost.up, "bytes_down": cost.down}),
     ))
 }
@@ -403,14 +382,5 @@ mod tests {
     #[test]
     fn two_transaction_ids_differ() {
         assert_ne!(fresh_txn(), fresh_txn());
-    }
-
-    #[test]
-    fn the_filter_for_names_is_json() {
-        assert!(
-            serde_json::from_str::<Json>(NAMES_ONLY)
-                .unwrap()
-                .is_object()
-        );
     }
 }

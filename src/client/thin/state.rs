@@ -61,6 +61,17 @@ pub struct State {
     /// What is known of the NAT in front of us.
     #[serde(default)]
     pub nat: NatTimer,
+    /// What rooms are called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) titles: Option<Titles>,
+}
+
+/// What rooms are called, as it was told at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Titles {
+    pub(super) told_ms: u64,
+    /// By the room's id: its name and its main alias, empty where it has none.
+    pub(super) rooms: BTreeMap<String, (String, String)>,
 }
 
 /// Why the state of a credential file cannot be used.
@@ -212,6 +223,7 @@ impl StateDir {
             inbox: None,
             link: (0, 0),
             nat: NatTimer::default(),
+            titles: None,
         };
         let begun = Self {
             dir,

@@ -1,14 +1,14 @@
 //! What the driver of a door keeps of linked devices: what each observes, how far it has been
 //! told, and what sleeps because the device did not acknowledge.
 //!
-//! Nothing here waits or sends. An idle observation is an entry in three maps, no task.
+//! Nothing here waits or sends. An idle observation is one record in the list of pushes, no task.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::link::Kept;
 use crate::{
     api::{DeviceName, Registration},
-    base::Timestamp,
+    base::{Short, Timestamp},
     edge::thin::{Bell, Pushes, Reach, Watch},
     session::coap::{GoneReason, ObservationId, Peer, Request},
     wire::coap::{Kind, Message, Token, options::number},
@@ -17,8 +17,7 @@ use crate::{
 /// The observations of a door's devices.
 pub(super) struct Devices<P> {
     pub(super) bell: Arc<Bell>,
-    pub(super) pushes: Pushes<ObservationId>,
-    observed: BTreeMap<ObservationId, Box<Observed<P>>>,
+    pub(super) pushes: Pushes<ObservationId, Observed<P>>,
     asleep: BTreeMap<P, Vec<Asleep>>,
     /// Those to whom nothing may be sent until more is heard of them.
     starved: BTreeMap<P, Vec<ObservationId>>,
@@ -29,7 +28,7 @@ pub(super) struct Observed<P> {
     pub(super) peer: P,
     pub(super) token: Token,
     /// What was asked, as [`written`] by us.
-    request: Box<[u8]>,
+    request: Written,
     /// Where it was before the push that is not yet acknowledged.
     before: Option<Box<Watch>>,
     /// Resets in a row: one may be forged, two are meant.
@@ -40,10 +39,13 @@ pub(super) struct Observed<P> {
     asides: u8,
 }
 
+/// A request as bytes. The usual one is a path of one number, and two numbers: in place.
+type Written = Short<22>;
+
 /// One whose device is silent. It goes on when the device is heard of again.
 struct Asleep {
     token: Token,
-    request: Box<[u8]>,
+    request: Written,
     watch: Watch,
     resets: u8,
     until: Timestamp,
@@ -71,7 +73,6 @@ impl<P: Peer> Devices<P> {
         Self {
             bell: Bell::new(),
             pushes: Pushes::new(reach, watches_max),
-            observed: BTreeMap::new(),
             asleep: BTreeMap::new(),
             starved: BTreeMap::new(),
         }
@@ -84,15 +85,7 @@ impl<P: Peer> Devices<P> {
         (observation, peer): (ObservationId, &P),
         awake: Awake,
     ) -> bool {
-        let watched = self
-            .pushes
-            .watch(Arc::clone(device), observation, awake.watch);
-        if let Err(full) = watched {
-            tracing::debug!(%full, "not observed");
-            return false;
-        }
         let Some(request) = written(&awake.request) else {
-            self.pushes.forget(observation);
             return false; // it came in a datagram, so it fits into one
         };
         let observed = Observed {
@@ -104,18 +97,25 @@ impl<P: Peer> Devices<P> {
             unsaved: 0,
             asides: 0,
         };
-        self.observed.insert(observation, Box::new(observed));
+        let device = Arc::clone(device);
+        let watched = self
+            .pushes
+            .watch(device, observation, awake.watch, observed);
+        if let Err(full) = watched {
+            tracing::debug!(%full, "not observed");
+            return false;
+        }
         true
     }
 
     pub(super) fn get(&self, observation: ObservationId) -> Option<&Observed<P>> {
-        self.observed.get(&observation).map(|observed| &**observed)
+        self.pushes.own(observation)
     }
 
     /// A push is on its way.
     pub(super) fn pushed(&mut self, observation: ObservationId, next: Watch, more: bool) {
         let before = self.pushes.get(observation).map(|(_, watch)| *watch);
-        if let Some(observed) = self.observed.get_mut(&observation) {
+        if let Some(observed) = self.pushes.own_mut(observation) {
             observed.before = before.map(Box::new);
             self.pushes.pushed(observation, next, more);
         }
@@ -126,7 +126,7 @@ impl<P: Peer> Devices<P> {
     ///
     /// spec: rfc7641 §4.5
     pub(super) fn may_tell_aside(&mut self, observation: ObservationId) -> bool {
-        let Some(observed) = self.observed.get_mut(&observation) else {
+        let Some(observed) = self.pushes.own_mut(observation) else {
             return false;
         };
         observed.asides = observed.asides.saturating_add(1);
@@ -135,15 +135,16 @@ impl<P: Peer> Devices<P> {
 
     /// It was acknowledged. True if it is time to store how far the device was told.
     pub(super) fn delivered(&mut self, now: Timestamp, observation: ObservationId) -> bool {
-        let Some(observed) = self.observed.get_mut(&observation) else {
+        let Some(observed) = self.pushes.own_mut(observation) else {
             return false;
         };
         observed.before = None;
         observed.resets = 0;
         observed.asides = 0;
         observed.unsaved = observed.unsaved.saturating_add(1);
+        let is_time = observed.unsaved >= UNSAVED_MAX;
         self.pushes.delivered(now, observation);
-        observed.unsaved >= UNSAVED_MAX
+        is_time
     }
 
     /// What to store of an observation; its request says how far the device was told.
@@ -152,17 +153,18 @@ impl<P: Peer> Devices<P> {
         observation: ObservationId,
         kept: Kept,
     ) -> Option<Registration> {
-        let observed = self.observed.get_mut(&observation)?;
         let watch = *self.pushes.get(observation)?.1;
+        let observed = self.pushes.own_mut(observation)?;
         observed.unsaved = 0;
         let watch = observed.before.as_deref().copied().unwrap_or(watch);
-        registration(kept, observed.token, &read(&observed.request)?, &watch)
+        let request = read(observed.request.as_slice())?;
+        registration(kept, observed.token, &request, &watch)
     }
 
     /// Those of which the store knows too little.
     pub(super) fn unsaved(&self) -> Vec<ObservationId> {
-        let unsaved = self.observed.iter().filter(|(_, one)| one.unsaved > 0);
-        unsaved.map(|(observation, _)| *observation).collect()
+        let unsaved = self.pushes.iter().filter(|(_, one)| one.unsaved > 0);
+        unsaved.map(|(observation, _)| observation).collect()
     }
 
     /// An observation ended in the machine. One whose device fell silent sleeps, if it may.
@@ -173,22 +175,22 @@ impl<P: Peer> Devices<P> {
         reason: GoneReason,
         may_sleep: bool,
     ) -> Option<Ended<P>> {
-        let observed = *self.observed.remove(&observation)?;
-        let resets = observed.resets + u8::from(reason == GoneReason::Reset);
+        let resets = self.pushes.own(observation)?.resets + u8::from(reason == GoneReason::Reset);
         let is_silent = match reason {
             GoneReason::TimedOut => true,
             GoneReason::Reset => resets < RESETS_MAX,
             _ => false,
         };
-        let watch = if is_silent {
-            self.pushes.gave_up(observation)
+        let (watch, observed) = if is_silent {
+            self.pushes.gave_up(observation)?
         } else {
-            self.pushes.forget(observation)
+            self.pushes.forget(observation)?
         };
         let (peer, token) = (observed.peer, observed.token);
-        match watch.filter(|_| is_silent && may_sleep) {
+        match Some(watch).filter(|_| is_silent && may_sleep) {
             Some(watch) => {
-                self.asleep.entry(peer).or_default().push(Asleep {
+                let asleep = self.asleep.entry(peer).or_default();
+                asleep.push(Asleep {
                     token,
                     request: observed.request,
                     watch: observed.before.as_deref().copied().unwrap_or(watch),
@@ -205,7 +207,7 @@ impl<P: Peer> Devices<P> {
     /// Nothing may be sent to its device now.
     pub(super) fn starves(&mut self, now: Timestamp, observation: ObservationId) {
         self.pushes.nothing(now, observation);
-        if let Some(observed) = self.observed.get(&observation) {
+        if let Some(observed) = self.pushes.own(observation) {
             let starved = self.starved.entry(observed.peer.clone()).or_default();
             starved.push(observation);
         }
@@ -224,7 +226,7 @@ impl<P: Peer> Devices<P> {
         let awake = asleep.into_iter().filter_map(|one| {
             Some(Awake {
                 token: one.token,
-                request: Box::new(read(&one.request)?),
+                request: Box::new(read(one.request.as_slice())?),
                 watch: one.watch,
                 resets: one.resets,
             })
@@ -252,10 +254,9 @@ impl<P: Peer> Devices<P> {
     pub(super) fn gone(&mut self, peer: &P) -> Vec<ObservationId> {
         self.asleep.remove(peer);
         self.starved.remove(peer);
-        let own = self.observed.iter().filter(|(_, one)| one.peer == *peer);
-        let own: Vec<_> = own.map(|(observation, _)| *observation).collect();
+        let own = self.pushes.iter().filter(|(_, one)| one.peer == *peer);
+        let own: Vec<_> = own.map(|(observation, _)| observation).collect();
         for observation in &own {
-            self.observed.remove(observation);
             self.pushes.forget(*observation);
         }
         own
@@ -306,8 +307,8 @@ fn message_of(request: &Request) -> Message {
 }
 
 /// A registration's request in as few bytes as it came in.
-fn written(request: &Request) -> Option<Box<[u8]>> {
-    Some(message_of(request).encode().ok()?.into())
+fn written(request: &Request) -> Option<Written> {
+    Some(message_of(request).encode().ok()?.as_slice().into())
 }
 
 fn read(written: &[u8]) -> Option<Request> {
@@ -349,3 +350,19 @@ const RESETS_MAX: u8 = 2;
 
 /// How long an observation sleeps. spec: thin-profile §7
 const SLEEP_MAX: Duration = Duration::from_hours(24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_door_keeps_of_an_observation_is_small_and_the_usual_request_in_place() {
+        assert!(size_of::<Observed<[u64; 2]>>() <= 64);
+        let usual =
+            Request::new(crate::wire::coap::Code::FETCH, &["BA"]).body(vec![0xac, 2, 0x80, 8]);
+        let bytes = message_of(&usual).encode().unwrap().len();
+        assert!(bytes <= 22, "{bytes}");
+        let written = written(&usual.clone().observing()).unwrap();
+        assert_eq!(read(written.as_slice()), Some(usual.observing()));
+    }
+}

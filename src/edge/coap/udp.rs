@@ -1,7 +1,7 @@
 //! The link of the UDP port: OSCORE for linked devices, nothing for others. Adds to
 //! [`crate::session::oscore::link`] whose each context is.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -24,15 +24,13 @@ use crate::{
 };
 
 pub(super) struct Udp {
-    link: link::Link,
-    names: BTreeMap<Id, Arc<DeviceName>>,
+    link: link::Link<Arc<DeviceName>>,
 }
 
 impl Udp {
     pub(super) fn new(echo_key: [u8; 32], plainly: Plainly) -> Self {
         Self {
             link: link::Link::new(CONTEXTS_MAX, echo_key, plainly),
-            names: BTreeMap::new(),
         }
     }
 
@@ -40,11 +38,7 @@ impl Udp {
     /// link reserves some before it takes the first request.
     fn found(&mut self, now: Timestamp, stored: OscoreLink) -> Option<ContextKey> {
         match context_of(&stored) {
-            Ok(context) => {
-                let key = self.link.found(now, context);
-                self.names.insert(key.kid(), stored.device);
-                Some(key)
-            }
+            Ok(context) => Some(self.link.found(now, context, stored.device)),
             Err(error) => {
                 tracing::error!(device = ?stored.device, %error, "a stored context is none");
                 None
@@ -118,10 +112,7 @@ impl Link for Udp {
             },
             link::Arrived::Copy { peer, came } => Arrived::Copy { peer, came },
             link::Arrived::Combined { from, request } => Arrived::Combined { from, request },
-            link::Arrived::Gone { peer } => {
-                // a name stays for as long as its context could be found again under it
-                Arrived::Gone { peer }
-            }
+            link::Arrived::Gone { peer } => Arrived::Gone { peer },
         })
     }
 
@@ -137,7 +128,7 @@ impl Link for Udp {
     /// send from, which holds on loopback only. A device's identity is in each request.
     // spec: msc3079 §Access-Tokens
     fn keeps_words(&self, peer: &UdpPeer) -> bool {
-        matches!(peer, UdpPeer::Plain(place) if SocketAddr::from(*place).ip().is_loopback())
+        matches!(peer, UdpPeer::Plain(place) if SocketAddr::from(**place).ip().is_loopback())
     }
 
     fn door(&self, peer: &UdpPeer) -> Door {
@@ -150,7 +141,7 @@ impl Link for Udp {
     fn device(&self, peer: &UdpPeer) -> Option<Arc<DeviceName>> {
         match peer {
             UdpPeer::Plain(_) => None,
-            UdpPeer::Device(key) => self.names.get(&key.kid()).cloned(),
+            UdpPeer::Device(key) => self.link.name(key).cloned(),
         }
     }
 
@@ -159,8 +150,7 @@ impl Link for Udp {
             Which::All => true, // those still linked are looked up again
             Which::These(these) => these.contains(device),
         };
-        let revoked = self.names.extract_if(.., |_, device| is_revoked(device));
-        for (kid, _) in revoked {
+        for kid in self.link.called(|device| is_revoked(device)) {
             self.link.forget(kid);
         }
     }
@@ -174,7 +164,6 @@ impl Link for Udp {
             Had::Context(kid, found) => {
                 let found = found.and_then(|stored| self.found(now, *stored));
                 if found.is_none() {
-                    self.names.remove(&kid);
                     self.link.absent(now, kid);
                 }
             }
@@ -232,7 +221,8 @@ mod tests {
     fn nothing_is_remembered_of_a_peer_that_is_not_on_loopback() {
         let udp = Udp::new([1; 32], Plainly::Anyone);
 
-        let peer = |address: [u8; 4]| UdpPeer::Plain(SocketAddr::from((address, 5683)).into());
+        let peer =
+            |address: [u8; 4]| UdpPeer::Plain(Box::new(SocketAddr::from((address, 5683)).into()));
         assert!(udp.keeps_words(&peer([127, 0, 0, 1])));
         assert!(!udp.keeps_words(&peer([192, 0, 2, 1])));
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use metrics::counter;
@@ -35,32 +35,35 @@ impl Books {
         operation: &'static str,
         cost: Cost,
     ) {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let woke = ledger.count(now, device, operation, cost);
-        drop(ledger);
-        if woke {
-            counter!("tramline_link_wakeups_total").increment(1);
-        }
-        if cost.exchanges > 0 {
-            counter!("tramline_link_exchanges_total", "operation" => operation)
-                .increment(cost.exchanges);
-        }
-        count_way(operation, "up", cost.up);
-        count_way(operation, "down", cost.down);
+        let woke = self.ledger().count(now, device, operation, cost);
+        measure(operation, cost, woke);
+    }
+
+    /// Counts for what the device did last.
+    pub(super) fn count_on(&self, now: Timestamp, device: &Arc<DeviceName>, cost: Cost) {
+        let (operation, woke) = self.ledger().count_on(now, device, cost);
+        measure(operation, cost, woke);
+    }
+
+    /// A device did this, or had it done.
+    pub(super) fn did(&self, device: &Arc<DeviceName>, operation: &'static str) {
+        self.ledger().did(device, operation);
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger<Arc<DeviceName>>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A device's account as it is told. spec: thin-profile §13
     pub(super) fn cbor(&self, device: &DeviceName) -> Vec<u8> {
-        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let account = ledger.account(device).cloned().unwrap_or_default();
-        drop(ledger);
+        let account = self.ledger().account(device).unwrap_or_default();
         cbor::encode(&Value::Object(figures(&account)), KeyForm::Text)
     }
 
     /// All accounts, for an operator, in the words of the client's own ledger. `since` is when the
     /// counting began.
     pub fn json(&self, since: Timestamp) -> Value {
-        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let ledger = self.ledger();
         let devices = ledger.accounts().map(|(name, account)| {
             let mut operations: BTreeMap<String, Cost> = BTreeMap::new();
             for (operation, cost) in account.lines() {
@@ -129,6 +132,18 @@ fn figures(account: &Account) -> Map<String, Value> {
     sums.push(account.wakeups());
     told.insert(String::new(), json!(sums));
     told
+}
+
+fn measure(operation: &'static str, cost: Cost, woke: bool) {
+    if woke {
+        counter!("tramline_link_wakeups_total").increment(1);
+    }
+    if cost.exchanges > 0 {
+        counter!("tramline_link_exchanges_total", "operation" => operation)
+            .increment(cost.exchanges);
+    }
+    count_way(operation, "up", cost.up);
+    count_way(operation, "down", cost.down);
 }
 
 fn count_way(operation: &'static str, direction: &'static str, traffic: Traffic) {

@@ -47,7 +47,7 @@ use super::{
 };
 use crate::{
     api::{DeviceName, Door, Links, Refusal},
-    base::Clock,
+    base::{Clock, Timestamp},
     session::{
         coap::{Request, Response},
         ledger::{Cost, Traffic},
@@ -198,13 +198,23 @@ impl Thin {
         down: Traffic,
     ) {
         let now = self.clock.now();
-        let exchanges = 0; // counted where they are answered
-        let cost = Cost {
-            exchanges,
-            up,
-            down,
-        };
-        self.books.count(now, device, operation, cost);
+        self.books.count(now, device, operation, passed(up, down));
+        self.spent(now, device, up, down);
+    }
+
+    /// The same for what was done last; see [`Thin::did`].
+    pub fn count_on(&self, device: &Arc<DeviceName>, up: Traffic, down: Traffic) {
+        let now = self.clock.now();
+        self.books.count_on(now, device, passed(up, down));
+        self.spent(now, device, up, down);
+    }
+
+    /// A device did this, or had it done.
+    pub fn did(&self, device: &Arc<DeviceName>, operation: &'static str) {
+        self.books.did(device, operation);
+    }
+
+    fn spent(&self, now: Timestamp, device: &DeviceName, up: Traffic, down: Traffic) {
         let bytes = up.bytes.saturating_add(down.bytes);
         self.devices.count(now, device, bytes);
     }
@@ -231,5 +241,14 @@ impl Thin {
     /// How to treat the device's link: for timers and blocks.
     pub async fn link(&self, device: &DeviceName) -> LinkClass {
         LinkClass::of(self.devices.profile(device).await.class)
+    }
+}
+
+/// What datagrams cost; exchanges are counted where they are answered.
+const fn passed(up: Traffic, down: Traffic) -> Cost {
+    Cost {
+        exchanges: 0,
+        up,
+        down,
     }
 }

@@ -20,10 +20,11 @@ use crate::{
     session::link::LinkClass,
 };
 
-/// The observations of one door, by the key `W` that the door knows each by.
-pub struct Pushes<W> {
+/// The observations of one door, by the key `W` that the door knows each by, with what else the door
+/// keeps of each: there is one record for an observation.
+pub struct Pushes<W, X = ()> {
     reach: Arc<Reach>,
-    watches: BTreeMap<W, Entry>,
+    watches: BTreeMap<W, Box<Entry<X>>>,
     /// The same by device, to find those of a user.
     by_device: BTreeSet<(Arc<DeviceName>, W)>,
     /// Those that have something to be told and nothing under way.
@@ -33,10 +34,11 @@ pub struct Pushes<W> {
     watches_max: usize,
 }
 
-struct Entry {
+struct Entry<X> {
     device: Arc<DeviceName>,
     watch: Watch,
     phase: Phase,
+    own: X,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,10 +101,10 @@ const BESIDE_GATHERED: Duration = Duration::from_secs(3);
 pub const WATCHES_PER_DEVICE_MAX: usize = 16;
 
 /// What an observation costs while nothing happens, in bytes, for keys of 8 bytes; the
-/// [`DeviceName`] apart, which the door shares with its own session.
-pub const IDLE_WATCH_BYTES_MAX: usize = 200;
+/// [`DeviceName`] apart, which the door shares with its own session, and what else the door keeps of it.
+pub const IDLE_WATCH_BYTES_MAX: usize = 220;
 
-impl<W: Copy + Ord> Pushes<W> {
+impl<W: Copy + Ord, X> Pushes<W, X> {
     /// An empty list for at most `watches_max` observations.
     pub const fn new(reach: Arc<Reach>, watches_max: usize) -> Self {
         Self {
@@ -115,8 +117,14 @@ impl<W: Copy + Ord> Pushes<W> {
         }
     }
 
-    /// Begins an observation, in place of one with the same key.
-    pub fn watch(&mut self, device: Arc<DeviceName>, key: W, watch: Watch) -> Result<(), Full> {
+    /// Begins an observation, in place of one with the same key. `own` is the door's.
+    pub fn watch(
+        &mut self,
+        device: Arc<DeviceName>,
+        key: W,
+        watch: Watch,
+        own: X,
+    ) -> Result<(), Full> {
         self.forget(key);
         if self.watches.len() >= self.watches_max {
             return Err(Full::Door);
@@ -126,36 +134,34 @@ impl<W: Copy + Ord> Pushes<W> {
         }
         self.reach.watches(&device);
         self.by_device.insert((Arc::clone(&device), key));
-        let phase = Phase::Idle;
-        self.watches.insert(
-            key,
-            Entry {
-                device,
-                watch,
-                phase,
-            },
-        );
+        let entry = Entry {
+            device,
+            watch,
+            phase: Phase::Idle,
+            own,
+        };
+        self.watches.insert(key, Box::new(entry));
         Ok(())
     }
 
-    /// Ends an observation.
-    pub fn forget(&mut self, key: W) -> Option<Watch> {
-        let entry = self.watches.remove(&key)?;
+    /// Ends an observation; gives how far it was told, and what is the door's.
+    pub fn forget(&mut self, key: W) -> Option<(Watch, X)> {
+        let entry = *self.watches.remove(&key)?;
         if let Phase::Due { at, .. } = entry.phase {
             self.due.remove(&(at, key));
         }
         self.besides.remove(&key);
         self.reach.no_longer_watches(&entry.device);
         self.by_device.remove(&(entry.device, key));
-        Some(entry.watch)
+        Some((entry.watch, entry.own))
     }
 
     /// Ends an observation whose device did not acknowledge: the wake hook's turn.
-    pub fn gave_up(&mut self, key: W) -> Option<Watch> {
+    pub fn gave_up(&mut self, key: W) -> Option<(Watch, X)> {
         let device = Arc::clone(&self.watches.get(&key)?.device);
-        let watch = self.forget(key);
+        let ended = self.forget(key);
         self.reach.gave_up(&device);
-        watch
+        ended
     }
 
     /// Ends all observations of a device, and says which.
@@ -182,7 +188,7 @@ impl<W: Copy + Ord> Pushes<W> {
     fn starting_at<'a>(
         &'a self,
         from: &DeviceName,
-    ) -> impl Iterator<Item = &'a (Arc<DeviceName>, W)> + use<'a, W> {
+    ) -> impl Iterator<Item = &'a (Arc<DeviceName>, W)> + use<'a, W, X> {
         let start = Arc::new(from.clone());
         // no key is less than the least of all: from there on are all of the device
         let first = self
@@ -344,6 +350,21 @@ impl<W: Copy + Ord> Pushes<W> {
             .map(|entry| (&entry.device, &entry.watch))
     }
 
+    /// What is the door's of an observation.
+    pub fn own(&self, key: W) -> Option<&X> {
+        self.watches.get(&key).map(|entry| &entry.own)
+    }
+
+    /// What is the door's of an observation.
+    pub fn own_mut(&mut self, key: W) -> Option<&mut X> {
+        self.watches.get_mut(&key).map(|entry| &mut entry.own)
+    }
+
+    /// All observations, and what is the door's of each.
+    pub fn iter(&self) -> impl Iterator<Item = (W, &X)> {
+        self.watches.iter().map(|(key, entry)| (*key, &entry.own))
+    }
+
     /// How many observations there are.
     pub fn len(&self) -> usize {
         self.watches.len()
@@ -422,7 +443,7 @@ mod tests {
             (3, "ana", "B"),
             (4, "an", "A"),
         ] {
-            pushes.watch(device(user, name), key, inbox(0)).unwrap();
+            pushes.watch(device(user, name), key, inbox(0), ()).unwrap();
         }
         pushes.heard(at(5), &these("ana"));
 
@@ -438,7 +459,7 @@ mod tests {
     #[test]
     fn records_are_gathered_for_as_long_as_the_link_wants() {
         let mut pushes = pushes();
-        pushes.watch(device("ana", "A"), 1, inbox(1)).unwrap();
+        pushes.watch(device("ana", "A"), 1, inbox(1), ()).unwrap();
         pushes.heard(at(1000), &these("ana"));
         pushes.heard(at(9000), &these("ana"));
 
@@ -450,7 +471,7 @@ mod tests {
     #[test]
     fn what_moves_beside_the_logs_is_gathered_longer_and_goes_along_with_what_is_in_them() {
         let mut pushes = pushes();
-        pushes.watch(device("ana", "A"), 1, inbox(0)).unwrap();
+        pushes.watch(device("ana", "A"), 1, inbox(0), ()).unwrap();
         let sought = |log, typing| Sought {
             log,
             beside: Some(Beside {
@@ -481,7 +502,7 @@ mod tests {
     #[test]
     fn one_is_under_way_at_a_time_and_what_came_meanwhile_follows() {
         let mut pushes = pushes();
-        pushes.watch(device("ana", "A"), 1, inbox(0)).unwrap();
+        pushes.watch(device("ana", "A"), 1, inbox(0), ()).unwrap();
         let next = Watch::Inbox {
             after: Some((0, Seq(5))),
             bytes_max: 1024,
@@ -508,8 +529,8 @@ mod tests {
     fn a_forgotten_watch_leaves_nothing_behind() {
         let mut pushes = pushes();
         let ana = device("ana", "A");
-        pushes.watch(Arc::clone(&ana), 1, inbox(0)).unwrap();
-        pushes.watch(Arc::clone(&ana), 2, inbox(0)).unwrap();
+        pushes.watch(Arc::clone(&ana), 1, inbox(0), ()).unwrap();
+        pushes.watch(Arc::clone(&ana), 2, inbox(0), ()).unwrap();
         assert!(pushes.reach.is_watching(&ana));
         pushes.heard(at(1), &all());
 
@@ -524,24 +545,24 @@ mod tests {
         let mut pushes = pushes();
         let ana = device("ana", "A");
         for key in 0..16 {
-            pushes.watch(Arc::clone(&ana), key, inbox(0)).unwrap();
+            pushes.watch(Arc::clone(&ana), key, inbox(0), ()).unwrap();
         }
         assert_eq!(
-            pushes.watch(Arc::clone(&ana), 16, inbox(0)),
+            pushes.watch(Arc::clone(&ana), 16, inbox(0), ()),
             Err(Full::Device)
         );
         assert_eq!(
-            pushes.watch(Arc::clone(&ana), 3, inbox(0)),
+            pushes.watch(Arc::clone(&ana), 3, inbox(0), ()),
             Ok(()),
             "in its own place"
         );
         for key in 100..184 {
             pushes
-                .watch(device(&format!("u{key}"), "A"), key, inbox(0))
+                .watch(device(&format!("u{key}"), "A"), key, inbox(0), ())
                 .unwrap();
         }
         assert_eq!(
-            pushes.watch(device("bob", "A"), 999, inbox(0)),
+            pushes.watch(device("bob", "A"), 999, inbox(0), ()),
             Err(Full::Door)
         );
     }
@@ -550,7 +571,7 @@ mod tests {
     async fn who_is_given_up_waits_for_the_wake_hook() {
         let mut pushes = pushes();
         let ana = device("ana", "A");
-        pushes.watch(Arc::clone(&ana), 1, inbox(0)).unwrap();
+        pushes.watch(Arc::clone(&ana), 1, inbox(0), ()).unwrap();
 
         assert!(pushes.gave_up(1).is_some());
 
@@ -563,13 +584,14 @@ mod tests {
     #[test]
     fn an_idle_watch_is_small() {
         // Maps that are filled in order have 6 of 11 places of a node in use; nodes have some 3 words
-        // besides, and one in seven holds the edges to the others.
-        let watch = size_of::<(u64, Entry)>();
+        // besides, and one in seven holds the edges to the others. An allocation takes up to 16 more.
+        let watch = size_of::<(u64, Box<Entry<()>>)>();
         let by_device = size_of::<(Arc<DeviceName>, u64)>();
-        let reach = size_of::<Arc<DeviceName>>() + size_of::<u32>();
+        let reach = size_of::<Arc<DeviceName>>() + Reach::WATCHING_BYTES;
         let nodes = 3 * (3 * 8 + 12 * 8 / 7) / 6;
+        let entry = size_of::<Entry<()>>() + 16;
 
-        let bytes = (watch + by_device + reach) * 11 / 6 + nodes;
+        let bytes = (watch + by_device + reach) * 11 / 6 + nodes + entry;
 
         assert!(bytes <= IDLE_WATCH_BYTES_MAX, "{bytes}");
     }

@@ -22,11 +22,19 @@ pub struct Reach {
 
 #[derive(Debug)]
 struct Known {
-    /// How many observations a device has on all doors.
-    watches: BTreeMap<Arc<DeviceName>, u32>,
+    /// Devices that observe, and what is known of them.
+    watching: BTreeMap<Arc<DeviceName>, Watching>,
     /// Devices for which something was given up.
     waiting: BTreeSet<DeviceName>,
-    devices: Recent<Arc<DeviceName>, State>,
+    /// Devices that do not observe.
+    others: Recent<Arc<DeviceName>, State>,
+}
+
+#[derive(Debug, Default)]
+struct Watching {
+    state: State,
+    /// How many observations the device has on all doors.
+    observations: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,7 +44,7 @@ struct State {
     is_knocked: bool,
 }
 
-/// Devices remembered as waiting or knocked at; beyond it some are knocked at again, or not until the
+/// Devices that observe nothing and are remembered, as waiting or knocked at; beyond it some are knocked at again, or not until the
 /// next news.
 const DEVICES_MAX: usize = 65_536;
 
@@ -44,9 +52,9 @@ impl Default for Reach {
     fn default() -> Self {
         Self {
             known: Mutex::new(Known {
-                watches: BTreeMap::new(),
+                watching: BTreeMap::new(),
                 waiting: BTreeSet::new(),
-                devices: Recent::new(DEVICES_MAX),
+                others: Recent::new(DEVICES_MAX),
             }),
             waker: Notify::new(),
         }
@@ -54,13 +62,23 @@ impl Default for Reach {
 }
 
 impl Known {
-    fn state(&mut self, device: &DeviceName) -> &mut State {
-        let own = || Arc::new(device.clone());
-        self.devices.entry(device, own, State::default)
+    fn state(&mut self, device: &DeviceName, own: impl FnOnce() -> Arc<DeviceName>) -> &mut State {
+        match self.watching.get_mut(device) {
+            Some(watching) => &mut watching.state,
+            None => self.others.entry(device, own, State::default),
+        }
+    }
+
+    fn is_watching(&self, device: &DeviceName) -> bool {
+        self.watching.contains_key(device)
     }
 }
 
 impl Reach {
+    /// What is kept of a device that observes, in bytes.
+    #[cfg(test)]
+    pub(super) const WATCHING_BYTES: usize = size_of::<Watching>();
+
     /// One that knows of nobody.
     pub fn new() -> Arc<Self> {
         Arc::default()
@@ -72,17 +90,34 @@ impl Reach {
 
     /// An observation begins.
     pub(super) fn watches(&self, device: &Arc<DeviceName>) {
-        self.with(|known| *known.watches.entry(Arc::clone(device)).or_default() += 1);
+        self.with(|known| {
+            if !known.is_watching(device) {
+                let watching = Watching {
+                    state: known
+                        .others
+                        .remove::<DeviceName>(device)
+                        .unwrap_or_default(),
+                    observations: 0,
+                };
+                known.watching.insert(Arc::clone(device), watching);
+            }
+            if let Some(watching) = known.watching.get_mut(&**device) {
+                watching.observations = watching.observations.saturating_add(1);
+            }
+        });
     }
 
     /// An observation ended.
     pub(super) fn no_longer_watches(&self, device: &DeviceName) {
         self.with(|known| {
-            if let Some(count) = known.watches.get_mut(device) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    known.watches.remove(device);
-                }
+            let Some(watching) = known.watching.get_mut(device) else {
+                return;
+            };
+            watching.observations = watching.observations.saturating_sub(1);
+            if watching.observations == 0
+                && let Some((name, watching)) = known.watching.remove_entry(device)
+            {
+                *known.others.entry(device, || name, State::default) = watching.state;
             }
         });
     }
@@ -100,11 +135,7 @@ impl Reach {
     /// The device has spoken.
     pub(super) fn heard(&self, now: Timestamp, device: &Arc<DeviceName>) {
         self.with(|known| {
-            let own = || Arc::clone(device);
-            let state = known
-                .devices
-                .entry::<DeviceName>(device, own, State::default);
-            *state = State {
+            *known.state(device, || Arc::clone(device)) = State {
                 heard: now,
                 is_knocked: false,
             };
@@ -114,7 +145,7 @@ impl Reach {
 
     /// Whether a door will tell the device of news.
     pub fn is_watching(&self, device: &DeviceName) -> bool {
-        self.with(|known| known.watches.contains_key(device))
+        self.with(|known| known.is_watching(device))
     }
 
     /// Waits for devices for which something was given up.
@@ -132,10 +163,10 @@ impl Reach {
     /// Gives when it was heard of last, the epoch if it never was.
     pub(in crate::edge) fn take_on(&self, device: &DeviceName) -> Option<Timestamp> {
         self.with(|known| {
-            if known.watches.contains_key(device) {
+            if known.is_watching(device) {
                 return None;
             }
-            let state = known.state(device);
+            let state = known.state(device, || Arc::new(device.clone()));
             let is_first = !std::mem::replace(&mut state.is_knocked, true);
             is_first.then_some(state.heard)
         })
@@ -144,13 +175,14 @@ impl Reach {
     /// Whether the device still is to be knocked at: it is not watching and was not heard of.
     pub(in crate::edge) fn is_taken_on(&self, device: &DeviceName) -> bool {
         self.with(|known| {
-            let state = known.devices.get(device);
-            state.is_some_and(|state| state.is_knocked) && !known.watches.contains_key(device)
+            let state = known.others.get(device);
+            state.is_some_and(|state| state.is_knocked)
         })
     }
 
     /// It was not knocked at after all: the next news may try.
     pub(in crate::edge) fn let_be(&self, device: &DeviceName) {
-        self.with(|known| known.state(device).is_knocked = false);
+        let own = || Arc::new(device.clone());
+        self.with(|known| known.state(device, own).is_knocked = false);
     }
 }

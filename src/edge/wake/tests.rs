@@ -232,7 +232,7 @@ async fn a_watching_device_is_not_knocked_at() {
     let reach = bench.thin.reach();
     let mut pushes = crate::edge::thin::Pushes::new(Arc::clone(reach), 1);
     let watch = crate::edge::thin::Watch::of(&Asked::new(Code::FETCH, &["*"])).unwrap();
-    pushes.watch(Arc::new(device()), 1_u64, watch).unwrap();
+    pushes.watch(Arc::new(device()), 1_u64, watch, ()).unwrap();
 
     assert_eq!(reach.take_on(&device()), None);
     pushes.forget(1);

@@ -13,7 +13,12 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{access::ours, devices, sync::token::SyncToken};
+use super::{
+    access::ours,
+    devices,
+    devices_elsewhere::asking::{self, Claims, Wanted},
+    sync::token::SyncToken,
+};
 use crate::{
     api::{Caller, Code, Refusal},
     hub::{Hub, fanout::Touched},
@@ -22,13 +27,13 @@ use crate::{
 };
 
 /// The largest device keys object, in bytes; today's have about 800.
-const DEVICE_KEYS_BYTES_MAX: usize = 16 * 1024;
+pub(super) const DEVICE_KEYS_BYTES_MAX: usize = 16 * 1024;
 
 /// The largest one-time or fallback key, in bytes; today's have about 250.
-const KEY_BYTES_MAX: usize = 4 * 1024;
+pub(super) const KEY_BYTES_MAX: usize = 4 * 1024;
 
 /// The longest key id, in bytes.
-const KEY_ID_BYTES_MAX: usize = 255;
+pub(super) const KEY_ID_BYTES_MAX: usize = 255;
 
 /// How many one-time keys a device may leave here. Clients keep fifty.
 const ONE_TIME_KEYS_MAX: usize = 1000;
@@ -276,27 +281,44 @@ fn too_large(field: &str, found: usize, max: usize) -> Refusal {
 // spec: client-server-e2ee §Key-query
 pub(super) async fn query_keys(
     hub: &Hub,
-    _caller: &Caller,
+    caller: &Caller,
     request: keys::get_keys::v3::Request,
 ) -> Result<keys::get_keys::v3::Response, Refusal> {
-    if request.device_keys.len() > QUERIED_MAX {
-        return Err(too_large(
-            "device_keys",
-            request.device_keys.len(),
-            QUERIED_MAX,
-        ));
-    }
     let mut reply = keys::get_keys::v3::Response::new();
-    for (user, wanted) in request.device_keys {
-        if is_ours(hub, &user) {
-            let devices = keys_of(hub, &user, &wanted).await?;
-            reply.device_keys.insert(user, devices);
-        }
-    }
+    let (here, there): (Wanted, Wanted) = request
+        .device_keys
+        .into_iter()
+        .partition(|(user, _)| is_ours(hub, user));
+    must_be_few(here.len().saturating_add(there.len()))?;
+    reply.device_keys = keys_here(hub, here).await?;
+    asking::query(hub, caller, there, request.timeout, &mut reply).await;
     Ok(reply)
 }
 
-fn is_ours(hub: &Hub, user: &UserId) -> bool {
+fn must_be_few(users: usize) -> Result<(), Refusal> {
+    if users > QUERIED_MAX {
+        return Err(too_large("device_keys", users, QUERIED_MAX));
+    }
+    Ok(())
+}
+
+/// The keys of users of this hub; others are left out.
+pub(super) async fn keys_here(hub: &Hub, wanted: Wanted) -> Result<DeviceKeysOf, Refusal> {
+    must_be_few(wanted.len())?;
+    let mut told = BTreeMap::new();
+    for (user, wanted) in wanted {
+        if is_ours(hub, &user) {
+            let devices = keys_of(hub, &user, &wanted).await?;
+            told.insert(user, devices);
+        }
+    }
+    Ok(told)
+}
+
+/// Device keys by user and device.
+type DeviceKeysOf = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>>;
+
+pub(super) fn is_ours(hub: &Hub, user: &UserId) -> bool {
     user.server_name() == hub.key.name()
 }
 
@@ -317,7 +339,7 @@ async fn keys_of(
 }
 
 /// The keys as uploaded, and the device's name where signatures do not cover it.
-fn with_name(record: &DeviceKeysRecord) -> Result<Raw<DeviceKeys>, Refusal> {
+pub(super) fn with_name(record: &DeviceKeysRecord) -> Result<Raw<DeviceKeys>, Refusal> {
     let damaged = |error: &(dyn std::error::Error + 'static)| {
         let device = &record.device;
         tracing::error!(error, %device, "stored device keys are damaged");
@@ -339,9 +361,28 @@ pub(super) async fn claim_keys(
     _caller: &Caller,
     request: keys::claim_keys::v3::Request,
 ) -> Result<keys::claim_keys::v3::Response, Refusal> {
+    let count = request.one_time_keys.values().map(BTreeMap::len).sum();
+    if count > CLAIMED_MAX {
+        return Err(too_large("one_time_keys", count, CLAIMED_MAX));
+    }
+    let (here, there): (Claims, Claims) = request
+        .one_time_keys
+        .into_iter()
+        .partition(|(user, _)| is_ours(hub, user));
+    let told = claim_here(hub, here).await?;
+    let mut reply = keys::claim_keys::v3::Response::new(told);
+    asking::claim(hub, there, request.timeout, &mut reply).await;
+    Ok(reply)
+}
+
+/// Takes keys of users of this hub; others have none.
+pub(super) async fn claim_here(
+    hub: &Hub,
+    wanted: Claims,
+) -> Result<BTreeMap<OwnedUserId, keys::claim_keys::v3::OneTimeKeys>, Refusal> {
     let mut writes = Vec::new();
     let mut touched = Vec::new();
-    for (user, devices) in request.one_time_keys {
+    for (user, devices) in wanted {
         if !is_ours(hub, &user) {
             continue;
         }
@@ -374,7 +415,7 @@ pub(super) async fn claim_keys(
             }
         }
     }
-    Ok(keys::claim_keys::v3::Response::new(told))
+    Ok(told)
 }
 
 fn one_key(id: String, json: String) -> Result<[(OwnedOneTimeKeyId, Raw<OneTimeKey>); 1], Refusal> {

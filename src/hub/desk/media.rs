@@ -13,11 +13,12 @@ use tokio::{fs::File, io::AsyncReadExt};
 
 use super::{
     access::{self, ours},
+    media_elsewhere as elsewhere,
     turns::keep_in_turn,
     words,
 };
 use crate::{
-    api::{ByteStream, Caller, Code, MediaObject, Origin, Refusal, Upload},
+    api::{ByteStream, Caller, Code, Credentials, MediaObject, Origin, Refusal, Upload},
     hub::Hub,
     store::{MediaRecord, Write, media::MediaError},
 };
@@ -103,10 +104,19 @@ pub(in crate::hub) async fn download(
     server: &str,
     media_id: &str,
 ) -> Result<MediaObject, Refusal> {
-    access::caller(hub, origin).await?;
     let unknown = || Refusal::not_found("there is no such file here");
-    if server != hub.key.name().as_str() || !is_media_id(media_id) {
+    let is_ours = server == hub.key.name().as_str();
+    match &origin.credentials {
+        // spec: server-server §Content-Repository. Whoever knows a file's id may have it.
+        Credentials::Server(_) if !is_ours => return Err(unknown()),
+        Credentials::Server(_) => {}
+        _ => drop(access::caller(hub, origin).await?),
+    }
+    if !is_media_id(media_id) {
         return Err(unknown());
+    }
+    if !is_ours {
+        return elsewhere::open(hub, server, media_id).await;
     }
     let record = hub.store.media(media_id).await.map_err(ours)?;
     let record = record.ok_or_else(unknown)?;
@@ -127,7 +137,7 @@ fn is_media_id(id: &str) -> bool {
 }
 
 /// A file, a piece at a time.
-fn pieces(file: File) -> ByteStream {
+pub(super) fn pieces(file: File) -> ByteStream {
     Box::pin(stream::try_unfold(file, |mut file| async move {
         let mut piece = Vec::with_capacity(CHUNK_BYTES);
         let limit = u64::try_from(CHUNK_BYTES).unwrap_or(u64::MAX);
@@ -136,7 +146,7 @@ fn pieces(file: File) -> ByteStream {
     }))
 }
 
-fn broken(error: &std::io::Error) -> Refusal {
+pub(super) fn broken(error: &std::io::Error) -> Refusal {
     tracing::error!(
         error = error as &dyn std::error::Error,
         "the media directory failed"
@@ -145,7 +155,7 @@ fn broken(error: &std::io::Error) -> Refusal {
 }
 
 /// A name or type that can be a header again.
-fn label(what: &str, label: Option<String>) -> Result<Option<String>, Refusal> {
+pub(super) fn label(what: &str, label: Option<String>) -> Result<Option<String>, Refusal> {
     match label {
         Some(text) if text.len() > LABEL_BYTES_MAX || text.contains(char::is_control) => {
             Err(Refusal::invalid_param(format!(

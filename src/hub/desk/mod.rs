@@ -9,12 +9,14 @@ mod account_end;
 mod accounts;
 mod aliases;
 mod devices;
+mod devices_elsewhere;
 mod directory;
 mod discovery;
 mod filters;
 mod keys;
 mod linking;
 pub(super) mod media;
+mod media_elsewhere;
 mod passwords;
 mod peers;
 mod profile;
@@ -68,10 +70,12 @@ pub struct Desk {
     passed: registration::Passed,
     login_tokens: accounts::LoginTokens,
     codes: linking::Codes,
-    turns: turns::Turns,
+    turns: Arc<turns::Turns>,
     resting: peers::past::Resting,
     typing: receipts::TypingBoard,
     elsewhere: remote::Elsewhere,
+    fetches: devices_elsewhere::Fetches,
+    files_elsewhere: media_elsewhere::Files,
 }
 
 /// What a reload may replace under those who use it.
@@ -93,10 +97,12 @@ impl Desk {
             passed: registration::Passed::default(),
             login_tokens: accounts::LoginTokens::default(),
             codes: linking::Codes::default(),
-            turns: turns::Turns::new(seed),
+            turns: Arc::new(turns::Turns::new(seed)),
             resting: peers::past::Resting::default(),
             typing: receipts::TypingBoard::default(),
             elsewhere: remote::Elsewhere::default(),
+            fetches: devices_elsewhere::Fetches::default(),
+            files_elsewhere: media_elsewhere::Files::beside(&media, seed),
             rules: RwLock::new(Rules { settings, rates }),
             media,
         }

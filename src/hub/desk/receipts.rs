@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ruma::{
-    EventId, OwnedEventId, RoomId,
+    EventId, OwnedEventId, RoomId, UserId,
     api::client::{
         read_marker::set_read_marker::v3 as markers,
         receipt::create_receipt::v3::{self as receipts, ReceiptType},
@@ -15,13 +15,13 @@ use ruma::{
 pub(super) use self::board::TypingBoard;
 use crate::{
     api::{Caller, Refusal},
-    base::Position,
+    base::{Position, Seq, Timestamp},
     hub::{
         Hub,
         desk::{access::ours, reading::visibility::Standing},
         fanout::Touched,
     },
-    store::{Batch, ReceiptRecord, RoomNid, Write, hash_of},
+    store::{Batch, ReceiptRecord, RoomNid, RoomRecord, Write, hash_of},
 };
 
 mod board;
@@ -98,22 +98,52 @@ pub(super) async fn typing(
         Typing::No => None,
         Typing::Yes(info) => Some(hub.now() + info.timeout.min(TYPING_MAX)),
     };
-    let room = (standing.room.nid, &*request.room_id);
-    if let Some(before) = hub.desk.typing.set(room, &caller.user, until) {
-        let audience = audience(hub, standing.room.nid).await?;
+    types(hub, &standing.room, &caller.user, until).await?;
+    Ok(typing_now::Response::new())
+}
+
+/// Someone who is in the room types until then, or no longer.
+pub(super) async fn types(
+    hub: &Hub,
+    room: &RoomRecord,
+    user: &UserId,
+    until: Option<Timestamp>,
+) -> Result<(), Refusal> {
+    let nid = room.nid;
+    if let Some(before) = hub.desk.typing.set((nid, &*room.id), user, until) {
+        let audience = audience(hub, nid).await?;
         hub.fanout.typed(before, &audience);
-        if until.is_some() && hub.desk.typing.begin_watch(standing.room.nid, &caller.user) {
+        if until.is_some() && hub.desk.typing.begin_watch(nid, user) {
             let board = hub.desk.typing.clone();
             let (clock, fanout) = (Arc::clone(&hub.clock), Arc::clone(&hub.fanout));
-            tokio::spawn(board.watch(
-                standing.room.nid,
-                caller.user.clone(),
-                clock,
-                move |before| fanout.typed(before, &audience),
-            ));
+            tokio::spawn(board.watch(nid, user.to_owned(), clock, move |before| {
+                fanout.typed(before, &audience);
+            }));
         }
     }
-    Ok(typing_now::Response::new())
+    Ok(())
+}
+
+/// Receipts of another server's users, who are in the room. One for an event that is not in its log
+/// says nothing to anyone here, and is passed over like one that would go back.
+pub(super) async fn read_elsewhere(
+    hub: &Hub,
+    room: RoomNid,
+    receipts: Vec<ReceiptRecord>,
+) -> Result<(), Refusal> {
+    let mut writes = Vec::new();
+    for receipt in receipts {
+        let before = hub.store.receipts_of(room, &receipt.user).await;
+        let before = before.map_err(ours)?;
+        if is_newer(hub, room, &before, &receipt).await? == Newer::Newer {
+            writes.push(Write::Receipt { room, receipt });
+        }
+    }
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let touched = audience(hub, room).await?;
+    keep_receipts(hub, room, writes, touched).await
 }
 
 /// What one request marks in one room.
@@ -161,46 +191,32 @@ impl<'a> Marks<'a> {
 
     /// A receipt; one that would go back in the log is passed over.
     async fn read(&mut self, kind: &str, thread: &str, event: OwnedEventId) -> Result<(), Refusal> {
-        let seq = self.must_be_here(&event).await?;
-        let before = self
-            .before
-            .iter()
-            .find(|receipt| receipt.kind == kind && receipt.thread == thread);
-        if let Some(before) = before
-            && self.seq(&before.event).await?.is_some_and(|at| at >= seq)
-        {
-            return Ok(());
+        let receipt = ReceiptRecord {
+            user: self.caller.user.clone(),
+            kind: kind.to_owned(),
+            thread: thread.to_owned(),
+            event,
+            at: self.hub.now(),
+            position: Position::ZERO, // the commit's, which the store knows
+        };
+        match is_newer(self.hub, self.room, &self.before, &receipt).await? {
+            Newer::Unknown => return Err(not_here(&receipt.event)),
+            Newer::Older => return Ok(()),
+            Newer::Newer => {}
         }
         self.public |= kind == READ;
         self.receipts = true;
         self.writes.push(Write::Receipt {
             room: self.room,
-            receipt: ReceiptRecord {
-                user: self.caller.user.clone(),
-                kind: kind.to_owned(),
-                thread: thread.to_owned(),
-                event,
-                at: self.hub.now(),
-                position: Position::ZERO, // the commit's, which the store knows
-            },
+            receipt,
         });
         Ok(())
     }
 
-    /// Where an event stands in this room's log; refused when it is of another room.
-    async fn must_be_here(&self, event: &EventId) -> Result<crate::base::Seq, Refusal> {
-        let seq = self.seq(event).await?;
-        seq.ok_or_else(|| Refusal::not_found(format!("no event {event} in this room")))
-    }
-
-    async fn seq(&self, event: &EventId) -> Result<Option<crate::base::Seq>, Refusal> {
-        let Some(hash) = hash_of(event) else {
-            return Ok(None);
-        };
-        let record = self.hub.store.event(hash).await.map_err(ours)?;
-        Ok(record
-            .filter(|record| record.room == self.room)
-            .and_then(|record| record.seq))
+    /// Refused when the event is of another room.
+    async fn must_be_here(&self, event: &EventId) -> Result<(), Refusal> {
+        let seq = seq(self.hub, self.room, event).await?;
+        seq.map(drop).ok_or_else(|| not_here(event))
     }
 
     async fn store(self) -> Result<(), Refusal> {
@@ -212,20 +228,74 @@ impl<'a> Marks<'a> {
         } else {
             Touched::Beside(Arc::new([self.caller.user.clone()].into()))
         };
-        let batch = Batch {
-            writes: self.writes,
-            may_conflict: false,
-        };
-        let board = &self.hub.desk.typing;
-        // Noted before and after: a sync that sees the commit must see the note.
-        let now = self.hub.fanout.position();
-        let noted = self.receipts.then(|| board.expect_receipts(self.room, now));
-        let (position, _) = self.hub.writer.write(batch, vec![touched]).await?;
-        if let Some(noted) = noted {
-            noted.settle(position);
+        if self.receipts {
+            keep_receipts(self.hub, self.room, self.writes, touched).await
+        } else {
+            super::keep(self.hub, self.writes, vec![touched]).await
         }
-        Ok(())
     }
+}
+
+async fn keep_receipts(
+    hub: &Hub,
+    room: RoomNid,
+    writes: Vec<Write>,
+    touched: Touched,
+) -> Result<(), Refusal> {
+    let batch = Batch {
+        writes,
+        may_conflict: false,
+    };
+    // Noted before and after: a sync that sees the commit must see the note.
+    let now = hub.fanout.position();
+    let noted = hub.desk.typing.expect_receipts(room, now);
+    let (position, _) = hub.writer.write(batch, vec![touched]).await?;
+    noted.settle(position);
+    Ok(())
+}
+
+/// What a receipt is beside the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Newer {
+    Newer,
+    /// For the same event, or for one earlier in the log.
+    Older,
+    /// For an event that is not in this room's log.
+    Unknown,
+}
+
+async fn is_newer(
+    hub: &Hub,
+    room: RoomNid,
+    before: &[ReceiptRecord],
+    receipt: &ReceiptRecord,
+) -> Result<Newer, Refusal> {
+    let Some(at) = seq(hub, room, &receipt.event).await? else {
+        return Ok(Newer::Unknown);
+    };
+    let is_same =
+        |one: &&ReceiptRecord| (&one.kind, &one.thread) == (&receipt.kind, &receipt.thread);
+    let Some(before) = before.iter().find(is_same) else {
+        return Ok(Newer::Newer);
+    };
+    let before = seq(hub, room, &before.event).await?;
+    let is_older = before.is_some_and(|before| before >= at);
+    Ok(if is_older { Newer::Older } else { Newer::Newer })
+}
+
+/// Where an event stands in a room's log.
+async fn seq(hub: &Hub, room: RoomNid, event: &EventId) -> Result<Option<Seq>, Refusal> {
+    let Some(hash) = hash_of(event) else {
+        return Ok(None);
+    };
+    let record = hub.store.event(hash).await.map_err(ours)?;
+    Ok(record
+        .filter(|record| record.room == room)
+        .and_then(|record| record.seq))
+}
+
+fn not_here(event: &EventId) -> Refusal {
+    Refusal::not_found(format!("no event {event} in this room"))
 }
 
 async fn audience(hub: &Hub, room: RoomNid) -> Result<Touched, Refusal> {
@@ -235,7 +305,7 @@ async fn audience(hub: &Hub, room: RoomNid) -> Result<Touched, Refusal> {
     )))
 }
 
-fn thread(thread: &ReceiptThread) -> Result<String, Refusal> {
+pub(super) fn thread(thread: &ReceiptThread) -> Result<String, Refusal> {
     match thread {
         ReceiptThread::Unthreaded => Ok(String::new()),
         ReceiptThread::Main => Ok("main".to_owned()),

@@ -223,7 +223,8 @@ async fn keys_are_told_as_uploaded_with_the_devices_name_beside_them() {
         .device_keys
         .insert("@eve:elsewhere.example".try_into().unwrap(), vec![]);
     let told = ask!(hub, bob.origin, QueryKeys(query)).unwrap();
-    assert!(told.failures.is_empty());
+    let failed: Vec<_> = told.failures.keys().collect();
+    assert_eq!(failed, ["elsewhere.example"], "this hub speaks with nobody");
     assert_eq!(told.device_keys.len(), 2);
     assert!(told.device_keys["@nobody:hub.example"].is_empty());
     let phone = told.device_keys[&ana.user]["PHONE"].json().get();

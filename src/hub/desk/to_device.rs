@@ -1,14 +1,15 @@
-//! Messages to devices, put into their mailboxes.
+//! Messages to devices: put into their mailboxes, or handed to the outbox for other servers.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ruma::{
-    DeviceId, OwnedDeviceId, OwnedUserId, UserId, api::client::to_device::send_event_to_device::v3,
-    events::AnyToDeviceEventContent, serde::Raw, to_device::DeviceIdOrAllDevices,
+    DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
+    api::client::to_device::send_event_to_device::v3, events::AnyToDeviceEventContent, serde::Raw,
+    to_device::DeviceIdOrAllDevices,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{access::ours, accounts::contested, devices};
+use super::{access::ours, accounts::contested, devices, words};
 use crate::{
     api::{Caller, Code, Refusal},
     base::limits::EVENT_BYTES_MAX,
@@ -23,10 +24,10 @@ use crate::{
 const MESSAGES_MAX: usize = 2000;
 
 /// The longest event type, in bytes; as long as that of a room event.
-const TYPE_BYTES_MAX: usize = 255;
+pub(super) const TYPE_BYTES_MAX: usize = 255;
 
 /// The longest transaction id, in bytes.
-const TXN_BYTES_MAX: usize = 255;
+pub(super) const TXN_BYTES_MAX: usize = 255;
 
 /// All that one request may put into mailboxes, in bytes: a wildcard must not turn a small request
 /// into a large commit.
@@ -38,6 +39,10 @@ const WAITING_MAX: u64 = 5000;
 
 /// Their bytes altogether.
 const WAITING_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// How large the contents of one EDU are together, in bytes, unless a single one is larger: what
+/// Synapse sends and expects.
+const EDU_BYTES_MAX: usize = 60 * 1024;
 
 /// When to try again at a full mailbox: after the device may have synced.
 const FULL_RETRY: Duration = Duration::from_mins(1);
@@ -66,14 +71,18 @@ pub(super) async fn send_to_device(
     if hub.store.txn(&key).await.map_err(ours)?.is_some() {
         return Ok(v3::Response::new());
     }
-    let mut post = Post::default();
+    let mut post = Post::of(Full::Refuse);
+    let mut parcels = Parcels::of(&caller.user, &kind);
     for (user, messages) in request.messages {
-        // Other servers' users cannot be reached before there is federation.
         if user.server_name() == hub.key.name() {
-            post.add(hub, caller, &kind, user, messages).await?;
+            post.add(hub, &caller.user, &kind, user, messages).await?;
+        } else {
+            parcels.add(&user, messages)?;
         }
     }
     let mut writes = post.writes;
+    let edus = parcels.edus(|| words::random::<18>(hub));
+    writes.extend(edus.into_iter().filter_map(|(to, edu)| parcel(&to, edu)));
     writes.push(Write::Txn {
         key: Arc::new(key),
         answer: TxnAnswer::Done,
@@ -88,43 +97,68 @@ pub(super) async fn send_to_device(
 }
 
 /// What goes into mailboxes.
-#[derive(Default)]
-struct Post {
-    writes: Vec<Write>,
-    touched: Vec<Touched>,
-    bytes: usize,
+pub(super) struct Post {
+    pub(super) writes: Vec<Write>,
+    pub(super) touched: Vec<Touched>,
+    pub(super) bytes: usize,
+    full: Full,
+}
+
+/// What to do at a mailbox that is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// Tell the sender, who is to try again.
+    Refuse,
+    /// Pass it over: a sender of another server is not asked to try again, and may fill no more
+    /// than half of a mailbox.
+    PassOver,
 }
 
 impl Post {
-    async fn add(
+    /// Nothing yet.
+    pub(super) fn of(full: Full) -> Self {
+        Self {
+            writes: Vec::new(),
+            touched: Vec::new(),
+            bytes: 0,
+            full,
+        }
+    }
+
+    /// Adds messages for one user of this hub.
+    pub(super) async fn add(
         &mut self,
         hub: &Hub,
-        caller: &Caller,
+        sender: &UserId,
         kind: &str,
         user: OwnedUserId,
         messages: BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>,
     ) -> Result<(), Refusal> {
         for (device, content) in messages {
-            let json = letter(caller, kind, &user, &content)?;
-            let devices: Vec<OwnedDeviceId> = match device {
+            let json = letter(sender, kind, &user, &content)?;
+            let mut devices: Vec<OwnedDeviceId> = match device {
                 DeviceIdOrAllDevices::DeviceId(device) => vec![device],
                 DeviceIdOrAllDevices::AllDevices => devices::ids(hub, &user).await?,
             };
-            for device in &devices {
-                must_have_room(hub, &user, device).await?;
+            let mut have_room = Vec::with_capacity(devices.len());
+            for device in devices.drain(..) {
+                match must_have_room(hub, &user, &device, self.full).await {
+                    Ok(()) => have_room.push(device),
+                    Err(refusal) if self.full == Full::PassOver && refusal.status == 429 => {
+                        tracing::warn!(%user, %device, %sender, "a full mailbox: a message is lost");
+                    }
+                    Err(refusal) => return Err(refusal),
+                }
             }
-            self.bytes += json.len().saturating_mul(devices.len());
+            self.bytes += json.len().saturating_mul(have_room.len());
             self.writes
-                .extend(devices.into_iter().map(|device| Write::Mail {
+                .extend(have_room.into_iter().map(|device| Write::Mail {
                     user: user.clone(),
                     device,
                     json: json.clone(),
                 }));
             if self.writes.len() > MESSAGES_MAX || self.bytes > TOTAL_BYTES_MAX {
-                return Err(Refusal::new(
-                    Code::TooLarge,
-                    format!("messages: at most {MESSAGES_MAX} and {TOTAL_BYTES_MAX} bytes at once"),
-                ));
+                return Err(too_much());
             }
         }
         self.touched.push(Touched::One(user));
@@ -132,10 +166,26 @@ impl Post {
     }
 }
 
-async fn must_have_room(hub: &Hub, user: &UserId, device: &DeviceId) -> Result<(), Refusal> {
+fn too_much() -> Refusal {
+    Refusal::new(
+        Code::TooLarge,
+        format!("messages: at most {MESSAGES_MAX} and {TOTAL_BYTES_MAX} bytes at once"),
+    )
+}
+
+async fn must_have_room(
+    hub: &Hub,
+    user: &UserId,
+    device: &DeviceId,
+    full: Full,
+) -> Result<(), Refusal> {
     let waiting = hub.store.mail_waiting(user, device.as_str()).await;
     let (count, bytes) = waiting.map_err(ours)?;
-    if count < WAITING_MAX && bytes < WAITING_BYTES_MAX {
+    let share = match full {
+        Full::Refuse => 1,
+        Full::PassOver => 2,
+    };
+    if count < WAITING_MAX / share && bytes < WAITING_BYTES_MAX / share {
         return Ok(());
     }
     let message = format!("the mailbox of {user}'s device {device} is full: {count} messages wait");
@@ -144,26 +194,176 @@ async fn must_have_room(hub: &Hub, user: &UserId, device: &DeviceId) -> Result<(
 
 /// What lies in a mailbox: `{"content", "sender", "type"}`.
 fn letter(
-    caller: &Caller,
+    sender: &UserId,
     kind: &str,
-    user: &OwnedUserId,
+    user: &UserId,
     content: &Raw<AnyToDeviceEventContent>,
 ) -> Result<String, Refusal> {
-    let content = match wire::json::read_lax(content.json().get().as_bytes()) {
-        Ok(Value::Object(content)) => content,
-        Ok(_) => return Err(Refusal::bad_json(format!("messages.{user}: not an object"))),
-        Err(error) => return Err(Refusal::bad_json(format!("messages.{user}: {error}"))),
-    };
-    let letter = json!({ "type": kind, "sender": caller.user, "content": content });
+    let content = checked_content(user, content)?;
+    let letter = json!({ "type": kind, "sender": sender, "content": content });
     let letter = letter.to_string();
-    if letter.len() > EVENT_BYTES_MAX {
+    must_fit(user, letter.len())?;
+    Ok(letter)
+}
+
+fn checked_content(
+    user: &UserId,
+    content: &Raw<AnyToDeviceEventContent>,
+) -> Result<Map<String, Value>, Refusal> {
+    match wire::json::read_lax(content.json().get().as_bytes()) {
+        Ok(Value::Object(content)) => Ok(content),
+        Ok(_) => Err(Refusal::bad_json(format!("messages.{user}: not an object"))),
+        Err(error) => Err(Refusal::bad_json(format!("messages.{user}: {error}"))),
+    }
+}
+
+fn must_fit(user: &UserId, bytes: usize) -> Result<(), Refusal> {
+    if bytes > EVENT_BYTES_MAX {
         return Err(Refusal::new(
             Code::TooLarge,
-            format!(
-                "messages.{user}: {} bytes, at most {EVENT_BYTES_MAX} fit",
-                letter.len()
-            ),
+            format!("messages.{user}: {bytes} bytes, at most {EVENT_BYTES_MAX} fit"),
         ));
     }
-    Ok(letter)
+    Ok(())
+}
+
+/// What goes to devices of other servers' users: for each server, one or several EDUs of bounded
+/// size.
+struct Parcels<'a> {
+    sender: &'a UserId,
+    kind: &'a str,
+    /// By server, the messages of each EDU and their bytes.
+    servers: BTreeMap<OwnedServerName, Vec<(Messages, usize)>>,
+    count: usize,
+    bytes: usize,
+}
+
+/// Contents by user and device.
+type Messages = BTreeMap<OwnedUserId, BTreeMap<String, Map<String, Value>>>;
+
+impl<'a> Parcels<'a> {
+    fn of(sender: &'a UserId, kind: &'a str) -> Self {
+        Self {
+            sender,
+            kind,
+            servers: BTreeMap::new(),
+            count: 0,
+            bytes: 0,
+        }
+    }
+
+    fn add(
+        &mut self,
+        user: &UserId,
+        messages: BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>,
+    ) -> Result<(), Refusal> {
+        for (device, content) in messages {
+            let device = device.to_string();
+            let bytes = content.json().get().len() + user.as_str().len() + device.len() + 16;
+            must_fit(user, bytes)?;
+            self.count += 1;
+            self.bytes += bytes;
+            if self.count > MESSAGES_MAX || self.bytes > TOTAL_BYTES_MAX {
+                return Err(too_much());
+            }
+            let content = checked_content(user, &content)?;
+            let edus = self.servers.entry(user.server_name().to_owned());
+            let edus = edus.or_default();
+            if edus
+                .last()
+                .is_none_or(|(_, full)| full + bytes > EDU_BYTES_MAX)
+            {
+                edus.push((Messages::new(), 0));
+            }
+            if let Some((messages, full)) = edus.last_mut() {
+                *full += bytes;
+                let devices = messages.entry(user.to_owned()).or_default();
+                devices.insert(device, content);
+            }
+        }
+        Ok(())
+    }
+
+    /// Each with an id of its own, by which it is taken once.
+    fn edus(self, mut message_id: impl FnMut() -> String) -> Vec<(OwnedServerName, String)> {
+        let mut told = Vec::new();
+        for (server, edus) in self.servers {
+            for (messages, _) in edus {
+                let edu = json!({
+                    "edu_type": "m.direct_to_device",
+                    "content": {
+                        "sender": self.sender,
+                        "type": self.kind,
+                        "message_id": message_id(),
+                        "messages": messages,
+                    },
+                });
+                told.push((server.clone(), edu.to_string()));
+            }
+        }
+        told
+    }
+}
+
+/// What the outbox takes over: an EDU for a server.
+fn parcel(_to: &OwnedServerName, _edu: String) -> Option<Write> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_to_another_server_is_split_by_size_and_each_part_has_an_id() {
+        let (ana, zed) = (user_id!("@ana:hub.example"), user_id!("@zed:far"));
+        let yan = user_id!("@yan:near");
+        let mut parcels = Parcels::of(ana, "m.room.encrypted");
+        let content =
+            |bytes: usize| Raw::from_json_string(json!({ "c": "x".repeat(bytes) }).to_string());
+        let devices = (0..5).map(|number| {
+            let device = DeviceIdOrAllDevices::try_from(format!("D{number}").as_str()).unwrap();
+            (device, content(25_000).unwrap())
+        });
+        parcels.add(zed, devices.collect()).unwrap();
+        let all = [(DeviceIdOrAllDevices::AllDevices, content(5).unwrap())];
+        parcels.add(yan, all.into()).unwrap();
+        let large = [(DeviceIdOrAllDevices::AllDevices, content(70_000).unwrap())];
+        assert_eq!(
+            parcels.add(yan, large.into()).unwrap_err().code,
+            Code::TooLarge
+        );
+
+        let mut count = 0;
+        let edus = parcels.edus(|| {
+            count += 1;
+            format!("id{count}")
+        });
+        let read = |json: &String| serde_json::from_str::<Value>(json).unwrap();
+        let edus: Vec<_> = edus
+            .iter()
+            .map(|(to, edu)| (to.as_str(), read(edu)))
+            .collect();
+        let to: Vec<_> = edus.iter().map(|(to, _)| *to).collect();
+        assert_eq!(to, ["far", "far", "far", "near"]);
+        let devices = |edu: &Value| {
+            edu["content"]["messages"]["@zed:far"]
+                .as_object()
+                .unwrap()
+                .len()
+        };
+        assert_eq!(
+            edus[..3].iter().map(|(_, edu)| devices(edu)).sum::<usize>(),
+            5
+        );
+        assert_eq!(
+            edus[3].1,
+            json!({ "edu_type": "m.direct_to_device", "content": {
+                "sender": ana, "type": "m.room.encrypted", "message_id": "id4",
+                "messages": { yan.as_str(): { "*": { "c": "xxxxx" } } },
+            }})
+        );
+    }
 }

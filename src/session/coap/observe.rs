@@ -1,6 +1,9 @@
 //! Who watches what, as a server sees it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     alarms::Alarms,
@@ -10,7 +13,7 @@ use super::{
     types::{ObservationId, Peer, Response},
 };
 use crate::{
-    base::Timestamp,
+    base::{Slab, Timestamp},
     wire::coap::{Szx, Token},
 };
 
@@ -22,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(FETCH_PATIENCE_SECS);
 /// The observers.
 #[derive(Debug)]
 pub(super) struct Observations<P> {
-    by_id: BTreeMap<ObservationId, Box<Observation<P>>>,
-    by_token: BTreeMap<(P, Token), ObservationId>,
+    by_id: Slab<Observation<P>>,
+    by_peer: BTreeSet<(P, ObservationId)>,
     /// Until when each waits for its client to finish fetching a body.
     held: Alarms<ObservationId>,
     /// The observation of each peer whose notification is in flight.
@@ -31,6 +34,7 @@ pub(super) struct Observations<P> {
     next_turn: u64,
 }
 
+/// At most 80 bytes for peers of 16: there is one for each device, and nearly all are idle.
 #[derive(Debug)]
 pub(super) struct Observation<P> {
     pub(super) peer: P,
@@ -50,8 +54,8 @@ pub(super) struct Observation<P> {
 impl<P: Peer> Observations<P> {
     pub(super) const fn new() -> Self {
         Self {
-            by_id: BTreeMap::new(),
-            by_token: BTreeMap::new(),
+            by_id: Slab::new(),
+            by_peer: BTreeSet::new(),
             held: Alarms::new(),
             busy: BTreeMap::new(),
             next_turn: 0,
@@ -59,26 +63,23 @@ impl<P: Peer> Observations<P> {
     }
 
     /// Notes a registration that is still to be answered, in place of `replaced` if there was one.
-    /// Gives false when there is no room: the client is then answered as if it had not asked.
+    /// Gives nothing when there is no room: the client is then answered as if it had not asked.
     ///
     /// spec: rfc7641 §4.1
     pub(super) fn register(
         &mut self,
-        id: ObservationId,
         token: Token,
         kept_key: KeptKey<P>,
         szx: Szx,
         replaced: Option<&Observation<P>>,
-    ) -> bool {
+    ) -> Option<ObservationId> {
         let (peer, request, body) = kept_key;
-        let range = (peer.clone(), Token::EMPTY)..=(peer.clone(), Token::LONGEST);
-        let own = self.by_token.range(range).count();
-        if own >= OBSERVATIONS_PER_PEER_MAX || self.by_id.len() >= OBSERVATIONS_MAX {
-            return false;
+        let own = self.of_peer(&peer).count();
+        if own >= OBSERVATIONS_PER_PEER_MAX || self.by_peer.len() >= OBSERVATIONS_MAX {
+            return None;
         }
-        self.by_token.insert((peer.clone(), token), id);
         let observation = Observation {
-            peer,
+            peer: peer.clone(),
             token,
             request: (request, body),
             szx,
@@ -88,27 +89,33 @@ impl<P: Peer> Observations<P> {
             // Numbers go on, or the client would take the answer for an old notification.
             last_number: replaced.and_then(|old| old.last_number),
         };
-        self.by_id.insert(id, Box::new(observation));
-        true
+        let id = ObservationId(self.by_id.insert(observation).ok()?);
+        self.by_peer.insert((peer, id));
+        Some(id)
+    }
+
+    fn of_peer(&self, peer: &P) -> impl Iterator<Item = (ObservationId, &Observation<P>)> {
+        let (first, last) = (ObservationId(0), ObservationId(u64::MAX));
+        let own = (peer.clone(), first)..=(peer.clone(), last);
+        let own = self.by_peer.range(own);
+        own.filter_map(|(_, id)| Some((*id, self.by_id.get(id.0)?)))
     }
 
     pub(super) fn of_token(&self, peer: &P, token: Token) -> Option<ObservationId> {
-        self.by_token.get(&(peer.clone(), token)).copied()
+        let mut own = self.of_peer(peer);
+        own.find(|(_, one)| one.token == token).map(|(id, _)| id)
     }
 
     pub(super) fn get_mut(&mut self, id: ObservationId) -> Option<&mut Observation<P>> {
-        self.by_id
-            .get_mut(&id)
-            .map(|observation| &mut **observation)
+        self.by_id.get_mut(id.0)
     }
 
     pub(super) fn remove(&mut self, id: ObservationId) -> Option<Observation<P>> {
-        let observation = self.by_id.remove(&id)?;
-        self.by_token
-            .remove(&(observation.peer.clone(), observation.token));
+        let observation = self.by_id.remove(id.0)?;
+        self.by_peer.remove(&(observation.peer.clone(), id));
         self.held.clear(&id);
         self.free(&observation.peer, id);
-        Some(*observation)
+        Some(observation)
     }
 
     /// A large body was pushed or one of its blocks fetched: newer states wait a little, so that
@@ -123,19 +130,15 @@ impl<P: Peer> Observations<P> {
 
     /// The observations whose bodies are kept under this key.
     pub(super) fn of_body(&self, key: &KeptKey<P>) -> Vec<ObservationId> {
-        let range = (key.0.clone(), Token::EMPTY)..=(key.0.clone(), Token::LONGEST);
-        let own = self.by_token.range(range).map(|(_, id)| *id);
-        own.filter(|id| {
-            self.by_id
-                .get(id)
-                .is_some_and(|one| one.request == (key.1, key.2))
-        })
-        .collect()
+        self.of_peer(&key.0)
+            .filter(|(_, one)| one.request == (key.1, key.2))
+            .map(|(id, _)| id)
+            .collect()
     }
 
     /// Notes a new state, in place of an older one that still waits; that one's turn is kept.
     pub(super) fn wait(&mut self, id: ObservationId, response: Response) {
-        let Some(observation) = self.by_id.get_mut(&id) else {
+        let Some(observation) = self.by_id.get_mut(id.0) else {
             return;
         };
         if let Some(older) = &mut observation.pending {
@@ -154,27 +157,27 @@ impl<P: Peer> Observations<P> {
         if self.busy.contains_key(peer) {
             return None;
         }
-        let range = (peer.clone(), Token::EMPTY)..=(peer.clone(), Token::LONGEST);
-        let own = self.by_token.range(range).map(|(_, id)| *id);
-        let ready = own.filter_map(|id| {
-            let one = self.by_id.get(&id)?;
+        let ready = self.of_peer(peer).filter_map(|(id, one)| {
             let turn = one.pending.as_ref()?.0;
             (one.is_active && self.held.at(&id).is_none()).then_some((turn, id))
         });
         let (_, id) = ready.min()?;
-        let pending = self.by_id.get_mut(&id)?.pending.take()?;
+        let pending = self.by_id.get_mut(id.0)?.pending.take()?;
         Some((id, pending.1))
     }
 
     /// Whether nothing of this observation waits, and nothing is in flight to its peer.
     pub(super) fn is_free(&self, id: ObservationId, peer: &P) -> bool {
-        let waits = self.by_id.get(&id).is_some_and(|one| one.pending.is_some());
+        let waits = self
+            .by_id
+            .get(id.0)
+            .is_some_and(|one| one.pending.is_some());
         !waits && !self.busy.contains_key(peer) && self.held.at(&id).is_none()
     }
 
     /// A notification was sent.
     pub(super) fn sent(&mut self, id: ObservationId, message_id: u16) {
-        if let Some(observation) = self.by_id.get_mut(&id) {
+        if let Some(observation) = self.by_id.get_mut(id.0) {
             observation.in_flight = Some(message_id);
             self.busy.insert(observation.peer.clone(), id);
         }
@@ -182,7 +185,7 @@ impl<P: Peer> Observations<P> {
 
     /// It was acknowledged or reset; gives whose turn it is now.
     pub(super) fn landed(&mut self, id: ObservationId) -> Option<P> {
-        let observation = self.by_id.get_mut(&id)?;
+        let observation = self.by_id.get_mut(id.0)?;
         observation.in_flight = None;
         let peer = observation.peer.clone();
         self.free(&peer, id);
@@ -203,13 +206,13 @@ impl<P: Peer> Observations<P> {
     pub(super) fn due(&mut self, now: Timestamp) -> Option<P> {
         let id = self.held.pop_due(now)?;
         self.by_id
-            .get(&id)
+            .get(id.0)
             .map(|observation| observation.peer.clone())
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        assert_eq!(self.by_id.len(), self.by_token.len());
+        assert_eq!(self.by_id.len(), self.by_peer.len());
         self.by_id.len()
     }
 }
@@ -246,6 +249,11 @@ pub(super) fn is_newer(before: (u32, Timestamp), now: (u32, Timestamp)) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_observation_takes_little() {
+        assert!(size_of::<Observation<[u64; 2]>>() <= 80);
+    }
 
     #[test]
     fn order_is_told_across_the_wrap_and_not_after_two_minutes() {

@@ -20,6 +20,8 @@ const AMPLIFICATION_MAX: u64 = 3;
 #[derive(Debug)]
 pub(super) struct Peers<P> {
     by_peer: BTreeMap<P, Box<Known>>,
+    /// Client: an Echo value to send with the next request.
+    echoes: BTreeMap<P, Box<[u8]>>,
     /// How many of them nobody vouches for.
     unvalidated: usize,
 }
@@ -35,6 +37,7 @@ enum Standing {
     Proved,
 }
 
+/// There is one for each peer, and nearly all are idle: at most 40 bytes.
 #[derive(Debug)]
 struct Known {
     standing: Standing,
@@ -43,16 +46,16 @@ struct Known {
     /// Which address it is at, where peers are not keyed by address.
     path: u64,
     touched: Timestamp,
-    received_bytes: u64,
-    sent_bytes: u64,
+    /// Bytes that may be sent while its address is not proved.
+    allowance: u64,
     ids: MessageIds,
-    echo: Option<Box<[u8]>>,
 }
 
 impl<P: Peer> Peers<P> {
     pub(super) const fn new() -> Self {
         Self {
             by_peer: BTreeMap::new(),
+            echoes: BTreeMap::new(),
             unvalidated: 0,
         }
     }
@@ -60,7 +63,8 @@ impl<P: Peer> Peers<P> {
     /// Counts a datagram that came in.
     pub(super) fn received(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P, bytes: usize) {
         let known = self.touch(now, rng, peer);
-        known.received_bytes = known.received_bytes.saturating_add(bytes as u64);
+        let earned = (bytes as u64).saturating_mul(AMPLIFICATION_MAX);
+        known.allowance = known.allowance.saturating_add(earned);
     }
 
     /// Counts a datagram that is to go out, or says that it may not.
@@ -69,7 +73,7 @@ impl<P: Peer> Peers<P> {
             return false;
         }
         if let Some(known) = self.by_peer.get_mut(peer) {
-            known.sent_bytes = known.sent_bytes.saturating_add(bytes as u64);
+            known.allowance = known.allowance.saturating_sub(bytes as u64);
         }
         true
     }
@@ -80,8 +84,7 @@ impl<P: Peer> Peers<P> {
             if known.standing == Standing::Proved {
                 u64::MAX
             } else {
-                let allowed = known.received_bytes.saturating_mul(AMPLIFICATION_MAX);
-                allowed.saturating_sub(known.sent_bytes)
+                known.allowance
             }
         })
     }
@@ -111,8 +114,7 @@ impl<P: Peer> Peers<P> {
         if !was_trusted || known.path != path {
             known.standing = Standing::Authenticated;
             known.path = path;
-            known.received_bytes = 0;
-            known.sent_bytes = 0;
+            known.allowance = 0;
         }
     }
 
@@ -158,7 +160,7 @@ impl<P: Peer> Peers<P> {
 
     /// Goes on with this message id.
     pub(super) fn begin_ids_at(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P, id: u16) {
-        self.touch(now, rng, peer).ids.next = id;
+        self.touch(now, rng, peer).ids.begin_at(id);
     }
 
     /// When [`Peers::next_id`] will give an id again, should it give none now.
@@ -170,16 +172,14 @@ impl<P: Peer> Peers<P> {
 
     /// Client: an Echo value to send with the next request.
     pub(super) fn keep_echo(&mut self, peer: &P, value: &[u8]) {
-        if let Some(known) = self.by_peer.get_mut(peer) {
-            known.echo = Some(value.into());
+        if self.by_peer.contains_key(peer) {
+            self.echoes.insert(peer.clone(), value.into());
         }
     }
 
     /// Client: takes the Echo value to send.
     pub(super) fn take_echo(&mut self, peer: &P) -> Option<Vec<u8>> {
-        self.by_peer
-            .get_mut(peer)
-            .and_then(|known| known.echo.take().map(Vec::from))
+        self.echoes.remove(peer).map(Vec::from)
     }
 
     fn touch(&mut self, now: Timestamp, rng: &mut dyn Rng, peer: &P) -> &mut Known {
@@ -202,10 +202,8 @@ impl<P: Peer> Peers<P> {
                 class: 0,
                 path: 0,
                 touched: now,
-                received_bytes: 0,
-                sent_bytes: 0,
+                allowance: 0,
                 ids: MessageIds::starting_at(rng.next_u32()),
-                echo: None,
             })
         })
     }
@@ -222,12 +220,13 @@ impl<P: Peer> Peers<P> {
         }
         let (_, until, _) = touched.select_nth_unstable(to_go - 1);
         let until = *until;
-        let unvalidated = &mut self.unvalidated;
-        self.by_peer.retain(|_, known| {
+        let (unvalidated, echoes) = (&mut self.unvalidated, &mut self.echoes);
+        self.by_peer.retain(|peer, known| {
             let goes = to_go > 0 && is_of_kind(known.standing) && known.touched <= until;
             if goes {
                 to_go -= 1;
                 *unvalidated -= usize::from(known.standing == Standing::Unproved);
+                echoes.remove(peer);
             }
             !goes
         });
@@ -250,12 +249,14 @@ impl<P: Peer> Peers<P> {
 /// Message ids in sequence from a random start, none twice within their lifetime.
 ///
 /// spec: rfc7252 §4.4. The last use is noted per eighth of the number space: enough to be strict,
-/// small enough to be kept for every peer.
+/// small enough to be kept for every peer. Most peers never see a second eighth.
 #[derive(Debug)]
 struct MessageIds {
     next: u16,
-    /// In seconds, rounded up; 0 if it never was.
-    last_used: [u32; EIGHTHS],
+    /// When the id before `next` was given, in seconds, rounded up; 0 if it never was.
+    last_used: u32,
+    /// The same for the eighths that were left.
+    left: Option<Box<[u32; EIGHTHS]>>,
 }
 
 const EIGHTHS: usize = 8;
@@ -264,29 +265,55 @@ const EIGHTH_IDS: u16 = 8192;
 impl MessageIds {
     const fn starting_at(random: u32) -> Self {
         let [high, low, ..] = random.to_be_bytes();
-        let start = u16::from_be_bytes([high, low]);
         Self {
-            next: start,
-            last_used: [0; EIGHTHS],
+            next: u16::from_be_bytes([high, low]),
+            last_used: 0,
+            left: None,
         }
     }
 
+    fn begin_at(&mut self, id: u16) {
+        self.leave();
+        self.next = id;
+        self.last_used = self.left_at(id.wrapping_sub(1));
+    }
+
     fn next(&mut self, now: Timestamp, lifetime: Duration) -> Option<u16> {
-        let enters_eighth = self.next.is_multiple_of(EIGHTH_IDS);
-        if enters_eighth && self.free_at(lifetime) > now {
-            return None;
-        }
         let id = self.next;
-        if let Some(last_used) = self.last_used.get_mut(usize::from(id / EIGHTH_IDS)) {
-            *last_used = u32::try_from(now.0 / 1000 + 1).unwrap_or(u32::MAX);
+        if id.is_multiple_of(EIGHTH_IDS) {
+            if self.free_at(lifetime) > now {
+                return None;
+            }
+            self.leave();
         }
+        self.last_used = u32::try_from(now.0 / 1000 + 1).unwrap_or(u32::MAX);
         self.next = id.wrapping_add(1);
         Some(id)
     }
 
+    /// Notes the last use of the eighth that ends here.
+    fn leave(&mut self) {
+        let eighth = usize::from(self.next.wrapping_sub(1) / EIGHTH_IDS);
+        if self.last_used != 0
+            && let Some(noted) = self.left.get_or_insert_default().get_mut(eighth)
+        {
+            *noted = self.last_used;
+        }
+    }
+
+    fn left_at(&self, id: u16) -> u32 {
+        let left = self.left.as_ref();
+        let noted = left.and_then(|left| left.get(usize::from(id / EIGHTH_IDS)));
+        noted.copied().unwrap_or_default()
+    }
+
     fn free_at(&self, lifetime: Duration) -> Timestamp {
-        let last_used = self.last_used.get(usize::from(self.next / EIGHTH_IDS));
-        match last_used.copied().unwrap_or_default() {
+        let last_used = if self.next.is_multiple_of(EIGHTH_IDS) {
+            self.left_at(self.next)
+        } else {
+            self.last_used
+        };
+        match last_used {
             0 => Timestamp(0),
             seconds => Timestamp(u64::from(seconds) * 1000) + lifetime,
         }
@@ -323,6 +350,24 @@ mod tests {
             }
         }
         assert!(refused > 0, "the space must have been used up");
+    }
+
+    #[test]
+    fn ids_that_go_on_elsewhere_leave_their_own_eighth_used() {
+        let lifetime = Duration::from_secs(247);
+        let mut ids = MessageIds::starting_at(0);
+        assert_eq!(ids.next(Timestamp(0), lifetime), Some(0));
+        ids.begin_at(u16::MAX);
+
+        assert_eq!(ids.next(Timestamp(0), lifetime), Some(u16::MAX));
+        assert_eq!(ids.next(Timestamp(0), lifetime), None);
+        let free = ids.free_at(lifetime);
+        assert_eq!(ids.next(free, lifetime), Some(0));
+    }
+
+    #[test]
+    fn a_peer_that_is_known_takes_little() {
+        assert!(size_of::<Known>() <= 40);
     }
 
     #[test]

@@ -389,7 +389,7 @@ impl<P: Peer> Machine<P> {
     ) {
         let exchange = self.new_exchange();
         let peer = open.origin.peer.clone();
-        open.observation = self.observe(exchange, &open, method, options.observe());
+        open.observation = self.observe(&open, method, options.observe());
         for ours in [
             number::OBSERVE,
             number::BLOCK1,
@@ -435,14 +435,11 @@ impl<P: Peer> Machine<P> {
         token: Token,
         request: &Request,
     ) -> Option<ObservationId> {
-        let id = ObservationId(self.new_exchange().0);
         let key = RequestKey::of(request.method, &request.options);
         let kept_key = (peer.clone(), key, BodyKey::of(&request.payload));
         let szx = self.szx(peer);
         let observations = &mut self.server.observations;
-        if !observations.register(id, token, kept_key, szx, None) {
-            return None;
-        }
+        let id = observations.register(token, kept_key, szx, None)?;
         observations.get_mut(id)?.is_active = true;
         Some(id)
     }
@@ -452,7 +449,6 @@ impl<P: Peer> Machine<P> {
     /// spec: rfc7641 §4.1
     fn observe(
         &mut self,
-        exchange: ExchangeId,
         open: &Open<P>,
         method: Code,
         value: Option<u32>,
@@ -471,15 +467,9 @@ impl<P: Peer> Machine<P> {
         if value != 0 {
             return None;
         }
-        let id = ObservationId(exchange.0);
-        let registered = self.server.observations.register(
-            id,
-            token,
-            open.kept_key.clone(),
-            open.szx,
-            replaced.as_ref(),
-        );
-        registered.then_some(id)
+        let kept_key = open.kept_key.clone();
+        let observations = &mut self.server.observations;
+        observations.register(token, kept_key, open.szx, replaced.as_ref())
     }
 }
 

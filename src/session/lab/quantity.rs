@@ -39,7 +39,7 @@ pub enum QuantityError {
         wanted: &'static str,
     },
     /// A share above all.
-    #[error("{text:?}: at most 100%")]
+    #[error("{text:?}: not above 100%")]
     AboveAll {
         /// What was written.
         text: String,

@@ -38,9 +38,16 @@ pub struct Id {
     len: u8,
 }
 
-/// An ID context: keeps contexts with the same ids and secret apart.
+/// An ID context: keeps contexts with the same ids and secret apart. Hardly any context has one, so
+/// what may have one takes a pointer for it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IdContext(Box<[u8]>);
+pub struct IdContext(Box<IdContextBytes>);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct IdContextBytes {
+    padded: [u8; ID_CONTEXT_BYTES_MAX],
+    len: usize,
+}
 
 /// What a request names its context by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,12 +159,16 @@ impl Id {
 impl IdContext {
     /// An ID context of at most 64 bytes.
     pub fn new(value: &[u8]) -> Option<Self> {
-        (value.len() <= ID_CONTEXT_BYTES_MAX).then(|| Self(value.into()))
+        let len = value.len();
+        let mut padded = [0; ID_CONTEXT_BYTES_MAX];
+        padded.get_mut(..len)?.copy_from_slice(value);
+        Some(Self(Box::new(IdContextBytes { padded, len })))
     }
 
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        let IdContextBytes { padded, len } = &*self.0;
+        padded.get(..*len).unwrap_or(padded)
     }
 }
 
@@ -362,7 +373,7 @@ impl fmt::Debug for Id {
 
 impl fmt::Debug for IdContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IdContext({})", hex::encode(&self.0))
+        write!(f, "IdContext({})", hex::encode(self.as_bytes()))
     }
 }
 

@@ -6,7 +6,7 @@
 //! with [`SecurityContext::protect_response`], as often as an observation needs.
 //!
 //! ```text
-//! server   addressee → Contexts::lookup → unprotect_request → … → protect_response
+//! server   addressee → its context → unprotect_request → … → protect_response
 //! client   protect_request → … → unprotect_response
 //! both     reserve_wanted → (store it) → reserved          before numbers run out
 //! ```
@@ -22,7 +22,6 @@ mod aead;
 mod binding;
 mod class;
 pub mod context;
-pub mod contexts;
 pub mod link;
 mod nonce;
 pub mod option;
@@ -40,7 +39,6 @@ pub use binding::{BindingError, RequestBinding};
 pub use context::{
     ContextId, DeriveError, Id, IdContext, OuterObserve, Parameters, SecurityContext,
 };
-pub use contexts::{Contexts, Lookup};
 pub use nonce::Piv;
 pub use option::{OptionError, OscoreOption};
 pub use protect::{PivUse, ProtectError};

@@ -5,26 +5,27 @@ use super::context::{COMMON_IV_BYTES, Id};
 /// How many bytes a partial IV has at most.
 const PIV_BYTES_MAX: usize = 5;
 
-/// A partial IV: a sender's sequence number of forty bits.
+/// A partial IV: a sender's sequence number of forty bits. Kept as its five bytes, the highest first,
+/// which are in order as their numbers are: there are some for every observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Piv(u64);
+pub struct Piv([u8; PIV_BYTES_MAX]);
 
 impl Piv {
     /// The last one there is. spec: rfc8613 §7.2.1.
-    pub const MAX: Self = Self((1 << 40) - 1);
+    pub const MAX: Self = Self([u8::MAX; PIV_BYTES_MAX]);
 
     /// A number of at most forty bits.
     pub const fn new(number: u64) -> Option<Self> {
-        if number <= Self::MAX.0 {
-            Some(Self(number))
-        } else {
-            None
+        match number.to_be_bytes() {
+            [0, 0, 0, padded @ ..] => Some(Self(padded)),
+            _ => None,
         }
     }
 
     /// The number.
     pub const fn number(self) -> u64 {
-        self.0
+        let [a, b, c, d, e] = self.0;
+        u64::from_be_bytes([0, 0, 0, a, b, c, d, e])
     }
 
     /// Reads its wire form: one to five bytes, and no zero in front that could be left out.
@@ -35,19 +36,18 @@ impl Piv {
         match bytes {
             [] | [0, _, ..] => None,
             _ if bytes.len() > PIV_BYTES_MAX => None,
-            _ => Some(Self(whole(bytes))),
+            _ => Self::new(whole(bytes)),
         }
     }
 
     /// Five bytes.
     pub(super) const fn padded(self) -> [u8; PIV_BYTES_MAX] {
-        let [_, _, _, padded @ ..] = self.0.to_be_bytes();
-        padded
+        self.0
     }
 
     /// Reads five bytes.
-    pub(super) fn from_padded(padded: [u8; PIV_BYTES_MAX]) -> Self {
-        Self(whole(&padded))
+    pub(super) const fn from_padded(padded: [u8; PIV_BYTES_MAX]) -> Self {
+        Self(padded)
     }
 
     /// How long its wire form is; 0 is one byte of zero. spec: rfc8613 §5.
@@ -105,9 +105,9 @@ mod tests {
         assert_eq!(wire(0), [0]);
         assert_eq!(wire(0x14), [0x14]);
         assert_eq!(wire(0x1400), [0x14, 0]);
-        assert_eq!(wire(Piv::MAX.0), [0xff; 5]);
+        assert_eq!(wire(Piv::MAX.number()), [0xff; 5]);
         assert_eq!(Piv::new(1 << 40), None);
-        for number in [0, 1, 255, 256, 0x00ab_cdef, Piv::MAX.0] {
+        for number in [0, 1, 255, 256, 0x00ab_cdef, Piv::MAX.number()] {
             assert_eq!(Piv::decode(&wire(number)), Piv::new(number));
             let piv = Piv::new(number).unwrap();
             assert_eq!(Piv::from_padded(piv.padded()), piv);

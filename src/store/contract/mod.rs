@@ -9,6 +9,7 @@ mod graph;
 mod links;
 mod outside;
 mod pen;
+mod remote;
 mod rooms;
 mod servers;
 mod thin;
@@ -55,6 +56,9 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     thin::a_device_numbers_names_as_they_come_up(&*make().await).await;
     thin::a_removed_device_leaves_no_numbers(&*make().await).await;
     thin::drafts_are_remembered_when_other_transactions_are_forgotten(&*make().await).await;
+    remote::a_device_list_is_kept_whole(&*make().await).await;
+    remote::a_message_of_another_server_is_taken_once(&*make().await).await;
+    remote::being_in_touch_is_without_a_break(&*make().await).await;
     links::a_link_is_found_by_each_of_its_keys(&*make().await).await;
     links::a_key_links_one_device(&*make().await).await;
     links::a_renewed_context_takes_the_place_of_the_old_one(&*make().await).await;

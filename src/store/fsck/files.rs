@@ -19,6 +19,7 @@ use crate::{
     store::{
         Store, StoreError,
         media::{MediaFiles, UNFINISHED},
+        media_elsewhere::DIRECTORY,
     },
 };
 
@@ -171,6 +172,9 @@ fn strays(dir: &Path, known: &Index, now: Timestamp) -> io::Result<Vec<Stray>> {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
+            if depth == 0 && name == DIRECTORY {
+                continue; // of other servers: all of it can be fetched again
+            }
             let is_unfinished = depth == 0 && name.starts_with(UNFINISHED);
             if entry.file_type()?.is_dir() && depth < DEPTH {
                 open.push((entry.path(), depth + 1));

@@ -150,6 +150,8 @@ pub enum Wrong {
         expected: Option<(Membership, EventNid)>,
         found: Option<(Membership, EventNid)>,
     },
+    #[error("what {user} is to a room elsewhere is not what its event says: {why}")]
+    Outside { user: OwnedUserId, why: String },
     #[error("the row of an uploaded file cannot be read: {why}")]
     FileRow { why: String },
     #[error("the file of {uses} upload(s) is not there")]
@@ -184,6 +186,7 @@ impl Wrong {
             Self::StateSize { .. } => "STATE_SIZE",
             Self::Tip { .. } => "TIP",
             Self::Membership { .. } => "MEMBERSHIP",
+            Self::Outside { .. } => "OUTSIDE",
             Self::FileRow { .. } => "FILE_ROW_UNREADABLE",
             Self::FileMissing { .. } => "FILE_MISSING",
             Self::FileUnreadable { .. } => "FILE_UNREADABLE",
@@ -220,6 +223,7 @@ impl Wrong {
             }
             Self::Tip { .. } => "what is sent next would be put after a wrong event",
             Self::Membership { .. } => "this user's list of rooms is wrong",
+            Self::Outside { .. } => "this user's list of invites is wrong",
             Self::FileRow { .. } => "this upload cannot be downloaded",
             Self::FileMissing { .. } | Self::FileUnreadable { .. } => "downloads of it fail",
             Self::FileSize { .. } | Self::FileContent { .. } => {

@@ -8,6 +8,7 @@ mod check;
 mod links;
 mod outbox;
 mod read;
+mod remote;
 mod servers;
 mod thin;
 mod write;
@@ -96,6 +97,7 @@ struct Tables {
     thin_counters: BTreeMap<(DeviceKey, NameKind), Alias>,
     media: BTreeMap<String, MediaRecord>,
     peer_keys: BTreeMap<OwnedServerName, String>,
+    remote: remote::Remote,
 }
 
 #[derive(Clone, Debug)]

@@ -55,7 +55,7 @@ impl Tables {
             .map(|((user, _), _)| user)
     }
 
-    fn neighbours(&self, user: &UserId) -> BTreeSet<OwnedUserId> {
+    pub(super) fn neighbours(&self, user: &UserId) -> BTreeSet<OwnedUserId> {
         let rooms = self.rooms_of(user);
         self.memberships
             .iter()

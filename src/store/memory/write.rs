@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Device, Entry, Event, Fallback, Member, Tables, check::check};
+use super::{Device, Entry, Event, Fallback, Member, Tables, check::check, remote};
 use crate::{
     base::{Position, Seq},
     room::{Heads, StateKey},
@@ -72,6 +72,7 @@ fn may_fail(batch: &Batch) -> bool {
                     | Write::Oscore { .. }
                     | Write::Reserve { .. }
                     | Write::Register(_)
+                    | Write::RemoteMessage { .. }
             )
         })
 }
@@ -149,6 +150,7 @@ impl Tables {
             Write::Parcel { to, edu, at } => {
                 self.keep_parcel(to, position, (edu.clone(), *at));
             }
+            remote if remote::is_ours(remote) => self.remote.apply(remote)?,
             _ => self.apply_device(write, position, part)?,
         }
         Ok(None)

@@ -20,6 +20,7 @@ mod outside;
 mod owner;
 mod pending;
 mod pieces;
+mod remote;
 mod restored;
 mod rooms;
 mod rows;

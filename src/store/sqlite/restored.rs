@@ -51,6 +51,12 @@ const VOIDED: &[Void] = &[
         what: "fallback keys to be replaced",
         sql: "UPDATE fallback_keys SET used = 1 WHERE used = 0",
     },
+    // What their servers told since is not known, and they will not tell it again.
+    Void {
+        table: "remote_users",
+        what: "device lists of other servers' users to be asked for",
+        sql: "UPDATE remote_users SET stale = 1 WHERE stale = 0",
+    },
     Void {
         table: "registrations",
         what: "Observe registrations",
@@ -285,6 +291,11 @@ mod tests {
             "ALTER TABLE users DROP COLUMN disabled; ALTER TABLE log DROP COLUMN state;
              DROP TABLE links; DROP TABLE registrations;
              DROP TABLE thin_names; DROP TABLE thin_counters; DROP TABLE peer_keys;
+             DROP TABLE policy_decisions; DROP TABLE outside;
+             DROP TABLE parcels; DROP TABLE refusals; DROP TABLE relays; DROP TABLE residents;
+             DROP TABLE destinations; DROP TABLE lapses;
+             DROP TABLE remote_users; DROP TABLE remote_devices; DROP TABLE remote_messages;
+             DROP INDEX device_changes_by_user;
              DELETE FROM meta WHERE name = 'generation_id';
              DELETE FROM _sqlx_migrations WHERE version >= 3;
              PRAGMA user_version = 2",
@@ -321,9 +332,9 @@ mod tests {
         "media",
         "memberships",
         "meta",
-        "outside", // an invite that was answered since is there again: answering again does no harm
         "parcels",
         "peer_keys", // they are learnt anew where they changed
+        "outside", // an invite that was answered since is there again: answering again does no harm
         "places",
         "policy_decisions",
         "profiles",
@@ -331,6 +342,8 @@ mod tests {
         "refusals",
         "relays",
         "residents",
+        "remote_devices",  // stale with their users
+        "remote_messages", // one that came since comes at most once more
         "rooms",
         "states",
         "txns",

@@ -8,6 +8,7 @@ use super::{
     commit::Stop,
     links, outbox, outside,
     pending::Grown,
+    remote,
     rows::{int, status_code},
     servers, thin,
 };
@@ -52,6 +53,7 @@ pub(super) async fn execute(
         Write::Parcel { to, edu, at } => outbox::keep_parcel(conn, (to, position), edu, *at).await,
         Write::Outbox(write) => outbox::execute(conn, write).await,
         link if links::is_ours(link) => links::execute(conn, position, link).await,
+        remote if remote::is_ours(remote) => remote::execute(conn, remote).await,
         other => run(conn, statement(other, position)).await.map(drop),
     }
 }

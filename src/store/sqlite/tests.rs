@@ -139,8 +139,8 @@ async fn refused_format(dir: &TempDir) -> String {
 async fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     open(&dir).await.close().await;
-    tamper(&dir, "PRAGMA user_version = 9").await;
-    assert_eq!(refused_format(&dir).await, "9");
+    tamper(&dir, "PRAGMA user_version = 999").await;
+    assert_eq!(refused_format(&dir).await, "999");
 }
 
 #[tokio::test]
@@ -220,6 +220,8 @@ async fn hot_statements_scan_no_table() {
         memberships::BY_USER,
         rooms::SEQ_AT,
         devices::DEVICE_CHANGES,
+        remote::IN_TOUCH,
+        remote::NEIGHBOURS_OF,
         pending::rooms_statement(),
         pieces::current_statement(),
     ] {
@@ -230,6 +232,7 @@ async fn hot_statements_scan_no_table() {
                 "SCAN search",
                 "SCAN v",
                 "SCAN 16-ROW VALUES CLAUSE",
+                "SCAN CONSTANT ROW",
             ];
             assert!(small.contains(&line), "{statement}\n{plan}");
         }

@@ -124,7 +124,7 @@ impl Door {
         match want {
             Want::Context(kid) => match self.place.wait(links.oscore(kid.as_bytes())).unwrap() {
                 Some(stored) => {
-                    let key = self.link.found(now, context_of(&stored));
+                    let key = self.link.found(now, context_of(&stored), ());
                     self.devices.insert(key.kid(), stored.device);
                 }
                 None => self.link.absent(now, kid),
@@ -178,7 +178,7 @@ impl Door {
             let observation = taken_up.expect("it has one observation");
             observed.before = None;
             let device = self.device(peer);
-            self.pushes.watch(device, observation, watch).unwrap();
+            self.pushes.watch(device, observation, watch, ()).unwrap();
             self.observed.insert(observation, observed);
             self.pushes.look_at(now, observation);
         }
@@ -203,7 +203,7 @@ impl Door {
                 observation,
                 reason,
             } => {
-                let watch = self.pushes.forget(observation);
+                let watch = self.pushes.forget(observation).map(|(watch, ())| watch);
                 let observed = self.observed.remove(&observation);
                 if let (Some(observed), Some(watch), GoneReason::TimedOut) =
                     (observed, watch, reason)
@@ -234,7 +234,7 @@ impl Door {
         if let (Some(observation), Some(watch)) = (observation, answered.watch) {
             let token = self.machine.token_of(observation).unwrap();
             let device = self.device(&peer);
-            self.pushes.watch(device, observation, watch).unwrap();
+            self.pushes.watch(device, observation, watch, ()).unwrap();
             let observed = Observed {
                 peer,
                 token,
@@ -251,7 +251,7 @@ impl Door {
     fn push(&mut self, now: Timestamp) {
         while let Some(due) = self.pushes.due(now) {
             let observation = due.key;
-            let Some(peer) = self.observed.get(&observation).map(|one| one.peer) else {
+            let Some(peer) = self.observed.get(&observation).map(|one| one.peer.clone()) else {
                 continue;
             };
             let budget = self.machine.budget(&peer);

@@ -1,7 +1,12 @@
 //! What a device asks of its rooms: their names, their entries, and how far it has got.
 
+use std::collections::BTreeMap;
+
 use super::{
-    super::ask::{Answer, Ask},
+    super::{
+        ask::{Answer, Ask},
+        state::{NAMES_MAX, Titles},
+    },
     ThinDoor, ThinError,
 };
 use crate::wire::thin::{Alias, Body, LinkProfile, NameKind, Record, Shown};
@@ -53,6 +58,43 @@ impl ThinDoor {
         Ok(names.into_iter().map(|one| (one.alias, one.text)).collect())
     }
 
+    /// Keeps what rooms are called: name and main alias by the room's id.
+    pub fn keep_titles(
+        &mut self,
+        mut rooms: BTreeMap<String, (String, String)>,
+    ) -> Result<(), ThinError> {
+        while rooms.len() > NAMES_MAX {
+            rooms.pop_last();
+        }
+        let titles = Titles {
+            told_ms: self.kept.now().0,
+            rooms,
+        };
+        Ok(self
+            .kept
+            .state
+            .change(|state| state.titles = Some(titles))?)
+    }
+
+    /// Whether names of rooms are known, and were told lately.
+    pub fn has_titles(&self) -> bool {
+        let told = self.state().titles.as_ref().map(|titles| titles.told_ms);
+        told.is_some_and(|told| self.kept.now().0.saturating_sub(told) < TITLES_FOR_MS)
+    }
+
+    /// What a room is called: its name and its main alias, where that is known.
+    pub fn title(&self, room: &str) -> Option<(String, String)> {
+        self.state().titles.as_ref()?.rooms.get(room).cloned()
+    }
+
+    /// One of the rooms has another name now, perhaps.
+    pub fn forget_titles(&mut self) -> Result<(), ThinError> {
+        if self.state().titles.is_none() {
+            return Ok(());
+        }
+        Ok(self.kept.state.change(|state| state.titles = None)?)
+    }
+
     async fn names(&mut self, wanted: Vec<(NameKind, Alias)>) -> Result<(), ThinError> {
         match self.ask("names", Ask::Names(wanted)).await? {
             Answer::Names(names) => {
@@ -74,6 +116,9 @@ impl ThinDoor {
     pub async fn news(&mut self) -> Result<Vec<Record>, ThinError> {
         let mut news = Vec::new();
         let mut places = self.places().clone();
+        if places.inbox().is_none() {
+            self.forget_titles()?; // what was changed before is not told
+        }
         let bytes_max = self.records_bytes_max().unwrap_or(NEWS_BYTES_MAX);
         loop {
             let ask = Ask::Inbox {
@@ -174,6 +219,9 @@ impl ThinDoor {
         })?)
     }
 }
+
+/// How long names of rooms are good for: a device that only sends does not hear of another one.
+const TITLES_FOR_MS: u64 = 24 * 3600 * 1000;
 
 /// Bytes of records asked for at once over OSCORE: what fits into one datagram without blocks.
 const NEWS_BYTES_MAX: u64 = 1024;

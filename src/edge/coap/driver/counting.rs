@@ -5,42 +5,23 @@
 use std::collections::BTreeMap;
 
 use super::Driver;
-use crate::{edge::coap::link::Link, session::ledger::Traffic};
+use crate::{
+    edge::coap::link::Link,
+    session::ledger::{CONNECTION, Traffic},
+};
 
-/// What is to be counted, and as what.
+/// What is to be counted, and not yet known as what. What was done last, so what is sent again or
+/// acknowledged is that, is known to the ledger.
 pub(super) struct Tally<P> {
-    /// What was done last, as its place in `operations`: sent again, or acknowledged, is that.
-    last: BTreeMap<P, u8>,
     /// Up and down, since a request came that is not answered yet.
     open: BTreeMap<P, (Traffic, Traffic)>,
-    operations: Vec<&'static str>,
 }
 
 impl<P> Default for Tally<P> {
     fn default() -> Self {
         Self {
-            last: BTreeMap::new(),
             open: BTreeMap::new(),
-            operations: Vec::new(),
         }
-    }
-}
-
-impl<P: Ord> Tally<P> {
-    fn last(&self, peer: &P) -> &'static str {
-        let number = self.last.get(peer).map(|number| usize::from(*number));
-        let last = number.and_then(|number| self.operations.get(number));
-        last.copied().unwrap_or(CONNECTION)
-    }
-
-    /// The place of an operation; there are a few dozen.
-    fn number(&mut self, operation: &'static str) -> u8 {
-        let known = self.operations.iter().position(|one| *one == operation);
-        let at = known.unwrap_or_else(|| {
-            self.operations.push(operation);
-            self.operations.len() - 1
-        });
-        u8::try_from(at).unwrap_or(u8::MAX)
     }
 }
 
@@ -64,42 +45,51 @@ impl<L: Link> Driver<L> {
             open.1 += down;
             return;
         }
-        self.count_for(peer, self.tally.last(peer), up, down);
+        self.count_for(peer, None, up, down);
     }
 
     /// Something was done for a peer: what waits was for that, and what follows is.
     pub(super) fn was(&mut self, peer: &L::Peer, operation: &'static str) {
-        if self.link.device(peer).is_none() {
-            return;
+        if let Some(serving) = &self.serving
+            && let Some(device) = self.link.device(peer)
+        {
+            serving.thin.did(&device, operation);
         }
-        let number = self.tally.number(operation);
-        self.tally.last.insert(peer.clone(), number);
         if let Some((up, down)) = self.tally.open.remove(peer) {
-            self.count_for(peer, operation, up, down);
+            self.count_for(peer, None, up, down);
         }
     }
 
     /// A handshake turns out to have been this peer's.
     pub(super) fn shaken(&self, peer: &L::Peer, up: Traffic, down: Traffic) {
-        self.count_for(peer, CONNECTION, up, down);
+        self.count_for(peer, Some(CONNECTION), up, down);
     }
 
     /// The peer is gone.
     pub(super) fn tally_ends(&mut self, peer: &L::Peer) {
         if let Some((up, down)) = self.tally.open.remove(peer) {
-            self.count_for(peer, self.tally.last(peer), up, down);
+            self.count_for(peer, None, up, down);
         }
-        self.tally.last.remove(peer);
     }
 
-    fn count_for(&self, peer: &L::Peer, operation: &'static str, up: Traffic, down: Traffic) {
+    /// Counts for an operation, or for what was done last.
+    fn count_for(
+        &self,
+        peer: &L::Peer,
+        operation: Option<&'static str>,
+        up: Traffic,
+        down: Traffic,
+    ) {
         if (up, down) == (Traffic::NONE, Traffic::NONE) {
             return;
         }
         if let Some(serving) = &self.serving
             && let Some(device) = self.link.device(peer)
         {
-            serving.thin.count(&device, operation, up, down);
+            match operation {
+                Some(operation) => serving.thin.count(&device, operation, up, down),
+                None => serving.thin.count_on(&device, up, down),
+            }
         }
     }
 }
@@ -108,9 +98,6 @@ impl<L: Link> Driver<L> {
 pub(super) fn is_request(message: &[u8]) -> bool {
     matches!(message.get(1), Some(1..=31))
 }
-
-/// What is counted before anything was done.
-const CONNECTION: &str = "Connection";
 
 /// What requests with a path of the Matrix API in full are counted as.
 pub(super) const MATRIX: &str = "Matrix";

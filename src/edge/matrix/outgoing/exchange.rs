@@ -3,9 +3,12 @@
 use std::io;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -58,14 +61,22 @@ impl Connection {
         !self.0.is_closed()
     }
 
+    /// Sends a request and reads the head of its answer.
+    pub(super) async fn open(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, ExchangeError> {
+        self.0.ready().await?;
+        Ok(self.0.send_request(request).await?)
+    }
+
     /// Sends a request and reads the whole answer, of so many bytes at most.
     pub(super) async fn exchange(
         &mut self,
         request: Request<Full<Bytes>>,
         answer_bytes_max: usize,
     ) -> Result<Exchanged, ExchangeError> {
-        self.0.ready().await?;
-        let (head, body) = self.0.send_request(request).await?.into_parts();
+        let (head, body) = self.open(request).await?.into_parts();
         let read = Limited::new(body, answer_bytes_max).collect().await;
         let body = read.map_err(|error| {
             if error.is::<LengthLimitError>() {

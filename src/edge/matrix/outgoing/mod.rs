@@ -9,6 +9,7 @@ mod connect;
 mod exchange;
 mod find;
 mod names;
+mod opened;
 mod pool;
 
 use std::{sync::Arc, time::Duration};
@@ -36,6 +37,7 @@ use crate::{
         DecodeError,
         json::{self, SignedText},
         matrix::{NameError, Place, ServerKey, Signed, XMatrix},
+        multipart::MultipartError,
     },
 };
 
@@ -238,12 +240,21 @@ pub enum AskError {
     /// It answered something else.
     #[error("its answer: {0}")]
     Form(#[from] DecodeError),
+    /// It was asked for a file, and the answer holds none.
+    #[error("its answer holds no file: {0}")]
+    NoFile(&'static str),
+    /// The same, and the answer is not what one with a file looks like.
+    #[error("its answer holds no file: {0}")]
+    Parts(#[from] MultipartError),
 }
 
 impl AskError {
     /// Whether the server was there: it answered, if only with a refusal.
     pub const fn is_sign_of_life(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Form(_))
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Form(_) | Self::NoFile(_) | Self::Parts(_)
+        )
     }
 }
 
@@ -283,17 +294,7 @@ impl Outgoing {
     }
 
     async fn told(&self, server: &ServerName, ask: &Ask) -> Result<Told, AskError> {
-        if server == self.key.name() {
-            return Err(AskError::Ourselves(server.to_string()));
-        }
-        self.lists
-            .current()
-            .welcomes(server)
-            .map_err(|source| AskError::Unwelcome {
-                server: server.to_string(),
-                source,
-            })?;
-        let place = Place::of(server)?;
+        let place = self.welcome(server)?;
         let within = ask.within;
         let exchanged = timeout(within, self.exchange(server, &place, ask))
             .await
@@ -307,12 +308,31 @@ impl Outgoing {
         })
     }
 
-    /// Where a server is now, without asking it anything but that.
-    pub async fn find(&self, server: &ServerName) -> Result<Route, AskError> {
-        let found = self.finder.find(&Place::of(server)?).await;
+    /// A server with whom we speak, by its name.
+    fn welcome(&self, server: &ServerName) -> Result<Place, AskError> {
+        if server == self.key.name() {
+            return Err(AskError::Ourselves(server.to_string()));
+        }
+        self.lists
+            .current()
+            .welcomes(server)
+            .map_err(|source| AskError::Unwelcome {
+                server: server.to_string(),
+                source,
+            })?;
+        Ok(Place::of(server)?)
+    }
+
+    async fn route(&self, place: &Place) -> Result<Route, AskError> {
+        let found = self.finder.find(place).await;
         found.map_err(|nowhere| AskError::Nowhere {
             records: nowhere.records,
         })
+    }
+
+    /// Where a server is now, without asking it anything but that.
+    pub async fn find(&self, server: &ServerName) -> Result<Route, AskError> {
+        self.route(&Place::of(server)?).await
     }
 
     async fn exchange(
@@ -321,10 +341,7 @@ impl Outgoing {
         place: &Place,
         ask: &Ask,
     ) -> Result<Exchanged, AskError> {
-        let found = self.finder.find(place).await;
-        let route = found.map_err(|nowhere| AskError::Nowhere {
-            records: nowhere.records,
-        })?;
+        let route = self.route(place).await?;
         // A resting connection may be closed just as the request goes out, and then nobody knows
         // whether it was taken. GET and PUT may be asked twice; a claim of keys may not.
         let resting = if ask.method == Method::POST {

@@ -4,12 +4,16 @@
 //! see and do: it must be in the room, the room's ACL must let it, and what it sends must be its
 //! own users'.
 
+mod devices;
+mod edus;
 mod joining;
 pub(super) mod past;
 mod policy;
 mod reading;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_edus;
 #[cfg(test)]
 mod tests_past;
 #[cfg(test)]
@@ -90,9 +94,11 @@ pub(super) async fn ask(
             Code::IncompatibleRoomVersion,
             "such invites are into rooms of versions 1 and 2, which this hub does not speak",
         )),
-        PeerCommand::UserDevices(_) | PeerCommand::UserKeys(_) | PeerCommand::UserKeyClaim(_) => {
-            Err(not_yet())
+        PeerCommand::UserDevices(asked) => {
+            answered!(UserDevices, devices::devices(hub, *asked))
         }
+        PeerCommand::UserKeys(asked) => answered!(UserKeys, devices::keys(hub, *asked)),
+        PeerCommand::UserKeyClaim(asked) => answered!(UserKeyClaim, devices::claim(hub, *asked)),
         PeerCommand::PeerPublicRooms(asked) => {
             answered!(PeerPublicRooms, directory::peer_public_rooms(hub, *asked))
         }

@@ -13,7 +13,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{is_in, past, policy};
+use super::{edus, is_in, past, policy};
 use crate::{
     api::{Code, PeerCommand, PeerReply, Refusal},
     hub::{
@@ -68,6 +68,8 @@ pub(super) async fn receive(
     for (room, pdus) in rooms {
         in_room(hub, peer, &room, &pdus, &mut outcomes).await;
     }
+    // After the events: a receipt is often for one of them.
+    edus::receive(hub, peer, &asked.edus).await?;
     Ok(send_transaction_message::v1::Response::new(outcomes))
 }
 

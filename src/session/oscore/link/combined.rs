@@ -23,7 +23,7 @@ pub(super) fn is_of_exchange(request: &Message) -> bool {
     request.code == Code::POST && request.options.path().eq(PATH)
 }
 
-impl Link {
+impl<N> Link<N> {
     /// Whether this source may have message 3 verified again.
     pub(super) fn may_combine(&mut self, now: Timestamp, from: SocketAddr) -> bool {
         self.exchanges.allow(now, Prefix::of(&from))

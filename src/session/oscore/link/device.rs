@@ -1,5 +1,5 @@
-//! What is remembered of one device beside its context: where it is, which of its requests may
-//! still be answered, which were met.
+//! What is remembered of one device: its context, where it is, which of its requests may still be
+//! answered, which were met. There are many, nearly all of them idle.
 
 use std::net::SocketAddr;
 
@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::Place;
 use crate::{
-    base::Timestamp,
-    session::oscore::{binding::RequestBinding, nonce::Piv},
+    base::{Few, Timestamp},
+    session::oscore::{SecurityContext, binding::RequestBinding, nonce::Piv},
     wire::coap::{Kind, Message, Token, options::number},
 };
 
@@ -33,27 +33,35 @@ const WAITING_MAX: usize = 8;
 pub(super) const AMPLIFICATION_MAX: usize = 3;
 
 #[derive(Debug)]
-pub(super) struct Device {
+pub(super) struct Device<N> {
     pub(super) life: u32,
+    /// What the link's user calls it.
+    pub(super) name: N,
+    /// None while it is put away.
+    context: Option<SecurityContext>,
+    /// The context was used since it was last looked for one that is not.
+    is_in_use: bool,
     /// Where its newest request came from.
     address: Option<Place>,
-    /// The same as a number.
-    pub(super) path: u64,
     /// Bytes on the wire since it is there.
     received: u32,
     sent: u32,
     /// When its last request came.
     heard: Timestamp,
     /// The last requests.
-    met: Vec<Met>,
-    bound: Vec<Bound>,
+    met: Few<Met>,
+    bound: Few<Bound>,
     /// Messages for which there are no numbers, or no context, yet; and whether the address was
     /// proved when they were to be sent.
-    waiting: Vec<(Bytes, bool)>,
+    waiting: Option<Box<Waiting>>,
     pub(super) is_reserving: bool,
     /// Whether it was known to receive at its address when something last went there.
     is_proved: bool,
 }
+
+/// Messages and whether the address was proved.
+#[derive(Debug, Default)]
+struct Waiting(Vec<(Bytes, bool)>);
 
 /// A request that came.
 #[derive(Debug)]
@@ -73,29 +81,61 @@ pub(super) struct Bound {
     pub(super) binding: RequestBinding,
 }
 
-impl Device {
-    pub(super) const fn new(life: u32) -> Self {
+impl<N> Device<N> {
+    pub(super) const fn new(life: u32, name: N) -> Self {
         Self {
             life,
+            name,
+            context: None,
+            is_in_use: false,
             address: None,
-            path: 0,
             received: 0,
             sent: 0,
             heard: Timestamp(0),
-            met: Vec::new(),
-            bound: Vec::new(),
-            waiting: Vec::new(),
+            met: Few::None,
+            bound: Few::None,
+            waiting: None,
             is_reserving: false,
             is_proved: false,
         }
     }
 
+    /// Its context, if that is at hand; it is in use by that.
+    pub(super) const fn context(&mut self) -> Option<&mut SecurityContext> {
+        self.is_in_use = true;
+        self.context.as_mut()
+    }
+
+    pub(super) const fn has_context(&self) -> bool {
+        self.context.is_some()
+    }
+
+    pub(super) fn give(&mut self, context: SecurityContext) {
+        self.context = Some(context);
+        self.is_in_use = true;
+    }
+
+    /// Drops a context that was not used since this was last asked.
+    pub(super) fn drop_context_if_idle(&mut self) -> bool {
+        let was_in_use = std::mem::take(&mut self.is_in_use);
+        !was_in_use && self.context.take().is_some()
+    }
+
+    /// What a message that answers is tied to, and the context to protect it with.
+    pub(super) fn answering(
+        &mut self,
+        answer: &Message,
+    ) -> Option<(&mut Bound, Option<&mut SecurityContext>)> {
+        self.is_in_use = true;
+        let bound = bound_of(&mut self.bound, answer)?;
+        Some((bound, self.context.as_mut()))
+    }
+
     /// Its newest request came from there. Gives the address it left.
-    pub(super) fn is_at(&mut self, address: SocketAddr, path: u64) -> Option<SocketAddr> {
+    pub(super) fn is_at(&mut self, address: SocketAddr) -> Option<SocketAddr> {
         if self.address() == Some(address) {
             return None;
         }
-        self.path = path;
         (self.received, self.sent) = (0, 0);
         self.is_proved = false;
         let left = self.address.replace(address.into());
@@ -138,7 +178,6 @@ impl Device {
         for met in self.met.iter_mut().take(outlived) {
             met.answer = Box::default();
         }
-        self.met.reserve_exact(1); // idle devices are many
         self.met.push(Met {
             name: packed(piv, id),
             answer: Box::default(),
@@ -181,7 +220,6 @@ impl Device {
         {
             self.bound.remove(oldest);
         }
-        self.bound.reserve_exact(1); // idle devices are many, and have one or two
         self.bound.push(Bound {
             token: request.token,
             id: request.id,
@@ -193,26 +231,12 @@ impl Device {
     /// Takes up an observation from before a restart.
     pub(super) fn bind_again(&mut self, token: Token, binding: RequestBinding) {
         self.unbind(token);
-        self.bound.reserve_exact(1);
         self.bound.push(Bound {
             token,
             id: 0,
             is_answered: true,
             binding,
         });
-    }
-
-    /// The request that a message answers: an acknowledgement names it; another message says its
-    /// token, of which the newest counts, and with Observe the newest that observes.
-    pub(super) fn bound_of(&mut self, answer: &Message) -> Option<&mut Bound> {
-        let is_ack = answer.kind == Kind::Ack;
-        let notifies = !is_ack && answer.options.has(number::OBSERVE);
-        let mut newest_first = self.bound.iter_mut().rev();
-        newest_first.find(|bound| {
-            bound.token == answer.token
-                && (!is_ack || (!bound.is_answered && bound.id == answer.id))
-                && (!notifies || bound.binding.observes())
-        })
     }
 
     /// The observation with this token.
@@ -225,7 +249,7 @@ impl Device {
     /// A message was sent. The last answer of a request ends what was tied to it, and the answer
     /// to a registration what was tied to earlier ones with its token.
     pub(super) fn answered(&mut self, answer: &Message) {
-        let Some(bound) = self.bound_of(answer) else {
+        let Some(bound) = bound_of(&mut self.bound, answer) else {
             return;
         };
         bound.is_answered = true;
@@ -247,19 +271,34 @@ impl Device {
 
     /// Keeps a message until it can be protected.
     pub(super) fn wait(&mut self, message: Bytes, is_proved: bool) {
-        if self.waiting.len() < WAITING_MAX {
-            self.waiting.push((message, is_proved));
+        let Waiting(waiting) = &mut **self.waiting.get_or_insert_default();
+        if waiting.len() < WAITING_MAX {
+            waiting.push((message, is_proved));
         }
     }
 
     pub(super) fn waited(&mut self) -> Vec<(Bytes, bool)> {
-        std::mem::take(&mut self.waiting)
+        let waiting = self.waiting.take();
+        waiting.map_or_else(Vec::new, |waiting| waiting.0)
     }
 
     /// Whether nothing may follow: then it can be forgotten.
     pub(super) const fn is_idle(&self) -> bool {
-        self.bound.is_empty() && self.waiting.is_empty()
+        self.bound.is_empty() && self.waiting.is_none()
     }
+}
+
+/// The request that a message answers: an acknowledgement names it; another message says its token, of
+/// which the newest counts, and with Observe the newest that observes.
+fn bound_of<'a>(all: &'a mut Few<Bound>, answer: &Message) -> Option<&'a mut Bound> {
+    let is_ack = answer.kind == Kind::Ack;
+    let notifies = !is_ack && answer.options.has(number::OBSERVE);
+    let mut newest_first = all.iter_mut().rev();
+    newest_first.find(|bound| {
+        bound.token == answer.token
+            && (!is_ack || (!bound.is_answered && bound.id == answer.id))
+            && (!notifies || bound.binding.observes())
+    })
 }
 
 /// Forty bits of number, sixteen of message id.

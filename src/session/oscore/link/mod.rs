@@ -13,6 +13,7 @@
 mod combined;
 mod contexts;
 mod device;
+mod devices;
 mod held;
 mod refusing;
 mod sent;
@@ -32,16 +33,17 @@ pub use self::types::{Arrived, ContextKey, Outgoing, Place, Plainly, UdpPeer, Wa
 use self::{
     combined::{EXCHANGE_BURST, EXCHANGE_INTERVAL, is_combined, is_of_exchange},
     device::{AMPLIFICATION_MAX, Device},
+    devices::Devices,
     held::Held,
     refusing::{REFUSAL_BURST, REFUSAL_INTERVAL, Refusal},
     sent::Sent,
 };
 use super::{
-    ContextId, Contexts, Freshness, Id, Lookup, Piv, PivUse, ProtectError, Refused, RequestBinding,
-    SecurityContext, SequenceError, Unprotected, addressee,
+    Freshness, Id, Piv, PivUse, ProtectError, Refused, RequestBinding, SequenceError, Unprotected,
+    addressee,
 };
 use crate::{
-    base::Timestamp,
+    base::{Few, Timestamp},
     session::{
         coap::echo::EchoKey,
         dtls::rates::{Prefix, Rates},
@@ -50,12 +52,11 @@ use crate::{
     wire::coap::{Code, Kind, Message, Token, options::number},
 };
 
-/// All devices and strangers at one socket.
-pub struct Link {
-    contexts: Contexts,
-    devices: BTreeMap<Id, Box<Device>>,
+/// All devices and strangers at one socket. `N` is what the user calls a device.
+pub struct Link<N = ()> {
+    devices: Devices<N>,
     /// Who is at an address, for messages that do not say.
-    neighbours: BTreeMap<Place, Vec<Id>>,
+    neighbours: BTreeMap<Place, Few<Id>>,
     life: u32,
     echo: EchoKey,
     plainly: Plainly,
@@ -82,12 +83,11 @@ struct Came<'a> {
 }
 
 /// In.
-impl Link {
+impl<N> Link<N> {
     /// A link that knows nobody. The key must be unpredictable, and another one in each process.
     pub fn new(contexts_max: usize, echo_key: [u8; 32], plainly: Plainly) -> Self {
         Self {
-            contexts: Contexts::new(contexts_max),
-            devices: BTreeMap::new(),
+            devices: Devices::new(contexts_max),
             neighbours: BTreeMap::new(),
             life: 0,
             echo: EchoKey::new(echo_key),
@@ -153,7 +153,7 @@ impl Link {
 
     fn plain(&mut self, from: SocketAddr, datagram: &[u8]) {
         let arrived = Arrived::Message {
-            peer: UdpPeer::Plain(from.into()),
+            peer: UdpPeer::Plain(Box::new(from.into())),
             bytes: Bytes::copy_from_slice(datagram),
             path: None,
             is_proved: from.ip().is_loopback(), // nobody far away can send from there
@@ -167,8 +167,9 @@ impl Link {
     fn offer(&mut self, from: SocketAddr, datagram: &[u8], id: u16) {
         let mut came = Traffic::datagram(&from, datagram.len());
         let mut is_somebodys = false;
-        for kid in self.neighbours.get(&from.into()).into_iter().flatten() {
-            let Some(device) = self.devices.get(kid) else {
+        let neighbours = self.neighbours.get(&from.into());
+        for kid in neighbours.into_iter().flat_map(Few::iter) {
+            let Some(device) = self.devices.get(*kid) else {
                 continue;
             };
             let key = device.key(*kid);
@@ -195,15 +196,15 @@ impl Link {
             Ok(id) => id.kid,
             Err(refused) => return self.refused(came, &refused),
         };
-        match self.contexts.lookup(&only(kid)) {
-            Lookup::Found(context) if context.sequence().has_reserved() => self.open(came, kid),
+        match self.devices.context(kid) {
+            Some(context) if context.sequence().has_reserved() => self.open(came, kid),
             // Even its first request waits until something of it is stored: a context of which
             // nothing is stored was never used, and needs no challenge after a restart.
-            Lookup::Found(_) => {
+            Some(_) => {
                 self.held.hold(came.now, kid, came.from, datagram);
                 self.reserve(kid);
             }
-            Lookup::Missing(_) | Lookup::Ambiguous => {
+            None => {
                 if self.held.is_absent(came.now, kid) {
                     return self.refused(came, &Refused::ContextNotFound);
                 }
@@ -219,7 +220,7 @@ impl Link {
     }
 
     fn open(&mut self, came: Came<'_>, kid: Id) {
-        let Some(context) = context_of(&mut self.contexts, kid) else {
+        let Some(context) = self.devices.context(kid) else {
             return;
         };
         match context.unprotect_request(came.message) {
@@ -239,7 +240,7 @@ impl Link {
     fn authentic(&mut self, came: Came<'_>, kid: Id, mut unprotected: Unprotected) {
         let mut is_proved = came.from.ip().is_loopback();
         if unprotected.freshness == Freshness::Unverified {
-            let Some(context) = context_of(&mut self.contexts, kid) else {
+            let Some(context) = self.devices.context(kid) else {
                 return;
             };
             let about = (kid, context.incarnation(), came.from);
@@ -257,7 +258,7 @@ impl Link {
             return self.refused(came, &Refused::Decryption); // larger inside than any message
         };
         let path = moves.then(|| self.move_to(kid, came.from)).flatten();
-        let Some(device) = self.devices.get_mut(&kid) else {
+        let Some(device) = self.devices.get_mut(kid) else {
             return;
         };
         if moves || device.address() == Some(came.from) {
@@ -279,7 +280,7 @@ impl Link {
 
     /// Whether a request came before; then it is answered as it was, to where it came from now.
     fn is_copy(&mut self, came: Came<'_>, kid: Id, piv: Piv) -> bool {
-        let Some(device) = self.devices.get(&kid) else {
+        let Some(device) = self.devices.get(kid) else {
             return false;
         };
         let Some(answer) = device.answer_to(piv, came.message.id) else {
@@ -308,7 +309,7 @@ impl Link {
         self.swept = now;
         for age in [ANSWER_KEPT, ANSWER_KEPT_LEAST, Duration::ZERO] {
             let since = Timestamp(now.0.saturating_sub(in_ms(age)));
-            let devices = self.devices.values_mut();
+            let devices = self.devices.iter_mut();
             self.answers_bytes = devices.map(|device| device.forget_answers(since)).sum();
             if self.answers_bytes <= ANSWERS_BYTES_MAX / 2 {
                 return;
@@ -318,19 +319,18 @@ impl Link {
 
     /// The device is there from now on; gives the address as a number.
     fn move_to(&mut self, kid: Id, address: SocketAddr) -> Option<u64> {
-        let device = self.devices.get_mut(&kid)?;
-        if device.address() == Some(address) {
-            return Some(device.path);
-        }
+        let device = self.devices.get_mut(kid)?;
         // A keyed hash: nobody can choose an address that is taken for another.
         let path = u64::from_be_bytes(self.echo.challenge(Timestamp(0), &address));
-        let left = device.is_at(address, path);
+        if device.address() == Some(address) {
+            return Some(path);
+        }
+        let left = device.is_at(address);
         self.leave(kid, left);
         let neighbours = self.neighbours.entry(address.into()).or_default();
         if neighbours.len() >= NEIGHBOURS_MAX {
             neighbours.remove(0);
         }
-        neighbours.reserve_exact(1);
         neighbours.push(kid);
         Some(path)
     }
@@ -349,13 +349,13 @@ impl Link {
 }
 
 /// Out.
-impl Link {
+impl<N> Link<N> {
     /// Protects and sends a message; one that cannot be sent is as if lost on the way. To an
     /// address that is not proved go at most three times the bytes that came from there, and to one
     /// that is not the device's at most three times a copy's.
     pub fn send(&mut self, now: Timestamp, peer: &UdpPeer, message: Bytes, is_proved: bool) {
         let key = match peer {
-            UdpPeer::Plain(place) => return self.goes(None, (*place).into(), message),
+            UdpPeer::Plain(place) => return self.goes(None, (**place).into(), message),
             UdpPeer::Device(key) => *key,
         };
         let Ok(inner) = Message::decode(&message) else {
@@ -364,7 +364,7 @@ impl Link {
         let Some(outer) = self.outer(now, key, &inner, &message, is_proved) else {
             return;
         };
-        if let Some(device) = self.devices.get_mut(&key.kid)
+        if let Some(device) = self.devices.get_mut(key.kid)
             && let Some(address) = device.address()
             && device.may_send(outer.len(), is_proved)
         {
@@ -389,7 +389,7 @@ impl Link {
         message: &Bytes,
         is_proved: bool,
     ) -> Option<Bytes> {
-        let device = &mut **self.devices.get_mut(&key.kid)?;
+        let device = self.devices.get_mut(key.kid)?;
         if device.life != key.life {
             return None;
         }
@@ -402,9 +402,9 @@ impl Link {
         if let Some(outer) = self.sent.again(key, inner.kind, inner.id, message) {
             return Some(outer);
         }
-        let bound = device.bound_of(inner)?;
+        let (bound, context) = device.answering(inner)?;
         let piv = bound.binding.piv();
-        let Some(context) = context_of(&mut self.contexts, key.kid) else {
+        let Some(context) = context else {
             device.wait(message.clone(), is_proved);
             self.wants.push_back(Want::Context(key.kid));
             return None;
@@ -443,11 +443,11 @@ impl Link {
 }
 
 /// What the machine's user asks.
-impl Link {
+impl<N> Link<N> {
     /// Where a peer is.
     pub fn address(&self, peer: &UdpPeer) -> Option<SocketAddr> {
         match peer {
-            UdpPeer::Plain(place) => Some((*place).into()),
+            UdpPeer::Plain(place) => Some((**place).into()),
             UdpPeer::Device(key) => self.of(key)?.address(),
         }
     }
@@ -469,21 +469,21 @@ impl Link {
         token: Token,
         binding: RequestBinding,
     ) -> Option<(UdpPeer, u64)> {
-        let device = self.devices.get(&kid)?;
+        let device = self.devices.get(kid)?;
         if device.observing(token).is_some() {
             return None;
         }
         let (key, at) = (device.key(kid), device.address());
         // A device that was heard of since is where it was heard of.
         let path = self.move_to(kid, at.unwrap_or(address))?;
-        self.devices.get_mut(&kid)?.bind_again(token, binding);
+        self.devices.get_mut(kid)?.bind_again(token, binding);
         Some((UdpPeer::Device(key), path))
     }
 
     /// The observation is over.
     pub fn unbind(&mut self, peer: &UdpPeer, token: Token) {
         if let UdpPeer::Device(key) = peer
-            && let Some(device) = self.devices.get_mut(&key.kid)
+            && let Some(device) = self.devices.get_mut(key.kid)
             && device.life == key.life
         {
             device.unbind(token);
@@ -492,36 +492,33 @@ impl Link {
 
     /// How many contexts are here.
     pub fn contexts(&self) -> usize {
-        self.contexts.len()
+        self.devices.contexts()
     }
 
-    fn of(&self, key: &ContextKey) -> Option<&Device> {
-        let device = self.devices.get(&key.kid)?;
+    /// What a device was called when its context was found.
+    pub fn name(&self, key: &ContextKey) -> Option<&N> {
+        self.of(key).map(|device| &device.name)
+    }
+
+    /// The devices called like this.
+    pub fn called(&self, is_meant: impl Fn(&N) -> bool) -> Vec<Id> {
+        let meant = self.devices.iter();
+        let meant = meant.filter(|(_, device)| is_meant(&device.name));
+        meant.map(|(kid, _)| kid).collect()
+    }
+
+    fn of(&self, key: &ContextKey) -> Option<&Device<N>> {
+        let device = self.devices.get(key.kid)?;
         (device.life == key.life).then_some(device)
     }
 }
 
-impl Device {
+impl<N> Device<N> {
     const fn key(&self, kid: Id) -> ContextKey {
         ContextKey {
             kid,
             life: self.life,
         }
-    }
-}
-
-/// The context with this kid: a hub gives each its own.
-const fn only(kid: Id) -> ContextId {
-    ContextId {
-        kid,
-        id_context: None,
-    }
-}
-
-fn context_of(contexts: &mut Contexts, kid: Id) -> Option<&mut SecurityContext> {
-    match contexts.lookup(&only(kid)) {
-        Lookup::Found(context) => Some(context),
-        Lookup::Missing(_) | Lookup::Ambiguous => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Came, Link, Prefix, context_of, device::AMPLIFICATION_MAX};
+use super::{Came, Link, Prefix, device::AMPLIFICATION_MAX};
 use crate::{
     session::oscore::{Id, PivUse, Refused, Unprotected},
     wire::coap::{Code, Kind, Message, Options, options::number},
@@ -28,14 +28,16 @@ impl Refusal {
     }
 }
 
-impl Link {
+impl<N> Link<N> {
     /// The request may be a replay: asks its sender to show that it is not, and to receive there.
     ///
     /// spec: rfc8613 §B.1.2
     pub(super) fn challenge(&mut self, came: Came<'_>, kid: Id, mut unprotected: Unprotected) {
-        let (Some(context), Some(device)) =
-            (context_of(&mut self.contexts, kid), self.devices.get(&kid))
-        else {
+        let Some(device) = self.devices.get_mut(kid) else {
+            return;
+        };
+        let key = device.key(kid);
+        let Some(context) = device.context() else {
             return;
         };
         if !self.refusals.allow(came.now, Prefix::of(&came.from)) {
@@ -48,7 +50,7 @@ impl Link {
         let Ok(inner_bytes) = inner.encode() else {
             return;
         };
-        let (key, piv) = (device.key(kid), unprotected.binding.piv());
+        let piv = unprotected.binding.piv();
         self.sent.asked(key, came.message.id, piv);
         let again = self.sent.again(key, inner.kind, inner.id, &inner_bytes);
         let outer = if let Some(outer) = again {

@@ -5,7 +5,7 @@ use crate::{session::oscore::RESERVE_HUB, wire::coap::Options};
 use crate::{
     session::{
         coap::{Config, Event, ExchangeId, Machine, ObservationId, Request, Response},
-        oscore::Parameters,
+        oscore::{Parameters, SecurityContext},
     },
     wire::coap::Answer,
 };
@@ -89,7 +89,7 @@ impl Hub {
     fn give(&mut self, want: Want) {
         match want {
             Want::Context(kid) => match self.context(kid) {
-                Some(context) => drop(self.link.found(self.now, context)),
+                Some(context) => drop(self.link.found(self.now, context, ())),
                 None => self.link.absent(self.now, kid),
             },
             Want::Reserve { kid, below } => {
@@ -191,7 +191,7 @@ impl Hub {
     fn meets(&mut self, device: &mut Device, from: &str) {
         let (datagram, _) = device.asks(plain());
         self.hears(from, &datagram);
-        let (_, peer, _) = self.requests_kept()[0];
+        let (_, peer, _) = self.requests_kept()[0].clone();
         self.answers("met");
         self.machine.mark_validated(self.now, &peer);
     }
@@ -337,7 +337,7 @@ fn a_retransmission_from_a_new_address_gets_the_same_bytes_there_and_moves_nothi
         .devices
         .iter()
         .next()
-        .map(|(kid, device)| device.key(*kid));
+        .map(|(kid, device)| device.key(kid));
     let peer = UdpPeer::Device(peer.unwrap());
     assert_eq!(hub.link.address(&peer), Some(address(HOME)));
     let mut other = Message::decode(&datagram).unwrap();
@@ -357,7 +357,7 @@ fn an_answer_that_was_lost_comes_again_whole_where_its_device_is_known_to_be_and
     let (datagram, mut binding) = device.asks(plain());
     hub.hears(HOME, &datagram);
     let (kid, known) = hub.link.devices.iter().next().unwrap();
-    let peer = UdpPeer::Device(known.key(*kid));
+    let peer = UdpPeer::Device(known.key(kid));
     let large = "a".repeat(700);
     let (_, unproved) = only_one(hub.answers(&large));
     assert!(unproved.len() <= 3 * datagram.len(), "a challenge");
@@ -394,7 +394,7 @@ fn the_newest_request_moves_a_device_and_a_late_one_does_not() {
     assert_eq!(only_one(hub.answers("c")).0, address(AWAY));
 
     let (kid, known) = hub.link.devices.iter().next().unwrap();
-    let peer = UdpPeer::Device(known.key(*kid));
+    let peer = UdpPeer::Device(known.key(kid));
     hub.machine.mark_validated(hub.now, &peer);
     let news = Response::new(Code::CONTENT).saying("n");
     hub.machine
@@ -501,7 +501,7 @@ fn a_forged_acknowledgement_stops_one_retransmission_and_a_forged_reset_ends_no_
         }
     }
     let (kid, known) = hub.link.devices.iter().next().unwrap();
-    let peer = UdpPeer::Device(known.key(*kid));
+    let peer = UdpPeer::Device(known.key(kid));
     hub.machine.mark_validated(hub.now, &peer);
     let news = Response::new(Code::CONTENT).saying("1");
     hub.machine
@@ -678,14 +678,14 @@ fn a_registration_survives_a_restart_and_its_notification_takes_a_number_of_the_
     let request = device.message(Code::GET, observe());
     let (registration, mut binding) = device.protects(&request);
     hub.hears(HOME, &registration);
-    let (_, peer, _) = hub.requests_kept()[0];
+    let (_, peer, _) = hub.requests_kept()[0].clone();
     let kept = hub.link.binding(&peer, request.token).unwrap();
     let (_, answer) = only_one(hub.answers("0"));
     device.reads(&mut binding, &answer);
     let mut hub = hub.restarted();
 
     let context = hub.context(id("d")).unwrap();
-    hub.link.found(hub.now, context);
+    hub.link.found(hub.now, context, ());
     let kept = RequestBinding::from_bytes(&kept).unwrap();
     let (peer, path) = hub
         .link
@@ -714,7 +714,7 @@ fn a_revoked_context_is_gone_and_one_made_later_with_its_id_is_another_peer() {
     hub.meets(&mut device, HOME);
     let (datagram, _) = device.asks(observe());
     hub.hears(HOME, &datagram);
-    let (_, before, _) = hub.requests_kept()[0];
+    let (_, before, _) = hub.requests_kept()[0].clone();
     hub.stored.remove(&id("d"));
 
     hub.link.forget(id("d"));

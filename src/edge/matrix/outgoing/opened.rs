@@ -1,0 +1,178 @@
+//! Answers that are read as they come: files. The same checks and bounds as [`Outgoing::ask`] has
+//! up to the first byte of the body; how much of it is read, and how long, is its reader's business.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt as _;
+use hyper::body::{Frame, Incoming};
+use ruma::{ServerName, http_headers::ContentDisposition};
+use tokio::time::timeout;
+
+use super::{Ask, AskError, Outgoing, Told, exchange::Connection};
+use crate::{
+    api::{ByteStream, RemoteFile},
+    wire::{
+        matrix::Place,
+        multipart::{self, FileHead, Parts, Piece},
+    },
+};
+
+/// An answer whose body is still to be read.
+struct Opened {
+    headers: HeaderMap,
+    body: Body,
+}
+
+/// A body, and the connection over which it comes.
+struct Body {
+    incoming: Incoming,
+    _connection: Connection,
+}
+
+impl Body {
+    /// The next bytes; nothing at its end.
+    async fn next(&mut self) -> Option<std::io::Result<Bytes>> {
+        loop {
+            let frame = self.incoming.frame().await?;
+            match frame.map(Frame::into_data) {
+                Ok(Ok(bytes)) => return Some(Ok(bytes)),
+                Ok(Err(_)) => {} // trailers say nothing
+                Err(error) => return Some(Err(std::io::Error::other(error))),
+            }
+        }
+    }
+}
+
+impl Outgoing {
+    /// Fetches a file of another server, up to where its bytes begin.
+    // spec: server-server §Content-Repository
+    pub async fn file(
+        &self,
+        server: &ServerName,
+        media_id: &str,
+        within: Duration,
+    ) -> Result<RemoteFile, AskError> {
+        let ask = Ask::get(format!("/_matrix/federation/v1/media/download/{media_id}"));
+        timeout(within, async {
+            let opened = self.open(server, &ask).await?;
+            begin(opened).await
+        })
+        .await
+        .map_err(|_| AskError::Slow { within })?
+    }
+
+    async fn open(&self, server: &ServerName, ask: &Ask) -> Result<Opened, AskError> {
+        let place = self.welcome(server)?;
+        let route = self.route(&place).await?;
+        let stream = self.connector.connect(&route).await?;
+        let mut connection = Connection::over(stream).await?;
+        let request = self.request(server, &route, ask)?;
+        let (head, incoming) = connection.open(request).await?.into_parts();
+        let mut body = Body {
+            incoming,
+            _connection: connection,
+        };
+        if head.status.as_u16() == 200 {
+            return Ok(Opened {
+                headers: head.headers,
+                body,
+            });
+        }
+        let mut read = Vec::new();
+        while let Some(Ok(bytes)) = body.next().await
+            && read.len() < REFUSAL_BYTES_MAX
+        {
+            read.extend_from_slice(&bytes);
+        }
+        let told = Told {
+            status: head.status.as_u16(),
+            body: read.into(),
+            retry_after: None,
+        };
+        match told.success() {
+            Err(refused) => Err(refused),
+            Ok(_) => Err(AskError::NoFile("an answer that was none")),
+        }
+    }
+}
+
+/// Reads up to the head of the file.
+async fn begin(opened: Opened) -> Result<RemoteFile, AskError> {
+    let content_type = opened.headers.get(header::CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let boundary = content_type.and_then(multipart::boundary);
+    let boundary = boundary.ok_or(AskError::NoFile("it is not of parts"))?;
+    let mut parts = Parts::new(boundary);
+    let mut body = opened.body;
+    loop {
+        let bytes = match body.next().await {
+            Some(bytes) => bytes.map_err(cut)?,
+            None => return Err(AskError::NoFile("it ended before the file")),
+        };
+        let mut pieces = parts.take(&bytes)?.into_iter();
+        let Some(Piece::Head(head)) = pieces.next() else {
+            continue;
+        };
+        if head.location.is_some() {
+            // TODO(once a server is met that does this): follow it, by the rules of every request.
+            return Err(AskError::NoFile(
+                "it is kept elsewhere, which is not followed",
+            ));
+        }
+        return Ok(described(head, rest(parts, body, pieces.collect())));
+    }
+}
+
+fn cut(error: std::io::Error) -> AskError {
+    super::ExchangeError::Cut(error).into()
+}
+
+fn described(head: FileHead, body: ByteStream) -> RemoteFile {
+    let disposition = head.disposition.as_deref();
+    let disposition =
+        disposition.and_then(|text| ContentDisposition::try_from(text.as_bytes()).ok());
+    RemoteFile {
+        content_type: head.content_type,
+        filename: disposition.and_then(|disposition| disposition.filename),
+        body,
+    }
+}
+
+/// The file's bytes: first those that came with its head.
+fn rest(parts: Parts, body: Body, pieces: Vec<Piece>) -> ByteStream {
+    let state = (parts, body, pieces.into_iter(), false);
+    Box::pin(
+        stream::try_unfold(
+            state,
+            |(mut parts, mut body, mut pieces, mut ended)| async move {
+                loop {
+                    match pieces.next() {
+                        Some(Piece::Bytes(bytes)) => {
+                            return Ok(Some((Bytes::from(bytes), (parts, body, pieces, ended))));
+                        }
+                        Some(Piece::End) => return Ok(None),
+                        Some(Piece::Head(_)) => {}
+                        None if ended => {
+                            parts.end().map_err(std::io::Error::other)?;
+                            return Ok(None);
+                        }
+                        None => match body.next().await {
+                            Some(bytes) => {
+                                let new = parts.take(&bytes?).map_err(std::io::Error::other)?;
+                                pieces = new.into_iter();
+                            }
+                            None => ended = true,
+                        },
+                    }
+                }
+            },
+        )
+        .fuse(),
+    )
+}
+
+/// What is read of a refusal, in bytes.
+const REFUSAL_BYTES_MAX: usize = 16 * 1024;
