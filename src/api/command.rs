@@ -174,6 +174,8 @@ macro_rules! commands_and_replies {
             RegisterNonce,
             /// Registration by whoever holds the shared secret: `POST /_synapse/admin/v1/register`.
             RegisterWithSecret(Box<SecretRegistration>),
+            /// What became of an event at other servers.
+            Deliveries(super::Deliveries),
             /// Another server's.
             Peer(Box<super::PeerCommand>),
             /// A linked device's, in the thin profile.
@@ -198,6 +200,7 @@ macro_rules! commands_and_replies {
                     Self::ThirdPartyIds => "ThirdPartyIds",
                     Self::RegisterNonce => "RegisterNonce",
                     Self::RegisterWithSecret(_) => "RegisterWithSecret",
+                    Self::Deliveries(_) => "Deliveries",
                     Self::Peer(command) => command.name(),
                     Self::Thin(thin) => thin.name(),
                     Self::Linking(_) => "Linking",
@@ -217,6 +220,8 @@ macro_rules! commands_and_replies {
             RegisterNonce { nonce: String },
             /// The same shape as [`Reply::Register`].
             RegisterWithSecret(Box<ruma::api::client::account::register::v3::Response>),
+            /// To [`Command::Deliveries`].
+            Deliveries(Vec<super::DeliveredTo>),
             /// To [`Command::Peer`].
             Peer(Box<super::PeerReply>),
             /// To [`Command::Thin`].
@@ -234,6 +239,7 @@ macro_rules! commands_and_replies {
                     Self::ThirdPartyIds => "ThirdPartyIds",
                     Self::RegisterNonce { .. } => "RegisterNonce",
                     Self::RegisterWithSecret(_) => "RegisterWithSecret",
+                    Self::Deliveries(_) => "Deliveries",
                     Self::Peer(_) => "Peer",
                     Self::Thin(_) => "Thin",
                     Self::Linking(_) => "Linking",

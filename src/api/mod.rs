@@ -3,6 +3,7 @@
 
 mod caller;
 mod command;
+mod deliveries;
 mod links;
 mod peer_keys;
 mod peers;
@@ -13,6 +14,7 @@ mod thin;
 pub use caller::{Caller, Credentials, Door, Origin, RequestId};
 pub(crate) use command::for_each_endpoint;
 pub use command::{Command, Reply, SecretRegistration};
+pub use deliveries::{DeliveredTo, Deliveries, Delivery};
 pub use links::{
     Beside, Deliver, DeviceCredentials, DeviceName, EdhocLink, Linked, Linking, Links, OscoreLink,
     Registration, Secret,

@@ -8,6 +8,7 @@ mod client;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ruma::OwnedServerName;
 
 pub use self::client::{ClientArgs, ClientVerb, LinkClass, Login, LoginDoor, WantedDoor};
 use super::{
@@ -70,6 +71,12 @@ pub enum Verb {
     /// End a device of an account on every door, at once
     #[command(after_help = "Example:\n  tramline unlink ana --device TRACKER")]
     Unlink(UnlinkArgs),
+    /// Tell how other servers take what is for them
+    #[command(
+        after_help = "Example:\n  tramline peer status --config /srv/hub/tramline.toml\n  \
+                      tramline peer status matrix.example --json"
+    )]
+    Peer(PeerArgs),
     /// Talk in rooms: over HTTPS or CoAP, or as a linked device over OSCORE or QUIC
     #[command(
         after_help = "Example:\n  tramline client --login https://127.0.0.1:8448 ana \
@@ -239,6 +246,32 @@ pub enum ForClient {
     Aioquic,
 }
 
+/// Arguments of `peer`.
+#[derive(Debug, Args)]
+pub struct PeerArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: PeerVerb,
+}
+
+/// What to do with other servers.
+#[derive(Debug, Subcommand)]
+pub enum PeerVerb {
+    /// List them: whether they are told what is for them, how much waits, and why it does
+    Status(PeerStatusArgs),
+}
+
+/// Arguments of `peer status`.
+#[derive(Debug, Args)]
+pub struct PeerStatusArgs {
+    /// One of them; without it, all that this hub has told something or is to
+    #[arg(value_name = "SERVER")]
+    pub server: Option<OwnedServerName>,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
 /// Arguments of `unlink`.
 #[derive(Debug, Args)]
 pub struct UnlinkArgs {
@@ -355,6 +388,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let device = args.device;
             let request = Request::RemoveDevice { localpart, device };
             run::block_on(operate::operate(&config, request, format))
+        }
+        Verb::Peer(PeerArgs {
+            verb: PeerVerb::Status(args),
+        }) => {
+            let config = config::load(&args.hub.inputs())?.config;
+            run::block_on(operate::list_peers(&config, args.server, format))
         }
         Verb::Client(args) => run::block_on(talk::client(args, format)),
         Verb::Demo => run::block_on(run::demo(format)),

@@ -149,6 +149,30 @@ const METRICS: &[Metric] = &[
         meaning: "Requests to other servers, by result: answered, refused, in trouble (HTTP 5xx), failed, or not asked.",
     },
     Metric {
+        name: "tramline_outbox_transactions_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Transactions to other servers, by outcome: taken, refused (the whole of it), or failed.",
+    },
+    Metric {
+        name: "tramline_outbox_events_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Events for other servers, one for each server, by outcome: taken, refused, or expired.",
+    },
+    Metric {
+        name: "tramline_outbox_in_flight",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        meaning: "Servers that are being told something now.",
+    },
+    Metric {
+        name: "tramline_outbox_failing",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        meaning: "Servers that took nothing the last time, and are tried again later.",
+    },
+    Metric {
         name: "tramline_commits_total",
         kind: Kind::Counter,
         unit: Unit::Count,

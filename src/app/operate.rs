@@ -1,6 +1,7 @@
 //! The operator's verbs: asked of the running hub through its socket, or done on the store when
 //! there is none.
 
+use ruma::OwnedServerName;
 use serde_json::Value as Json;
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -68,6 +69,61 @@ pub async fn list_devices(
     Ok(())
 }
 
+/// Prints how other servers take what is for them, a line each.
+pub async fn list_peers(
+    config: &Config,
+    server: Option<OwnedServerName>,
+    format: Format,
+) -> Result<(), Failure> {
+    let mut desk = Desk::open(config).await?;
+    let listed = peers(&mut desk, server, format).await;
+    desk.close().await;
+    listed
+}
+
+async fn peers(
+    desk: &mut Desk,
+    server: Option<OwnedServerName>,
+    format: Format,
+) -> Result<(), Failure> {
+    let mut after = None;
+    loop {
+        let server = server.clone();
+        let page = desk.ask(Request::ListPeers { server, after }).await?;
+        let peers = page.get("peers").and_then(Json::as_array);
+        for peer in peers.into_iter().flatten() {
+            format.print(&peer_line(peer), peer)?;
+        }
+        let next = page.get("next").and_then(Json::as_str);
+        after = match next.map(OwnedServerName::try_from) {
+            Some(Ok(next)) => Some(next),
+            _ => return Ok(()),
+        };
+    }
+}
+
+/// One server for a person.
+fn peer_line(peer: &Json) -> String {
+    let text = |name: &str| peer.get(name).and_then(Json::as_str);
+    let server = text("server").unwrap_or_default();
+    let state = text("state").unwrap_or_default();
+    let waiting = peer.get("waiting").and_then(Json::as_u64).unwrap_or(0);
+    let is_all = peer.get("waiting_is_all").and_then(Json::as_bool) == Some(true);
+    let at_least = if is_all { "" } else { "at least " };
+    let waiting = counted(waiting, "event");
+    let mut line = format!("{server:<32}  {state:<9}  {at_least}{waiting} waiting");
+    for (name, said) in [
+        ("failing_since", "failing since"),
+        ("next_try", "next try"),
+        ("last_error", "last error:"),
+    ] {
+        if let Some(value) = text(name) {
+            line.push_str(&format!(", {said} {value}"));
+        }
+    }
+    line
+}
+
 /// One device for a person.
 fn device_line(device: &Json) -> String {
     let text = |name: &str| device.get(name).and_then(Json::as_str);
@@ -128,7 +184,10 @@ impl Desk {
             return Ok(Self::Running(running));
         }
         let material = Material::read(config)?;
-        let hub = OpenHub::open(config, &material).await?;
+        // Who has the store for a moment begins no talk with other servers.
+        let mut quiet = config.clone();
+        quiet.federation.enabled = false;
+        let hub = OpenHub::open(&quiet, &material).await?;
         let (sender, mut steps) = mpsc::channel(PROGRESS_WAITING_MAX);
         let told = tokio::spawn(async move {
             while let Some(step) = steps.recv().await {
@@ -208,6 +267,7 @@ fn as_sentence(request: &Request, result: &Json) -> String {
         ),
         Request::Status
         | Request::ListUsers { .. }
+        | Request::ListPeers { .. }
         | Request::LinkDevice { .. }
         | Request::ListDevices { .. } => as_lines(result),
     }

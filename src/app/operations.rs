@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde_json::{Value as Json, json};
 
 use super::operator::{Operator, Progress, Request};
@@ -13,7 +13,10 @@ use crate::{
     api::Refusal,
     base::Timestamp,
     edge::credential_file::{HubFacts, credential_file},
-    hub::{AccountWish, Hub, LinkWish},
+    hub::{
+        AccountWish, Hub, LinkWish,
+        outbox::{PeerState, PeerStatus},
+    },
     store::{StoreError, UserSummary},
 };
 
@@ -89,6 +92,9 @@ impl Operator for Operations {
                 self.hub.remove_device(&user, &device).await?;
                 Ok(json!({"user_id": user, "device_id": device, "removed": true}))
             }
+            Request::ListPeers { server, after } => {
+                self.peers(server.as_deref(), after.as_deref()).await
+            }
             Request::ListDevices { localpart } => self.devices(&self.user(&localpart)?).await,
         }
     }
@@ -131,6 +137,20 @@ impl Operations {
         Ok(json!({"user_id": user, "devices": told}))
     }
 
+    async fn peers(
+        &self,
+        server: Option<&ServerName>,
+        after: Option<&ServerName>,
+    ) -> Result<Json, Refusal> {
+        let found = self.hub.peers(server, after, PEERS_PER_PAGE).await;
+        let found = found.map_err(|error| unread(&error))?;
+        let whole = found.len() == PEERS_PER_PAGE;
+        let next = found.last().filter(|_| whole);
+        let next = next.map(|last| last.server.clone());
+        let told: Vec<_> = found.iter().map(peer).collect();
+        Ok(json!({"peers": told, "next": next}))
+    }
+
     async fn status(&self) -> Result<Json, Refusal> {
         let totals = self.hub.store().totals().await;
         let totals = totals.map_err(|error| unread(&error))?;
@@ -159,10 +179,30 @@ fn account(known: &UserSummary) -> Json {
     })
 }
 
+fn peer(known: &PeerStatus) -> Json {
+    let (state, next_try) = match known.state {
+        PeerState::Idle => ("up to date", None),
+        PeerState::Queued => ("queued", None),
+        PeerState::InFlight => ("in flight", None),
+        PeerState::Waiting(until) => ("backing off", Some(until)),
+        PeerState::AtRest => ("at rest", None),
+    };
+    json!({
+        "server": known.server, "state": state,
+        "waiting": known.waiting, "waiting_is_all": known.is_all,
+        "in_flight": known.state == PeerState::InFlight,
+        "failing_since": known.failing_since.map(Timestamp::rfc3339),
+        "next_try": next_try.map(Timestamp::rfc3339), "last_error": known.last_error,
+    })
+}
+
 fn unread(error: &StoreError) -> Refusal {
     tracing::error!(%error, "the store failed");
     Refusal::internal()
 }
+
+/// How many servers one answer tells: an error may have some hundred bytes.
+const PEERS_PER_PAGE: usize = 50;
 
 /// How many accounts one answer tells: at about 400 bytes each they fit the socket's line.
 const USERS_PER_PAGE: u32 = 100;

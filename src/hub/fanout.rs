@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     api::{Beside, Deliver, DeviceName},
     base::Position,
-    hub::outbox::Hints,
+    hub::outbox::{Hints, Servers, Typing},
     store::RoomNid,
 };
 
@@ -159,9 +159,11 @@ impl Fanout {
         let _ = self.hints.set(hints); // a hub has one outbox
     }
 
-    /// Whether anybody tells other servers.
-    pub(super) fn has_servers(&self) -> bool {
-        self.hints.get().is_some()
+    /// Who types here is told to these servers.
+    pub(super) fn typed_elsewhere(&self, servers: Servers, typing: Typing) {
+        if let Some(hints) = self.hints.get() {
+            hints.typing(servers, typing);
+        }
     }
 
     /// A device was revoked.

@@ -7,7 +7,8 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    cmp::Ordering,
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     hash::{Hash, Hasher},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
@@ -15,10 +16,12 @@ use std::{
 
 use async_trait::async_trait;
 use ruma::{OwnedUserId, UserId};
+use sha2::{Digest as _, Sha256};
 
 use super::{Hub, WriteError, fanout::Fanout};
 use crate::{
     api::{Code, Deliver, DeviceName, EdhocLink, Links, OscoreLink, Refusal, Registration, Secret},
+    base::Short,
     store::{Batch, LinkRecord, SharedStore, StoreError, Write},
     wire::thin::LinkProfile,
 };
@@ -51,7 +54,7 @@ pub(super) struct LinkTable {
 
 #[derive(Default)]
 struct Kept {
-    devices: BTreeMap<Arc<DeviceName>, Arc<Known>>,
+    devices: BTreeSet<Named>,
     psks: HashSet<By<IDENTITY>>,
     spkis: HashSet<By<SPKI>>,
     recipients: HashSet<By<RECIPIENT>>,
@@ -61,61 +64,101 @@ struct Kept {
     changes: u64,
 }
 
-/// What a device is found by, and what it said of its link. There is one for each device, so what
-/// it is found by is in one piece.
+/// What a device is found by, and what it said of its link. There is one for each device, so it is in
+/// one piece of at most 112 bytes: keys are in place as long as they are of the usual length.
 struct Known {
     device: Arc<DeviceName>,
-    /// PSK identity, the hash of the QUIC key or nothing, recipient id, PSK: each behind its length.
-    keys: Box<[u8]>,
+    /// Nearly nobody says anything.
+    said: Option<Box<Said>>,
+    psk_identity: Short<14>,
+    psk: Short<38>,
+    /// Half of the hash of the QUIC key, zeros for none: told apart from others, and nothing else.
+    spki: [u8; SPKI_BYTES],
+    recipient_id: Short<14>,
+}
+
+/// What a device said of its link.
+#[derive(Default)]
+struct Said {
     profile: LinkProfile,
-    wake_url: Option<Box<str>>,
+    wake_url: Option<String>,
 }
 
 const IDENTITY: usize = 0;
 const SPKI: usize = 1;
 const RECIPIENT: usize = 2;
-const PSK: usize = 3;
+
+/// Nobody can make a key for a hash of 128 bits that is another's.
+const SPKI_BYTES: usize = 16;
+
+/// The name of a QUIC key; zeros for none.
+fn spki_name(spki: &[u8]) -> [u8; SPKI_BYTES] {
+    let mut name = [0; SPKI_BYTES];
+    if !spki.is_empty() {
+        let hash = Sha256::digest(spki);
+        name.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+    }
+    name
+}
 
 impl Known {
     fn of(link: LinkRecord) -> Self {
-        let spki = link.quic_spki.unwrap_or_default();
-        let parts: [&[u8]; 4] = [
-            link.psk_identity.as_bytes(),
-            &spki,
-            &link.oscore.recipient_id,
-            &link.psk.0,
-        ];
-        let mut keys = Vec::with_capacity(parts.iter().map(|part| part.len() + 2).sum());
-        for part in parts {
-            // none of them is longer than a datagram: they were taken from one
-            let length = u16::try_from(part.len()).unwrap_or(u16::MAX);
-            keys.extend(length.to_be_bytes());
-            keys.extend(part.iter().take(usize::from(length)));
-        }
+        let says_something = link.profile != LinkProfile::default() || link.wake_url.is_some();
+        let said = says_something.then(|| {
+            Box::new(Said {
+                profile: link.profile,
+                wake_url: link.wake_url,
+            })
+        });
         Self {
+            said,
+            psk_identity: link.psk_identity.as_bytes().into(),
+            psk: link.psk.0.as_slice().into(),
+            spki: spki_name(&link.quic_spki.unwrap_or_default()),
+            recipient_id: link.oscore.recipient_id.as_slice().into(),
             device: link.oscore.device,
-            keys: keys.into(),
-            profile: link.profile,
-            wake_url: link.wake_url.map(Into::into),
         }
     }
 
+    /// What it is found by; nothing if it has no such key.
     fn part(&self, number: usize) -> &[u8] {
-        let mut rest = &*self.keys;
-        for at in 0..=number {
-            let Some((length, behind)) = rest.split_first_chunk() else {
-                break;
-            };
-            let length = usize::from(u16::from_be_bytes(*length));
-            let (part, behind) = behind.split_at_checked(length).unwrap_or_default();
-            if at == number {
-                return part;
-            }
-            rest = behind;
+        match number {
+            IDENTITY => self.psk_identity.as_slice(),
+            RECIPIENT => self.recipient_id.as_slice(),
+            SPKI if self.spki != [0; SPKI_BYTES] => &self.spki,
+            _ => &[],
         }
-        &[]
     }
 }
+
+/// A device as it is found by its name.
+struct Named(Arc<Known>);
+
+impl Borrow<DeviceName> for Named {
+    fn borrow(&self) -> &DeviceName {
+        &self.0.device
+    }
+}
+
+impl Ord for Named {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.device.cmp(&other.0.device)
+    }
+}
+
+impl PartialOrd for Named {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.device == other.0.device
+    }
+}
+
+impl Eq for Named {}
 
 /// A device as it is found by one of its keys.
 struct By<const PART: usize>(Arc<Known>);
@@ -143,16 +186,15 @@ impl<const PART: usize> Eq for By<PART> {}
 impl LinkTable {
     /// The devices that are linked in a store.
     pub(super) async fn load(store: SharedStore, fanout: Arc<Fanout>) -> Result<Self, StoreError> {
-        let mut kept = Kept::default();
+        let mut known = Vec::new();
         let mut after = None;
         loop {
             let page = store.links(after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(DeviceName::clone(&last.oscore.device));
-            for link in page {
-                kept.insert(link);
-            }
+            known.extend(page.into_iter().map(|link| Arc::new(Known::of(link))));
         }
+        let kept = Kept::of(known);
         let restores = store.restores().await?;
         Ok(Self {
             began_empty: kept.devices.is_empty(),
@@ -164,6 +206,13 @@ impl LinkTable {
         })
     }
 
+    /// A device's name as the table has it: one for all who keep it.
+    pub(super) fn name(&self, device: &DeviceName) -> Option<Arc<DeviceName>> {
+        let kept = self.read();
+        let Named(known) = kept.devices.get(device)?;
+        Some(Arc::clone(&known.device))
+    }
+
     /// How often the store was restored; goes into every context that is agreed now.
     pub(super) const fn restores(&self) -> u64 {
         self.restores
@@ -171,7 +220,7 @@ impl LinkTable {
 
     /// Whether a QUIC key is some device's.
     pub(super) fn has_spki(&self, spki: &[u8]) -> bool {
-        self.read().spkis.contains(spki)
+        !spki.is_empty() && self.read().spkis.contains(&spki_name(spki)[..])
     }
 
     /// Takes over what the store now says of a device's link; tells whether it is linked. When the
@@ -197,7 +246,7 @@ impl LinkTable {
     /// Ends what devices have open, unless they are still there because nothing was stored.
     pub(super) async fn revoke(&self, devices: &[DeviceName], stored: bool) {
         for device in devices {
-            let was_linked = self.read().devices.contains_key(device);
+            let was_linked = self.read().devices.contains(device);
             let is_linked = was_linked && self.refresh(device).await;
             if stored || !is_linked {
                 self.fanout.revoked(device);
@@ -250,18 +299,34 @@ enum Found {
 }
 
 impl Kept {
+    /// All at once: maps that are made so have no empty places.
+    fn of(known: Vec<Arc<Known>>) -> Self {
+        let mut kept = Self {
+            devices: known.iter().cloned().map(Named).collect(),
+            ..Self::default()
+        };
+        for known in known {
+            kept.insert_keys(known);
+        }
+        kept
+    }
+
     fn insert(&mut self, link: LinkRecord) {
         let known = Arc::new(Known::of(link));
+        self.devices.replace(Named(Arc::clone(&known)));
+        self.insert_keys(known);
+    }
+
+    fn insert_keys(&mut self, known: Arc<Known>) {
         self.psks.replace(By(Arc::clone(&known)));
         if !known.part(SPKI).is_empty() {
             self.spkis.replace(By(Arc::clone(&known)));
         }
-        self.recipients.replace(By(Arc::clone(&known)));
-        self.devices.insert(Arc::clone(&known.device), known);
+        self.recipients.replace(By(known));
     }
 
     fn remove(&mut self, device: &DeviceName) {
-        let Some(known) = self.devices.remove(device) else {
+        let Some(Named(known)) = self.devices.take(device) else {
             return;
         };
         self.psks.remove(known.part(IDENTITY));
@@ -276,9 +341,9 @@ impl Kept {
             user: user.to_owned(),
             device: "".into(),
         };
-        let theirs = self.devices.range(Arc::new(first.clone())..);
+        let theirs = self.devices.range(first.clone()..);
         theirs
-            .take_while(move |(device, _)| device.user == first.user)
+            .take_while(move |Named(known)| known.device.user == first.user)
             .filter_map(wake_hook)
     }
 
@@ -287,9 +352,9 @@ impl Kept {
     }
 }
 
-fn wake_hook((device, known): (&Arc<DeviceName>, &Arc<Known>)) -> Option<(DeviceName, String)> {
-    let url = known.wake_url.as_deref()?;
-    Some((DeviceName::clone(device), url.to_owned()))
+fn wake_hook(Named(known): &Named) -> Option<(DeviceName, String)> {
+    let url = known.said.as_ref()?.wake_url.clone()?;
+    Some((DeviceName::clone(&known.device), url))
 }
 
 impl Hub {
@@ -422,13 +487,13 @@ impl Links for Hub {
     fn psk(&self, identity: &[u8]) -> Option<(DeviceName, Secret)> {
         let kept = self.links.read();
         let By(known) = kept.psks.get(identity)?;
-        let key = Secret(known.part(PSK).to_vec());
+        let key = Secret(known.psk.as_slice().to_vec());
         Some((DeviceName::clone(&known.device), key))
     }
 
     fn spki(&self, spki: &[u8]) -> Option<DeviceName> {
         let kept = self.links.read();
-        let By(known) = kept.spkis.get(spki).filter(|_| !spki.is_empty())?;
+        let By(known) = kept.spkis.get(&spki_name(spki)[..])?;
         Some(DeviceName::clone(&known.device))
     }
 
@@ -452,7 +517,8 @@ impl Links for Hub {
     async fn link_profile(&self, device: &DeviceName) -> Result<LinkProfile, Refusal> {
         let kept = self.links.read();
         let known = kept.devices.get(device);
-        Ok(known.map_or_else(LinkProfile::default, |known| known.profile))
+        let said = known.and_then(|Named(known)| known.said.as_ref());
+        Ok(said.map_or_else(LinkProfile::default, |said| said.profile))
     }
 
     async fn wake_hooks(
@@ -482,4 +548,16 @@ impl Links for Hub {
 fn unread(error: StoreError) -> Refusal {
     tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
     Refusal::internal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_a_linked_device_is_small_and_its_usual_keys_in_place() {
+        assert!(size_of::<Known>() <= 112);
+        assert_eq!(spki_name(b""), [0; SPKI_BYTES]);
+        assert_ne!(spki_name(b"a"), spki_name(b"b"));
+    }
 }

@@ -5,9 +5,9 @@ use ruma::ServerName;
 
 use crate::store::StoreError;
 
-/// Of how many servers the keys are kept, at up to 8 kB each: the whole of Matrix. Who has a name
-/// to give away for every request must not fill the disk; those not heard of for longest give way.
-pub const KEYS_OF_SERVERS_MAX: u32 = 100_000;
+/// Of how many servers the keys are kept, at some kilobyte each: more than any room has. Who has a
+/// new name for every request must not fill the disk; those not heard of for longest give way.
+pub const KEYS_OF_SERVERS_MAX: u32 = 20_000;
 
 /// Other servers.
 #[async_trait]

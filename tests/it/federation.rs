@@ -2,6 +2,7 @@
 //! authority of their own.
 
 mod inbound;
+mod megolm;
 mod outbound;
 
 use std::{
@@ -59,6 +60,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             outbound::a_user_of_the_hub_takes_part_in_rooms_of_synapse,
+        ),
+        peers::trial(
+            "federation::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext",
+            Need::Required,
+            &[Peer::Python],
+            megolm::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext,
         ),
     ]
 }

@@ -64,6 +64,9 @@ impl Way {
     }
 }
 
+/// The lines of a verb, by door.
+type Told = Vec<(&'static str, Vec<Value>)>;
+
 fn keys(line: &Value) -> Vec<&str> {
     let object = line.as_object().into_iter().flatten();
     object.map(|(key, _)| key.as_str()).collect()
@@ -102,7 +105,7 @@ fn same_keys() -> Result<(), Failed> {
     let made = ways[0].lines(&[&made[..], &[&guest]].concat())?;
     let room = made[0]["room_id"].as_str().ok_or("no room")?.to_owned();
     bob.lines(&["join", &room])?;
-    let of_all = |args: &[&str]| -> Result<Vec<(&'static str, Vec<Value>)>, Failed> {
+    let of_all = |args: &[&str]| -> Result<Told, Failed> {
         let lines = |way: &Way| Ok((way.door, way.lines(args)?));
         ways.iter().map(lines).collect()
     };
@@ -153,7 +156,7 @@ fn same_keys() -> Result<(), Failed> {
 
 /// With an invitation, and without: then a device knows the names.
 fn rooms(
-    of_all: &dyn Fn(&[&str]) -> Result<Vec<(&'static str, Vec<Value>)>, Failed>,
+    of_all: &dyn Fn(&[&str]) -> Result<Told, Failed>,
     ways: &[Way],
     bob: &Way,
     room: &str,

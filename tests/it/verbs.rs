@@ -337,6 +337,11 @@ fn json_errors() -> Result<(), Failed> {
             "M_INVALID_USERNAME",
         ),
         (user(&hub, &["sreve", "--json"]), 2, "USAGE"),
+        (
+            client(&ana, &["read", none, "--limit", "5000", "--json"]),
+            2,
+            "USAGE",
+        ),
     ] {
         let said = refused(&mut command, code)?;
         let error: Value = serde_json::from_str(&said)
@@ -347,7 +352,13 @@ fn json_errors() -> Result<(), Failed> {
             return Err(format!("{command:?}: {said}").into());
         }
     }
-    Ok(())
+    let said = refused(&mut client(&ana, &["read", none, "--limit", "5000"]), 2)?;
+    holds(&said, &["'5000' for '--limit", "not above 1000"])?;
+    let mut without_ca = tramline();
+    without_ca.args(["client", "--login", &hub.https(), "ana"]);
+    without_ca.arg("--password-file").arg(hub.config());
+    let said = refused(without_ca.arg("rooms"), 1)?;
+    holds(&said, &["error[UNREACHABLE]", "give it with --ca FILE"])
 }
 
 fn ports_in_use() -> Result<(), Failed> {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use ruma::OwnedUserId;
+use ruma::{OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::{
@@ -87,6 +87,13 @@ pub enum Request {
     ListDevices {
         /// Its localpart.
         localpart: String,
+    },
+    /// Tell how other servers take what is for them, a page at a time.
+    ListPeers {
+        /// Only this one.
+        server: Option<OwnedServerName>,
+        /// The server that the page before ended with.
+        after: Option<OwnedServerName>,
     },
     /// Let somebody log in again.
     EnableUser {

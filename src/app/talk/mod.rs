@@ -313,6 +313,11 @@ const fn choice(door: WantedDoor) -> DoorChoice {
 fn failed(error: ClientError) -> Failure {
     match &error {
         ClientError::Refused { errcode, error, .. } => Failure::failed(errcode, error),
+        // rustls' word for it; what a person does about it stands in the README's first example.
+        ClientError::Unreachable { .. } if error.to_string().contains("UnknownIssuer") => {
+            let hint = "this system trusts nobody who vouches for the certificate: give it with --ca FILE (a hub's own is keys/https.cert.pem)";
+            Failure::failed("UNREACHABLE", format!("{error}; {hint}"))
+        }
         ClientError::Unreachable { .. } => Failure::failed("UNREACHABLE", &error),
         ClientError::Thin(error) => thin::failed(error),
         ClientError::Ca(_) => Failure::usage("CA_FILE", &error),

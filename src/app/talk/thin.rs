@@ -75,10 +75,11 @@ async fn verb_by(
         }
         return send(door, room, text, format).await.map(Some);
     }
-    match flush(door, None, format).await {
-        // Behind what got no answer, the verb would wait for the link's slow timers.
-        Err(Unsent::Kept(error @ ThinError::Unreachable { .. })) => return Err(wrong(error)),
-        _ => {} // what still waits, waits; the verb says why
+    // What still waits, waits. But behind what got no answer, the verb would wait for the slow timers of
+    // the link.
+    let flushed = flush(door, None, format).await;
+    if let Err(Unsent::Kept(error @ ThinError::Unreachable { .. })) = flushed {
+        return Err(wrong(error));
     }
     Ok(Some(match verb {
         ClientVerb::Read { room, limit, from } => {

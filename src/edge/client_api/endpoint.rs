@@ -1,18 +1,18 @@
 //! The endpoints, from `api`'s list: path, method, how a request is read and a reply written.
 //!
-//! The work is ruma's. Written out here are the two endpoints that are not Matrix's own
-//! (registration by shared secret, at the paths Synapse's tools use), and two whose answers say
-//! that there is nothing in a way ruma cannot.
+//! The work is ruma's. Written out here are the endpoints that are not Matrix's own (registration by
+//! shared secret, at the paths Synapse's tools use, and what became of an event elsewhere), and two
+//! whose answers say that there is nothing in a way ruma cannot.
 
 use http::Method;
 use ruma::api::{
     IncomingRequestExt as _, Metadata as _, OutgoingResponse, OutgoingResponseExt as _,
     client::{account::get_3pids, voip::get_turn_server_info},
-    error::{FromHttpRequestError, IntoHttpError},
+    error::{DeserializationError, FromHttpRequestError, IntoHttpError},
     path_builder::PathBuilder as _,
 };
 
-use crate::api::{Command, Reply, for_each_endpoint};
+use crate::api::{Command, Deliveries, Reply, for_each_endpoint};
 
 macro_rules! endpoints {
     ($($(#[$doc:meta])* $name:ident => $($path:ident)::+,)*) => {
@@ -28,6 +28,8 @@ macro_rules! endpoints {
             RegisterNonce,
             /// `POST /_synapse/admin/v1/register`
             RegisterWithSecret,
+            /// `GET /_tramline/client/v1/deliveries/{roomId}/{eventId}`
+            Deliveries,
         }
 
         #[expect(deprecated, reason = "old clients still ask for the unauthenticated media config")]
@@ -39,6 +41,7 @@ macro_rules! endpoints {
                 Self::ThirdPartyIds,
                 Self::RegisterNonce,
                 Self::RegisterWithSecret,
+                Self::Deliveries,
             ];
 
             /// The name for logs and metrics; the same as [`Command::name`].
@@ -49,6 +52,7 @@ macro_rules! endpoints {
                     Self::ThirdPartyIds => "ThirdPartyIds",
                     Self::RegisterNonce => "RegisterNonce",
                     Self::RegisterWithSecret => "RegisterWithSecret",
+                    Self::Deliveries => "Deliveries",
                 }
             }
 
@@ -56,7 +60,10 @@ macro_rules! endpoints {
             pub const fn method(self) -> Method {
                 match self {
                     $(Self::$name => ruma::api::client::$($path)::+::Request::METHOD,)*
-                    Self::TurnServer | Self::ThirdPartyIds | Self::RegisterNonce => Method::GET,
+                    Self::TurnServer
+                    | Self::ThirdPartyIds
+                    | Self::RegisterNonce
+                    | Self::Deliveries => Method::GET,
                     Self::RegisterWithSecret => Method::POST,
                 }
             }
@@ -72,6 +79,7 @@ macro_rules! endpoints {
                     }
                     Self::ThirdPartyIds => get_3pids::v3::Request::PATH_BUILDER.all_paths().collect(),
                     Self::RegisterNonce | Self::RegisterWithSecret => vec![REGISTER_WITH_SECRET],
+                    Self::Deliveries => vec![DELIVERIES],
                 }
             }
 
@@ -93,6 +101,7 @@ macro_rules! endpoints {
                     Self::RegisterWithSecret => Command::RegisterWithSecret(Box::new(
                         serde_json::from_slice(request.body())?,
                     )),
+                    Self::Deliveries => Command::Deliveries(deliveries(arguments)?),
                 })
             }
         }
@@ -107,6 +116,9 @@ macro_rules! endpoints {
                     Ok((200, serde_json::to_vec(&serde_json::json!({ "nonce": nonce }))?))
                 }
                 Reply::RegisterWithSecret(response) => rendered(*response),
+                Reply::Deliveries(servers) => {
+                    Ok((200, serde_json::to_vec(&serde_json::json!({ "servers": servers }))?))
+                }
                 // No path of this API leads to them.
                 Reply::Peer(_) | Reply::Thin(_) | Reply::Linking(_) => Ok((404, b"{}".to_vec())),
             }
@@ -116,6 +128,15 @@ macro_rules! endpoints {
 for_each_endpoint!(endpoints);
 
 const REGISTER_WITH_SECRET: &str = "/_synapse/admin/v1/register";
+const DELIVERIES: &str = "/_tramline/client/v1/deliveries/{room_id}/{event_id}";
+
+fn deliveries(arguments: &[&str]) -> Result<Deliveries, DeserializationError> {
+    let argument = |at: usize| arguments.get(at).copied().unwrap_or_default();
+    Ok(Deliveries {
+        room: argument(0).try_into()?,
+        event: argument(1).try_into()?,
+    })
+}
 
 impl Endpoint {
     /// Whether the body is the content of an event, which must be canonical JSON.

@@ -6,12 +6,20 @@
 use std::net::SocketAddr;
 
 use axum::body::Body;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, Response, header, request::Parts};
 use serde_json::{Value, json};
 
-use super::{Https, arriving::Arriving, json_response, origin};
+use super::{
+    Https,
+    arriving::Arriving,
+    json_response,
+    media::{disposition, within},
+    origin,
+};
 use crate::{
-    api::{Command, Refusal, Reply, RequestId},
+    api::{Command, MediaObject, Refusal, Reply, RequestId},
     edge::{
         client_api::Answer,
         matrix::{
@@ -22,6 +30,7 @@ use crate::{
             },
         },
     },
+    wire::multipart,
 };
 
 impl Https {
@@ -44,12 +53,41 @@ impl Https {
                 let body = body.whole(self.limits.body).await?;
                 incoming.query_many(&body).await?
             }
+            Target::File(id) => {
+                let file = self.file(federation, &id, (peer, number), &parts).await?;
+                return Ok(in_parts(file, &id));
+            }
+            Target::Thumbnail(id) => {
+                let file = self.file(federation, &id, (peer, number), &parts).await?;
+                // The image itself, for images are not decoded here; nothing of another file.
+                let is_image = |text: &str| text.starts_with("image/");
+                if !file.content_type.as_deref().is_some_and(is_image) {
+                    return Err(Refusal::not_found("this file has no thumbnail"));
+                }
+                return Ok(in_parts(file, &id));
+            }
             Target::Peer(asked) => {
                 let answer = self.peer(federation, &asked, (peer, number), &parts, body);
                 return Ok(json_response(answer.await?));
             }
         };
         Ok(json_response(Answer::of_object(&object)))
+    }
+
+    /// A file of ours, for the server that signed.
+    async fn file(
+        &self,
+        federation: &Federation,
+        id: &str,
+        (peer, number): (SocketAddr, RequestId),
+        parts: &Parts,
+    ) -> Result<MediaObject, Refusal> {
+        let from = authenticated(federation, parts, &[]).await?;
+        // Until the file is open: one that is read slowly keeps nobody else out.
+        let _place = federation.incoming.place_for_file(&from).await?;
+        let origin = origin(peer, number, from.credentials());
+        let ours = federation.keys.name().as_str();
+        self.front.service.download(origin, ours, id).await
     }
 
     /// Asks the hub on behalf of the server that signed.
@@ -86,6 +124,34 @@ impl Https {
             retry_after: None,
         })
     }
+}
+
+/// A file as other servers take it.
+///
+/// Its id was made up after its last byte had come, so nothing in it can end the part it is in.
+// spec: server-server §Content-Repository
+fn in_parts(file: MediaObject, id: &str) -> Response<Body> {
+    let boundary = format!("tramline{id}");
+    let content_type = file.content_type.as_deref();
+    let content_type = content_type
+        .filter(|text| HeaderValue::from_str(text).is_ok())
+        .unwrap_or("application/octet-stream");
+    let shown = disposition(content_type.as_bytes(), file.filename.as_deref());
+    let shown = shown.to_str().unwrap_or("attachment");
+    let head = multipart::head(&boundary, content_type, shown);
+    let tail = multipart::tail(&boundary);
+    let length = file.length + head.len() as u64 + tail.len() as u64;
+    let whole = |bytes: Vec<u8>| stream::iter([Ok(Bytes::from(bytes))]);
+    let body = whole(head)
+        .chain(within(file.body, file.length))
+        .chain(whole(tail));
+    let mut response = Response::new(Body::from_stream(body));
+    let headers = response.headers_mut();
+    if let Ok(mixed) = HeaderValue::from_str(&format!("multipart/mixed; boundary={boundary}")) {
+        headers.insert(header::CONTENT_TYPE, mixed);
+    }
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
 }
 
 /// Who sent a request. Whatever acts on behalf of another server takes what this gives.

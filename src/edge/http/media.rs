@@ -185,7 +185,10 @@ fn download(file: MediaObject, method: &Method) -> Response<Body> {
 }
 
 /// The stream, cut off with an error if it holds more than it said: the length is already out.
-fn within(body: ByteStream, length: u64) -> impl Stream<Item = io::Result<bytes::Bytes>> {
+pub(super) fn within(
+    body: ByteStream,
+    length: u64,
+) -> impl Stream<Item = io::Result<bytes::Bytes>> {
     body.scan(length, |left, piece| {
         let piece = piece.and_then(|piece| {
             let size = u64::try_from(piece.len()).unwrap_or(u64::MAX);
@@ -219,7 +222,7 @@ fn fence(headers: &mut HeaderMap) {
 
 /// `inline` for the types the specification lists, with the name in ASCII and in UTF-8.
 // spec: client-server §Serving-inline-content
-fn disposition(content_type: &[u8], filename: Option<&str>) -> HeaderValue {
+pub(super) fn disposition(content_type: &[u8], filename: Option<&str>) -> HeaderValue {
     let essence = content_type
         .split(|byte| *byte == b';')
         .next()

@@ -21,7 +21,7 @@ use crate::{
     store::{Batch, SessionRecord, StoreError, Write},
 };
 
-/// How many sessions are remembered. At about 200 bytes each this is 4 MB.
+/// How many sessions are remembered. At about 130 bytes each this is 2 MB.
 const SESSIONS_MAX: usize = 16_384;
 
 /// How often «last seen» is written for a device. Nobody needs it to the minute, and each is a
@@ -82,7 +82,10 @@ async fn by_token(hub: &Hub, origin: &Origin, token: &str) -> Result<Caller, Ref
 /// A device that observes, if it is still linked. Nothing is remembered or written of it: news go to
 /// tens of thousands in a row, and would push out who speaks.
 async fn observing(hub: &Hub, device: &DeviceName) -> Result<Caller, Refusal> {
-    let remembered = hub.desk.sessions.peek(&Proof::Context(device.clone()));
+    let remembered = hub
+        .desk
+        .sessions
+        .peek(&Proof::Context(name_of(hub, device)));
     let caller = if let Some(caller) = remembered {
         caller
     } else {
@@ -112,7 +115,14 @@ async fn by_context(hub: &Hub, origin: &Origin, device: &DeviceName) -> Result<C
         hub.store
             .linked_session(&device.user, device.device.as_str())
     };
-    session(hub, origin, Proof::Context(device.clone()), unknown, read).await
+    let proof = Proof::Context(name_of(hub, device));
+    session(hub, origin, proof, unknown, read).await
+}
+
+/// A device's name, which is kept once.
+fn name_of(hub: &Hub, device: &DeviceName) -> Arc<DeviceName> {
+    let name = hub.links.name(device);
+    name.unwrap_or_else(|| Arc::new(device.clone()))
 }
 
 /// The session that is remembered under a proof, or that `read` finds in the store.
@@ -253,7 +263,7 @@ enum Proof {
     /// The hash of its token.
     Token(TokenHash),
     /// The device whose keys protected the request.
-    Context(DeviceName),
+    Context(Arc<DeviceName>),
 }
 
 /// Sessions that were read from the store, by what proved them.
@@ -269,8 +279,20 @@ struct Kept {
 }
 
 struct Entry {
-    caller: Caller,
+    /// Whose. Shared with the proof where that is the device's.
+    device: Arc<DeviceName>,
+    admin: bool,
     seen: Timestamp,
+}
+
+impl Entry {
+    fn caller(&self) -> Caller {
+        Caller {
+            user: self.device.user.clone(),
+            device: self.device.device.clone(),
+            admin: self.admin,
+        }
+    }
 }
 
 struct Known {
@@ -287,7 +309,7 @@ impl Sessions {
             entry.seen = now;
         }
         Some(Known {
-            caller: entry.caller.clone(),
+            caller: entry.caller(),
             seen_is_due,
         })
     }
@@ -295,7 +317,7 @@ impl Sessions {
     /// Whose proof it is, if that is remembered. Nobody is seen by that.
     fn peek(&self, proof: &Proof) -> Option<Caller> {
         let kept = self.lock();
-        kept.sessions.get(proof).map(|entry| entry.caller.clone())
+        kept.sessions.get(proof).map(Entry::caller)
     }
 
     fn changes(&self) -> u64 {
@@ -312,8 +334,16 @@ impl Sessions {
             let dropped = kept.sessions.keys().next().cloned();
             dropped.and_then(|proof| kept.sessions.remove(&proof));
         }
+        let device = match &proof {
+            Proof::Context(device) => Arc::clone(device),
+            Proof::Token(_) => Arc::new(DeviceName {
+                user: caller.user.clone(),
+                device: caller.device.clone(),
+            }),
+        };
         let entry = Entry {
-            caller: caller.clone(),
+            device,
+            admin: caller.admin,
             seen: now,
         };
         kept.sessions.insert(proof, entry);
@@ -325,7 +355,8 @@ impl Sessions {
         let mut kept = self.lock();
         kept.changes += 1;
         kept.sessions.retain(|_, entry| {
-            entry.caller.user != user || device.is_some_and(|device| entry.caller.device != device)
+            let name = &entry.device;
+            name.user != user || device.is_some_and(|device| name.device != device)
         });
     }
 

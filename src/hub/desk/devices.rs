@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     api::{Caller, Code, Refusal},
-    hub::{Hub, fanout::Touched},
+    hub::{
+        Hub,
+        fanout::{ForServers, Touched},
+    },
     store::{DeviceRecord, Write},
 };
 
@@ -153,7 +156,15 @@ pub(super) async fn concerned(hub: &Hub, user: &UserId) -> Result<Vec<Touched>, 
     let neighbours = hub.store.neighbours(user, NEIGHBOURS_MAX).await;
     let mut users: BTreeSet<_> = neighbours.map_err(ours)?.into_iter().collect();
     users.insert(user.to_owned());
-    Ok(vec![Touched::Many(Arc::new(users))])
+    let others = users.iter().map(|user| user.server_name());
+    let others = others.filter(|server| *server != hub.key.name());
+    let servers: BTreeSet<_> = others.map(ToOwned::to_owned).collect();
+    let mut touched = vec![Touched::Many(Arc::new(users))];
+    if !servers.is_empty() {
+        let beside = Touched::Servers(Arc::new(servers), ForServers::Beside);
+        touched.push(beside);
+    }
+    Ok(touched)
 }
 
 async fn one(hub: &Hub, caller: &Caller, device: &DeviceId) -> Result<DeviceRecord, Refusal> {

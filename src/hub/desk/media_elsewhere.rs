@@ -101,15 +101,14 @@ async fn fetch(hub: &Hub, server: &ServerName, id: &str) -> Result<(), Refusal> 
         content_type,
         filename,
         body,
-    } = hub
-        .remote
-        .file(server, id, ANSWER_PATIENCE)
-        .await
-        .map_err(|error| match error {
-            // Whom we have nothing to do with has no files for us.
-            RemoteError::NotAllowed(_) => Refusal::not_found(error.to_string()),
-            error => error.into(),
-        })?;
+    } = match hub.remote.file(server, id, ANSWER_PATIENCE).await {
+        Ok(file) => file,
+        // To whoever asks, a file that cannot be had is one that is not there.
+        Err(error @ RemoteError::NotAllowed(_)) => {
+            return Err(Refusal::not_found(error.to_string()));
+        }
+        Err(error) => return Err(error.into()),
+    };
     // What could not be a header here is left out.
     let known = Label {
         content_type: label("content type", content_type).unwrap_or_default(),

@@ -8,6 +8,7 @@ mod account_data;
 mod account_end;
 mod accounts;
 mod aliases;
+mod deliveries;
 mod devices;
 mod devices_elsewhere;
 mod directory;
@@ -557,6 +558,12 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
             secret_registration::register(hub, &origin, *request)
                 .await
                 .map(|reply| Reply::RegisterWithSecret(Box::new(reply)))
+        }
+        Command::Deliveries(asked) => {
+            let caller = access::caller(hub, &origin).await?;
+            deliveries::deliveries(hub, &caller, &asked)
+                .await
+                .map(Reply::Deliveries)
         }
         Command::Peer(command) => peers::ask(hub, &origin, *command)
             .await

@@ -19,7 +19,8 @@ use crate::{
     hub::{
         Hub,
         desk::{access::ours, reading::visibility::Standing},
-        fanout::Touched,
+        fanout::{ForServers, Touched},
+        outbox::{Servers, Typing as TypingNote},
     },
     store::{Batch, ReceiptRecord, RoomNid, RoomRecord, Write, hash_of},
 };
@@ -113,11 +114,32 @@ pub(super) async fn types(
     if let Some(before) = hub.desk.typing.set((nid, &*room.id), user, until) {
         let audience = audience(hub, nid).await?;
         hub.fanout.typed(before, &audience);
+        let others = if user.server_name() == hub.key.name() {
+            servers(hub, nid).await?
+        } else {
+            None
+        };
+        let note = TypingNote {
+            room: room.id.clone(),
+            user: user.to_owned(),
+            typing: until.is_some(),
+        };
+        if let Some(servers) = &others {
+            hub.fanout
+                .typed_elsewhere(Arc::clone(servers), note.clone());
+        }
         if until.is_some() && hub.desk.typing.begin_watch(nid, user) {
             let board = hub.desk.typing.clone();
             let (clock, fanout) = (Arc::clone(&hub.clock), Arc::clone(&hub.fanout));
             tokio::spawn(board.watch(nid, user.to_owned(), clock, move |before| {
                 fanout.typed(before, &audience);
+                if let Some(servers) = others {
+                    let note = TypingNote {
+                        typing: false,
+                        ..note
+                    };
+                    fanout.typed_elsewhere(servers, note);
+                }
             }));
         }
     }
@@ -142,7 +164,7 @@ pub(super) async fn read_elsewhere(
     if writes.is_empty() {
         return Ok(());
     }
-    let touched = audience(hub, room).await?;
+    let touched = vec![audience(hub, room).await?];
     keep_receipts(hub, room, writes, touched).await
 }
 
@@ -223,15 +245,19 @@ impl<'a> Marks<'a> {
         if self.writes.is_empty() {
             return Ok(());
         }
-        let touched = if self.public {
-            audience(self.hub, self.room).await?
+        let mut touched = Vec::new();
+        if self.public {
+            touched.push(audience(self.hub, self.room).await?);
+            let servers = servers(self.hub, self.room).await?;
+            let servers = servers.map(|servers| Touched::Servers(servers, ForServers::Beside));
+            touched.extend(servers);
         } else {
-            Touched::Beside(Arc::new([self.caller.user.clone()].into()))
-        };
+            touched.push(Touched::Beside(Arc::new([self.caller.user.clone()].into())));
+        }
         if self.receipts {
             keep_receipts(self.hub, self.room, self.writes, touched).await
         } else {
-            super::keep(self.hub, self.writes, vec![touched]).await
+            super::keep(self.hub, self.writes, touched).await
         }
     }
 }
@@ -240,7 +266,7 @@ async fn keep_receipts(
     hub: &Hub,
     room: RoomNid,
     writes: Vec<Write>,
-    touched: Touched,
+    touched: Vec<Touched>,
 ) -> Result<(), Refusal> {
     let batch = Batch {
         writes,
@@ -249,7 +275,7 @@ async fn keep_receipts(
     // Noted before and after: a sync that sees the commit must see the note.
     let now = hub.fanout.position();
     let noted = hub.desk.typing.expect_receipts(room, now);
-    let (position, _) = hub.writer.write(batch, vec![touched]).await?;
+    let (position, _) = hub.writer.write(batch, touched).await?;
     noted.settle(position);
     Ok(())
 }
@@ -303,6 +329,15 @@ async fn audience(hub: &Hub, room: RoomNid) -> Result<Touched, Refusal> {
     Ok(Touched::Beside(Arc::new(
         users.map_err(ours)?.into_iter().collect(),
     )))
+}
+
+/// The other servers in a room, where this hub tells any.
+async fn servers(hub: &Hub, room: RoomNid) -> Result<Option<Servers>, Refusal> {
+    if hub.outbox.is_none() {
+        return Ok(None);
+    }
+    let servers = hub.store.residents(room).await.map_err(ours)?;
+    Ok((!servers.is_empty()).then(|| Arc::new(servers.into_iter().collect())))
 }
 
 pub(super) fn thread(thread: &ReceiptThread) -> Result<String, Refusal> {

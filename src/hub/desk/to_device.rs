@@ -1,6 +1,10 @@
 //! Messages to devices: put into their mailboxes, or handed to the outbox for other servers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
@@ -13,7 +17,10 @@ use super::{access::ours, accounts::contested, devices, words};
 use crate::{
     api::{Caller, Code, Refusal},
     base::limits::EVENT_BYTES_MAX,
-    hub::{Hub, WriteError, fanout::Touched},
+    hub::{
+        Hub, WriteError,
+        fanout::{ForServers, Touched},
+    },
     store::{TxnAnswer, TxnKey, Write},
     wire,
 };
@@ -82,7 +89,14 @@ pub(super) async fn send_to_device(
     }
     let mut writes = post.writes;
     let edus = parcels.edus(|| words::random::<18>(hub));
-    writes.extend(edus.into_iter().filter_map(|(to, edu)| parcel(&to, edu)));
+    let servers: BTreeSet<_> = edus.iter().map(|(to, _)| to.clone()).collect();
+    if !servers.is_empty() {
+        let servers = Touched::Servers(Arc::new(servers), ForServers::Beside);
+        post.touched.push(servers);
+    }
+    let at = hub.now();
+    let parcels = edus.into_iter();
+    writes.extend(parcels.map(|(to, edu)| Write::Parcel { to, edu, at }));
     writes.push(Write::Txn {
         key: Arc::new(key),
         answer: TxnAnswer::Done,
@@ -303,11 +317,6 @@ impl<'a> Parcels<'a> {
         }
         told
     }
-}
-
-/// What the outbox takes over: an EDU for a server.
-fn parcel(_to: &OwnedServerName, _edu: String) -> Option<Write> {
-    None
 }
 
 #[cfg(test)]

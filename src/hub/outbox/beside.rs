@@ -49,8 +49,8 @@ pub(super) struct Bundle {
     pub(super) more: bool,
     /// EDUs that had no place, to be kept as parcels.
     pub(super) overflow: Vec<String>,
-    /// How many parcels were given up.
-    pub(super) expired: u64,
+    /// Parcels up to here were given up.
+    pub(super) expired: Option<(Position, u64)>,
 }
 
 impl Beside<'_> {
@@ -73,7 +73,7 @@ impl Beside<'_> {
         let receipts = self.receipts(&mut upto).await?;
         for (position, user) in changed {
             if position <= upto {
-                bundle.edus.push(device_list(&user, position));
+                bundle.edus.push(self.device_list(&user, position).await?);
             }
         }
         if let Some(edu) = receipts_edu(self.store, receipts, upto).await? {
@@ -98,7 +98,9 @@ impl Beside<'_> {
         let mut bytes = 0;
         for parcel in parcels {
             if parcel.at < self.expired {
-                bundle.expired += 1;
+                if bundle.edus.is_empty() {
+                    bundle.expired = Some(parcel.place);
+                }
                 bundle.parcels = Some(parcel.place);
                 continue;
             }
@@ -145,6 +147,39 @@ impl Beside<'_> {
         Ok(changed)
     }
 
+    /// That a user's devices changed. What changed is not noted device by device, and one that is gone
+    /// is named nowhere: so the update follows no other that the receiver knows, and it asks for the
+    /// whole list. It names a device that is there, for who takes it at its word.
+    // spec: server-server §Device-Management
+    async fn device_list(
+        &self,
+        user: &OwnedUserId,
+        position: Position,
+    ) -> Result<String, StoreError> {
+        let mut content = json!({
+            "user_id": user,
+            "device_id": NO_DEVICE,
+            "stream_id": stream_id(position),
+            "prev_id": [],
+        });
+        let device = self.store.device_keys(user).await?.into_iter().next();
+        let Some(update) = content.as_object_mut() else {
+            return Ok(edu(DEVICES, &content)); // it was made as one
+        };
+        if let Some(device) = device {
+            update.insert("device_id".to_owned(), json!(device.device));
+            if let Some(name) = device.name {
+                update.insert("device_display_name".to_owned(), json!(name));
+            }
+            if let Ok(keys) = serde_json::from_str::<Value>(&device.json) {
+                update.insert("keys".to_owned(), keys);
+            }
+        } else {
+            update.insert("deleted".to_owned(), json!(true));
+        }
+        Ok(edu(DEVICES, &content))
+    }
+
     /// Public receipts of our users, oldest first; where there are too many, `upto` is lowered.
     async fn receipts(
         &self,
@@ -170,23 +205,10 @@ impl Beside<'_> {
 
 const PUBLIC: &str = "m.read";
 
-/// That a user's devices changed. It follows no other that the receiver knows, so it asks for the
-/// list: what changed is not noted device by device, and a device that is gone is named nowhere.
-// spec: server-server §Device-Management
-fn device_list(user: &OwnedUserId, position: Position) -> String {
-    edu(
-        "m.device_list_update",
-        &json!({
-            "user_id": user,
-            "device_id": ANY_DEVICE,
-            "stream_id": stream_id(position),
-            "prev_id": [],
-        }),
-    )
-}
+const DEVICES: &str = "m.device_list_update";
 
-/// The device that an update of a whole list names: whoever gets it looks at all of them.
-const ANY_DEVICE: &str = "_";
+/// What an update names of a user who has no device with keys.
+const NO_DEVICE: &str = "_";
 
 /// What a change at this position is numbered with: the same here and where the list is told.
 /// Restores skip 2^32 positions each, and JSON's numbers end at 2^53.

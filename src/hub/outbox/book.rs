@@ -380,8 +380,13 @@ impl Book {
                 }
                 if let Some(told) = expired {
                     known.record.mark = told.mark;
-                    known.parcels_after = told.parcels.unwrap_or(known.parcels_after);
                     self.writes.extend(told.writes);
+                    if let Some(upto) = told.parcels {
+                        known.parcels_after = upto;
+                        let to = server.clone();
+                        let gone = OutboxWrite::ParcelsSent { to, upto };
+                        self.writes.push(Write::Outbox(gone));
+                    }
                     save = true;
                 }
                 if save {

@@ -114,7 +114,7 @@ impl Hints {
         self.bell.notify_one();
     }
 
-    pub(super) fn typing(&self, servers: Servers, typing: Typing) {
+    pub(in crate::hub) fn typing(&self, servers: Servers, typing: Typing) {
         let mut inbox = self.inbox();
         if inbox.typing.len() < TYPING_MAX {
             inbox.typing.push((servers, typing));
@@ -139,6 +139,7 @@ impl Hints {
         self.bell.notified().await;
     }
 
+    #[cfg(test)]
     pub(super) fn ring(&self) {
         self.bell.notify_one();
     }

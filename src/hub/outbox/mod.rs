@@ -32,7 +32,7 @@ pub(in crate::hub) use self::send::PATIENCE;
 pub use self::{
     beside::stream_id,
     hints::{Hints, Servers, Typing},
-    status::{Delivery, PeerState, PeerStatus},
+    status::{PeerState, PeerStatus},
 };
 use self::{
     book::Book,
@@ -122,15 +122,19 @@ impl Outbox {
         }
     }
 
-    /// Someone of ours types, or no longer: these servers are told if they are there.
-    pub fn typing(&self, servers: Servers, typing: Typing) {
-        self.shared.hints.typing(servers, typing);
-    }
-
     /// Looks at the clock again.
     #[cfg(test)]
     pub(crate) fn look(&self) {
         self.shared.hints.ring();
+    }
+
+    /// Ends at once, as a crash would.
+    #[cfg(test)]
+    pub(crate) fn kill(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = &*task {
+            task.abort();
+        }
     }
 
     /// Lets what is under way end, within a bounded time, and stores how far everyone is.

@@ -123,6 +123,7 @@ struct Parcel {
     edus: Vec<String>,
     /// What was given up before it.
     lapsed: Option<Mark>,
+    lapsed_events: usize,
 }
 
 impl Sender<'_> {
@@ -151,7 +152,7 @@ impl Sender<'_> {
         let answer = self.remote.ask(server, command, self.settings.patience);
         match answer.await {
             Ok(PeerReply::Transaction(answer)) => {
-                count("acked", parcel.page.items.len());
+                counted("taken");
                 self.accepted(job, parcel, &answer)
             }
             Ok(other) => self.failed(job, parcel, other.name().to_owned(), (digest, id)),
@@ -172,14 +173,16 @@ impl Sender<'_> {
             items_max: job.width.min(FULL),
         };
         let mut page = reader.page(job.rooms.clone()).await?;
-        let mut lapsed = None;
+        let (mut lapsed, mut lapsed_events) = (None, 0);
         for _ in 0..EXPIRED_PAGES_MAX {
             let old = page.items.iter().take_while(|item| item.made < cutoff);
             let Some(last) = old.last().map(|item| item.at) else {
                 break;
             };
             lapsed = Some(last);
+            let before = page.items.len();
             page.items.retain(|item| item.at > last);
+            lapsed_events += before - page.items.len();
             if !page.items.is_empty() || page.rest.is_empty() {
                 break;
             }
@@ -206,6 +209,7 @@ impl Sender<'_> {
             bundle,
             edus,
             lapsed,
+            lapsed_events,
         })
     }
 
@@ -268,6 +272,7 @@ impl Sender<'_> {
 
     /// How far a parcel reaches.
     fn told(&self, job: &Job, parcel: Parcel, sent: bool) -> Told {
+        let lapse = self.lapse(job, &parcel);
         let mut told = Told {
             mark: parcel.page.mark,
             beside: parcel.bundle.upto,
@@ -277,7 +282,7 @@ impl Sender<'_> {
             sent,
             ..Told::default()
         };
-        told.writes.extend(self.lapse(job, parcel.lapsed));
+        told.writes.extend(lapse);
         let at = self.clock.now();
         let overflow = parcel.bundle.overflow.into_iter();
         told.writes.extend(overflow.map(|edu| Write::Parcel {
@@ -288,8 +293,9 @@ impl Sender<'_> {
         told
     }
 
-    fn lapse(&self, job: &Job, lapsed: Option<Mark>) -> Option<Write> {
-        let to = lapsed?;
+    fn lapse(&self, job: &Job, parcel: &Parcel) -> Option<Write> {
+        let to = parcel.lapsed?;
+        count("expired", parcel.lapsed_events);
         let server = job.record.server.clone();
         tracing::warn!(%server, "what was for a server that is not reached has expired");
         Some(Write::Outbox(OutboxWrite::Expired {
@@ -301,6 +307,7 @@ impl Sender<'_> {
     }
 
     fn accepted(&self, job: &Job, parcel: Parcel, answer: &Response) -> Outcome {
+        let items = parcel.page.items.len();
         let mut refusals = Vec::new();
         for (event, outcome) in &answer.pdus {
             if let Err(reason) = outcome
@@ -309,6 +316,7 @@ impl Sender<'_> {
                 refusals.push(self.refusal(job, item, reason));
             }
         }
+        count("taken", items.saturating_sub(refusals.len()));
         let mut told = self.told(job, parcel, true);
         told.writes.extend(refusals);
         Outcome::Told(told)
@@ -329,6 +337,7 @@ impl Sender<'_> {
 
     /// A whole transaction was refused: the half of it, and in the end the one item that it is about.
     fn refused(&self, job: &Job, parcel: Parcel, error: &RemoteError) -> Outcome {
+        counted("refused");
         let items = parcel.page.items.len();
         if items + parcel.edus.len() > 1 {
             let most = items.max(parcel.edus.len()).min(job.width);
@@ -346,13 +355,14 @@ impl Sender<'_> {
     }
 
     fn failed(&self, job: &Job, parcel: Parcel, error: String, txn: ([u8; 32], String)) -> Outcome {
-        count("failed", 1);
-        let lapse = self.lapse(job, parcel.lapsed);
-        let given_up = parcel.bundle.expired > 0 && parcel.bundle.edus.is_empty();
-        let expired = lapse.map(|write| Told {
+        counted("failed");
+        let lapse = self.lapse(job, &parcel);
+        let parcels = parcel.bundle.expired;
+        let is_some = lapse.is_some() || parcels.is_some();
+        let expired = is_some.then(|| Told {
             mark: parcel.lapsed.unwrap_or(job.record.mark),
-            parcels: parcel.bundle.parcels.filter(|_| given_up),
-            writes: vec![write],
+            parcels,
+            writes: lapse.into_iter().collect(),
             ..Told::default()
         });
         Outcome::Failed {
@@ -381,6 +391,10 @@ fn is_about_content(error: &RemoteError) -> bool {
     const MAY_CHANGE: [u16; 8] = [401, 403, 404, 405, 408, 421, 425, 429];
     matches!(error, RemoteError::Refused { status, .. }
         if (400..500).contains(status) && !MAY_CHANGE.contains(status))
+}
+
+fn counted(outcome: &'static str) {
+    metrics::counter!("tramline_outbox_transactions_total", "outcome" => outcome).increment(1);
 }
 
 fn count(outcome: &'static str, items: usize) {

@@ -8,8 +8,10 @@ use super::{
     read::{Reader, Rooms, may_be_told},
 };
 use crate::{
-    base::{Seq, Timestamp},
-    store::{LogRecord, Mark, RoomNid, StoreError},
+    api::{DeliveredTo, Delivery},
+    base::Timestamp,
+    hub::Hub,
+    store::{DestinationRecord, LogRecord, Mark, RoomNid, StoreError},
 };
 
 /// How many waiting events are counted; more are said to be at least so many.
@@ -43,44 +45,37 @@ pub enum PeerState {
     InFlight,
     /// It took nothing, and will be tried again then.
     Waiting(Timestamp),
+    /// Nobody is told anything now: the hub does not run, or without federation.
+    AtRest,
 }
 
-/// What became of an event that is for another server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// It waits for its turn.
-    Queued,
-    /// It is on its way.
-    InFlight,
-    /// The server has it.
-    Acked,
-    /// The server did not take it, because of this.
-    Refused(String),
-    /// The server was not reached for so long that it was given up.
-    Expired,
-}
-
-impl Outbox {
-    /// How one destination fares, or all.
-    pub async fn peers(&self, server: Option<&ServerName>) -> Result<Vec<PeerStatus>, StoreError> {
-        let mut found: Vec<(PeerStatus, Mark)> = {
-            let book = self.shared.book();
-            let all = book.all.values();
-            let wanted = all.filter(|known| server.is_none_or(|one| known.record.server == *one));
-            wanted
-                .map(|known| (status(known), known.record.mark))
-                .collect()
+impl Hub {
+    /// How other servers fare, in the order of their names after `after`, at most `limit`; or one.
+    pub async fn peers(
+        &self,
+        server: Option<&ServerName>,
+        after: Option<&ServerName>,
+        limit: usize,
+    ) -> Result<Vec<PeerStatus>, StoreError> {
+        let mut found = match &self.outbox {
+            Some(outbox) => outbox.known(),
+            None => at_rest(self).await?,
         };
+        found.retain(|(status, _)| {
+            server.is_none_or(|one| status.server == *one)
+                && after.is_none_or(|after| *status.server > *after)
+        });
+        found.truncate(limit);
         for (status, mark) in &mut found {
             if status.state == PeerState::Idle {
                 continue;
             }
             let reader = Reader {
-                store: &self.shared.parts.store,
-                ours: &self.shared.parts.ours,
+                store: &self.store,
+                ours: self.key.name(),
                 server: &status.server,
                 mark: *mark,
-                upto: self.shared.parts.fanout.position(),
+                upto: self.fanout.position(),
                 items_max: COUNTED_MAX,
             };
             let page = reader.page(Rooms::Any).await?;
@@ -89,13 +84,42 @@ impl Outbox {
         }
         Ok(found.into_iter().map(|(status, _)| status).collect())
     }
+}
+
+/// What the store knows while nobody tells anybody anything.
+async fn at_rest(hub: &Hub) -> Result<Vec<(PeerStatus, Mark)>, StoreError> {
+    let records = hub.store.destinations().await?;
+    let others = records
+        .into_iter()
+        .filter(|one| one.server != *hub.key.name());
+    let status = |record: DestinationRecord| {
+        let status = PeerStatus {
+            server: record.server,
+            state: PeerState::AtRest,
+            waiting: 0,
+            is_all: true,
+            failing_since: record.failing_since,
+            last_error: None,
+        };
+        (status, record.mark)
+    };
+    Ok(others.map(status).collect())
+}
+
+impl Outbox {
+    fn known(&self) -> Vec<(PeerStatus, Mark)> {
+        let book = self.shared.book();
+        let all = book.all.values();
+        all.map(|known| (status(known), known.record.mark))
+            .collect()
+    }
 
     /// What became of an entry, for each server that it is for.
     pub async fn deliveries(
         &self,
         room: RoomNid,
         entry: &LogRecord,
-    ) -> Result<Vec<(OwnedServerName, Delivery)>, StoreError> {
+    ) -> Result<Vec<DeliveredTo>, StoreError> {
         let store = &self.shared.parts.store;
         let at = Mark {
             position: entry.position,
@@ -120,7 +144,8 @@ impl Outbox {
             } else {
                 Delivery::Queued
             };
-            found.push((record.server, delivery));
+            let server = record.server;
+            found.push(DeliveredTo { server, delivery });
         }
         Ok(found)
     }
@@ -129,15 +154,6 @@ impl Outbox {
         let book = self.shared.book();
         let known = book.all.get(server);
         known.is_some_and(|known| known.under_way.is_some_and(|upto| upto >= at))
-    }
-
-    /// The number of an entry, for [`Self::deliveries`].
-    pub async fn entry(&self, room: RoomNid, seq: Seq) -> Result<Option<LogRecord>, StoreError> {
-        let store = &self.shared.parts.store;
-        let before = Seq(seq.0.saturating_sub(1));
-        let order = crate::store::Order::Forward;
-        let found = store.log(room, before, seq, order, 1).await?;
-        Ok(found.into_iter().next())
     }
 }
 

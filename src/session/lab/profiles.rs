@@ -30,8 +30,14 @@ pub fn all() -> Vec<Named> {
     [radio(named), mobile(named), wide(named)].concat()
 }
 
-/// The one of this name.
+/// The one of this name, which may be that of a class of links (`link-class`).
 pub fn find(name: &str) -> Option<Named> {
+    let name = match name {
+        "satellite" => "sat-narrow",
+        "nb-iot" => "nbiot",
+        "broadband" => "lte",
+        name => name,
+    };
     all().into_iter().find(|named| named.name == name)
 }
 
@@ -64,6 +70,7 @@ fn radio(named: Name) -> Vec<Named> {
             "VHF packet radio",
             radio(1_200, 500, 5, 4_000),
         ),
+        named("radio-2400", "a radio modem", radio(2_400, 400, 5, 4_000)),
         named(
             "sat-narrow",
             "narrow-band satellite",
@@ -278,6 +285,16 @@ mod tests {
         assert_eq!(find("radio-100").unwrap().profile.up, Rate::bits(100));
         assert_eq!(find("none").unwrap().profile, Profile::PERFECT);
         assert!(find("radio-101").is_none());
+        for class in [
+            "radio-300",
+            "radio-2400",
+            "satellite",
+            "nb-iot",
+            "gprs",
+            "broadband",
+        ] {
+            assert!(find(class).is_some(), "{class}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod accounts;
 mod graph;
 mod links;
+mod outbox;
 mod outside;
 mod pen;
 mod remote;
@@ -66,6 +67,12 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     links::a_context_keeps_its_newest_registrations(&*make().await).await;
     links::a_removed_device_is_linked_no_more(&*make().await).await;
     servers::the_keys_of_a_server_are_the_last_that_were_kept(&*make().await).await;
+    outbox::a_server_resides_while_it_has_users(&*make().await).await;
+    outbox::who_waited_outside_is_told_once(&*make().await).await;
+    outbox::many_servers_come_at_once(&*make().await).await;
+    outbox::a_mark_tells_what_was_told(&*make().await).await;
+    outbox::parcels_wait_in_order(&*make().await).await;
+    outbox::what_is_beside_the_logs_is_found(&*make().await).await;
 }
 
 /// A state that is changed at random equals a model of it.

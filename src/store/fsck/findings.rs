@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use ruma::{OwnedEventId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId};
 use thiserror::Error;
 
 use crate::{
@@ -150,6 +150,15 @@ pub enum Wrong {
         expected: Option<(Membership, EventNid)>,
         found: Option<(Membership, EventNid)>,
     },
+    #[error(
+        "of the servers with users in the room, {} are not noted; noted without any are {}",
+        names(missing),
+        names(extra)
+    )]
+    Residents {
+        missing: Vec<OwnedServerName>,
+        extra: Vec<OwnedServerName>,
+    },
     #[error("what {user} is to a room elsewhere is not what its event says: {why}")]
     Outside { user: OwnedUserId, why: String },
     #[error("the row of an uploaded file cannot be read: {why}")]
@@ -186,6 +195,7 @@ impl Wrong {
             Self::StateSize { .. } => "STATE_SIZE",
             Self::Tip { .. } => "TIP",
             Self::Membership { .. } => "MEMBERSHIP",
+            Self::Residents { .. } => "RESIDENTS",
             Self::Outside { .. } => "OUTSIDE",
             Self::FileRow { .. } => "FILE_ROW_UNREADABLE",
             Self::FileMissing { .. } => "FILE_MISSING",
@@ -223,6 +233,9 @@ impl Wrong {
             }
             Self::Tip { .. } => "what is sent next would be put after a wrong event",
             Self::Membership { .. } => "this user's list of rooms is wrong",
+            Self::Residents { .. } => {
+                "servers are not told what happens in the room, or told what is not for them"
+            }
             Self::Outside { .. } => "this user's list of invites is wrong",
             Self::FileRow { .. } => "this upload cannot be downloaded",
             Self::FileMissing { .. } | Self::FileUnreadable { .. } => "downloads of it fail",
@@ -258,6 +271,15 @@ fn missing(upto: Option<Seq>) -> String {
     match upto {
         None => "it is missing from the log".to_owned(),
         Some(seq) => format!("it and all after it up to {seq} are missing from the log"),
+    }
+}
+
+fn names(servers: &[OwnedServerName]) -> String {
+    let names: Vec<&str> = servers.iter().map(|server| server.as_str()).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
     }
 }
 

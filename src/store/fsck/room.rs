@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::{CanonicalJsonValue, EventId, OwnedUserId, UserId, signatures::content_hash};
+use ruma::{
+    CanonicalJsonValue, EventId, OwnedServerName, OwnedUserId, UserId, signatures::content_hash,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{Finding, Report, Wrong, or_damaged};
@@ -414,6 +416,7 @@ impl Walk<'_> {
             Ok(users) => joined.extend(users),
             Err(why) => self.unreadable(None, format!("the list of members: {why}")),
         }
+        self.residents(&joined).await?;
         for (key, event) in current {
             if key.kind != "m.room.member" {
                 continue;
@@ -445,6 +448,29 @@ impl Walk<'_> {
                 found,
             };
             self.add(None, wrong);
+        }
+        Ok(())
+    }
+
+    /// Whether the servers are noted that have users here. Which one is the hub's own is not known
+    /// here, and that one is not noted.
+    async fn residents(&mut self, joined: &BTreeSet<OwnedUserId>) -> Result<(), StoreError> {
+        let servers: BTreeSet<OwnedServerName> = joined
+            .iter()
+            .map(|user| user.server_name().to_owned())
+            .collect();
+        let noted: BTreeSet<OwnedServerName> =
+            match or_damaged(self.store.residents(self.room.nid).await)? {
+                Ok(noted) => noted.into_iter().collect(),
+                Err(why) => {
+                    self.unreadable(None, format!("the list of servers: {why}"));
+                    return Ok(());
+                }
+            };
+        let missing: Vec<_> = servers.difference(&noted).cloned().collect();
+        let extra: Vec<_> = noted.difference(&servers).cloned().collect();
+        if missing.len() > 1 || !extra.is_empty() {
+            self.add(None, Wrong::Residents { missing, extra });
         }
         Ok(())
     }

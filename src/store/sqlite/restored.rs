@@ -332,9 +332,9 @@ mod tests {
         "media",
         "memberships",
         "meta",
+        "outside", // an invite that was answered since is there again: answering again does no harm
         "parcels",
         "peer_keys", // they are learnt anew where they changed
-        "outside", // an invite that was answered since is there again: answering again does no harm
         "places",
         "policy_decisions",
         "profiles",

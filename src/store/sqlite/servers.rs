@@ -39,7 +39,7 @@ pub(super) async fn keep_keys(
     .bind(json)
     .execute(&mut *conn)
     .await?;
-    // some thousand entries of an index, and that only when there are too many
+    // goes over the index once: a millisecond where it is full, for keys that are learnt once a day
     sqlx::query(
         "DELETE FROM peer_keys WHERE position <= (
              SELECT position FROM peer_keys ORDER BY position DESC LIMIT 1 OFFSET ?1)",
@@ -48,4 +48,55 @@ pub(super) async fn keep_keys(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{OwnedServerName, server_name as name};
+    use sqlx::{ConnectOptions as _, Connection as _};
+
+    use super::*;
+    use crate::store::{
+        Batch, Commits as _, Write,
+        sqlite::{OpenOptions, Sqlite},
+    };
+
+    #[tokio::test]
+    async fn the_keys_that_were_not_learnt_for_longest_give_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions::new(dir.path().join("s.db"), name!("hub.example").to_owned());
+        let store = Sqlite::open(options.clone()).await.unwrap();
+        let mut conn = options.writer().connect().await.unwrap();
+        sqlx::query(
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?)
+             INSERT INTO peer_keys SELECT 'h' || n, n - 100000, '{}' FROM n",
+        )
+        .bind(KEYS_OF_SERVERS_MAX)
+        .execute(&mut conn)
+        .await
+        .unwrap();
+        conn.close().await.unwrap();
+
+        let write = |server: &str| Write::PeerKeys {
+            server: OwnedServerName::try_from(server).unwrap(),
+            json: "{}".to_owned(),
+        };
+        let batch = Batch {
+            writes: vec![write("h2"), write("new"), write("newer")],
+            may_conflict: false,
+        };
+        store.commit(&[batch]).await.unwrap();
+
+        for (server, is_there) in [
+            ("h1", false),
+            ("h2", true),
+            ("h3", false),
+            ("h4", true),
+            ("new", true),
+        ] {
+            let server = OwnedServerName::try_from(server).unwrap();
+            let keys = store.peer_keys(&server).await.unwrap();
+            assert_eq!(keys.is_some(), is_there, "{server}");
+        }
+    }
 }

@@ -116,6 +116,8 @@ async fn joins_and_is_heard(
     assert!(heard, "{sent} never came");
     let read = until(ana, room, "hello from outside").await?;
     assert!(read.contains(&"before 0".to_owned()), "{read:?}");
+    ana.say(room, "back", "hello back").await?;
+    until(alice, room, "hello back").await?;
     Ok(())
 }
 

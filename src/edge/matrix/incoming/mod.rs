@@ -96,6 +96,11 @@ impl Incoming {
     }
 
     /// Waits for a place for a request among those that are in work.
+    pub async fn place_for_file(&self, from: &Authenticated) -> Result<Place, Refusal> {
+        self.gate.enter(from.origin(), false).await
+    }
+
+    /// The same for one of `api`'s list.
     pub async fn place(&self, from: &Authenticated, asked: &Match) -> Result<Place, Refusal> {
         let in_turn = asked.endpoint == Endpoint::Transaction;
         self.gate.enter(&from.origin, in_turn).await
@@ -112,48 +117,38 @@ impl Incoming {
         authorization: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Authenticated, Refusal> {
         let headers = self.headers(authorization)?;
-        let mut request = Signed {
-            method: arrived.method,
-            uri: arrived.uri,
-            content: None,
-        };
-        if arrived.body.is_empty() {
-            let origin = self.signer(&headers, request).await;
-            return origin.map_err(Refusal::unauthorized);
-        }
-        // Nearly everyone sends the text that was signed. What it says is read by who knows that it
-        // is the sender's; brought into the canonical form, a body takes many times its bytes.
-        let text = std::str::from_utf8(arrived.body).unwrap_or_default();
-        if is_an_object(text) {
-            request.content = Some(text);
-            if let Ok(from) = self.signer(&headers, request).await {
-                return Ok(from);
-            }
-        }
-        let _alone = self.rewriting.acquire().await;
-        let text = SignedText::of_body(arrived.body).map_err(|error| not_json(&error))?;
-        request.content = Some(text.as_str());
-        let origin = self.signer(&headers, request).await;
-        origin.map_err(Refusal::unauthorized)
-    }
-
-    /// Who signed a request of which the body, if there is one, is this text.
-    async fn signer(
-        &self,
-        headers: &[XMatrix],
-        request: Signed<'_>,
-    ) -> Result<Authenticated, String> {
         let mut reason = String::new();
+        let mut body = Body::of(arrived.body);
         for header in headers {
-            match self.check(header, request).await {
+            let key = match self.keys.for_request(&header.origin, &header.key).await {
+                Ok(key) => key,
+                Err(error) => {
+                    reason = error.to_string();
+                    continue;
+                }
+            };
+            let ours = self.keys.name();
+            let verify = |content| {
+                let request = Signed {
+                    method: arrived.method,
+                    uri: arrived.uri,
+                    content,
+                };
+                header.verify(&key, ours, request)
+            };
+            let mut verified = verify(body.as_written());
+            if verified.is_err() && !arrived.body.is_empty() {
+                verified = verify(Some(body.rewritten(&self.rewriting).await?));
+            }
+            match verified {
                 Ok(()) => {
-                    let origin = header.origin.clone();
+                    let origin = header.origin;
                     return Ok(Authenticated { origin });
                 }
-                Err(why) => reason = why,
+                Err(error) => reason = format!("{} of {}: {error}", header.key, header.origin),
             }
         }
-        Err(reason)
+        Err(Refusal::unauthorized(reason))
     }
 
     /// The headers, all of one origin that may speak with us, and meant for us.
@@ -198,13 +193,6 @@ impl Incoming {
             Refusal::forbidden(format!("this server does not speak with {}", first.origin))
         })?;
         Ok(headers)
-    }
-
-    async fn check(&self, header: &XMatrix, request: Signed<'_>) -> Result<(), String> {
-        let key = self.keys.for_request(&header.origin, &header.key).await;
-        let key = key.map_err(|error| error.to_string())?;
-        let verified = header.verify(&key, self.keys.name(), request);
-        verified.map_err(|error| format!("{} of {}: {error}", header.key, header.origin))
     }
 
     /// The answer of `/_matrix/key/v2/server`.
@@ -275,12 +263,43 @@ fn not_json(error: &crate::wire::DecodeError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
-fn is_an_object(text: &str) -> bool {
-    text.starts_with('{') && text.ends_with('}')
+/// A body as it was signed.
+///
+/// Nearly everyone sends the very text. What it says is read by who knows that it is the sender's;
+/// brought into the canonical form, a body takes many times its bytes.
+struct Body<'a> {
+    bytes: &'a [u8],
+    rewritten: Option<SignedText>,
 }
 
-/// Bodies that are brought into their canonical form at a time. Few are: those of strangers' making,
-/// and those whose signature is wrong.
+impl<'a> Body<'a> {
+    const fn of(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            rewritten: None,
+        }
+    }
+
+    fn as_written(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes)
+            .ok()
+            .filter(|text| text.starts_with('{') && text.ends_with('}'))
+    }
+
+    async fn rewritten(&mut self, places: &Semaphore) -> Result<&str, Refusal> {
+        let text = match self.rewritten.take() {
+            Some(text) => text,
+            None => {
+                let _place = places.acquire().await;
+                SignedText::of_body(self.bytes).map_err(|error| not_json(&error))?
+            }
+        };
+        Ok(self.rewritten.insert(text).as_str())
+    }
+}
+
+/// Bodies that are brought into their canonical form at a time. Few are: those that unusual servers
+/// write, and those whose signature is wrong.
 const REWRITING_MAX: usize = 2;
 
 /// Authorization headers of one request: one for each key that its sender has.

@@ -22,6 +22,10 @@ pub enum Target {
     QueryKeys(String),
     /// `POST /_matrix/key/v2/query`
     QueryManyKeys,
+    /// `GET /_matrix/federation/v1/media/download/{mediaId}`
+    File(String),
+    /// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
+    Thumbnail(String),
     /// One of `api`'s list, which only servers ask that show who they are.
     Peer(Match),
 }
@@ -70,6 +74,8 @@ enum Served {
     Keys,
     QueryKeys,
     QueryManyKeys,
+    File,
+    Thumbnail,
     Peer(Endpoint),
 }
 
@@ -94,6 +100,16 @@ impl Paths {
                 Served::QueryKeys,
             ),
             ("/_matrix/key/v2/query", Method::POST, Served::QueryManyKeys),
+            (
+                "/_matrix/federation/v1/media/download/{id}",
+                Method::GET,
+                Served::File,
+            ),
+            (
+                "/_matrix/federation/v1/media/thumbnail/{id}",
+                Method::GET,
+                Served::Thumbnail,
+            ),
         ] {
             routes.insert(path, method, served);
         }
@@ -119,12 +135,13 @@ impl Paths {
             return Ok(None);
         }
         let (served, arguments) = self.0.find(method, path)?;
+        let first = |arguments: Vec<String>| arguments.into_iter().next().unwrap_or_default();
         Ok(Some(match served {
+            Served::File => Target::File(first(arguments)),
+            Served::Thumbnail => Target::Thumbnail(first(arguments)),
             Served::Version => Target::Version,
             Served::Keys => Target::Keys,
-            Served::QueryKeys => {
-                Target::QueryKeys(arguments.into_iter().next().unwrap_or_default())
-            }
+            Served::QueryKeys => Target::QueryKeys(first(arguments)),
             Served::QueryManyKeys => Target::QueryManyKeys,
             Served::Peer(endpoint) => Target::Peer(Match {
                 endpoint,
@@ -142,6 +159,8 @@ impl Target {
             Self::Keys => "ServerKeys",
             Self::QueryKeys(_) => "QueryServerKeys",
             Self::QueryManyKeys => "QueryManyServerKeys",
+            Self::File(_) => "PeerFile",
+            Self::Thumbnail(_) => "PeerThumbnail",
             Self::Peer(found) => found.endpoint.name(),
         }
     }
@@ -187,6 +206,10 @@ mod tests {
         assert_eq!(
             of(Method::POST, "/_matrix/key/v2/query"),
             Ok(Some(Target::QueryManyKeys))
+        );
+        assert_eq!(
+            get("/_matrix/federation/v1/media/download/abc"),
+            Ok(Some(Target::File("abc".to_owned())))
         );
         for path in [
             "/_matrix/federation",

@@ -14,10 +14,7 @@ use tokio::time::timeout;
 use super::{Ask, AskError, Outgoing, Told, exchange::Connection};
 use crate::{
     api::{ByteStream, RemoteFile},
-    wire::{
-        matrix::Place,
-        multipart::{self, FileHead, Parts, Piece},
-    },
+    wire::multipart::{self, FileHead, Parts, Piece},
 };
 
 /// An answer whose body is still to be read.

@@ -16,7 +16,7 @@ use super::{
     outgoing::{Ask, AskError},
 };
 use crate::{
-    api::{PeerCommand, PeerReply, Remote, RemoteError, Unverified},
+    api::{PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified},
     wire::matrix::{Pdu, Version},
 };
 
@@ -45,6 +45,16 @@ impl Remote for Federation {
         endpoint
             .reply(body)
             .map_err(|error| unreachable(format!("its answer to {}: {error}", endpoint.name())))
+    }
+
+    async fn file(
+        &self,
+        server: &ServerName,
+        media_id: &str,
+        patience: Duration,
+    ) -> Result<RemoteFile, RemoteError> {
+        let file = self.outgoing.file(server, media_id, patience).await;
+        file.map_err(|error| failed(server, error))
     }
 
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified> {

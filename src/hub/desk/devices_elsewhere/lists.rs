@@ -301,9 +301,9 @@ async fn changed(
     };
     writes.push(devices::changed(user));
     let touched = vec![Touched::Many(Arc::new(near.into_iter().collect()))];
-    keep_in_turn(hub, turn, writes, touched).await?;
+    // Before anyone is told: whoever asks because of it must not be given what was asked for before.
     hub.desk.fetches.outdate(user);
-    Ok(())
+    keep_in_turn(hub, turn, writes, touched).await
 }
 
 /// What a change makes of a list; nothing when it was known.

@@ -18,6 +18,7 @@ use crate::{
     hub::{
         Hub,
         desk::{access::ours, keys},
+        outbox,
     },
 };
 
@@ -36,7 +37,7 @@ pub(super) async fn devices(
     }
     // Before the devices: a change in between is told again, and none is missed.
     let stream = hub.store.devices_changed_at(&user).await.map_err(ours)?;
-    let stream = UInt::try_from(stream.0).unwrap_or(UInt::MAX);
+    let stream = UInt::try_from(outbox::stream_id(stream)).unwrap_or(UInt::MAX);
     let mut told = get_devices::Response::new(user.clone(), stream);
     for record in hub.store.device_keys(&user).await.map_err(ours)? {
         let keys = Raw::from_json_string(record.json).map_err(|error| damaged(&error))?;

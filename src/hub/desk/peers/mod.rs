@@ -4,12 +4,14 @@
 //! see and do: it must be in the room, the room's ACL must let it, and what it sends must be its
 //! own users'.
 
+mod by_time;
 mod devices;
 mod edus;
 mod joining;
 pub(super) mod past;
 mod policy;
 mod reading;
+mod spaces;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -18,6 +20,8 @@ mod tests_edus;
 mod tests_past;
 #[cfg(test)]
 mod tests_policy;
+#[cfg(test)]
+mod tests_spaces;
 mod transaction;
 
 pub(super) use self::{joining::vouching, policy::must_be_vouched_for, transaction::take_in};
@@ -105,13 +109,14 @@ pub(super) async fn ask(
         PeerCommand::PeerRoomSearch(asked) => {
             answered!(PeerRoomSearch, directory::peer_room_search(hub, *asked))
         }
-        PeerCommand::PeerHierarchy(_) | PeerCommand::PeerEventByTime(_) => Err(not_yet()),
+        PeerCommand::PeerHierarchy(asked) => {
+            answered!(PeerHierarchy, spaces::hierarchy(hub, peer, *asked))
+        }
+        PeerCommand::PeerEventByTime(asked) => {
+            answered!(PeerEventByTime, by_time::nearest(hub, peer, *asked))
+        }
         PeerCommand::PolicySign(asked) => answered!(PolicySign, policy::sign(hub, peer, *asked)),
     }
-}
-
-fn not_yet() -> Refusal {
-    Refusal::new(Code::Unrecognized, "this hub has no such endpoint yet")
 }
 
 /// A room of this hub that the server may speak of: its ACL does not keep it out.

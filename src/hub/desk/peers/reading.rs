@@ -283,7 +283,7 @@ async fn shown(
     raw_json(redacted.map_err(|error| damaged(&error))?)
 }
 
-async fn may_see(
+pub(super) async fn may_see(
     hub: &Hub,
     room: &RoomRecord,
     peer: &ServerName,

@@ -40,7 +40,7 @@ const ZED: &str = "@zed:far";
 
 /// Another server, as the hub reaches it.
 #[derive(Default)]
-struct Far {
+pub(super) struct Far {
     /// What it would tell of a gap.
     missing: Mutex<Vec<String>>,
     /// A server that the operator has nothing to do with.

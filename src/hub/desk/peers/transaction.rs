@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::{edus, is_in, past, policy};
 use crate::{
-    api::{Code, PeerCommand, PeerReply, Refusal},
+    api::{Code, PeerCommand, PeerReply, Refusal, Unverified},
     hub::{
         Hub,
         desk::{access::ours, remote},
@@ -101,13 +101,16 @@ async fn in_room(
         }
     };
     let mut events = Vec::new();
-    for pdu in pdus {
-        let Ok(read) = Pdu::read(pdu.get(), gate.room.version) else {
-            continue; // it has no id under which it could be answered
-        };
-        match gate.checked(pdu.get()).await {
+    let texts: Vec<&str> = pdus.iter().map(|pdu| pdu.get()).collect();
+    for (json, checked) in texts.iter().zip(gate.checked(&texts).await) {
+        match checked {
             Ok(event) => events.push(event),
-            Err(why) => drop(outcomes.insert(read.id().clone(), Err(why))),
+            Err(why) => {
+                // what cannot be read has no id under which it could be answered
+                if let Ok(read) = Pdu::read(json, gate.room.version) {
+                    outcomes.insert(read.id().clone(), Err(why));
+                }
+            }
         }
     }
     let fates = gate.weave(peer, &events).await;
@@ -191,10 +194,18 @@ impl<'a> Gate<'a> {
         })
     }
 
-    /// An event that is what it says to be. One of a server that is kept out is hidden, not refused:
-    /// others' events follow it.
-    async fn checked(&self, json: &str) -> Result<Received, String> {
-        let event = self.hub.remote.verified(json, self.room.version).await;
+    /// Events that are what they say to be, in their order.
+    async fn checked(&self, events: &[&str]) -> Vec<Result<Received, String>> {
+        let verified = self.hub.remote.verified_many(events, self.room.version);
+        let mut checked = Vec::with_capacity(events.len());
+        for event in verified.await {
+            checked.push(self.received(event).await);
+        }
+        checked
+    }
+
+    /// One of a server that is kept out is hidden, not refused: others' events follow it.
+    async fn received(&self, event: Result<Pdu, Unverified>) -> Result<Received, String> {
         let event = event.map_err(|error| error.to_string())?;
         if event.fields().room_id != self.room.id {
             return Err(format!("it is of room {}", event.fields().room_id));
@@ -301,9 +312,10 @@ impl<'a> Gate<'a> {
         };
         let count = usize::try_from(GAP_MAX).unwrap_or(usize::MAX);
         let texts = answer.events.iter().take(count).map(|pdu| pdu.get());
+        let texts: Vec<&str> = texts.collect();
         let mut events = Vec::new();
-        for json in texts {
-            match self.checked(json).await {
+        for checked in self.checked(&texts).await {
+            match checked {
                 Ok(event) => events.push(event),
                 Err(why) => tracing::debug!(why, "an event of a gap is not taken"),
             }

@@ -132,14 +132,6 @@ pub(super) async fn place(
     })
 }
 
-/// Whether this hub is in a room.
-pub(super) async fn is_in(hub: &Hub, room: &RoomId) -> Result<bool, Refusal> {
-    match hub.store.room(room).await.map_err(ours)? {
-        Some(record) => is_ours(hub, &record).await,
-        None => Ok(false),
-    }
-}
-
 /// Whether a user of ours is joined.
 async fn is_ours(hub: &Hub, room: &RoomRecord) -> Result<bool, Refusal> {
     let joined = hub.store.joined(room.nid, Some(hub.key.name())).await;

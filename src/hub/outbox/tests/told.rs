@@ -1,13 +1,18 @@
 //! Who is told what, when, and what is made of the answers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 
 use super::world::{Mood, World};
 use crate::{
-    hub::outbox::{Delivery, PeerState},
-    store::{OutboxWrite, Write, hash_of},
+    api::{Command, Delivery},
+    base::Seq,
+    hub::{
+        fanout::{ForServers, Touched},
+        outbox::PeerState,
+    },
+    store::{Batch, Order, OutboxWrite, Write, hash_of},
 };
 
 const FAR: &str = "far.example";
@@ -22,24 +27,21 @@ impl World {
             .unwrap()
             .unwrap();
         let outbox = self.hub.hub.outbox().unwrap();
-        let entry = outbox
-            .entry(record.room, record.seq.unwrap())
-            .await
-            .unwrap();
-        let found = outbox
-            .deliveries(record.room, &entry.unwrap())
-            .await
-            .unwrap();
+        let seq = record.seq.unwrap();
+        let before = Seq(seq.0 - 1);
+        let log = self.store.log(record.room, before, seq, Order::Forward, 1);
+        let entry = &log.await.unwrap()[0];
+        let found = outbox.deliveries(record.room, entry).await.unwrap();
         let found = found.into_iter();
         found
-            .map(|(server, delivery)| (server.to_string(), delivery))
+            .map(|one| (one.server.to_string(), one.delivery))
             .collect()
     }
 
     async fn state(&self, server: &str) -> PeerState {
-        let outbox = self.hub.hub.outbox().unwrap();
         let server = ruma::OwnedServerName::try_from(server).unwrap();
-        let mut found = outbox.peers(Some(&server)).await.unwrap();
+        let found = self.hub.hub.peers(Some(&server), None, 9).await;
+        let mut found = found.unwrap();
         found.pop().unwrap().state
     }
 
@@ -106,25 +108,14 @@ async fn a_server_whose_last_user_is_kicked_is_told_that_and_no_more() {
     world.say("without far").await;
 
     world.until_has(WEST, &["without far"]).await;
+    let is_kick = |pdu: &serde_json::Value| pdu["content"]["reason"] == "enough";
     world
         .others
-        .until(|others| !others.heard(FAR).is_empty())
+        .until(|others| {
+            let mut heard = others.heard(FAR).into_iter().flat_map(|one| one.pdus);
+            heard.any(|pdu| is_kick(&pdu))
+        })
         .await;
-    let told: Vec<_> = world
-        .others
-        .heard(FAR)
-        .into_iter()
-        .flat_map(|one| one.pdus)
-        .collect();
-    let kinds: Vec<_> = told
-        .iter()
-        .map(|pdu| (&pdu["type"], &pdu["content"]["reason"]))
-        .collect();
-    // West's join was relayed before.
-    assert_eq!(
-        kinds.last(),
-        Some(&(&json!("m.room.member"), &json!("enough")))
-    );
     assert!(world.others.texts(FAR).is_empty());
 }
 
@@ -197,11 +188,21 @@ async fn a_sign_of_life_ends_the_wait() {
         }
         world.wait(Duration::from_secs(120));
     }
-    world.others.mood(FAR, [Mood::Takes]);
     world
         .others
         .until(|others| others.heard(FAR).len() >= 6)
         .await;
+    while !matches!(world.state(FAR).await, PeerState::Waiting(_)) {
+        tokio::task::yield_now().await;
+    }
+    world.others.mood(FAR, [Mood::Takes]);
+    world.wait(Duration::from_secs(3));
+    tokio::task::yield_now().await;
+    assert!(
+        world.others.texts(FAR).is_empty(),
+        "it is left alone for longer"
+    );
+    world.is_heard_of(FAR).await;
     world.until_has(FAR, &["one"]).await;
 }
 
@@ -301,16 +302,13 @@ async fn parcels_are_told_once_and_in_order() {
         edu: json!({ "edu_type": "m.direct_to_device", "content": { "n": n } }).to_string(),
         at: world.hub.hub.now(),
     };
-    world.hub.write((0..250).map(parcel).collect()).await;
-    world
-        .hub
-        .hub
-        .outbox()
-        .unwrap()
-        .shared
-        .book()
-        .look_everywhere();
-    world.hub.hub.outbox().unwrap().look();
+    let batch = Batch {
+        writes: (0..250).map(parcel).collect(),
+        may_conflict: false,
+    };
+    let far = Arc::new([FAR.try_into().unwrap()].into());
+    let touched = vec![Touched::Servers(far, ForServers::Beside)];
+    world.hub.hub.writer.write(batch, touched).await.unwrap();
 
     let told = || {
         let heard = world.others.heard(FAR).into_iter();
@@ -375,4 +373,70 @@ async fn what_went_wrong_is_forgotten_in_the_end() {
     let forget = OutboxWrite::ForgetFailures { before };
     world.hub.write(vec![Write::Outbox(forget)]).await;
     assert_eq!(world.fate(&bad).await, [(FAR.to_owned(), Delivery::Acked)]);
+}
+
+#[tokio::test]
+async fn receipts_and_typing_are_told_and_private_receipts_are_not() {
+    use ruma::api::client::{
+        receipt::create_receipt::v3::{self as receipts, ReceiptType},
+        typing::create_typing_event::v3::{self as typing, Typing, TypingInfo},
+    };
+    let world = World::with(&[FAR]).await;
+    let event = world.say("hello").await;
+    world.until_has(FAR, &["hello"]).await;
+    let receipt = async |kind| {
+        let asked = receipts::Request::new(world.room.clone(), kind, event.clone());
+        let asked = Command::Receipt(Box::new(asked));
+        world.hub.ask(&world.ana.origin, asked).await.unwrap();
+    };
+    receipt(ReceiptType::ReadPrivate).await;
+    receipt(ReceiptType::Read).await;
+    let info = TypingInfo::new(Duration::from_secs(30));
+    let user = world.ana.user.clone();
+    let asked = typing::Request::new(user, world.room.clone(), Typing::Yes(info));
+    let asked = Command::Typing(Box::new(asked));
+    world.hub.ask(&world.ana.origin, asked).await.unwrap();
+
+    let edus = |kind: &str| {
+        let heard = world.others.heard(FAR).into_iter();
+        let edus = heard.flat_map(|one| one.edus);
+        edus.filter(|edu| edu["edu_type"] == kind)
+            .collect::<Vec<_>>()
+    };
+    world
+        .others
+        .until(|_| edus("m.receipt").len() + edus("m.typing").len() >= 2)
+        .await;
+    let receipts = edus("m.receipt");
+    assert_eq!(receipts.len(), 1);
+    let read = &receipts[0]["content"][world.room.as_str()]["m.read"];
+    assert_eq!(read[world.ana.user.as_str()]["event_ids"], json!([event]));
+    assert_eq!(edus("m.typing")[0]["content"]["typing"], true);
+    assert!(!format!("{receipts:?}").contains("private"));
+}
+
+#[tokio::test]
+async fn a_changed_device_is_told_to_who_shares_a_room() {
+    let world = World::with(&[FAR]).await;
+    let changed = Write::DevicesChanged {
+        user: world.ana.user.clone(),
+    };
+    let batch = Batch {
+        writes: vec![changed],
+        may_conflict: false,
+    };
+    let far = Arc::new([FAR.try_into().unwrap()].into());
+    let touched = vec![Touched::Servers(far, ForServers::Beside)];
+    let written = world.hub.hub.writer.write(batch, touched).await;
+    let (position, _) = written.unwrap();
+    world
+        .others
+        .until(|others| !others.heard(FAR).is_empty())
+        .await;
+
+    let heard = world.others.heard(FAR);
+    let update = &heard[0].edus[0];
+    assert_eq!(update["edu_type"], "m.device_list_update");
+    assert_eq!(update["content"]["user_id"], world.ana.user.as_str());
+    assert_eq!(update["content"]["stream_id"], position.0);
 }

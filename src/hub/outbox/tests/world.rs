@@ -13,6 +13,7 @@ use ruma::{
         membership::{
             create_join_event, create_leave_event, prepare_join_event, prepare_leave_event,
         },
+        query::get_profile_information,
         transactions::send_transaction_message::v1::{Request, Response},
     },
 };
@@ -221,6 +222,8 @@ impl World {
         self.starts += 1;
         if cleanly {
             self.hub.hub.drain().await;
+        } else {
+            self.hub.hub.outbox().unwrap().kill();
         }
         let next = start(&self.store, &self.clock, &self.others, self.starts).await;
         self.hub = next;
@@ -260,6 +263,13 @@ impl World {
             Reply::Peer(reply) => *reply,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A server asks something that changes nothing.
+    pub(super) async fn is_heard_of(&self, server: &str) {
+        let asked = get_profile_information::v1::Request::new(self.ana.user.clone());
+        self.ask(server, PeerCommand::PeerProfile(Box::new(asked)))
+            .await;
     }
 
     /// The user `zed` of a server joins.

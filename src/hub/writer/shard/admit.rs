@@ -121,6 +121,10 @@ impl Hot {
                         let room = self.nid;
                         let relay = Write::Outbox(OutboxWrite::Relay { room, seq });
                         staging.writes.push(relay);
+                    }
+                    // Ours can come this way too: an invite that the other server has signed.
+                    let is_ours = admitted.event.fields().sender.server_name() == ours;
+                    if admission.relayed || is_ours {
                         staging.told.insert(self.room.id().clone());
                     }
                     events.push((admitted.event.id().clone(), Some(seq)));
