@@ -185,7 +185,10 @@ fn download(file: MediaObject, method: &Method) -> Response<Body> {
 }
 
 /// The stream, cut off with an error if it holds more than it said: the length is already out.
-pub(super) fn within(body: ByteStream, length: u64) -> impl Stream<Item = io::Result<bytes::Bytes>> {
+pub(super) fn within(
+    body: ByteStream,
+    length: u64,
+) -> impl Stream<Item = io::Result<bytes::Bytes>> {
     body.scan(length, |left, piece| {
         let piece = piece.and_then(|piece| {
             let size = u64::try_from(piece.len()).unwrap_or(u64::MAX);

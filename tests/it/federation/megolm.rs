@@ -11,8 +11,8 @@ use crate::{hub::Hub, peers};
 /// What every text and file holds.
 const MARKER: &str = "tramline-planted-marker-5d0c";
 
-pub(super) fn encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext()
--> Result<(), Failed> {
+pub(super) fn encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext() -> Result<(), Failed>
+{
     let peers = Peers::start()?;
     let hub = Hub::federating(&["ana"], &peers.options()?)?;
     let clients = tempfile::tempdir()?;
@@ -44,7 +44,10 @@ pub(super) fn encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext()
 
     // What is in clear is found, so the marker would be.
     let clear = found(hub.path(), b"m.megolm.v1.aes-sha2")?;
-    assert!(clear.iter().any(|file| file.contains("tramline.db")), "{clear:?}");
+    assert!(
+        clear.iter().any(|file| file.contains("tramline.db")),
+        "{clear:?}"
+    );
     let planted = found(hub.path(), MARKER.as_bytes())?;
     assert!(planted.is_empty(), "the marker is in {planted:?}");
     Ok(())
