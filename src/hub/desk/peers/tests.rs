@@ -334,7 +334,9 @@ async fn a_server_that_does_not_speak_the_rooms_version_is_told_it() {
         prepare_join_event::v1::Request::new(shared.room.clone(), ZED.try_into().unwrap());
     asked.ver = vec![ruma::RoomVersionId::V9];
 
-    let refused = shared.ask(FAR, PeerCommand::MakeJoin(Box::new(asked))).await;
+    let refused = shared
+        .ask(FAR, PeerCommand::MakeJoin(Box::new(asked)))
+        .await;
 
     let refusal = refused.unwrap_err();
     assert_eq!(refusal.code, Code::IncompatibleRoomVersion);
