@@ -45,11 +45,19 @@ impl<T> Few<T> {
     }
 
     /// The elements, oldest first.
+    #[expect(
+        clippy::iter_without_into_iter,
+        reason = "nobody loops over one by itself"
+    )]
     pub fn iter(&self) -> slice::Iter<'_, T> {
         self.as_slice().iter()
     }
 
     /// The elements, oldest first.
+    #[expect(
+        clippy::iter_without_into_iter,
+        reason = "nobody loops over one by itself"
+    )]
     pub fn iter_mut(&mut self) -> slice::IterMut<'_, T> {
         self.as_mut_slice().iter_mut()
     }

@@ -105,9 +105,8 @@ impl<T> Slab<T> {
 
 /// Which life of which slot a key means.
 fn parts(key: u64) -> (u32, usize) {
-    let [a, b, c, d, e, f, g, h] = key.to_be_bytes();
-    let at = u32::from_be_bytes([e, f, g, h]);
-    (u32::from_be_bytes([a, b, c, d]), index(at))
+    let half = |bits: u64| u32::try_from(bits).unwrap_or(u32::MAX);
+    (half(key >> 32), index(half(key & u64::from(u32::MAX))))
 }
 
 fn index(at: u32) -> usize {

@@ -80,7 +80,7 @@ pub struct Hub {
     /// None where there are no other servers.
     outbox: Option<Outbox>,
     ready: AtomicBool,
-    me: Weak<Hub>,
+    me: Weak<Self>,
 }
 
 impl Hub {

@@ -157,7 +157,7 @@ pub(super) async fn read_elsewhere(
     for receipt in receipts {
         let before = hub.store.receipts_of(room, &receipt.user).await;
         let before = before.map_err(ours)?;
-        if is_newer(hub, room, &before, &receipt).await? == Newer::Newer {
+        if is_newer(hub, room, &before, &receipt).await? == Than::Newer {
             writes.push(Write::Receipt { room, receipt });
         }
     }
@@ -222,9 +222,9 @@ impl<'a> Marks<'a> {
             position: Position::ZERO, // the commit's, which the store knows
         };
         match is_newer(self.hub, self.room, &self.before, &receipt).await? {
-            Newer::Unknown => return Err(not_here(&receipt.event)),
-            Newer::Older => return Ok(()),
-            Newer::Newer => {}
+            Than::Unknown => return Err(not_here(&receipt.event)),
+            Than::Older => return Ok(()),
+            Than::Newer => {}
         }
         self.public |= kind == READ;
         self.receipts = true;
@@ -282,7 +282,7 @@ async fn keep_receipts(
 
 /// What a receipt is beside the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Newer {
+enum Than {
     Newer,
     /// For the same event, or for one earlier in the log.
     Older,
@@ -295,18 +295,18 @@ async fn is_newer(
     room: RoomNid,
     before: &[ReceiptRecord],
     receipt: &ReceiptRecord,
-) -> Result<Newer, Refusal> {
+) -> Result<Than, Refusal> {
     let Some(at) = seq(hub, room, &receipt.event).await? else {
-        return Ok(Newer::Unknown);
+        return Ok(Than::Unknown);
     };
     let is_same =
         |one: &&ReceiptRecord| (&one.kind, &one.thread) == (&receipt.kind, &receipt.thread);
     let Some(before) = before.iter().find(is_same) else {
-        return Ok(Newer::Newer);
+        return Ok(Than::Newer);
     };
     let before = seq(hub, room, &before.event).await?;
     let is_older = before.is_some_and(|before| before >= at);
-    Ok(if is_older { Newer::Older } else { Newer::Newer })
+    Ok(if is_older { Than::Older } else { Than::Newer })
 }
 
 /// Where an event stands in a room's log.

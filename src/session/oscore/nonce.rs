@@ -24,8 +24,8 @@ impl Piv {
 
     /// The number.
     pub const fn number(self) -> u64 {
-        let [a, b, c, d, e] = self.0;
-        u64::from_be_bytes([0, 0, 0, a, b, c, d, e])
+        let [top, rest @ ..] = self.0;
+        ((top as u64) << 32) | u32::from_be_bytes(rest) as u64
     }
 
     /// Reads its wire form: one to five bytes, and no zero in front that could be left out.

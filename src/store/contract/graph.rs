@@ -110,12 +110,7 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
             .is_empty()
     );
 
-    let oldest = store.places(room.nid, Seq(1), Order::Forward, 1, 1).await;
-    let oldest = oldest.expect("read");
-    assert_eq!(oldest.first().map(|event| event.depth), Some(6));
-    let anchors = async |from, to| store.anchors(room.nid, from, to, 9).await.expect("read");
-    assert_eq!(anchors(Seq::ZERO, Seq(9)).await, [Seq(1)]);
-    assert!(anchors(Seq(1), Seq(9)).await.is_empty());
+    places_are_found_by_their_anchors(store, room.nid).await;
 
     let before = store.state_entries(room.nid, state_left.nid, std::slice::from_ref(&topic));
     assert_eq!(one(before.await.expect("read")), Some(left));
@@ -126,6 +121,15 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
         [creation, right_nid]
     );
     an_outlier_is_placed(store, &mut room, *places.first().expect("there are three")).await;
+}
+
+async fn places_are_found_by_their_anchors(store: &dyn Store, room: RoomNid) {
+    let oldest = store.places(room, Seq(1), Order::Forward, 1, 1).await;
+    let oldest = oldest.expect("read");
+    assert_eq!(oldest.first().map(|event| event.depth), Some(6));
+    let anchors = async |from, to| store.anchors(room, from, to, 9).await.expect("read");
+    assert_eq!(anchors(Seq::ZERO, Seq(9)).await, [Seq(1)]);
+    assert!(anchors(Seq(1), Seq(9)).await.is_empty());
 }
 
 /// An event that came as an outlier gets its place in the log later.

@@ -277,7 +277,7 @@ impl Tables {
                 .retain(|key, (_, at)| *at >= *before || key.endpoint == "thin"),
             Write::PolicyDecided { event, refused, at } => {
                 let decided = self.policy_decisions.entry(*event);
-                decided.or_insert((refused.clone(), *at));
+                decided.or_insert_with(|| (refused.clone(), *at));
             }
             Write::ForgetPolicyDecisions { before } => {
                 self.policy_decisions.retain(|_, (_, at)| *at >= *before);

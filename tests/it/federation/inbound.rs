@@ -89,7 +89,7 @@ async fn joins_and_is_heard(
     let joined = Call::get(&["rooms", room.as_str(), "joined_members"], Vec::new());
     let joined = ana.call("members", joined).await?;
     assert_eq!(
-        joined["joined"].as_object().map_or(0, |all| all.len()),
+        joined["joined"].as_object().map_or(0, serde_json::Map::len),
         2,
         "{joined}"
     );

@@ -70,9 +70,10 @@ impl Gate {
             origin: origin.clone(),
             held: None,
         };
-        let turn = match in_turn {
-            true => Some(turn.lock_owned().await),
-            false => None,
+        let turn = if in_turn {
+            Some(turn.lock_owned().await)
+        } else {
+            None
         };
         let closed = |_| Refusal::internal(); // no gate is ever closed
         place.held = Some(Held {

@@ -287,12 +287,11 @@ impl<'a> Body<'a> {
     }
 
     async fn rewritten(&mut self, places: &Semaphore) -> Result<&str, Refusal> {
-        let text = match self.rewritten.take() {
-            Some(text) => text,
-            None => {
-                let _place = places.acquire().await;
-                SignedText::of_body(self.bytes).map_err(|error| not_json(&error))?
-            }
+        let text = if let Some(text) = self.rewritten.take() {
+            text
+        } else {
+            let _place = places.acquire().await;
+            SignedText::of_body(self.bytes).map_err(|error| not_json(&error))?
         };
         Ok(self.rewritten.insert(text).as_str())
     }

@@ -197,6 +197,7 @@ impl KeyRing {
     }
 
     /// The same among those that are held; nobody is asked.
+    #[expect(clippy::result_large_err, reason = "as where the server is asked")]
     pub(super) fn held_for_event(
         &self,
         server: &ServerName,

@@ -191,9 +191,10 @@ fn add_device(
         name,
         json,
     };
-    match keys::with_name(&record) {
-        Ok(keys) => drop(devices.insert(record.device, keys)),
-        Err(_) => tracing::error!(%device, "kept device keys cannot be read"),
+    if let Ok(keys) = keys::with_name(&record) {
+        devices.insert(record.device, keys);
+    } else {
+        tracing::error!(%device, "kept device keys cannot be read");
     }
 }
 

@@ -106,6 +106,7 @@ pub(super) fn device_keys(
 }
 
 /// Whether a device's name is no longer than one of ours may be.
+#[expect(clippy::ptr_arg, reason = "it filters owned names")]
 pub(super) fn fits(name: &String) -> bool {
     name.len() <= DEVICE_NAME_BYTES_MAX
 }

@@ -121,9 +121,9 @@ pub(super) async fn fetch(hub: &Hub, user: &UserId) -> Fetched {
                 let fetches = fetches.clone();
                 // On its own: who asked first may hang up, and others wait for it too.
                 let task = tokio::spawn(async move {
-                    let fetched = errand.run().await;
+                    let outcome = errand.run().await;
                     fetches.end(&errand.user, number);
-                    fetched
+                    outcome
                 });
                 let fetch = task
                     .map(|ended| ended.unwrap_or_else(|_| Err(Refusal::internal())))

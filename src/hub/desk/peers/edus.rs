@@ -241,7 +241,7 @@ async fn receipt(
     let at = told
         .data
         .ts
-        .map_or(hub.now(), |at| Timestamp(at.get().into()));
+        .map_or_else(|| hub.now(), |at| Timestamp(at.get().into()));
     Ok(ReceiptRecord {
         user,
         kind: READ.to_owned(),

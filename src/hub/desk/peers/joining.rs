@@ -82,7 +82,7 @@ pub(super) async fn send_join(
     let room = room_for(hub, peer, &asked.room_id).await?;
     let told = (&*asked.room_id, &*asked.event_id);
     let vouched = vouched_for(hub, &room, asked.pdu.get()).await?;
-    let join = vouched.as_deref().unwrap_or(asked.pdu.get());
+    let join = vouched.as_deref().unwrap_or_else(|| asked.pdu.get());
     let event = member_event(hub, peer, &room, told, (join, Membership::Join)).await?;
     let before = graph::state_before(&hub.store, &room, &event).await;
     let before = before.map_err(|error| failed(&error))?;

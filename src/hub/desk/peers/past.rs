@@ -68,7 +68,7 @@ const BOTTOMS_MAX: usize = 8;
 const SERVERS_MAX: usize = 3;
 
 /// How long history that nobody gave is not asked for again.
-const REST: Duration = Duration::from_secs(600);
+const REST: Duration = Duration::from_mins(10);
 
 /// How many rooms are remembered as having no more.
 const RESTING_MAX: usize = 4096;
@@ -143,12 +143,7 @@ async fn history(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<bool, Open
     if from.is_empty() {
         return Ok(false);
     }
-    let mut asked = 0;
-    for server in servers(hub, room).await? {
-        if asked == SERVERS_MAX {
-            break;
-        }
-        asked += 1;
+    for server in servers(hub, room).await?.into_iter().take(SERVERS_MAX) {
         match backfill(hub, &server, room, anchor, &from).await {
             Ok(true) => return Ok(true),
             Ok(false) => {}
@@ -341,7 +336,7 @@ impl<'a> Telling<'a> {
         else {
             return Err(self.other());
         };
-        self.must_be_few(told.auth_chain.len())?;
+        must_be_few(told.auth_chain.len())?;
         for pdu in &told.auth_chain {
             self.outlier(pdu).await;
         }
@@ -355,13 +350,6 @@ impl<'a> Telling<'a> {
         }
     }
 
-    fn must_be_few(&self, count: usize) -> Result<(), OpenGap> {
-        if count > STATE_MAX {
-            return Err(OpenGap::Large(count));
-        }
-        Ok(())
-    }
-
     /// The room's state before an event, and those of its events that are not known here.
     async fn state_before(&mut self, id: &OwnedEventId) -> Result<(), OpenGap> {
         let room = &self.room.id;
@@ -370,7 +358,7 @@ impl<'a> Telling<'a> {
         let PeerReply::StateIdsBefore(ids) = self.ask(asked).await? else {
             return Err(self.other());
         };
-        self.must_be_few(ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len()))?;
+        must_be_few(ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len()))?;
         let named: Vec<&OwnedEventId> = ids.pdu_ids.iter().chain(&ids.auth_chain_ids).collect();
         let unknown = self.unknown(&named).await?;
         if unknown.len() > SINGLE_MAX {
@@ -379,7 +367,7 @@ impl<'a> Telling<'a> {
             let PeerReply::StateBefore(state) = self.ask(asked).await? else {
                 return Err(self.other());
             };
-            self.must_be_few(state.pdus.len().saturating_add(state.auth_chain.len()))?;
+            must_be_few(state.pdus.len().saturating_add(state.auth_chain.len()))?;
             for pdu in state.auth_chain.iter().chain(&state.pdus) {
                 let read = Pdu::read(pdu.get(), self.room.version);
                 if read.is_ok_and(|event| unknown.contains(event.id())) {
@@ -413,6 +401,13 @@ impl<'a> Telling<'a> {
         }
         Ok(unknown)
     }
+}
+
+fn must_be_few(count: usize) -> Result<(), OpenGap> {
+    if count > STATE_MAX {
+        return Err(OpenGap::Large(count));
+    }
+    Ok(())
 }
 
 /// Where history ended, and since when.

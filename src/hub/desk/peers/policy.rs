@@ -56,30 +56,31 @@ pub(super) async fn sign(
 pub(super) async fn decided(hub: &Hub, event: &Pdu, version: Version) -> Result<Arc<Pdu>, Refusal> {
     let hash = event.hash();
     let turn = hub.desk.turns.take(("policy", hash.0)).await;
-    let refused = match hub.store.policy_decision(hash).await.map_err(ours)? {
-        Some(PolicyDecision { refused }) => refused,
-        None => {
-            let now = hub.now();
-            let refused = match hub.policing.vouch(event, version, now) {
-                Ok(_) => None,
-                Err(NotVouchedFor::Refused(why)) => Some(format!("{}: {why}", why.code())),
-                Err(error) => {
-                    tracing::error!(%error, "an event could not be signed");
-                    return Err(Refusal::internal());
-                }
-            };
-            let decided = Write::PolicyDecided {
-                event: hash,
-                refused: refused.clone(),
-                at: now,
-            };
-            let batch = Batch {
-                writes: vec![decided],
-                may_conflict: false,
-            };
-            hub.writer.write(batch, Vec::new()).await?;
-            refused
-        }
+    let refused = if let Some(PolicyDecision { refused }) =
+        hub.store.policy_decision(hash).await.map_err(ours)?
+    {
+        refused
+    } else {
+        let now = hub.now();
+        let refused = match hub.policing.vouch(event, version, now) {
+            Ok(_) => None,
+            Err(NotVouchedFor::Refused(why)) => Some(format!("{}: {why}", why.code())),
+            Err(error) => {
+                tracing::error!(%error, "an event could not be signed");
+                return Err(Refusal::internal());
+            }
+        };
+        let decided = Write::PolicyDecided {
+            event: hash,
+            refused: refused.clone(),
+            at: now,
+        };
+        let batch = Batch {
+            writes: vec![decided],
+            may_conflict: false,
+        };
+        hub.writer.write(batch, Vec::new()).await?;
+        refused
     };
     drop(turn);
     if let Some(why) = refused {

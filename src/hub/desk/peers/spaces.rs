@@ -36,7 +36,7 @@ pub(super) async fn hierarchy(
     let room = room.ok_or_else(nothing)?;
     let summary = summary(hub, peer, &room).await?.ok_or_else(nothing)?;
     let children = children(hub, &room, asked.suggested_only).await?;
-    let state = children.iter().map(|child| stripped(child));
+    let state = children.iter().map(stripped);
     let parent = SpaceHierarchyParentSummary::new(summary, state.collect());
     let mut answer = get_hierarchy::v1::Response::new(parent);
     for child in &children {
@@ -177,7 +177,9 @@ async fn children(hub: &Hub, room: &RoomRecord, suggested_only: bool) -> Result<
     for event in all.map_err(ours)? {
         let event = event.pdu(room).map_err(|error| damaged(&error))?;
         let content = &event.fields().content;
-        let is_suggested = content.get("suggested").and_then(|is| is.as_bool());
+        let is_suggested = content
+            .get("suggested")
+            .and_then(ruma::CanonicalJsonValue::as_bool);
         let has_via = content
             .get("via")
             .is_some_and(|via| via.as_array().is_some());

@@ -52,10 +52,10 @@ const SERVERS_MAX: usize = 8;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a server may take to let somebody in: the whole state of a large room is in the answer.
-const ENTRY_PATIENCE: Duration = Duration::from_secs(120);
+const ENTRY_PATIENCE: Duration = Duration::from_mins(2);
 
 /// After this long no further server is asked: whoever waits has given up by then.
-const ASKING_MAX: Duration = Duration::from_secs(60);
+const ASKING_MAX: Duration = Duration::from_mins(1);
 
 /// How many rooms are entered at once: each is held in memory, with thousands of members perhaps.
 const ENTERED_AT_ONCE: usize = 8;
@@ -83,13 +83,12 @@ impl Elsewhere {
         let lock = {
             let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
             rooms.retain(|_, lock| lock.strong_count() > 0);
-            match rooms.get(room).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::new(tokio::sync::Mutex::new(()));
-                    rooms.insert(room.to_owned(), Arc::downgrade(&lock));
-                    lock
-                }
+            if let Some(lock) = rooms.get(room).and_then(Weak::upgrade) {
+                lock
+            } else {
+                let lock = Arc::new(tokio::sync::Mutex::new(()));
+                rooms.insert(room.to_owned(), Arc::downgrade(&lock));
+                lock
             }
         };
         lock.lock_owned().await
@@ -197,7 +196,7 @@ impl Refusals {
             .collect();
         let message = format!("{what}: {}", messages.join("; "));
         let answered = self.0.iter().find(|(_, refusal)| refusal.status < 500);
-        match answered.or(self.0.first()) {
+        match answered.or_else(|| self.0.first()) {
             Some((_, refusal)) => Refusal::new(refusal.code, message).with_status(refusal.status),
             None => Refusal::not_found(format!("{what}: no server is known to be in it")),
         }

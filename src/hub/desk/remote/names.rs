@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long an answer is good for: long enough for the two or three requests of one action.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED: Duration = Duration::from_mins(1);
 
 /// How many aliases are remembered.
 const ALIASES_MAX: usize = 512;

@@ -88,7 +88,8 @@ async fn vouched(
         .template(user, MemberChange::Join, Some(by), hub.now())
         .map_err(|refusal| Refusal::forbidden(refusal.to_string()))?;
     for (name, value) in content {
-        fields.content.entry(name.clone()).or_insert(value.clone());
+        let own = fields.content.entry(name.clone());
+        own.or_insert_with(|| value.clone());
     }
     Pdu::sign(fields, record.version, &hub.key).map_err(|error| {
         let message = error.to_string();

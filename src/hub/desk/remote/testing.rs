@@ -187,7 +187,7 @@ impl Node {
 
     /// Sends another hub the newest events of our users in a room, as an outbox would; all of them
     /// must be taken.
-    pub(super) async fn deliver(&self, to: &Node, room: &OwnedRoomId, newest: usize) {
+    pub(super) async fn deliver(&self, to: &Self, room: &OwnedRoomId, newest: usize) {
         let store = self.hub.hub.store();
         let record = store.room(room).await.unwrap().unwrap();
         let log = store
@@ -216,7 +216,7 @@ impl Node {
     }
 
     /// Sends another hub events.
-    pub(super) async fn send(&self, to: &Node, events: &[String]) -> Vec<Result<(), String>> {
+    pub(super) async fn send(&self, to: &Self, events: &[String]) -> Vec<Result<(), String>> {
         let mut asked = transactions::send_transaction_message::v1::Request::new(
             "t1".into(),
             self.name().clone(),

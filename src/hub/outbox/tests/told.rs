@@ -57,8 +57,8 @@ impl World {
                 tokio::task::yield_now().await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
-        assert!(waited.is_ok(), "{:?}", self.fate(event).await);
+        let came = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        assert!(came.is_ok(), "{:?}", self.fate(event).await);
     }
 }
 
@@ -152,7 +152,7 @@ async fn who_is_away_is_left_alone_and_gets_all_in_order_later() {
     );
 
     world.others.mood(FAR, [Mood::Takes]);
-    world.wait(Duration::from_secs(60));
+    world.wait(Duration::from_mins(1));
     world.until_has(FAR, &["one", "two", "three"]).await;
     world.until_noted(&first, &Delivery::Acked).await;
 }
@@ -166,7 +166,7 @@ async fn the_same_is_sent_again_under_the_same_id() {
         .others
         .until(|others| !others.heard(FAR).is_empty())
         .await;
-    world.wait(Duration::from_secs(60));
+    world.wait(Duration::from_mins(1));
     world.until_has(FAR, &["one"]).await;
 
     let heard = world.others.heard(FAR);
@@ -186,7 +186,7 @@ async fn a_sign_of_life_ends_the_wait() {
         while !matches!(world.state(FAR).await, PeerState::Waiting(_)) {
             tokio::task::yield_now().await;
         }
-        world.wait(Duration::from_secs(120));
+        world.wait(Duration::from_mins(2));
     }
     world
         .others
@@ -235,7 +235,7 @@ async fn a_transaction_that_is_refused_whole_is_cut_down_to_the_event_it_is_abou
         world.say(&n.to_string()).await;
     }
     world.others.mood(FAR, [Mood::Chokes("bad")]);
-    world.wait(Duration::from_secs(60));
+    world.wait(Duration::from_mins(1));
 
     let all: Vec<_> = (0..60).map(|n| n.to_string()).collect();
     let all: Vec<_> = all.iter().map(String::as_str).collect();

@@ -130,12 +130,10 @@ impl Others {
             outcomes.insert(id, outcome);
         }
         let answer = match mood {
-            Mood::Takes | Mood::Dislikes(_) => Ok(Response::new(outcomes)),
             Mood::Chokes(what) if is_there(what) => Err(refuses(400)),
-            Mood::Chokes(_) => Ok(Response::new(outcomes)),
-            Mood::Away => Err(unreachable()),
+            Mood::Takes | Mood::Dislikes(_) | Mood::Chokes(_) => Ok(Response::new(outcomes)),
+            Mood::Away | Mood::TakesSilently => Err(unreachable()),
             Mood::Refuses(status) => Err(refuses(status)),
-            Mood::TakesSilently => Err(unreachable()),
         };
         let edus = asked.edus.iter();
         let heard = Heard {

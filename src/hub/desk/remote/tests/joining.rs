@@ -184,21 +184,22 @@ async fn the_next_server_is_asked_when_one_does_not_answer() {
 #[tokio::test]
 async fn a_template_of_something_else_is_not_signed() {
     let pair = Pair::of(Version::V11).await;
+    #[expect(clippy::type_complexity, reason = "a table")]
     let tricks: [(&str, fn(&mut Value)); 8] = [
         ("of the room", |event| {
-            event["room_id"] = json!("!other:far.example")
+            event["room_id"] = json!("!other:far.example");
         }),
         ("of the type", |event| {
-            event["type"] = json!("m.room.power_levels")
+            event["type"] = json!("m.room.power_levels");
         }),
         ("of the sender", |event| {
-            event["sender"] = json!("@bea:hub.example")
+            event["sender"] = json!("@bea:hub.example");
         }),
         ("of the user", |event| {
-            event["state_key"] = json!("@bea:hub.example")
+            event["state_key"] = json!("@bea:hub.example");
         }),
         ("of the membership", |event| {
-            event["content"]["membership"] = json!("ban")
+            event["content"]["membership"] = json!("ban");
         }),
         ("follows no event", |event| event["prev_events"] = json!([])),
         ("`state_key`", |event| event["state_key"] = json!(7)),
