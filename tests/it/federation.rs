@@ -6,6 +6,7 @@ mod inbound;
 mod killed;
 mod megolm;
 mod outbound;
+mod outbox;
 mod thin;
 mod three;
 
@@ -64,6 +65,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             outbound::a_user_of_the_hub_takes_part_in_rooms_of_synapse,
+        ),
+        peers::trial(
+            "federation::what_is_said_while_synapse_is_away_arrives_once_and_in_order",
+            Need::Required,
+            &[Peer::Python],
+            outbox::what_is_said_while_synapse_is_away_arrives_once_and_in_order,
         ),
         peers::trial(
             "federation::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext",

@@ -91,13 +91,13 @@ impl Outbox {
                 record.beside = at; // it was told nothing yet: old receipts are no news
             }
         }
-        let (seed, boot) = parts.seeds;
+        let (seed, run) = parts.seeds;
         let rng = StdRng::seed_from_u64(seed);
         let mut book = Book::new(parts.settings.clone(), records, rng);
         book.scatter(parts.clock.now());
         book.look_everywhere();
         let shared = Arc::new(Shared {
-            ids: TxnIds::new(boot),
+            ids: TxnIds::new(run),
             parts,
             hints,
             book: Mutex::new(book),
