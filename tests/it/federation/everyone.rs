@@ -89,22 +89,31 @@ impl Member {
         Ok(joined.keys().cloned().collect())
     }
 
-    /// The ids of all messages of a room, oldest first, as this server's pages have them.
-    pub(super) async fn messages(&mut self, room: &RoomId) -> Result<Vec<String>, Failed> {
-        let (mut from, mut ids) = (None::<String>, Vec::new());
+    /// Every event of a room with its type, oldest first, as this server's pages have them.
+    pub(super) async fn events(&mut self, room: &RoomId) -> Result<Vec<(String, String)>, Failed> {
+        let (mut from, mut events) = (None::<String>, Vec::new());
         loop {
             let page = self.client.messages(room, from.as_deref(), true, 100);
             let page = page.await?;
             let chunk = page["chunk"].as_array().ok_or("no chunk")?;
-            let messages = chunk.iter().filter(|one| one["type"] == "m.room.message");
-            ids.extend(messages.filter_map(|one| one["event_id"].as_str().map(str::to_owned)));
+            for event in chunk {
+                let part = |name: &str| text(&event[name]).map(str::to_owned);
+                events.push((part("event_id")?, part("type")?));
+            }
             match page["end"].as_str() {
                 Some(end) if !chunk.is_empty() => from = Some(end.to_owned()),
                 _ => break,
             }
         }
-        ids.reverse();
-        Ok(ids)
+        events.reverse();
+        Ok(events)
+    }
+
+    /// The ids of all messages among them.
+    async fn messages(&mut self, room: &RoomId) -> Result<Vec<String>, Failed> {
+        let mut events = self.events(room).await?;
+        events.retain(|(_, kind)| kind == "m.room.message");
+        Ok(events.into_iter().map(|(id, _)| id).collect())
     }
 
     /// A room's current state: the event of each type and key.

@@ -21,6 +21,9 @@ const PACE: Duration = Duration::from_millis(100);
 /// How many are to be said before a server is killed.
 const BEFORE: usize = 5;
 
+/// How many by who stays before the other comes back: more than is asked for at once to close a gap.
+const WHILE_AWAY: usize = 80;
+
 pub(super) fn both_are_killed_and_nothing_is_lost() -> Result<(), Failed> {
     let peers = Peers::start()?;
     let mut hub = Hub::federating(&["ana"], &peers.options()?)?;
@@ -39,6 +42,7 @@ pub(super) fn both_are_killed_and_nothing_is_lost() -> Result<(), Failed> {
         let mut talks = Talk::of_all(&mut members, &room, "first").await?;
         hub.kill()?;
         synapse_waits_longer(&peers, &hub).await?;
+        talks[1].until(WHILE_AWAY).await?;
         let meanwhile = talks[1].acked();
         hub.start()?;
         let first = Talk::end_all(&mut talks).await?;
@@ -53,6 +57,7 @@ pub(super) fn both_are_killed_and_nothing_is_lost() -> Result<(), Failed> {
         let mut talks = Talk::of_all(&mut members, &room, "second").await?;
         peers.synapse.again("kill", 0)?;
         the_hub_waits_longer(&peers, &hub).await?;
+        talks[0].until(WHILE_AWAY).await?;
         let meanwhile = talks[0].acked();
         peers.synapse.again("start", 0)?;
         let second = Talk::end_all(&mut talks).await?;
