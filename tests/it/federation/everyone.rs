@@ -203,6 +203,28 @@ pub(super) async fn each_reads(
     Ok(())
 }
 
+/// Waits until each server shows these messages, perhaps among others.
+pub(super) async fn each_shows(
+    members: &mut [Member],
+    room: &RoomId,
+    wanted: &BTreeSet<String>,
+) -> Result<(), Failed> {
+    for member in members {
+        let what = format!("{} shows {wanted:?}", member.server);
+        eventually(&what, async || {
+            let shown = member.messages(room).await?;
+            let found = shown.iter().filter(|id| wanted.contains(*id)).count();
+            Ok(if found == wanted.len() {
+                Ok(())
+            } else {
+                Err(format!("{shown:?}"))
+            })
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 /// Waits until the state of a room is the same on every server.
 pub(super) async fn same_state(members: &mut [Member], room: &RoomId) -> Result<State, Failed> {
     eventually("the state is the same everywhere", async || {

@@ -17,7 +17,7 @@ use tramline::{
 
 use super::{
     Peers,
-    everyone::{Member, all_are_in, each_reads, said, same_state},
+    everyone::{Member, all_are_in, each_reads, each_shows, eventually, said, same_state},
     key_of,
 };
 use crate::hub::{Hub, block_on};
@@ -28,6 +28,12 @@ const TEXTS_EACH: usize = 5;
 
 /// How often each user changes topic and power levels, while all speak.
 const ROUNDS: usize = 6;
+
+/// How often somebody goes on at most before a ban reaches them.
+const BANNED_MAX: usize = 500;
+
+/// How often somebody else changes the topic meanwhile.
+const CHANGES: usize = 10;
 
 pub(super) fn three_servers_agree_after_everyone_spoke_at_once() -> Result<(), Failed> {
     let peers = Peers::of(2)?;
@@ -41,7 +47,9 @@ pub(super) fn three_servers_agree_after_everyone_spoke_at_once() -> Result<(), F
         // Who founds the room has the power to take another's.
         for (version, founder) in [("12", 0), ("11", 1), ("10", 0)] {
             let told = agree(&peers, &hub, &mut members, version, founder).await;
-            told.map_err(|error| format!("version {version}: {}", said(&error)))?;
+            let room = told.map_err(|error| format!("version {version}: {}", said(&error)))?;
+            let told = one_is_banned(&mut members, &room, founder).await;
+            told.map_err(|error| format!("version {version}, a ban: {}", said(&error)))?;
         }
         Ok(())
     });
@@ -59,7 +67,7 @@ async fn agree(
     members: &mut [Member],
     version: &str,
     founder: usize,
-) -> Result<(), Failed> {
+) -> Result<OwnedRoomId, Failed> {
     let room = founded(members, version, founder).await?;
     let began = Instant::now();
     let mut done = storm(members, &room, founder).await?;
@@ -86,7 +94,113 @@ async fn agree(
         state.len(),
         began.elapsed(),
     );
+    Ok(room)
+}
+
+/// Who is banned goes on talking and changing the topic until their own server hears of it, a third one
+/// changes it at the same time; those who stay have the same state, and so have all once the
+/// banned one is let in again.
+async fn one_is_banned(
+    members: &mut Vec<Member>,
+    room: &RoomId,
+    founder: usize,
+) -> Result<(), Failed> {
+    empowered(members, room, founder).await?;
+    let mut banned = members.remove(victim_of(founder));
+    let (founder, third) = (0, 1); // the founder is the first of those who stay
+    let whom = json!({ "user_id": banned.user });
+    let until_banned = tokio::spawn(goes_on(
+        banned.another().await?,
+        room.to_owned(),
+        "banned",
+        BANNED_MAX,
+    ));
+    let third = tokio::spawn(goes_on(
+        members[third].another().await?,
+        room.to_owned(),
+        "third",
+        CHANGES,
+    ));
+    let ban = Call::post(&["rooms", room.as_str(), "ban"], whom.clone());
+    members[founder].client.call("ban", ban).await?;
+    let (until_banned, third) = (until_banned.await??, third.await??);
+    assert!(until_banned < BANNED_MAX, "their server never heard of it");
+    assert_eq!(third, CHANGES);
+    // What is said now stands on the ban and on all that went on beside it.
+    say_and_show(members, room, "without").await?;
+    let state = same_state(members, room).await?;
+    let key = ("m.room.member".to_owned(), banned.user.clone());
+    let ban = state.get(&key).ok_or("no ban in the state")?.clone();
+
+    let unban = Call::post(&["rooms", room.as_str(), "unban"], whom);
+    members[founder].client.call("unban", unban).await?;
+    banned.join(room, &members[founder].server).await?;
+    members.push(banned);
+    all_are_in(members, room).await?;
+    say_and_show(members, room, "with").await?;
+    let state = same_state(members, room).await?;
+    assert_ne!(state.get(&key), Some(&ban));
+    println!(
+        "  one is banned after {until_banned} more of their changes, beside {third} of a third one: the same \
+         state where it holds, and everywhere once they are back"
+    );
+    members.sort_by_key(|member| !member.user.starts_with("@ana:"));
     Ok(())
+}
+
+/// Gives everyone the power to change the topic, whatever became of it, and has everyone know.
+async fn empowered(members: &mut [Member], room: &RoomId, founder: usize) -> Result<(), Failed> {
+    let path = ["rooms", room.as_str(), "state", "m.room.power_levels"];
+    let users: Vec<String> = members.iter().map(|member| member.user.clone()).collect();
+    let client = &mut members[founder].client;
+    let mut levels = client.call("state", Call::get(&path, Vec::new())).await?;
+    for (index, user) in users.into_iter().enumerate() {
+        if index != founder {
+            levels["users"][user] = 50.into();
+        }
+    }
+    let set = client.set_state(room, "m.room.power_levels", "", levels);
+    set.await?;
+    same_state(members, room).await.map(drop)
+}
+
+/// Changes the topic and says something, again and again until that is not allowed any more; how often
+/// it was.
+async fn goes_on(
+    mut client: Client,
+    room: OwnedRoomId,
+    who: &'static str,
+    max: usize,
+) -> Result<usize, Failed> {
+    for number in 0..max {
+        let text = format!("{who} {number}");
+        let topic = json!({ "topic": text });
+        let set = client.set_state(&room, "m.room.topic", "", topic).await;
+        let done = match set {
+            Ok(_) => client.say(&room, &text.replace(' ', "-"), &text).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(_) => {}
+            Err(ClientError::Refused { status: 403, .. }) => return Ok(number),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(max)
+}
+
+/// Everyone says something, and everyone is shown it.
+async fn say_and_show(members: &mut [Member], room: &RoomId, txn: &str) -> Result<(), Failed> {
+    let mut said = BTreeSet::new();
+    for member in &mut *members {
+        said.insert(member.client.say(room, txn, txn).await?.to_string());
+    }
+    each_shows(members, room, &said).await
+}
+
+/// Whose power the founder of a room takes, and whom they ban.
+fn victim_of(founder: usize) -> usize {
+    usize::from(founder == 0)
 }
 
 /// A room that all are in. The founder has 100, or whatever a creator has, the others 50: enough to
@@ -134,8 +248,7 @@ struct Done {
 
 async fn storm(members: &mut [Member], room: &RoomId, founder: usize) -> Result<Done, Failed> {
     // The founder takes the power of one who goes on changing things.
-    let victim = usize::from(founder == 0);
-    let victim = members[victim].user.clone();
+    let victim = members[victim_of(founder)].user.clone();
     let (mut talkers, mut staters) = (Vec::new(), Vec::new());
     for (index, member) in members.iter_mut().enumerate() {
         for talker in 0..TALKERS {
@@ -216,21 +329,23 @@ impl Change {
 /// How many events are not shown by every server. Only changes of the state may be: who lost the power
 /// for one meanwhile is not heard where that was known first.
 async fn hidden(members: &mut [Member], room: &RoomId) -> Result<usize, Failed> {
-    let mut shown = BTreeMap::<(String, String), usize>::new();
-    for member in &mut *members {
-        for event in member.events(room).await? {
-            *shown.entry(event).or_default() += 1;
+    // Synapse fetches the past of a room while it shows the first pages of it.
+    eventually("everyone shows the same", async || {
+        let mut shown = BTreeMap::<(String, String), Vec<String>>::new();
+        for member in &mut *members {
+            for event in member.events(room).await? {
+                shown.entry(event).or_default().push(member.server.clone());
+            }
         }
-    }
-    shown.retain(|_, servers| *servers != members.len());
-    for ((id, kind), servers) in &shown {
-        let may_be = ["m.room.topic", "m.room.power_levels"].contains(&kind.as_str());
-        assert!(
-            may_be && *servers < members.len(),
-            "{id}, {kind}, is shown {servers} times"
-        );
-    }
-    Ok(shown.len())
+        shown.retain(|_, servers| servers.len() != members.len());
+        let may_be = |kind: &str| ["m.room.topic", "m.room.power_levels"].contains(&kind);
+        let wrong = shown.iter().find(|((_, kind), _)| !may_be(kind));
+        Ok(match wrong {
+            None => Ok(shown.len()),
+            Some(wrong) => Err(format!("{wrong:?} alone")),
+        })
+    })
+    .await
 }
 
 /// How many messages follow more than one event: where branches that grew at the same time meet.
