@@ -229,8 +229,8 @@ impl Shared {
         }
         let (at_work, failing) = book.counts();
         drop(book);
-        gauge("tramline_outbox_in_flight", at_work);
-        gauge("tramline_outbox_failing", failing);
+        metrics::gauge!("tramline_outbox_in_flight").set(number(at_work));
+        metrics::gauge!("tramline_outbox_failing").set(number(failing));
     }
 
     async fn work(self: Arc<Self>, job: Job) -> Done {
@@ -291,6 +291,6 @@ impl Shared {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "numbers of servers are small")]
-fn gauge(name: &'static str, value: usize) {
-    metrics::gauge!(name).set(value as f64);
+fn number(value: usize) -> f64 {
+    value as f64
 }
