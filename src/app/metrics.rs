@@ -149,6 +149,12 @@ const METRICS: &[Metric] = &[
         meaning: "Requests to other servers, by result: answered, refused, in trouble (HTTP 5xx), failed, or not asked.",
     },
     Metric {
+        name: "tramline_peer_bytes_total",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        meaning: "Bytes on connections to other servers, by direction (out: from here), TLS included, IP and TCP headers not.",
+    },
+    Metric {
         name: "tramline_outbox_transactions_total",
         kind: Kind::Counter,
         unit: Unit::Count,

@@ -245,7 +245,7 @@ fn the_log_and_the_metrics() -> Result<(), Failed> {
 }
 
 /// What `/metrics` says to the operator.
-fn scrape(hub: &Hub) -> Result<String, Failed> {
+pub(crate) fn scrape(hub: &Hub) -> Result<String, Failed> {
     let token = fs::read_to_string(hub.path().join("keys/admin.token"))?;
     let mut stream = TcpStream::connect(hub.address("admin"))?;
     let head = "GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n";

@@ -1,10 +1,14 @@
 //! The hub among Matrix servers: a real Synapse, each under the name `localhost:PORT`, with an
 //! authority of their own.
 
+mod everyone;
 mod inbound;
+mod killed;
 mod megolm;
 mod outbound;
 mod outbox;
+mod thin;
+mod three;
 
 use std::{
     collections::BTreeMap,
@@ -74,10 +78,28 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[Peer::Python],
             megolm::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext,
         ),
+        peers::trial(
+            "federation::three_servers_agree_after_everyone_spoke_at_once",
+            Need::Required,
+            &[Peer::Python],
+            three::three_servers_agree_after_everyone_spoke_at_once,
+        ),
+        peers::trial(
+            "federation::both_are_killed_and_nothing_is_lost",
+            Need::Required,
+            &[Peer::Python],
+            killed::both_are_killed_and_nothing_is_lost,
+        ),
+        peers::trial(
+            "federation::a_thin_client_chats_with_a_user_of_synapse",
+            Need::Required,
+            &[Peer::Python],
+            thin::a_thin_client_chats_with_a_user_of_synapse,
+        ),
     ]
 }
 
-/// A Synapse, and what the hub needs to be believed by it.
+/// One Synapse or several, and what the hub needs to be believed by them.
 struct Peers {
     synapse: Synapse,
     _folder: tempfile::TempDir,
@@ -85,9 +107,13 @@ struct Peers {
 
 impl Peers {
     fn start() -> Result<Self, Failed> {
+        Self::of(1)
+    }
+
+    fn of(count: usize) -> Result<Self, Failed> {
         let folder = tempfile::tempdir()?;
         let args = ["--users", "alice", "--cert", "localhost"];
-        let synapse = Synapse::start(&folder.path().join("run"), 1, &args)?;
+        let synapse = Synapse::start(&folder.path().join("run"), count, &args)?;
         Ok(Self {
             synapse,
             _folder: folder,
@@ -95,7 +121,11 @@ impl Peers {
     }
 
     fn server(&self) -> &Value {
-        &self.synapse.about["servers"][0]
+        self.nth(0)
+    }
+
+    fn nth(&self, index: usize) -> &Value {
+        &self.synapse.about["servers"][index]
     }
 
     fn name(&self) -> Result<OwnedServerName, Failed> {

@@ -251,6 +251,12 @@ impl Synapse {
         synapse.about = serde_json::from_slice(&output.stdout)?;
         Ok(synapse)
     }
+
+    /// `kill`s or `start`s one of them, as a machine that fails and comes back would.
+    pub(crate) fn again(&self, verb: &str, index: usize) -> Result<(), Failed> {
+        let folder = self.folder.display().to_string();
+        python_script("synapse_again.py", &[&folder, verb, &index.to_string()]).map(drop)
+    }
 }
 
 impl Drop for Synapse {

@@ -44,7 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// the hub was killed with its next keep-alive, a minute later at most.
 const SHOWN: Duration = Duration::from_mins(3);
 
-fn link(hub: &Hub, user: &str) -> Result<PathBuf, Failed> {
+pub(crate) fn link(hub: &Hub, user: &str) -> Result<PathBuf, Failed> {
     let file = hub.path().join(format!("{user}-phone.json"));
     let mut command = tramline();
     command.args(["link", user, "--device", "PHONE", "--config"]);
@@ -60,13 +60,13 @@ fn client(file: &PathBuf, args: &[&str]) -> Command {
 }
 
 /// The lines that a verb prints.
-fn done(file: &PathBuf, args: &[&str]) -> Result<Vec<Value>, Failed> {
+pub(crate) fn done(file: &PathBuf, args: &[&str]) -> Result<Vec<Value>, Failed> {
     let said = run(&mut client(file, args))?;
     let lines = said.lines().map(serde_json::from_str);
     Ok(lines.collect::<Result<_, _>>()?)
 }
 
-fn texts(lines: &[Value]) -> Vec<String> {
+pub(crate) fn texts(lines: &[Value]) -> Vec<String> {
     let texts = lines.iter().filter_map(|line| line["text"].as_str());
     texts.map(str::to_owned).collect()
 }

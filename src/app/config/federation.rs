@@ -16,7 +16,7 @@ use crate::{
 };
 
 section! {
-    /// This hub among other Matrix servers. So far it only shows who it is: rooms do not federate yet.
+    /// This hub among other Matrix servers.
     "federation." Federation {
         /// Whether other servers are answered and asked.
         enabled: bool = "false", Restart;

@@ -1,10 +1,7 @@
 //! What the hub's user says reaches a Synapse once and in order, also when either was killed while it
 //! was said.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use libtest_mimic::Failed;
 use ruma::{OwnedEventId, RoomId};
@@ -14,8 +11,8 @@ use tramline::{
     client::{Call, Client, Target},
 };
 
-use super::{Peers, text};
-use crate::hub::{Hub, block_on, ended, run};
+use super::Peers;
+use crate::hub::{Hub, block_on};
 
 /// How long something may take to arrive: longer than the hub leaves a server alone here.
 const TRIES: u32 = 240;
@@ -46,7 +43,7 @@ async fn story(peers: &Peers, hub: &mut Hub) -> Result<(), Failed> {
     ana.say(&room, "0", "said 0").await?;
     until(&mut alice, &room, &["said 0"]).await?;
 
-    let mut synapse = Killed::now(peers)?;
+    peers.synapse.again("kill", 0)?;
     ana.say(&room, "1", "said 1").await?;
     tokio::time::sleep(AWAY).await;
     ana.say(&room, "2", "said 2").await?;
@@ -54,8 +51,8 @@ async fn story(peers: &Peers, hub: &mut Hub) -> Result<(), Failed> {
     hub.start()?;
     let mut ana = signed_in(peers, hub).await?;
     let last = ana.say(&room, "3", "said 3").await?;
-    synapse.again()?;
-    let mut alice = back(peers).await?;
+    peers.synapse.again("start", 0)?;
+    let mut alice = peers.alice().await?;
     until(&mut alice, &room, &["said 0", "said 1", "said 2", "said 3"]).await?;
     acked(&mut ana, &room, &last, peers.name()?.as_str()).await
 }
@@ -65,19 +62,6 @@ async fn signed_in(peers: &Peers, hub: &Hub) -> Result<Client, Failed> {
     let mut ana = Client::open(&target, &world()).await?;
     ana.login("ana", "secret-ana", None).await?;
     Ok(ana)
-}
-
-/// Alice, once her server is there again.
-async fn back(peers: &Peers) -> Result<Client, Failed> {
-    for _ in 0..TRIES {
-        if let Ok(mut alice) = peers.alice().await
-            && alice.whoami().await.is_ok()
-        {
-            return Ok(alice);
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    Err("Synapse did not come back".into())
 }
 
 /// Waits until what was said in a room, oldest first, is this.
@@ -121,48 +105,4 @@ async fn acked(
         tokio::time::sleep(PAUSE).await;
     }
     Err(format!("it is not acked: {told}").into())
-}
-
-/// A Synapse that was killed, and maybe runs again.
-struct Killed {
-    command: Vec<String>,
-    dir: String,
-    again: Option<Child>,
-}
-
-impl Killed {
-    fn now(peers: &Peers) -> Result<Self, Failed> {
-        let server = peers.server();
-        let pid = server["pid"].as_u64().ok_or("Synapse has no process id")?;
-        run(Command::new("kill").args(["-KILL", &pid.to_string()]))?;
-        let command = server["command"].as_array().into_iter().flatten();
-        let command = command.filter_map(Value::as_str).map(str::to_owned);
-        Ok(Self {
-            command: command.collect(),
-            dir: text(&server["dir"])?.to_owned(),
-            again: None,
-        })
-    }
-
-    fn again(&mut self) -> Result<(), Failed> {
-        let (program, args) = self.command.split_first().ok_or("Synapse has no command")?;
-        let child = Command::new(program)
-            .args(args)
-            .current_dir(&self.dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        self.again = Some(child);
-        Ok(())
-    }
-}
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.again {
-            let _ = child.kill();
-            let _ = ended(child);
-        }
-    }
 }

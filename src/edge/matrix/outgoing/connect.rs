@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::names::Names;
+use super::{counted::Counted, names::Names};
 use crate::{
     edge::address::is_public,
     session::discovery::Route,
@@ -112,10 +112,7 @@ impl Connector {
 
     /// Connects to the first place of the route that can be connected to.
     // spec: server-server §TLS
-    pub(super) async fn connect(
-        &self,
-        route: &Route,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+    pub(super) async fn connect(&self, route: &Route) -> Result<TlsStream<Counted>, ConnectError> {
         let mut last = None;
         for (host, port) in &route.places {
             match self.connect_to(host, *port, &route.certificate_for).await {
@@ -131,7 +128,7 @@ impl Connector {
         host: &Host,
         port: u16,
         certificate_for: &Host,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+    ) -> Result<TlsStream<Counted>, ConnectError> {
         let to = format!("{host}:{port}");
         let stream = match &self.proxy {
             Some(proxy) => self.through(proxy, host, &to).await?,
@@ -148,7 +145,12 @@ impl Connector {
             Host::Dns(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
                 .map_err(|error| failed(io::Error::other(error)))?,
         };
-        match timeout(HANDSHAKE_TIME_MAX, self.tls.connect(name, stream)).await {
+        match timeout(
+            HANDSHAKE_TIME_MAX,
+            self.tls.connect(name, Counted::new(stream)),
+        )
+        .await
+        {
             Ok(done) => done.map_err(failed),
             Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
         }

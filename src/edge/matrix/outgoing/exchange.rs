@@ -11,8 +11,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use super::counted::Counted;
 
 /// A connection over which one request at a time goes.
 pub(super) struct Connection(SendRequest<Full<Bytes>>);
@@ -42,7 +43,7 @@ pub enum ExchangeError {
 }
 
 impl Connection {
-    pub(super) async fn over(stream: TlsStream<TcpStream>) -> Result<Self, ExchangeError> {
+    pub(super) async fn over(stream: TlsStream<Counted>) -> Result<Self, ExchangeError> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES_MAX)
             .max_headers(HEADERS_MAX)

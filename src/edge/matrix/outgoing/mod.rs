@@ -6,6 +6,7 @@
 //! again, and when, is the caller's business; any answer at all is a sign of life.
 
 mod connect;
+mod counted;
 mod exchange;
 mod find;
 mod names;

@@ -1,0 +1,235 @@
+//! A linked device over OSCORE and a user of a Synapse, in a room of each side; and what a message
+//! costs on the thin link and between the servers.
+
+use std::path::PathBuf;
+
+use libtest_mimic::Failed;
+use ruma::{OwnedRoomId, RoomId};
+use serde_json::{Value, json};
+
+use super::{
+    Peers,
+    everyone::{Member, eventually, said},
+};
+use crate::{
+    command_line::scrape,
+    hub::{Hub, block_on},
+    thin_client::{done, link, texts},
+};
+
+/// 22 characters, as in the README's table of bytes.
+const TEXT: &str = "Meet me at the station";
+
+pub(super) fn a_thin_client_chats_with_a_user_of_synapse() -> Result<(), Failed> {
+    let peers = Peers::start()?;
+    let hub = Hub::federating(&["ana"], &peers.options()?)?;
+    let told = block_on(async {
+        let phone = Phone(link(&hub, "ana")?);
+        let mut alice = Member::of_synapse(&peers, 0).await?;
+        in_a_room_of_the_hub(&hub, &phone, &mut alice).await?;
+        in_a_room_of_synapse(&phone, &mut alice).await
+    });
+    told.map_err(|error: Failed| format!("{}\n{}", said(&error), hub.log_text()).into())
+}
+
+/// Ana's device, whose every word goes over OSCORE.
+struct Phone(PathBuf);
+
+impl Phone {
+    fn does(&self, args: &[&str]) -> Result<Vec<Value>, Failed> {
+        done(&self.0, &[&["--door", "oscore"], args].concat())
+    }
+
+    /// What this verb cost: up, down.
+    fn cost(lines: &[Value]) -> Result<[u64; 2], Failed> {
+        let cost = lines.iter().find_map(|line| line.get("cost"));
+        let cost = cost.ok_or_else(|| format!("no cost in {lines:?}"))?;
+        let way = |name: &str| cost[name].as_u64().ok_or("no bytes");
+        Ok([way("bytes_up")?, way("bytes_down")?])
+    }
+
+    /// Syncs until a text comes; gives what that sync cost.
+    async fn hears(&self, wanted: &str) -> Result<[u64; 2], Failed> {
+        eventually(&format!("the device hears {wanted:?}"), async || {
+            let lines = self.does(&["-v", "sync"])?;
+            Ok(if texts(&lines).iter().any(|text| text == wanted) {
+                Ok(Self::cost(&lines)?)
+            } else {
+                Err(format!("{lines:?}"))
+            })
+        })
+        .await
+    }
+}
+
+async fn hears(
+    alice: &mut Member,
+    room: &RoomId,
+    wanted: &str,
+    times: usize,
+) -> Result<(), Failed> {
+    eventually(&format!("Synapse's user hears {wanted:?}"), async || {
+        let page = alice.client.messages(room, None, true, 50).await?;
+        let chunk = page["chunk"].as_array().into_iter().flatten();
+        let heard = chunk.filter(|event| event["content"]["body"] == wanted);
+        let heard = heard.count();
+        Ok(if heard == times {
+            Ok(())
+        } else {
+            Err(format!("{heard} times in {page}"))
+        })
+    })
+    .await
+}
+
+async fn in_a_room_of_the_hub(hub: &Hub, phone: &Phone, alice: &mut Member) -> Result<(), Failed> {
+    let made = phone.does(&["create", "--name", "Crew", "--invite", &alice.user])?;
+    let room: OwnedRoomId = made[0]["room_id"].as_str().ok_or("no room")?.try_into()?;
+    eventually("Synapse's user is invited", async || {
+        let all = alice.client.sync(None, 0).await?;
+        let shown = all["rooms"]["invite"][room.as_str()].to_string();
+        Ok(if shown.contains("Crew") {
+            Ok(())
+        } else {
+            Err(all["rooms"].to_string())
+        })
+    })
+    .await?;
+    alice.join(&room, hub.name()).await?;
+    phone.does(&["sync"])?; // where a device begins
+
+    // Each way once: then names, keys and connections are known on both sides.
+    phone.does(&["send", room.as_str(), "from the device"])?;
+    hears(alice, &room, "from the device", 1).await?;
+    alice.client.say(&room, "1", "from Synapse").await?;
+    phone.hears("from Synapse").await?;
+
+    let before = quiet(hub).await?;
+    let sent = Phone::cost(&phone.does(&["send", room.as_str(), TEXT])?)?;
+    hears(alice, &room, TEXT, 1).await?;
+    let after = quiet(hub).await?;
+    let between = Bytes::between(&before, &after);
+    row(
+        "device to Synapse's user",
+        sent,
+        [between.sent, between.received],
+    );
+    assert!(
+        between.transactions == 1 && between.sent > sent[0],
+        "{before:?} {after:?}"
+    );
+
+    alice.client.say(&room, "2", &format!("{TEXT}?")).await?;
+    let heard = phone.hears(&format!("{TEXT}?")).await?;
+    let last = quiet(hub).await?;
+    let between = Bytes::between(&after, &last);
+    row(
+        "Synapse's user to device, bodies only between servers",
+        heard,
+        [between.answered, between.asked],
+    );
+    assert!(between.asked > 0, "{after:?} {last:?}");
+
+    let ledger = phone.does(&["ledger"])?;
+    for line in &ledger {
+        println!("ledger: {line}");
+    }
+    let sends = ledger.iter().find(|line| line["operation"] == "send");
+    assert_eq!(sends.ok_or("no sends in the ledger")?["times"], 2);
+    let read = texts(&phone.does(&["read", room.as_str()])?);
+    assert_eq!(
+        read,
+        ["from the device", "from Synapse", TEXT, &format!("{TEXT}?")]
+    );
+    Ok(())
+}
+
+/// The device goes where it was not invited, by an alias of another server.
+async fn in_a_room_of_synapse(phone: &Phone, alice: &mut Member) -> Result<(), Failed> {
+    let wish = json!({ "preset": "public_chat", "room_alias_name": "square", "name": "Square" });
+    let room = alice.client.create_room(wish).await?;
+    alice.client.say(&room, "before", "before it came").await?;
+    phone.does(&["join", &format!("#square:{}", alice.server)])?;
+    phone.does(&["send", room.as_str(), "here I am"])?;
+    hears(alice, &room, "here I am", 1).await?;
+    alice.client.say(&room, "welcome", "welcome").await?;
+    phone.hears("welcome").await?;
+    Ok(())
+}
+
+fn row(what: &str, thin: [u64; 2], servers: [u64; 2]) {
+    println!(
+        "{what}: thin link {} up, {} down (IP and UDP included); between the servers {} out, {} in",
+        thin[0], thin[1], servers[0], servers[1]
+    );
+}
+
+/// What the hub has counted so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Bytes {
+    /// On connections that it made, with TLS.
+    sent: u64,
+    received: u64,
+    transactions: u64,
+    /// Bodies of requests that came to it over HTTPS, and of its answers: nobody but Synapse sends any.
+    asked: u64,
+    answered: u64,
+}
+
+impl Bytes {
+    fn of(hub: &Hub) -> Result<Self, Failed> {
+        let printed = scrape(hub)?;
+        let sum = |name: &str, label: &str| -> u64 {
+            let lines = printed.lines().filter(|line| line.starts_with(name));
+            let values = lines.filter(|line| line.contains(label));
+            let values = values.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            values.sum()
+        };
+        let of_https = |direction: &str| -> u64 {
+            let lines = printed.lines();
+            let lines = lines.filter(|line| {
+                line.starts_with("tramline_body_bytes_total{")
+                    && line.contains("door=\"https\"")
+                    && line.contains(direction)
+            });
+            lines
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+                .sum()
+        };
+        Ok(Self {
+            sent: sum("tramline_peer_bytes_total{", "\"out\""),
+            received: sum("tramline_peer_bytes_total{", "\"in\""),
+            transactions: sum("tramline_outbox_transactions_total{", "\"taken\""),
+            asked: of_https("\"up\""),
+            answered: of_https("\"down\""),
+        })
+    }
+
+    fn between(before: &Self, after: &Self) -> Self {
+        Self {
+            sent: after.sent - before.sent,
+            received: after.received - before.received,
+            transactions: after.transactions - before.transactions,
+            asked: after.asked - before.asked,
+            answered: after.answered - before.answered,
+        }
+    }
+}
+
+/// What is counted once nothing is under way any more.
+async fn quiet(hub: &Hub) -> Result<Bytes, Failed> {
+    /// Looks in a row at which nothing had changed.
+    const STILL: usize = 8;
+    let (mut last, mut still) = (Bytes::of(hub)?, 0);
+    eventually("the servers have nothing more to say", async || {
+        let now = Bytes::of(hub)?;
+        still = if now == last { still + 1 } else { 0 };
+        last = now;
+        Ok(if still >= STILL {
+            Ok(last.clone())
+        } else {
+            Err(format!("{last:?}"))
+        })
+    })
+    .await
+}
