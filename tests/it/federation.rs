@@ -1,6 +1,7 @@
 //! The hub among Matrix servers: a real Synapse, each under the name `localhost:PORT`, with an
 //! authority of their own.
 
+mod explained;
 mod inbound;
 mod megolm;
 mod outbound;
@@ -66,6 +67,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             megolm::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext,
+        ),
+        peers::trial(
+            "federation::a_refusal_is_explained_and_a_reload_lets_the_server_in",
+            Need::Required,
+            &[Peer::Python],
+            explained::a_refusal_is_explained_and_a_reload_lets_the_server_in,
         ),
     ]
 }

@@ -104,7 +104,7 @@ async fn fetch(hub: &Hub, server: &ServerName, id: &str) -> Result<(), Refusal> 
     } = match hub.remote.file(server, id, ANSWER_PATIENCE).await {
         Ok(file) => file,
         // To whoever asks, a file that cannot be had is one that is not there.
-        Err(error @ RemoteError::NotAllowed(_)) => {
+        Err(error @ RemoteError::NotAllowed { .. }) => {
             return Err(Refusal::not_found(error.to_string()));
         }
         Err(error) => return Err(error.into()),

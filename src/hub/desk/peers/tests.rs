@@ -24,7 +24,7 @@ use serde_json::{json, value::RawValue};
 use crate::{
     api::{
         Code, Command, Credentials, Origin, PeerCommand, PeerReply, Refusal, Remote, RemoteError,
-        Reply, Unverified,
+        Reply, Unverified, Why,
     },
     hub::{
         desk::rooms,
@@ -78,9 +78,11 @@ impl Remote for Far {
         Pdu::read(json, version).map_err(|error| Unverified::Wrong(error.to_string()))
     }
 
-    fn welcomes(&self, server: &ServerName) -> Result<(), String> {
+    fn welcomes(&self, server: &ServerName) -> Result<(), Box<Why>> {
         match *self.unwelcome.lock().unwrap() {
-            Some(other) if server == other => Err("a list refuses it".to_owned()),
+            Some(other) if server == other => Err(Box::new(
+                Why::of("FEDERATION_DENY").rule("a list refuses it"),
+            )),
             _ => Ok(()),
         }
     }
