@@ -36,7 +36,8 @@ pub use writer::{
 
 use crate::{
     api::{
-        Command, MediaObject, Origin, Refusal, Refusals, Refused, Remote, Reply, Service, Upload,
+        Command, Credentials, MediaObject, Origin, Refusal, Refusals, Refused, Remote, Reply,
+        Service, Upload,
     },
     base::{Clock, Rng, Timestamp},
     store::{SharedStore, media::MediaFiles},
@@ -192,6 +193,14 @@ impl Hub {
         &self.refusals
     }
 
+    /// A refusal with who was refused, for the operator.
+    fn asked_by(&self, shown: &Credentials, refusal: Refusal) -> Refusal {
+        match desk::who(self, shown) {
+            Some(who) => refusal.known(|why| why.who = why.who.take().or(Some(who))),
+            None => refusal,
+        }
+    }
+
     /// The time now.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
@@ -213,14 +222,12 @@ impl Service for Hub {
     async fn ask(&self, origin: Origin, command: Command) -> Result<Reply, Refusal> {
         let shown = origin.credentials.clone();
         let told = desk::ask(self, origin, command).await;
-        told.map_err(|refusal| match desk::who(self, &shown) {
-            Some(who) => refusal.known(|why| why.who = why.who.take().or(Some(who))),
-            None => refusal,
-        })
+        told.map_err(|refusal| self.asked_by(&shown, refusal))
     }
 
     async fn upload(&self, origin: Origin, upload: Upload) -> Result<String, Refusal> {
-        desk::media::upload(self, &origin, upload).await
+        let told = desk::media::upload(self, &origin, upload).await;
+        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
     }
 
     async fn download(
@@ -229,7 +236,8 @@ impl Service for Hub {
         server: &str,
         media_id: &str,
     ) -> Result<MediaObject, Refusal> {
-        desk::media::download(self, &origin, server, media_id).await
+        let told = desk::media::download(self, &origin, server, media_id).await;
+        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
     }
 
     fn ready(&self) -> bool {

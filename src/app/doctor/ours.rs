@@ -42,10 +42,12 @@ pub(super) async fn of_files(config: &Config) -> Vec<Finding> {
             findings.push(finding.mended_by("put the file back from your backup of `keys`"));
         }
     }
-    let secrets: [&Path; 3] = [
+    let secrets: [&Path; 5] = [
         file,
         config.edhoc_key_file.as_ref(),
         config.https.key_file.as_ref(),
+        config.quic.key_file.as_ref(),
+        config.policy.key_file.as_ref(),
     ];
     findings.extend(secrets.into_iter().filter_map(mode));
     if !config.https.listen.addresses().is_empty() {

@@ -17,6 +17,7 @@ use crate::{
     base::{Clock as _, Timestamp},
     edge::matrix::{
         Federation, Lists,
+        keys::Pinned,
         outgoing::{Ask, AskError, ConnectError, Told},
     },
     wire::matrix::{ServerKey, ServerKeys},
@@ -29,6 +30,7 @@ pub(super) struct Reach {
     /// This hub; none while it does not run, for others could not fetch its key.
     ours: Option<Arc<Federation>>,
     lists: Arc<Lists>,
+    pinned: Pinned,
 }
 
 impl Reach {
@@ -56,6 +58,12 @@ impl Reach {
             stranger: way(key)?,
             ours,
             lists,
+            pinned: config
+                .federation
+                .pinned_keys
+                .as_ref()
+                .map(|pinned| pinned.0.clone())
+                .unwrap_or_default(),
         })
     }
 
@@ -64,10 +72,25 @@ impl Reach {
         let mut findings = vec![self.listed(server)];
         let (found, keys) = self.reach(server, "PEER").await;
         findings.extend(found);
-        if keys.is_some() {
+        if let Some(keys) = keys {
+            findings.extend(self.pinned(server, &keys));
             findings.push(self.believes_us(server).await);
         }
         findings
+    }
+
+    /// Whether it signs with a key that the operator has written down for it, if there is one.
+    fn pinned(&self, server: &ServerName, keys: &ServerKeys) -> Option<Finding> {
+        let pinned = self.pinned.get(server)?;
+        let mut current = keys.current.iter();
+        if current.any(|(id, key)| pinned.get(id) == Some(key)) {
+            let cause = "it publishes a key of `federation.pinned_keys`".to_owned();
+            return Some(Finding::ok("PEER_PINNED", server, cause));
+        }
+        let cause =
+            "it publishes none of the keys that `federation.pinned_keys` has for it".to_owned();
+        let finding = Finding::new("PEER_PINNED", Level::Fail, server, cause);
+        Some(finding.mended_by("ask its operator which key is right, write that into `federation.pinned_keys` and start the hub again"))
     }
 
     fn listed(&self, server: &ServerName) -> Finding {

@@ -84,7 +84,8 @@ async fn an_answer_names_its_request(
     let room_id = room.as_str().replace('!', "%21").replace(':', "%3A");
     let uri = format!("/_matrix/federation/v1/make_join/{room_id}/%40alice%3A{user}?ver=11");
     let ask = Ask::get(uri);
-    let told = edge.outgoing.ask(&hub.name().try_into()?, &ask).await?;
+    let server: OwnedServerName = hub.name().try_into()?;
+    let told = edge.outgoing.ask(&server, &ask).await?;
     assert_eq!(told.status, 403, "{:?}", told.body);
     let id = told.request_id.ok_or("no X-Request-Id")?;
 
