@@ -264,6 +264,11 @@ fn advice(code: &str) -> Advice {
             "the events before it can be had from the server that sent it",
             Some(DOCTOR),
         ),
+        "PEER_REFUSED" => (
+            "the other server allows it; its operator knows why it does not",
+            Some(DOCTOR),
+        ),
+        "PEER_UNREACHABLE" => ("the other server answers", Some(DOCTOR)),
         "NOT_IN_ROOM" => ("a user of the server that asks has joined the room", None),
         "NOBODY_HERE" => ("a user of this hub is in the room", None),
         "ROOM_UNKNOWN" => ("the room is known to this hub", None),

@@ -227,13 +227,16 @@ impl From<RemoteError> for Refusal {
                 } else {
                     Code::Forbidden
                 };
-                Self::new(code, message)
+                let why = Why::of("PEER_REFUSED").rule(&message);
+                Self::new(code, message).because(why)
             }
             RemoteError::NotAllowed { why, .. } => {
                 Self::new(Code::Forbidden, message).because(*why)
             }
             RemoteError::Refused { .. } | RemoteError::Unreachable { .. } => {
-                Self::new(Code::Unknown, message).with_status(502)
+                let why = Why::of("PEER_UNREACHABLE").rule(&message);
+                let refusal = Self::new(Code::Unknown, message).with_status(502);
+                refusal.because(why)
             }
         }
     }

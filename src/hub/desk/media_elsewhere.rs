@@ -105,7 +105,9 @@ async fn fetch(hub: &Hub, server: &ServerName, id: &str) -> Result<(), Refusal> 
         Ok(file) => file,
         // To whoever asks, a file that cannot be had is one that is not there.
         Err(error @ RemoteError::NotAllowed { .. }) => {
-            return Err(Refusal::not_found(error.to_string()));
+            let absent = Refusal::not_found(error.to_string());
+            let why = Refusal::from(error).why;
+            return Err(Refusal { why, ..absent });
         }
         Err(error) => return Err(error.into()),
     };
