@@ -80,7 +80,8 @@ async fn store(config: &Config, note: SigningKeyNote) -> Finding {
 /// A secret that others of this machine may read; of one that cannot be read, others tell.
 fn mode(file: &Path) -> Option<Finding> {
     let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
+    let of_others = mode & 0o077;
+    if of_others == 0 {
         return None;
     }
     let cause = format!("others of this machine may use the key (mode {mode:03o})");

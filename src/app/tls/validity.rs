@@ -53,12 +53,11 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 }
 
 fn time(der: &[u8]) -> Option<(Timestamp, &[u8])> {
-    let (text, years, rest) = match element(der, UTC_TIME) {
-        Some((text, rest)) => (text, 2, rest),
-        None => {
-            let (text, rest) = element(der, GENERALIZED_TIME)?;
-            (text, 4, rest)
-        }
+    let (text, years, rest) = if let Some((text, rest)) = element(der, UTC_TIME) {
+        (text, 2, rest)
+    } else {
+        let (text, rest) = element(der, GENERALIZED_TIME)?;
+        (text, 4, rest)
     };
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
     let (year, text) = text.split_at_checked(years)?;
