@@ -1,8 +1,10 @@
 //! Who asks: what a door knows of a request, and what the desk makes of it.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
+
+use super::Refusal;
 
 /// The number of one request, in every log line about it and in `explain` later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,6 +13,18 @@ pub struct RequestId(pub u64);
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| {
+            Refusal::invalid_param(format!(
+                "{text:?} is no request id: those are hexadecimal, like 0000002a"
+            ))
+        })
     }
 }
 

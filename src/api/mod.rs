@@ -4,6 +4,7 @@
 mod caller;
 mod command;
 mod deliveries;
+mod explain;
 mod links;
 mod peer_keys;
 mod peers;
@@ -15,6 +16,7 @@ pub use caller::{Caller, Credentials, Door, Origin, RequestId};
 pub(crate) use command::for_each_endpoint;
 pub use command::{Command, Reply, SecretRegistration};
 pub use deliveries::{DeliveredTo, Deliveries, Delivery};
+pub use explain::{REFUSALS_MAX, Refusals, Refused, Why};
 pub use links::{
     Beside, Deliver, DeviceCredentials, DeviceName, EdhocLink, Linked, Linking, Links, OscoreLink,
     Registration, Secret,

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use ruma::ServerName;
 use thiserror::Error;
 
-use super::{ByteStream, Refusal};
+use super::{ByteStream, Refusal, Why};
 use crate::wire::matrix::{Pdu, Version};
 
 /// Calls `$callback!` with every endpoint: `Variant => ruma::api::federation path`.
@@ -134,7 +134,7 @@ pub trait Remote: Send + Sync + 'static {
         patience: Duration,
     ) -> Result<RemoteFile, RemoteError> {
         let _ = (media_id, patience);
-        Err(RemoteError::NotAllowed(server.to_string()))
+        Err(off(server))
     }
 
     /// Checks size, form, hash and the signatures of all servers that have to have signed an event
@@ -156,7 +156,7 @@ pub trait Remote: Send + Sync + 'static {
     }
 
     /// Whether the operator has this hub deal with a server, and if not, by which rule.
-    fn welcomes(&self, server: &ServerName) -> Result<(), String> {
+    fn welcomes(&self, server: &ServerName) -> Result<(), Box<Why>> {
         let _ = server;
         Ok(())
     }
@@ -196,8 +196,13 @@ pub enum RemoteError {
         reason: String,
     },
     /// The operator does not let this hub speak with it.
-    #[error("this hub does not speak with {0}")]
-    NotAllowed(String),
+    #[error("this hub does not speak with {server}")]
+    NotAllowed {
+        /// Who.
+        server: String,
+        /// By which rule.
+        why: Box<Why>,
+    },
 }
 
 /// An event of another server that is not to be believed, or not now.
@@ -222,13 +227,25 @@ impl From<RemoteError> for Refusal {
                 } else {
                     Code::Forbidden
                 };
-                Self::new(code, message)
+                let why = Why::of("PEER_REFUSED").rule(&message);
+                Self::new(code, message).because(why)
             }
-            RemoteError::NotAllowed(_) => Self::new(Code::Forbidden, message),
+            RemoteError::NotAllowed { why, .. } => {
+                Self::new(Code::Forbidden, message).because(*why)
+            }
             RemoteError::Refused { .. } | RemoteError::Unreachable { .. } => {
-                Self::new(Code::Unknown, message).with_status(502)
+                let why = Why::of("PEER_UNREACHABLE").rule(&message);
+                let refusal = Self::new(Code::Unknown, message).with_status(502);
+                refusal.because(why)
             }
         }
+    }
+}
+
+fn off(server: &ServerName) -> RemoteError {
+    RemoteError::NotAllowed {
+        server: server.to_string(),
+        why: Box::new(Why::of("FEDERATION_OFF").rule("`federation.enabled` is false")),
     }
 }
 
@@ -244,7 +261,7 @@ impl Remote for Nobody {
         _command: PeerCommand,
         _patience: Duration,
     ) -> Result<PeerReply, RemoteError> {
-        Err(RemoteError::NotAllowed(server.to_string()))
+        Err(off(server))
     }
 
     async fn verified(&self, _json: &str, _version: Version) -> Result<Pdu, Unverified> {

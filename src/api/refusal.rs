@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::Why;
+
 /// A stable code: the same on every door and in every release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(
@@ -94,7 +96,7 @@ impl Code {
 }
 
 /// A refusal, safe to show to whoever asked.
-#[derive(Clone, Debug, Error, PartialEq)]
+#[derive(Clone, Debug, Error)]
 #[error("{}: {message}", code.errcode())]
 pub struct Refusal {
     /// The stable code.
@@ -108,6 +110,16 @@ pub struct Refusal {
     /// Further members of the error body (user-interactive authentication, `soft_logout`,
     /// `room_version`).
     pub body: Option<serde_json::Map<String, serde_json::Value>>,
+    /// What only the operator is told.
+    pub why: Option<Box<Why>>,
+}
+
+/// Two that tell whoever asked the same are the same.
+impl PartialEq for Refusal {
+    fn eq(&self, other: &Self) -> bool {
+        (self.code, self.status, &self.message) == (other.code, other.status, &other.message)
+            && (self.retry_after, &self.body) == (other.retry_after, &other.body)
+    }
 }
 
 impl Refusal {
@@ -119,7 +131,22 @@ impl Refusal {
             message: message.into(),
             retry_after: None,
             body: None,
+            why: None,
         }
+    }
+
+    /// The same with what the operator is told beside it.
+    #[must_use]
+    pub fn because(mut self, why: Why) -> Self {
+        self.why = Some(Box::new(why));
+        self
+    }
+
+    /// The same with what is known further on: what is known already stays.
+    #[must_use]
+    pub fn known(mut self, add: impl FnOnce(&mut Why)) -> Self {
+        add(self.why.get_or_insert_default());
+        self
     }
 
     /// The same with another HTTP status.

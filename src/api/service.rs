@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use super::{Command, Origin, Refusal, Reply};
+use super::{Command, Origin, Refusal, Refused, Reply};
 
 /// A body that arrives or leaves in pieces.
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
@@ -54,4 +54,9 @@ pub trait Service: Send + Sync + 'static {
 
     /// Whether work is accepted: false while starting, draining or with a broken store.
     fn ready(&self) -> bool;
+
+    /// Remembers a refusal, for whoever asks why.
+    fn refused(&self, refused: Refused) {
+        let _ = refused;
+    }
 }

@@ -1,4 +1,5 @@
-//! The operator's TCP listener: `/livez`, `/readyz`, `/metrics`, and `/admin/v1/ledger`.
+//! The operator's TCP listener: `/livez`, `/readyz`, `/metrics`, `/admin/v1/ledger` and
+//! `/admin/v1/refusals`.
 //!
 //! Health is open, because probes cannot carry a token; it tells one bit. Everything else asks
 //! for the token that `init` made.
@@ -7,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{Path as UrlPath, Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -17,7 +18,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value as Json, json};
 
 use super::reload::SharedTokens;
-use crate::{base::Timestamp, edge::thin::Books};
+use crate::{api::Refusals, base::Timestamp, edge::thin::Books};
 
 /// What the listener tells about the hub.
 #[derive(Clone)]
@@ -28,6 +29,8 @@ pub struct Health {
     pub metrics: PrometheusHandle,
     /// What each linked device's traffic cost.
     pub books: Arc<Books>,
+    /// What was refused lately.
+    pub refusals: Arc<Refusals>,
     /// Since when that is counted: it is in memory only.
     pub since: Timestamp,
     /// Who may see it.
@@ -40,6 +43,8 @@ pub fn router(health: Health) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/admin/v1/ledger", get(ledger))
+        .route("/admin/v1/refusals", get(refusals))
+        .route("/admin/v1/refusals/{id}", get(refusal))
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(health.clone(), guard));
     Router::new()
@@ -64,6 +69,22 @@ async fn metrics(State(health): State<Health>) -> Response {
 
 async fn ledger(State(health): State<Health>) -> Response {
     as_json(&health.books.json(health.since))
+}
+
+async fn refusals(State(health): State<Health>) -> Response {
+    as_json(&health.refusals.recent())
+}
+
+async fn refusal(State(health): State<Health>, UrlPath(id): UrlPath<String>) -> Response {
+    match health.refusals.explain(&id) {
+        Ok(told) => as_json(&told),
+        Err(refusal) => {
+            let body = json!({"errcode": refusal.code.errcode(), "error": refusal.message});
+            let status = StatusCode::from_u16(refusal.status);
+            let status = status.unwrap_or(StatusCode::BAD_REQUEST);
+            (status, as_json(&body)).into_response()
+        }
+    }
 }
 
 async fn nothing_here() -> Response {
@@ -130,6 +151,7 @@ mod tests {
             ready: Arc::new(move || seen.load(Ordering::Relaxed)),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             books: Books::new(),
+            refusals: Arc::new(Refusals::new(Timestamp(0))),
             since: Timestamp(0),
             tokens: Arc::new(RwLock::new(Tokens {
                 admin: Some(Secret::new("t0ken")),
@@ -171,12 +193,21 @@ mod tests {
     async fn everything_else_asks_for_the_token() {
         let hub = hub().await;
 
-        for path in ["/metrics", "/admin/v1/ledger", "/nothing"] {
+        for path in [
+            "/metrics",
+            "/admin/v1/ledger",
+            "/admin/v1/refusals",
+            "/nothing",
+        ] {
             assert_eq!(hub.get(path, None).await, "401", "{path}");
             assert_eq!(hub.get(path, Some("t0keN")).await, "401", "{path}");
         }
         assert_eq!(hub.get("/metrics", Some("t0ken")).await, "200");
         assert_eq!(hub.get("/admin/v1/ledger", Some("t0ken")).await, "200");
+        let refusals = hub.get("/admin/v1/refusals", Some("t0ken")).await;
+        assert_eq!(refusals, "200");
+        let unknown = hub.get("/admin/v1/refusals/2a", Some("t0ken")).await;
+        assert_eq!(unknown, "404");
         assert_eq!(hub.get("/nothing", Some("t0ken")).await, "404");
     }
 }

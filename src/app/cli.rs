@@ -14,6 +14,7 @@ pub use self::client::{ClientArgs, ClientVerb, LinkClass, Login, LoginDoor, Want
 use super::{
     backup, check,
     config::{self, Inputs},
+    doctor, explain,
     failure::{Exit, Failure},
     init::init,
     lab::{self, args::LabArgs},
@@ -77,6 +78,23 @@ pub enum Verb {
                       tramline peer status matrix.example --json"
     )]
     Peer(PeerArgs),
+    /// Tell why a request was refused: by which rule, and what would let it pass
+    #[command(
+        after_help = "Example:\n  tramline explain 0000002a --config /srv/hub/tramline.toml\n  \
+                      tramline explain --recent --json\n\n\
+                      A request's id is in its answer (X-Request-Id) and in the hub's log. The hub \
+                      remembers the latest refusals, in memory, since its start."
+    )]
+    Explain(ExplainArgs),
+    /// Check names, certificates, keys, clock and other servers, with the code the hub uses
+    #[command(
+        after_help = "Example:\n  tramline doctor --config /srv/hub/tramline.toml\n  \
+                      tramline doctor --peer matrix.example --json\n\n\
+                      Each finding has a code, its cause, and a command or setting that mends it. Works \
+                      with the hub running or not; what needs it running is left out and said. Ends \
+                      with 0 when nothing fails, 1 otherwise."
+    )]
+    Doctor(DoctorArgs),
     /// Talk in rooms: over HTTPS or CoAP, or as a linked device over OSCORE or QUIC
     #[command(
         after_help = "Example:\n  tramline client --login https://127.0.0.1:8448 ana \
@@ -258,9 +276,7 @@ pub struct PeerArgs {
 #[derive(Debug, Subcommand)]
 pub enum PeerVerb {
     /// List them: whether they are told what is for them, how much waits, and why it does
-    #[command(
-        after_help = "Example:\n  tramline peer status other.example --config /srv/hub/tramline.toml"
-    )]
+    #[command(after_help = "Example:\n  tramline peer status matrix.example --json")]
     Status(PeerStatusArgs),
 }
 
@@ -270,6 +286,32 @@ pub struct PeerStatusArgs {
     /// One of them; without it, all that this hub has told something or is to
     #[arg(value_name = "SERVER")]
     pub server: Option<OwnedServerName>,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub struct ExplainArgs {
+    /// The request's id
+    #[arg(value_name = "REQUEST-ID", group = "which")]
+    pub id: Option<String>,
+    /// The last refusals, newest first, instead of one
+    #[arg(long, group = "which")]
+    pub recent: bool,
+    /// Which hub is meant.
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// A server to look at, beside those that the running hub has to do with; may be given again
+    #[arg(long = "peer", value_name = "SERVER")]
+    pub peers: Vec<OwnedServerName>,
     /// Which hub is meant.
     #[command(flatten)]
     pub hub: HubArgs,
@@ -397,6 +439,14 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }) => {
             let config = config::load(&args.hub.inputs())?.config;
             run::block_on(operate::list_peers(&config, args.server, format))
+        }
+        Verb::Explain(args) => {
+            let config = config::load(&args.hub.inputs())?.config;
+            run::block_on(explain::run(&config, args.id, format))
+        }
+        Verb::Doctor(args) => {
+            let config = config::load(&args.hub.inputs())?.config;
+            run::block_on(doctor::run(&config, args.peers, format))
         }
         Verb::Client(args) => run::block_on(talk::client(args, format)),
         Verb::Demo => run::block_on(run::demo(format)),

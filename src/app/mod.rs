@@ -11,9 +11,11 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 #[cfg(test)]
 mod door_tests;
 pub mod edhoc_key;
+pub mod explain;
 pub mod facts;
 pub mod failure;
 pub mod federation;

@@ -72,6 +72,22 @@ pub async fn snapshot(config: &Config) -> Result<Sqlite, Failure> {
     opened.map_err(|error| not_opened(config, &error))
 }
 
+/// Whether the store is this hub's, and of this key; looks at a snapshot and changes nothing.
+pub async fn is_owned(config: &Config, key: SigningKeyNote) -> Result<(), Failure> {
+    must_be_there(config)?;
+    let opened = match options(config) {
+        Ok(options) => {
+            Sqlite::snapshot(&options.signing_key(key).retired_keys(retired(config))).await
+        }
+        Err(error) => Err(error),
+    };
+    opened
+        .map_err(|error| not_opened(config, &error))?
+        .close()
+        .await;
+    Ok(())
+}
+
 /// Copies the store as it stands now, also beside a hub that runs.
 pub(super) async fn copy(config: &Config, to: &Path) -> Result<Copied, Failure> {
     must_be_there(config)?;

@@ -234,7 +234,7 @@ impl Desk {
 /// How many steps of progress may wait to be printed.
 const PROGRESS_WAITING_MAX: usize = 16;
 
-fn asked_in_vain(error: operator::ClientError) -> Failure {
+pub(super) fn asked_in_vain(error: operator::ClientError) -> Failure {
     match error {
         operator::ClientError::Refused { code, message } => Failure::failed(&code, message),
         operator::ClientError::Io(_) => Failure::failed("OPERATOR_SOCKET", error),
@@ -269,6 +269,8 @@ fn as_sentence(request: &Request, result: &Json) -> String {
         | Request::ListUsers { .. }
         | Request::ListPeers { .. }
         | Request::LinkDevice { .. }
+        | Request::Explain { .. }
+        | Request::RecentRefusals
         | Request::ListDevices { .. } => as_lines(result),
     }
 }

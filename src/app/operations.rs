@@ -95,6 +95,8 @@ impl Operator for Operations {
             Request::ListPeers { server, after } => {
                 self.peers(server.as_deref(), after.as_deref()).await
             }
+            Request::Explain { id } => self.hub.refusals().explain(&id),
+            Request::RecentRefusals => Ok(self.hub.refusals().recent()),
             Request::ListDevices { localpart } => self.devices(&self.user(&localpart)?).await,
         }
     }

@@ -12,6 +12,7 @@ use super::{
     telemetry::Telemetry,
     tls::{self, Certificate, DtlsCertificate},
 };
+use crate::edge::matrix::Lists;
 
 /// The secrets that are read again on a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct Replaceable {
     pub dtls_certificate: Option<Arc<DtlsCertificate>>,
     /// Secrets.
     pub tokens: SharedTokens,
+    /// With which servers this hub speaks, where it does with any.
+    pub lists: Option<Arc<Lists>>,
 }
 
 /// Takes the configuration anew, as often as asked.
@@ -125,6 +128,9 @@ impl Reloader {
             .tokens
             .write()
             .unwrap_or_else(PoisonError::into_inner) = tokens;
+        if let Some(lists) = &self.taken.lists {
+            lists.replace(newer.config.federation.lists());
+        }
         self.telemetry.set_level(&newer.config.log.level);
         let names = |keys: Vec<&'static config::Key>, class: Reload| {
             keys.into_iter()
@@ -143,15 +149,19 @@ impl Reloader {
     /// [`Reloader::reload`], with the outcome in the log.
     pub fn reload_and_log(&mut self) -> Result<Reloaded, Failure> {
         let outcome = self.reload();
+        let lists = self.taken.lists.as_ref();
+        let lists = lists.map(|lists| lists.version().to_string());
         match &outcome {
             Ok(Reloaded { taken, waiting }) if waiting.is_empty() => {
-                tracing::info!(?taken, "reload accepted");
+                tracing::info!(?taken, lists, "reload accepted");
             }
             Ok(Reloaded { taken, waiting }) => tracing::warn!(
-                ?taken, needs_restart = ?waiting,
+                ?taken, lists, needs_restart = ?waiting,
                 "reload accepted; what needs a restart keeps its old value until then"
             ),
-            Err(failure) => tracing::error!(%failure, "reload rejected; nothing changed"),
+            Err(failure) => {
+                tracing::error!(%failure, lists, "reload rejected; nothing changed");
+            }
         }
         outcome
     }
@@ -228,6 +238,32 @@ mod tests {
         assert!(failure.contains("`limits.shards`"), "{failure}");
         let tokens = reloader.taken.tokens.read().unwrap();
         assert!(tokens.registration.as_ref().unwrap().matches("old"));
+    }
+
+    #[test]
+    fn a_reload_says_which_lists_are_in_force_and_keeps_the_old_ones_when_it_is_rejected() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "federation.deny = [\"evil.*\"]");
+        let mut reloader = reloader(dir.path());
+        let lists = Lists::new(reloader.config().federation.lists());
+        reloader.taken.lists = Some(Arc::clone(&lists));
+        let evil = ruma::server_name!("evil.example");
+        crate::base::test_log::Log::begin();
+
+        write(dir.path(), "federation.deny = [\"evil example\"]");
+        reloader.reload_and_log().unwrap_err();
+        assert!(lists.check(evil).is_err());
+        write(dir.path(), "");
+        reloader.reload_and_log().unwrap();
+
+        assert!(lists.check(evil).is_ok());
+        let log = crate::base::test_log::Log::text();
+        let said = |what: &str, version: &str| {
+            let mut lines = log.lines();
+            lines.any(|line| line.contains(what) && line.contains(version))
+        };
+        assert!(said("reload rejected", "lists=\"1 ("), "{log}");
+        assert!(said("reload accepted", "lists=\"2 ("), "{log}");
     }
 
     #[test]

@@ -102,18 +102,13 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
         certificate: material.certificate.clone(),
         dtls_certificate: material.dtls_certificate.clone(),
         tokens: Arc::clone(&material.tokens),
+        lists: around
+            .federation
+            .as_ref()
+            .map(|federation| Arc::clone(&federation.lists)),
     };
     let mut reloader = Reloader::new(inputs, loaded, telemetry, taken);
-    let federation = around.federation.as_deref();
-    let outcome = attend(
-        &hub,
-        &material,
-        federation,
-        &mut doors,
-        &mut signals,
-        &mut reloader,
-    )
-    .await;
+    let outcome = attend(&hub, &material, &mut doors, &mut signals, &mut reloader).await;
 
     hub.stop_waiting();
     let _ = stop.send(true);
@@ -130,7 +125,6 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
 async fn attend(
     hub: &OpenHub,
     material: &Material,
-    federation: Option<&Federation>,
     doors: &mut JoinSet<Result<(), Failure>>,
     signals: &mut Signals,
     reloader: &mut Reloader,
@@ -147,10 +141,6 @@ async fn attend(
                     notify.reloading();
                     if reloader.reload_and_log().is_ok() {
                         hub.apply(reloader.config(), &material.tokens);
-                        if let Some(federation) = federation {
-                            let lists = reloader.config().federation.lists();
-                            federation.lists.replace(lists);
-                        }
                     }
                     notify.ready(&status);
                 }
@@ -341,6 +331,7 @@ fn open_doors(
         ready: Arc::new(move || service.ready()),
         metrics: telemetry.metrics.clone(),
         books,
+        refusals: Arc::clone(hub.hub.refusals()),
         since: SystemClock::new().now(),
         tokens: Arc::clone(&material.tokens),
     };

@@ -1,5 +1,9 @@
 //! The doors' certificates: read from files, and replaced by a reload without dropping anyone.
 
+mod validity;
+
+pub use self::validity::{Validity, validity};
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
@@ -82,6 +86,17 @@ impl Certificate {
 }
 
 impl Certificate {
+    /// When it counts, and whether it is good for a name; what is no certificate is neither.
+    pub fn looked_at(&self, name: &rustls::pki_types::ServerName<'_>) -> (Option<Validity>, bool) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(leaf) = current.cert.first() else {
+            return (None, false);
+        };
+        let is_good = ParsedCertificate::try_from(leaf)
+            .is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok());
+        (validity(leaf), is_good)
+    }
+
     /// What a linked device has to know of the certificate in use.
     pub fn shown(&self) -> Option<ShownCertificate> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);

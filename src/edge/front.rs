@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 
 use super::client_api::{Answer, ClientApi};
 use crate::{
-    api::{Door, Refusal, Reply, RequestId, Service},
+    api::{Door, Refusal, Refused, Reply, RequestId, Service},
     wire::{keys, paths},
 };
 
@@ -103,6 +103,10 @@ impl Front {
             let code = outcome.as_ref().err().map(|refusal| refusal.code.errcode());
             if let Err(refusal) = &outcome {
                 tracing::debug!(%refusal, "refused"); // its words may quote the request
+                if !asked.repeats {
+                    let request = (asked.number, asked.door, endpoint);
+                    self.service.refused(Refused::answer(request, refusal));
+                }
             }
             let (answer, told) = finish(outcome);
             asked.log(&told, code, started.elapsed());

@@ -157,6 +157,7 @@ impl Https {
         let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         let target = self.target(&parts.method, parts.uri.path());
         let name = target.as_ref().map_or("Unknown", Target::name);
+        let uri = parts.uri.clone();
         let work = async {
             fits(&parts)?;
             one_host(parts.version, &parts.headers)?;
@@ -171,6 +172,7 @@ impl Https {
             let asked = asked(peer, number, &parts.method, query, parts.headers)?;
             self.dispatch(target?, asked, body).await
         };
+        let work = async { work.await.map_err(|refusal| named(refusal, uri.path())) };
         let asked = front::Asked {
             door: Door::Https,
             endpoint: name,
@@ -254,6 +256,26 @@ impl Https {
             }
         }
     }
+}
+
+/// A refusal with the room and the event that the path names.
+fn named(refusal: Refusal, path: &str) -> Refusal {
+    let Ok(path) = Path::of_url(path) else {
+        return refusal;
+    };
+    let first = |sigil| {
+        path.texts()
+            .into_iter()
+            .find(|text| text.starts_with(sigil))
+    };
+    let (room, event) = (first('!'), first('$'));
+    if room.is_none() && event.is_none() {
+        return refusal;
+    }
+    refusal.known(|why| {
+        why.room = why.room.take().or(room.map(str::to_owned));
+        why.event = why.event.take().or(event.map(str::to_owned));
+    })
 }
 
 /// What is sent for an outcome.

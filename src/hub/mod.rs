@@ -35,7 +35,10 @@ pub use writer::{
 };
 
 use crate::{
-    api::{Command, MediaObject, Origin, Refusal, Remote, Reply, Service, Upload},
+    api::{
+        Command, Credentials, MediaObject, Origin, Refusal, Refusals, Refused, Remote, Reply,
+        Service, Upload,
+    },
     base::{Clock, Rng, Timestamp},
     store::{SharedStore, media::MediaFiles},
     wire::matrix::ServerKey,
@@ -79,6 +82,7 @@ pub struct Hub {
     desk: Desk,
     /// None where there are no other servers.
     outbox: Option<Outbox>,
+    refusals: Arc<Refusals>,
     ready: AtomicBool,
     me: Weak<Self>,
 }
@@ -126,6 +130,7 @@ impl Hub {
             None
         };
         let desk = Desk::new(settings, media, &clock, rng.next_u64());
+        let refusals = Arc::new(Refusals::new(clock.now()));
         let hub = Arc::new_cyclic(|me| Self {
             store,
             key,
@@ -139,6 +144,7 @@ impl Hub {
             policing,
             desk,
             outbox,
+            refusals,
             ready: AtomicBool::new(true),
             me: Weak::clone(me),
         });
@@ -182,6 +188,19 @@ impl Hub {
         self.outbox.as_ref()
     }
 
+    /// What was refused lately, and why.
+    pub fn refusals(&self) -> &Arc<Refusals> {
+        &self.refusals
+    }
+
+    /// A refusal with who was refused, for the operator.
+    fn asked_by(&self, shown: &Credentials, refusal: Refusal) -> Refusal {
+        match desk::who(self, shown) {
+            Some(who) => refusal.known(|why| why.who = why.who.take().or(Some(who))),
+            None => refusal,
+        }
+    }
+
     /// The time now.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
@@ -201,11 +220,14 @@ impl Hub {
 #[async_trait]
 impl Service for Hub {
     async fn ask(&self, origin: Origin, command: Command) -> Result<Reply, Refusal> {
-        desk::ask(self, origin, command).await
+        let shown = origin.credentials.clone();
+        let told = desk::ask(self, origin, command).await;
+        told.map_err(|refusal| self.asked_by(&shown, refusal))
     }
 
     async fn upload(&self, origin: Origin, upload: Upload) -> Result<String, Refusal> {
-        desk::media::upload(self, &origin, upload).await
+        let told = desk::media::upload(self, &origin, upload).await;
+        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
     }
 
     async fn download(
@@ -214,10 +236,15 @@ impl Service for Hub {
         server: &str,
         media_id: &str,
     ) -> Result<MediaObject, Refusal> {
-        desk::media::download(self, &origin, server, media_id).await
+        let told = desk::media::download(self, &origin, server, media_id).await;
+        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
     }
 
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && self.writer.healthy()
+    }
+
+    fn refused(&self, refused: Refused) {
+        self.refusals.remember(self.now(), refused);
     }
 }

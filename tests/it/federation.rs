@@ -2,6 +2,7 @@
 //! authority of their own.
 
 mod everyone;
+mod explained;
 mod inbound;
 mod killed;
 mod megolm;
@@ -95,6 +96,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             thin::a_thin_client_chats_with_a_user_of_synapse,
+        ),
+        peers::trial(
+            "federation::a_refusal_is_explained_and_a_reload_lets_the_server_in",
+            Need::Required,
+            &[Peer::Python],
+            explained::a_refusal_is_explained_and_a_reload_lets_the_server_in,
         ),
     ]
 }

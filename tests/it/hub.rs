@@ -58,6 +58,15 @@ impl Hub {
     /// The name comes before the hub, and so does the port, which another program may take in
     /// between: then it is another hub with another name.
     pub(crate) fn federating(users: &[&str], options: &[String]) -> Result<Self, Failed> {
+        Self::federating_with(users, options, |_| Ok(()))
+    }
+
+    /// The same, prepared further before it starts.
+    pub(crate) fn federating_with(
+        users: &[&str],
+        options: &[String],
+        prepare: impl Fn(&Self) -> Result<(), Failed>,
+    ) -> Result<Self, Failed> {
         const TRIES: usize = 5;
         for _ in 0..TRIES {
             let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -69,6 +78,7 @@ impl Hub {
             for user in users {
                 hub.add_user(user)?;
             }
+            prepare(&hub)?;
             match hub.start() {
                 Ok(()) => return Ok(hub),
                 Err(_) if hub.log_text().contains("error[LISTEN]") => {}
@@ -243,6 +253,13 @@ impl Hub {
             ended(&mut running.child)?;
         }
         Ok(())
+    }
+
+    /// SIGHUP: the configuration anew.
+    pub(crate) fn reload(&self) -> Result<(), Failed> {
+        let running = self.running.as_ref().ok_or("the hub does not run")?;
+        let id = running.child.id().to_string();
+        run(Command::new("kill").args(["-HUP", &id])).map(drop)
     }
 
     /// SIGTERM; the exit code.

@@ -95,6 +95,13 @@ pub enum Request {
         /// The server that the page before ended with.
         after: Option<OwnedServerName>,
     },
+    /// Tell why a request was refused.
+    Explain {
+        /// Its id.
+        id: String,
+    },
+    /// Tell what was refused lately.
+    RecentRefusals,
     /// Let somebody log in again.
     EnableUser {
         /// Its localpart.

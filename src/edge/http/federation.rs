@@ -19,7 +19,7 @@ use super::{
     origin,
 };
 use crate::{
-    api::{Command, MediaObject, Refusal, Reply, RequestId},
+    api::{Code, Command, MediaObject, Refusal, Reply, RequestId},
     edge::{
         client_api::Answer,
         matrix::{
@@ -168,7 +168,13 @@ async fn authenticated(
     };
     let shown = parts.headers.get_all(header::AUTHORIZATION).iter();
     let shown = shown.map(HeaderValue::as_bytes);
-    federation.incoming.authenticate(arrived, shown).await
+    let from = federation.incoming.authenticate(arrived, shown).await;
+    from.map_err(|refusal| match refusal.code {
+        Code::Unauthorized => refusal.known(|why| {
+            why.code.get_or_insert("SIGNATURE");
+        }),
+        _ => refusal,
+    })
 }
 
 fn version() -> Value {

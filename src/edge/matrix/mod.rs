@@ -14,20 +14,19 @@
 pub mod endpoint;
 pub mod incoming;
 pub mod keys;
+mod lists;
 pub mod outgoing;
 mod remote;
 #[cfg(test)]
 mod tests;
 mod turns;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use rustls::RootCertStore;
 use tokio::sync::Semaphore;
 
+pub use self::lists::{Barred, ListVersion, Lists};
 use self::{
     incoming::Incoming,
     keys::{KeyRing, Pinned},
@@ -36,30 +35,8 @@ use self::{
 use crate::{
     api::PeerKeys,
     base::{Clock, Rng},
-    session::server_list::ServerList,
     wire::matrix::{KeyId, OldKey, Place, ServerKey},
 };
-
-/// The operator's lists, which a reload replaces.
-#[derive(Debug, Default)]
-pub struct Lists(RwLock<Arc<ServerList>>);
-
-impl Lists {
-    /// Lists to begin with.
-    pub fn new(list: ServerList) -> Arc<Self> {
-        Arc::new(Self(RwLock::new(Arc::new(list))))
-    }
-
-    /// As they are now.
-    pub fn current(&self) -> Arc<ServerList> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Takes new ones.
-    pub fn replace(&self, list: ServerList) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
-    }
-}
 
 /// What federation is made of.
 pub struct Parts {

@@ -48,6 +48,21 @@ pub(super) async fn sender(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal
     Ok(caller)
 }
 
+/// Who shows these, as far as it is known without asking the store.
+pub(in crate::hub) fn who(hub: &Hub, shown: &Credentials) -> Option<String> {
+    match shown {
+        Credentials::Nothing => None,
+        Credentials::Server(server) => Some(server.to_string()),
+        Credentials::Token(token) => {
+            let proof = Proof::Token(token_hash(token));
+            Some(hub.desk.sessions.peek(&proof)?.user.to_string())
+        }
+        Credentials::Device(device)
+        | Credentials::Observing(device)
+        | Credentials::DeviceAndToken(device, _) => Some(device.user.to_string()),
+    }
+}
+
 async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     match &origin.credentials {
         Credentials::Nothing => Err(Refusal::new(

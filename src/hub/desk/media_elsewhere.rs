@@ -104,8 +104,10 @@ async fn fetch(hub: &Hub, server: &ServerName, id: &str) -> Result<(), Refusal> 
     } = match hub.remote.file(server, id, ANSWER_PATIENCE).await {
         Ok(file) => file,
         // To whoever asks, a file that cannot be had is one that is not there.
-        Err(error @ RemoteError::NotAllowed(_)) => {
-            return Err(Refusal::not_found(error.to_string()));
+        Err(error @ RemoteError::NotAllowed { .. }) => {
+            let absent = Refusal::not_found(error.to_string());
+            let why = Refusal::from(error).why;
+            return Err(Refusal { why, ..absent });
         }
         Err(error) => return Err(error.into()),
     };

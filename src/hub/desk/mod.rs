@@ -50,7 +50,7 @@ mod words;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-pub(super) use access::ours;
+pub(super) use access::{ours, who};
 pub use linking::LinkWish;
 pub use registration::AccountWish;
 

@@ -40,7 +40,7 @@ fn max_age(cache_control: &str) -> Option<Duration> {
 }
 
 /// A time as every server has to write it: `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn http_date(text: &str) -> Option<Timestamp> {
+pub fn http_date(text: &str) -> Option<Timestamp> {
     let (_, rest) = text.split_once(", ")?;
     let mut words = rest.split(' ');
     let day: u64 = words.next()?.parse().ok()?;

@@ -24,7 +24,7 @@ mod records;
 mod tests;
 
 pub use delegations::{Delegations, Outcome};
-pub use lifetime::{Caching, lifetime};
+pub use lifetime::{Caching, http_date, lifetime};
 pub use records::Record;
 
 use crate::{

@@ -36,6 +36,30 @@ pub(super) async fn is_of(conn: &mut SqliteConnection, server_name: &str) -> Res
     }
 }
 
+/// Refuses a key that the store is not known to have been signed with; changes nothing.
+pub(super) async fn is_signed_by(
+    conn: &mut SqliteConnection,
+    options: &OpenOptions,
+) -> Result<(), OpenError> {
+    let Some((key, retired)) = options.keys() else {
+        return Ok(());
+    };
+    let Some(found) = noted(conn, SIGNING_KEY).await? else {
+        return Ok(());
+    };
+    if std::iter::once(key)
+        .chain(retired)
+        .any(|known| row(known) == found)
+    {
+        return Ok(());
+    }
+    let expected = found.split(' ').next().unwrap_or_default();
+    Err(OpenError::OtherKey {
+        expected: expected.to_owned(),
+        found: key.id.clone(),
+    })
+}
+
 /// A hub that signs with a key its peers and its own store have never seen looks like somebody
 /// else, and what it signed with the old key can no longer be vouched for: so a file that was
 /// replaced by mistake is refused. A store that has none noted (a new one, or one from before keys

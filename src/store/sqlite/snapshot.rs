@@ -25,6 +25,7 @@ pub(super) async fn open(options: &OpenOptions) -> Result<Sqlite, OpenError> {
     let mut conn = read.acquire().await.map_err(connect_error)?;
     check(&mut conn).await?;
     owner::is_of(&mut conn, options.server_name()).await?;
+    owner::is_signed_by(&mut conn, options).await?;
     drop(conn);
     Ok(Sqlite {
         read,

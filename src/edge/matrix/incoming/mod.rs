@@ -21,9 +21,9 @@ use self::{
     routes::{Match, Paths, Target},
 };
 pub use self::{bodies::Room, gate::Place};
-use super::{Lists, endpoint::Endpoint, keys::KeyRing};
+use super::{Barred, Lists, endpoint::Endpoint, keys::KeyRing};
 use crate::{
-    api::{Credentials, Refusal},
+    api::{Credentials, Refusal, Why},
     base::Timestamp,
     edge::client_api::Path,
     wire::{
@@ -117,6 +117,7 @@ impl Incoming {
         authorization: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Authenticated, Refusal> {
         let headers = self.headers(authorization)?;
+        let claimed = headers.first().map(|header| header.origin.to_string());
         let mut reason = String::new();
         let mut body = Body::of(arrived.body);
         for header in headers {
@@ -148,7 +149,9 @@ impl Incoming {
                 Err(error) => reason = format!("{} of {}: {error}", header.key, header.origin),
             }
         }
-        Err(Refusal::unauthorized(reason))
+        let mut why = Why::of("SIGNATURE");
+        why.who = claimed; // by its own word
+        Err(Refusal::unauthorized(reason).because(why))
     }
 
     /// The headers, all of one origin that may speak with us, and meant for us.
@@ -186,11 +189,13 @@ impl Incoming {
             let message = "this hub does not send requests to itself";
             return Err(Refusal::unauthorized(message));
         }
-        let welcome = self.lists.current().welcomes(&first.origin);
-        welcome.map_err(|rule| {
-            tracing::info!(origin = %first.origin, %rule, "a request was refused by the lists");
+        self.lists.check(&first.origin).map_err(|barred| {
+            let Barred { rule, version } = &barred;
+            tracing::info!(origin = %first.origin, %rule, lists = %version, "a request was refused by the lists");
             // which patterns there are is nobody's business but the operator's
             Refusal::forbidden(format!("this server does not speak with {}", first.origin))
+                .because(barred.why())
+                .known(|why| why.who = Some(first.origin.to_string())) // by its own word
         })?;
         Ok(headers)
     }

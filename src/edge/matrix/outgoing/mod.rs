@@ -30,10 +30,13 @@ use self::{
     find::Finder,
     pool::Pool,
 };
-use super::Lists;
+use super::{ListVersion, Lists};
 use crate::{
-    base::{Clock, Rng},
-    session::{discovery::Route, server_list::Unwelcome},
+    base::{Clock, Rng, Timestamp},
+    session::{
+        discovery::{Route, http_date},
+        server_list::Unwelcome,
+    },
     wire::{
         DecodeError,
         json::{self, SignedText},
@@ -158,6 +161,10 @@ pub struct Told {
     pub body: Bytes,
     /// When the server wants to be asked again, where it says so in seconds.
     pub retry_after: Option<Duration>,
+    /// The time there, as it says.
+    pub date: Option<Timestamp>,
+    /// What it calls the request in its log.
+    pub request_id: Option<String>,
 }
 
 impl Told {
@@ -200,6 +207,8 @@ pub enum AskError {
         server: String,
         /// The rule.
         source: Unwelcome,
+        /// Of which lists.
+        version: ListVersion,
     },
     /// It is this hub.
     #[error("{0} is this hub itself")]
@@ -302,7 +311,12 @@ impl Outgoing {
             .map_err(|_| AskError::Slow { within })??;
         let retry_after = exchanged.headers.get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|after| after.to_str().ok()?.parse().ok());
+        let text = |name: &str| exchanged.headers.get(name)?.to_str().ok();
+        let date = text(header::DATE.as_str()).and_then(http_date);
+        let request_id = text("x-request-id").map(str::to_owned);
         Ok(Told {
+            date,
+            request_id,
             status: exchanged.status.as_u16(),
             body: exchanged.body,
             retry_after: retry_after.map(Duration::from_secs),
@@ -315,11 +329,11 @@ impl Outgoing {
             return Err(AskError::Ourselves(server.to_string()));
         }
         self.lists
-            .current()
-            .welcomes(server)
-            .map_err(|source| AskError::Unwelcome {
+            .check(server)
+            .map_err(|barred| AskError::Unwelcome {
                 server: server.to_string(),
-                source,
+                source: barred.rule,
+                version: barred.version,
             })?;
         Ok(Place::of(server)?)
     }

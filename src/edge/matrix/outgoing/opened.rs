@@ -88,6 +88,8 @@ impl Outgoing {
             status: head.status.as_u16(),
             body: read.into(),
             retry_after: None,
+            date: None,
+            request_id: None,
         };
         match told.success() {
             Err(refused) => Err(refused),

@@ -12,11 +12,11 @@ use ruma::ServerName;
 
 pub(super) use self::verify::CHECKS_MAX;
 use super::{
-    Federation, endpoint,
+    Barred, Federation, endpoint,
     outgoing::{Ask, AskError},
 };
 use crate::{
-    api::{PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified},
+    api::{PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified, Why},
     wire::matrix::{Pdu, Version},
 };
 
@@ -69,16 +69,23 @@ impl Remote for Federation {
         verify::many(&self.keys, &self.checks, events, version).await
     }
 
-    fn welcomes(&self, server: &ServerName) -> Result<(), String> {
-        let welcome = self.lists.current().welcomes(server);
-        welcome.map_err(|rule| rule.to_string())
+    fn welcomes(&self, server: &ServerName) -> Result<(), Box<Why>> {
+        let welcome = self.lists.check(server);
+        welcome.map_err(|barred| Box::new(barred.why()))
     }
 }
 
 fn failed(server: &ServerName, error: AskError) -> RemoteError {
     let server = server.to_string();
     match error {
-        AskError::Unwelcome { .. } => RemoteError::NotAllowed(server),
+        AskError::Unwelcome {
+            source: rule,
+            version,
+            ..
+        } => RemoteError::NotAllowed {
+            server,
+            why: Box::new(Barred { rule, version }.why()),
+        },
         AskError::Refused {
             status,
             errcode: code,

@@ -85,7 +85,7 @@ async fn a_question_of_the_hub_goes_out_signed_and_its_answer_comes_back() {
         deny: vec![Glob::new("b.*")],
     });
     let denied = a.federation.ask(b.name(), command, PATIENCE).await;
-    assert!(matches!(denied, Err(RemoteError::NotAllowed(_))));
+    assert!(matches!(denied, Err(RemoteError::NotAllowed { .. })));
 }
 
 #[tokio::test]

@@ -26,10 +26,10 @@ mod transaction;
 
 pub(super) use self::{joining::vouching, policy::must_be_vouched_for, transaction::take_in};
 
-use ruma::{OwnedServerName, RoomId, ServerName, UserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId};
 
 use crate::{
-    api::{Code, Credentials, Origin, PeerCommand, PeerReply, Refusal},
+    api::{Code, Credentials, Origin, PeerCommand, PeerReply, Refusal, Why},
     hub::{
         Hub,
         desk::{access::ours, directory, remote},
@@ -71,7 +71,10 @@ pub(super) async fn ask(
             answered!(SendKnock, joining::send_knock(hub, peer, *asked))
         }
         PeerCommand::Transaction(asked) => {
-            answered!(Transaction, transaction::receive(hub, peer, *asked))
+            answered!(
+                Transaction,
+                transaction::receive(hub, (peer, origin), *asked)
+            )
         }
         PeerCommand::StateBefore(asked) => {
             answered!(StateBefore, reading::state(hub, peer, *asked))
@@ -122,9 +125,14 @@ pub(super) async fn ask(
 /// A room of this hub that the server may speak of: its ACL does not keep it out.
 async fn room_for(hub: &Hub, peer: &ServerName, room: &RoomId) -> Result<RoomRecord, Refusal> {
     let record = hub.store.room(room).await.map_err(ours)?;
-    let record = record.ok_or_else(|| Refusal::not_found(format!("no such room here: {room}")))?;
+    let record = record.ok_or_else(|| unknown(room))?;
     must_be_let_in(hub, peer, &record).await?;
     Ok(record)
+}
+
+fn unknown(room: &RoomId) -> Refusal {
+    let why = Why::of("ROOM_UNKNOWN").room(room);
+    Refusal::not_found(format!("no such room here: {room}")).because(why)
 }
 
 /// Refuses a server that the room's ACL keeps out.
@@ -134,8 +142,7 @@ pub(super) async fn must_be_let_in(
     room: &RoomRecord,
 ) -> Result<(), Refusal> {
     if let Some(acl) = acl(hub, room).await? {
-        acl.check(peer)
-            .map_err(|why| Refusal::forbidden(why.to_string()))?;
+        acl.check(peer)?;
     }
     Ok(())
 }
@@ -146,7 +153,8 @@ async fn room_of(hub: &Hub, peer: &ServerName, room: &RoomId) -> Result<RoomReco
     if is_in(hub, &record, peer).await? {
         return Ok(record);
     }
-    Err(Refusal::forbidden(format!("{peer} is not in {room}")))
+    let why = Why::of("NOT_IN_ROOM").room(room);
+    Err(Refusal::forbidden(format!("{peer} is not in {room}")).because(why))
 }
 
 async fn is_in(hub: &Hub, room: &RoomRecord, server: &ServerName) -> Result<bool, Refusal> {
@@ -159,7 +167,7 @@ async fn is_in(hub: &Hub, room: &RoomRecord, server: &ServerName) -> Result<bool
 }
 
 /// Whom the room lets in; everyone without one.
-async fn acl(hub: &Hub, room: &RoomRecord) -> Result<Option<ServerAcl>, Refusal> {
+async fn acl(hub: &Hub, room: &RoomRecord) -> Result<Option<Acl>, Refusal> {
     let key = StateKey::new("m.room.server_acl", "");
     let found = hub.store.current(room.nid, &[key]).await.map_err(ours)?;
     let event = found.into_iter().flatten().next();
@@ -167,7 +175,30 @@ async fn acl(hub: &Hub, room: &RoomRecord) -> Result<Option<ServerAcl>, Refusal>
         return Ok(None);
     };
     let event = event.pdu(room).map_err(|error| damaged(&error))?;
-    Ok(Some(ServerAcl::read(&event.fields().content)))
+    Ok(Some(Acl {
+        list: ServerAcl::read(&event.fields().content),
+        event: event.id().clone(),
+        room: room.id.clone(),
+    }))
+}
+
+/// A room's list of servers, and the event that says it.
+struct Acl {
+    list: ServerAcl,
+    event: OwnedEventId,
+    room: OwnedRoomId,
+}
+
+impl Acl {
+    fn check(&self, server: &ServerName) -> Result<(), Refusal> {
+        self.list.check(server).map_err(|refused| {
+            let mut why = Why::of("SERVER_ACL")
+                .rule(refused.to_string())
+                .room(&self.room);
+            why.list = Some(format!("m.room.server_acl {}", self.event));
+            Refusal::forbidden(refused.to_string()).because(why)
+        })
+    }
 }
 
 /// A user that a server speaks for must be its own.

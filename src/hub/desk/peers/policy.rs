@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use ruma::{CanonicalJsonObject, OwnedServerName, api::federation::policy::sign_event};
+use ruma::{CanonicalJsonObject, OwnedServerName, RoomId, api::federation::policy::sign_event};
 
 use super::room_for;
 use crate::{
-    api::{Code, Refusal, Unverified},
+    api::{Code, Refusal, Unverified, Why},
     hub::{Hub, desk::access::ours, graph::Received, policing::NotVouchedFor},
     room::{POLICY_KEY_VERSION, PolicyServer},
     store::{Batch, PolicyDecision, RoomRecord, Write},
@@ -84,7 +84,9 @@ pub(super) async fn decided(hub: &Hub, event: &Pdu, version: Version) -> Result<
     };
     drop(turn);
     if let Some(why) = refused {
-        return Err(Refusal::forbidden(why).with_status(400));
+        let reason = policy_why(&why, &event.fields().room_id);
+        let refusal = Refusal::forbidden(why).with_status(400);
+        return Err(refusal.because(reason));
     }
     let signed = hub.policing.signed(event, version);
     signed.map(Arc::new).map_err(|error| {
@@ -133,7 +135,10 @@ pub(in crate::hub::desk) async fn must_be_vouched_for(
     let server = policy_server(hub, room).await?;
     let received = vouched_for(hub, room, server.as_ref(), Arc::new(event)).await;
     match received.hide {
-        Some(why) => Err(Refusal::forbidden(why)),
+        Some(why) => {
+            let reason = policy_why(&why, &room.id);
+            Err(Refusal::forbidden(why).because(reason))
+        }
         None => Ok(received.event),
     }
 }
@@ -155,6 +160,22 @@ pub(super) async fn policy_server(
     let there = hub.store.joined(room.nid, Some(&server.via)).await;
     let is_there = !there.map_err(ours)?.is_empty();
     Ok(is_there.then_some(server))
+}
+
+/// Why a policy server does not vouch for an event, by its words: ours begin with the rule's code.
+pub(super) fn policy_why(said: &str, room: &RoomId) -> Why {
+    const OURS: [&str; 5] = [
+        "POLICY_USER",
+        "POLICY_SERVER",
+        "POLICY_TYPE",
+        "POLICY_SIZE",
+        "POLICY_RATE",
+    ];
+    let code = said.split(':').next().unwrap_or_default();
+    let ours = OURS.into_iter().find(|known| *known == code);
+    Why::of(ours.unwrap_or("POLICY_ELSEWHERE"))
+        .rule(said)
+        .room(room)
 }
 
 fn room_of(asked: &sign_event::v1::Request) -> Result<ruma::OwnedRoomId, Refusal> {

@@ -24,7 +24,7 @@ use serde_json::{json, value::RawValue};
 use crate::{
     api::{
         Code, Command, Credentials, Origin, PeerCommand, PeerReply, Refusal, Remote, RemoteError,
-        Reply, Unverified,
+        Reply, Unverified, Why,
     },
     hub::{
         desk::rooms,
@@ -78,9 +78,11 @@ impl Remote for Far {
         Pdu::read(json, version).map_err(|error| Unverified::Wrong(error.to_string()))
     }
 
-    fn welcomes(&self, server: &ServerName) -> Result<(), String> {
+    fn welcomes(&self, server: &ServerName) -> Result<(), Box<Why>> {
         match *self.unwelcome.lock().unwrap() {
-            Some(other) if server == other => Err("a list refuses it".to_owned()),
+            Some(other) if server == other => Err(Box::new(
+                Why::of("FEDERATION_DENY").rule("a list refuses it"),
+            )),
             _ => Ok(()),
         }
     }
@@ -121,6 +123,11 @@ impl Shared {
             Reply::Peer(reply) => Ok(*reply),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The last refusal, as the operator is told of it.
+    fn refused(&self) -> serde_json::Value {
+        self.hub.hub.refusals().recent()["refusals"][0].take()
     }
 
     async fn make_join(&self, server: &str, user: &str) -> Result<PduFields, Refusal> {
@@ -475,11 +482,21 @@ async fn events_of_a_server_that_is_kept_out_are_hidden_and_those_after_them_are
         testing::ask!(shared.hub, shared.ana.origin, SendState(request)).unwrap();
     });
     assert_eq!(by_the_room.await, outcome);
+    let told = shared.refused();
+    assert_eq!(told["reason"], "SERVER_ACL", "{told}");
+    assert_eq!(told["room_id"], shared.room.as_str(), "{told}");
+    assert!(told["event_id"].is_string(), "{told}");
+    let list = told["list_version"].as_str().unwrap();
+    assert!(list.starts_with("m.room.server_acl $"), "{told}");
     let shared = Shared::open().await;
     let by_the_operator = passed_on(&shared, async |shared: &Shared| {
         *shared.far.unwelcome.lock().unwrap() = Some("near");
     });
     assert_eq!(by_the_operator.await, outcome);
+    let told = shared.refused();
+    assert_eq!(told["reason"], "FEDERATION_DENY", "{told}");
+    assert_eq!(told["rule"], "a list refuses it", "{told}");
+    assert_eq!(told["from"], FAR, "{told}");
 }
 
 #[tokio::test]
@@ -498,5 +515,6 @@ async fn events_of_a_server_that_the_room_keeps_out_are_each_answered_with_why()
     let outcomes = shared.transaction(&[&late]).await;
     let why = outcomes[0].1.as_ref().unwrap_err();
     assert!(why.contains("server ACL"), "{why}");
+    assert_eq!(shared.refused()["reason"], "SERVER_ACL");
     assert_eq!(shared.status(&late).await, None);
 }

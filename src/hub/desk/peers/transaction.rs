@@ -13,15 +13,15 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{edus, is_in, past, policy};
+use super::{Acl, edus, is_in, past, policy, unknown};
 use crate::{
-    api::{Code, PeerCommand, PeerReply, Refusal, Unverified},
+    api::{Code, Origin, PeerCommand, PeerReply, Refusal, Refused, Service as _, Unverified, Why},
     hub::{
         Hub,
         desk::{access::ours, remote},
         graph::{self, Fate, Received},
     },
-    room::{PolicyServer, ServerAcl},
+    room::PolicyServer,
     store::RoomRecord,
     wire::matrix::{Pdu, Version},
 };
@@ -43,7 +43,7 @@ type Outcome = Result<(), String>;
 // spec: server-server §Transactions
 pub(super) async fn receive(
     hub: &Hub,
-    peer: &OwnedServerName,
+    (peer, origin): (&OwnedServerName, &Origin),
     asked: send_transaction_message::v1::Request,
 ) -> Result<send_transaction_message::v1::Response, Refusal> {
     if asked.origin != *peer {
@@ -66,7 +66,7 @@ pub(super) async fn receive(
     }
     let mut outcomes = BTreeMap::new();
     for (room, pdus) in rooms {
-        in_room(hub, peer, &room, &pdus, &mut outcomes).await;
+        in_room(hub, (peer, origin), &room, &pdus, &mut outcomes).await;
     }
     // After the events: a receipt is often for one of them.
     edus::receive(hub, peer, &asked.edus).await?;
@@ -81,18 +81,22 @@ struct Named {
 /// Takes the events of one room.
 async fn in_room(
     hub: &Hub,
-    peer: &OwnedServerName,
+    (peer, origin): (&OwnedServerName, &Origin),
     room: &RoomId,
     pdus: &[&RawValue],
     outcomes: &mut BTreeMap<OwnedEventId, Outcome>,
 ) {
     let gate = match Gate::of(hub, peer, room).await {
         Ok(gate) => gate,
-        Err(Closed { version, why }) => {
+        Err(Closed { version, refusal }) => {
+            let why = refusal.message;
             tracing::debug!(%peer, %room, why, "events of this room are not taken");
             let read = |pdu: &&RawValue| Pdu::read(pdu.get(), version?).ok();
             let ids = pdus.iter().filter_map(read).map(|event| event.id().clone());
             outcomes.extend(ids.map(|id| (id, Err(why.clone()))));
+            // one for all of them: what is told of it is the room's
+            let reason = refusal.why.map_or_else(Why::default, |why| *why);
+            remember(hub, (peer, origin), reason.room(room), why);
             // All that is heard of a room that we are not in is that an invite is taken back.
             for pdu in pdus {
                 outcomes.extend(remote::out(hub, peer, pdu.get()).await);
@@ -107,14 +111,20 @@ async fn in_room(
             Ok(event) => events.push(event),
             Err(why) => {
                 // what cannot be read has no id under which it could be answered
+                let mut reason = Why::of("EVENT_UNVERIFIED").room(room);
                 if let Ok(read) = Pdu::read(json, gate.room.version) {
-                    outcomes.insert(read.id().clone(), Err(why));
+                    reason.event = Some(read.id().to_string());
+                    outcomes.insert(read.id().clone(), Err(why.clone()));
                 }
+                remember(hub, (peer, origin), reason, why);
             }
         }
     }
     let fates = gate.weave(peer, &events).await;
     for (received, fate) in events.iter().zip(fates) {
+        if let Some((reason, said)) = gate.reason(received, &fate) {
+            remember(hub, (peer, origin), reason, said);
+        }
         let outcome = match fate {
             // What is hidden was taken all the same: the sender need not send it again.
             Fate::Accepted | Fate::Known | Fate::SoftFailed(_) => Ok(()),
@@ -123,6 +133,20 @@ async fn in_room(
         };
         outcomes.insert(received.event.id().clone(), outcome);
     }
+}
+
+/// Remembers what became of an event under the number of the transaction that brought it.
+fn remember(hub: &Hub, (peer, origin): (&OwnedServerName, &Origin), mut why: Why, said: String) {
+    why.who = Some(peer.to_string());
+    hub.refused(Refused {
+        request: origin.request,
+        door: origin.door,
+        endpoint: "Transaction",
+        status: 200, // the transaction's: one bad event spoils none of the others
+        errcode: None,
+        message: said,
+        why,
+    });
 }
 
 /// Takes one event of ours that a server of the room has helped to make; what it follows and has not
@@ -134,7 +158,7 @@ pub(in crate::hub::desk) async fn take_in(
     event: Arc<Pdu>,
 ) -> Result<(), Refusal> {
     let gate = Gate::of(hub, helper, room).await;
-    let gate = gate.map_err(|closed| Refusal::forbidden(closed.why))?;
+    let gate = gate.map_err(|closed| closed.refusal)?;
     let fates = gate.weave(helper, &[event.into()]).await;
     match fates.into_iter().next() {
         Some(Fate::Accepted | Fate::Known) => Ok(()),
@@ -150,39 +174,34 @@ pub(in crate::hub::desk) async fn take_in(
 struct Gate<'a> {
     hub: &'a Hub,
     room: RoomRecord,
-    acl: Option<ServerAcl>,
+    acl: Option<Acl>,
     policy: Option<PolicyServer>,
 }
 
 /// A room that does not, as its sender is told.
 struct Closed {
     version: Option<Version>,
-    why: String,
+    refusal: Refusal,
 }
 
 impl<'a> Gate<'a> {
     async fn of(hub: &'a Hub, peer: &OwnedServerName, room: &RoomId) -> Result<Self, Closed> {
-        let closed = |version: Option<Version>| {
-            move |why: Refusal| Closed {
-                version,
-                why: why.message,
-            }
-        };
+        let closed = |version: Option<Version>| move |refusal: Refusal| Closed { version, refusal };
         let record = hub.store.room(room).await.map_err(ours);
         let record = record.map_err(closed(None))?;
         let Some(record) = record else {
-            let why = format!("no such room here: {room}");
-            return Err(Closed { version: None, why });
+            return Err(closed(None)(unknown(room)));
         };
         let closed = closed(Some(record.version));
         let acl = super::acl(hub, &record).await.map_err(&closed)?;
-        if let Some(Err(why)) = acl.as_ref().map(|acl| acl.check(peer)) {
-            return Err(closed(Refusal::forbidden(why.to_string())));
+        if let Some(Err(refusal)) = acl.as_ref().map(|acl| acl.check(peer)) {
+            return Err(closed(refusal));
         }
         // What comes after the last of our users left is nobody's news here.
         if !is_in(hub, &record, hub.key.name()).await.map_err(&closed)? {
             let why = format!("nobody of this server is in {room}");
-            return Err(closed(Refusal::forbidden(why)));
+            let reason = Why::of("NOBODY_HERE").room(room);
+            return Err(closed(Refusal::forbidden(why).because(reason)));
         }
         let policy = policy::policy_server(hub, &record);
         let policy = policy.await.map_err(&closed)?;
@@ -211,8 +230,8 @@ impl<'a> Gate<'a> {
             return Err(format!("it is of room {}", event.fields().room_id));
         }
         let event = Arc::new(event);
-        if let Some(why) = self.unwelcome(&event) {
-            let hide = Some(why);
+        if let Some((_, said)) = self.unwelcome(&event) {
+            let hide = Some(said);
             return Ok(Received { event, hide });
         }
         Ok(policy::vouched_for(self.hub, &self.room, self.policy.as_ref(), event).await)
@@ -220,16 +239,42 @@ impl<'a> Gate<'a> {
 
     /// Why nobody here is to see an event, if so: the room or the operator keeps its sender's server
     /// out, or the operator another one that it names.
-    fn unwelcome(&self, event: &Pdu) -> Option<String> {
+    fn unwelcome(&self, event: &Pdu) -> Option<(Why, String)> {
         let sender = event.fields().sender.server_name();
-        if let Some(Err(why)) = self.acl.as_ref().map(|acl| acl.check(sender)) {
-            return Some(format!("{sender}: {why}"));
+        if let Some(Err(refusal)) = self.acl.as_ref().map(|acl| acl.check(sender)) {
+            let said = format!("{sender}: {}", refusal.message);
+            return Some((refusal.why.map(|why| *why).unwrap_or_default(), said));
         }
         let mut named = named_by(event).into_iter();
         named.find_map(|server| {
             let why = self.hub.remote.welcomes(&server).err()?;
-            Some(format!("{server}: {why}"))
+            let rule = why.rule.as_deref().unwrap_or_default();
+            let said = format!("{server}: {rule}");
+            Some((*why, said))
         })
+    }
+
+    /// Why an event is hidden or was not taken, if so, for whoever asks about it later.
+    fn reason(&self, received: &Received, fate: &Fate) -> Option<(Why, String)> {
+        let (code, said) = match fate {
+            Fate::Accepted | Fate::Known => return None,
+            Fate::SoftFailed(said) => ("EVENT_SOFT_FAILED", said.clone()),
+            Fate::Refused(said) => ("EVENT_AUTH", said.clone()),
+            Fate::Lacks { .. } => {
+                let said = "events before it could not be had";
+                ("EVENTS_MISSING", said.to_owned())
+            }
+        };
+        let (mut why, said) = match (&received.hide, fate) {
+            // hidden before the room's rules were asked
+            (Some(hidden), Fate::SoftFailed(_)) => {
+                let by_policy = || (policy::policy_why(hidden, &self.room.id), hidden.clone());
+                self.unwelcome(&received.event).unwrap_or_else(by_policy)
+            }
+            _ => (Why::of(code), said),
+        };
+        why.event = Some(received.event.id().to_string());
+        Some((why.room(&self.room.id), said))
     }
 
     /// Weaves events in, and asks for what is missing before them: first for what lies between, and if

@@ -197,7 +197,10 @@ impl Refusals {
         let message = format!("{what}: {}", messages.join("; "));
         let answered = self.0.iter().find(|(_, refusal)| refusal.status < 500);
         match answered.or_else(|| self.0.first()) {
-            Some((_, refusal)) => Refusal::new(refusal.code, message).with_status(refusal.status),
+            Some((_, refusal)) => Refusal {
+                why: refusal.why.clone(),
+                ..Refusal::new(refusal.code, message).with_status(refusal.status)
+            },
             None => Refusal::not_found(format!("{what}: no server is known to be in it")),
         }
     }

@@ -1,0 +1,403 @@
+//! What an operator can be told of a refusal: by which rule it was made, and what would let the
+//! request pass.
+//!
+//! Only the latest refusals are remembered, in memory and since the hub's start. What whoever asked is
+//! told is the [`Refusal`]'s own; nothing of here reaches them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use serde_json::{Value as Json, json};
+
+use super::{Door, Refusal, RequestId};
+use crate::base::Timestamp;
+
+/// What is known where a refusal is made, beside what whoever asked is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Why {
+    /// The stable reason, where there is a closer one than the Matrix code.
+    pub code: Option<&'static str>,
+    /// The rule, as it is written, and where.
+    pub rule: Option<String>,
+    /// The version of the list that the rule is of.
+    pub list: Option<String>,
+    /// Who asked: a user or a server.
+    pub who: Option<String>,
+    /// The room in question.
+    pub room: Option<String>,
+    /// The event in question.
+    pub event: Option<String>,
+}
+
+impl Why {
+    /// A reason by its stable code.
+    pub fn of(code: &'static str) -> Self {
+        Self {
+            code: Some(code),
+            ..Self::default()
+        }
+    }
+
+    /// The same with the rule.
+    #[must_use]
+    pub fn rule(mut self, rule: impl Into<String>) -> Self {
+        self.rule = Some(rule.into());
+        self
+    }
+
+    /// The same with the room.
+    #[must_use]
+    pub fn room(mut self, room: impl ToString) -> Self {
+        self.room = Some(room.to_string());
+        self
+    }
+}
+
+/// A refusal as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The request.
+    pub request: RequestId,
+    /// How it came.
+    pub door: Door,
+    /// What it was for.
+    pub endpoint: &'static str,
+    /// What HTTP calls the answer.
+    pub status: u16,
+    /// What Matrix calls it; nothing for one event of many.
+    pub errcode: Option<&'static str>,
+    /// What whoever asked was told.
+    pub message: String,
+    /// Why.
+    pub why: Why,
+}
+
+impl Refused {
+    /// The answer to a whole request.
+    pub fn answer(
+        (request, door, endpoint): (RequestId, Door, &'static str),
+        refusal: &Refusal,
+    ) -> Self {
+        Self {
+            request,
+            door,
+            endpoint,
+            status: refusal.status,
+            errcode: Some(refusal.code.errcode()),
+            message: refusal.message.clone(),
+            why: refusal.why.as_deref().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The stable reason.
+    pub fn code(&self) -> &'static str {
+        self.why.code.or(self.errcode).unwrap_or("M_UNKNOWN")
+    }
+
+    fn bounded(mut self) -> Self {
+        let why = &mut self.why;
+        let optional = [
+            &mut why.rule,
+            &mut why.list,
+            &mut why.who,
+            &mut why.room,
+            &mut why.event,
+        ];
+        for text in optional.into_iter().flatten() {
+            *text = cut(text);
+        }
+        self.message = cut(&self.message);
+        self
+    }
+
+    fn json(&self, at: Timestamp) -> Json {
+        let advice = advice(self.code());
+        let why = &self.why;
+        let server = why.who.as_deref().filter(|who| !who.starts_with('@'));
+        let command = advice.command.map(|command| {
+            let command = command.replace("SERVER", server.unwrap_or("SERVER"));
+            command.replace("ROOM", why.room.as_deref().unwrap_or("ROOM"))
+        });
+        json!({
+            "request": self.request.to_string(),
+            "at": at.rfc3339(),
+            "from": why.who,
+            "door": self.door.as_str(),
+            "endpoint": self.endpoint,
+            "status": self.status,
+            "errcode": self.errcode,
+            "said": self.message,
+            "reason": self.code(),
+            "rule": why.rule,
+            "list_version": why.list,
+            "room_id": why.room,
+            "event_id": why.event,
+            "passes_when": advice.passes,
+            "do": command,
+        })
+    }
+}
+
+/// At most so many bytes, and nothing that steers what reads it.
+fn cut(text: &str) -> String {
+    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut cut = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
+    for c in clean {
+        if cut.len() + c.len_utf8() > TEXT_BYTES_MAX {
+            break;
+        }
+        cut.push(c);
+    }
+    cut
+}
+
+/// The latest refusals.
+pub struct Refusals {
+    since: Timestamp,
+    kept: Mutex<VecDeque<(Timestamp, Refused)>>,
+}
+
+impl Refusals {
+    /// None so far.
+    pub fn new(since: Timestamp) -> Self {
+        Self {
+            since,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Remembers one, and forgets the oldest where there are too many.
+    pub fn remember(&self, at: Timestamp, refused: Refused) {
+        let refused = refused.bounded();
+        let mut kept = self.kept();
+        if kept.len() >= REFUSALS_MAX {
+            kept.pop_front();
+        }
+        kept.push_back((at, refused));
+    }
+
+    /// What was refused of a request: the answer, or events of it.
+    pub fn explain(&self, request: &str) -> Result<Json, Refusal> {
+        let id: RequestId = request.parse()?;
+        let kept = self.kept();
+        let of_it = kept.iter().filter(|(_, refused)| refused.request == id);
+        let all = of_it.clone().count();
+        let told: Vec<Json> = of_it
+            .take(TOLD_MAX)
+            .map(|(at, one)| one.json(*at))
+            .collect();
+        if told.is_empty() {
+            return Err(Refusal::not_found(format!(
+                "no refusal of the request {id} is remembered: the hub keeps the latest {REFUSALS_MAX} in \
+                 memory, since its start at {}, and has {} of them; request ids begin anew with each start",
+                self.since.rfc3339(),
+                kept.len(),
+            )));
+        }
+        let more = all - told.len();
+        Ok(json!({"refusals": told, "more": more, "since": self.since.rfc3339()}))
+    }
+
+    /// The last ones, newest first.
+    pub fn recent(&self) -> Json {
+        let kept = self.kept();
+        let told = kept.iter().rev().take(TOLD_MAX);
+        let told: Vec<Json> = told.map(|(at, one)| one.json(*at)).collect();
+        let more = kept.len() - told.len();
+        json!({"refusals": told, "more": more, "since": self.since.rfc3339()})
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(Timestamp, Refused)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What would let such a request pass.
+struct Advice {
+    passes: &'static str,
+    command: Option<&'static str>,
+}
+
+const RELOAD: &str = "edit `federation.deny`, then `kill -HUP` the hub (`systemctl reload`)";
+const RELOAD_ALLOW: &str = "edit `federation.allow`, then `kill -HUP` the hub (`systemctl reload`)";
+const DOCTOR: &str = "tramline doctor --peer SERVER";
+
+/// By the stable code. One row for each: what an operator reads must not depend on who wrote the
+/// refusal's words.
+fn advice(code: &str) -> Advice {
+    let (passes, command) = match code {
+        "FEDERATION_DENY" => (
+            "no pattern of `federation.deny` matches the server's name",
+            Some(RELOAD),
+        ),
+        "FEDERATION_ALLOW" => (
+            "a pattern of `federation.allow` matches the server's name, or the setting is unset",
+            Some(RELOAD_ALLOW),
+        ),
+        "FEDERATION_OFF" => (
+            "this hub speaks with other servers",
+            Some("set `federation.enabled = true` and start the hub again"),
+        ),
+        "SERVER_ACL" => (
+            "the room's `m.room.server_acl` lets the server in; those who may change the room's state change it",
+            Some("PUT /_matrix/client/v3/rooms/ROOM/state/m.room.server_acl/"),
+        ),
+        "SIGNATURE" => (
+            "the request is signed, for this hub, with a key that the sending server publishes and that can be fetched from it",
+            Some(DOCTOR),
+        ),
+        "EVENT_UNVERIFIED" => (
+            "the event has the form, hash and signatures of its room's version, by keys that its sender's server publishes",
+            Some(DOCTOR),
+        ),
+        "EVENT_AUTH" => (
+            "the room's rules allow the event at its place in the room's graph",
+            None,
+        ),
+        "EVENT_SOFT_FAILED" => (
+            "the room's rules allow the event in the room's present state; it is kept, and hidden from readers",
+            None,
+        ),
+        "EVENTS_MISSING" => (
+            "the events before it can be had from the server that sent it",
+            Some(DOCTOR),
+        ),
+        "PEER_REFUSED" => (
+            "the other server allows it; its operator knows why it does not",
+            Some(DOCTOR),
+        ),
+        "PEER_UNREACHABLE" => ("the other server answers", Some(DOCTOR)),
+        "NOT_IN_ROOM" => ("a user of the server that asks has joined the room", None),
+        "NOBODY_HERE" => ("a user of this hub is in the room", None),
+        "ROOM_UNKNOWN" => ("the room is known to this hub", None),
+        "POLICY_USER" => policy("no pattern of `policy.deny_users` matches the sender"),
+        "POLICY_SERVER" => {
+            policy("no pattern of `policy.deny_servers` matches the sender's server")
+        }
+        "POLICY_TYPE" => policy("no pattern of `policy.deny_types` matches the event's type"),
+        "POLICY_SIZE" => policy("the event is no larger than `policy.event_size`"),
+        "POLICY_RATE" => {
+            policy("its sender has sent less than `policy.events_per_minute` in this minute")
+        }
+        "POLICY_ELSEWHERE" => (
+            "the room's policy server signs the event; ask its operator, or those who may change `m.room.policy`",
+            None,
+        ),
+        "M_MISSING_TOKEN" => ("the request carries an access token", None),
+        "M_UNKNOWN_TOKEN" => ("the user logs in again", None),
+        "M_USER_DEACTIVATED" => ("the account is enabled", Some("tramline user enable NAME")),
+        "M_LIMIT_EXCEEDED" => (
+            "it comes later; the budgets are settings under `limits`",
+            Some("tramline config"),
+        ),
+        "M_TOO_LARGE" => (
+            "it is smaller; the ceiling for files is `limits.media_size`",
+            Some("tramline config"),
+        ),
+        "M_UNRECOGNIZED" => ("the hub serves this path by this method", None),
+        "M_NOT_FOUND" => (
+            "what it names is there, and may be seen by whoever asks",
+            None,
+        ),
+        "M_UNKNOWN" => (
+            "the cause in the hub's log, under the request's id, is mended",
+            None,
+        ),
+        "M_FORBIDDEN" => ("whoever asks has the right that the answer names", None),
+        _ => (
+            "the request says it otherwise: the answer names what is wrong",
+            None,
+        ),
+    };
+    Advice { passes, command }
+}
+
+const fn policy(passes: &'static str) -> (&'static str, Option<&'static str>) {
+    (
+        passes,
+        Some(
+            "edit the setting under `policy`, then `kill -HUP` the hub; what was decided stays decided",
+        ),
+    )
+}
+
+/// Refusals that are remembered: at a kilobyte each, and at most two, they are a few megabytes.
+pub const REFUSALS_MAX: usize = 4096;
+
+/// Refusals in one answer: with texts of their full length they fit the operator's socket's line.
+const TOLD_MAX: usize = 16;
+
+/// The longest text that is remembered of a refusal, in bytes: a room's id, or an event's.
+const TEXT_BYTES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(request: u64, refusal: &Refusal) -> Refused {
+        Refused::answer((RequestId(request), Door::Https, "MakeJoin"), refusal)
+    }
+
+    #[test]
+    fn a_refusal_is_explained_by_its_rule_and_by_what_would_let_it_pass() {
+        let all = Refusals::new(Timestamp(0));
+        let why = Why::of("FEDERATION_DENY")
+            .rule("deny \"evil.*\"")
+            .room("!r");
+        let refusal = Refusal::forbidden("no").because(why);
+        all.remember(Timestamp(1000), refused(0x2a, &refusal));
+
+        let told = all.explain("0000002a").unwrap();
+        let told = &told["refusals"][0];
+
+        assert_eq!(told["reason"], "FEDERATION_DENY");
+        assert_eq!(told["rule"], "deny \"evil.*\"");
+        assert_eq!(told["room_id"], "!r");
+        assert_eq!(
+            (&told["status"], &told["errcode"]),
+            (&json!(403), &json!("M_FORBIDDEN"))
+        );
+        assert!(
+            told["passes_when"]
+                .as_str()
+                .unwrap()
+                .contains("federation.deny")
+        );
+        assert!(told["do"].as_str().unwrap().contains("kill -HUP"));
+    }
+
+    #[test]
+    fn without_a_closer_reason_it_is_the_matrix_code() {
+        let refused = refused(1, &Refusal::not_found("none"));
+        assert_eq!(refused.code(), "M_NOT_FOUND");
+    }
+
+    #[test]
+    fn the_ring_keeps_the_latest_and_says_why_one_is_not_there() {
+        let all = Refusals::new(Timestamp(0));
+        for number in 0..=REFUSALS_MAX as u64 {
+            all.remember(Timestamp(number), refused(number, &Refusal::not_found("x")));
+        }
+
+        let gone = all.explain("0").unwrap_err();
+        assert_eq!(gone.status, 404);
+        assert!(gone.message.contains("4096") && gone.message.contains("1970-01-01"));
+        assert_eq!(all.recent()["refusals"][0]["request"], "00001000");
+        assert_eq!(all.kept().len(), REFUSALS_MAX);
+        assert_eq!(all.explain("zz").unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_steers_nothing() {
+        let all = Refusals::new(Timestamp(0));
+        let long = "\u{1b}é".repeat(1000);
+        all.remember(Timestamp(0), refused(1, &Refusal::forbidden(long)));
+
+        let told = all.explain("1").unwrap();
+        let said = told["refusals"][0]["said"].as_str().unwrap();
+
+        assert!(said.len() <= TEXT_BYTES_MAX && !said.contains('\u{1b}'));
+    }
+}

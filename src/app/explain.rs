@@ -1,0 +1,135 @@
+//! `tramline explain`: why a request was refused, by which rule, and what would let it pass.
+//!
+//! Refusals are in the memory of the hub that runs, so that one is asked; there is nothing to open
+//! where none runs.
+
+use serde_json::Value as Json;
+
+use super::{
+    config::Config,
+    failure::Failure,
+    operate,
+    operator::{self, Request},
+    output::{self, Format},
+};
+
+/// Explains one request, or lists the refusals of late.
+pub async fn run(config: &Config, id: Option<String>, format: Format) -> Result<(), Failure> {
+    let path = config.admin.socket.as_ref();
+    let running = operator::Client::connect(path).await.map_err(|error| {
+        Failure::failed("OPERATOR_SOCKET", format!("{}: {error}", path.display()))
+    })?;
+    let Some(mut hub) = running else {
+        return Err(Failure::failed(
+            "HUB_NOT_RUNNING",
+            format!(
+                "no hub answers on {}: refusals are remembered by the hub that runs, since its start; the \
+                 log has each request's line by its id",
+                path.display()
+            ),
+        ));
+    };
+    let is_list = id.is_none();
+    let request = id.map_or(Request::RecentRefusals, |id| Request::Explain { id });
+    let told = hub.ask(&request, |_| {}).await;
+    let told = told.map_err(operate::asked_in_vain)?;
+    let refusals = told.get("refusals").and_then(Json::as_array);
+    for refusal in refusals.into_iter().flatten() {
+        let text = if is_list {
+            line(refusal)
+        } else {
+            whole(refusal)
+        };
+        format.print(&text, refusal)?;
+    }
+    if format == Format::Text {
+        let more = told.get("more").and_then(Json::as_u64).unwrap_or(0);
+        let since = told.get("since").and_then(Json::as_str).unwrap_or_default();
+        match more {
+            0 if is_list && refusals.is_none_or(Vec::is_empty) => {
+                output::note(&format!("nothing was refused since {since}"));
+            }
+            0 => {}
+            more => output::note(&format!("{more} more are remembered")),
+        }
+    }
+    Ok(())
+}
+
+fn text<'a>(refusal: &'a Json, name: &str) -> Option<&'a str> {
+    refusal.get(name).and_then(Json::as_str)
+}
+
+/// One refusal among others.
+fn line(refusal: &Json) -> String {
+    let text = |name| text(refusal, name).unwrap_or("-");
+    let status = refusal.get("status").and_then(Json::as_u64).unwrap_or(0);
+    format!(
+        "{}  {}  {} {}  {status} {}  {}",
+        text("request"),
+        text("at"),
+        text("door"),
+        text("endpoint"),
+        text("reason"),
+        text("from"),
+    )
+}
+
+/// One refusal with all that is known of it, a line each.
+fn whole(refusal: &Json) -> String {
+    let shown = |name| text(refusal, name).unwrap_or("-");
+    let status = refusal.get("status").and_then(Json::as_u64).unwrap_or(0);
+    let mut lines = vec![format!(
+        "request {} at {}: {} by {}",
+        shown("request"),
+        shown("at"),
+        shown("endpoint"),
+        shown("door"),
+    )];
+    let answer = match text(refusal, "errcode") {
+        Some(errcode) => format!("{status} {errcode}: {}", shown("said")),
+        None => format!("{status}, and of this event: {}", shown("said")),
+    };
+    for (name, value) in [
+        ("from", text(refusal, "from")),
+        ("answer", Some(answer.as_str())),
+        ("reason", text(refusal, "reason")),
+        ("rule", text(refusal, "rule")),
+        ("list version", text(refusal, "list_version")),
+        ("room", text(refusal, "room_id")),
+        ("event", text(refusal, "event_id")),
+        ("passes when", text(refusal, "passes_when")),
+        ("do", text(refusal, "do")),
+    ] {
+        if let Some(value) = value {
+            lines.push(format!("  {name}: {}", output::visible(value)));
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_with_all_that_is_known_and_nothing_that_is_not() {
+        let refusal = json!({"request": "0000002a", "at": "2026-01-01T00:00:00Z", "from": "a.example",
+            "door": "https", "endpoint": "MakeJoin", "status": 403, "errcode": "M_FORBIDDEN",
+            "said": "no\nline", "reason": "FEDERATION_DENY", "rule": "deny", "list_version": "1 (00)",
+            "room_id": null, "event_id": null, "passes_when": "it is off", "do": null});
+
+        assert_eq!(
+            whole(&refusal),
+            "request 0000002a at 2026-01-01T00:00:00Z: MakeJoin by https\n  from: a.example\n  \
+             answer: 403 M_FORBIDDEN: no\\nline\n  reason: FEDERATION_DENY\n  rule: deny\n  \
+             list version: 1 (00)\n  passes when: it is off"
+        );
+        assert_eq!(
+            line(&refusal),
+            "0000002a  2026-01-01T00:00:00Z  https MakeJoin  403 FEDERATION_DENY  a.example"
+        );
+    }
+}
