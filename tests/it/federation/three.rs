@@ -300,10 +300,13 @@ impl Change {
     /// How many changes were taken, and how many refused.
     async fn all(mut self) -> Result<(usize, usize), Failed> {
         let mut counted = (0, 0);
-        let mut count = |done: Result<_, ClientError>| match done {
-            Ok(_) => Ok(counted.0 += 1),
-            Err(ClientError::Refused { status: 403, .. }) => Ok(counted.1 += 1),
-            Err(error) => Err(error),
+        let mut count = |done: Result<_, ClientError>| {
+            match done {
+                Ok(_) => counted.0 += 1,
+                Err(ClientError::Refused { status: 403, .. }) => counted.1 += 1,
+                Err(error) => return Err(error),
+            }
+            Ok(())
         };
         for round in 0..ROUNDS {
             let topic = json!({ "topic": format!("{} {round}", self.server) });
