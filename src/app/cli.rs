@@ -276,7 +276,9 @@ pub struct PeerArgs {
 #[derive(Debug, Subcommand)]
 pub enum PeerVerb {
     /// List them: whether they are told what is for them, how much waits, and why it does
-    #[command(after_help = "Example:\n  tramline peer status matrix.example --json")]
+    #[command(
+        after_help = "Example:\n  tramline peer status other.example --config /srv/hub/tramline.toml"
+    )]
     Status(PeerStatusArgs),
 }
 

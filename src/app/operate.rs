@@ -118,7 +118,7 @@ fn peer_line(peer: &Json) -> String {
         ("last_error", "last error:"),
     ] {
         if let Some(value) = text(name) {
-            line.push_str(&format!(", {said} {value}"));
+            line = line + ", " + said + " " + value;
         }
     }
     line

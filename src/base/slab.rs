@@ -4,9 +4,13 @@
 /// Values by key. A key is never given twice, so an old one finds nothing.
 #[derive(Clone, Debug)]
 pub struct Slab<T> {
-    slots: Vec<Slot<T>>,
+    /// All full but the last. In one piece it would move when it grows, and leave holes.
+    pages: Vec<Vec<Slot<T>>>,
     free: Vec<u32>,
 }
+
+/// Values of a page.
+const PAGE: usize = 64;
 
 #[derive(Clone, Debug)]
 struct Slot<T> {
@@ -25,24 +29,17 @@ impl<T> Slab<T> {
     /// An empty one.
     pub const fn new() -> Self {
         Self {
-            slots: Vec::new(),
+            pages: Vec::new(),
             free: Vec::new(),
         }
     }
 
     /// Enters a value; gives its key, or the value back when there are four thousand millions.
     pub fn insert(&mut self, value: T) -> Result<u64, T> {
-        if self.free.is_empty() {
-            let Ok(at) = u32::try_from(self.slots.len()) else {
-                return Err(value);
-            };
-            self.add_slot();
-            self.free.push(at);
-        }
-        let Some((at, slot)) = self.free.pop().and_then(|at| {
-            let slot = self.slots.get_mut(index(at))?;
-            Some((at, slot))
-        }) else {
+        let Some(at) = self.free.pop().or_else(|| self.add_slot()) else {
+            return Err(value);
+        };
+        let Some(slot) = self.slot_mut(index(at)) else {
             return Err(value);
         };
         slot.value = Some(value);
@@ -52,21 +49,25 @@ impl<T> Slab<T> {
     /// The value of a key.
     pub fn get(&self, key: u64) -> Option<&T> {
         let (life, at) = parts(key);
-        let slot = self.slots.get(at).filter(|slot| slot.life == life)?;
-        slot.value.as_ref()
+        let slot = self.pages.get(at / PAGE)?.get(at % PAGE)?;
+        slot.value.as_ref().filter(|_| slot.life == life)
     }
 
     /// The value of a key.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut T> {
         let (life, at) = parts(key);
-        let slot = self.slots.get_mut(at).filter(|slot| slot.life == life)?;
+        let slot = self.slot_mut(at).filter(|slot| slot.life == life)?;
         slot.value.as_mut()
+    }
+
+    fn slot_mut(&mut self, at: usize) -> Option<&mut Slot<T>> {
+        self.pages.get_mut(at / PAGE)?.get_mut(at % PAGE)
     }
 
     /// Takes out the value of a key.
     pub fn remove(&mut self, key: u64) -> Option<T> {
         let (life, at) = parts(key);
-        let slot = self.slots.get_mut(at).filter(|slot| slot.life == life)?;
+        let slot = self.slot_mut(at).filter(|slot| slot.life == life)?;
         let value = slot.value.take()?;
         // A slot whose lives are used up stays empty.
         if let Some(next) = slot.life.checked_add(1) {
@@ -78,21 +79,27 @@ impl<T> Slab<T> {
 
     /// How many values there are.
     pub fn len(&self) -> usize {
-        self.slots
-            .iter()
-            .filter(|slot| slot.value.is_some())
-            .count()
+        let slots = self.pages.iter().flatten();
+        slots.filter(|slot| slot.value.is_some()).count()
     }
 
-    fn add_slot(&mut self) {
-        // Doubling would leave up to half of it unused.
-        if self.slots.len() == self.slots.capacity() {
-            self.slots.reserve_exact(self.slots.len() / 8 + 16);
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn add_slot(&mut self) -> Option<u32> {
+        if self.pages.last().is_none_or(|page| page.len() == PAGE) {
+            self.pages.push(Vec::with_capacity(PAGE));
         }
-        self.slots.push(Slot {
+        let before = (self.pages.len() - 1) * PAGE;
+        let page = self.pages.last_mut()?;
+        let at = u32::try_from(before + page.len()).ok()?;
+        page.push(Slot {
             life: 0,
             value: None,
         });
+        Some(at)
     }
 }
 
@@ -128,15 +135,17 @@ mod tests {
         assert_eq!(slab.remove(first), None);
         *slab.get_mut(third).unwrap() = 'd';
         assert_eq!((slab.remove(third), slab.len()), (Some('d'), 1));
-        assert_eq!(slab.slots.len(), 2, "the place was used again");
+        assert_eq!(slab.pages[0].len(), 2, "the place was used again");
     }
 
     #[test]
-    fn a_table_of_many_has_few_empty_places() {
+    fn many_values_are_found_and_few_places_are_empty() {
         let mut slab = Slab::new();
-        for number in 0..10_000_u64 {
-            slab.insert(number).unwrap();
-        }
-        assert!(slab.slots.capacity() <= 10_000 * 9 / 8 + 16);
+        let keys: Vec<u64> = (0..1000)
+            .map(|number| slab.insert(number).unwrap())
+            .collect();
+        assert!((0..1000).all(|number| slab.get(keys[number]) == Some(&number)));
+        let places: usize = slab.pages.iter().map(Vec::capacity).sum();
+        assert!(places < 1000 + PAGE);
     }
 }

@@ -273,8 +273,8 @@ fn named(refusal: Refusal, path: &str) -> Refusal {
         return refusal;
     }
     refusal.known(|why| {
-        why.room = why.room.take().or(room.map(str::to_owned));
-        why.event = why.event.take().or(event.map(str::to_owned));
+        why.room = why.room.take().or_else(|| room.map(str::to_owned));
+        why.event = why.event.take().or_else(|| event.map(str::to_owned));
     })
 }
 

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     base::Timestamp,
     hub::Hub,
-    store::{Batch, Write},
+    store::{Batch, OutboxWrite, Write},
 };
 
 /// How often there is a look.
@@ -50,6 +50,7 @@ impl Hub {
                 Write::ForgetTxns { before },
                 Write::ForgetPolicyDecisions { before: decided },
                 Write::ForgetRemoteMessages { before },
+                Write::Outbox(OutboxWrite::ForgetFailures { before }),
             ],
             may_conflict: false,
         };

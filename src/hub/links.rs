@@ -7,8 +7,7 @@
 
 use std::{
     borrow::Borrow,
-    cmp::Ordering,
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     hash::{Hash, Hasher},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
@@ -22,6 +21,7 @@ use super::{Hub, WriteError, fanout::Fanout};
 use crate::{
     api::{Code, Deliver, DeviceName, EdhocLink, Links, OscoreLink, Refusal, Registration, Secret},
     base::Short,
+    session::oscore::Id,
     store::{Batch, LinkRecord, SharedStore, StoreError, Write},
     wire::thin::LinkProfile,
 };
@@ -54,7 +54,9 @@ pub(super) struct LinkTable {
 
 #[derive(Default)]
 struct Kept {
-    devices: BTreeSet<Named>,
+    devices: HashSet<Named>,
+    /// What devices said of their links; nearly nobody says anything.
+    said: BTreeMap<Arc<DeviceName>, Said>,
     psks: HashSet<By<IDENTITY>>,
     spkis: HashSet<By<SPKI>>,
     recipients: HashSet<By<RECIPIENT>>,
@@ -65,20 +67,17 @@ struct Kept {
 }
 
 /// What a device is found by, and what it said of its link. There is one for each device, so it is in
-/// one piece of at most 112 bytes: keys are in place as long as they are of the usual length.
+/// one piece of at most 96 bytes: keys are in place as long as they are of the usual length.
 struct Known {
     device: Arc<DeviceName>,
-    /// Nearly nobody says anything.
-    said: Option<Box<Said>>,
-    psk_identity: Short<14>,
+    psk_identity: Short<22>,
     psk: Short<38>,
     /// Half of the hash of the QUIC key, zeros for none: told apart from others, and nothing else.
     spki: [u8; SPKI_BYTES],
-    recipient_id: Short<14>,
+    recipient_id: Id,
 }
 
 /// What a device said of its link.
-#[derive(Default)]
 struct Said {
     profile: LinkProfile,
     wake_url: Option<String>,
@@ -103,19 +102,11 @@ fn spki_name(spki: &[u8]) -> [u8; SPKI_BYTES] {
 
 impl Known {
     fn of(link: LinkRecord) -> Self {
-        let says_something = link.profile != LinkProfile::default() || link.wake_url.is_some();
-        let said = says_something.then(|| {
-            Box::new(Said {
-                profile: link.profile,
-                wake_url: link.wake_url,
-            })
-        });
         Self {
-            said,
             psk_identity: link.psk_identity.as_bytes().into(),
             psk: link.psk.0.as_slice().into(),
             spki: spki_name(&link.quic_spki.unwrap_or_default()),
-            recipient_id: link.oscore.recipient_id.as_slice().into(),
+            recipient_id: Id::new(&link.oscore.recipient_id).unwrap_or_default(), // of three bytes at most
             device: link.oscore.device,
         }
     }
@@ -124,7 +115,7 @@ impl Known {
     fn part(&self, number: usize) -> &[u8] {
         match number {
             IDENTITY => self.psk_identity.as_slice(),
-            RECIPIENT => self.recipient_id.as_slice(),
+            RECIPIENT => self.recipient_id.as_bytes(),
             SPKI if self.spki != [0; SPKI_BYTES] => &self.spki,
             _ => &[],
         }
@@ -140,15 +131,9 @@ impl Borrow<DeviceName> for Named {
     }
 }
 
-impl Ord for Named {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.device.cmp(&other.0.device)
-    }
-}
-
-impl PartialOrd for Named {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.device.hash(state);
     }
 }
 
@@ -186,15 +171,16 @@ impl<const PART: usize> Eq for By<PART> {}
 impl LinkTable {
     /// The devices that are linked in a store.
     pub(super) async fn load(store: SharedStore, fanout: Arc<Fanout>) -> Result<Self, StoreError> {
-        let mut known = Vec::new();
+        let mut kept = Kept::default();
         let mut after = None;
         loop {
             let page = store.links(after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(DeviceName::clone(&last.oscore.device));
-            known.extend(page.into_iter().map(|link| Arc::new(Known::of(link))));
+            for link in page {
+                kept.insert(link);
+            }
         }
-        let kept = Kept::of(known);
         let restores = store.restores().await?;
         Ok(Self {
             began_empty: kept.devices.is_empty(),
@@ -299,25 +285,16 @@ enum Found {
 }
 
 impl Kept {
-    /// All at once: maps that are made so have no empty places.
-    fn of(known: Vec<Arc<Known>>) -> Self {
-        let mut kept = Self {
-            devices: known.iter().cloned().map(Named).collect(),
-            ..Self::default()
+    fn insert(&mut self, mut link: LinkRecord) {
+        let said = Said {
+            profile: link.profile,
+            wake_url: link.wake_url.take(),
         };
-        for known in known {
-            kept.insert_keys(known);
+        if said.profile != LinkProfile::default() || said.wake_url.is_some() {
+            self.said.insert(Arc::clone(&link.oscore.device), said);
         }
-        kept
-    }
-
-    fn insert(&mut self, link: LinkRecord) {
         let known = Arc::new(Known::of(link));
         self.devices.replace(Named(Arc::clone(&known)));
-        self.insert_keys(known);
-    }
-
-    fn insert_keys(&mut self, known: Arc<Known>) {
         self.psks.replace(By(Arc::clone(&known)));
         if !known.part(SPKI).is_empty() {
             self.spkis.replace(By(Arc::clone(&known)));
@@ -329,6 +306,7 @@ impl Kept {
         let Some(Named(known)) = self.devices.take(device) else {
             return;
         };
+        self.said.remove(device);
         self.psks.remove(known.part(IDENTITY));
         self.spkis.remove(known.part(SPKI));
         self.recipients.remove(known.part(RECIPIENT));
@@ -341,9 +319,9 @@ impl Kept {
             user: user.to_owned(),
             device: "".into(),
         };
-        let theirs = self.devices.range(first.clone()..);
+        let theirs = self.said.range(Arc::new(first.clone())..);
         theirs
-            .take_while(move |Named(known)| known.device.user == first.user)
+            .take_while(move |(device, _)| device.user == first.user)
             .filter_map(wake_hook)
     }
 
@@ -352,9 +330,8 @@ impl Kept {
     }
 }
 
-fn wake_hook(Named(known): &Named) -> Option<(DeviceName, String)> {
-    let url = known.said.as_ref()?.wake_url.clone()?;
-    Some((DeviceName::clone(&known.device), url))
+fn wake_hook((device, said): (&Arc<DeviceName>, &Said)) -> Option<(DeviceName, String)> {
+    Some((DeviceName::clone(device), said.wake_url.clone()?))
 }
 
 impl Hub {
@@ -516,8 +493,7 @@ impl Links for Hub {
 
     async fn link_profile(&self, device: &DeviceName) -> Result<LinkProfile, Refusal> {
         let kept = self.links.read();
-        let known = kept.devices.get(device);
-        let said = known.and_then(|Named(known)| known.said.as_ref());
+        let said = kept.said.get(device);
         Ok(said.map_or_else(LinkProfile::default, |said| said.profile))
     }
 
@@ -527,7 +503,7 @@ impl Links for Hub {
     ) -> Result<Vec<(DeviceName, String)>, Refusal> {
         let kept = self.links.read();
         Ok(match users {
-            None => kept.devices.iter().filter_map(wake_hook).collect(),
+            None => kept.said.iter().filter_map(wake_hook).collect(),
             Some(users) => users
                 .iter()
                 .flat_map(|user| kept.wake_hooks_of(user))
@@ -556,7 +532,7 @@ mod tests {
 
     #[test]
     fn what_is_known_of_a_linked_device_is_small_and_its_usual_keys_in_place() {
-        assert!(size_of::<Known>() <= 112);
+        assert!(size_of::<Known>() <= 96);
         assert_eq!(spki_name(b""), [0; SPKI_BYTES]);
         assert_ne!(spki_name(b"a"), spki_name(b"b"));
     }

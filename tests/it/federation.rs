@@ -5,6 +5,7 @@ mod explained;
 mod inbound;
 mod megolm;
 mod outbound;
+mod outbox;
 
 use std::{
     collections::BTreeMap,
@@ -61,6 +62,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             outbound::a_user_of_the_hub_takes_part_in_rooms_of_synapse,
+        ),
+        peers::trial(
+            "federation::what_is_said_while_synapse_is_away_arrives_once_and_in_order",
+            Need::Required,
+            &[Peer::Python],
+            outbox::what_is_said_while_synapse_is_away_arrives_once_and_in_order,
         ),
         peers::trial(
             "federation::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext",

@@ -209,8 +209,8 @@ impl Link for Udp {
     }
 }
 
-/// How many contexts are at hand, 300 bytes each. One more puts away another, which is then looked up
-/// again, and asked for an Echo.
+/// How many contexts are at hand, 350 bytes each with what is known of their devices. One more puts
+/// away another, which is then looked up again, and asked for an Echo.
 const CONTEXTS_MAX: usize = 131_072;
 
 #[cfg(test)]

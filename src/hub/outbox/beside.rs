@@ -142,9 +142,9 @@ impl Beside<'_> {
             newest = Some(position);
             last.insert(user, position);
         }
-        let mut changed: Vec<_> = last.into_iter().map(|(user, at)| (at, user)).collect();
-        changed.sort_unstable();
-        Ok(changed)
+        let mut users: Vec<_> = last.into_iter().map(|(user, at)| (at, user)).collect();
+        users.sort_unstable();
+        Ok(users)
     }
 
     /// That a user's devices changed. What changed is not noted device by device, and one that is gone

@@ -29,6 +29,9 @@ const AT_ONCE_MAX: usize = 64;
 /// How many of these have failed last: slow and silent ones leave room for the others.
 const RETRIES_AT_ONCE_MAX: usize = 16;
 
+/// After a start, those that failed before it are tried within so many times the first wait.
+const SCATTER: f64 = 5.0;
+
 /// How many rooms are remembered for a destination that is left alone; beyond, the store is asked.
 const ROOMS_MAX: usize = 256;
 
@@ -173,7 +176,7 @@ impl Book {
             let delay = self
                 .settings
                 .retry_first
-                .mul_f64(30.0 * self.rng.random::<f64>());
+                .mul_f64(SCATTER * self.rng.random::<f64>());
             if let Some(known) = self.all.get_mut(&server)
                 && known.record.failing_since.is_some()
             {

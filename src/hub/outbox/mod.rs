@@ -91,13 +91,13 @@ impl Outbox {
                 record.beside = at; // it was told nothing yet: old receipts are no news
             }
         }
-        let (seed, boot) = parts.seeds;
+        let (seed, run) = parts.seeds;
         let rng = StdRng::seed_from_u64(seed);
         let mut book = Book::new(parts.settings.clone(), records, rng);
         book.scatter(parts.clock.now());
         book.look_everywhere();
         let shared = Arc::new(Shared {
-            ids: TxnIds::new(boot),
+            ids: TxnIds::new(run),
             parts,
             hints,
             book: Mutex::new(book),
@@ -229,8 +229,8 @@ impl Shared {
         }
         let (at_work, failing) = book.counts();
         drop(book);
-        gauge("tramline_outbox_in_flight", at_work);
-        gauge("tramline_outbox_failing", failing);
+        metrics::gauge!("tramline_outbox_in_flight").set(number(at_work));
+        metrics::gauge!("tramline_outbox_failing").set(number(failing));
     }
 
     async fn work(self: Arc<Self>, job: Job) -> Done {
@@ -291,6 +291,6 @@ impl Shared {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "numbers of servers are small")]
-fn gauge(name: &'static str, value: usize) {
-    metrics::gauge!(name).set(value as f64);
+fn number(value: usize) -> f64 {
+    value as f64
 }

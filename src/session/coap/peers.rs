@@ -45,7 +45,8 @@ struct Known {
     class: u8,
     /// Which address it is at, where peers are not keyed by address.
     path: u64,
-    touched: Timestamp,
+    /// When it was last in use, in seconds: enough to tell who is idle.
+    touched: u32,
     /// Bytes that may be sent while its address is not proved.
     allowance: u64,
     ids: MessageIds,
@@ -190,7 +191,7 @@ impl<P: Peer> Peers<P> {
             self.unvalidated += 1;
         }
         let known = self.known(now, rng, peer);
-        known.touched = now;
+        known.touched = in_seconds(now);
         known
     }
 
@@ -201,7 +202,7 @@ impl<P: Peer> Peers<P> {
                 standing: Standing::Unproved,
                 class: 0,
                 path: 0,
-                touched: now,
+                touched: in_seconds(now),
                 allowance: 0,
                 ids: MessageIds::starting_at(rng.next_u32()),
             })
@@ -213,7 +214,7 @@ impl<P: Peer> Peers<P> {
     fn forget_idle(&mut self, is_of_kind: fn(Standing) -> bool) {
         let of_kind = self.by_peer.values();
         let of_kind = of_kind.filter(|known| is_of_kind(known.standing));
-        let mut touched: Vec<Timestamp> = of_kind.map(|known| known.touched).collect();
+        let mut touched: Vec<u32> = of_kind.map(|known| known.touched).collect();
         let mut to_go = (touched.len() / 16).max(1);
         if touched.len() < to_go {
             return;
@@ -244,6 +245,10 @@ impl<P: Peer> Peers<P> {
         assert_eq!(count, self.unvalidated);
         self.by_peer.len()
     }
+}
+
+fn in_seconds(time: Timestamp) -> u32 {
+    u32::try_from(time.0 / 1000).unwrap_or(u32::MAX)
 }
 
 /// Message ids in sequence from a random start, none twice within their lifetime.
@@ -286,7 +291,7 @@ impl MessageIds {
             }
             self.leave();
         }
-        self.last_used = u32::try_from(now.0 / 1000 + 1).unwrap_or(u32::MAX);
+        self.last_used = in_seconds(now).saturating_add(1);
         self.next = id.wrapping_add(1);
         Some(id)
     }

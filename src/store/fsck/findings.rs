@@ -159,6 +159,8 @@ pub enum Wrong {
         missing: Vec<OwnedServerName>,
         extra: Vec<OwnedServerName>,
     },
+    #[error("what {user} is to a room elsewhere is not what its event says: {why}")]
+    Outside { user: OwnedUserId, why: String },
     #[error("the row of an uploaded file cannot be read: {why}")]
     FileRow { why: String },
     #[error("the file of {uses} upload(s) is not there")]
@@ -194,6 +196,7 @@ impl Wrong {
             Self::Tip { .. } => "TIP",
             Self::Membership { .. } => "MEMBERSHIP",
             Self::Residents { .. } => "RESIDENTS",
+            Self::Outside { .. } => "OUTSIDE",
             Self::FileRow { .. } => "FILE_ROW_UNREADABLE",
             Self::FileMissing { .. } => "FILE_MISSING",
             Self::FileUnreadable { .. } => "FILE_UNREADABLE",
@@ -233,6 +236,7 @@ impl Wrong {
             Self::Residents { .. } => {
                 "servers are not told what happens in the room, or told what is not for them"
             }
+            Self::Outside { .. } => "this user's list of invites is wrong",
             Self::FileRow { .. } => "this upload cannot be downloaded",
             Self::FileMissing { .. } | Self::FileUnreadable { .. } => "downloads of it fail",
             Self::FileSize { .. } | Self::FileContent { .. } => {

@@ -3,12 +3,14 @@
 //! and never stops at the first finding, nor at a row that cannot be read.
 //!
 //! It reads through the [`Store`] traits alone, so it checks any backend. Events without a seq are
-//! seen only where a state or a tip leads to them; accounts and devices are not looked at.
+//! seen only where a state or a tip leads to them; of accounts only their invites and knocks elsewhere
+//! are looked at.
 //!
 //! What is wrong, in words for operators, is [`Wrong`].
 
 mod files;
 mod findings;
+mod outside;
 mod room;
 
 #[cfg(test)]
@@ -66,6 +68,7 @@ pub async fn fsck(store: &dyn Store, progress: Tell<'_>) -> Result<Report, Store
     loop {
         let numbers = store.room_numbers(after, ROOMS_PAGE).await?;
         let Some(last) = numbers.last() else {
+            outside::check(store, &mut report).await?;
             progress(report.checked);
             return Ok(report);
         };

@@ -294,20 +294,10 @@ async fn residents(
     told: bool,
 ) -> Result<(), Stop> {
     // One look for the many servers of a room that is joined elsewhere.
-    let joined = match servers {
-        [_] => Vec::new(),
-        _ => {
-            const JOINED: &str = "SELECT user FROM memberships WHERE room = ? AND membership = 1";
-            let rows = sqlx::query(JOINED)
-                .bind(room.0)
-                .fetch_all(&mut *conn)
-                .await?;
-            let users = all(&rows, user_of)?;
-            let mut joined: Vec<_> = users.into_iter().map(|user| server_of(&user)).collect();
-            joined.sort_unstable();
-            joined.dedup();
-            joined
-        }
+    let joined = if servers.len() == 1 {
+        Vec::new()
+    } else {
+        all_joined(conn, room).await?
     };
     for server in servers {
         let open = "SELECT 1 FROM residents WHERE room = ? AND server = ? AND until IS NULL";
@@ -344,6 +334,23 @@ async fn residents(
             .await?;
     }
     Ok(())
+}
+
+/// The servers of the users joined to a room, in order.
+async fn all_joined(
+    conn: &mut SqliteConnection,
+    room: RoomNid,
+) -> Result<Vec<OwnedServerName>, Stop> {
+    const JOINED: &str = "SELECT user FROM memberships WHERE room = ? AND membership = 1";
+    let rows = sqlx::query(JOINED)
+        .bind(room.0)
+        .fetch_all(&mut *conn)
+        .await?;
+    let users = all(&rows, user_of)?;
+    let mut joined: Vec<_> = users.into_iter().map(|user| server_of(&user)).collect();
+    joined.sort_unstable();
+    joined.dedup();
+    Ok(joined)
 }
 
 fn server_of(user: &UserId) -> OwnedServerName {

@@ -335,6 +335,22 @@ async fn only_who_is_in_the_room_reads_it() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_speak_the_rooms_version_is_told_it() {
+    let shared = Shared::open().await;
+    let mut asked =
+        prepare_join_event::v1::Request::new(shared.room.clone(), ZED.try_into().unwrap());
+    asked.ver = vec![ruma::RoomVersionId::V9];
+
+    let refused = shared
+        .ask(FAR, PeerCommand::MakeJoin(Box::new(asked)))
+        .await;
+
+    let refusal = refused.unwrap_err();
+    assert_eq!(refusal.code, Code::IncompatibleRoomVersion);
+    assert_eq!(refusal.body.unwrap()["room_version"], "12");
+}
+
+#[tokio::test]
 async fn a_profile_is_told_of_users_of_this_hub_only() {
     let shared = Shared::open().await;
     let of = |user: &str| {

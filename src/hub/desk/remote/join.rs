@@ -12,7 +12,9 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    ANSWER_PATIENCE, ASKING_MAX, ENTRY_PATIENCE, Place, Refusals, forget, lied, odd, place, spoken,
+    ANSWER_PATIENCE, ASKING_MAX, ENTRY_PATIENCE, Place, Refusals, lied, odd,
+    outside::answered,
+    place, spoken,
     template::{VOUCHING, Wanted, rebuilt},
     version_of,
 };
@@ -78,7 +80,7 @@ async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
         match through(hub, joining, server).await {
             Ok(()) => {
                 // It counts no more: where the user is in the room is newer.
-                if let Err(refusal) = forget(hub, &joining.user, &joining.room).await {
+                if let Err(refusal) = answered(hub, &joining.user, &joining.room).await {
                     tracing::info!(why = refusal.message, "an answered invite is still kept");
                 }
                 return Ok(Entered::Joined);

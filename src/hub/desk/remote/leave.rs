@@ -3,6 +3,8 @@
 //! A server of the room is told. Where none listens, the user is out all the same, here: nobody can
 //! keep an invite in somebody's list by not answering.
 
+use std::time::Duration;
+
 use ruma::{
     CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
     api::federation::membership::{create_leave_event, prepare_leave_event},
@@ -26,6 +28,9 @@ use crate::{
 
 /// How many servers are told: the invite's, and one or two more that may pass it on.
 const TOLD_MAX: usize = 3;
+
+/// How long it is waited for the end of what a user of ours does about the room at the moment.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Somebody who wants out of a room that we are not in.
 struct Leaving {
@@ -227,7 +232,10 @@ async fn put_out(
     if sender != outside.via || *peer != outside.via {
         return Err(format!("the invite is {}'s", outside.via));
     }
-    let _turn = hub.desk.elsewhere.turn(&outside.room_id).await;
+    // Not while the user is on the way into the room; and this server has more to send.
+    let turn = hub.desk.elsewhere.turn(&outside.room_id);
+    let turn = tokio::time::timeout(TURN_PATIENCE, turn).await;
+    let _turn = turn.map_err(|_| "the invite is just being answered".to_owned())?;
     let now = standing(hub, &outside.user, &outside.room_id).await;
     if now.is_ok_and(|now| now.is_none_or(|now| now.position != outside.position)) {
         return Ok(()); // answered or renewed meanwhile

@@ -10,6 +10,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::is_ours;
 use crate::{
     api::{Code, Refusal, Unverified},
     base::Position,
@@ -55,8 +56,8 @@ pub(super) struct Outside<'a> {
     pub(super) shown: String,
 }
 
-/// What a user is to a room that we are not in; nothing where their place in the room, as far as it
-/// is known here, is newer.
+/// What a user is to a room that we are not in; nothing where what the room itself says of them is
+/// newer.
 pub(in crate::hub::desk) async fn standing(
     hub: &Hub,
     user: &UserId,
@@ -75,6 +76,10 @@ async fn is_current(hub: &Hub, record: &OutsideRecord) -> Result<bool, Refusal> 
     let Some(room) = room else {
         return Ok(true);
     };
+    // Where one of us is in the room, the room itself says who is invited.
+    if is_ours(hub, &room).await? {
+        return Ok(false);
+    }
     let inside = hub.store.membership(&record.user, room.nid).await;
     let inside = inside.map_err(ours)?;
     Ok(inside.is_none_or(|inside| inside.position < record.position))
@@ -117,21 +122,43 @@ pub(super) async fn keep(hub: &Hub, outside: Outside<'_>) -> Result<(), Refusal>
     Ok(())
 }
 
-/// Forgets it.
+/// Forgets it, with what the user was in the room before.
 pub(in crate::hub::desk) async fn forget(
     hub: &Hub,
     user: &UserId,
     room: &RoomId,
 ) -> Result<(), Refusal> {
-    let batch = Batch {
-        writes: vec![Write::NotOutside {
+    let mut writes = vec![gone(user, room)];
+    if let Some(inside) = hub.store.room(room).await.map_err(ours)? {
+        // Else an invite from when we were in the room would count again.
+        writes.push(Write::Forget {
             user: user.to_owned(),
-            room_id: room.to_owned(),
-        }],
+            room: inside.nid,
+        });
+    }
+    let batch = Batch {
+        writes,
         may_conflict: false,
     };
     hub.writer.write(batch, Vec::new()).await?;
     Ok(())
+}
+
+/// The user is in the room now: nothing of it counts any more.
+pub(super) async fn answered(hub: &Hub, user: &UserId, room: &RoomId) -> Result<(), Refusal> {
+    let batch = Batch {
+        writes: vec![gone(user, room)],
+        may_conflict: false,
+    };
+    hub.writer.write(batch, Vec::new()).await?;
+    Ok(())
+}
+
+fn gone(user: &UserId, room: &RoomId) -> Write {
+    Write::NotOutside {
+        user: user.to_owned(),
+        room_id: room.to_owned(),
+    }
 }
 
 /// What has to go for it.
@@ -149,10 +176,7 @@ async fn room_for(hub: &Hub, outside: &Outside<'_>) -> Result<Vec<Write>, Refusa
         let message = format!("{} has {OUTSIDE_MAX} invites and knocks open", outside.user);
         Refusal::new(Code::ResourceLimitExceeded, message)
     })?;
-    Ok(vec![Write::NotOutside {
-        user: oldest.user.clone(),
-        room_id: oldest.room_id.clone(),
-    }])
+    Ok(vec![gone(&oldest.user, &oldest.room_id)])
 }
 
 /// What a room shows of itself to a user who was told nothing of it: their own event.

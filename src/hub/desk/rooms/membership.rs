@@ -114,9 +114,7 @@ pub(in crate::hub::desk) async fn forget(
             return Err(not_left());
         }
         remote::forget(hub, &caller.user, id).await?;
-        if hub.store.room(id).await.map_err(ours)?.is_none() {
-            return Ok(forgetting::Response::new());
-        }
+        return Ok(forgetting::Response::new());
     }
     let room = hub.store.room(id).await.map_err(ours)?;
     let room = room.ok_or_else(|| not_in(id))?;

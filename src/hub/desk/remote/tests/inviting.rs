@@ -25,6 +25,7 @@ use crate::{
         testing::{self, Person, ask},
     },
     room::{Membership, testing::json as content},
+    store::fsck,
     wire::matrix::{Pdu, PduFields, Version},
 };
 
@@ -124,6 +125,10 @@ async fn an_invite_from_elsewhere_is_shown_and_accepted_without_naming_a_server(
             (&json!(pair.ana.user), &json!("invite"))
         );
         assert_eq!(pair.membership_there().await, Membership::Invite);
+        let report = fsck::fsck(&**pair.us.hub.hub.store(), &mut |_| {})
+            .await
+            .unwrap();
+        assert!(report.is_clean(), "{:?}", report.findings);
         // Told once, but to a new device.
         assert_eq!(pair.news(&mut since).await, Value::Null);
         let whole = pair.us.hub.sync(&pair.ana, None, json!({})).await;
@@ -532,6 +537,13 @@ async fn whoever_may_invite_cannot_fill_a_list_without_end() {
         .await
         .unwrap();
     assert_eq!(all.len(), max);
+    // And those that no event stands behind are found.
+    let report = fsck::fsck(&**store, &mut |_| {}).await.unwrap();
+    assert_eq!(report.total(), max as u64 - 1);
+    assert!(matches!(
+        report.findings[0].what,
+        fsck::Wrong::Outside { .. }
+    ));
 }
 
 #[tokio::test]
