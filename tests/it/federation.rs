@@ -1,6 +1,7 @@
 //! The hub among Matrix servers: a real Synapse, each under the name `localhost:PORT`, with an
 //! authority of their own.
 
+mod beside;
 mod everyone;
 mod explained;
 mod inbound;
@@ -78,6 +79,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             megolm::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext,
+        ),
+        peers::trial(
+            "federation::receipts_and_typing_cross_both_ways",
+            Need::Required,
+            &[Peer::Python],
+            beside::receipts_and_typing_cross_both_ways,
         ),
         peers::trial(
             "federation::three_servers_agree_after_everyone_spoke_at_once",
