@@ -2,12 +2,12 @@
 //! power levels against each other, and in the end all have the same.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::Failed;
-use ruma::{OwnedRoomId, OwnedServerName, RoomId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId};
 use serde_json::json;
 use tramline::{
     client::{Call, Client, ClientError},
@@ -17,7 +17,7 @@ use tramline::{
 
 use super::{
     Peers,
-    everyone::{Member, all_are_in, each_reads, each_shows, eventually, said, same_state},
+    everyone::{Member, all_are_in, each_reads, each_shows, said, same_state},
     key_of,
 };
 use crate::hub::{Hub, block_on};
@@ -84,7 +84,7 @@ async fn agree(
     }
     each_reads(members, &room, &done.messages).await?;
     let state = same_state(members, &room).await?;
-    let hidden = hidden(members, &room).await?;
+    let hidden = hidden(members, &room, &done.changes).await?;
     let merges = merges(peers, hub, &done.messages).await?;
     assert!(merges > 0, "nobody spoke at the same time");
     println!(
@@ -92,8 +92,8 @@ async fn agree(
          everywhere after {settled:.1?}; {merges} of the messages follow several; the same state of {} events \
          after {:.1?}; of the changes, {hidden} are hidden somewhere",
         done.messages.len(),
-        done.changes,
-        done.changes + done.refused,
+        done.changes.len(),
+        done.changes.len() + done.refused,
         state.len(),
         began.elapsed(),
     );
@@ -245,7 +245,7 @@ async fn founded(
 struct Done {
     messages: BTreeSet<String>,
     /// State events that were taken.
-    changes: usize,
+    changes: BTreeSet<String>,
     /// Those that came too late to be allowed.
     refused: usize,
 }
@@ -274,7 +274,7 @@ async fn storm(members: &mut [Member], room: &RoomId, founder: usize) -> Result<
     }
     for stater in staters {
         let (changes, refused) = stater.await??;
-        done.changes += changes;
+        done.changes.extend(changes);
         done.refused += refused;
     }
     assert_eq!(done.messages.len(), members.len() * TALKERS * TEXTS_EACH);
@@ -301,12 +301,12 @@ struct Change {
 }
 
 impl Change {
-    /// How many changes were taken, and how many refused.
-    async fn all(mut self) -> Result<(usize, usize), Failed> {
-        let mut counted = (0, 0);
-        let mut count = |done: Result<_, ClientError>| {
+    /// The changes that were taken, and how many were refused.
+    async fn all(mut self) -> Result<(Vec<String>, usize), Failed> {
+        let mut counted = (Vec::new(), 0);
+        let mut count = |done: Result<OwnedEventId, ClientError>| {
             match done {
-                Ok(_) => counted.0 += 1,
+                Ok(id) => counted.0.push(id.to_string()),
                 Err(ClientError::Refused { status: 403, .. }) => counted.1 += 1,
                 Err(error) => return Err(error),
             }
@@ -333,26 +333,20 @@ impl Change {
     }
 }
 
-/// How many events are not shown by every server. Only changes of the state may be: who lost the power
-/// for one meanwhile is not heard where that was known first.
-async fn hidden(members: &mut [Member], room: &RoomId) -> Result<usize, Failed> {
-    // Synapse fetches the past of a room while it shows the first pages of it.
-    eventually("everyone shows the same", async || {
-        let mut shown = BTreeMap::<(String, String), Vec<String>>::new();
-        for member in &mut *members {
-            for event in member.events(room).await? {
-                shown.entry(event).or_default().push(member.server.clone());
-            }
-        }
-        shown.retain(|_, servers| servers.len() != members.len());
-        let may_be = |kind: &str| ["m.room.topic", "m.room.power_levels"].contains(&kind);
-        let wrong = shown.iter().find(|((_, kind), _)| !may_be(kind));
-        Ok(match wrong {
-            None => Ok(shown.len()),
-            Some(wrong) => Err(format!("{wrong:?} alone")),
-        })
-    })
-    .await
+/// How many changes of the state are not shown by every server: who lost the power for one meanwhile is
+/// not heard where that was known first.
+async fn hidden(
+    members: &mut [Member],
+    room: &RoomId,
+    changes: &BTreeSet<String>,
+) -> Result<usize, Failed> {
+    let mut shown = changes.clone();
+    for member in &mut *members {
+        let events = member.events(room).await?;
+        let ids: BTreeSet<String> = events.into_iter().map(|(id, _)| id).collect();
+        shown.retain(|id| ids.contains(id));
+    }
+    Ok(changes.len() - shown.len())
 }
 
 /// How many messages follow more than one event: where branches that grew at the same time meet.
