@@ -40,6 +40,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     rooms::the_directory_lists_large_rooms_first(&*make().await).await;
     rooms::a_receipt_replaces_its_elder(&*make().await).await;
     rooms::memberships_since_equal_a_model(&*make().await).await;
+    rooms::the_first_decision_on_an_event_stays_until_it_is_old(&*make().await).await;
     rooms::sharing_a_room_makes_neighbours(&*make().await).await;
     graph::a_forked_graph_is_loaded(&*make().await).await;
     graph::states_equal_a_model(&*make().await, 1, 400).await;

@@ -11,11 +11,11 @@ use super::{
     try_commit,
 };
 use crate::{
-    base::{ChainHash, Position, Seq, Timestamp},
+    base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Membership, StateKey},
     store::{
-        Batch, Logged, NewLogged, Order, ReceiptRecord, RoomNid, SentBy, Store, TxnAnswer, TxnKey,
-        Write,
+        Batch, Logged, NewLogged, Order, PolicyDecision, ReceiptRecord, RoomNid, SentBy, Store,
+        TxnAnswer, TxnKey, Write,
     },
     wire::matrix::event_id,
 };
@@ -263,6 +263,34 @@ pub(super) async fn a_txn_gets_its_first_answer(store: &dyn Store) {
         store.txn(&key("new")).await.expect("read"),
         Some(TxnAnswer::Done)
     );
+}
+
+pub(super) async fn the_first_decision_on_an_event_stays_until_it_is_old(store: &dyn Store) {
+    let (signed, refused) = (EventHash([1; 32]), EventHash([2; 32]));
+    let decided = |event, why: Option<&str>, at| Write::PolicyDecided {
+        event,
+        refused: why.map(str::to_owned),
+        at: Timestamp(at),
+    };
+    let told = async |event| store.policy_decision(event).await.expect("read");
+    assert_eq!(told(signed).await, None);
+    commit(
+        store,
+        vec![decided(signed, None, 10), decided(refused, Some("no"), 20)],
+    )
+    .await;
+    commit(
+        store,
+        vec![decided(signed, Some("no"), 30), decided(refused, None, 30)],
+    )
+    .await;
+    assert_eq!(told(signed).await, Some(PolicyDecision { refused: None }));
+    let no = Some("no".to_owned());
+    assert_eq!(told(refused).await, Some(PolicyDecision { refused: no }));
+    let before = Timestamp(20);
+    commit(store, vec![Write::ForgetPolicyDecisions { before }]).await;
+    assert_eq!(told(signed).await, None);
+    assert!(told(refused).await.is_some());
 }
 
 pub(super) async fn redaction_keeps_the_hash(store: &dyn Store) {

@@ -117,7 +117,7 @@ fn status(peers: &Peers, hub: &Hub) -> Result<Value, Failed> {
 }
 
 /// The same of the hub and Synapse.
-async fn the_hub_waits_longer(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
+pub(super) async fn the_hub_waits_longer(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
     let mut tries = BTreeSet::new();
     eventually("the hub tries Synapse twice in vain", async || {
         let told = status(peers, hub)?;

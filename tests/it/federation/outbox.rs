@@ -11,15 +11,12 @@ use tramline::{
     client::{Call, Client, Target},
 };
 
-use super::Peers;
+use super::{Peers, killed::the_hub_waits_longer};
 use crate::hub::{Hub, block_on};
 
 /// How long something may take to arrive: longer than the hub leaves a server alone here.
 const TRIES: u32 = 240;
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// How long Synapse is away: several tries of the hub.
-const AWAY: Duration = Duration::from_secs(8);
 
 pub(super) fn what_is_said_while_synapse_is_away_arrives_once_and_in_order() -> Result<(), Failed> {
     let peers = Peers::start()?;
@@ -45,7 +42,7 @@ async fn story(peers: &Peers, hub: &mut Hub) -> Result<(), Failed> {
 
     peers.synapse.again("kill", 0)?;
     ana.say(&room, "1", "said 1").await?;
-    tokio::time::sleep(AWAY).await;
+    the_hub_waits_longer(peers, hub).await?;
     ana.say(&room, "2", "said 2").await?;
     hub.kill()?;
     hub.start()?;

@@ -158,6 +158,18 @@ impl Shared {
         }
     }
 
+    /// Ana has the room keep a server out.
+    async fn keep_out(&self, server: &str) {
+        let acl = json!({ "allow": ["*"], "deny": [server] }).to_string();
+        let request = ruma::api::client::state::send_state_event::v3::Request::new_raw(
+            self.room.clone(),
+            "m.room.server_acl".into(),
+            String::new(),
+            ruma::serde::Raw::from_json_string(acl).unwrap(),
+        );
+        testing::ask!(self.hub, self.ana.origin, SendState(request)).unwrap();
+    }
+
     /// Zed joins; gives his join.
     async fn zed(&self) -> Pdu {
         let fields = self.make_join(FAR, ZED).await.unwrap();
@@ -399,14 +411,7 @@ async fn who_leaves_is_out_and_reads_no_more() {
 #[tokio::test]
 async fn a_server_that_the_room_keeps_out_is_told_so() {
     let shared = Shared::open().await;
-    let acl = json!({ "allow": ["*"], "deny": ["far"] }).to_string();
-    let request = ruma::api::client::state::send_state_event::v3::Request::new_raw(
-        shared.room.clone(),
-        "m.room.server_acl".into(),
-        String::new(),
-        ruma::serde::Raw::from_json_string(acl).unwrap(),
-    );
-    testing::ask!(shared.hub, shared.ana.origin, SendState(request)).unwrap();
+    shared.keep_out("far").await;
     let refused = shared.make_join(FAR, ZED).await.unwrap_err();
     assert_eq!(refused.code, Code::Forbidden);
     assert!(
@@ -472,14 +477,7 @@ async fn events_of_a_server_that_is_kept_out_are_hidden_and_those_after_them_are
     ];
     let shared = Shared::open().await;
     let by_the_room = passed_on(&shared, async |shared: &Shared| {
-        let acl = json!({ "allow": ["*"], "deny": ["near"] }).to_string();
-        let request = ruma::api::client::state::send_state_event::v3::Request::new_raw(
-            shared.room.clone(),
-            "m.room.server_acl".into(),
-            String::new(),
-            ruma::serde::Raw::from_json_string(acl).unwrap(),
-        );
-        testing::ask!(shared.hub, shared.ana.origin, SendState(request)).unwrap();
+        shared.keep_out("near").await;
     });
     assert_eq!(by_the_room.await, outcome);
     let told = shared.refused();
@@ -503,14 +501,7 @@ async fn events_of_a_server_that_is_kept_out_are_hidden_and_those_after_them_are
 async fn events_of_a_server_that_the_room_keeps_out_are_each_answered_with_why() {
     let shared = Shared::open().await;
     let join = shared.zed().await;
-    let acl = json!({ "allow": ["*"], "deny": ["far"] }).to_string();
-    let request = ruma::api::client::state::send_state_event::v3::Request::new_raw(
-        shared.room.clone(),
-        "m.room.server_acl".into(),
-        String::new(),
-        ruma::serde::Raw::from_json_string(acl).unwrap(),
-    );
-    testing::ask!(shared.hub, shared.ana.origin, SendState(request)).unwrap();
+    shared.keep_out("far").await;
     let late = said(&join, &join, "too late");
     let outcomes = shared.transaction(&[&late]).await;
     let why = outcomes[0].1.as_ref().unwrap_err();
