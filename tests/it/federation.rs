@@ -9,6 +9,7 @@ mod killed;
 mod megolm;
 mod outbound;
 mod outbox;
+mod scripted;
 mod thin;
 mod three;
 
@@ -46,6 +47,7 @@ use tramline::{
 use crate::{
     hub::{Hub, block_on},
     peers::{self, Need, Peer, Synapse},
+    scripted::Scripted,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -110,6 +112,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[Peer::Python],
             explained::a_refusal_is_explained_and_a_reload_lets_the_server_in,
         ),
+        peers::trial(
+            "federation::a_scripted_server_and_the_hub_are_in_each_others_rooms",
+            Need::Required,
+            &[Peer::Python],
+            scripted::a_scripted_server_and_the_hub_are_in_each_others_rooms,
+        ),
     ]
 }
 
@@ -153,14 +161,7 @@ impl Peers {
 
     /// What a hub needs to be one of these servers.
     fn options(&self) -> Result<Vec<String>, Failed> {
-        let shown = &self.synapse.about["certs"]["localhost"];
-        Ok(vec![
-            "federation.enabled=true".to_owned(),
-            "federation.allow_private_addresses=true".to_owned(),
-            format!("federation.ca_file={}", self.ca()?.display()),
-            format!("https.cert_file={}", text(&shown["cert"])?),
-            format!("https.key_file={}", text(&shown["key"])?),
-        ])
+        options(&self.synapse.about)
     }
 
     /// The Synapse's user, signed in there.
@@ -193,6 +194,50 @@ impl Peers {
             rng: Box::new(clock::rng()),
         })?)
     }
+}
+
+/// A hub and scripted homeservers, under an authority of their own.
+struct Together {
+    hub: Hub,
+    scripted: Scripted,
+    ca: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Together {
+    /// So many servers of this program of `tests/peers`, and a hub with Ana.
+    fn start(program: &str, count: usize) -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let about = Scripted::certificates(&folder.path().join("run"))?;
+        let options = options(&about)?;
+        Ok(Self {
+            hub: Hub::federating(&["ana"], &options)?,
+            scripted: Scripted::start(program, &about, count)?,
+            ca: text(&about["ca_cert"])?.into(),
+            _folder: folder,
+        })
+    }
+
+    /// A user of the hub, signed in.
+    async fn client(&self, user: &str) -> Result<Client, Failed> {
+        let pem = fs::read_to_string(&self.ca)?;
+        let target = Target::parse(&self.hub.https(), Some(&pem))?;
+        let mut client = Client::open(&target, &world()).await?;
+        client.login(user, &format!("secret-{user}"), None).await?;
+        Ok(client)
+    }
+}
+
+/// What a hub needs to be one of the servers that `start_synapse.py` made certificates for.
+fn options(about: &Value) -> Result<Vec<String>, Failed> {
+    let shown = &about["certs"]["localhost"];
+    Ok(vec![
+        "federation.enabled=true".to_owned(),
+        "federation.allow_private_addresses=true".to_owned(),
+        format!("federation.ca_file={}", text(&about["ca_cert"])?),
+        format!("https.cert_file={}", text(&shown["cert"])?),
+        format!("https.key_file={}", text(&shown["key"])?),
+    ])
 }
 
 /// The key that the hub signs with.
