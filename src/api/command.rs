@@ -106,6 +106,10 @@ macro_rules! for_each_endpoint {
             PublicRooms => directory::get_public_rooms::v3,
             /// `POST /publicRooms`
             SearchPublicRooms => directory::get_public_rooms_filtered::v3,
+            /// `GET /rooms/{roomId}/hierarchy`
+            Hierarchy => space::get_hierarchy::v1,
+            /// `GET /rooms/{roomId}/timestamp_to_event`
+            EventByTime => room::get_event_by_timestamp::v1,
             /// `GET /directory/list/room/{roomId}`
             RoomVisibility => directory::get_room_visibility::v3,
             /// `PUT /directory/list/room/{roomId}`

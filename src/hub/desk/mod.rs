@@ -29,6 +29,7 @@ mod registration;
 mod remote;
 mod rooms;
 mod secret_registration;
+mod spaces;
 mod sync;
 #[cfg(test)]
 mod tests_account_end;
@@ -408,6 +409,18 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
             directory::search_public_rooms(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::SearchPublicRooms(Box::new(reply)))
+        }
+        Command::Hierarchy(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            spaces::hierarchy(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Hierarchy(Box::new(reply)))
+        }
+        Command::EventByTime(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::event_by_time(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::EventByTime(Box::new(reply)))
         }
         Command::RoomVisibility(request) => directory::room_visibility(hub, &origin, *request)
             .await

@@ -4,14 +4,14 @@
 //! see and do: it must be in the room, the room's ACL must let it, and what it sends must be its
 //! own users'.
 
-mod by_time;
+pub(super) mod by_time;
 mod devices;
 mod edus;
 mod joining;
 pub(super) mod past;
 mod policy;
 mod reading;
-mod spaces;
+pub(super) mod spaces;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
