@@ -297,6 +297,7 @@ fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
             enabled: config.federation.enabled,
             ..OutboxSettings::default()
         },
+        presence: config.presence.enabled,
     }
 }
 

@@ -149,6 +149,7 @@ impl Hub {
             me: Weak::clone(me),
         });
         housekeeping::begin(&hub);
+        desk::presence::begin(&hub);
         Ok(hub)
     }
 

@@ -18,6 +18,8 @@ pub struct Settings {
     pub policy: PolicyRules,
     /// How other servers are told things.
     pub outbox: OutboxSettings,
+    /// Whether users see who is there, here and on other servers. Taken when the hub starts.
+    pub presence: bool,
 }
 
 /// How other servers are told things. Taken when the hub starts.
@@ -103,6 +105,7 @@ impl Default for Settings {
             shards: 4,
             policy: PolicyRules::default(),
             outbox: OutboxSettings::default(),
+            presence: false,
         }
     }
 }

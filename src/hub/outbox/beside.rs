@@ -1,7 +1,7 @@
-//! What a destination is told beside the logs: parcels, changed devices, receipts, typing.
+//! What a destination is told beside the logs: parcels, changed devices, receipts, typing, presence.
 //!
 //! Parcels are kept until they are told. Changed devices and receipts are read where they are
-//! stored, after the destination's place. Typing is told while it is new, or never.
+//! stored, after the destination's place. Typing and presence are told while they are new, or never.
 
 use std::collections::BTreeMap;
 
@@ -253,6 +253,11 @@ pub(super) fn typing(note: &Typing) -> String {
         "m.typing",
         &json!({ "room_id": note.room, "user_id": note.user, "typing": note.typing }),
     )
+}
+
+/// Who is there, of users of ours.
+pub(super) fn presence(updates: &[Value]) -> String {
+    edu("m.presence", &json!({ "push": updates }))
 }
 
 fn edu(kind: &str, content: &Value) -> String {

@@ -39,7 +39,7 @@ impl Tables {
     }
 
     /// The rooms a user is joined to.
-    fn rooms_of(&self, user: &UserId) -> BTreeSet<RoomNid> {
+    pub(super) fn rooms_of(&self, user: &UserId) -> BTreeSet<RoomNid> {
         self.memberships
             .range((user.to_owned(), RoomNid(i64::MIN))..)
             .take_while(|((whose, _), _)| whose == user)
