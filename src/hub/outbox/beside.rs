@@ -3,7 +3,7 @@
 //! Parcels are kept until they are told. Changed devices and receipts are read where they are
 //! stored, after the destination's place. Typing and presence are told while they are new, or never.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{OwnedUserId, ServerName};
 use serde_json::{Value, json};
@@ -256,7 +256,8 @@ pub(super) fn typing(note: &Typing) -> String {
 }
 
 /// Who is there, of users of ours.
-pub(super) fn presence(updates: &[Value]) -> String {
+pub(super) fn presence(updates: &[Arc<Value>]) -> String {
+    let updates: Vec<&Value> = updates.iter().map(AsRef::as_ref).collect();
     edu("m.presence", &json!({ "push": updates }))
 }
 

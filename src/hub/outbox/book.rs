@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -39,8 +40,9 @@ const ROOMS_MAX: usize = 256;
 /// How many notes about typing wait for one destination.
 const TYPING_MAX: usize = 20;
 
-/// Of how many users one destination waits to be told whether they are there.
-const PRESENT_MAX: usize = 1000;
+/// Of how many users one destination waits to be told whether they are there: a little more than one
+/// look at the clock finds. What is beyond is dropped, and said again later.
+const PRESENT_MAX: usize = 300;
 
 /// Of how many of them one transaction tells it: as many as Synapse does.
 const PRESENT_AT_ONCE: usize = 50;
@@ -87,7 +89,7 @@ pub(super) struct Destination {
     beside: bool,
     typing: Vec<Typing>,
     /// What users of ours show, the last of each.
-    present: BTreeMap<OwnedUserId, Value>,
+    present: BTreeMap<OwnedUserId, Arc<Value>>,
     pub(super) state: State,
     /// How often it has failed in a row.
     failures: u32,
@@ -139,7 +141,7 @@ impl Destination {
     }
 
     /// Takes of whom it is told next whether they are there.
-    fn some_present(&mut self) -> Vec<Value> {
+    fn some_present(&mut self) -> Vec<Arc<Value>> {
         let mut some = Vec::new();
         while some.len() < PRESENT_AT_ONCE
             && let Some((_, update)) = self.present.pop_first()
@@ -282,7 +284,9 @@ impl Book {
             return; // it will be said again
         }
         if known.present.len() < PRESENT_MAX || known.present.contains_key(&note.user) {
-            known.present.insert(note.user.clone(), note.update.clone());
+            known
+                .present
+                .insert(note.user.clone(), Arc::clone(&note.update));
         }
         self.wake(server);
     }

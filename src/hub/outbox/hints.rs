@@ -69,7 +69,7 @@ pub struct Present {
     /// Who.
     pub user: OwnedUserId,
     /// What they show, as it stands in an EDU.
-    pub update: serde_json::Value,
+    pub update: Arc<serde_json::Value>,
 }
 
 impl Inbox {

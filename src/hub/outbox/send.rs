@@ -1,7 +1,10 @@
 //! One transaction: what is in it, and what its answer means.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,7 +50,7 @@ pub(super) struct Job {
     pub(super) beside: bool,
     pub(super) typing: Vec<Typing>,
     /// What users of ours show.
-    pub(super) present: Vec<Value>,
+    pub(super) present: Vec<Arc<Value>>,
     pub(super) parcels_after: (Position, u64),
     pub(super) width: usize,
     /// What is after this commit comes later.

@@ -1,9 +1,6 @@
 //! Who sees whom, and who is woken.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ruma::api::client::{message::send_message_event, sync::sync_events::v3 as syncing};
 use serde_json::{Value, json};
@@ -217,7 +214,7 @@ async fn a_status_that_is_too_long_and_a_state_nobody_knows_are_refused() {
 
 /// Counts what a door that pushes is told beside the logs.
 #[derive(Default)]
-struct Pushes(AtomicUsize, Mutex<()>);
+struct Pushes(AtomicUsize);
 
 impl Deliver for Pushes {
     fn news(&self, _: Position, _: &mut dyn Iterator<Item = &UserId>) {}
