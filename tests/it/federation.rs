@@ -9,6 +9,7 @@ mod killed;
 mod megolm;
 mod outbound;
 mod outbox;
+mod policy;
 mod thin;
 mod three;
 
@@ -110,6 +111,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[Peer::Python],
             explained::a_refusal_is_explained_and_a_reload_lets_the_server_in,
         ),
+        peers::trial(
+            "federation::synapse_asks_the_hub_where_a_room_names_it_its_policy_server",
+            Need::Required,
+            &[Peer::Python],
+            policy::synapse_asks_the_hub_where_a_room_names_it,
+        ),
+        peers::trial(
+            "federation::the_hub_asks_another_where_a_room_names_that_its_policy_server",
+            Need::Required,
+            &[Peer::Python],
+            policy::the_hub_asks_another_where_a_room_names_that,
+        ),
     ]
 }
 
@@ -184,6 +197,8 @@ impl Peers {
             old_keys: BTreeMap::new(),
             lists: Lists::new(ServerList::default()),
             pinned: BTreeMap::new(),
+            notaries: Vec::new(),
+            believes_tellers: false,
             roots,
             allow_private_addresses: true,
             proxy: None,
