@@ -181,6 +181,9 @@ pub trait Rooms: Send + Sync + 'static {
     /// Events by number, in the order asked for; missing ones are left out.
     async fn events(&self, nids: &[EventNid]) -> Result<Vec<EventRecord>, StoreError>;
 
+    /// Which of some events are stored, and under which numbers, in no order.
+    async fn numbered(&self, ids: &[EventHash]) -> Result<Vec<(EventHash, EventNid)>, StoreError>;
+
     /// Pieces of a room's current state, in the order asked for.
     async fn current(
         &self,

@@ -15,6 +15,7 @@ macro_rules! each_store_read {
             room_numbers(after: $crate::store::RoomNid, limit: u32) -> Vec<$crate::store::RoomNid>;
             event(id: $crate::base::EventHash) -> Option<$crate::store::EventRecord>;
             events(nids: &[$crate::store::EventNid]) -> Vec<$crate::store::EventRecord>;
+            numbered(ids: &[$crate::base::EventHash]) -> Vec<($crate::base::EventHash, $crate::store::EventNid)>;
             current(room: $crate::store::RoomNid, keys: &[$crate::room::StateKey]) -> Vec<Option<$crate::store::EventRecord>>;
             current_all(room: $crate::store::RoomNid, kind: Option<&str>) -> Vec<$crate::store::EventRecord>;
             state(state: $crate::store::StateNid) -> Vec<$crate::store::EventNid>;

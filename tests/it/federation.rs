@@ -7,6 +7,7 @@ mod explained;
 mod inbound;
 mod killed;
 mod megolm;
+mod notary;
 mod outbound;
 mod outbox;
 mod policy;
@@ -122,6 +123,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             policy::the_hub_asks_another_where_a_room_names_that,
+        ),
+        peers::trial(
+            "federation::what_a_server_said_that_is_gone_is_believed_by_a_notary",
+            Need::Required,
+            &[Peer::Python],
+            notary::what_a_server_said_that_is_gone_is_believed_by_a_notary,
         ),
     ]
 }

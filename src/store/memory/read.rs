@@ -134,6 +134,12 @@ impl Rooms for Memory {
         Ok(nids.iter().filter_map(|nid| tables.event(*nid)).collect())
     }
 
+    async fn numbered(&self, ids: &[EventHash]) -> Result<Vec<(EventHash, EventNid)>, StoreError> {
+        let tables = self.tables();
+        let number = |id: &EventHash| Some((*id, *tables.hashes.get(id)?));
+        Ok(ids.iter().filter_map(number).collect())
+    }
+
     async fn current(
         &self,
         room: RoomNid,

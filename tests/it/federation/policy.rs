@@ -129,7 +129,9 @@ fn key_of_synapse(peers: &Peers, index: usize) -> Result<ServerKey, Failed> {
     let ["ed25519", version, seed] = words.as_slice() else {
         return Err("its signing key has another form".into());
     };
-    let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    let mut der = vec![
+        0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
+    ];
     der.extend(Base64::<ruma::serde::base64::Standard>::parse(seed)?.into_inner());
     let name = text(&server["server_name"])?.try_into()?;
     Ok(ServerKey::from_der(name, &der, version)?)
@@ -208,7 +210,10 @@ impl Policed {
         each_reads(&mut self.members, &self.room, &self.wanted).await?;
         // Refused, and refused again: nowhere is it shown.
         for _ in 0..2 {
-            let sent = self.members[1].client.say(&self.room, "long", &long()).await;
+            let sent = self.members[1]
+                .client
+                .say(&self.room, "long", &long())
+                .await;
             refused_by(sent, "POLICY_SIZE")?;
         }
         let state = json!({ "topic": long() });
@@ -236,14 +241,27 @@ impl Policed {
         let token = text(&server["users"][0]["access_token"])?;
         let told = eventually("Synapse has what was refused", async || {
             let (status, told) = plain(text(&server["http_url"])?, &path, token).await?;
-            Ok(if status == 200 { Ok(told) } else { Err(told.to_string()) })
+            Ok(if status == 200 {
+                Ok(told)
+            } else {
+                Err(told.to_string())
+            })
         })
         .await?;
         let about = &told["event"]["unsigned"];
         assert_eq!(about["io.element.synapse.soft_failed"], true, "{told}");
-        assert_eq!(about["io.element.synapse.policy_server_spammy"], true, "{told}");
+        assert_eq!(
+            about["io.element.synapse.policy_server_spammy"], true,
+            "{told}"
+        );
         // The hub has it as well, for the graph's sake.
-        let event = event_of(&self.edges[0], &hub_name, long.id().as_str(), self.version()?).await?;
+        let event = event_of(
+            &self.edges[0],
+            &hub_name,
+            long.id().as_str(),
+            self.version()?,
+        )
+        .await?;
         assert!(!self.server.vouches_for(&event, self.version()?));
         let signature = self.asked(&hub_name, &fine).await?;
         self.signed = Some((fine, signature?));
@@ -305,7 +323,11 @@ impl Policed {
             let ask = Ask::put(format!("/_matrix/federation/v1/send/{txn}"), &body);
             let told = self.edges[1].outgoing.ask(server, &ask).await?;
             let told = wire_json::read_lax(told.success()?)?;
-            assert_eq!(told["pdus"][event.id().as_str()], json!({}), "{server}: {told}");
+            assert_eq!(
+                told["pdus"][event.id().as_str()],
+                json!({}),
+                "{server}: {told}"
+            );
         }
         Ok(())
     }
@@ -324,7 +346,10 @@ impl Policed {
             let signature = &answer[hub.as_str()]["ed25519:policy_server"];
             return Ok(Ok(text(signature)?.to_owned()));
         }
-        assert_eq!((told.status, &answer["errcode"]), (400, &json!("M_FORBIDDEN")));
+        assert_eq!(
+            (told.status, &answer["errcode"]),
+            (400, &json!("M_FORBIDDEN"))
+        );
         Ok(Err(text(&answer["error"])?.to_owned()))
     }
 
@@ -334,7 +359,10 @@ impl Policed {
         let (fine, signature) = self.signed.as_ref().ok_or("nothing was signed")?;
         assert_eq!(self.asked(&name, fine).await?.as_ref(), Ok(signature));
         let long = self.refused.as_ref().ok_or("nothing was refused")?;
-        let refused = self.asked(&name, long).await?.expect_err("it is signed now");
+        let refused = self
+            .asked(&name, long)
+            .await?
+            .expect_err("it is signed now");
         assert!(refused.starts_with("POLICY_SIZE: "), "{refused}");
         // As long, and new: by the rules of today.
         let member = &mut self.members[1];
@@ -362,7 +390,11 @@ async fn names(
         eventually("everyone knows the policy server", async || {
             let state = member.state(room).await?;
             let known = state.get(&key) == Some(&named);
-            Ok(if known { Ok(()) } else { Err(member.server.clone()) })
+            Ok(if known {
+                Ok(())
+            } else {
+                Err(member.server.clone())
+            })
         })
         .await?;
     }
@@ -411,7 +443,13 @@ async fn what_is_sent_while_the_policy_server_is_away(
         let began = Instant::now();
         let client = &mut room.members[1].client;
         let sent = client.say(&room.room, "away", "is anybody there").await;
-        let Err(ClientError::Refused { status, errcode, error, .. }) = sent else {
+        let Err(ClientError::Refused {
+            status,
+            errcode,
+            error,
+            ..
+        }) = sent
+        else {
             return Err(format!("taken without the policy server: {sent:?}").into());
         };
         assert!(status >= 500, "{status} {errcode} {error}");
@@ -472,7 +510,10 @@ async fn asking(
         let sent = members[1].client.say(&room, "long", &long()).await;
         refused_by(sent, "POLICY_SIZE")?;
     }
-    let call = Call::post(&["rooms", room.as_str(), "leave"], json!({ "reason": long() }));
+    let call = Call::post(
+        &["rooms", room.as_str(), "leave"],
+        json!({ "reason": long() }),
+    );
     refused_by(members[1].client.call("leave", call).await, "POLICY_SIZE")?;
     each_reads(&mut members, &room, &wanted).await?;
     Ok((room, members, wanted))
@@ -489,7 +530,10 @@ async fn the_other_is_away(
     for (room, members, wanted) in &mut *rooms {
         let began = Instant::now();
         let sent = members[1].client.say(room, "away", "anybody there").await;
-        let Err(ClientError::Refused { status: 502, error, .. }) = sent else {
+        let Err(ClientError::Refused {
+            status: 502, error, ..
+        }) = sent
+        else {
             return Err(format!("not refused as it should be: {sent:?}").into());
         };
         took.insert(room.clone(), (began.elapsed(), error));
