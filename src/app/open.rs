@@ -293,6 +293,7 @@ fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
         },
         shards: limits.shards.0 as usize,
         policy: config.policy.rules(),
+        share_directory: config.federation.share_directory,
         outbox: OutboxSettings {
             enabled: config.federation.enabled,
             ..OutboxSettings::default()

@@ -32,6 +32,8 @@ section! {
         allow: Option<Patterns> = "", Live;
         /// With which servers it does not, even if `allow` names them.
         deny: Option<Patterns> = "", Live;
+        /// Whether other servers are shown the directory of rooms. Its rooms are joined and found by alias without that.
+        share_directory: bool = "false", Live;
         /// Keys of servers whose own word for them is not taken: "server ed25519:id base64".
         pinned_keys: Option<PinnedKeys> = "", Restart;
         /// Keys that this hub signed with before, so that others can still check what it signed: "ed25519:id base64 ms", the last when it stopped, in milliseconds since 1970.
