@@ -56,7 +56,9 @@ pub(super) async fn hierarchy(
     let from = match request.from.as_deref() {
         None => 0,
         Some(token) => token.parse().map_err(|_| {
-            Refusal::invalid_param(format!("`from` is {token:?}, which is no token of this list"))
+            Refusal::invalid_param(format!(
+                "`from` is {token:?}, which is no token of this list"
+            ))
         })?,
     };
     let to = limit.saturating_add(from).min(ROOMS_MAX);
@@ -176,7 +178,9 @@ impl Walk<'_> {
             return Ok(true);
         }
         let allowed = match &room.join_rule {
-            JoinRuleSummary::Public | JoinRuleSummary::Knock | JoinRuleSummary::KnockRestricted(_) => {
+            JoinRuleSummary::Public
+            | JoinRuleSummary::Knock
+            | JoinRuleSummary::KnockRestricted(_) => {
                 return Ok(true);
             }
             JoinRuleSummary::Restricted(restricted) => &restricted.allowed_room_ids,

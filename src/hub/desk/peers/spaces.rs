@@ -121,7 +121,10 @@ async fn membership(
 }
 
 /// A room that somebody of this server is in.
-pub(in crate::hub::desk) async fn here(hub: &Hub, id: &RoomId) -> Result<Option<RoomRecord>, Refusal> {
+pub(in crate::hub::desk) async fn here(
+    hub: &Hub,
+    id: &RoomId,
+) -> Result<Option<RoomRecord>, Refusal> {
     let Some(room) = hub.store.room(id).await.map_err(ours)? else {
         return Ok(None);
     };
@@ -145,10 +148,7 @@ pub(in crate::hub::desk) async fn summary(
     let world_readable = visibility == Some("world_readable");
     let allowed = state.allowed();
     let is_open = matches!(rule, "public" | "knock" | "knock_restricted") || world_readable;
-    if !is_open
-        && !looker.is_wanted(hub, room).await?
-        && !looker.is_in_any(hub, &allowed).await?
-    {
+    if !is_open && !looker.is_wanted(hub, room).await? && !looker.is_in_any(hub, &allowed).await? {
         return Ok(None);
     }
     let joined = hub.store.joined(room.nid, None).await.map_err(ours)?.len();
@@ -227,7 +227,11 @@ impl State {
 }
 
 /// The `m.space.child` events of a space, in order of their keys; those without `via` are none.
-pub(in crate::hub::desk) async fn children(hub: &Hub, room: &RoomRecord, suggested_only: bool) -> Result<Vec<Pdu>, Refusal> {
+pub(in crate::hub::desk) async fn children(
+    hub: &Hub,
+    room: &RoomRecord,
+    suggested_only: bool,
+) -> Result<Vec<Pdu>, Refusal> {
     let all = hub.store.current_all(room.nid, Some("m.space.child")).await;
     let mut children = Vec::new();
     for event in all.map_err(ours)? {

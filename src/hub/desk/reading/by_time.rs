@@ -59,9 +59,8 @@ pub(in crate::hub::desk) async fn event_by_time(
         && let Some(arrived) = arrived_after(hub, &standing, request.ts).await?
         && let Some((id, at)) = elsewhere(hub, &standing, &request).await?
         && best.as_ref().is_none_or(|(_, so_far)| {
-            let apart = |at: &MilliSecondsSinceUnixEpoch| {
-                u64::from(at.0).abs_diff(u64::from(request.ts.0))
-            };
+            let apart =
+                |at: &MilliSecondsSinceUnixEpoch| u64::from(at.0).abs_diff(u64::from(request.ts.0));
             apart(&at) < apart(so_far)
         })
     {
@@ -106,7 +105,10 @@ async fn arrived_after(
         return Ok(None);
     }
     let join = join.pdu(room).map_err(|error| {
-        tracing::error!(error = &error as &dyn std::error::Error, "a stored event is damaged");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a stored event is damaged"
+        );
         Refusal::internal()
     })?;
     Ok((u64::from(wanted.0) < join.fields().at.0).then_some(*seq))
@@ -130,7 +132,9 @@ async fn elsewhere(
                 return Ok(Some((told.event_id, told.origin_server_ts)));
             }
             Ok(_) => return Err(Refusal::internal()),
-            Err(error) => tracing::info!(%server, %error, "the event nearest to a time is not told"),
+            Err(error) => {
+                tracing::info!(%server, %error, "the event nearest to a time is not told")
+            }
         }
     }
     Ok(None)
