@@ -3,6 +3,7 @@
 
 mod beside;
 mod everyone;
+mod evil;
 mod explained;
 mod inbound;
 mod killed;
@@ -51,7 +52,7 @@ use crate::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![
+    let mut trials = vec![
         peers::trial(
             "federation::a_synapse_and_the_hub_know_each_other",
             Need::Required,
@@ -118,7 +119,9 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[Peer::Python],
             scripted::a_scripted_server_and_the_hub_are_in_each_others_rooms,
         ),
-    ]
+    ];
+    trials.extend(evil::trials());
+    trials
 }
 
 /// One Synapse or several, and what the hub needs to be believed by them.
@@ -207,9 +210,15 @@ struct Together {
 impl Together {
     /// So many servers of this program of `tests/peers`, and a hub with Ana.
     fn start(program: &str, count: usize) -> Result<Self, Failed> {
+        Self::start_with(program, count, &[])
+    }
+
+    /// The same with further options of the hub.
+    fn start_with(program: &str, count: usize, more: &[&str]) -> Result<Self, Failed> {
         let folder = tempfile::tempdir()?;
         let about = Scripted::certificates(&folder.path().join("run"))?;
-        let options = options(&about)?;
+        let mut options = options(&about)?;
+        options.extend(more.iter().map(ToString::to_string));
         Ok(Self {
             hub: Hub::federating(&["ana"], &options)?,
             scripted: Scripted::start(program, &about, count)?,
