@@ -10,6 +10,7 @@ mod killed;
 mod megolm;
 mod outbound;
 mod outbox;
+mod policy;
 mod scripted;
 mod thin;
 mod three;
@@ -119,6 +120,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[Peer::Python],
             scripted::a_scripted_server_and_the_hub_are_in_each_others_rooms,
         ),
+        peers::trial(
+            "federation::synapse_asks_the_hub_where_a_room_names_it_its_policy_server",
+            Need::Required,
+            &[Peer::Python],
+            policy::synapse_asks_the_hub_where_a_room_names_it,
+        ),
+        peers::trial(
+            "federation::the_hub_asks_another_where_a_room_names_that_its_policy_server",
+            Need::Required,
+            &[Peer::Python],
+            policy::the_hub_asks_another_where_a_room_names_that,
+        ),
     ];
     trials.extend(evil::trials());
     trials
@@ -188,6 +201,8 @@ impl Peers {
             old_keys: BTreeMap::new(),
             lists: Lists::new(ServerList::default()),
             pinned: BTreeMap::new(),
+            notaries: Vec::new(),
+            believes_tellers: false,
             roots,
             allow_private_addresses: true,
             proxy: None,

@@ -117,7 +117,7 @@ impl Member {
     }
 
     /// A room's current state: the event of each type and key.
-    async fn state(&mut self, room: &RoomId) -> Result<State, Failed> {
+    pub(super) async fn state(&mut self, room: &RoomId) -> Result<State, Failed> {
         let call = Call::get(&["rooms", room.as_str(), "state"], Vec::new());
         let answer = self.client.call("state", call).await?;
         let mut state = State::new();
