@@ -39,6 +39,9 @@ use crate::{
     wire::matrix::{Pdu, PduFields, Version},
 };
 
+/// Behind everything.
+pub(in crate::hub::desk) const END: crate::base::Position = crate::base::Position(u64::MAX >> 1);
+
 pub(in crate::hub::desk) const FAR: &str = "far.example";
 
 /// The way from the hub here to the one there.
@@ -245,7 +248,11 @@ impl Two {
     /// What the list there counts.
     async fn stream(&self) -> u64 {
         let store = self.there.hub.store();
-        store.devices_changed_at(&self.zed.user).await.unwrap().0
+        store
+            .devices_changed_at(&self.zed.user, END)
+            .await
+            .unwrap()
+            .0
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     api::{Code, PeerCommand, PeerReply},
     base::Position,
     hub::{
-        desk::devices_elsewhere::tests::{Two, upload},
+        desk::devices_elsewhere::tests::{END, Two, upload},
         testing::{Person, TestHub, ask},
     },
 };
@@ -65,7 +65,8 @@ async fn the_devices_of_a_user_here_are_told_with_a_count_that_rises_with_each_c
     let told = devices(&two, &two.ana.user).await;
     assert_eq!(told.devices.len(), 1);
     assert!(told.stream_id > none.stream_id);
-    let changed = two.here.hub.store().devices_changed_at(&two.ana.user).await;
+    let store = two.here.hub.store();
+    let changed = store.devices_changed_at(&two.ana.user, END).await;
     assert_eq!(u64::from(told.stream_id), changed.unwrap().0);
 
     for nobody in ["@nobody:hub.example", "@zed:far.example"] {
