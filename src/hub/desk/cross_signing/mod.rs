@@ -6,7 +6,7 @@
 
 mod signatures;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, UserId, api::client::keys::upload_signing_keys::v3,
@@ -100,8 +100,11 @@ impl Key {
                 format!("{field}.keys: must be one `ed25519:KEY` with the same KEY in it");
             Refusal::invalid_param(message)
         };
-        let public = public_key(&object).ok_or_else(form)?;
-        let public = public.parse().map_err(|_| form())?;
+        let written = public_key(&object).ok_or_else(form)?;
+        let public: PublicKey = written.parse().map_err(|_| form())?;
+        if public.base64() != written {
+            return Err(form()); // signatures name it as it is written
+        }
         Ok(Self { object, public })
     }
 

@@ -231,6 +231,16 @@ async fn keys_must_be_the_users_and_signed_by_the_master_key() {
 }
 
 #[tokio::test]
+async fn a_key_is_not_named_like_a_device() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let keys = Keys::of(&ana.user);
+    hub.device(&ana.user, &keys.self_signing.public()).await;
+    let refused = publish(&hub, &ana, keys.request()).await.unwrap_err();
+    assert_eq!((refused.code, refused.status), (Code::Forbidden, 403));
+}
+
+#[tokio::test]
 async fn a_new_master_key_takes_with_it_what_the_old_one_vouched_for() {
     let hub = hub().await;
     let ana = hub.account("ana").await;
