@@ -2,6 +2,7 @@
 //! authority of their own.
 
 mod beside;
+mod cross_signing;
 mod everyone;
 mod evil;
 mod explained;
@@ -83,6 +84,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             megolm::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext,
+        ),
+        peers::trial(
+            "federation::users_vouch_for_devices_and_each_other_across_servers",
+            Need::Required,
+            &[Peer::Python],
+            cross_signing::users_vouch_for_devices_and_each_other_across_servers,
         ),
         peers::trial(
             "federation::receipts_and_typing_cross_both_ways",

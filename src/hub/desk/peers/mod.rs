@@ -105,7 +105,9 @@ pub(super) async fn ask(
             answered!(UserDevices, devices::devices(hub, *asked))
         }
         PeerCommand::UserKeys(asked) => answered!(UserKeys, devices::keys(hub, *asked)),
-        PeerCommand::UserKeyClaim(asked) => answered!(UserKeyClaim, devices::claim(hub, *asked)),
+        PeerCommand::UserKeyClaim(asked) => {
+            answered!(UserKeyClaim, devices::claim(hub, peer, *asked))
+        }
         PeerCommand::PeerPublicRooms(asked) => {
             answered!(PeerPublicRooms, directory::peer_public_rooms(hub, *asked))
         }
