@@ -106,6 +106,10 @@ macro_rules! for_each_endpoint {
             PublicRooms => directory::get_public_rooms::v3,
             /// `POST /publicRooms`
             SearchPublicRooms => directory::get_public_rooms_filtered::v3,
+            /// `GET /rooms/{roomId}/hierarchy`
+            Hierarchy => space::get_hierarchy::v1,
+            /// `GET /rooms/{roomId}/timestamp_to_event`
+            EventByTime => room::get_event_by_timestamp::v1,
             /// `GET /directory/list/room/{roomId}`
             RoomVisibility => directory::get_room_visibility::v3,
             /// `PUT /directory/list/room/{roomId}`
@@ -144,6 +148,10 @@ macro_rules! for_each_endpoint {
             QueryKeys => keys::get_keys::v3,
             /// `POST /keys/claim`
             ClaimKeys => keys::claim_keys::v3,
+            /// `POST /keys/device_signing/upload`
+            UploadSigningKeys => keys::upload_signing_keys::v3,
+            /// `POST /keys/signatures/upload`
+            UploadSignatures => keys::upload_signatures::v3,
             /// `GET /keys/changes`
             KeyChanges => keys::get_key_changes::v3,
             /// `PUT /sendToDevice/{eventType}/{txnId}`

@@ -14,6 +14,7 @@ mod policing;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
+mod vouched;
 mod writer;
 
 use std::sync::{

@@ -8,6 +8,7 @@ mod account_data;
 mod account_end;
 mod accounts;
 mod aliases;
+mod cross_signing;
 mod deliveries;
 mod devices;
 mod devices_elsewhere;
@@ -29,6 +30,7 @@ mod registration;
 mod remote;
 mod rooms;
 mod secret_registration;
+mod spaces;
 mod sync;
 #[cfg(test)]
 mod tests_account_end;
@@ -409,6 +411,18 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .await
                 .map(|reply| Reply::SearchPublicRooms(Box::new(reply)))
         }
+        Command::Hierarchy(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            spaces::hierarchy(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::Hierarchy(Box::new(reply)))
+        }
+        Command::EventByTime(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            reading::event_by_time(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::EventByTime(Box::new(reply)))
+        }
         Command::RoomVisibility(request) => directory::room_visibility(hub, &origin, *request)
             .await
             .map(|reply| Reply::RoomVisibility(Box::new(reply))),
@@ -516,6 +530,18 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
             keys::claim_keys(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::ClaimKeys(Box::new(reply)))
+        }
+        Command::UploadSigningKeys(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            cross_signing::upload_signing_keys(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::UploadSigningKeys(Box::new(reply)))
+        }
+        Command::UploadSignatures(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            cross_signing::upload_signatures(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::UploadSignatures(Box::new(reply)))
         }
         Command::KeyChanges(request) => {
             let caller = access::caller(hub, &origin).await?;

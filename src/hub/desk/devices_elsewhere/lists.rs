@@ -103,6 +103,24 @@ pub(super) async fn good(
     Ok(in_touch.map_err(ours)?.then_some(list))
 }
 
+/// The master key of a user: of the list that is kept, even if other changes were missed, or else of
+/// one that is asked for.
+pub(in crate::hub::desk) async fn master_key(
+    hub: &Hub,
+    caller: &UserId,
+    user: &UserId,
+) -> Result<Option<String>, Refusal> {
+    if let Some(list) = good(hub, caller, user).await? {
+        return Ok(list.user.master_key);
+    }
+    let list = hub.store.remote_list(user).await.map_err(ours)?;
+    let shares = hub.store.share_a_room(caller, user).await.map_err(ours)?;
+    if !shares {
+        return Ok(list.and_then(|list| list.user.master_key));
+    }
+    Ok(fetch(hub, user).await?.user.master_key.clone())
+}
+
 /// Asks for the list of a user with whom a room is shared, and keeps it.
 pub(super) async fn fetch(hub: &Hub, user: &UserId) -> Fetched {
     let fetches = &hub.desk.fetches;

@@ -10,7 +10,7 @@ use crate::{
     api::Refusal,
     base::Seq,
     hub::{Hub, desk::access::ours},
-    store::{EventRecord, LogRecord, Logged, Order, RoomRecord},
+    store::{EventRecord, Logged, Order, RoomRecord},
     wire::matrix::event_id,
 };
 
@@ -26,40 +26,49 @@ pub(super) async fn nearest(
     asked: get_event_by_timestamp::v1::Request,
 ) -> Result<get_event_by_timestamp::v1::Response, Refusal> {
     let room = room_of(hub, peer, &asked.room_id).await?;
-    let wanted = u64::from(asked.ts.0);
-    let middle = first_since(hub, &room, wanted).await?;
+    for (at, event) in around(hub, &room, asked.ts, asked.dir).await? {
+        if may_see(hub, &room, peer, &event).await? {
+            let id = event_id(event.hash);
+            return Ok(get_event_by_timestamp::v1::Response::new(id, time(at)));
+        }
+    }
+    let message = format!("no event of {} is nearest to that time", room.id);
+    Err(Refusal::not_found(message))
+}
+
+pub(in crate::hub::desk) fn time(ms: u64) -> MilliSecondsSinceUnixEpoch {
+    MilliSecondsSinceUnixEpoch(UInt::try_from(ms).unwrap_or(UInt::MAX))
+}
+
+/// The events around a time that lie in that direction from it, the nearest first, each with its time.
+pub(in crate::hub::desk) async fn around(
+    hub: &Hub,
+    room: &RoomRecord,
+    wanted: MilliSecondsSinceUnixEpoch,
+    dir: Direction,
+) -> Result<Vec<(u64, EventRecord)>, Refusal> {
+    let wanted = u64::from(wanted.0);
+    let middle = first_since(hub, room, wanted).await?;
     let from = Seq(middle.0.saturating_sub(AROUND));
     let to = Seq(middle.0.saturating_add(AROUND));
     let limit = u32::try_from(AROUND * 2 + 1).unwrap_or(u32::MAX);
     let entries = hub.store.log(room.nid, from, to, Order::Forward, limit);
-    let mut best: Option<(u64, EventRecord)> = None;
+    let mut found = Vec::new();
     for entry in entries.await.map_err(ours)? {
-        let LogRecord {
-            what: Logged::Event(event),
-            ..
-        } = entry
-        else {
+        let Logged::Event(event) = entry.what else {
             continue;
         };
-        let at = time_of(&room, &event)?;
-        let is_there = match asked.dir {
+        let at = time_of(room, &event)?;
+        let is_there = match dir {
             Direction::Forward => at >= wanted,
             Direction::Backward => at <= wanted,
         };
-        let is_nearer = best
-            .as_ref()
-            .is_none_or(|(so_far, _)| at.abs_diff(wanted) < so_far.abs_diff(wanted));
-        if is_there && is_nearer && may_see(hub, &room, peer, &event).await? {
-            best = Some((at, event));
+        if is_there {
+            found.push((at, event));
         }
     }
-    let Some((at, event)) = best else {
-        let message = format!("no event of {} is nearest to that time", room.id);
-        return Err(Refusal::not_found(message));
-    };
-    let at = MilliSecondsSinceUnixEpoch(UInt::try_from(at).unwrap_or(UInt::MAX));
-    let id = event_id(event.hash);
-    Ok(get_event_by_timestamp::v1::Response::new(id, at))
+    found.sort_by_key(|(at, _)| at.abs_diff(wanted));
+    Ok(found)
 }
 
 /// The first entry that is not older than a time, if the log were in the order of its clocks.

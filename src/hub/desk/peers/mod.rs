@@ -4,7 +4,7 @@
 //! see and do: it must be in the room, the room's ACL must let it, and what it sends must be its
 //! own users'.
 
-mod by_time;
+pub(super) mod by_time;
 mod devices;
 mod edus;
 mod joining;
@@ -12,7 +12,7 @@ mod leaning;
 pub(super) mod past;
 mod policy;
 mod reading;
-mod spaces;
+pub(super) mod spaces;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -114,7 +114,9 @@ pub(super) async fn ask(
             answered!(UserDevices, devices::devices(hub, *asked))
         }
         PeerCommand::UserKeys(asked) => answered!(UserKeys, devices::keys(hub, *asked)),
-        PeerCommand::UserKeyClaim(asked) => answered!(UserKeyClaim, devices::claim(hub, *asked)),
+        PeerCommand::UserKeyClaim(asked) => {
+            answered!(UserKeyClaim, devices::claim(hub, peer, *asked))
+        }
         PeerCommand::PeerPublicRooms(asked) => {
             answered!(PeerPublicRooms, directory::peer_public_rooms(hub, *asked))
         }

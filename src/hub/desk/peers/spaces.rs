@@ -2,7 +2,7 @@
 //! as its users may look or come in.
 
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomId, ServerName,
+    OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId,
     api::federation::space::{SpaceHierarchyParentSummary, get_hierarchy},
     room::RoomSummary,
     serde::Raw,
@@ -13,7 +13,7 @@ use super::{acl, damaged};
 use crate::{
     api::Refusal,
     hub::{Hub, desk::access::ours},
-    room::StateKey,
+    room::{Membership, StateKey},
     store::RoomRecord,
     wire::matrix::Pdu,
 };
@@ -34,7 +34,8 @@ pub(super) async fn hierarchy(
     let nothing = || Refusal::not_found(format!("no such room for {peer}: {}", asked.room_id));
     let room = hub.store.room(&asked.room_id).await.map_err(ours)?;
     let room = room.ok_or_else(nothing)?;
-    let summary = summary(hub, peer, &room).await?.ok_or_else(nothing)?;
+    let looker = Looker::Server(peer);
+    let summary = summary(hub, looker, &room).await?.ok_or_else(nothing)?;
     let children = children(hub, &room, asked.suggested_only).await?;
     let state = children.iter().map(stripped);
     let parent = SpaceHierarchyParentSummary::new(summary, state.collect());
@@ -47,7 +48,7 @@ pub(super) async fn hierarchy(
         let Some(room) = here(hub, &id).await? else {
             continue; // others can tell of it
         };
-        match self::summary(hub, peer, &room).await? {
+        match self::summary(hub, looker, &room).await? {
             Some(summary) => answer.children.push(summary),
             None => answer.inaccessible_children.push(id),
         }
@@ -55,8 +56,75 @@ pub(super) async fn hierarchy(
     Ok(answer)
 }
 
+/// Who looks at a space.
+#[derive(Clone, Copy)]
+pub(in crate::hub::desk) enum Looker<'a> {
+    /// Another server, for its users.
+    Server(&'a ServerName),
+    /// A user of this hub.
+    User(&'a UserId),
+}
+
+impl Looker<'_> {
+    /// Whether the room keeps them out, whatever else it says.
+    async fn is_kept_out(self, hub: &Hub, room: &RoomRecord) -> Result<bool, Refusal> {
+        let Self::Server(peer) = self else {
+            return Ok(false);
+        };
+        let acl = acl(hub, room).await?;
+        Ok(acl.is_some_and(|acl| acl.check(peer).is_err()))
+    }
+
+    async fn is_in(self, hub: &Hub, room: &RoomRecord) -> Result<bool, Refusal> {
+        match self {
+            Self::Server(peer) => super::is_in(hub, room, peer).await,
+            Self::User(user) => Ok(membership(hub, room, user).await? == Some(Membership::Join)),
+        }
+    }
+
+    /// Whether they are in the room, or asked to be.
+    async fn is_wanted(self, hub: &Hub, room: &RoomRecord) -> Result<bool, Refusal> {
+        if let Self::User(user) = self {
+            let membership = membership(hub, room, user).await?;
+            return Ok(matches!(
+                membership,
+                Some(Membership::Join | Membership::Invite)
+            ));
+        }
+        self.is_in(hub, room).await
+    }
+
+    /// Whether they are in one of these rooms.
+    pub(in crate::hub::desk) async fn is_in_any(
+        self,
+        hub: &Hub,
+        rooms: &[OwnedRoomId],
+    ) -> Result<bool, Refusal> {
+        for id in rooms {
+            if let Some(room) = hub.store.room(id).await.map_err(ours)?
+                && self.is_in(hub, &room).await?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+async fn membership(
+    hub: &Hub,
+    room: &RoomRecord,
+    user: &UserId,
+) -> Result<Option<Membership>, Refusal> {
+    let found = hub.store.membership(user, room.nid).await.map_err(ours)?;
+    Ok(found.map(|record| record.membership))
+}
+
 /// A room that somebody of this server is in.
-async fn here(hub: &Hub, id: &RoomId) -> Result<Option<RoomRecord>, Refusal> {
+pub(in crate::hub::desk) async fn here(
+    hub: &Hub,
+    id: &RoomId,
+) -> Result<Option<RoomRecord>, Refusal> {
     let Some(room) = hub.store.room(id).await.map_err(ours)? else {
         return Ok(None);
     };
@@ -64,13 +132,13 @@ async fn here(hub: &Hub, id: &RoomId) -> Result<Option<RoomRecord>, Refusal> {
     Ok(is_in.then_some(room))
 }
 
-/// What a server is told of a room; none if its users may neither look nor come in.
-async fn summary(
+/// What is told of a room; none if who looks may neither see it nor come in.
+pub(in crate::hub::desk) async fn summary(
     hub: &Hub,
-    peer: &ServerName,
+    looker: Looker<'_>,
     room: &RoomRecord,
 ) -> Result<Option<RoomSummary>, Refusal> {
-    if let Some(Err(_)) = acl(hub, room).await?.map(|acl| acl.check(peer)) {
+    if looker.is_kept_out(hub, room).await? {
         return Ok(None);
     }
     let state = State::of(hub, room).await?;
@@ -80,7 +148,7 @@ async fn summary(
     let world_readable = visibility == Some("world_readable");
     let allowed = state.allowed();
     let is_open = matches!(rule, "public" | "knock" | "knock_restricted") || world_readable;
-    if !is_open && !super::is_in(hub, room, peer).await? && !any_in(hub, peer, &allowed).await? {
+    if !is_open && !looker.is_wanted(hub, room).await? && !looker.is_in_any(hub, &allowed).await? {
         return Ok(None);
     }
     let joined = hub.store.joined(room.nid, None).await.map_err(ours)?.len();
@@ -109,18 +177,6 @@ async fn summary(
     }
     let summary = serde_json::from_value(Value::Object(told));
     summary.map(Some).map_err(|error| damaged(&error))
-}
-
-/// Whether users of a server are in one of these rooms.
-async fn any_in(hub: &Hub, peer: &ServerName, rooms: &[OwnedRoomId]) -> Result<bool, Refusal> {
-    for id in rooms {
-        if let Some(room) = hub.store.room(id).await.map_err(ours)?
-            && super::is_in(hub, &room, peer).await?
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// What a summary is made of.
@@ -171,7 +227,11 @@ impl State {
 }
 
 /// The `m.space.child` events of a space, in order of their keys; those without `via` are none.
-async fn children(hub: &Hub, room: &RoomRecord, suggested_only: bool) -> Result<Vec<Pdu>, Refusal> {
+pub(in crate::hub::desk) async fn children(
+    hub: &Hub,
+    room: &RoomRecord,
+    suggested_only: bool,
+) -> Result<Vec<Pdu>, Refusal> {
     let all = hub.store.current_all(room.nid, Some("m.space.child")).await;
     let mut children = Vec::new();
     for event in all.map_err(ours)? {
@@ -193,7 +253,7 @@ async fn children(hub: &Hub, room: &RoomRecord, suggested_only: bool) -> Result<
     Ok(children)
 }
 
-fn stripped<T>(event: &Pdu) -> Raw<T> {
+pub(in crate::hub::desk) fn stripped<T>(event: &Pdu) -> Raw<T> {
     let fields = event.fields();
     let told = json!({
         "type": fields.kind,

@@ -2,6 +2,7 @@
 //!
 //! Every answer is of what [`visibility`] lets the caller see; [`page`] moves along the log.
 
+mod by_time;
 mod context;
 mod event;
 mod members;
@@ -15,6 +16,7 @@ pub(super) mod visibility;
 use ruma::RoomId;
 
 pub(super) use self::{
+    by_time::event_by_time,
     context::context,
     event::{event, room_aliases},
     members::{joined_members, joined_rooms, members},

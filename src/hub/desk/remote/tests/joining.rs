@@ -564,9 +564,17 @@ async fn restricted_rooms_that_we_are_in_are_joined_by_who_meets_the_condition()
 impl Pair {
     /// Zed changes who may do what, so that what was before leans on events that are not current any
     /// more, and the answer to a join tells none of these.
-    async fn without_its_auth_chain(&self, twist: impl Fn(&mut Value) + Send + Sync + 'static) {
+    async fn without_its_auth_chain(
+        &self,
+        version: Version,
+        twist: impl Fn(&mut Value) + Send + Sync + 'static,
+    ) {
         for level in [10, 20, 30] {
-            let content = json!({ "events": { "m.room.topic": level } }).to_string();
+            let mut content = json!({ "events": { "m.room.topic": level } });
+            if version != Version::V12 {
+                content["users"] = json!({ self.zed.user.as_str(): 100 }); // since then it is who founded it
+            }
+            let content = content.to_string();
             let request = ruma::api::client::state::send_state_event::v3::Request::new_raw(
                 self.room.clone(),
                 "m.room.power_levels".into(),
@@ -594,7 +602,7 @@ impl Pair {
 async fn what_the_state_leans_on_and_was_not_told_is_asked_for() {
     for version in Version::ALL {
         let pair = Pair::of(version).await;
-        pair.without_its_auth_chain(|_| {}).await;
+        pair.without_its_auth_chain(version, |_| {}).await;
 
         pair.join().await.unwrap();
 
@@ -612,8 +620,8 @@ async fn what_the_state_leans_on_and_was_not_told_is_asked_for() {
 #[tokio::test]
 async fn what_it_leans_on_must_be_believable_too() {
     let pair = Pair::of(Version::V12).await;
-    pair.without_its_auth_chain(|event| event["depth"] = 7.into())
-        .await;
+    let twist = |event: &mut Value| event["depth"] = 7.into();
+    pair.without_its_auth_chain(Version::V12, twist).await;
 
     let refused = pair.join().await.unwrap_err();
 
