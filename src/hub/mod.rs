@@ -150,6 +150,7 @@ impl Hub {
             me: Weak::clone(me),
         });
         housekeeping::begin(&hub);
+        desk::presence::begin(&hub);
         Ok(hub)
     }
 
