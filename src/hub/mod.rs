@@ -242,6 +242,16 @@ impl Service for Hub {
         told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
     }
 
+    async fn thumbnail(
+        &self,
+        origin: Origin,
+        server: &str,
+        media_id: &str,
+    ) -> Result<MediaObject, Refusal> {
+        let told = desk::media::thumbnail(self, &origin, server, media_id).await;
+        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
+    }
+
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && self.writer.healthy()
     }
