@@ -21,7 +21,7 @@ use super::{
     link, open, operate,
     operator::Request,
     output::{self, Format},
-    restore, run, talk, users,
+    restore, rotate, run, talk, users,
 };
 
 /// A hub for chat rooms that span providers, made for thin links.
@@ -72,6 +72,9 @@ pub enum Verb {
     /// End a device of an account on every door, at once
     #[command(after_help = "Example:\n  tramline unlink ana --device TRACKER")]
     Unlink(UnlinkArgs),
+    /// Change the key that this hub signs with; the old one stays published, so that others believe what it signed
+    #[command(after_help = "Example:\n  tramline keys rotate --config /srv/hub/tramline.toml")]
+    Keys(KeysArgs),
     /// Tell how other servers take what is for them
     #[command(
         after_help = "Example:\n  tramline peer status --config /srv/hub/tramline.toml\n  \
@@ -264,6 +267,25 @@ pub enum ForClient {
     Aioquic,
 }
 
+/// Arguments of `keys`.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: KeysVerb,
+}
+
+/// What to do with the hub's keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysVerb {
+    /// Make a new signing key and publish the old one as old; the hub must not run
+    #[command(
+        after_help = "Example:\n  systemctl stop tramline && tramline keys rotate && systemctl start tramline\n\n\
+                      The old key's file is kept beside the new one's. Linked devices notice nothing."
+    )]
+    Rotate(HubArgs),
+}
+
 /// Arguments of `peer`.
 #[derive(Debug, Args)]
 pub struct PeerArgs {
@@ -433,6 +455,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let device = args.device;
             let request = Request::RemoveDevice { localpart, device };
             run::block_on(operate::operate(&config, request, format))
+        }
+        Verb::Keys(KeysArgs {
+            verb: KeysVerb::Rotate(hub),
+        }) => {
+            let config = config::load(&hub.inputs())?.config;
+            run::block_on(rotate::run(&config, format))
         }
         Verb::Peer(PeerArgs {
             verb: PeerVerb::Status(args),

@@ -1,6 +1,9 @@
 //! Federation as it is configured.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, Weak},
+};
 
 use async_trait::async_trait;
 use ruma::ServerName;
@@ -10,6 +13,7 @@ use super::{
     clock::{self, SystemClock},
     config::{self, Config},
     failure::Failure,
+    keys,
 };
 use crate::{
     api::{Nobody, PeerKeys, Refusal, Remote},
@@ -19,7 +23,7 @@ use crate::{
     },
     hub::Hub,
     session::keyring::KnownKeys,
-    wire::matrix::ServerKey,
+    wire::matrix::{KeyId, OldKey, ServerKey},
 };
 
 /// The hub that keeps others' keys; none before it runs. It is made of what needs it.
@@ -66,17 +70,19 @@ pub fn open(
     }
     let parts = Parts {
         key: Arc::clone(key),
-        old_keys: federation
-            .old_keys
-            .as_ref()
-            .map(|old| old.0.clone())
-            .unwrap_or_default(),
+        old_keys: old_keys(federation, key)?,
         lists: Lists::new(federation.lists()),
         pinned: federation
             .pinned_keys
             .as_ref()
             .map(|pinned| pinned.0.clone())
             .unwrap_or_default(),
+        notaries: federation
+            .notaries
+            .as_ref()
+            .map(|notaries| notaries.0.clone())
+            .unwrap_or_default(),
+        believes_tellers: federation.believe_tellers,
         roots: roots(federation)?,
         allow_private_addresses: federation.allow_private_addresses,
         proxy: federation.proxy.as_ref().map(|proxy| proxy.0.clone()),
@@ -88,6 +94,16 @@ pub fn open(
     Federation::new(parts)
         .map(Some)
         .map_err(|error| Failure::failed("FEDERATION", error))
+}
+
+/// The keys that were used before; never the one in use, which a rotation that broke off names, too.
+fn old_keys(
+    federation: &config::Federation,
+    key: &ServerKey,
+) -> Result<BTreeMap<KeyId, OldKey>, Failure> {
+    let mut old = keys::old(federation)?;
+    old.remove(&key.key_id());
+    Ok(old)
 }
 
 /// Other servers as the hub sees them; nobody where federation is off.

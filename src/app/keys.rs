@@ -4,6 +4,7 @@
 //! place to be written down, and a restored or copied key cannot meet another key's id.
 
 use std::{
+    collections::BTreeMap,
     fs::OpenOptions,
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -17,11 +18,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     clock,
+    config::{self, OldKeys},
     failure::Failure,
     secrets::{self, Secret},
 };
 use crate::{
-    edge::quic::HubKey, room::POLICY_KEY_VERSION, store::SigningKeyNote, wire::matrix::ServerKey,
+    edge::quic::HubKey,
+    room::POLICY_KEY_VERSION,
+    store::SigningKeyNote,
+    wire::matrix::{KeyId, OldKey, ServerKey},
 };
 
 /// The hub's Ed25519 signing key.
@@ -72,6 +77,29 @@ impl SigningKey {
         let pair = parse(name.chars().take(KEY_NAME_CHARS).collect())?;
         Ok(Self { pair })
     }
+}
+
+/// The keys that this hub signed with before: those of the configuration and those that
+/// [`super::rotate`] has written down.
+pub fn old(federation: &config::Federation) -> Result<BTreeMap<KeyId, OldKey>, Failure> {
+    let file: &Path = federation.old_keys_file.as_ref();
+    let wrong = |reason: String| {
+        let file = file.display();
+        Failure::usage(
+            "OLD_KEYS",
+            format!("`federation.old_keys_file`: {file}: {reason}"),
+        )
+    };
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(wrong(error.to_string())),
+    };
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let OldKeys(mut keys) = OldKeys::of_lines(lines).map_err(wrong)?;
+    let written = federation.old_keys.iter().flat_map(|old| &old.0);
+    keys.extend(written.map(|(id, old)| (id.clone(), old.clone())));
+    Ok(keys)
 }
 
 /// The key that devices know the hub by on QUIC; made where there is none, since hubs are older than it.

@@ -155,6 +155,12 @@ const METRICS: &[Metric] = &[
         meaning: "Bytes on connections to other servers, by direction (out: from here), TLS included, IP and TCP headers not.",
     },
     Metric {
+        name: "tramline_peer_inbound_bytes_total",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        meaning: "Bytes on connections that other servers made, by direction (in: to here), TLS included, IP and TCP headers not.",
+    },
+    Metric {
         name: "tramline_outbox_transactions_total",
         kind: Kind::Counter,
         unit: Unit::Count,
@@ -177,6 +183,12 @@ const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         unit: Unit::Count,
         meaning: "Servers that took nothing the last time, and are tried again later.",
+    },
+    Metric {
+        name: "tramline_key_claims_spared_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Claims of other servers that took many keys of one device and were given its fallback key, or none.",
     },
     Metric {
         name: "tramline_commits_total",

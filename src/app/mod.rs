@@ -35,6 +35,7 @@ mod places;
 pub mod ready;
 pub mod reload;
 pub mod restore;
+pub mod rotate;
 pub mod run;
 pub mod secrets;
 pub mod signals;

@@ -12,7 +12,7 @@ use super::{
     clock::{self, SystemClock},
     config::{self, Config, Inputs, Rate, StoreUrl},
     failure::Failure,
-    keys::SigningKey,
+    keys::{self, SigningKey},
     operations::Operations,
     operator::Operator,
     reload::{SharedTokens, Tokens},
@@ -75,10 +75,9 @@ pub async fn snapshot(config: &Config) -> Result<Sqlite, Failure> {
 /// Whether the store is this hub's, and of this key; looks at a snapshot and changes nothing.
 pub async fn is_owned(config: &Config, key: SigningKeyNote) -> Result<(), Failure> {
     must_be_there(config)?;
+    let retired = retired(config)?;
     let opened = match options(config) {
-        Ok(options) => {
-            Sqlite::snapshot(&options.signing_key(key).retired_keys(retired(config))).await
-        }
+        Ok(options) => Sqlite::snapshot(&options.signing_key(key).retired_keys(retired)).await,
         Err(error) => Err(error),
     };
     opened
@@ -124,10 +123,11 @@ pub(super) fn store_file(config: &Config) -> PathBuf {
 }
 
 async fn open(config: &Config, key: Option<SigningKeyNote>) -> Result<Sqlite, Failure> {
+    let retired = retired(config)?;
     let opened = match options(config) {
         Ok(options) => {
             Sqlite::open(match key {
-                Some(key) => options.signing_key(key).retired_keys(retired(config)),
+                Some(key) => options.signing_key(key).retired_keys(retired),
                 None => options,
             })
             .await
@@ -138,14 +138,13 @@ async fn open(config: &Config, key: Option<SigningKeyNote>) -> Result<Sqlite, Fa
 }
 
 /// The keys that the hub publishes as those it signed with before.
-fn retired(config: &Config) -> Vec<SigningKeyNote> {
-    let old = config.federation.old_keys.as_ref();
-    let keys = old.into_iter().flat_map(|old| &old.0);
-    keys.map(|(id, old)| SigningKeyNote {
+fn retired(config: &Config) -> Result<Vec<SigningKeyNote>, Failure> {
+    let keys = keys::old(&config.federation)?.into_iter();
+    let notes = keys.map(|(id, old)| SigningKeyNote {
         id: id.to_string(),
         public: old.public.0,
-    })
-    .collect()
+    });
+    Ok(notes.collect())
 }
 
 fn options(config: &Config) -> Result<OpenOptions, OpenError> {
@@ -168,8 +167,8 @@ fn not_opened(config: &Config, error: &OpenError) -> Failure {
                 "{file} holds the signing key {found}, but the hub of {store} signs with \
                  {expected}: with another key, nobody could tell that it is still the same hub. \
                  Put the file with {expected} back (it is in your backup of `keys`), or name it in \
-                 `signing_key_file`. To change the key on purpose, publish the old one in \
-                 `federation.old_keys`"
+                 `signing_key_file`. To change the key on purpose, use `tramline keys rotate`, or \
+                 publish the old one in `federation.old_keys`"
             );
             Failure::store("STORE_OF_ANOTHER_KEY", reason)
         }
@@ -293,8 +292,10 @@ fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
         },
         shards: limits.shards.0 as usize,
         policy: config.policy.rules(),
+        share_directory: config.federation.share_directory,
         outbox: OutboxSettings {
             enabled: config.federation.enabled,
+            retry_max: config.federation.retry_max.0,
             ..OutboxSettings::default()
         },
         presence: config.presence.enabled,

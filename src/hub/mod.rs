@@ -14,6 +14,7 @@ mod policing;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
+mod vouched;
 mod writer;
 
 use std::sync::{
@@ -238,6 +239,16 @@ impl Service for Hub {
         media_id: &str,
     ) -> Result<MediaObject, Refusal> {
         let told = desk::media::download(self, &origin, server, media_id).await;
+        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
+    }
+
+    async fn thumbnail(
+        &self,
+        origin: Origin,
+        server: &str,
+        media_id: &str,
+    ) -> Result<MediaObject, Refusal> {
+        let told = desk::media::thumbnail(self, &origin, server, media_id).await;
         told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
     }
 

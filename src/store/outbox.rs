@@ -9,7 +9,7 @@ use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use crate::{
     base::{Position, Seq, Timestamp},
-    store::{RoomNid, StoreError},
+    store::{KeysChange, RoomNid, StoreError},
 };
 
 /// A place among all entries of all logs, in the order in which destinations are told: by commit,
@@ -180,14 +180,14 @@ pub trait Destinations: Send + Sync + 'static {
         since: Position,
     ) -> Result<Vec<RoomNid>, StoreError>;
 
-    /// The users joined to a room that a server has users in whose devices changed in
-    /// `since < position <= to`, in this order.
+    /// The users joined to a room that a server has users in whose devices or cross-signing keys
+    /// changed in `since < position <= to`, in this order, with what it was.
     async fn devices_changed_for(
         &self,
         server: &ServerName,
         since: Position,
         to: Position,
-    ) -> Result<Vec<(Position, OwnedUserId)>, StoreError>;
+    ) -> Result<Vec<(Position, OwnedUserId, KeysChange)>, StoreError>;
 
     /// The servers that an entry is for, with what is known of each.
     async fn deliveries(&self, room: RoomNid, seq: Seq) -> Result<Vec<DeliveryRecord>, StoreError>;

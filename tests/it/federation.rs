@@ -2,13 +2,17 @@
 //! authority of their own.
 
 mod beside;
+mod cross_signing;
 mod everyone;
+mod evil;
 mod explained;
 mod inbound;
 mod killed;
 mod megolm;
+mod notary;
 mod outbound;
 mod outbox;
+mod policy;
 mod presence;
 mod scripted;
 mod thin;
@@ -52,7 +56,7 @@ use crate::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![
+    let mut trials = vec![
         peers::trial(
             "federation::a_synapse_and_the_hub_know_each_other",
             Need::Required,
@@ -82,6 +86,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             megolm::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext,
+        ),
+        peers::trial(
+            "federation::users_vouch_for_devices_and_each_other_across_servers",
+            Need::Required,
+            &[Peer::Python],
+            cross_signing::users_vouch_for_devices_and_each_other_across_servers,
         ),
         peers::trial(
             "federation::receipts_and_typing_cross_both_ways",
@@ -125,7 +135,27 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[Peer::Python],
             scripted::a_scripted_server_and_the_hub_are_in_each_others_rooms,
         ),
-    ]
+        peers::trial(
+            "federation::synapse_asks_the_hub_where_a_room_names_it_its_policy_server",
+            Need::Required,
+            &[Peer::Python],
+            policy::synapse_asks_the_hub_where_a_room_names_it,
+        ),
+        peers::trial(
+            "federation::the_hub_asks_another_where_a_room_names_that_its_policy_server",
+            Need::Required,
+            &[Peer::Python],
+            policy::the_hub_asks_another_where_a_room_names_that,
+        ),
+        peers::trial(
+            "federation::what_a_server_said_that_is_gone_is_believed_by_a_notary",
+            Need::Required,
+            &[Peer::Python],
+            notary::what_a_server_said_that_is_gone_is_believed_by_a_notary,
+        ),
+    ];
+    trials.extend(evil::trials());
+    trials
 }
 
 /// One Synapse or several, and what the hub needs to be believed by them.
@@ -192,6 +222,8 @@ impl Peers {
             old_keys: BTreeMap::new(),
             lists: Lists::new(ServerList::default()),
             pinned: BTreeMap::new(),
+            notaries: Vec::new(),
+            believes_tellers: false,
             roots,
             allow_private_addresses: true,
             proxy: None,
@@ -214,9 +246,15 @@ struct Together {
 impl Together {
     /// So many servers of this program of `tests/peers`, and a hub with Ana.
     fn start(program: &str, count: usize) -> Result<Self, Failed> {
+        Self::start_with(program, count, &[])
+    }
+
+    /// The same with further options of the hub.
+    fn start_with(program: &str, count: usize, more: &[&str]) -> Result<Self, Failed> {
         let folder = tempfile::tempdir()?;
         let about = Scripted::certificates(&folder.path().join("run"))?;
-        let options = options(&about)?;
+        let mut options = options(&about)?;
+        options.extend(more.iter().map(ToString::to_string));
         Ok(Self {
             hub: Hub::federating(&["ana"], &options)?,
             scripted: Scripted::start(program, &about, count)?,

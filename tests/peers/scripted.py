@@ -553,7 +553,9 @@ class Home:
         self.port = self.listener.server_address[1]
         self.name = f"{host}:{self.port}"
         self.key = Key()
-        self.old_keys = {}     # id -> (public, expired_ts)
+        self.retired = Key("ed25519:retired")
+        # id -> (public, expired_ts)
+        self.old_keys = {self.retired.id: (self.retired.public, now_ms() - 3600 * 1000)}
         self.valid_for_ms = 24 * 3600 * 1000
         self.rooms, self.overrides = {}, {}
         self.seen, self.changed = [], threading.Condition()
@@ -964,6 +966,8 @@ def main(ops=OPS):
     parser.add_argument("--count", type=int, default=1, help="so many servers")
     arguments = parser.parse_args()
     homes = [Home(arguments.cert, arguments.key, arguments.ca) for _ in range(arguments.count)]
+    for home in homes:
+        home.all = homes
     print(json.dumps({"ready": True, "servers": [h.name for h in homes],
                       "keys": {h.name: h.key.public for h in homes}}), flush=True)
     for line in sys.stdin:

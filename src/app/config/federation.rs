@@ -1,12 +1,13 @@
 //! `[federation]`: this hub among other Matrix servers.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use ruma::OwnedServerName;
 use serde_json::{Value as Json, json};
 
 use super::{
     key::section,
-    value::{FilePath, Raw, Value},
+    value::{FilePath, Raw, Span, Value},
 };
 use crate::{
     base::Timestamp,
@@ -32,10 +33,20 @@ section! {
         allow: Option<Patterns> = "", Live;
         /// With which servers it does not, even if `allow` names them.
         deny: Option<Patterns> = "", Live;
+        /// Whether other servers are shown the directory of rooms. Its rooms are joined and found by alias without that.
+        share_directory: bool = "false", Live;
         /// Keys of servers whose own word for them is not taken: "server ed25519:id base64".
         pinned_keys: Option<PinnedKeys> = "", Restart;
+        /// Servers that are asked for the keys of others that cannot be reached, and believed. What they say of servers that can be asked themselves does not count.
+        notaries: Option<ServerNames> = "", Restart;
+        /// Whether a server that tells of a room, or sends an event, is believed about the keys of servers that cannot be reached and were never heard of: it could make them up. Without that, such events are left out.
+        believe_tellers: bool = "false", Restart;
         /// Keys that this hub signed with before, so that others can still check what it signed: "ed25519:id base64 ms", the last when it stopped, in milliseconds since 1970.
         old_keys: Option<OldKeys> = "", Restart;
+        /// The same, a line each, as `tramline keys rotate` writes them; there need not be such a file.
+        old_keys_file: FilePath = "keys/old_signing_keys", Restart;
+        /// How long a server that takes nothing is left alone at most before it is tried again, from "2s" to "1d". It is tried at once when it asks for something.
+        retry_max: RetryMax = "1h", Restart;
     }
 }
 
@@ -65,13 +76,33 @@ impl Value for Patterns {
             if text.is_empty() || !text.chars().all(is_plain) {
                 return Err(fix(text));
             }
-            Ok(Glob::new(text))
+            Ok(Glob::new(text.to_ascii_lowercase()))
         });
         patterns.collect::<Result<_, _>>().map(Self)
     }
 
     fn json(&self) -> Json {
         json!(self.0.iter().map(Glob::as_str).collect::<Vec<_>>())
+    }
+}
+
+/// Names of servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerNames(pub Vec<OwnedServerName>);
+
+impl Value for ServerNames {
+    const KIND: &'static str = "list of server names";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let names = raw.texts()?.into_iter().map(|text| {
+            let fix = |error| format!("{text:?}: {error}; write names: [\"notary.example\"]");
+            server_name(text).map_err(fix)
+        });
+        names.collect::<Result<_, _>>().map(Self)
+    }
+
+    fn json(&self) -> Json {
+        json!(self.0.iter().map(|name| name.as_str()).collect::<Vec<_>>())
     }
 }
 
@@ -158,8 +189,20 @@ impl Value for OldKeys {
     const KIND: &'static str = "list of keys with their ends";
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        Self::of_lines(raw.texts()?)
+    }
+
+    fn json(&self) -> Json {
+        let lines = self.0.iter().map(|(id, old)| Self::line(id, old));
+        json!(lines.collect::<Vec<_>>())
+    }
+}
+
+impl OldKeys {
+    /// Reads them as they are written, each in a text of its own.
+    pub fn of_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut keys = BTreeMap::new();
-        for text in raw.texts()? {
+        for text in lines {
             let fix = |wrong: String| {
                 format!(
                     "{wrong}; write \"ed25519:id base64 ms\", the key as /_matrix/key/v2/server \
@@ -178,14 +221,38 @@ impl Value for OldKeys {
         Ok(Self(keys))
     }
 
-    fn json(&self) -> Json {
-        let lines = self.0.iter().map(|(id, old)| {
-            let OldKey { public, expired } = old;
-            format!("{id} {} {}", public.base64(), expired.0)
-        });
-        json!(lines.collect::<Vec<_>>())
+    /// One of them as it is written.
+    pub fn line(id: &KeyId, old: &OldKey) -> String {
+        format!("{id} {} {}", old.public.base64(), old.expired.0)
     }
 }
+
+/// The longest wait before a server that takes nothing is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryMax(pub Duration);
+
+impl Value for RetryMax {
+    const KIND: &'static str = Span::KIND;
+
+    fn read(raw: &Raw, dir: &Path) -> Result<Self, String> {
+        let Span(wait) = Span::read(raw, dir)?;
+        if (RETRY_MIN..=RETRY_MAX).contains(&wait) {
+            return Ok(Self(wait));
+        }
+        let (from, to, found) = (Span(RETRY_MIN), Span(RETRY_MAX), Span(wait));
+        Err(format!("not {found}; write a duration from {from} to {to}"))
+    }
+
+    fn json(&self) -> Json {
+        Span(self.0).json()
+    }
+}
+
+/// The first wait after a failure: none can be shorter.
+const RETRY_MIN: Duration = Duration::from_secs(2);
+
+/// What is older than a week is given up: tried once a day, a server has seven chances.
+const RETRY_MAX: Duration = Duration::from_hours(24);
 
 fn key_of(id: &str, key: &str) -> Result<(KeyId, PublicKey), String> {
     let id = id.parse::<KeyId>().map_err(|error| error.to_string())?;

@@ -40,7 +40,7 @@ pub use admin::Admin;
 pub use coap::Coap;
 pub use coaps::Coaps;
 pub use error::{ConfigError, ConfigErrors, Source};
-pub use federation::Federation;
+pub use federation::{Federation, OldKeys};
 pub use https::Https;
 pub use identity::Identity;
 pub use key::{Key, Reload, Section};

@@ -8,6 +8,7 @@ mod account_data;
 mod account_end;
 mod accounts;
 mod aliases;
+mod cross_signing;
 mod deliveries;
 mod devices;
 mod devices_elsewhere;
@@ -539,6 +540,18 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
             keys::claim_keys(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::ClaimKeys(Box::new(reply)))
+        }
+        Command::UploadSigningKeys(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            cross_signing::upload_signing_keys(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::UploadSigningKeys(Box::new(reply)))
+        }
+        Command::UploadSignatures(request) => {
+            let caller = access::caller(hub, &origin).await?;
+            cross_signing::upload_signatures(hub, &caller, *request)
+                .await
+                .map(|reply| Reply::UploadSignatures(Box::new(reply)))
         }
         Command::KeyChanges(request) => {
             let caller = access::caller(hub, &origin).await?;

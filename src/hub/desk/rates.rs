@@ -17,7 +17,7 @@ use std::{
 use governor::{
     RateLimiter, clock::Clock as _, middleware::NoOpMiddleware, state::keyed::HashMapStateStore,
 };
-use ruma::{ServerName, UserId};
+use ruma::{DeviceId, ServerName, UserId};
 
 use crate::{
     api::{Caller, Code, Refusal},
@@ -56,8 +56,18 @@ pub(super) struct Rates {
     redeem: Budget,
     events: Budget,
     requests: Budget,
+    claims: Budget,
     presence: Budget,
 }
+
+/// How many one-time keys of one device one server is given: this many at once, and as many in an hour.
+///
+/// Half of what clients leave here, so that no server takes the last one from the others. In a large
+/// room an honest server may want more for as many users of its own: the fallback key serves them.
+const CLAIMS_OF_A_DEVICE: Quota = Quota {
+    burst: 25,
+    per_second: 25.0 / 3600.0,
+};
 
 impl Rates {
     /// Budgets as the operator set them.
@@ -71,6 +81,7 @@ impl Rates {
             redeem: budget(limits.login_per_address),
             events: budget(limits.events_per_account),
             requests: budget(limits.requests_per_account),
+            claims: budget(CLAIMS_OF_A_DEVICE),
             presence: budget(PRESENCE_PER_SERVER),
         }
     }
@@ -79,6 +90,18 @@ impl Rates {
     pub(super) fn events(&self, caller: &Caller) -> Result<(), Refusal> {
         self.events
             .charge(caller.user.as_str(), "events of this account")
+    }
+
+    /// One one-time key of a device for a server.
+    pub(super) fn claims(
+        &self,
+        peer: &ServerName,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> Result<(), Refusal> {
+        let key = (peer.as_str(), user.as_str(), device.as_str());
+        self.claims
+            .charge(key, "claims of one device's keys by one server")
     }
 
     /// One request of the caller.

@@ -11,7 +11,8 @@ use crate::{
     base::{Position, Seq, Timestamp},
     room::Membership,
     store::{
-        DestinationRecord, Mark, OutboxWrite, ReceiptRecord, Residency, RoomNid, Store, Write,
+        DestinationRecord, KeysChange, Mark, OutboxWrite, ReceiptRecord, Residency, RoomNid, Store,
+        Write,
     },
 };
 
@@ -271,7 +272,10 @@ pub(super) async fn what_is_beside_the_logs_is_found(store: &dyn Store) {
     let relayed = store.relayed(room.nid, Seq(1), Seq(2)).await.expect("read");
     assert_eq!(relayed, [Seq(1)]);
 
-    let changed = |user: OwnedUserId| Write::DevicesChanged { user };
+    let changed = |user: OwnedUserId| Write::DevicesChanged {
+        user,
+        what: KeysChange::Device("PHONE".into()),
+    };
     let receipt = Write::Receipt {
         room: room.nid,
         receipt: ReceiptRecord {
@@ -287,7 +291,8 @@ pub(super) async fn what_is_beside_the_logs_is_found(store: &dyn Store) {
     let second = commit(store, writes).await.position;
     let name = server("far.example:8448");
     let devices = store.devices_changed_for(&name, first, second).await;
-    assert_eq!(devices.expect("read"), [(second, ana)]);
+    let phone = KeysChange::Device("PHONE".into());
+    assert_eq!(devices.expect("read"), [(second, ana, phone)]);
     let none = store.devices_changed_for(&name, second, second).await;
     assert_eq!(none.expect("read"), []);
     let rooms = store.receipt_rooms(&name, first).await.expect("read");

@@ -10,8 +10,8 @@ use crate::{
     base::{Position, Seq, Timestamp},
     room::Membership,
     store::{
-        DeliveryRecord, DestinationRecord, Destinations, Mark, OutboxWrite, ParcelRecord,
-        Residency, RoomNid, StoreError,
+        DeliveryRecord, DestinationRecord, Destinations, KeysChange, Mark, OutboxWrite,
+        ParcelRecord, Residency, RoomNid, StoreError,
     },
 };
 
@@ -254,15 +254,16 @@ impl Destinations for Memory {
         server: &ServerName,
         since: Position,
         to: Position,
-    ) -> Result<Vec<(Position, OwnedUserId)>, StoreError> {
+    ) -> Result<Vec<(Position, OwnedUserId, KeysChange)>, StoreError> {
         let tables = self.tables();
         let rooms: BTreeSet<RoomNid> = tables.rooms_with(server).collect();
         let changes = tables.device_changes.iter();
         Ok(changes
-            .filter(|(position, user)| {
+            .filter(|(position, user, what)| {
                 let mut joined = tables.memberships.iter();
                 *position > since
                     && *position <= to
+                    && !matches!(what, KeysChange::SeenBy(_))
                     && joined.any(|((whose, room), member)| {
                         whose == user
                             && member.membership == Membership::Join

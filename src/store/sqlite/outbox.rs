@@ -7,14 +7,15 @@ use sqlx::{Row as _, SqliteConnection};
 use super::{
     Sqlite, backend,
     commit::Stop,
+    devices,
     rows::{Cells, all, int, membership_code, user_of},
 };
 use crate::{
     base::{Position, Seq, Timestamp},
     room::Membership,
     store::{
-        DeliveryRecord, DestinationRecord, Destinations, Mark, OutboxWrite, ParcelRecord,
-        Residency, RoomNid, StoreError,
+        DeliveryRecord, DestinationRecord, Destinations, KeysChange, Mark, OutboxWrite,
+        ParcelRecord, Residency, RoomNid, StoreError,
     },
 };
 
@@ -159,20 +160,24 @@ impl Destinations for Sqlite {
         server: &ServerName,
         since: Position,
         to: Position,
-    ) -> Result<Vec<(Position, OwnedUserId)>, StoreError> {
-        const SQL: &str = "SELECT c.position, c.user FROM device_changes c
-            WHERE c.position > ?2 AND c.position <= ?3 AND EXISTS
+    ) -> Result<Vec<(Position, OwnedUserId, KeysChange)>, StoreError> {
+        const SQL: &str = "SELECT c.position, c.user, c.what, c.about FROM device_changes c
+            WHERE c.position > ?2 AND c.position <= ?3 AND c.what <> 3 AND EXISTS
                 (SELECT 1 FROM memberships m CROSS JOIN residents s
                  ON s.room = m.room AND s.server = ?1 AND s.until IS NULL
                  WHERE m.user = c.user AND m.membership = 1)
-            ORDER BY c.position, c.user";
+            ORDER BY c.position, c.user, c.what, c.about";
         let statement = sqlx::query(SQL)
             .bind(server.as_str())
             .bind(int(since.0))
             .bind(int(to.0));
         all(&self.rows(statement).await?, |row| {
             let mut cells = Cells::of(row);
-            Ok((cells.position()?, cells.text()?))
+            Ok((
+                cells.position()?,
+                cells.text()?,
+                devices::change(&mut cells)?,
+            ))
         })
     }
 

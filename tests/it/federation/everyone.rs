@@ -82,7 +82,7 @@ impl Member {
     }
 
     /// Who is in a room, as this server has it.
-    async fn joined(&mut self, room: &RoomId) -> Result<BTreeSet<String>, Failed> {
+    pub(super) async fn joined(&mut self, room: &RoomId) -> Result<BTreeSet<String>, Failed> {
         let call = Call::get(&["rooms", room.as_str(), "joined_members"], Vec::new());
         let answer = self.client.call("members", call).await?;
         let joined = answer["joined"].as_object().ok_or("no members")?;
@@ -117,7 +117,7 @@ impl Member {
     }
 
     /// A room's current state: the event of each type and key.
-    async fn state(&mut self, room: &RoomId) -> Result<State, Failed> {
+    pub(super) async fn state(&mut self, room: &RoomId) -> Result<State, Failed> {
         let call = Call::get(&["rooms", room.as_str(), "state"], Vec::new());
         let answer = self.client.call("state", call).await?;
         let mut state = State::new();

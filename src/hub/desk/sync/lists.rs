@@ -2,11 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedUserId, api::client::sync::sync_events::v3::Response};
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        filter::FilterDefinition,
+        sync::sync_events::{DeviceLists, v3::Response},
+    },
+    push::Ruleset,
+};
 
+use super::{read_since, rooms};
 use crate::{
-    api::Refusal,
-    hub::desk::{access::ours, sync::Round},
+    api::{Caller, Refusal},
+    hub::{
+        Hub,
+        desk::{access::ours, sync::Round},
+    },
     store::RoomNid,
 };
 
@@ -47,4 +58,31 @@ pub(super) async fn fill(
     }
     response.device_lists.changed = changed.into_iter().collect();
     Ok(())
+}
+
+/// The same between two tokens that clients have from syncs.
+// spec: client-server-e2ee §Device-lists
+pub(in crate::hub::desk) async fn between(
+    hub: &Hub,
+    caller: &Caller,
+    from: &str,
+    to: &str,
+) -> Result<DeviceLists, Refusal> {
+    let (from, to) = (read_since(hub, from)?, read_since(hub, to)?);
+    let round = Round {
+        hub,
+        caller,
+        filter: &FilterDefinition::default(),
+        since: Some(from),
+        now: to,
+        full_state: false,
+        state_after: false,
+        rules: Ruleset::default(),
+    };
+    let mut response = Response::new(String::new());
+    if from.position < to.position {
+        let met = rooms::met(&round).await?;
+        fill(&round, met, &mut response).await?;
+    }
+    Ok(response.device_lists)
 }

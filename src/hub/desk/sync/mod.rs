@@ -6,7 +6,7 @@
 pub(super) mod filter;
 mod invited;
 mod left;
-mod lists;
+pub(super) mod lists;
 mod mail;
 mod outside;
 mod presence;

@@ -2,7 +2,10 @@
 
 use ruma::{
     OwnedRoomId,
-    api::{Direction, client::receipt::create_receipt},
+    api::{
+        Direction,
+        client::{keys::get_key_changes, receipt::create_receipt},
+    },
 };
 use serde_json::{Value, json};
 
@@ -14,7 +17,7 @@ use crate::{
             receipts,
             rooms::testing::{ids, next, texts, wish},
         },
-        testing::{Person, TestHub, hub},
+        testing::{Person, TestHub, ask, hub},
     },
     store::{Write, hash_of},
 };
@@ -562,8 +565,21 @@ async fn meeting_and_parting_in_encrypted_rooms_changes_the_device_lists() {
     hub.leave(&bob, &room).await.unwrap();
     let parted = hub.sync(&ana, Some(&next(&met)), json!({})).await;
     assert_eq!(parted["device_lists"]["left"], json!([bob.user]));
-    let parted = hub.sync(&bob, Some(&next(&met_too)), json!({})).await;
-    assert_eq!(parted["device_lists"]["left"], json!([ana.user]));
+    let parted_too = hub.sync(&bob, Some(&next(&met_too)), json!({})).await;
+    assert_eq!(parted_too["device_lists"]["left"], json!([ana.user]));
+
+    // The same between tokens of long ago.
+    let between = async |who: &Person, from: &str, to: &str| {
+        let asked = get_key_changes::v3::Request::new(from.to_owned(), to.to_owned());
+        let told = ask!(hub, who.origin, KeyChanges(asked)).unwrap();
+        (told.changed, told.left)
+    };
+    let [met, met_too, parted, parted_too] = [met, met_too, parted, parted_too].map(|it| next(&it));
+    let (ana_is, bob_is) = (vec![ana.user.clone()], vec![bob.user.clone()]);
+    assert_eq!(between(&ana, &met, &parted).await, (vec![], bob_is.clone()));
+    assert_eq!(between(&bob, &met_too, &parted_too).await, (vec![], ana_is));
+    assert_eq!(between(&ana, &parted, &parted).await, (vec![], vec![]));
+    assert_eq!(between(&ana, &since, &parted).await, (vec![], bob_is));
 }
 
 #[tokio::test]
