@@ -1,5 +1,8 @@
 //! The directory of rooms and the search for users, from the door's side.
 
+use ruma::api::federation::directory::{
+    get_public_rooms as peer_rooms, get_public_rooms_filtered as peer_search,
+};
 use ruma::{
     OwnedRoomId,
     api::client::{
@@ -10,9 +13,6 @@ use ruma::{
         user_directory::search_users,
     },
     directory::{PublicRoomsChunk, RoomTypeFilter},
-};
-use ruma::api::federation::directory::{
-    get_public_rooms as peer_rooms, get_public_rooms_filtered as peer_search,
 };
 use serde_json::json;
 

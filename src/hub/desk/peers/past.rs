@@ -22,14 +22,14 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::{
-    api::{PeerCommand, PeerReply, RemoteError},
+    api::{PeerCommand, PeerReply, RemoteError, Unverified},
     base::{Seq, Timestamp},
     hub::{
         Anchor, Hub,
         graph::{self, GraphError, Past},
     },
-    store::{Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of},
-    wire::matrix::Pdu,
+    store::{EventRecord, Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of},
+    wire::matrix::{Pdu, Version},
 };
 
 /// What events name that is not known here.
@@ -66,6 +66,10 @@ const BOTTOMS_MAX: usize = 8;
 
 /// How many servers are asked for history before it is left.
 const SERVERS_MAX: usize = 3;
+
+/// How many rejected events are looked behind for history that is not known: a hundred pages of
+/// nothing else.
+const REJECTED_MAX: usize = 10_000;
 
 /// How long history that nobody gave is not asked for again.
 const REST: Duration = Duration::from_mins(10);
@@ -180,15 +184,39 @@ async fn unknown_before(
             oldest.push(join);
         }
     }
-    let mut unknown = Vec::new();
-    for event in oldest {
+    behind(hub, room, &oldest).await
+}
+
+/// What events follow and is not known; behind rejected ones, which have no place, what those follow.
+async fn behind(
+    hub: &Hub,
+    room: &RoomRecord,
+    oldest: &[EventRecord],
+) -> Result<Vec<OwnedEventId>, OpenGap> {
+    let prev = |event: &EventRecord| {
         let event = event.pdu(room).map_err(|error| StoreError::Damaged {
             what: error.to_string(),
         })?;
-        for id in &event.fields().prev {
-            if !unknown.contains(id) && !is_known(hub, id).await? && unknown.len() < ENDS_MAX {
-                unknown.push(id.clone());
+        Ok::<_, StoreError>(event.fields().prev.clone())
+    };
+    let mut open = Vec::new();
+    for event in oldest {
+        open.extend(prev(event)?);
+    }
+    let (mut unknown, mut seen, mut rejected) = (Vec::new(), HashSet::new(), 0);
+    while let Some(id) = open.pop() {
+        if !seen.insert(id.clone()) || unknown.len() >= ENDS_MAX {
+            continue;
+        }
+        let Some(hash) = hash_of(&id) else { continue };
+        let event = hub.store.event(hash).await?;
+        match event.filter(|event| event.status != Status::Outlier) {
+            None => unknown.push(id),
+            Some(event) if event.status == Status::Rejected && rejected < REJECTED_MAX => {
+                rejected += 1;
+                open.extend(prev(&event)?);
             }
+            Some(_) => {}
         }
     }
     Ok(unknown)
@@ -239,8 +267,9 @@ async fn backfill(
     let mut told = Telling::of(hub, server, room, Anchor::Before(anchor));
     let count = usize::try_from(PAGE).unwrap_or(usize::MAX);
     let mut here = HashSet::new();
-    for pdu in page.pdus.iter().take(count) {
-        match told.read(pdu).await {
+    let texts: Vec<&str> = page.pdus.iter().take(count).map(|pdu| pdu.get()).collect();
+    for event in told.read_many(&texts).await {
+        match event {
             Ok(event) => {
                 if here.insert(event.id().clone()) {
                     told.past.events.push(event);
@@ -264,11 +293,20 @@ async fn backfill(
         }
     }
     let (_, stored) = graph::remember(&hub.store, &hub.writer, &room.id, &told.past).await?;
+    if stored.is_none() {
+        return Ok(false);
+    }
+    // A page of rejected events gives readers nothing, and leads on all the same.
+    for id in from {
+        if is_known(hub, id).await? {
+            return Ok(true);
+        }
+    }
     let first = hub
         .store
         .places(room.nid, anchor, Order::Backward, 0, 1)
         .await?;
-    Ok(stored.is_some() && !first.is_empty())
+    Ok(!first.is_empty())
 }
 
 /// What one server tells of a room's past.
@@ -304,7 +342,17 @@ impl<'a> Telling<'a> {
 
     /// Checks an event; what it may not do is checked where it is woven in.
     async fn read(&self, pdu: &RawValue) -> Result<Arc<Pdu>, String> {
-        let event = self.hub.remote.verified(pdu.get(), self.room.version).await;
+        self.of_room(self.hub.remote.verified(pdu.get(), self.room.version).await)
+    }
+
+    /// The same of many, in their order; as many as there are, nobody else waits for it.
+    async fn read_many(&self, events: &[&str]) -> Vec<Result<Arc<Pdu>, String>> {
+        let checked = self.hub.remote.verified_many(events, self.room.version);
+        let checked = checked.await.into_iter();
+        checked.map(|event| self.of_room(event)).collect()
+    }
+
+    fn of_room(&self, event: Result<Pdu, Unverified>) -> Result<Arc<Pdu>, String> {
         let event = event.map_err(|error| error.to_string())?;
         if event.fields().room_id != self.room.id {
             return Err(format!("it is of room {}", event.fields().room_id));
@@ -337,16 +385,19 @@ impl<'a> Telling<'a> {
             return Err(self.other());
         };
         must_be_few(told.auth_chain.len())?;
-        for pdu in &told.auth_chain {
-            self.outlier(pdu).await;
-        }
+        self.outliers(&told.auth_chain).await;
         Ok(())
     }
 
-    async fn outlier(&mut self, pdu: &RawValue) {
-        match self.read(pdu).await {
-            Ok(event) => self.past.outliers.push(event),
-            Err(why) => tracing::debug!(peer = %self.peer, why, "an event of a state is not taken"),
+    async fn outliers(&mut self, pdus: &[Box<RawValue>]) {
+        let texts: Vec<&str> = pdus.iter().map(|pdu| pdu.get()).collect();
+        for event in self.read_many(&texts).await {
+            match event {
+                Ok(event) => self.past.outliers.push(event),
+                Err(why) => {
+                    tracing::debug!(peer = %self.peer, why, "an event of a state is not taken");
+                }
+            }
         }
     }
 
@@ -368,12 +419,9 @@ impl<'a> Telling<'a> {
                 return Err(self.other());
             };
             must_be_few(state.pdus.len().saturating_add(state.auth_chain.len()))?;
-            for pdu in state.auth_chain.iter().chain(&state.pdus) {
-                let read = Pdu::read(pdu.get(), self.room.version);
-                if read.is_ok_and(|event| unknown.contains(event.id())) {
-                    self.outlier(pdu).await;
-                }
-            }
+            let all = state.auth_chain.into_iter().chain(state.pdus);
+            let told = those_of(unknown, all.collect(), self.room.version).await;
+            self.outliers(&told).await;
         } else {
             let asked: Vec<_> = unknown.iter().map(|id| self.event(id)).collect();
             let fetched: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
@@ -401,6 +449,23 @@ impl<'a> Telling<'a> {
         }
         Ok(unknown)
     }
+}
+
+/// Those of many events that are wanted. To tell an event's id takes a while, so off the threads that
+/// serve.
+async fn those_of(
+    mut wanted: HashSet<OwnedEventId>,
+    told: Vec<Box<RawValue>>,
+    version: Version,
+) -> Vec<Box<RawValue>> {
+    let pick = move || {
+        let is_wanted = |pdu: &Box<RawValue>| {
+            // each once, however often it was told
+            Pdu::read(pdu.get(), version).is_ok_and(|event| wanted.remove(event.id()))
+        };
+        told.into_iter().filter(is_wanted).collect()
+    };
+    tokio::task::spawn_blocking(pick).await.unwrap_or_default()
 }
 
 fn must_be_few(count: usize) -> Result<(), OpenGap> {
