@@ -452,16 +452,14 @@ async fn those_of(
     mut ids: HashSet<OwnedEventId>,
     version: Version,
 ) -> Vec<Box<RawValue>> {
-    let found = tokio::task::spawn_blocking(move || {
+    let pick = move || {
         let is_one = |pdu: &Box<RawValue>| {
             let read = Pdu::read(pdu.get(), version);
             read.is_ok_and(|event| ids.remove(event.id()))
         };
         told.into_iter().filter(is_one).collect()
-    });
-    found
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    };
+    tokio::task::spawn_blocking(pick).await.unwrap_or_default()
 }
 
 fn must_be_few(count: usize) -> Result<(), OpenGap> {

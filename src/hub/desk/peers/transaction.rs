@@ -109,9 +109,9 @@ async fn in_room(
     for (json, checked) in texts.iter().zip(gate.checked(peer, &texts).await) {
         match checked {
             Ok(event) => events.push(event),
-            Err(why) => {
+            Err((code, why)) => {
                 // what cannot be read has no id under which it could be answered
-                let mut reason = Why::of("EVENT_UNVERIFIED").room(room);
+                let mut reason = Why::of(code).room(room);
                 if let Ok(read) = Pdu::read(json, gate.room.version) {
                     reason.event = Some(read.id().to_string());
                     outcomes.insert(read.id().clone(), Err(why.clone()));
@@ -215,7 +215,11 @@ impl<'a> Gate<'a> {
     }
 
     /// Events that are what they say to be, in their order.
-    async fn checked(&self, peer: &ServerName, events: &[&str]) -> Vec<Result<Received, String>> {
+    async fn checked(
+        &self,
+        peer: &ServerName,
+        events: &[&str],
+    ) -> Vec<Result<Received, Unbelieved>> {
         let remote = &self.hub.remote;
         let verified = remote.verified_from(peer, events, self.room.version);
         let mut checked = Vec::with_capacity(events.len());
@@ -226,10 +230,11 @@ impl<'a> Gate<'a> {
     }
 
     /// One of a server that is kept out is hidden, not refused: others' events follow it.
-    async fn received(&self, event: Result<Pdu, Unverified>) -> Result<Received, String> {
-        let event = event.map_err(|error| error.to_string())?;
+    async fn received(&self, event: Result<Pdu, Unverified>) -> Result<Received, Unbelieved> {
+        let event = event.map_err(|error| (error.code(), error.to_string()))?;
         if event.fields().room_id != self.room.id {
-            return Err(format!("it is of room {}", event.fields().room_id));
+            let said = format!("it is of room {}", event.fields().room_id);
+            return Err(("EVENT_ROOM", said));
         }
         let event = Arc::new(event);
         if let Some((_, said)) = self.unwelcome(&event) {
@@ -392,12 +397,15 @@ impl<'a> Gate<'a> {
         for checked in self.checked(peer, &texts).await {
             match checked {
                 Ok(event) => events.push(event),
-                Err(why) => tracing::debug!(why, "an event of a gap is not taken"),
+                Err((_, why)) => tracing::debug!(why, "an event of a gap is not taken"),
             }
         }
         events
     }
 }
+
+/// Why an event is not even looked at: the stable reason, and in words.
+type Unbelieved = (&'static str, String);
 
 /// How a gap is closed.
 #[derive(Clone, Copy, PartialEq, Eq)]

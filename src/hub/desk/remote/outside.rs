@@ -291,7 +291,9 @@ async fn piece(
     };
     let event = match hub.remote.verified(json.get(), version).await {
         Ok(event) => event,
-        Err(Unverified::Wrong(why) | Unverified::NoKey(why)) => return Err(why),
+        Err(Unverified::Form(why) | Unverified::Wrong(why) | Unverified::NoKey(why)) => {
+            return Err(why);
+        }
     };
     let fields = event.fields();
     if fields.room_id != *room {
