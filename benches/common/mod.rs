@@ -178,9 +178,14 @@ pub(crate) fn disk() -> Result<TempDir, Failed> {
 
 /// The signing key of every hub measured here: the seed of RFC 8032's first vector.
 pub(crate) fn key() -> Result<Arc<ServerKey>, Failed> {
+    Ok(Arc::new(key_of(NAME)?))
+}
+
+/// The same key for a server of another name.
+pub(crate) fn key_of(name: &str) -> Result<ServerKey, Failed> {
     const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
     let der = hex::decode(format!("302e020100300506032b657004220420{SEED}"))?;
-    Ok(Arc::new(ServerKey::from_der(NAME.try_into()?, &der, "1")?))
+    Ok(ServerKey::from_der(name.try_into()?, &der, "1")?)
 }
 
 /// A store and the write side over it.

@@ -148,6 +148,10 @@ macro_rules! for_each_endpoint {
             QueryKeys => keys::get_keys::v3,
             /// `POST /keys/claim`
             ClaimKeys => keys::claim_keys::v3,
+            /// `POST /keys/device_signing/upload`
+            UploadSigningKeys => keys::upload_signing_keys::v3,
+            /// `POST /keys/signatures/upload`
+            UploadSignatures => keys::upload_signatures::v3,
             /// `GET /keys/changes`
             KeyChanges => keys::get_key_changes::v3,
             /// `PUT /sendToDevice/{eventType}/{txnId}`

@@ -303,8 +303,18 @@ fn advice(code: &str) -> Advice {
             Some(DOCTOR),
         ),
         "PEER_UNREACHABLE" => ("the other server answers", Some(DOCTOR)),
+        "KEY_CLAIMS" => (
+            "the server has claimed fewer keys of this device within the hour, or the device has left a fallback key",
+            None,
+        ),
         "NOT_IN_ROOM" => ("a user of the server that asks has joined the room", None),
         "NOBODY_HERE" => ("a user of this hub is in the room", None),
+        "DIRECTORY_CLOSED" => (
+            "this hub's directory is shown to other servers",
+            Some(
+                "set `federation.share_directory = true`, then `kill -HUP` the hub (`systemctl reload`)",
+            ),
+        ),
         "ROOM_UNKNOWN" => ("the room is known to this hub", None),
         "POLICY_USER" => policy("no pattern of `policy.deny_users` matches the sender"),
         "POLICY_SERVER" => {

@@ -155,6 +155,17 @@ pub trait Remote: Send + Sync + 'static {
         verified
     }
 
+    /// The same of events that another server tells: it may know keys of servers that cannot be reached.
+    async fn verified_from(
+        &self,
+        teller: &ServerName,
+        events: &[&str],
+        version: Version,
+    ) -> Vec<Result<Pdu, Unverified>> {
+        let _ = teller;
+        self.verified_many(events, version).await
+    }
+
     /// Whether the operator has this hub deal with a server, and if not, by which rule.
     fn welcomes(&self, server: &ServerName) -> Result<(), Box<Why>> {
         let _ = server;

@@ -77,6 +77,12 @@ pub fn open(
             .as_ref()
             .map(|pinned| pinned.0.clone())
             .unwrap_or_default(),
+        notaries: federation
+            .notaries
+            .as_ref()
+            .map(|notaries| notaries.0.clone())
+            .unwrap_or_default(),
+        believes_tellers: federation.believe_tellers,
         roots: roots(federation)?,
         allow_private_addresses: federation.allow_private_addresses,
         proxy: federation.proxy.as_ref().map(|proxy| proxy.0.clone()),

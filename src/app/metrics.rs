@@ -185,6 +185,12 @@ const METRICS: &[Metric] = &[
         meaning: "Servers that took nothing the last time, and are tried again later.",
     },
     Metric {
+        name: "tramline_key_claims_spared_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Claims of other servers that took many keys of one device and were given its fallback key, or none.",
+    },
+    Metric {
         name: "tramline_commits_total",
         kind: Kind::Counter,
         unit: Unit::Count,

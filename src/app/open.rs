@@ -292,11 +292,13 @@ fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
         },
         shards: limits.shards.0 as usize,
         policy: config.policy.rules(),
+        share_directory: config.federation.share_directory,
         outbox: OutboxSettings {
             enabled: config.federation.enabled,
             retry_max: config.federation.retry_max.0,
             ..OutboxSettings::default()
         },
+        presence: config.presence.enabled,
     }
 }
 

@@ -5,8 +5,10 @@ use std::{
     time::Duration,
 };
 
+use ruma::OwnedUserId;
+
 use crate::{
-    base::Timestamp,
+    base::{Position, Timestamp},
     hub::Hub,
     store::{Batch, OutboxWrite, Write},
 };
@@ -23,24 +25,35 @@ const POLICY_DECISIONS: Duration = Duration::from_hours(24 * 90);
 /// for devices is remembered as long.
 const TRANSACTIONS: Duration = Duration::from_hours(24 * 31);
 
+/// How many of other servers' users are forgotten in one commit: each may have a list of 1 MiB.
+const STRANGERS_AT_ONCE: u32 = 100;
+
 /// Keeps house until the hub is gone.
 pub(super) fn begin(hub: &Arc<Hub>) {
     tokio::spawn(keep(Arc::downgrade(hub)));
 }
 
 async fn keep(hub: Weak<Hub>) {
+    let mut before = hub
+        .upgrade()
+        .map_or(Position::ZERO, |hub| hub.fanout.position());
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(hub) = hub.upgrade() else { return };
-        if !hub.keep_house().await {
+        let position = hub.fanout.position();
+        if !hub.keep_house(before).await {
             return;
         }
+        before = position;
     }
 }
 
 impl Hub {
-    /// Forgets what is over; false once the hub takes no more work.
-    async fn keep_house(&self) -> bool {
+    /// Forgets what is over; false once the hub takes no more work. Changes of device lists are looked
+    /// through up to `before`: what is read just now has newer ones.
+    async fn keep_house(&self, before: Position) -> bool {
+        self.forget_strangers().await;
+        let changes = Write::ForgetDeviceChanges { before };
         let span = u64::try_from(TRANSACTIONS.as_millis()).unwrap_or(u64::MAX);
         let before = Timestamp(self.now().0.saturating_sub(span));
         let span = u64::try_from(POLICY_DECISIONS.as_millis()).unwrap_or(u64::MAX);
@@ -50,6 +63,7 @@ impl Hub {
                 Write::ForgetTxns { before },
                 Write::ForgetPolicyDecisions { before: decided },
                 Write::ForgetRemoteMessages { before },
+                changes,
                 Write::Outbox(OutboxWrite::ForgetFailures { before }),
             ],
             may_conflict: false,
@@ -59,6 +73,38 @@ impl Hub {
             Err(error) => {
                 tracing::warn!(%error, "old transactions could not be forgotten");
                 self.writer.healthy()
+            }
+        }
+    }
+
+    /// Forgets the devices of other servers' users who share no room with anyone here any more: their
+    /// servers do not tell of changes.
+    async fn forget_strangers(&self) {
+        let mut after: Option<OwnedUserId> = None;
+        loop {
+            let ours = self.key.name();
+            let found = self
+                .store
+                .strangers(ours, after.as_deref(), STRANGERS_AT_ONCE);
+            let found = match found.await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "who shares no room any more could not be read");
+                    return;
+                }
+            };
+            let Some(last) = found.last() else { return };
+            after = Some(last.clone());
+            let writes = found.into_iter();
+            let batch = Batch {
+                writes: writes
+                    .map(|user| Write::ForgetRemoteUser { user })
+                    .collect(),
+                may_conflict: false,
+            };
+            if let Err(error) = self.writer.write(batch, Vec::new()).await {
+                tracing::warn!(%error, "who shares no room any more could not be forgotten");
+                return;
             }
         }
     }
@@ -73,7 +119,7 @@ mod tests {
     use super::*;
     use crate::{
         hub::testing,
-        store::{TxnAnswer, TxnKey},
+        store::{KeysChange, RemoteUser, TxnAnswer, TxnKey},
     };
 
     #[tokio::test]
@@ -97,11 +143,35 @@ mod tests {
         test.hub.writer.write(batch, Vec::new()).await.unwrap();
 
         test.clock.advance(TRANSACTIONS);
-        assert!(test.hub.keep_house().await);
+        assert!(test.hub.keep_house(Position::ZERO).await);
         assert!(test.hub.store.txn(&key).await.unwrap().is_some());
 
         test.clock.advance(Duration::from_millis(1));
-        assert!(test.hub.keep_house().await);
+        assert!(test.hub.keep_house(Position::ZERO).await);
         assert!(test.hub.store.txn(&key).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_devices_of_whom_nobody_here_meets_any_more_are_forgotten() {
+        let test = testing::hub().await;
+        let zed = owned_user_id!("@zed:far.example");
+        let state = RemoteUser::default();
+        let user = zed.clone();
+        let batch = Batch {
+            writes: vec![
+                Write::RemoteUser { user, state },
+                Write::DevicesChanged {
+                    user: zed.clone(),
+                    what: KeysChange::Devices,
+                },
+            ],
+            may_conflict: false,
+        };
+        test.hub.writer.write(batch, Vec::new()).await.unwrap();
+        assert!(test.hub.keep_house(Position::ZERO).await);
+        assert_eq!(test.hub.store.remote_list(&zed).await.unwrap(), None);
+        let now = test.hub.fanout.position();
+        let changed = test.hub.store.devices_changed_at(&zed, now).await;
+        assert_eq!(changed.unwrap(), Position::ZERO);
     }
 }

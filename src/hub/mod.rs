@@ -14,6 +14,7 @@ mod policing;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
+mod vouched;
 mod writer;
 
 use std::sync::{
@@ -149,6 +150,7 @@ impl Hub {
             me: Weak::clone(me),
         });
         housekeeping::begin(&hub);
+        desk::presence::begin(&hub);
         Ok(hub)
     }
 

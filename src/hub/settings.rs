@@ -16,8 +16,12 @@ pub struct Settings {
     pub shards: usize,
     /// By what this hub vouches for events, where it is asked to.
     pub policy: PolicyRules,
+    /// Whether other servers are shown the directory.
+    pub share_directory: bool,
     /// How other servers are told things.
     pub outbox: OutboxSettings,
+    /// Whether users see who is there, here and on other servers. Taken when the hub starts.
+    pub presence: bool,
 }
 
 /// How other servers are told things. Taken when the hub starts.
@@ -102,7 +106,9 @@ impl Default for Settings {
             limits: Limits::default(),
             shards: 4,
             policy: PolicyRules::default(),
+            share_directory: false,
             outbox: OutboxSettings::default(),
+            presence: false,
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct Heads {
     pub seq: Seq,
     /// The chain up to it.
     pub chain: ChainHash,
-    /// The forward extremities with their depths, at most 20.
+    /// The forward extremities with their depths, at most [`TIPS_MAX`](super::TIPS_MAX).
     pub tips: Vec<(OwnedEventId, u64)>,
 }
 
@@ -132,11 +132,13 @@ impl Room {
     fn append(&mut self, pdu: &Arc<Pdu>) -> Applied {
         let seq = self.heads.seq.next();
         let chain = chain::link(self.id.as_str(), seq, self.heads.chain, &pdu.hash().0);
-        self.heads = Heads {
-            seq,
-            chain,
-            tips: vec![(pdu.id().clone(), pdu.fields().depth)],
-        };
+        self.heads.seq = seq;
+        self.heads.chain = chain;
+        // It follows them all, unless they are more than one event may name: those stay.
+        let prev = &pdu.fields().prev;
+        self.heads.tips.retain(|(tip, _)| !prev.contains(tip));
+        let tip = (pdu.id().clone(), pdu.fields().depth);
+        self.heads.tips.push(tip);
         if let Some(key) = &pdu.fields().state_key {
             let known = self.known.entry(pdu.fields().kind.clone()).or_default();
             known.insert(key.clone(), Some(Arc::clone(pdu)));

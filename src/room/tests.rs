@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::{testing::*, *};
 use crate::{
-    base::Seq,
-    wire::matrix::{DEPTH_MAX, PduError, Version},
+    base::{EventHash, Seq},
+    wire::matrix::{DEPTH_MAX, PREV_EVENTS_MAX, PduError, Version, event_id},
 };
 
 fn clause(refusal: &Refusal) -> &'static str {
@@ -80,14 +80,7 @@ fn an_event_continues_from_every_tip_and_names_what_allows_it() {
     for version in Version::ALL {
         let mut table = Table::busy(version);
         let heads = Heads {
-            tips: (0..25)
-                .map(|n| {
-                    (
-                        crate::wire::matrix::event_id(crate::base::EventHash([n; 32])),
-                        7,
-                    )
-                })
-                .collect(),
+            tips: (0..25).map(|n| (event_id(EventHash([n; 32])), 7)).collect(),
             ..table.room.heads().clone()
         };
         table.room = Room::loaded(table.room.id().clone(), version, heads);
@@ -102,7 +95,9 @@ fn an_event_continues_from_every_tip_and_names_what_allows_it() {
         assert_eq!(fields.auth, expected);
         let create = table.log[0].id();
         assert_eq!(fields.auth.contains(create), version != Version::V12);
-        assert_eq!(table.room.heads().tips, [(event.id().clone(), 8)]);
+        let left = (20..25).map(|n| (event_id(EventHash([n; 32])), 7));
+        let tips: Vec<_> = left.chain([(event.id().clone(), 8)]).collect();
+        assert_eq!(table.room.heads().tips, tips);
     }
 }
 
@@ -347,7 +342,7 @@ fn a_redaction_needs_its_target_and_power_over_it() {
             target: target.clone(),
             reason: None,
         };
-        let unknown = crate::wire::matrix::event_id(crate::base::EventHash([9; 32]));
+        let unknown = event_id(EventHash([9; 32]));
         let refusal = table.refused(BEN, &redact(&unknown));
         assert!(matches!(refusal, Refusal::UnknownTarget));
         let refusal = table.refused(CAT, &redact(said.id()));
@@ -530,4 +525,25 @@ fn a_preset_gives_a_whole_room_in_the_order_of_the_specification() {
 fn visibility_stands_for_a_preset() {
     assert_eq!(Preset::of_visibility(true), Preset::PublicChat);
     assert_eq!(Preset::of_visibility(false), Preset::PrivateChat);
+}
+
+proptest::proptest! {
+    /// However many branches a room has, what is appended leaves exactly those that it does not follow,
+    /// and after a few more there is one.
+    #[test]
+    fn what_an_event_does_not_follow_stays_a_tip(count in 1_u8..40, depths in 1_u64..1000) {
+        let mut table = Table::busy(Version::V12);
+        let tip = |number: u8| (event_id(EventHash([number; 32])), depths + u64::from(number));
+        let tips: Vec<_> = (0..count).map(tip).collect();
+        table.room.settle(tips.clone(), []);
+        let event = table.append(BEN, &message("one"));
+        let left = &table.room.heads().tips;
+        let mut expected: Vec<_> = tips.into_iter().skip(PREV_EVENTS_MAX).collect();
+        expected.push((event.id().clone(), event.fields().depth));
+        proptest::prop_assert_eq!(left, &expected);
+        proptest::prop_assert!(event.fields().prev.len() <= PREV_EVENTS_MAX);
+        table.append(BEN, &message("two"));
+        table.append(BEN, &message("three"));
+        proptest::prop_assert_eq!(table.room.heads().tips.len(), 1);
+    }
 }

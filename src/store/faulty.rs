@@ -14,8 +14,9 @@ use thiserror::Error;
 use crate::{
     base::Position,
     store::{
-        Accounts, Batch, CommitError, Commits, Committed, Destinations, Devices, LinkedDevices,
-        MediaIndex, Numbers, RemoteUsers, Rooms, Servers, Store, StoreError, ThinDevices,
+        Accounts, Batch, CommitError, Commits, Committed, CrossSigning, Destinations, Devices,
+        LinkedDevices, MediaIndex, Numbers, RemoteUsers, Rooms, Servers, Store, StoreError,
+        ThinDevices,
     },
 };
 

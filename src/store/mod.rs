@@ -10,6 +10,7 @@
 //! tests and the simulation; [`fsck`] checks any store against itself; [`media`] keeps files.
 
 pub mod contract;
+mod cross_signing;
 pub mod faulty;
 pub mod fsck;
 pub mod marker;
@@ -31,11 +32,14 @@ use async_trait::async_trait;
 use ruma::{EventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use thiserror::Error;
 
+pub use cross_signing::{
+    CrossSigning, CrossSigningKeys, CrossSigningWrite, KeySignature, KeysChange, Usage,
+};
 pub use marker::{Change, Marker};
 pub use outbox::*;
 pub use records::*;
 pub use remote::*;
-pub use servers::{KEYS_OF_SERVERS_MAX, Servers};
+pub use servers::{KEYS_OF_SERVERS_MAX, Servers, StrayRow};
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
 
@@ -123,6 +127,7 @@ pub trait Store:
     + Rooms
     + Accounts
     + Devices
+    + CrossSigning
     + RemoteUsers
     + LinkedDevices
     + ThinDevices
@@ -136,6 +141,7 @@ impl<
         + Rooms
         + Accounts
         + Devices
+        + CrossSigning
         + RemoteUsers
         + LinkedDevices
         + ThinDevices
@@ -180,6 +186,9 @@ pub trait Rooms: Send + Sync + 'static {
 
     /// Events by number, in the order asked for; missing ones are left out.
     async fn events(&self, nids: &[EventNid]) -> Result<Vec<EventRecord>, StoreError>;
+
+    /// Which of some events are stored, and under which numbers, in no order.
+    async fn numbered(&self, ids: &[EventHash]) -> Result<Vec<(EventHash, EventNid)>, StoreError>;
 
     /// Pieces of a room's current state, in the order asked for.
     async fn current(

@@ -5,11 +5,11 @@
 //! [`Mark`]. Rows are for the exceptions.
 
 use async_trait::async_trait;
-use ruma::{OwnedServerName, OwnedUserId, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use crate::{
     base::{Position, Seq, Timestamp},
-    store::{RoomNid, StoreError},
+    store::{KeysChange, RoomNid, StoreError},
 };
 
 /// A place among all entries of all logs, in the order in which destinations are told: by commit,
@@ -148,6 +148,13 @@ pub trait Destinations: Send + Sync + 'static {
     /// The servers that have users in a room.
     async fn residents(&self, room: RoomNid) -> Result<Vec<OwnedServerName>, StoreError>;
 
+    /// The servers that have users in a room that `user` is joined to, at most `limit`.
+    async fn neighbour_servers(
+        &self,
+        user: &UserId,
+        limit: u32,
+    ) -> Result<Vec<OwnedServerName>, StoreError>;
+
     /// When a server had users in a room.
     async fn residencies(
         &self,
@@ -173,14 +180,14 @@ pub trait Destinations: Send + Sync + 'static {
         since: Position,
     ) -> Result<Vec<RoomNid>, StoreError>;
 
-    /// The users joined to a room that a server has users in whose devices changed in
-    /// `since < position <= to`, in this order.
+    /// The users joined to a room that a server has users in whose devices or cross-signing keys
+    /// changed in `since < position <= to`, in this order, with what it was.
     async fn devices_changed_for(
         &self,
         server: &ServerName,
         since: Position,
         to: Position,
-    ) -> Result<Vec<(Position, OwnedUserId)>, StoreError>;
+    ) -> Result<Vec<(Position, OwnedUserId, KeysChange)>, StoreError>;
 
     /// The servers that an entry is for, with what is known of each.
     async fn deliveries(&self, room: RoomNid, seq: Seq) -> Result<Vec<DeliveryRecord>, StoreError>;

@@ -15,6 +15,7 @@ macro_rules! each_store_read {
             room_numbers(after: $crate::store::RoomNid, limit: u32) -> Vec<$crate::store::RoomNid>;
             event(id: $crate::base::EventHash) -> Option<$crate::store::EventRecord>;
             events(nids: &[$crate::store::EventNid]) -> Vec<$crate::store::EventRecord>;
+            numbered(ids: &[$crate::base::EventHash]) -> Vec<($crate::base::EventHash, $crate::store::EventNid)>;
             current(room: $crate::store::RoomNid, keys: &[$crate::room::StateKey]) -> Vec<Option<$crate::store::EventRecord>>;
             current_all(room: $crate::store::RoomNid, kind: Option<&str>) -> Vec<$crate::store::EventRecord>;
             state(state: $crate::store::StateNid) -> Vec<$crate::store::EventNid>;
@@ -74,11 +75,19 @@ macro_rules! each_store_read {
         }
 
         $reads! {
+            CrossSigning:
+            cross_signing_keys(user: &ruma::UserId) -> $crate::store::CrossSigningKeys;
+            key_signatures(of: &ruma::UserId, viewer: &ruma::UserId) -> Vec<$crate::store::KeySignature>;
+            signatures_made(signer: &ruma::UserId) -> u64;
+        }
+
+        $reads! {
             RemoteUsers:
             remote_list(user: &ruma::UserId) -> Option<$crate::store::RemoteList>;
             in_touch_since(user: &ruma::UserId, caller: &ruma::UserId, since: $crate::base::Position) -> bool;
             neighbours_of(user: &ruma::UserId, server: &ruma::ServerName, limit: u32) -> Vec<ruma::OwnedUserId>;
-            devices_changed_at(user: &ruma::UserId) -> $crate::base::Position;
+            devices_changed_at(user: &ruma::UserId, to: $crate::base::Position) -> $crate::base::Position;
+            strangers(ours: &ruma::ServerName, after: Option<&ruma::UserId>, limit: u32) -> Vec<ruma::OwnedUserId>;
         }
 
         $reads! {
@@ -104,11 +113,12 @@ macro_rules! each_store_read {
             destinations() -> Vec<$crate::store::DestinationRecord>;
             backlog(server: Option<&ruma::ServerName>) -> Vec<(ruma::OwnedServerName, $crate::store::RoomNid)>;
             residents(room: $crate::store::RoomNid) -> Vec<ruma::OwnedServerName>;
+            neighbour_servers(user: &ruma::UserId, limit: u32) -> Vec<ruma::OwnedServerName>;
             residencies(server: &ruma::ServerName, room: $crate::store::RoomNid) -> Vec<$crate::store::Residency>;
             relayed(room: $crate::store::RoomNid, from: $crate::base::Seq, to: $crate::base::Seq) -> Vec<$crate::base::Seq>;
             parcels(server: &ruma::ServerName, after: ($crate::base::Position, u64), limit: u32) -> Vec<$crate::store::ParcelRecord>;
             receipt_rooms(server: &ruma::ServerName, since: $crate::base::Position) -> Vec<$crate::store::RoomNid>;
-            devices_changed_for(server: &ruma::ServerName, since: $crate::base::Position, to: $crate::base::Position) -> Vec<($crate::base::Position, ruma::OwnedUserId)>;
+            devices_changed_for(server: &ruma::ServerName, since: $crate::base::Position, to: $crate::base::Position) -> Vec<($crate::base::Position, ruma::OwnedUserId, $crate::store::KeysChange)>;
             deliveries(room: $crate::store::RoomNid, seq: $crate::base::Seq) -> Vec<$crate::store::DeliveryRecord>;
         }
 
@@ -122,6 +132,7 @@ macro_rules! each_store_read {
         $reads! {
             Servers:
             peer_keys(server: &ruma::ServerName) -> Option<String>;
+            strays(limit: u32) -> Vec<$crate::store::StrayRow>;
         }
     };
 }

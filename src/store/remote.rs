@@ -13,6 +13,10 @@ use crate::base::Position;
 /// transaction of at most a hundred again, the same one, until it is answered.
 pub const REMOTE_MESSAGES_MAX: u32 = 10_000;
 
+/// How many changes of single devices of one user are remembered. Who was told of none of these asks
+/// for the whole list.
+pub const DEVICE_CHANGES_MAX: u32 = 1000;
+
 /// Where the device list of another server's user stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteUser {
@@ -72,6 +76,17 @@ pub trait RemoteUsers: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<OwnedUserId>, StoreError>;
 
-    /// When a user's devices or keys last changed; zero for never.
-    async fn devices_changed_at(&self, user: &UserId) -> Result<Position, StoreError>;
+    /// When a user's device list last changed, up to `to`; zero for never. Cross-signing keys are no
+    /// part of the list.
+    async fn devices_changed_at(&self, user: &UserId, to: Position)
+    -> Result<Position, StoreError>;
+
+    /// Users of other servers than `ours` of whom something is kept and who share no room with an
+    /// account here, in order after `after`.
+    async fn strangers(
+        &self,
+        ours: &ServerName,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<OwnedUserId>, StoreError>;
 }

@@ -9,8 +9,9 @@ use crate::{
     base::{ChainHash, EventHash, Position, Seq, Timestamp},
     room::{Heads, Membership, StateKey},
     store::{
-        EventNid, LinkRecord, MediaRecord, OutboxWrite, OutsideRecord, ReceiptRecord, RemoteUser,
-        RoomNid, SentBy, StateHead, StateNid, Status, TxnAnswer, TxnKey,
+        CrossSigningWrite, EventNid, KeysChange, LinkRecord, MediaRecord, OutboxWrite,
+        OutsideRecord, ReceiptRecord, RemoteUser, RoomNid, SentBy, StateHead, StateNid, Status,
+        TxnAnswer, TxnKey,
     },
     wire::{
         matrix::Version,
@@ -243,14 +244,21 @@ pub enum Write {
         key_id: String,
         json: String,
     },
-    /// Takes a one-time key away for good, or else the fallback key, then marked used.
+    /// Takes a one-time key away for good, or else the fallback key, then marked used. `spare`: the
+    /// one-time keys are left to others.
     ClaimKey {
         user: OwnedUserId,
         device: OwnedDeviceId,
         algorithm: String,
+        spare: bool,
     },
-    /// The user's set of devices or keys changed, as of this commit.
-    DevicesChanged { user: OwnedUserId },
+    /// Keys by which users here vouch, and their signatures.
+    CrossSigning(CrossSigningWrite),
+    /// The user's devices or keys changed, as of this commit.
+    DevicesChanged { user: OwnedUserId, what: KeysChange },
+    /// Of the changes before `before` those may be forgotten that a later one before it says as well,
+    /// and of a user with too many the oldest.
+    ForgetDeviceChanges { before: Position },
     /// A message for a device; dropped when the device does not exist.
     Mail {
         user: OwnedUserId,
@@ -327,6 +335,8 @@ pub enum Write {
     },
     /// All devices of another server's user go.
     ForgetRemoteDevices { user: OwnedUserId },
+    /// All that is kept of another server's user goes: devices, keys, and that they changed.
+    ForgetRemoteUser { user: OwnedUserId },
     /// A message for devices came from another server; conflicts when it came before. The oldest
     /// of a server with too many is forgotten.
     RemoteMessage {
@@ -354,6 +364,9 @@ impl Write {
             | Self::Mail { json, .. }
             | Self::PeerKeys { json, .. } => json.len(),
             Self::Parcel { edu, .. } => edu.len(),
+            Self::CrossSigning(CrossSigningWrite::Key {
+                json: Some(json), ..
+            }) => json.len(),
             Self::RemoteDevice {
                 known: Some((_, keys)),
                 ..

@@ -2,14 +2,20 @@
 //! authority of their own.
 
 mod beside;
+mod cross_signing;
 mod everyone;
+mod evil;
 mod explained;
 mod inbound;
 mod killed;
 mod megolm;
+mod notary;
 mod outbound;
 mod outbox;
+mod policy;
+mod presence;
 mod rest;
+mod scripted;
 mod thin;
 mod three;
 
@@ -47,10 +53,11 @@ use tramline::{
 use crate::{
     hub::{Hub, block_on},
     peers::{self, Need, Peer, Synapse},
+    scripted::Scripted,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![
+    let mut trials = vec![
         peers::trial(
             "federation::a_synapse_and_the_hub_know_each_other",
             Need::Required,
@@ -82,10 +89,22 @@ pub(crate) fn trials() -> Vec<Trial> {
             megolm::encrypted_messages_and_files_cross_and_the_hub_keeps_ciphertext,
         ),
         peers::trial(
+            "federation::users_vouch_for_devices_and_each_other_across_servers",
+            Need::Required,
+            &[Peer::Python],
+            cross_signing::users_vouch_for_devices_and_each_other_across_servers,
+        ),
+        peers::trial(
             "federation::receipts_and_typing_cross_both_ways",
             Need::Required,
             &[Peer::Python],
             beside::receipts_and_typing_cross_both_ways,
+        ),
+        peers::trial(
+            "federation::who_is_there_is_told_both_ways_where_that_is_on_and_nowhere_else",
+            Need::Required,
+            &[Peer::Python],
+            presence::who_is_there_is_told_both_ways_where_that_is_on_and_nowhere_else,
         ),
         peers::trial(
             "federation::three_servers_agree_after_everyone_spoke_at_once",
@@ -129,7 +148,33 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[Peer::Python],
             explained::a_refusal_is_explained_and_a_reload_lets_the_server_in,
         ),
-    ]
+        peers::trial(
+            "federation::a_scripted_server_and_the_hub_are_in_each_others_rooms",
+            Need::Required,
+            &[Peer::Python],
+            scripted::a_scripted_server_and_the_hub_are_in_each_others_rooms,
+        ),
+        peers::trial(
+            "federation::synapse_asks_the_hub_where_a_room_names_it_its_policy_server",
+            Need::Required,
+            &[Peer::Python],
+            policy::synapse_asks_the_hub_where_a_room_names_it,
+        ),
+        peers::trial(
+            "federation::the_hub_asks_another_where_a_room_names_that_its_policy_server",
+            Need::Required,
+            &[Peer::Python],
+            policy::the_hub_asks_another_where_a_room_names_that,
+        ),
+        peers::trial(
+            "federation::what_a_server_said_that_is_gone_is_believed_by_a_notary",
+            Need::Required,
+            &[Peer::Python],
+            notary::what_a_server_said_that_is_gone_is_believed_by_a_notary,
+        ),
+    ];
+    trials.extend(evil::trials());
+    trials
 }
 
 /// One Synapse or several, and what the hub needs to be believed by them.
@@ -172,14 +217,7 @@ impl Peers {
 
     /// What a hub needs to be one of these servers.
     fn options(&self) -> Result<Vec<String>, Failed> {
-        let shown = &self.synapse.about["certs"]["localhost"];
-        Ok(vec![
-            "federation.enabled=true".to_owned(),
-            "federation.allow_private_addresses=true".to_owned(),
-            format!("federation.ca_file={}", self.ca()?.display()),
-            format!("https.cert_file={}", text(&shown["cert"])?),
-            format!("https.key_file={}", text(&shown["key"])?),
-        ])
+        options(&self.synapse.about)
     }
 
     /// The Synapse's user, signed in there.
@@ -203,6 +241,8 @@ impl Peers {
             old_keys: BTreeMap::new(),
             lists: Lists::new(ServerList::default()),
             pinned: BTreeMap::new(),
+            notaries: Vec::new(),
+            believes_tellers: false,
             roots,
             allow_private_addresses: true,
             proxy: None,
@@ -212,6 +252,56 @@ impl Peers {
             rng: Box::new(clock::rng()),
         })?)
     }
+}
+
+/// A hub and scripted homeservers, under an authority of their own.
+struct Together {
+    hub: Hub,
+    scripted: Scripted,
+    ca: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Together {
+    /// So many servers of this program of `tests/peers`, and a hub with Ana.
+    fn start(program: &str, count: usize) -> Result<Self, Failed> {
+        Self::start_with(program, count, &[])
+    }
+
+    /// The same with further options of the hub.
+    fn start_with(program: &str, count: usize, more: &[&str]) -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let about = Scripted::certificates(&folder.path().join("run"))?;
+        let mut options = options(&about)?;
+        options.extend(more.iter().map(ToString::to_string));
+        Ok(Self {
+            hub: Hub::federating(&["ana"], &options)?,
+            scripted: Scripted::start(program, &about, count)?,
+            ca: text(&about["ca_cert"])?.into(),
+            _folder: folder,
+        })
+    }
+
+    /// A user of the hub, signed in.
+    async fn client(&self, user: &str) -> Result<Client, Failed> {
+        let pem = fs::read_to_string(&self.ca)?;
+        let target = Target::parse(&self.hub.https(), Some(&pem))?;
+        let mut client = Client::open(&target, &world()).await?;
+        client.login(user, &format!("secret-{user}"), None).await?;
+        Ok(client)
+    }
+}
+
+/// What a hub needs to be one of the servers that `start_synapse.py` made certificates for.
+fn options(about: &Value) -> Result<Vec<String>, Failed> {
+    let shown = &about["certs"]["localhost"];
+    Ok(vec![
+        "federation.enabled=true".to_owned(),
+        "federation.allow_private_addresses=true".to_owned(),
+        format!("federation.ca_file={}", text(&about["ca_cert"])?),
+        format!("https.cert_file={}", text(&shown["cert"])?),
+        format!("https.key_file={}", text(&shown["key"])?),
+    ])
 }
 
 /// The key that the hub signs with.

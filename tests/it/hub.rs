@@ -255,6 +255,12 @@ impl Hub {
         Ok(())
     }
 
+    /// The number of its process.
+    pub(crate) fn id(&self) -> Result<u32, Failed> {
+        let running = self.running.as_ref().ok_or("the hub does not run")?;
+        Ok(running.child.id())
+    }
+
     /// SIGHUP: the configuration anew.
     pub(crate) fn reload(&self) -> Result<(), Failed> {
         let running = self.running.as_ref().ok_or("the hub does not run")?;

@@ -22,6 +22,7 @@ mod links;
 mod oracle;
 mod peers;
 mod same_json;
+mod scripted;
 mod thin_client;
 mod verbs;
 mod wake;

@@ -17,8 +17,8 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tramline::{
     base::{Clock, Position, Timestamp},
     store::{
-        Accounts, Batch, CommitError, Commits, Committed, Destinations, Devices, LinkedDevices,
-        MediaIndex, Numbers, RemoteUsers, Rooms, Servers, StoreError, ThinDevices,
+        Accounts, Batch, CommitError, Commits, Committed, CrossSigning, Destinations, Devices,
+        LinkedDevices, MediaIndex, Numbers, RemoteUsers, Rooms, Servers, StoreError, ThinDevices,
         faulty::{Fault, Injected},
         memory::Memory,
     },

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use ruma::OwnedServerName;
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -32,8 +33,14 @@ section! {
         allow: Option<Patterns> = "", Live;
         /// With which servers it does not, even if `allow` names them.
         deny: Option<Patterns> = "", Live;
+        /// Whether other servers are shown the directory of rooms. Its rooms are joined and found by alias without that.
+        share_directory: bool = "false", Live;
         /// Keys of servers whose own word for them is not taken: "server ed25519:id base64".
         pinned_keys: Option<PinnedKeys> = "", Restart;
+        /// Servers that are asked for the keys of others that cannot be reached, and believed. What they say of servers that can be asked themselves does not count.
+        notaries: Option<ServerNames> = "", Restart;
+        /// Whether a server that tells of a room, or sends an event, is believed about the keys of servers that cannot be reached and were never heard of: it could make them up. Without that, such events are left out.
+        believe_tellers: bool = "false", Restart;
         /// Keys that this hub signed with before, so that others can still check what it signed: "ed25519:id base64 ms", the last when it stopped, in milliseconds since 1970.
         old_keys: Option<OldKeys> = "", Restart;
         /// The same, a line each, as `tramline keys rotate` writes them; there need not be such a file.
@@ -76,6 +83,26 @@ impl Value for Patterns {
 
     fn json(&self) -> Json {
         json!(self.0.iter().map(Glob::as_str).collect::<Vec<_>>())
+    }
+}
+
+/// Names of servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerNames(pub Vec<OwnedServerName>);
+
+impl Value for ServerNames {
+    const KIND: &'static str = "list of server names";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let names = raw.texts()?.into_iter().map(|text| {
+            let fix = |error| format!("{text:?}: {error}; write names: [\"notary.example\"]");
+            server_name(text).map_err(fix)
+        });
+        names.collect::<Result<_, _>>().map(Self)
+    }
+
+    fn json(&self) -> Json {
+        json!(self.0.iter().map(|name| name.as_str()).collect::<Vec<_>>())
     }
 }
 

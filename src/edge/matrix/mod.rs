@@ -23,6 +23,7 @@ mod turns;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ruma::OwnedServerName;
 use rustls::RootCertStore;
 use tokio::sync::Semaphore;
 
@@ -48,6 +49,10 @@ pub struct Parts {
     pub lists: Arc<Lists>,
     /// The keys of servers whose own word for them is not taken.
     pub pinned: Pinned,
+    /// Who is believed about the keys of servers that cannot be asked.
+    pub notaries: Vec<OwnedServerName>,
+    /// Whether so is who tells of a room, about servers that were never heard of.
+    pub believes_tellers: bool,
     /// Whom to believe when a server shows its certificate.
     pub roots: RootCertStore,
     /// Whether servers may be in private networks and on this machine.
@@ -95,6 +100,8 @@ impl Federation {
             ours: parts.key,
             old: parts.old_keys,
             pinned: parts.pinned,
+            notaries: parts.notaries,
+            believes_tellers: parts.believes_tellers,
             outgoing: Arc::clone(&outgoing),
             kept: parts.kept,
             clock: parts.clock,

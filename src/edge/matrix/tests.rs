@@ -2,6 +2,8 @@
 
 mod answers;
 mod events;
+mod files;
+mod notaries;
 mod world;
 
 use std::{sync::Arc, time::Duration};

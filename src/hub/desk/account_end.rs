@@ -8,7 +8,7 @@ use ruma::{
 
 use super::{
     access::{end_sessions, ours, turn_of_sessions},
-    devices, remote,
+    cross_signing, devices, remote,
     uia::prove_password,
     words,
 };
@@ -82,6 +82,7 @@ pub(super) async fn deactivate(
         field,
         json: None,
     }));
+    writes.extend(cross_signing::gone(hub, user).await?);
     let turn = turn_of_sessions(hub, user).await;
     hub.desk.login_tokens.forget(user);
     hub.desk.codes.forget(user);

@@ -20,7 +20,7 @@ use crate::{
         Hub,
         fanout::{ForServers, Touched},
     },
-    store::{DeviceRecord, Write},
+    store::{DeviceRecord, KeysChange, Write},
 };
 
 /// How many users who share a room are woken when a device list changes. The others see it with
@@ -67,7 +67,7 @@ pub(super) async fn update_device(
                 name: wanted,
             },
             // Others see the name beside the keys.
-            changed(&caller.user),
+            changed_one(&caller.user, &record.device),
         ];
         keep(hub, writes, concerned(hub, &caller.user).await?).await?;
     }
@@ -133,7 +133,10 @@ pub(super) async fn remove_with(
         user: user.to_owned(),
         device: device.clone(),
     }));
-    writes.push(changed(user));
+    writes.push(match devices {
+        [one] => changed_one(user, one),
+        _ => changed(user),
+    });
     let touched = concerned(hub, user).await?;
     end_sessions(hub, user, devices, writes, touched, turn).await
 }
@@ -148,6 +151,15 @@ pub(super) async fn ids(hub: &Hub, user: &UserId) -> Result<Vec<OwnedDeviceId>, 
 pub(super) fn changed(user: &UserId) -> Write {
     Write::DevicesChanged {
         user: user.to_owned(),
+        what: KeysChange::Devices,
+    }
+}
+
+/// «This device of `user` changed, came or went.»
+pub(super) fn changed_one(user: &UserId, device: &DeviceId) -> Write {
+    Write::DevicesChanged {
+        user: user.to_owned(),
+        what: KeysChange::Device(device.to_owned()),
     }
 }
 

@@ -30,7 +30,7 @@ use super::{
     sync::view::Stored,
 };
 use crate::{
-    api::{Caller, Credentials, Origin, PeerCommand, PeerReply, Refusal},
+    api::{Caller, Credentials, Origin, PeerCommand, PeerReply, Refusal, Why},
     hub::Hub,
     room::StateKey,
     store::{ListedRecord, RoomNid, Write},
@@ -175,11 +175,12 @@ fn elsewhere(hub: &Hub, server: Option<OwnedServerName>) -> Option<OwnedServerNa
     server.filter(|server| server != hub.key.name())
 }
 
-/// See `api::PeerCommand::PeerPublicRooms`. Other servers see what our users see.
+/// See `api::PeerCommand::PeerPublicRooms`. Other servers see what our users see, or nothing.
 pub(super) async fn peer_public_rooms(
     hub: &Hub,
     asked: peer_rooms::v1::Request,
 ) -> Result<peer_rooms::v1::Response, Refusal> {
+    must_be_shared(hub)?;
     let wish = Wish {
         limit: asked.limit,
         since: asked.since,
@@ -199,6 +200,7 @@ pub(super) async fn peer_room_search(
     hub: &Hub,
     asked: peer_search::v1::Request,
 ) -> Result<peer_search::v1::Response, Refusal> {
+    must_be_shared(hub)?;
     let wish = Wish {
         limit: asked.limit,
         since: asked.since,
@@ -211,6 +213,18 @@ pub(super) async fn peer_room_search(
         reply.next_batch = page.next;
     }
     Ok(reply)
+}
+
+/// spec: server-server §Public-Room-Directory
+///
+/// Who lists a room means this server's users, unless the operator has the directory shared.
+fn must_be_shared(hub: &Hub) -> Result<(), Refusal> {
+    if hub.desk.settings().share_directory {
+        return Ok(());
+    }
+    let why = Why::of("DIRECTORY_CLOSED").rule("`federation.share_directory` is false");
+    let message = "this server does not show its directory to other servers";
+    Err(Refusal::forbidden(message).because(why))
 }
 
 /// Which rooms are wanted.

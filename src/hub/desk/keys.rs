@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId,
-    OwnedUserId, UInt, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId,
+    OwnedOneTimeKeyId, OwnedUserId, UInt, UserId,
     api::client::keys,
-    encryption::{DeviceKeys, OneTimeKey},
+    encryption::{CrossSigningKey, DeviceKeys, OneTimeKey},
     serde::Raw,
 };
 
@@ -17,12 +17,12 @@ use super::{
     access::ours,
     devices,
     devices_elsewhere::asking::{self, Claims, Wanted},
-    sync::token::SyncToken,
+    sync::lists,
 };
 use crate::{
     api::{Caller, Code, Refusal},
-    hub::{Hub, fanout::Touched},
-    store::{Batch, Claimed, DeviceKeysRecord, Write},
+    hub::{Hub, fanout::Touched, vouched::Vouched},
+    store::{Batch, Claimed, CrossSigningWrite, DeviceKeysRecord, Write},
     wire::json,
 };
 
@@ -69,7 +69,12 @@ pub(super) async fn upload_keys(
             device: caller.device.clone(),
             json,
         });
-        writes.push(devices::changed(&caller.user));
+        // What was signed is no more.
+        writes.push(Write::CrossSigning(CrossSigningWrite::ForgetSignaturesOn {
+            user: caller.user.clone(),
+            item: caller.device.to_string(),
+        }));
+        writes.push(devices::changed_one(&caller.user, &caller.device));
         touched = devices::concerned(hub, &caller.user).await?;
     }
     writes.extend(one_time_keys(hub, caller, &request.one_time_keys).await?);
@@ -290,7 +295,11 @@ pub(super) async fn query_keys(
         .into_iter()
         .partition(|(user, _)| is_ours(hub, user));
     must_be_few(here.len().saturating_add(there.len()))?;
-    reply.device_keys = keys_here(hub, here).await?;
+    let told = keys_here(hub, here, Some(&caller.user)).await?;
+    reply.device_keys = told.devices;
+    reply.master_keys = told.master;
+    reply.self_signing_keys = told.self_signing;
+    reply.user_signing_keys = told.user_signing;
     asking::query(hub, caller, there, request.timeout, &mut reply).await;
     Ok(reply)
 }
@@ -302,21 +311,55 @@ fn must_be_few(users: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The keys of users of this hub; others are left out.
-pub(super) async fn keys_here(hub: &Hub, wanted: Wanted) -> Result<DeviceKeysOf, Refusal> {
+/// What is told of the keys of users here.
+#[derive(Default)]
+pub(super) struct KeysHere {
+    pub(super) devices: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>>,
+    pub(super) master: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
+    pub(super) self_signing: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
+    /// The viewer's own.
+    pub(super) user_signing: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
+}
+
+/// The keys of users of this hub, as this one of them sees them, or as everyone does; others are
+/// left out.
+pub(super) async fn keys_here(
+    hub: &Hub,
+    wanted: Wanted,
+    viewer: Option<&UserId>,
+) -> Result<KeysHere, Refusal> {
     must_be_few(wanted.len())?;
-    let mut told = BTreeMap::new();
+    let mut told = KeysHere::default();
     for (user, wanted) in wanted {
-        if is_ours(hub, &user) {
-            let devices = keys_of(hub, &user, &wanted).await?;
-            told.insert(user, devices);
+        if !is_ours(hub, &user) {
+            continue;
         }
+        let vouched = Vouched::of(&*hub.store, &user, viewer.unwrap_or(&user)).await;
+        let vouched = vouched.map_err(ours)?;
+        let devices = keys_of(hub, &user, &wanted, &vouched).await?;
+        if let Some(key) = vouched.master().map_err(ours)? {
+            told.master.insert(user.clone(), raw(&key)?);
+        }
+        if let Some(key) = vouched.self_signing().map_err(ours)? {
+            told.self_signing.insert(user.clone(), raw(&key)?);
+        }
+        if viewer == Some(&user)
+            && let Some(key) = vouched.user_signing().map_err(ours)?
+        {
+            told.user_signing.insert(user.clone(), raw(&key)?);
+        }
+        told.devices.insert(user, devices);
     }
     Ok(told)
 }
 
-/// Device keys by user and device.
-type DeviceKeysOf = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>>;
+/// An object as it is sent.
+pub(super) fn raw<T>(object: &CanonicalJsonObject) -> Result<Raw<T>, Refusal> {
+    Raw::from_json_string(json::canonical(object)).map_err(|error| {
+        tracing::error!(%error, "a key cannot be told");
+        Refusal::internal()
+    })
+}
 
 pub(super) fn is_ours(hub: &Hub, user: &UserId) -> bool {
     user.server_name() == hub.key.name()
@@ -327,6 +370,7 @@ async fn keys_of(
     hub: &Hub,
     user: &UserId,
     wanted: &[OwnedDeviceId],
+    vouched: &Vouched,
 ) -> Result<BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>, Refusal> {
     let records = hub.store.device_keys(user).await.map_err(ours)?;
     let is_wanted =
@@ -334,18 +378,23 @@ async fn keys_of(
     records
         .into_iter()
         .filter(is_wanted)
-        .map(|record| Ok((record.device.clone(), with_name(&record)?)))
+        .map(|record| Ok((record.device.clone(), with_name(&record, vouched)?)))
         .collect()
 }
 
-/// The keys as uploaded, and the device's name where signatures do not cover it.
-pub(super) fn with_name(record: &DeviceKeysRecord) -> Result<Raw<DeviceKeys>, Refusal> {
+/// The keys as uploaded, with signatures that came since, and the device's name where signatures do
+/// not cover it.
+pub(super) fn with_name(
+    record: &DeviceKeysRecord,
+    vouched: &Vouched,
+) -> Result<Raw<DeviceKeys>, Refusal> {
     let damaged = |error: &(dyn std::error::Error + 'static)| {
         let device = &record.device;
         tracing::error!(error, %device, "stored device keys are damaged");
         Refusal::internal()
     };
     let mut object = json::read_object(record.json.as_bytes()).map_err(|error| damaged(&error))?;
+    vouched.sign_device(record.device.as_str(), &mut object);
     if let Some(name) = &record.name {
         let name = CanonicalJsonValue::String(name.clone());
         let unsigned = [("device_display_name".to_owned(), name)].into();
@@ -369,16 +418,18 @@ pub(super) async fn claim_keys(
         .one_time_keys
         .into_iter()
         .partition(|(user, _)| is_ours(hub, user));
-    let told = claim_here(hub, here).await?;
+    let told = claim_here(hub, here, |_, _| false).await?;
     let mut reply = keys::claim_keys::v3::Response::new(told);
     asking::claim(hub, there, request.timeout, &mut reply).await;
     Ok(reply)
 }
 
-/// Takes keys of users of this hub; others have none.
+/// Takes keys of users of this hub; others have none. Of devices that are to be `spared` only the
+/// fallback key is given.
 pub(super) async fn claim_here(
     hub: &Hub,
     wanted: Claims,
+    spared: impl Fn(&UserId, &DeviceId) -> bool,
 ) -> Result<BTreeMap<OwnedUserId, keys::claim_keys::v3::OneTimeKeys>, Refusal> {
     let mut writes = Vec::new();
     let mut touched = Vec::new();
@@ -392,6 +443,7 @@ pub(super) async fn claim_here(
             devices
                 .into_iter()
                 .map(|(device, algorithm)| Write::ClaimKey {
+                    spare: spared(&user, &device),
                     user: user.clone(),
                     device,
                     algorithm: algorithm.to_string(),
@@ -434,15 +486,9 @@ pub(super) async fn key_changes(
     caller: &Caller,
     request: keys::get_key_changes::v3::Request,
 ) -> Result<keys::get_key_changes::v3::Response, Refusal> {
-    let from: SyncToken = request.from.parse()?;
-    let to: SyncToken = request.to.parse()?;
-    let changed = hub
-        .store
-        .device_changes(&caller.user, from.position, to.position)
-        .await;
-    let changed = changed.map_err(ours)?;
+    let lists = lists::between(hub, caller, &request.from, &request.to).await?;
     Ok(keys::get_key_changes::v3::Response::new(
-        changed,
-        Vec::new(),
+        lists.changed,
+        lists.left,
     ))
 }

@@ -17,7 +17,7 @@ use std::{
 use governor::{
     RateLimiter, clock::Clock as _, middleware::NoOpMiddleware, state::keyed::HashMapStateStore,
 };
-use ruma::UserId;
+use ruma::{DeviceId, ServerName, UserId};
 
 use crate::{
     api::{Caller, Code, Refusal},
@@ -34,6 +34,13 @@ const SHARED_BUCKETS: u64 = 256;
 /// How often a full budget is searched for keys that have their whole burst again.
 const SWEEP_EVERY_MS: u64 = 1000;
 
+/// How often a server may say whether a user of its is there: each costs a look at the rooms of that
+/// user. A server with a thousand active users in rooms of ours stays below it.
+const PRESENCE_PER_SERVER: Quota = Quota {
+    per_second: 20.0,
+    burst: 1000,
+};
+
 /// The slowest refill we tell apart from none: one a day.
 const PERIOD_MAX: Duration = Duration::from_hours(24);
 
@@ -49,7 +56,18 @@ pub(super) struct Rates {
     redeem: Budget,
     events: Budget,
     requests: Budget,
+    claims: Budget,
+    presence: Budget,
 }
+
+/// How many one-time keys of one device one server is given: this many at once, and as many in an hour.
+///
+/// Half of what clients leave here, so that no server takes the last one from the others. In a large
+/// room an honest server may want more for as many users of its own: the fallback key serves them.
+const CLAIMS_OF_A_DEVICE: Quota = Quota {
+    burst: 25,
+    per_second: 25.0 / 3600.0,
+};
 
 impl Rates {
     /// Budgets as the operator set them.
@@ -63,6 +81,8 @@ impl Rates {
             redeem: budget(limits.login_per_address),
             events: budget(limits.events_per_account),
             requests: budget(limits.requests_per_account),
+            claims: budget(CLAIMS_OF_A_DEVICE),
+            presence: budget(PRESENCE_PER_SERVER),
         }
     }
 
@@ -72,10 +92,28 @@ impl Rates {
             .charge(caller.user.as_str(), "events of this account")
     }
 
+    /// One one-time key of a device for a server.
+    pub(super) fn claims(
+        &self,
+        peer: &ServerName,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> Result<(), Refusal> {
+        let key = (peer.as_str(), user.as_str(), device.as_str());
+        self.claims
+            .charge(key, "claims of one device's keys by one server")
+    }
+
     /// One request of the caller.
     pub(super) fn requests(&self, caller: &Caller) -> Result<(), Refusal> {
         self.requests
             .charge(caller.user.as_str(), "requests of this account")
+    }
+
+    /// What another server says of whether one of its users is there.
+    pub(super) fn presence(&self, server: &ServerName) -> Result<(), Refusal> {
+        self.presence
+            .charge(server.as_str(), "words of this server about who is there")
     }
 
     /// One attempt to prove to be `account`, whether or not it exists.

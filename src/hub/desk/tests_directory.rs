@@ -1,5 +1,8 @@
 //! The directory of rooms and the search for users, from the door's side.
 
+use ruma::api::federation::directory::{
+    get_public_rooms as peer_rooms, get_public_rooms_filtered as peer_search,
+};
 use ruma::{
     OwnedRoomId,
     api::client::{
@@ -14,8 +17,9 @@ use ruma::{
 use serde_json::json;
 
 use crate::{
-    api::{Code, Refusal},
+    api::{Code, Command, Credentials, Origin, PeerCommand, PeerReply, Refusal, Reply},
     hub::{
+        Settings,
         desk::rooms::testing::wish,
         testing::{Person, TestHub, ask, hub, stranger},
     },
@@ -207,4 +211,50 @@ async fn one_finds_those_one_meets_and_those_in_listed_rooms_by_id_and_by_name()
     let told = ask!(hub, ana.origin, SearchUsers(one)).unwrap();
     assert_eq!((told.results.len(), told.limited), (1, true));
     assert_eq!(told.results[0].display_name.as_deref(), Some("Lisa"));
+}
+
+/// What another server is shown, by either way to ask.
+async fn shown_elsewhere(hub: &TestHub) -> [Result<usize, Refusal>; 2] {
+    let origin = Origin {
+        credentials: Credentials::Server("far".try_into().unwrap()),
+        ..stranger()
+    };
+    let mut told = Vec::new();
+    for asked in [
+        PeerCommand::PeerPublicRooms(Box::new(peer_rooms::v1::Request::new())),
+        PeerCommand::PeerRoomSearch(Box::new(peer_search::v1::Request::new())),
+    ] {
+        let reply = hub.ask(&origin, Command::Peer(Box::new(asked))).await;
+        told.push(reply.map(|reply| match reply {
+            Reply::Peer(reply) => match *reply {
+                PeerReply::PeerPublicRooms(rooms) => rooms.chunk.len(),
+                PeerReply::PeerRoomSearch(rooms) => rooms.chunk.len(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }));
+    }
+    told.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn other_servers_see_the_directory_only_where_the_operator_shares_it() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    hub.create(&ana, named("Square", Visibility::Public))
+        .await
+        .unwrap();
+
+    for refusal in shown_elsewhere(&hub).await {
+        let refusal = refusal.unwrap_err();
+        assert_eq!((refusal.code, refusal.status), (Code::Forbidden, 403));
+        assert_eq!(refusal.why.unwrap().code, Some("DIRECTORY_CLOSED"));
+    }
+    hub.hub.reconfigure(Settings {
+        share_directory: true,
+        ..Settings::default()
+    });
+    for shown in shown_elsewhere(&hub).await {
+        assert_eq!(shown.unwrap(), 1);
+    }
 }

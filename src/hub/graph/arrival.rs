@@ -24,6 +24,7 @@ impl Weave<'_> {
     ) -> Result<(), GraphError> {
         let mut told = arrival.auth_chain.clone();
         told.extend(arrival.state.iter().cloned());
+        self.look_ahead(told.iter()).await?;
         for at in in_order(&told) {
             if let Some(event) = told.get(at) {
                 self.outlier(event).await?;

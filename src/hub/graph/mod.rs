@@ -13,6 +13,7 @@ mod past;
 mod states;
 #[cfg(test)]
 mod tests;
+mod tie;
 mod weave;
 
 use std::{
@@ -23,8 +24,11 @@ use std::{
 use ruma::{OwnedEventId, RoomId};
 use thiserror::Error;
 
-pub use self::past::Past;
 use self::weave::Weave;
+pub use self::{
+    past::Past,
+    tie::{is_loose, knot},
+};
 use super::writer::{Submitted, WriteError, Writer};
 use crate::{
     base::{EventHash, Position, Seq},

@@ -36,6 +36,8 @@ pub struct Past {
 impl Weave<'_> {
     /// Gives each event its part in the graph, and a place.
     pub(super) async fn remember(&mut self, past: &Past) -> Result<Vec<Fate>, GraphError> {
+        self.look_ahead(past.outliers.iter().chain(&past.events))
+            .await?;
         for at in in_order(&past.outliers) {
             let Some(event) = past.outliers.get(at) else {
                 continue;

@@ -20,7 +20,8 @@ use crate::{
         judge, may_redact, tips_after,
     },
     store::{
-        Change, EventNid, Marker, RoomRecord, SharedStore, StateNid, Status, StoreError, hash_of,
+        Change, EventNid, EventRecord, Marker, RoomRecord, SharedStore, StateNid, Status,
+        StoreError, hash_of,
     },
     wire::matrix::{Pdu, event_id},
 };
@@ -37,6 +38,8 @@ pub(super) struct Weave<'a> {
     pub(super) states: States<'a>,
     /// What this weave has seen, stored or not.
     pub(super) known: HashMap<EventHash, Known>,
+    /// Events that are not stored, as far as was looked ahead.
+    absent: HashSet<EventHash>,
     /// Outliers of the store that get their part in the graph now.
     stored: HashSet<EventHash>,
     resolved: HashMap<Vec<StateNid>, StateNid>,
@@ -70,6 +73,7 @@ impl<'a> Weave<'a> {
             room,
             states: States::of(store, room),
             known: HashMap::new(),
+            absent: HashSet::new(),
             stored: HashSet::new(),
             resolved: HashMap::new(),
             tips: room.heads.tips.clone(),
@@ -179,7 +183,7 @@ impl<'a> Weave<'a> {
         Ok(judge(event, version, &grounds))
     }
 
-    async fn pieces(
+    pub(super) async fn pieces(
         &mut self,
         state: StateNid,
         keys: &[StateKey],
@@ -485,21 +489,52 @@ impl<'a> Weave<'a> {
         if let Some(known) = self.known.get(&hash) {
             return Ok(Some(known.clone()));
         }
-        let Some(record) = self.store.event(hash).await? else {
+        if self.absent.contains(&hash) {
             return Ok(None);
-        };
+        }
+        match self.store.event(hash).await? {
+            Some(record) => self.found(&record),
+            None => Ok(None),
+        }
+    }
+
+    fn found(&mut self, record: &EventRecord) -> Result<Option<Known>, StoreError> {
         if record.room != self.room.nid {
             return Ok(None);
         }
         let known = Known {
             nid: record.nid,
-            event: self.states.read(&record)?,
+            event: self.states.read(record)?,
             status: record.status,
             soft_failed: record.soft_failed,
             state_after: record.state_after,
         };
-        self.known.insert(hash, known.clone());
+        self.known.insert(record.hash, known.clone());
         Ok(Some(known))
+    }
+
+    /// Reads what many events are going to be looked up for at once: themselves, and what they lean on.
+    pub(super) async fn look_ahead<'e>(
+        &mut self,
+        events: impl Iterator<Item = &'e Arc<Pdu>>,
+    ) -> Result<(), StoreError> {
+        let mut open = HashSet::new();
+        for event in events {
+            open.insert(event.hash());
+            open.extend(event.fields().auth.iter().filter_map(|id| hash_of(id)));
+        }
+        open.retain(|hash| !self.known.contains_key(hash));
+        let hashes: Vec<EventHash> = open.iter().copied().collect();
+        let stored = self.store.numbered(&hashes).await?;
+        let nids: Vec<EventNid> = stored.iter().map(|(_, nid)| *nid).collect();
+        for record in self.store.events(&nids).await? {
+            self.found(&record)?;
+        }
+        for (hash, _) in stored {
+            open.remove(&hash);
+        }
+        self.absent.extend(open);
+        Ok(())
     }
 
     /// What there is to store; nothing when all was known.

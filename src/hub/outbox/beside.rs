@@ -1,17 +1,21 @@
-//! What a destination is told beside the logs: parcels, changed devices, receipts, typing.
+//! What a destination is told beside the logs: parcels, changed devices, receipts, typing, presence.
 //!
 //! Parcels are kept until they are told. Changed devices and receipts are read where they are
-//! stored, after the destination's place. Typing is told while it is new, or never.
+//! stored, after the destination's place. Typing and presence are told while they are new, or never.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use ruma::{OwnedUserId, ServerName};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, ServerName};
 use serde_json::{Value, json};
 
 use super::hints::Typing;
 use crate::{
     base::{Position, Timestamp},
-    store::{ReceiptRecord, RoomNid, SharedStore, StoreError},
+    hub::vouched::{self, Vouched},
+    store::{DeviceKeysRecord, KeysChange, ReceiptRecord, RoomNid, SharedStore, StoreError},
 };
 
 /// How many receipts go in one transaction.
@@ -71,10 +75,10 @@ impl Beside<'_> {
         let mut upto = self.upto;
         let changed = self.changed_users(bundle.edus.len(), &mut upto).await?;
         let receipts = self.receipts(&mut upto).await?;
-        for (position, user) in changed {
-            if position <= upto {
-                bundle.edus.push(self.device_list(&user, position).await?);
-            }
+        for (user, changes) in changed {
+            bundle
+                .edus
+                .extend(self.of_user(&user, changes, upto).await?);
         }
         if let Some(edu) = receipts_edu(self.store, receipts, upto).await? {
             bundle.edus.push(edu);
@@ -116,68 +120,106 @@ impl Beside<'_> {
         Ok(())
     }
 
-    /// Users of ours whose devices changed, each with the last change; as many as there is place
-    /// for, and `upto` is how far they reach.
+    /// Users of ours whose keys changed, with what changed when; as many as there is place for, and
+    /// `upto` is how far they reach.
     async fn changed_users(
         &self,
         taken: usize,
         upto: &mut Position,
-    ) -> Result<Vec<(Position, OwnedUserId)>, StoreError> {
+    ) -> Result<BTreeMap<OwnedUserId, Vec<(Position, KeysChange)>>, StoreError> {
         let store = self.store;
         let changes = store
             .devices_changed_for(self.server, self.since, *upto)
             .await?;
         let place = self.max.saturating_sub(taken + 1).max(1);
-        let mut last: BTreeMap<OwnedUserId, Position> = BTreeMap::new();
-        let mut newest = None;
-        for (position, user) in changes {
+        let mut users: BTreeMap<OwnedUserId, Vec<(Position, KeysChange)>> = BTreeMap::new();
+        let (mut count, mut newest) = (0, None);
+        for (position, user, what) in changes {
             if user.server_name() != self.ours {
                 continue;
             }
             let is_next_commit = newest.is_some_and(|newest| newest < position);
-            if is_next_commit && last.len() >= place && !last.contains_key(&user) {
+            if is_next_commit && count >= place {
                 *upto = Position(position.0.saturating_sub(1)).min(*upto);
                 break;
             }
             newest = Some(position);
-            last.insert(user, position);
+            let changes = users.entry(user).or_default();
+            // What changed again needs no word of its own before.
+            let before = changes.len();
+            changes.retain(|(_, earlier)| *earlier != what);
+            count += 1;
+            count -= before - changes.len();
+            changes.push((position, what));
         }
-        let mut users: Vec<_> = last.into_iter().map(|(user, at)| (at, user)).collect();
-        users.sort_unstable();
         Ok(users)
     }
 
-    /// That a user's devices changed. What changed is not noted device by device, and one that is gone
-    /// is named nowhere: so the update follows no other that the receiver knows, and it asks for the
-    /// whole list. It names a device that is there, for who takes it at its word.
+    /// What is said of a user's changes up to a commit: one update for each device, each following the
+    /// one before it; and the cross-signing keys.
+    ///
+    /// The first follows the last change that this server was told, by the same count: positions of
+    /// commits outlast a restart. Where several devices changed at once, or nobody knows which, or it
+    /// is not known what was told since a backup, the update follows nothing, which asks for the list.
     // spec: server-server §Device-Management
-    async fn device_list(
+    async fn of_user(
         &self,
         user: &OwnedUserId,
-        position: Position,
-    ) -> Result<String, StoreError> {
-        let mut content = json!({
-            "user_id": user,
-            "device_id": NO_DEVICE,
-            "stream_id": stream_id(position),
-            "prev_id": [],
-        });
-        let device = self.store.device_keys(user).await?.into_iter().next();
-        let Some(update) = content.as_object_mut() else {
-            return Ok(edu(DEVICES, &content)); // it was made as one
-        };
-        if let Some(device) = device {
-            update.insert("device_id".to_owned(), json!(device.device));
-            if let Some(name) = device.name {
-                update.insert("device_display_name".to_owned(), json!(name));
-            }
-            if let Ok(keys) = serde_json::from_str::<Value>(&device.json) {
-                update.insert("keys".to_owned(), keys);
-            }
-        } else {
-            update.insert("deleted".to_owned(), json!(true));
+        mut changes: Vec<(Position, KeysChange)>,
+        upto: Position,
+    ) -> Result<Vec<String>, StoreError> {
+        changes.retain(|(position, _)| *position <= upto);
+        let vouched = Vouched::of(&**self.store, user, user).await?;
+        let mut edus = Vec::new();
+        if changes
+            .iter()
+            .any(|(_, what)| *what == KeysChange::CrossSigning)
+        {
+            edus.extend(signing_keys(user, &vouched)?);
         }
-        Ok(edu(DEVICES, &content))
+        let listed = changes.iter().filter_map(|(position, what)| match what {
+            KeysChange::Devices => Some((*position, None)),
+            KeysChange::Device(device) => Some((*position, Some(device))),
+            KeysChange::CrossSigning | KeysChange::SeenBy(_) => None,
+        });
+        let listed: Vec<_> = listed.collect();
+        let Some((last, _)) = listed.last() else {
+            return Ok(edus);
+        };
+        let known: BTreeMap<_, _> = self
+            .store
+            .device_keys(user)
+            .await?
+            .into_iter()
+            .map(|record| (record.device.clone(), record))
+            .collect();
+        let distinct: BTreeSet<_> = listed.iter().map(|(position, _)| position).collect();
+        let is_chain = distinct.len() == listed.len() && listed.len() <= CHAIN_MAX;
+        if !is_chain || listed.iter().any(|(_, device)| device.is_none()) {
+            // It names a device that is there, for who takes it at its word.
+            let device = known.keys().next().map_or(NO_DEVICE.into(), Clone::clone);
+            edus.push(device_list(
+                user,
+                (*last, None),
+                &device,
+                (&known, &vouched),
+            )?);
+            return Ok(edus);
+        }
+        let before = self.store.devices_changed_at(user, self.since).await?;
+        let is_known = before > Position::ZERO && before.generation() == last.generation();
+        let mut previous = Some(before).filter(|_| is_known);
+        for (position, device) in listed {
+            let Some(device) = device else { continue };
+            edus.push(device_list(
+                user,
+                (position, previous),
+                device,
+                (&known, &vouched),
+            )?);
+            previous = Some(position);
+        }
+        Ok(edus)
     }
 
     /// Public receipts of our users, oldest first; where there are too many, `upto` is lowered.
@@ -207,8 +249,59 @@ const PUBLIC: &str = "m.read";
 
 const DEVICES: &str = "m.device_list_update";
 
+const SIGNING_KEYS: &str = "m.signing_key_update";
+
+/// How many devices of one user are told of one by one; who has more to be told of asks for the list,
+/// which costs less.
+const CHAIN_MAX: usize = 20;
+
 /// What an update names of a user who has no device with keys.
 const NO_DEVICE: &str = "_";
+
+/// A user's devices that have keys.
+type Known = BTreeMap<OwnedDeviceId, DeviceKeysRecord>;
+
+/// How one device of a user is now, as of a change that follows another.
+fn device_list(
+    user: &OwnedUserId,
+    (position, previous): (Position, Option<Position>),
+    device: &DeviceId,
+    (known, vouched): (&Known, &Vouched),
+) -> Result<String, StoreError> {
+    let previous: Vec<u64> = previous.into_iter().map(stream_id).collect();
+    let mut content = json!({
+        "user_id": user,
+        "device_id": device,
+        "stream_id": stream_id(position),
+        "prev_id": previous,
+    });
+    let Some(update) = content.as_object_mut() else {
+        return Ok(edu(DEVICES, &content)); // it was made as one
+    };
+    if let Some(record) = known.get(device) {
+        if let Some(name) = &record.name {
+            update.insert("device_display_name".to_owned(), json!(name));
+        }
+        let mut keys = vouched::read(&record.json)?;
+        vouched.sign_device(device.as_str(), &mut keys);
+        update.insert("keys".to_owned(), json!(keys));
+    } else {
+        update.insert("deleted".to_owned(), json!(true));
+    }
+    Ok(edu(DEVICES, &content))
+}
+
+/// The cross-signing keys that everyone is shown, if there are any.
+fn signing_keys(user: &OwnedUserId, vouched: &Vouched) -> Result<Option<String>, StoreError> {
+    let Some(master) = vouched.master()? else {
+        return Ok(None);
+    };
+    let mut content = json!({ "user_id": user, "master_key": master });
+    if let (Some(key), Some(content)) = (vouched.self_signing()?, content.as_object_mut()) {
+        content.insert("self_signing_key".to_owned(), json!(key));
+    }
+    Ok(Some(edu(SIGNING_KEYS, &content)))
+}
 
 /// What a change at this position is numbered with: the same here and where the list is told.
 /// Restores skip 2^32 positions each, and JSON's numbers end at 2^53.
@@ -253,6 +346,12 @@ pub(super) fn typing(note: &Typing) -> String {
         "m.typing",
         &json!({ "room_id": note.room, "user_id": note.user, "typing": note.typing }),
     )
+}
+
+/// Who is there, of users of ours.
+pub(super) fn presence(updates: &[Arc<Value>]) -> String {
+    let updates: Vec<&Value> = updates.iter().map(AsRef::as_ref).collect();
+    edu("m.presence", &json!({ "push": updates }))
 }
 
 fn edu(kind: &str, content: &Value) -> String {

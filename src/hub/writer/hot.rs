@@ -73,7 +73,11 @@ impl Hot {
         if let Some(key) = &fields.state_key {
             self.change_state(StateKey::new(&fields.kind, key), nid, numbers, out);
         }
-        self.branches.clear();
+        let tips = &self.room.heads().tips;
+        self.branches
+            .retain(|id, _| tips.iter().any(|(tip, _)| tip == id));
+        // Where it does not follow all branches, the state that is noted after it is still that of
+        // all: resolved once more with those that are left, it is the same.
         self.branches.insert(pdu.id().clone(), self.state.nid);
         out.push(Write::Event(NewEvent {
             nid,

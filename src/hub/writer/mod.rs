@@ -158,13 +158,20 @@ impl From<WriteError> for Refusal {
 
 // spec: server-server §Policy-Servers
 fn not_vouched_for(why: &NotVouchedFor) -> Refusal {
-    use crate::api::{Code, RemoteError};
+    use crate::api::{Code, RemoteError, Why};
+    let said = why.to_string();
+    let elsewhere = Why::of("POLICY_ELSEWHERE").rule(&said);
     match why {
-        NotVouchedFor::Refused(_) => Refusal::forbidden(why.to_string()),
-        NotVouchedFor::Elsewhere(RemoteError::Refused { status, .. }) if *status < 500 => {
-            Refusal::forbidden(why.to_string())
+        NotVouchedFor::Refused(refusal) => {
+            let why = Why::of(refusal.code()).rule(&said);
+            Refusal::forbidden(said).because(why)
         }
-        _ => Refusal::new(Code::Unknown, why.to_string()).with_status(502),
+        NotVouchedFor::Elsewhere(RemoteError::Refused { status, .. }) if *status < 500 => {
+            Refusal::forbidden(said).because(elsewhere)
+        }
+        _ => Refusal::new(Code::Unknown, said)
+            .with_status(502)
+            .because(elsewhere),
     }
 }
 

@@ -40,6 +40,9 @@ struct Known {
     until: Timestamp,
     /// Whether it was among the keys in use when the server was last asked.
     in_use: bool,
+    /// Whether another server has told of it, and this one never.
+    #[serde(default)]
+    heard: bool,
 }
 
 /// There is no key for this.
@@ -83,6 +86,8 @@ impl KnownKeys {
     // spec: server-server §Retrieving-server-keys
     pub fn learn(&mut self, said: &ServerKeys, now: Timestamp) {
         let until = said.valid_until.min(now + LIFETIME_MAX);
+        // Its own word is better than what others said of it.
+        self.keys.retain(|_, known| !known.heard);
         for known in self.keys.values_mut() {
             known.in_use = false;
             known.until = known.until.min(now);
@@ -92,6 +97,7 @@ impl KnownKeys {
                 public: old.public,
                 until: old.expired.min(now),
                 in_use: false,
+                heard: false,
             };
             self.keys.insert(id.clone(), known);
         }
@@ -100,9 +106,62 @@ impl KnownKeys {
                 public: *public,
                 until,
                 in_use: true,
+                heard: false,
             };
             self.keys.insert(id.clone(), known);
         }
+        self.remember(said, until);
+        self.make_room();
+    }
+
+    /// Takes what another server tells that this one said, who knows when.
+    ///
+    /// It takes nothing back that is known, says nothing against the server's own word, and lets no
+    /// key sign requests: who sends one can be asked.
+    // spec: server-server §Signing-key-validity
+    pub fn hear(&mut self, said: &ServerKeys, now: Timestamp) {
+        let until = said.valid_until.min(now + LIFETIME_MAX);
+        for (id, old) in &said.old {
+            self.heard_of(id, old.public, old.expired.min(now));
+        }
+        for (id, public) in &said.current {
+            self.heard_of(id, *public, until);
+        }
+        if self.answer.is_empty() || until > self.until {
+            self.remember(said, until);
+        }
+        self.make_room();
+    }
+
+    fn heard_of(&mut self, id: &KeyId, public: PublicKey, until: Timestamp) {
+        let new = Known {
+            public,
+            until,
+            in_use: false,
+            heard: true,
+        };
+        let known = self.keys.entry(id.clone()).or_insert(new);
+        // One that is out of use by the server's own word stays so.
+        if known.public == public && (known.in_use || known.heard) {
+            known.until = known.until.max(until);
+        }
+    }
+
+    /// Whether this is signed with a key that the server itself has said it uses.
+    pub fn has_signed(&self, said: &ServerKeys) -> bool {
+        let mut signed = said.current.iter();
+        signed.any(|(id, public)| {
+            let known = self.keys.get(id);
+            known.is_some_and(|known| known.in_use && known.public == *public)
+        })
+    }
+
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    fn remember(&mut self, said: &ServerKeys, until: Timestamp) {
         self.until = until;
         let answer = json::canonical(&said.object);
         self.answer = if answer.len() <= ANSWER_BYTES_MAX {
@@ -110,7 +169,6 @@ impl KnownKeys {
         } else {
             String::new()
         };
-        self.make_room();
     }
 
     /// The key with which the server may sign a request now.

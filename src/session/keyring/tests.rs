@@ -178,3 +178,78 @@ fn a_server_that_does_not_answer_is_asked_ever_more_rarely() {
     assert!(!pace.is_due(Wanted::ForRequest, now + Duration::from_secs(29)));
     assert!(pace.is_due(Wanted::ForEvent, now + Duration::from_secs(30)));
 }
+
+#[test]
+fn what_others_tell_counts_for_events_and_never_for_requests() {
+    let mut known = KnownKeys::default();
+    assert!(known.is_empty());
+    let ended = Timestamp(NOW.0 - 1000);
+    let expired = Timestamp(NOW.0 - 5000);
+    known.hear(&said(&[("a", 1)], &[("o", 2, expired)], ended), NOW);
+
+    assert_eq!(
+        known.for_event(&id("a"), ended, NOW),
+        Ok(PublicKey([1; 32]))
+    );
+    assert_eq!(
+        known.for_event(&id("o"), expired, NOW),
+        Ok(PublicKey([2; 32]))
+    );
+    assert!(
+        known
+            .for_event(&id("a"), Timestamp(ended.0 + 1), NOW)
+            .is_err()
+    );
+    assert!(known.for_event(&id("o"), ended, NOW).is_err());
+    assert_eq!(
+        known.for_request(&id("a"), ended),
+        Err(NoKey::Retired(id("a")))
+    );
+    // A later word reaches further; an earlier one takes nothing back, nor does another key.
+    known.hear(&said(&[("a", 1)], &[], NOW), NOW);
+    known.hear(&said(&[("a", 1)], &[], expired), NOW);
+    known.hear(&said(&[("a", 9)], &[], NOW + DAY), NOW);
+    assert_eq!(known.for_event(&id("a"), NOW, NOW), Ok(PublicKey([1; 32])));
+    assert!(known.for_event(&id("a"), NOW + DAY, NOW).is_err());
+    assert!(
+        !known.has_signed(&said(&[("a", 1)], &[], NOW)),
+        "it was never said by itself"
+    );
+}
+
+#[test]
+fn a_servers_own_word_is_better_than_what_others_say_of_it() {
+    let mut known = knowing(&said(&[("a", 1)], &[("o", 2, Timestamp(5))], NOW));
+    assert!(known.has_signed(&said(&[("a", 1), ("b", 3)], &[], NOW)));
+    assert!(!known.has_signed(&said(&[("a", 7)], &[], NOW)));
+    assert!(
+        !known.has_signed(&said(&[("o", 2)], &[], NOW)),
+        "it is out of use"
+    );
+
+    known.hear(&said(&[("o", 2)], &[], NOW), NOW);
+    assert!(
+        known.for_event(&id("o"), Timestamp(6), NOW).is_err(),
+        "it ended then"
+    );
+    known.hear(&said(&[("a", 1), ("b", 3)], &[], NOW + DAY), NOW);
+    assert!(known.for_event(&id("a"), NOW + DAY, NOW).is_ok());
+    assert!(known.for_event(&id("b"), NOW + DAY, NOW).is_ok());
+    assert!(known.answer(NOW + DAY).is_some());
+    // It is back, and knows nothing of one of them.
+    known.learn(&said(&[("a", 1)], &[], NOW + DAY), NOW);
+    assert_eq!(
+        known.for_event(&id("b"), NOW, NOW),
+        Err(NoKey::Unknown(id("b")))
+    );
+    assert!(known.for_request(&id("a"), NOW).is_ok());
+}
+
+#[test]
+fn keys_that_were_kept_before_others_could_tell_any_are_read() {
+    let known = knowing(&said(&[("a", 1)], &[], NOW));
+    let kept = serde_json::to_string(&known).unwrap();
+    let before = kept.replace(",\"heard\":false", "");
+    assert_ne!(before, kept);
+    assert_eq!(serde_json::from_str::<KnownKeys>(&before).unwrap(), known);
+}

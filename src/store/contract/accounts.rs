@@ -8,7 +8,7 @@ use super::{Pen, commit, pen::user, try_commit};
 use crate::{
     base::{Position, Timestamp},
     room::Membership,
-    store::{Claimed, Committed, MediaRecord, Store, TxnAnswer, TxnKey, Write},
+    store::{Claimed, Committed, KeysChange, MediaRecord, Store, TxnAnswer, TxnKey, Write},
 };
 
 pub(super) fn new_user(user: &OwnedUserId) -> Write {
@@ -415,7 +415,18 @@ pub(super) async fn a_key_is_claimed_once(store: &dyn Store) {
         user: ana.clone(),
         device: "PHONE".into(),
         algorithm: "a".to_owned(),
+        spare: false,
     };
+    let spared = Write::ClaimKey {
+        user: ana.clone(),
+        device: "PHONE".into(),
+        algorithm: "a".to_owned(),
+        spare: true,
+    };
+    assert_eq!(claimed(&commit(store, vec![spared]).await), ["a:f"]);
+    let left = store.one_time_counts(&ana, "PHONE").await.expect("read");
+    assert_eq!(left, counts, "the one-time keys are left to others");
+    commit(store, vec![fallback(&ana, "PHONE", "a:f")]).await;
     // Two in one commit, one in the next: three claims of two keys.
     let first = claimed(&commit(store, vec![claim(), claim()]).await);
     assert_eq!(
@@ -449,6 +460,7 @@ pub(super) async fn a_key_is_claimed_once(store: &dyn Store) {
             user: ana.clone(),
             device: "PHONE".into(),
             algorithm: "none".to_owned(),
+            spare: false,
         }],
     )
     .await;
@@ -475,7 +487,10 @@ pub(super) async fn device_changes_reach_neighbours_only(store: &dyn Store) {
     room.member(store, &bob, Membership::Join);
     room.member(store, &cid, Membership::Invite);
     commit(store, room.take()).await;
-    let changed = |user: &OwnedUserId| Write::DevicesChanged { user: user.clone() };
+    let changed = |user: &OwnedUserId| Write::DevicesChanged {
+        user: user.clone(),
+        what: KeysChange::Devices,
+    };
     let first = commit(store, vec![changed(&bob), changed(&bob), changed(&cid)]).await;
     let second = commit(store, vec![changed(&ana), changed(&bob)]).await;
     let told = async |user: &OwnedUserId, since: Position, to: Position| {

@@ -10,7 +10,7 @@ use super::{
     pen::{hash, user},
 };
 use crate::{
-    base::Seq,
+    base::{EventHash, Seq},
     room::{Membership, StateKey},
     store::{EventNid, Kinds, Logged, NewLogged, Order, RoomNid, StateNid, Status, Store, Write},
     wire::matrix::event_id,
@@ -88,6 +88,13 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
         })
         .collect();
     assert_eq!(markers, [(Seq(4), marker)]);
+    let asked = [soft_hash, EventHash([9; 32]), hash(left)];
+    let numbered = store.numbered(&asked).await.expect("read");
+    let numbered: BTreeMap<_, _> = numbered.into_iter().collect();
+    assert_eq!(numbered.len(), 2, "what is not stored has no number");
+    assert_eq!(numbered.get(&hash(left)), Some(&left));
+    assert!(numbered.contains_key(&soft_hash));
+    assert_eq!(store.numbered(&[]).await.expect("read"), []);
     let soft = store.event(soft_hash).await.expect("read").expect("stored");
     assert_eq!((soft.seq, soft.soft_failed), (None, true));
     let found = store

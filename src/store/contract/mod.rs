@@ -5,6 +5,7 @@
 //! promise that is not kept.
 
 mod accounts;
+mod cross_signing;
 mod graph;
 mod links;
 mod outbox;
@@ -61,6 +62,9 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     remote::a_device_list_is_kept_whole(&*make().await).await;
     remote::a_message_of_another_server_is_taken_once(&*make().await).await;
     remote::being_in_touch_is_without_a_break(&*make().await).await;
+    remote::what_changed_is_told_apart_and_forgotten_when_it_is_said_again(&*make().await).await;
+    remote::who_shares_no_room_any_more_is_found_and_forgotten(&*make().await).await;
+    cross_signing::who_vouches_is_kept_beside_the_keys(&*make().await).await;
     links::a_link_is_found_by_each_of_its_keys(&*make().await).await;
     links::a_key_links_one_device(&*make().await).await;
     links::a_renewed_context_takes_the_place_of_the_old_one(&*make().await).await;

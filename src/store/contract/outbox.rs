@@ -11,7 +11,8 @@ use crate::{
     base::{Position, Seq, Timestamp},
     room::Membership,
     store::{
-        DestinationRecord, Mark, OutboxWrite, ReceiptRecord, Residency, RoomNid, Store, Write,
+        DestinationRecord, KeysChange, Mark, OutboxWrite, ReceiptRecord, Residency, RoomNid, Store,
+        Write,
     },
 };
 
@@ -45,6 +46,12 @@ async fn residents(store: &dyn Store, room: RoomNid) -> Vec<String> {
     residents.iter().map(ToString::to_string).collect()
 }
 
+async fn near(store: &dyn Store, name: &str, limit: u32) -> Vec<String> {
+    let servers = store.neighbour_servers(&user(name), limit).await;
+    let servers = servers.expect("read").into_iter();
+    servers.map(|server| server.to_string()).collect()
+}
+
 /// A server is in a room from its first user's join to its last user's leave.
 pub(super) async fn a_server_resides_while_it_has_users(store: &dyn Store) {
     use Membership::{Ban, Invite, Join, Leave};
@@ -60,6 +67,9 @@ pub(super) async fn a_server_resides_while_it_has_users(store: &dyn Store) {
     commit(store, room.take()).await;
     assert_eq!(spans(store, room.nid).await, [(3, None)]);
     assert_eq!(residents(store, room.nid).await, ["far.example:8448"]);
+    assert_eq!(near(store, "ana", 9).await, ["far.example:8448"]);
+    assert_eq!(near(store, "ana", 0).await, Vec::<String>::new());
+    assert_eq!(near(store, "eve", 9).await, Vec::<String>::new());
 
     // All within one commit, and a name that ends alike is another one.
     member(store, &mut room, &far("bob"), Leave, false);
@@ -69,6 +79,7 @@ pub(super) async fn a_server_resides_while_it_has_users(store: &dyn Store) {
     commit(store, room.take()).await;
     assert_eq!(spans(store, room.nid).await, [(3, Some(7))]);
     assert_eq!(residents(store, room.nid).await, ["near.far.example:8448"]);
+    assert_eq!(near(store, "ana", 9).await, ["near.far.example:8448"]);
 
     member(store, &mut room, &far("bob"), Join, false);
     commit(store, room.take()).await;
@@ -261,7 +272,10 @@ pub(super) async fn what_is_beside_the_logs_is_found(store: &dyn Store) {
     let relayed = store.relayed(room.nid, Seq(1), Seq(2)).await.expect("read");
     assert_eq!(relayed, [Seq(1)]);
 
-    let changed = |user: OwnedUserId| Write::DevicesChanged { user };
+    let changed = |user: OwnedUserId| Write::DevicesChanged {
+        user,
+        what: KeysChange::Device("PHONE".into()),
+    };
     let receipt = Write::Receipt {
         room: room.nid,
         receipt: ReceiptRecord {
@@ -277,7 +291,8 @@ pub(super) async fn what_is_beside_the_logs_is_found(store: &dyn Store) {
     let second = commit(store, writes).await.position;
     let name = server("far.example:8448");
     let devices = store.devices_changed_for(&name, first, second).await;
-    assert_eq!(devices.expect("read"), [(second, ana)]);
+    let phone = KeysChange::Device("PHONE".into());
+    assert_eq!(devices.expect("read"), [(second, ana, phone)]);
     let none = store.devices_changed_for(&name, second, second).await;
     assert_eq!(none.expect("read"), []);
     let rooms = store.receipt_rooms(&name, first).await.expect("read");

@@ -6,8 +6,18 @@ use super::{Pen, commit, pen::user, try_commit};
 use crate::{
     base::{Position, Timestamp},
     room::Membership,
-    store::{REMOTE_MESSAGES_MAX, RemoteDevice, RemoteUser, Store, Write},
+    store::{
+        DEVICE_CHANGES_MAX, KeysChange, REMOTE_MESSAGES_MAX, RemoteDevice, RemoteUser, Store, Write,
+    },
 };
+
+/// Behind everything.
+const END: Position = Position(i64::MAX as u64);
+
+fn changed(user: &OwnedUserId, what: KeysChange) -> Write {
+    let user = user.clone();
+    Write::DevicesChanged { user, what }
+}
 
 fn far(name: &str) -> OwnedUserId {
     OwnedUserId::try_from(format!("@{name}:far.example")).expect("a user id")
@@ -92,11 +102,14 @@ pub(super) async fn a_message_of_another_server_is_taken_once(store: &dyn Store)
     assert!(try_commit(store, vec![message("far.example", "one", 5)]).await);
     assert!(try_commit(store, vec![message("near.example", "one", 5)]).await);
     let with_mail = vec![
-        Write::DevicesChanged { user: user("ana") },
+        changed(&user("ana"), KeysChange::Devices),
         message("far.example", "one", 9),
     ];
     assert!(!try_commit(store, with_mail).await);
-    let changed = store.devices_changed_at(&user("ana")).await.expect("read");
+    let changed = store
+        .devices_changed_at(&user("ana"), END)
+        .await
+        .expect("read");
     assert_eq!(changed, Position::ZERO, "nothing of what came with it");
 
     // Forgotten by time, and when newer ones are too many.
@@ -158,9 +171,10 @@ pub(super) async fn being_in_touch_is_without_a_break(store: &dyn Store) {
     assert!(!in_touch(&ana, met).await && !in_touch(&cid, met).await);
     assert!(in_touch(&cid, again).await);
 
-    let changed = async |user: &OwnedUserId| store.devices_changed_at(user).await.expect("read");
+    let changed =
+        async |user: &OwnedUserId| store.devices_changed_at(user, END).await.expect("read");
     assert_eq!(changed(&zed).await, Position::ZERO);
-    let write = Write::DevicesChanged { user: zed.clone() };
+    let write = self::changed(&zed, KeysChange::Devices);
     let first = commit(store, vec![write.clone()]).await.position;
     assert_eq!(changed(&zed).await, first);
     let second = commit(store, vec![write]).await.position;
@@ -168,4 +182,106 @@ pub(super) async fn being_in_touch_is_without_a_break(store: &dyn Store) {
         (changed(&zed).await, changed(&ana).await),
         (second, Position::ZERO)
     );
+}
+
+pub(super) async fn what_changed_is_told_apart_and_forgotten_when_it_is_said_again(
+    store: &dyn Store,
+) {
+    let [ana, bob] = ["ana", "bob"].map(user);
+    let mut room = Pen::new(store, "changes");
+    room.member(store, &ana, Membership::Join);
+    room.member(store, &bob, Membership::Join);
+    let start = commit(store, room.take()).await.position;
+    let device = |name: &str| KeysChange::Device(name.into());
+    let at = async |what: KeysChange| commit(store, vec![changed(&ana, what)]).await.position;
+    let first = at(device("A")).await;
+    let second = at(device("B")).await;
+    let cross = at(KeysChange::CrossSigning).await;
+    let secret = at(KeysChange::SeenBy(bob.clone())).await;
+    let listed = async |to| store.devices_changed_at(&ana, to).await.expect("read");
+    assert_eq!((listed(first).await, listed(END).await), (first, second));
+    let seen =
+        async |who: &OwnedUserId, since| store.device_changes(who, since, END).await.expect("read");
+    assert_eq!(seen(&bob, cross).await, std::slice::from_ref(&ana));
+    assert!(seen(&ana, cross).await.is_empty(), "only bob sees it");
+    assert_eq!(seen(&bob, second).await, std::slice::from_ref(&ana));
+
+    let third = at(device("A")).await;
+    let forget = |before| Write::ForgetDeviceChanges { before };
+    commit(store, vec![forget(third)]).await;
+    assert_eq!(listed(first).await, first, "what says it again is too new");
+    commit(store, vec![forget(third.next())]).await;
+    assert_eq!(listed(first).await, Position::ZERO);
+    assert_eq!((listed(second).await, listed(END).await), (second, third));
+    assert_eq!(seen(&bob, secret).await, std::slice::from_ref(&ana));
+    assert!(seen(&bob, third).await.is_empty());
+    assert_eq!(seen(&bob, start).await, std::slice::from_ref(&ana));
+
+    let many = 0..DEVICE_CHANGES_MAX;
+    commit(
+        store,
+        many.map(|n| changed(&bob, device(&n.to_string())))
+            .collect(),
+    )
+    .await;
+    let last = commit(store, vec![changed(&bob, device("last"))])
+        .await
+        .position;
+    commit(store, vec![forget(last.next())]).await;
+    assert_eq!(
+        store.devices_changed_at(&bob, END).await.expect("read"),
+        last
+    );
+}
+
+pub(super) async fn who_shares_no_room_any_more_is_found_and_forgotten(store: &dyn Store) {
+    let ana = user("ana");
+    let [zed, yan, xia] = ["zed", "yan", "xia"].map(far);
+    let account = Write::NewUser {
+        user: ana.clone(),
+        password: None,
+        admin: false,
+        at: Timestamp(1),
+    };
+    let mut room = Pen::new(store, "kept");
+    for member in [&ana, &zed] {
+        room.member(store, member, Membership::Join);
+    }
+    let mut apart = Pen::new(store, "apart");
+    for member in [&zed, &yan] {
+        apart.member(store, member, Membership::Join);
+    }
+    let stands = |user: &OwnedUserId| Write::RemoteUser {
+        user: user.clone(),
+        state: RemoteUser::default(),
+    };
+    let mut writes = vec![
+        account,
+        stands(&zed),
+        stands(&yan),
+        device(&yan, "A", Some("1")),
+    ];
+    writes.push(changed(&xia, KeysChange::Devices));
+    writes.push(changed(&ana, KeysChange::Devices));
+    writes.extend(room.take());
+    writes.extend(apart.take());
+    commit(store, writes).await;
+    let strangers = async |after: Option<&OwnedUserId>, limit| {
+        let after = after.map(|user| &**user);
+        let found = store.strangers(ana.server_name(), after, limit).await;
+        found.expect("read")
+    };
+    assert_eq!(strangers(None, 9).await, [xia.clone(), yan.clone()]);
+    assert_eq!(strangers(None, 1).await, std::slice::from_ref(&xia));
+    assert_eq!(strangers(Some(&xia), 9).await, std::slice::from_ref(&yan));
+
+    let gone = [&xia, &yan].map(|user| Write::ForgetRemoteUser { user: user.clone() });
+    commit(store, gone.to_vec()).await;
+    assert!(strangers(None, 9).await.is_empty());
+    assert_eq!(store.remote_list(&yan).await.expect("read"), None);
+    assert_eq!(
+        store.devices_changed_at(&xia, END).await.expect("read"),
+        Position::ZERO
+    );
+    assert!(store.remote_list(&zed).await.expect("read").is_some());
 }

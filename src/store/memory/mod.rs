@@ -5,6 +5,7 @@
 //! backends do.
 
 mod check;
+mod cross_signing;
 mod links;
 mod outbox;
 mod read;
@@ -27,8 +28,9 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         Batch, CommitError, Commits, Committed, DestinationRecord, DeviceRecord, EventNid,
-        EventRecord, LinkRecord, Mark, MediaRecord, Numbers, OutsideRecord, ReceiptRecord,
-        Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer, TxnKey, UserRecord,
+        EventRecord, KeysChange, LinkRecord, Mark, MediaRecord, Numbers, OutsideRecord,
+        ReceiptRecord, Residency, RoomNid, RoomRecord, StateNid, StoreError, TxnAnswer, TxnKey,
+        UserRecord,
     },
     wire::thin::{Alias, NameKind},
 };
@@ -82,7 +84,8 @@ struct Tables {
     device_keys: BTreeMap<DeviceKey, String>,
     one_time_keys: BTreeMap<(DeviceKey, String, String), String>,
     fallback_keys: BTreeMap<(DeviceKey, String), Fallback>,
-    device_changes: BTreeSet<(Position, OwnedUserId)>,
+    device_changes: BTreeSet<(Position, OwnedUserId, KeysChange)>,
+    vouched: cross_signing::Vouched,
     links: BTreeMap<DeviceKey, LinkRecord>,
     /// By recipient id and token, with when it was made.
     registrations: BTreeMap<(Vec<u8>, Vec<u8>), (Position, Registration)>,

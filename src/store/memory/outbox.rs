@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use ruma::{OwnedServerName, OwnedUserId, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use super::{Memory, Tables};
 use crate::{
     base::{Position, Seq, Timestamp},
     room::Membership,
     store::{
-        DeliveryRecord, DestinationRecord, Destinations, Mark, OutboxWrite, ParcelRecord,
-        Residency, RoomNid, StoreError,
+        DeliveryRecord, DestinationRecord, Destinations, KeysChange, Mark, OutboxWrite,
+        ParcelRecord, Residency, RoomNid, StoreError,
     },
 };
 
@@ -183,6 +183,24 @@ impl Destinations for Memory {
             .collect())
     }
 
+    async fn neighbour_servers(
+        &self,
+        user: &UserId,
+        limit: u32,
+    ) -> Result<Vec<OwnedServerName>, StoreError> {
+        let tables = self.tables();
+        let rooms = tables.rooms_of(user);
+        let all = tables.residents.iter();
+        let near: BTreeSet<_> = all
+            .filter(|((of, _), spans)| {
+                rooms.contains(of) && spans.iter().any(|span| span.until.is_none())
+            })
+            .map(|((_, server), _)| server.clone())
+            .collect();
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(near.into_iter().take(most).collect())
+    }
+
     async fn residencies(
         &self,
         server: &ServerName,
@@ -236,15 +254,16 @@ impl Destinations for Memory {
         server: &ServerName,
         since: Position,
         to: Position,
-    ) -> Result<Vec<(Position, OwnedUserId)>, StoreError> {
+    ) -> Result<Vec<(Position, OwnedUserId, KeysChange)>, StoreError> {
         let tables = self.tables();
         let rooms: BTreeSet<RoomNid> = tables.rooms_with(server).collect();
         let changes = tables.device_changes.iter();
         Ok(changes
-            .filter(|(position, user)| {
+            .filter(|(position, user, what)| {
                 let mut joined = tables.memberships.iter();
                 *position > since
                     && *position <= to
+                    && !matches!(what, KeysChange::SeenBy(_))
                     && joined.any(|((whose, room), member)| {
                         whose == user
                             && member.membership == Membership::Join

@@ -11,10 +11,10 @@ use crate::{
     room::{Membership, StateKey},
     store::{
         AccountDataRecord, Accounts, AliasRecord, DeviceKeysRecord, DeviceRecord, Devices,
-        EventNid, EventRecord, Kinds, ListedRecord, LogRecord, Logged, MailRecord, MediaIndex,
-        MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, OutsideRecord, PolicyDecision,
-        ReceiptRecord, RoomNid, RoomRecord, Rooms, SessionRecord, StateNid, StoreError, Totals,
-        TxnAnswer, TxnKey, UserRecord, UserSummary,
+        EventNid, EventRecord, KeysChange, Kinds, ListedRecord, LogRecord, Logged, MailRecord,
+        MediaIndex, MediaRecord, MediaRow, MembershipRecord, NewLogged, Order, OutsideRecord,
+        PolicyDecision, ReceiptRecord, RoomNid, RoomRecord, Rooms, SessionRecord, StateNid,
+        StoreError, Totals, TxnAnswer, TxnKey, UserRecord, UserSummary,
     },
 };
 
@@ -39,7 +39,7 @@ impl Tables {
     }
 
     /// The rooms a user is joined to.
-    fn rooms_of(&self, user: &UserId) -> BTreeSet<RoomNid> {
+    pub(super) fn rooms_of(&self, user: &UserId) -> BTreeSet<RoomNid> {
         self.memberships
             .range((user.to_owned(), RoomNid(i64::MIN))..)
             .take_while(|((whose, _), _)| whose == user)
@@ -132,6 +132,12 @@ impl Rooms for Memory {
     async fn events(&self, nids: &[EventNid]) -> Result<Vec<EventRecord>, StoreError> {
         let tables = self.tables();
         Ok(nids.iter().filter_map(|nid| tables.event(*nid)).collect())
+    }
+
+    async fn numbered(&self, ids: &[EventHash]) -> Result<Vec<(EventHash, EventNid)>, StoreError> {
+        let tables = self.tables();
+        let number = |id: &EventHash| Some((*id, *tables.hashes.get(id)?));
+        Ok(ids.iter().filter_map(number).collect())
     }
 
     async fn current(
@@ -643,9 +649,12 @@ impl Devices for Memory {
         let told: BTreeSet<OwnedUserId> = tables
             .device_changes
             .iter()
-            .filter(|(position, _)| *position > since && *position <= to)
-            .filter(|(_, who)| who == user || near.contains(who))
-            .map(|(_, who)| who.clone())
+            .filter(|(position, ..)| *position > since && *position <= to)
+            .filter(|(_, who, what)| match what {
+                KeysChange::SeenBy(by) => by == user,
+                _ => who == user || near.contains(who),
+            })
+            .map(|(_, who, _)| who.clone())
             .collect();
         Ok(told.into_iter().collect())
     }

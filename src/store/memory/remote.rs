@@ -10,8 +10,8 @@ use crate::{
     base::{Position, Timestamp},
     room::Membership,
     store::{
-        REMOTE_MESSAGES_MAX, RemoteDevice, RemoteList, RemoteUser, RemoteUsers, RoomNid,
-        StoreError, Write,
+        DEVICE_CHANGES_MAX, KeysChange, REMOTE_MESSAGES_MAX, RemoteDevice, RemoteList, RemoteUser,
+        RemoteUsers, RoomNid, StoreError, Write,
     },
 };
 
@@ -30,6 +30,7 @@ pub(super) fn is_ours(write: &Write) -> bool {
             | Write::RemoteDevice { .. }
             | Write::ForgetRemoteDevices { .. }
             | Write::RemoteMessage { .. }
+            | Write::ForgetRemoteUser { .. }
             | Write::ForgetRemoteMessages { .. }
     )
 }
@@ -52,6 +53,10 @@ impl Remote {
                 };
             }
             Write::ForgetRemoteDevices { user } => self.devices.retain(|(of, _), _| of != user),
+            Write::ForgetRemoteUser { user } => {
+                self.users.remove(user);
+                self.devices.retain(|(of, _), _| of != user);
+            }
             Write::RemoteMessage { origin, id, at } => {
                 let known = self.messages.entry(origin.clone()).or_default();
                 if known.iter().any(|(known, _)| known == id) {
@@ -74,6 +79,23 @@ impl Remote {
 }
 
 impl Tables {
+    /// See [`Write::ForgetDeviceChanges`].
+    pub(super) fn forget_changes(&mut self, before: Position) {
+        let all = self.device_changes.clone();
+        let later = |position: Position, user: &OwnedUserId| {
+            let user = user.clone();
+            all.iter()
+                .filter(move |(at, of, _)| *at > position && *of == user)
+        };
+        self.device_changes.retain(|(position, user, what)| {
+            let said_again = later(*position, user).any(|(at, _, of)| *at < before && of == what);
+            let is_of_device = |what: &KeysChange| matches!(what, KeysChange::Device(_));
+            let newer = later(*position, user).filter(|(_, _, of)| is_of_device(of));
+            let is_one_of_many = is_of_device(what) && newer.count() >= DEVICE_CHANGES_MAX as usize;
+            *position >= before || !(said_again || is_one_of_many)
+        });
+    }
+
     /// The rooms a user is in, and the users in them whose membership is not newer than `since`.
     fn in_since(&self, user: &UserId, since: Position) -> BTreeSet<RoomNid> {
         let mine = self.memberships.iter().filter(|((whose, _), member)| {
@@ -131,12 +153,41 @@ impl RemoteUsers for Memory {
         Ok(theirs.take(limit).collect())
     }
 
-    async fn devices_changed_at(&self, user: &UserId) -> Result<Position, StoreError> {
+    async fn devices_changed_at(
+        &self,
+        user: &UserId,
+        to: Position,
+    ) -> Result<Position, StoreError> {
         let tables = self.tables();
-        let mine = tables.device_changes.iter().filter(|(_, of)| of == user);
-        Ok(mine
-            .map(|(position, _)| *position)
-            .max()
-            .unwrap_or_default())
+        let mine = tables.device_changes.iter().filter(|(at, of, what)| {
+            let is_of_list = matches!(what, KeysChange::Devices | KeysChange::Device(_));
+            of == user && *at <= to && is_of_list
+        });
+        Ok(mine.map(|(at, ..)| *at).max().unwrap_or_default())
+    }
+
+    async fn strangers(
+        &self,
+        ours: &ServerName,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<OwnedUserId>, StoreError> {
+        let tables = self.tables();
+        let here: BTreeSet<_> = tables
+            .users
+            .keys()
+            .flat_map(|user| tables.rooms_of(user))
+            .collect();
+        let changed = tables.device_changes.iter().map(|(_, user, _)| user);
+        let changed = changed.filter(|user| user.server_name() != ours);
+        let kept: BTreeSet<_> = tables.remote.users.keys().chain(changed).collect();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(kept
+            .into_iter()
+            .filter(|user| after.is_none_or(|after| user.as_str() > after.as_str()))
+            .filter(|user| tables.rooms_of(user).is_disjoint(&here))
+            .take(limit)
+            .cloned()
+            .collect())
     }
 }

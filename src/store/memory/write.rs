@@ -113,7 +113,8 @@ impl Tables {
                 user,
                 device,
                 algorithm,
-            } => return Ok(Some(self.claim(user, device, algorithm))),
+                spare,
+            } => return Ok(Some(self.claim(user, device, algorithm, *spare))),
             Write::NewRoom { .. }
             | Write::Heads { .. }
             | Write::Event(_)
@@ -150,7 +151,14 @@ impl Tables {
             Write::Parcel { to, edu, at } => {
                 self.keep_parcel(to, position, (edu.clone(), *at));
             }
-            remote if remote::is_ours(remote) => self.remote.apply(remote)?,
+            Write::CrossSigning(write) => self.vouched.apply(write),
+            Write::ForgetDeviceChanges { before } => self.forget_changes(*before),
+            remote if remote::is_ours(remote) => {
+                self.remote.apply(remote)?;
+                if let Write::ForgetRemoteUser { user } = remote {
+                    self.device_changes.retain(|(_, of, _)| of != user);
+                }
+            }
             _ => self.apply_device(write, position, part)?,
         }
         Ok(None)
@@ -478,6 +486,7 @@ impl Tables {
                 let gone = (user.clone(), device.clone());
                 self.devices.remove(&gone);
                 self.unlink(&gone);
+                self.vouched.forget_device(&gone);
                 self.device_keys.remove(&gone);
                 self.one_time_keys.retain(|(key, ..), _| *key != gone);
                 self.fallback_keys.retain(|(key, _), _| *key != gone);
@@ -529,8 +538,9 @@ impl Tables {
                 self.fallback_keys
                     .insert((key, algorithm_of(key_id)), fallback);
             }
-            Write::DevicesChanged { user } => {
-                self.device_changes.insert((position, user.clone()));
+            Write::DevicesChanged { user, what } => {
+                let change = (position, user.clone(), what.clone());
+                self.device_changes.insert(change);
             }
             Write::Mail { user, device, json } => {
                 let key = (user.clone(), device.clone());
@@ -557,12 +567,13 @@ impl Tables {
         user: &ruma::OwnedUserId,
         device: &ruma::OwnedDeviceId,
         algorithm: &str,
+        spare: bool,
     ) -> Claimed {
         let whose = (user.clone(), device.clone());
         let first = self
             .one_time_keys
             .keys()
-            .find(|(key, kind, _)| *key == whose && kind == algorithm)
+            .find(|(key, kind, _)| *key == whose && kind == algorithm && !spare)
             .cloned();
         let one_time =
             first.and_then(|key| Some((key.2.clone(), self.one_time_keys.remove(&key)?)));

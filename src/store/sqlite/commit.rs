@@ -292,7 +292,11 @@ async fn take<'a>(
             user,
             device,
             algorithm,
-        } => return Ok(Some(singles::claim(conn, user, device, algorithm).await?)),
+            spare,
+        } => {
+            let claimed = singles::claim(conn, user, device, algorithm, *spare).await?;
+            return Ok(Some(claimed));
+        }
         other => {
             flush_before(conn, pending, other).await?;
             singles::execute(conn, pending.position, other, &mut pending.grown).await?;

@@ -2,15 +2,21 @@
 
 use async_trait::async_trait;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use sqlx::SqliteConnection;
 
 use super::{
     Sqlite,
+    commit::Stop,
+    damaged,
     rows::{Cells, all, int, membership_code, user_of},
 };
 use crate::{
     base::{Position, Timestamp},
     room::Membership,
-    store::{DeviceKeysRecord, DeviceRecord, Devices, MailRecord, StoreError},
+    store::{
+        DEVICE_CHANGES_MAX, DeviceKeysRecord, DeviceRecord, Devices, KeysChange, MailRecord,
+        StoreError,
+    },
 };
 
 #[async_trait]
@@ -155,8 +161,59 @@ impl Devices for Sqlite {
 
 /// From the changes, which are few, to whether their users are near.
 pub(super) const DEVICE_CHANGES: &str = "SELECT DISTINCT d.user FROM device_changes d
-    WHERE d.position > ?2 AND d.position <= ?3 AND (d.user = ?1 OR EXISTS (
-        SELECT 1 FROM memberships a CROSS JOIN memberships b
-        ON b.user = d.user AND b.room = a.room AND b.membership = ?4
-        WHERE a.user = ?1 AND a.membership = ?4))
+    WHERE d.position > ?2 AND d.position <= ?3 AND CASE WHEN d.what = 3 THEN d.about = ?1
+        ELSE d.user = ?1 OR EXISTS (
+            SELECT 1 FROM memberships a CROSS JOIN memberships b
+            ON b.user = d.user AND b.room = a.room AND b.membership = ?4
+            WHERE a.user = ?1 AND a.membership = ?4) END
     ORDER BY d.user";
+
+/// What a change is stored as, and what it is about.
+pub(super) fn change_code(what: &KeysChange) -> (i64, &str) {
+    match what {
+        KeysChange::Devices => (0, ""),
+        KeysChange::Device(device) => (1, device.as_str()),
+        KeysChange::CrossSigning => (2, ""),
+        KeysChange::SeenBy(user) => (3, user.as_str()),
+    }
+}
+
+/// The change in the next two columns.
+pub(super) fn change(cells: &mut Cells<'_>) -> Result<KeysChange, StoreError> {
+    let (what, about): (i64, &str) = (cells.next()?, cells.next()?);
+    Ok(match what {
+        0 => KeysChange::Devices,
+        1 => KeysChange::Device(OwnedDeviceId::from(about)),
+        2 => KeysChange::CrossSigning,
+        _ => {
+            let user = OwnedUserId::try_from(about);
+            let user = user.map_err(|error| damaged(format!("{about:?}: {error}")))?;
+            KeysChange::SeenBy(user)
+        }
+    })
+}
+
+/// See [`Write::ForgetDeviceChanges`](crate::store::Write::ForgetDeviceChanges).
+pub(super) async fn forget_changes(
+    conn: &mut SqliteConnection,
+    before: Position,
+) -> Result<(), Stop> {
+    const SAID_AGAIN: &str = "DELETE FROM device_changes AS d WHERE d.position < ?1 AND EXISTS (
+        SELECT 1 FROM device_changes l WHERE l.user = d.user AND l.what = d.what
+        AND l.about = d.about AND l.position > d.position AND l.position < ?1)";
+    const TOO_MANY: &str = "DELETE FROM device_changes
+        WHERE (position, user, what, about) IN (
+            SELECT position, user, what, about FROM (
+                SELECT position, user, what, about,
+                    row_number() OVER (PARTITION BY user ORDER BY position DESC) AS place
+                FROM device_changes WHERE what = 1)
+            WHERE place > ?2 AND position < ?1)";
+    for sql in [SAID_AGAIN, TOO_MANY] {
+        sqlx::query(sql)
+            .bind(int(before.0))
+            .bind(DEVICE_CHANGES_MAX)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(())
+}

@@ -10,6 +10,7 @@ mod bulk;
 mod codec;
 mod commit;
 mod copy;
+mod cross_signing;
 mod devices;
 mod links;
 mod media;

@@ -304,8 +304,8 @@ pub(super) async fn close(conn: SqliteConnection) {
 static MIGRATIONS: Migrator = sqlx::migrate!("src/store/sqlite/migrations");
 
 /// The format of the store: the number of its last migration.
-pub const FORMAT: i64 = 11;
-const SET_USER_VERSION: &str = "PRAGMA user_version = 11";
+pub const FORMAT: i64 = 13;
+const SET_USER_VERSION: &str = "PRAGMA user_version = 13";
 /// "TRML", set by the first migration.
 pub(super) const APPLICATION_ID: i64 = 0x5452_4d4c;
 /// "TRMB", of the copy in a backup: no hub opens it before it was restored.

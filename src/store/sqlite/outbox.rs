@@ -7,13 +7,15 @@ use sqlx::{Row as _, SqliteConnection};
 use super::{
     Sqlite, backend,
     commit::Stop,
-    rows::{Cells, all, int, user_of},
+    devices,
+    rows::{Cells, all, int, membership_code, user_of},
 };
 use crate::{
     base::{Position, Seq, Timestamp},
+    room::Membership,
     store::{
-        DeliveryRecord, DestinationRecord, Destinations, Mark, OutboxWrite, ParcelRecord,
-        Residency, RoomNid, StoreError,
+        DeliveryRecord, DestinationRecord, Destinations, KeysChange, Mark, OutboxWrite,
+        ParcelRecord, Residency, RoomNid, StoreError,
     },
 };
 
@@ -70,6 +72,21 @@ impl Destinations for Sqlite {
         const SQL: &str =
             "SELECT server FROM residents WHERE room = ? AND until IS NULL ORDER BY server";
         let statement = sqlx::query(SQL).bind(room.0);
+        all(&self.rows(statement).await?, |row| Cells::of(row).text())
+    }
+
+    async fn neighbour_servers(
+        &self,
+        user: &UserId,
+        limit: u32,
+    ) -> Result<Vec<OwnedServerName>, StoreError> {
+        const SQL: &str = "SELECT DISTINCT s.server FROM memberships m CROSS JOIN residents s
+            ON s.room = m.room AND s.until IS NULL
+            WHERE m.user = ? AND m.membership = ? LIMIT ?";
+        let statement = sqlx::query(SQL)
+            .bind(user.as_str())
+            .bind(membership_code(Membership::Join))
+            .bind(limit);
         all(&self.rows(statement).await?, |row| Cells::of(row).text())
     }
 
@@ -143,20 +160,24 @@ impl Destinations for Sqlite {
         server: &ServerName,
         since: Position,
         to: Position,
-    ) -> Result<Vec<(Position, OwnedUserId)>, StoreError> {
-        const SQL: &str = "SELECT c.position, c.user FROM device_changes c
-            WHERE c.position > ?2 AND c.position <= ?3 AND EXISTS
+    ) -> Result<Vec<(Position, OwnedUserId, KeysChange)>, StoreError> {
+        const SQL: &str = "SELECT c.position, c.user, c.what, c.about FROM device_changes c
+            WHERE c.position > ?2 AND c.position <= ?3 AND c.what <> 3 AND EXISTS
                 (SELECT 1 FROM memberships m CROSS JOIN residents s
                  ON s.room = m.room AND s.server = ?1 AND s.until IS NULL
                  WHERE m.user = c.user AND m.membership = 1)
-            ORDER BY c.position, c.user";
+            ORDER BY c.position, c.user, c.what, c.about";
         let statement = sqlx::query(SQL)
             .bind(server.as_str())
             .bind(int(since.0))
             .bind(int(to.0));
         all(&self.rows(statement).await?, |row| {
             let mut cells = Cells::of(row);
-            Ok((cells.position()?, cells.text()?))
+            Ok((
+                cells.position()?,
+                cells.text()?,
+                devices::change(&mut cells)?,
+            ))
         })
     }
 

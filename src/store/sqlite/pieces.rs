@@ -15,6 +15,7 @@ use super::{
     states,
 };
 use crate::{
+    base::EventHash,
     room::StateKey,
     store::{EventNid, EventRecord, Kinds, RoomNid, StateNid, StoreError},
 };
@@ -38,6 +39,26 @@ pub(super) async fn events(
         .map_err(backend)?;
     all(&rows, |row| Cells::of(row).event())
 }
+
+/// Which of up to [`HASHES_MAX`] events are stored.
+pub(super) async fn numbered(
+    conn: &mut SqliteConnection,
+    ids: &[EventHash],
+) -> Result<Vec<(EventHash, EventNid)>, StoreError> {
+    const SQL: &str =
+        "SELECT e.hash, e.nid FROM json_each(?) j CROSS JOIN events e ON e.hash = unhex(j.value)";
+    let list: Vec<String> = ids.iter().map(|id| hex::encode(id.0)).collect();
+    let list = serde_json::to_string(&list).expect("a list of texts is JSON");
+    let rows = sqlx::query(SQL)
+        .bind(list)
+        .fetch_all(conn)
+        .await
+        .map_err(backend)?;
+    all(&rows, |row| Cells::of(row).numbered())
+}
+
+/// How many events one statement is asked about: 70 bytes each in its argument.
+pub(super) const HASHES_MAX: usize = 4096;
 
 /// Up to [`KEYS_MAX`] pieces of current state in one statement, which has room for 4, 16 or 64.
 pub(super) async fn current(

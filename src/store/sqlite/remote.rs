@@ -86,12 +86,43 @@ impl RemoteUsers for Sqlite {
         all(&self.rows(statement).await?, user_of)
     }
 
-    async fn devices_changed_at(&self, user: &UserId) -> Result<Position, StoreError> {
-        let statement =
-            sqlx::query("SELECT coalesce(max(position), 0) FROM device_changes WHERE user = ?")
-                .bind(user.as_str());
+    async fn devices_changed_at(
+        &self,
+        user: &UserId,
+        to: Position,
+    ) -> Result<Position, StoreError> {
+        let statement = sqlx::query(
+            "SELECT coalesce(max(position), 0) FROM device_changes
+             WHERE user = ? AND what IN (0, 1) AND position <= ?",
+        )
+        .bind(user.as_str())
+        .bind(int(to.0));
         let row = self.row(statement).await?;
         row.map_or(Ok(Position::ZERO), |row| Cells::of(&row).position())
+    }
+
+    async fn strangers(
+        &self,
+        ours: &ServerName,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<OwnedUserId>, StoreError> {
+        // The rooms in which someone of ours is, from our accounts: a room may have many others.
+        const SQL: &str = "WITH here AS MATERIALIZED (
+                SELECT DISTINCT m.room FROM users u CROSS JOIN memberships m
+                ON m.user = u.user AND m.membership = ?4),
+            kept AS (SELECT user FROM remote_users UNION
+                SELECT user FROM device_changes WHERE substr(user, -length(?1)) <> ?1)
+            SELECT k.user FROM kept k WHERE k.user > ?2 AND NOT EXISTS (
+                SELECT 1 FROM memberships m WHERE m.user = k.user AND m.membership = ?4
+                AND m.room IN (SELECT room FROM here))
+            ORDER BY k.user LIMIT ?3";
+        let statement = sqlx::query(SQL)
+            .bind(format!(":{ours}"))
+            .bind(after.map_or("", |user| user.as_str()))
+            .bind(limit)
+            .bind(membership_code(Membership::Join));
+        all(&self.rows(statement).await?, user_of)
     }
 }
 
@@ -120,12 +151,24 @@ pub(super) fn is_ours(write: &Write) -> bool {
             | Write::RemoteDevice { .. }
             | Write::ForgetRemoteDevices { .. }
             | Write::RemoteMessage { .. }
+            | Write::ForgetRemoteUser { .. }
             | Write::ForgetRemoteMessages { .. }
     )
 }
 
 /// Does one of this file's writes.
 pub(super) async fn execute(conn: &mut SqliteConnection, write: &Write) -> Result<(), Stop> {
+    if let Write::ForgetRemoteUser { user } = write {
+        for sql in [
+            "DELETE FROM remote_users WHERE user = ?",
+            "DELETE FROM remote_devices WHERE user = ?",
+            "DELETE FROM device_changes WHERE user = ?",
+        ] {
+            let statement = sqlx::query(sql).bind(user.as_str());
+            statement.execute(&mut *conn).await?;
+        }
+        return Ok(());
+    }
     let Some(statement) = statement(write) else {
         return Err(Stop::damaged("a write that is not of other servers' users"));
     };

@@ -296,6 +296,7 @@ mod tests {
              DROP TABLE destinations; DROP TABLE lapses;
              DROP TABLE remote_users; DROP TABLE remote_devices; DROP TABLE remote_messages;
              DROP INDEX device_changes_by_user;
+             DROP TABLE cross_signing_keys; DROP TABLE key_signatures;
              DELETE FROM meta WHERE name = 'generation_id';
              DELETE FROM _sqlx_migrations WHERE version >= 3;
              PRAGMA user_version = 2",
@@ -314,7 +315,8 @@ mod tests {
     const KEPT: &[&str] = &[
         "_sqlx_migrations",
         "account_data",
-        "aliases", // of rooms: #name:server
+        "aliases",            // of rooms: #name:server
+        "cross_signing_keys", // their owner's client sees when one is not the last one
         "current",
         // What was told since is told again: events have ids, and the same messages to devices too.
         "destinations",
@@ -325,6 +327,7 @@ mod tests {
         "events",
         "filters",
         "hub",
+        "key_signatures", // a wrong one convinces nobody
         "lapses",
         "links", // their contexts are void by the number of restores; the other keys stay
         "log",

@@ -95,6 +95,15 @@ impl Rooms for Sqlite {
         pieces::events(&mut conn, nids).await
     }
 
+    async fn numbered(&self, ids: &[EventHash]) -> Result<Vec<(EventHash, EventNid)>, StoreError> {
+        let mut conn = self.reader().await?;
+        let mut numbered = Vec::new();
+        for ids in ids.chunks(pieces::HASHES_MAX) {
+            numbered.extend(pieces::numbered(&mut conn, ids).await?);
+        }
+        Ok(numbered)
+    }
+
     async fn current(
         &self,
         room: RoomNid,

@@ -89,6 +89,11 @@ impl<'r> Cells<'r> {
         self.number().map(Timestamp)
     }
 
+    /// An event's hash and number.
+    pub(super) fn numbered(&mut self) -> Result<(EventHash, EventNid), StoreError> {
+        Ok((EventHash(self.hash()?), EventNid(self.next()?)))
+    }
+
     pub(super) fn event(&mut self) -> Result<EventRecord, StoreError> {
         Ok(EventRecord {
             nid: EventNid(self.next()?),

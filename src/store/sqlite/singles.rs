@@ -6,7 +6,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteQueryResult};
 use super::{
     bulk::Statement,
     commit::Stop,
-    links, outbox, outside,
+    cross_signing, devices, links, outbox, outside,
     pending::Grown,
     remote,
     rows::{int, status_code},
@@ -48,10 +48,15 @@ pub(super) async fn execute(
             must_exist(&done, *event)
         }
         Write::RemoveDevice { user, device } => remove_device(conn, user, device).await,
+        Write::ForgetDeviceChanges { before } => devices::forget_changes(conn, *before).await,
         Write::ThinNames { .. } => thin::execute(conn, write).await,
         Write::PeerKeys { server, json } => servers::keep_keys(conn, position, server, json).await,
         Write::Parcel { to, edu, at } => outbox::keep_parcel(conn, (to, position), edu, *at).await,
         Write::Outbox(write) => outbox::execute(conn, write).await,
+        Write::CrossSigning(write) => {
+            let statement = Some(cross_signing::statement(write));
+            run(conn, statement).await.map(drop)
+        }
         link if links::is_ours(link) => links::execute(conn, position, link).await,
         remote if remote::is_ours(remote) => remote::execute(conn, remote).await,
         other => run(conn, statement(other, position)).await.map(drop),
@@ -98,12 +103,13 @@ pub(super) async fn place_event(
     must_exist(&done, event)
 }
 
-/// A one-time key for good, or else the fallback key.
+/// A one-time key for good, or else the fallback key; that one in any case with `spare`.
 pub(super) async fn claim(
     conn: &mut SqliteConnection,
     user: &UserId,
     device: &DeviceId,
     algorithm: &str,
+    spare: bool,
 ) -> Result<Claimed, Stop> {
     const ONE_TIME: &str = "DELETE FROM one_time_keys WHERE (user, device, algorithm, key_id) IN (
             SELECT user, device, algorithm, key_id FROM one_time_keys
@@ -112,7 +118,7 @@ pub(super) async fn claim(
     const FALLBACK: &str = "UPDATE fallback_keys SET used = 1
         WHERE user = ?1 AND device = ?2 AND algorithm = ?3 RETURNING key_id, json";
     let mut key = None;
-    for sql in [ONE_TIME, FALLBACK] {
+    for sql in [ONE_TIME, FALLBACK].into_iter().skip(usize::from(spare)) {
         let row = sqlx::query(sql)
             .bind(user.as_str())
             .bind(device.as_str())
@@ -142,6 +148,8 @@ async fn remove_device(
         "DELETE FROM device_keys WHERE user = ?1 AND device = ?2",
         "DELETE FROM one_time_keys WHERE user = ?1 AND device = ?2",
         "DELETE FROM fallback_keys WHERE user = ?1 AND device = ?2",
+        "DELETE FROM key_signatures WHERE target = ?1 AND item = ?2",
+        "DELETE FROM key_signatures WHERE signer = ?1 AND key = 'ed25519:' || ?2",
         "DELETE FROM mail WHERE user = ?1 AND device = ?2",
         // A device that is made anew under this name is another device: its transaction ids
         // start over.
@@ -402,11 +410,17 @@ fn device_statement(write: &Write, position: Position) -> Option<Statement> {
         .bind(algorithm_of(key_id))
         .bind(key_id.as_str())
         .bind(json.as_str()),
-        Write::DevicesChanged { user } => sqlx::query(
-            "INSERT INTO device_changes (position, user) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        )
-        .bind(int(position.0))
-        .bind(user.as_str()),
+        Write::DevicesChanged { user, what } => {
+            let (what, about) = devices::change_code(what);
+            sqlx::query(
+                "INSERT INTO device_changes (position, user, what, about) VALUES (?, ?, ?, ?)
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(int(position.0))
+            .bind(user.as_str())
+            .bind(what)
+            .bind(about)
+        }
         Write::MailRead { user, device, to } => {
             sqlx::query("DELETE FROM mail WHERE user = ? AND device = ? AND position <= ?")
                 .bind(user.as_str())

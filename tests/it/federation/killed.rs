@@ -1,10 +1,10 @@
-//! The hub and a Synapse, each killed in the middle of a conversation and away for longer than the
-//! other waits before it tries again: nothing is lost, nothing comes twice.
+//! The hub and a Synapse, each killed in the middle of conversations in rooms of every version and away
+//! for longer than the other waits before it tries again: nothing is lost, nothing comes twice.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use libtest_mimic::Failed;
-use ruma::{OwnedRoomId, RoomId};
+use ruma::OwnedRoomId;
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -21,8 +21,10 @@ const PACE: Duration = Duration::from_millis(100);
 /// How many are to be said before a server is killed.
 const BEFORE: usize = 5;
 
-/// How many by who stays before the other comes back: more than is asked for at once to close a gap.
+/// How many by who stays in each room before the other comes back: more than is asked for at once to close a gap.
 const WHILE_AWAY: usize = 80;
+
+const VERSIONS: [&str; 3] = ["12", "11", "10"];
 
 pub(super) fn both_are_killed_and_nothing_is_lost() -> Result<(), Failed> {
     let peers = Peers::start()?;
@@ -32,41 +34,35 @@ pub(super) fn both_are_killed_and_nothing_is_lost() -> Result<(), Failed> {
             Member::of_hub(&peers, &hub, "ana").await?,
             Member::of_synapse(&peers, 0).await?,
         ];
-        let wish = json!({ "preset": "public_chat" });
-        let room = members[0].client.create_room(wish).await?;
-        let via = members[0].server.clone();
-        members[1].join(&room, &via).await?;
-        all_are_in(&mut members, &room).await?;
-        let mut all = BTreeSet::new();
+        let mut rooms = Vec::new();
+        for version in VERSIONS {
+            rooms.push(Spoken::founded(&mut members, version).await?);
+        }
 
-        let mut talks = Talk::of_all(&mut members, &room, "first").await?;
+        let mut talks = Talk::of_all(&mut members, &rooms, "first").await?;
         hub.kill()?;
         synapse_waits_longer(&peers, &hub).await?;
-        talks[1].until(WHILE_AWAY).await?;
-        let meanwhile = talks[1].acked();
+        let meanwhile = Talk::all_until(&mut talks, 1, WHILE_AWAY).await?;
         hub.start()?;
-        let first = Talk::end_all(&mut talks).await?;
-        all.extend(first.into_iter().flatten());
+        Talk::end_all(&mut talks, &mut rooms).await?;
         refresh(&mut members).await?;
-        each_reads(&mut members, &room, &all).await?;
+        all_read_all(&mut members, &rooms).await?;
         println!(
-            "the hub was away: {meanwhile} messages of Synapse's user until then, {} in all",
-            all.len()
+            "the hub was away: {meanwhile} messages of Synapse's user until then, {}",
+            counted(&rooms)
         );
 
-        let mut talks = Talk::of_all(&mut members, &room, "second").await?;
+        let mut talks = Talk::of_all(&mut members, &rooms, "second").await?;
         peers.synapse.again("kill", 0)?;
         the_hub_waits_longer(&peers, &hub).await?;
-        talks[0].until(WHILE_AWAY).await?;
-        let meanwhile = talks[0].acked();
+        let meanwhile = Talk::all_until(&mut talks, 0, WHILE_AWAY).await?;
         peers.synapse.again("start", 0)?;
-        let second = Talk::end_all(&mut talks).await?;
-        all.extend(second.into_iter().flatten());
+        Talk::end_all(&mut talks, &mut rooms).await?;
         refresh(&mut members).await?;
-        each_reads(&mut members, &room, &all).await?;
+        all_read_all(&mut members, &rooms).await?;
         println!(
-            "Synapse was away: {meanwhile} messages of the hub's user until then, {} in all",
-            all.len()
+            "Synapse was away: {meanwhile} messages of the hub's user until then, {}",
+            counted(&rooms)
         );
         nothing_waits(&peers, &hub).await
     });
@@ -75,6 +71,40 @@ pub(super) fn both_are_killed_and_nothing_is_lost() -> Result<(), Failed> {
     let (code, report) = hub.fsck()?;
     assert_eq!(code, 0, "{report}");
     Ok(())
+}
+
+/// A room of the hub's that both are in, and all that was said in it and acknowledged.
+struct Spoken {
+    version: &'static str,
+    room: OwnedRoomId,
+    all: BTreeSet<String>,
+}
+
+impl Spoken {
+    async fn founded(members: &mut [Member], version: &'static str) -> Result<Self, Failed> {
+        let wish = json!({ "preset": "public_chat", "room_version": version });
+        let room = members[0].client.create_room(wish).await?;
+        let via = members[0].server.clone();
+        members[1].join(&room, &via).await?;
+        all_are_in(members, &room).await?;
+        let all = BTreeSet::new();
+        Ok(Self { version, room, all })
+    }
+}
+
+async fn all_read_all(members: &mut [Member], rooms: &[Spoken]) -> Result<(), Failed> {
+    for one in rooms {
+        let read = each_reads(members, &one.room, &one.all).await;
+        read.map_err(|error| format!("version {}: {}", one.version, said(&error)))?;
+    }
+    Ok(())
+}
+
+fn counted(rooms: &[Spoken]) -> String {
+    let each = rooms
+        .iter()
+        .map(|one| format!("{} in version {}", one.all.len(), one.version));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// Connections to who was away meanwhile are gone.
@@ -106,7 +136,7 @@ async fn synapse_waits_longer(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
 }
 
 /// How the hub stands with the Synapse.
-fn status(peers: &Peers, hub: &Hub) -> Result<Value, Failed> {
+pub(super) fn status(peers: &Peers, hub: &Hub) -> Result<Value, Failed> {
     let name = peers.name()?;
     let mut command = tramline();
     command.args(["peer", "status", name.as_str(), "--json", "--config"]);
@@ -143,41 +173,61 @@ async fn nothing_waits(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
     .await
 }
 
-/// Someone who says one thing after the other, also while their server is away.
+/// Someone who says one thing after the other in one room, also while their server is away.
 struct Talk {
+    /// Whose: their place among the members.
+    member: usize,
+    /// Where: its place among the rooms.
+    room: usize,
     stop: watch::Sender<bool>,
     acked: watch::Receiver<usize>,
     task: Option<JoinHandle<Result<Vec<String>, Failed>>>,
 }
 
 impl Talk {
-    /// Everyone begins, and each was heard by their own server before this ends.
+    /// Everyone begins in every room, and was heard there by their own server before this ends.
     async fn of_all(
         members: &mut [Member],
-        room: &RoomId,
+        rooms: &[Spoken],
         name: &str,
     ) -> Result<Vec<Self>, Failed> {
         let mut talks = Vec::new();
-        for member in members {
-            let (stop, is_over) = watch::channel(false);
-            let (count, acked) = watch::channel(0);
-            let talker = Talker {
-                member: member.again().await?,
-                room: room.to_owned(),
-                name: name.to_owned(),
-                is_over,
-                count,
-            };
-            talks.push(Self {
-                stop,
-                acked,
-                task: Some(tokio::spawn(talker.talk())),
-            });
+        for (room, spoken) in rooms.iter().enumerate() {
+            for (index, member) in members.iter_mut().enumerate() {
+                let (stop, is_over) = watch::channel(false);
+                let (count, acked) = watch::channel(0);
+                let talker = Talker {
+                    member: member.again().await?,
+                    room: spoken.room.clone(),
+                    name: format!("{name}-{}", spoken.version),
+                    is_over,
+                    count,
+                };
+                talks.push(Self {
+                    member: index,
+                    room,
+                    stop,
+                    acked,
+                    task: Some(tokio::spawn(talker.talk())),
+                });
+            }
         }
         for talk in &mut talks {
             talk.until(BEFORE).await?;
         }
         Ok(talks)
+    }
+
+    /// Waits until so many of one member's were acknowledged in every room; how many these are together.
+    async fn all_until(talks: &mut [Self], member: usize, count: usize) -> Result<usize, Failed> {
+        let mut together = 0;
+        for talk in talks.iter_mut().filter(|talk| talk.member == member) {
+            talk.until(count).await?;
+        }
+        for talk in talks.iter().filter(|talk| talk.member == member) {
+            together += talk.acked();
+        }
+        Ok(together)
     }
 
     /// Waits until so many were acknowledged.
@@ -196,18 +246,17 @@ impl Talk {
         *self.acked.borrow()
     }
 
-    /// Everyone says one thing more, and has all that they said acknowledged.
-    async fn end_all(talks: &mut [Self]) -> Result<Vec<Vec<String>>, Failed> {
-        let mut all = Vec::new();
+    /// Everyone says one thing more, and has all that they said acknowledged: the rooms hold it then.
+    async fn end_all(talks: &mut [Self], rooms: &mut [Spoken]) -> Result<(), Failed> {
         for talk in &mut *talks {
             talk.until(talk.acked() + 1).await?;
             let _ = talk.stop.send(true);
         }
         for talk in talks {
             let task = talk.task.take().ok_or("it was ended before")?;
-            all.push(task.await??);
+            rooms[talk.room].all.extend(task.await??);
         }
-        Ok(all)
+        Ok(())
     }
 }
 

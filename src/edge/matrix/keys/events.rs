@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
     serde::Base64,
     signatures::{
         PublicKeyMap, VerificationError, Verified, required_server_signatures_to_verify_event,
@@ -63,7 +63,7 @@ impl Signers {
         let at = time(event).ok_or(EventError::Time)?;
         let rules = version.rules();
         let servers = required_server_signatures_to_verify_event(event, &rules.signatures)?;
-        let signed = |server| {
+        let signed = |server: OwnedServerName| {
             let keys = signed_with(event, &server);
             (server, keys)
         };
@@ -157,8 +157,8 @@ impl KeyRing {
     }
 }
 
-/// With which keys a server has signed, the first few.
-fn signed_with(event: &CanonicalJsonObject, server: &OwnedServerName) -> BTreeSet<KeyId> {
+/// With which keys a server has signed something, the first few.
+pub(super) fn signed_with(event: &CanonicalJsonObject, server: &ServerName) -> BTreeSet<KeyId> {
     let inner = |value: Option<&CanonicalJsonValue>, key: &str| match value {
         Some(CanonicalJsonValue::Object(members)) => members.get(key).cloned(),
         _ => None,

@@ -3,10 +3,11 @@
 //!
 //! What counts for what is `session::keyring`'s business. Here keys are fetched: once for all who
 //! wait for the same server, only so often, only so many at a time. Whoever names a server makes us
-//! ask it, and must not be able to make us ask a thousand. Other servers are not asked for keys that
-//! are not their own (no notary is).
+//! ask it, and must not be able to make us ask a thousand. Where a server cannot be asked any more,
+//! others may be, by the rules of `notaries`.
 
 mod events;
+mod notaries;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,6 +34,7 @@ use crate::{
 };
 
 pub use events::{Checked, EventError, Signers};
+pub use notaries::Missing;
 
 /// Keys by server that the operator has written down.
 pub type Pinned = BTreeMap<OwnedServerName, BTreeMap<KeyId, PublicKey>>;
@@ -45,6 +47,10 @@ pub struct Parts {
     pub old: BTreeMap<KeyId, OldKey>,
     /// The keys of servers whose own word for them is not taken.
     pub pinned: Pinned,
+    /// Who is believed about the keys of others.
+    pub notaries: Vec<OwnedServerName>,
+    /// Whether so is who tells of a room, about servers that were never heard of.
+    pub believes_tellers: bool,
     /// The way to others.
     pub outgoing: Arc<Outgoing>,
     /// Where keys are kept over a restart.
@@ -65,6 +71,8 @@ pub struct KeyRing {
 struct Held {
     keys: KnownKeys,
     pace: Pace,
+    /// How asking others for them went.
+    heard: Pace,
     used: Timestamp,
 }
 
@@ -165,12 +173,12 @@ impl KeyRing {
         if server == self.name() {
             return Some(self.ours());
         }
-        let now = self.parts.clock.now();
         let held = match self.held(server) {
             Some(held) => held,
             None => self.load(server).await,
         };
-        let answer = held.keys.answer(until.unwrap_or(now).max(now))?;
+        // What is not valid any more is still of use to who checks events of its time.
+        let answer = held.keys.answer(until.unwrap_or(Timestamp(0)))?;
         let mut object = json::read_object(answer.as_bytes()).ok()?;
         self.parts.ours.sign_object(&mut object).ok()?;
         Some(object)

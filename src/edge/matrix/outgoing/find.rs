@@ -239,22 +239,12 @@ impl Finder {
 
     /// One answer, whatever its status; or why there was none, or none that is bounded.
     async fn fetch(&self, at: &Location) -> Result<Exchanged, String> {
-        let place = Place::parse(&at.authority).map_err(|error| error.to_string())?;
-        let route = Route {
-            host_header: at.authority.clone(),
-            certificate_for: place.host().clone(),
-            places: vec![(place.host().clone(), place.port().unwrap_or(HTTPS_PORT))],
-        };
+        let route = at.route().ok_or("no place by that name")?;
         let stream = self.connector.connect(&route).await;
         let stream = stream.map_err(|error| error.to_string())?;
         let connection = Connection::over(stream).await;
         let mut connection = connection.map_err(|error| error.to_string())?;
-        let request = Request::builder()
-            .uri(&at.path)
-            .header(header::HOST, &at.authority)
-            .header(header::USER_AGENT, super::USER_AGENT)
-            .body(Full::new(Bytes::new()));
-        let request = request.map_err(|error| error.to_string())?;
+        let request = at.request().map_err(|error| error.to_string())?;
         let exchanged = connection.exchange(request, WELL_KNOWN_BYTES_MAX).await;
         exchanged.map_err(|error| error.to_string())
     }
@@ -269,28 +259,61 @@ fn delegated_in(body: &[u8]) -> Option<Place> {
 
 /// Where a file is: always by HTTPS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Location {
+pub(super) struct Location {
     /// Host and perhaps port.
     authority: String,
     path: String,
 }
 
 impl Location {
+    /// Reads a URL, unless it is of another scheme, or of something that has no name.
+    pub(super) fn read(url: &str) -> Option<Self> {
+        let uri: Uri = url.parse().ok()?;
+        let authority = uri
+            .authority()
+            .filter(|_| uri.scheme_str() == Some("https"));
+        let authority = authority?.as_str().to_owned();
+        Place::parse(&authority).ok()?; // no user name, no strange host
+        let path = uri.path_and_query()?.as_str().to_owned();
+        Some(Self { authority, path })
+    }
+
+    /// Its host, and perhaps its port.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The way there: the name's own addresses, whatever a server of that name has delegated.
+    pub(super) fn route(&self) -> Option<Route> {
+        let place = Place::parse(&self.authority).ok()?;
+        Some(Route {
+            host_header: self.authority.clone(),
+            certificate_for: place.host().clone(),
+            places: vec![(place.host().clone(), place.port().unwrap_or(HTTPS_PORT))],
+        })
+    }
+
+    /// A question for it that says nothing of who asks.
+    pub(super) fn request(&self) -> Result<Request<Full<Bytes>>, http::Error> {
+        Request::builder()
+            .uri(&self.path)
+            .header(header::HOST, &self.authority)
+            .header(header::USER_AGENT, super::USER_AGENT)
+            .body(Full::new(Bytes::new()))
+    }
+
     /// Where the answer sends us, unless that is away from HTTPS, or to somewhere that has no name.
     fn redirected(&self, headers: &HeaderMap) -> Option<Self> {
         let text = headers.get(header::LOCATION)?.to_str().ok()?;
-        let uri: Uri = text.parse().ok()?;
-        let path = uri.path_and_query()?.as_str().to_owned();
-        let authority = match (uri.scheme_str(), uri.authority()) {
-            (Some("https"), Some(authority)) => authority.as_str().to_owned(),
-            // `//host/path` would be another host's
-            (None, None) if path.starts_with('/') && !path.starts_with("//") => {
-                self.authority.clone()
-            }
-            _ => return None,
-        };
-        Place::parse(&authority).ok()?; // no user name, no strange host
-        Some(Self { authority, path })
+        // `//host/path` would be another host's
+        if text.starts_with('/') && !text.starts_with("//") {
+            let uri: Uri = text.parse().ok()?;
+            return Some(Self {
+                authority: self.authority.clone(),
+                path: uri.path_and_query()?.as_str().to_owned(),
+            });
+        }
+        Self::read(text)
     }
 }
 

@@ -254,6 +254,14 @@ pub enum AskError {
     /// It was asked for a file, and the answer holds none.
     #[error("its answer holds no file: {0}")]
     NoFile(&'static str),
+    /// The same, and the server keeps it elsewhere, where it could not be had.
+    #[error("the file is kept at {at}: {why}")]
+    KeptElsewhere {
+        /// Where.
+        at: String,
+        /// Why it could not be had there.
+        why: String,
+    },
     /// The same, and the answer is not what one with a file looks like.
     #[error("its answer holds no file: {0}")]
     Parts(#[from] MultipartError),
@@ -264,7 +272,11 @@ impl AskError {
     pub const fn is_sign_of_life(&self) -> bool {
         matches!(
             self,
-            Self::Refused { .. } | Self::Form(_) | Self::NoFile(_) | Self::Parts(_)
+            Self::Refused { .. }
+                | Self::Form(_)
+                | Self::NoFile(_)
+                | Self::KeptElsewhere { .. }
+                | Self::Parts(_)
         )
     }
 }
@@ -322,6 +334,11 @@ impl Outgoing {
             body: exchanged.body,
             retry_after: retry_after.map(Duration::from_secs),
         })
+    }
+
+    /// Whether a server would be asked at all.
+    pub fn is_welcome(&self, server: &ServerName) -> bool {
+        self.welcome(server).is_ok()
     }
 
     /// A server with whom we speak, by its name.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, header};
+use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
 use ruma::{ServerName, http_headers::ContentDisposition};
 use tokio::time::timeout;
 
-use super::{Ask, AskError, Outgoing, Told, exchange::Connection};
+use super::{Ask, AskError, Outgoing, Told, exchange::Connection, find::Location};
 use crate::{
     api::{ByteStream, RemoteFile},
     wire::multipart::{self, FileHead, Parts, Piece},
@@ -55,10 +55,45 @@ impl Outgoing {
         let ask = Ask::get(format!("/_matrix/federation/v1/media/download/{media_id}"));
         timeout(within, async {
             let opened = self.open(server, &ask).await?;
-            begin(opened).await
+            match begin(opened).await? {
+                Begun::Here(file) => Ok(file),
+                Begun::Elsewhere(url) => self.kept_at(&url).await,
+            }
         })
         .await
         .map_err(|_| AskError::Slow { within })?
+    }
+
+    /// Fetches a file from where its server keeps it: by HTTPS, at an address that may be connected to
+    /// like any other, without saying who asks or for whom, and from there nowhere else.
+    // spec: server-server §Content-Repository
+    pub(in crate::edge::matrix) async fn kept_at(&self, url: &str) -> Result<RemoteFile, AskError> {
+        let at = Location::read(url);
+        let at = at.ok_or(AskError::NoFile("it is kept where no https URL leads"))?;
+        let refused = |why: String| AskError::KeptElsewhere {
+            at: at.authority().to_owned(),
+            why,
+        };
+        let route = at.route();
+        let route = route.ok_or(AskError::NoFile("it is kept where no https URL leads"))?;
+        let stream = self.connector.connect(&route).await;
+        let stream = stream.map_err(|error| refused(error.to_string()))?;
+        let mut connection = Connection::over(stream).await?;
+        let (head, incoming) = connection.open(at.request()?).await?.into_parts();
+        if head.status != StatusCode::OK {
+            return Err(refused(format!("HTTP {}", head.status.as_u16())));
+        }
+        let text = |name| Some(head.headers.get(name)?.to_str().ok()?.to_owned());
+        let described_there = FileHead {
+            content_type: text(header::CONTENT_TYPE),
+            disposition: text(header::CONTENT_DISPOSITION),
+            location: None,
+        };
+        let body = Body {
+            incoming,
+            _connection: connection,
+        };
+        Ok(described(described_there, whole(body)))
     }
 
     async fn open(&self, server: &ServerName, ask: &Ask) -> Result<Opened, AskError> {
@@ -98,8 +133,16 @@ impl Outgoing {
     }
 }
 
+/// What an answer is up to where the file's bytes would begin.
+enum Begun {
+    /// They follow.
+    Here(RemoteFile),
+    /// They are at this URL.
+    Elsewhere(String),
+}
+
 /// Reads up to the head of the file.
-async fn begin(opened: Opened) -> Result<RemoteFile, AskError> {
+async fn begin(opened: Opened) -> Result<Begun, AskError> {
     let content_type = opened.headers.get(header::CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
     let boundary = content_type.and_then(multipart::boundary);
@@ -115,13 +158,11 @@ async fn begin(opened: Opened) -> Result<RemoteFile, AskError> {
         let Some(Piece::Head(head)) = pieces.next() else {
             continue;
         };
-        if head.location.is_some() {
-            // TODO(once a server is met that does this): follow it, by the rules of every request.
-            return Err(AskError::NoFile(
-                "it is kept elsewhere, which is not followed",
-            ));
+        if let Some(url) = head.location {
+            return Ok(Begun::Elsewhere(url));
         }
-        return Ok(described(head, rest(parts, body, pieces.collect())));
+        let file = described(head, rest(parts, body, pieces.collect()));
+        return Ok(Begun::Here(file));
     }
 }
 
@@ -138,6 +179,15 @@ fn described(head: FileHead, body: ByteStream) -> RemoteFile {
         filename: disposition.and_then(|disposition| disposition.filename),
         body,
     }
+}
+
+/// A body that is the file.
+fn whole(body: Body) -> ByteStream {
+    let next = |mut body: Body| async move {
+        let bytes = body.next().await.transpose()?;
+        Ok(bytes.map(|bytes| (bytes, body)))
+    };
+    Box::pin(stream::try_unfold(body, next).fuse())
 }
 
 /// The file's bytes: first those that came with its head.

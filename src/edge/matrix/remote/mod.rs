@@ -58,7 +58,7 @@ impl Remote for Federation {
     }
 
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified> {
-        verify::one(&self.keys, json, version).await
+        verify::one(&self.keys, json, version, None).await
     }
 
     async fn verified_many(
@@ -66,7 +66,16 @@ impl Remote for Federation {
         events: &[&str],
         version: Version,
     ) -> Vec<Result<Pdu, Unverified>> {
-        verify::many(&self.keys, &self.checks, events, version).await
+        verify::many((&self.keys, &self.checks), events, version, None).await
+    }
+
+    async fn verified_from(
+        &self,
+        teller: &ServerName,
+        events: &[&str],
+        version: Version,
+    ) -> Vec<Result<Pdu, Unverified>> {
+        verify::many((&self.keys, &self.checks), events, version, Some(teller)).await
     }
 
     fn welcomes(&self, server: &ServerName) -> Result<(), Box<Why>> {

@@ -12,37 +12,51 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use ruma::{CanonicalJsonObject, OwnedServerName};
+use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     api::Unverified,
     base::Timestamp,
-    edge::matrix::keys::{Checked, EventError, KeyRing, Signers},
+    edge::matrix::keys::{Checked, EventError, KeyRing, Missing, Signers},
     wire::{
         json,
         matrix::{KeyId, Pdu, Version},
     },
 };
 
-/// Checks one event; its keys are fetched.
+/// Checks one event; its keys are fetched, and where their server does not tell them asked of others,
+/// among them who tells of the event.
 // spec: server-server §Checks-performed-on-receipt-of-a-PDU
-pub(super) async fn one(keys: &KeyRing, json: &str, version: Version) -> Result<Pdu, Unverified> {
+pub(super) async fn one(
+    keys: &KeyRing,
+    json: &str,
+    version: Version,
+    teller: Option<&ServerName>,
+) -> Result<Pdu, Unverified> {
     let (pdu, object) = read(json, version)?;
-    let checked = keys.check_event(&object, version).await;
+    let mut checked = keys.check_event(&object, version).await;
+    if let Err(EventError::Key(_)) = &checked {
+        let signers = Signers::of(&object, version).map_err(|error| wrong(&error))?;
+        let mut wanted = Wanted::default();
+        note(signers, &mut wanted);
+        if keys.ask_notaries(missing(keys, &wanted), teller).await {
+            checked = keys.check_event_with_held(&object, version);
+        }
+    }
     believed(pdu, checked, version)
 }
 
 /// Checks many events, in their order. `checks` is how many pieces of such work there may be at a
 /// time, of all who ask.
 pub(super) async fn many(
-    keys: &Arc<KeyRing>,
-    checks: &Arc<Semaphore>,
+    (keys, checks): (&Arc<KeyRing>, &Arc<Semaphore>),
     events: &[&str],
     version: Version,
+    teller: Option<&ServerName>,
 ) -> Vec<Result<Pdu, Unverified>> {
     if let [json] = events {
-        return vec![one(keys, json, version).await];
+        return vec![one(keys, json, version, teller).await];
     }
     let wanted = Arc::new(Mutex::new(Wanted::default()));
     let texts: Vec<Box<str>> = events.iter().map(|text| Box::from(*text)).collect();
@@ -55,7 +69,11 @@ pub(super) async fn many(
     });
     let read: Vec<Result<Pdu, Unverified>> = in_order(texts).await;
     let wanted = std::mem::take(&mut *wanted.lock().unwrap_or_else(PoisonError::into_inner));
-    fetch(keys, wanted).await;
+    fetch(keys, &wanted).await;
+    let missing = missing(keys, &wanted);
+    if !missing.is_empty() {
+        keys.ask_notaries(missing, teller).await;
+    }
     let checked = in_pieces(read).into_iter().map(|piece| {
         let keys = Arc::clone(keys);
         aside(checks, move || {
@@ -88,8 +106,15 @@ type Wanted = BTreeMap<OwnedServerName, BTreeMap<KeyId, (Timestamp, Timestamp)>>
 /// Reads an event and notes the keys that it takes to check it.
 fn noted(text: &str, version: Version, wanted: &Mutex<Wanted>) -> Result<Pdu, Unverified> {
     let (pdu, object) = read(text, version)?;
-    let Signers { at, servers } = Signers::of(&object, version).map_err(|error| wrong(&error))?;
-    let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
+    let signers = Signers::of(&object, version).map_err(|error| wrong(&error))?;
+    note(
+        signers,
+        &mut wanted.lock().unwrap_or_else(PoisonError::into_inner),
+    );
+    Ok(pdu)
+}
+
+fn note(Signers { at, servers }: Signers, wanted: &mut Wanted) {
     for (server, ids) in servers {
         let keys = wanted.entry(server).or_default();
         for id in ids {
@@ -98,17 +123,31 @@ fn noted(text: &str, version: Version, wanted: &Mutex<Wanted>) -> Result<Pdu, Un
             *last = at.max(*last);
         }
     }
-    Ok(pdu)
+}
+
+/// Those keys that are not held, or not for the time for which they are wanted.
+fn missing(keys: &KeyRing, wanted: &Wanted) -> Missing {
+    let mut missing = Missing::new();
+    for (server, ids) in wanted {
+        for (id, (first, last)) in ids.iter().take(KEYS_MAX) {
+            let not_held = |at: &&Timestamp| keys.held_for_event(server, id, **at).is_err();
+            if let Some(at) = [last, first].into_iter().find(not_held) {
+                let keys = missing.entry(server.clone()).or_default();
+                keys.insert(id.clone(), *at);
+            }
+        }
+    }
+    missing
 }
 
 /// Sees to it that keys are held, as far as they can be had. A time that lies too far ahead for
 /// any key must not keep the others from being checked, so both ends are asked for.
-async fn fetch(keys: &KeyRing, wanted: Wanted) {
-    let servers = wanted.into_iter().take(SERVERS_MAX);
+async fn fetch(keys: &KeyRing, wanted: &Wanted) {
+    let servers = wanted.iter().take(SERVERS_MAX);
     let all = stream::iter(servers).for_each_concurrent(FETCHES, async |(server, ids)| {
-        for (id, (first, last)) in ids.into_iter().take(KEYS_MAX) {
+        for (id, (first, last)) in ids.iter().take(KEYS_MAX) {
             for at in [first, last] {
-                if let Err(error) = keys.for_event(&server, &id, at).await {
+                if let Err(error) = keys.for_event(server, id, *at).await {
                     tracing::debug!(%error, "a key for events could not be had");
                 }
             }

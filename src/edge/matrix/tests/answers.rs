@@ -21,13 +21,13 @@ use crate::edge::matrix::outgoing::{Ask, AskError, ConnectError, ExchangeError};
 
 /// What a canned server does after it has answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Then {
+pub(super) enum Then {
     Close,
     Stay,
 }
 
 /// A server at `host` that gives the same answer to every request; and how many connections it took.
-async fn canned(
+pub(super) async fn canned(
     world: &World,
     host: &str,
     port: u16,
@@ -68,7 +68,7 @@ async fn canned(
     taken
 }
 
-fn ok(body: &str) -> String {
+pub(super) fn ok(body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
 }

@@ -212,6 +212,15 @@ impl World {
         self.open(name, |parts| parts.proxy = Some(proxy)).await
     }
 
+    pub(super) async fn trusting(&self, name: &str, notaries: &[&ServerName]) -> Hub {
+        let notaries = notaries.iter().map(|&name| name.to_owned()).collect();
+        self.open(name, |parts| parts.notaries = notaries).await
+    }
+
+    pub(super) async fn believing(&self, name: &str) -> Hub {
+        self.open(name, |parts| parts.believes_tellers = true).await
+    }
+
     async fn open(&self, name: &str, change: impl FnOnce(&mut Parts)) -> Hub {
         let key = Arc::new(self.another_key(name));
         let mut roots = RootCertStore::empty();
@@ -221,6 +230,8 @@ impl World {
             old_keys: std::collections::BTreeMap::default(),
             lists: Lists::new(ServerList::default()),
             pinned: Pinned::default(),
+            notaries: Vec::new(),
+            believes_tellers: false,
             roots,
             allow_private_addresses: true,
             proxy: None,

@@ -15,12 +15,16 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use super::{checked, lists};
+use super::{
+    checked,
+    lists::{self, LISTS_AT_ONCE, LISTS_MAX},
+};
 use crate::{
     api::{Caller, PeerCommand, PeerReply, Refusal},
     hub::{
         Hub,
         desk::{access::ours, keys},
+        vouched::{self, Vouched},
     },
     store::{DeviceKeysRecord, RemoteList},
 };
@@ -30,13 +34,6 @@ const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
 /// How many servers are asked at once for one answer.
 const SERVERS_AT_ONCE: usize = 50;
-
-/// How many device lists are asked of one server for one answer, each by a request of its own so
-/// that it can be kept. The other users of that server are asked for in one, and not kept.
-const LISTS_MAX: usize = 50;
-
-/// How many of these at a time.
-const LISTS_AT_ONCE: usize = 8;
 
 /// What is asked for, by user.
 pub(in crate::hub::desk) type Wanted = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
@@ -68,6 +65,36 @@ pub(in crate::hub::desk) async fn query(
             reply.failures.insert(server.to_string(), failure(&refusal));
         }
     }
+    if let Err(refusal) = add_own_signatures(hub, caller, reply).await {
+        let why = refusal.message;
+        tracing::error!(why, user = %caller.user, "signatures of a user are left out");
+    }
+}
+
+/// Adds what the caller has signed of other servers' users, and nobody else is shown.
+async fn add_own_signatures(
+    hub: &Hub,
+    caller: &Caller,
+    reply: &mut get_keys::v3::Response,
+) -> Result<(), Refusal> {
+    let made = hub.store.signatures_made(&caller.user).await;
+    if made.map_err(ours)? == 0 {
+        return Ok(());
+    }
+    let there = |user: &UserId| !keys::is_ours(hub, user);
+    for (user, key) in reply.master_keys.iter_mut().filter(|(user, _)| there(user)) {
+        let signatures = hub.store.key_signatures(user, &caller.user).await;
+        let signatures = signatures.map_err(ours)?;
+        if signatures.is_empty() {
+            continue;
+        }
+        let mut object = vouched::read(key.json().get()).map_err(ours)?;
+        if let Some(public) = vouched::public_key(&object).map(str::to_owned) {
+            vouched::add_signatures(&mut object, &public, &signatures);
+            *key = keys::raw(&object)?;
+        }
+    }
+    Ok(())
 }
 
 /// How a client is told that a server failed.
@@ -191,7 +218,7 @@ fn add_device(
         name,
         json,
     };
-    if let Ok(keys) = keys::with_name(&record) {
+    if let Ok(keys) = keys::with_name(&record, &Vouched::default()) {
         devices.insert(record.device, keys);
     } else {
         tracing::error!(%device, "kept device keys cannot be read");

@@ -33,11 +33,15 @@ use crate::{
     },
     hub::{
         Hub,
+        desk::cross_signing::tests::{Keys, publish, seen, sign},
         testing::{self, Person, TestHub, ask},
     },
     room::testing::key,
     wire::matrix::{Pdu, PduFields, Version},
 };
+
+/// Behind everything.
+pub(in crate::hub::desk) const END: crate::base::Position = crate::base::Position(u64::MAX >> 1);
 
 pub(in crate::hub::desk) const FAR: &str = "far.example";
 
@@ -245,7 +249,11 @@ impl Two {
     /// What the list there counts.
     async fn stream(&self) -> u64 {
         let store = self.there.hub.store();
-        store.devices_changed_at(&self.zed.user).await.unwrap().0
+        store
+            .devices_changed_at(&self.zed.user, END)
+            .await
+            .unwrap()
+            .0
     }
 }
 
@@ -486,6 +494,36 @@ async fn cross_signing_keys_are_told_and_changed() {
     let other = json!({ "user_id": "@a:b", "usage": ["master"], "keys": {} });
     two.edus(&[update(other)]).await.unwrap();
     assert_eq!(told().await, master("one"));
+}
+
+#[tokio::test]
+async fn what_a_user_here_signs_of_another_servers_user_they_alone_are_shown() {
+    let two = Two::together().await;
+    let zed = &two.zed.user;
+    let bob = two.here.account("bob").await;
+    two.here.join(&bob, &two.room).await.unwrap();
+    let (own, theirs) = (Keys::of(&two.ana.user), Keys::of(zed));
+    publish(&two.here, &two.ana, own.request()).await.unwrap();
+    publish(&two.there, &two.zed, theirs.request())
+        .await
+        .unwrap();
+    let (id, master) = (own.user_signing.public(), theirs.master.public());
+    let signed = own
+        .user_signing
+        .signed(&two.ana.user, &id, theirs.master_key());
+    let unknown = Keys::of(zed);
+    let (name, other) = (unknown.master.public(), unknown.master_key());
+    let other = own.user_signing.signed(&two.ana.user, &id, other);
+    let failures = sign(&two.here, &two.ana, zed, &name, &other).await;
+    assert_eq!(failures[zed.as_str()][&name]["errcode"], "M_NOT_FOUND");
+    let failures = sign(&two.here, &two.ana, zed, &master, &signed).await;
+    assert_eq!(failures, json!({}));
+
+    assert_eq!(seen(&two.here, &two.ana, zed).await["master"], signed);
+    assert_eq!(
+        seen(&two.here, &bob, zed).await["master"],
+        theirs.master_key()
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub(super) mod by_time;
 mod devices;
 mod edus;
 mod joining;
+mod leaning;
 pub(super) mod past;
 mod policy;
 mod reading;
@@ -22,9 +23,17 @@ mod tests_past;
 mod tests_policy;
 #[cfg(test)]
 mod tests_spaces;
+#[cfg(test)]
+mod tests_tying;
 mod transaction;
+mod tying;
 
-pub(super) use self::{joining::vouching, policy::must_be_vouched_for, transaction::take_in};
+pub(super) use self::{
+    joining::vouching,
+    leaning::{Teller, Told},
+    policy::must_be_vouched_for,
+    transaction::take_in,
+};
 
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId};
 
@@ -105,7 +114,9 @@ pub(super) async fn ask(
             answered!(UserDevices, devices::devices(hub, *asked))
         }
         PeerCommand::UserKeys(asked) => answered!(UserKeys, devices::keys(hub, *asked)),
-        PeerCommand::UserKeyClaim(asked) => answered!(UserKeyClaim, devices::claim(hub, *asked)),
+        PeerCommand::UserKeyClaim(asked) => {
+            answered!(UserKeyClaim, devices::claim(hub, peer, *asked))
+        }
         PeerCommand::PeerPublicRooms(asked) => {
             answered!(PeerPublicRooms, directory::peer_public_rooms(hub, *asked))
         }

@@ -21,6 +21,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::leaning::{Teller, unknown};
 use crate::{
     api::{PeerCommand, PeerReply, RemoteError},
     base::{Seq, Timestamp},
@@ -29,7 +30,7 @@ use crate::{
         graph::{self, GraphError, Past},
     },
     store::{Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of},
-    wire::matrix::Pdu,
+    wire::matrix::{Pdu, Version},
 };
 
 /// What events name that is not known here.
@@ -114,6 +115,7 @@ pub(super) async fn close(
         told.state_before(id).await?;
         told.past.events.push(event);
     }
+    told.complete().await?;
     graph::remember(&hub.store, &hub.writer, &room.id, &told.past).await?;
     Ok(())
 }
@@ -239,14 +241,12 @@ async fn backfill(
     let mut told = Telling::of(hub, server, room, Anchor::Before(anchor));
     let count = usize::try_from(PAGE).unwrap_or(usize::MAX);
     let mut here = HashSet::new();
-    for pdu in page.pdus.iter().take(count) {
-        match told.read(pdu).await {
-            Ok(event) => {
-                if here.insert(event.id().clone()) {
-                    told.past.events.push(event);
-                }
-            }
-            Err(why) => tracing::debug!(%server, why, "an event of history is not taken"),
+    let page: Vec<&RawValue> = page.pdus.iter().take(count).map(|pdu| &**pdu).collect();
+    let page = told.teller().believable(&page).await;
+    told.refused.extend(page.refused);
+    for event in page.events {
+        if here.insert(event.id().clone()) {
+            told.past.events.push(event);
         }
     }
     let mut bottoms = Vec::new();
@@ -263,6 +263,7 @@ async fn backfill(
             tracing::info!(%server, %id, %error, "the state before it is not told");
         }
     }
+    told.complete().await?;
     let (_, stored) = graph::remember(&hub.store, &hub.writer, &room.id, &told.past).await?;
     let first = hub
         .store
@@ -277,10 +278,12 @@ struct Telling<'a> {
     peer: &'a ServerName,
     room: &'a RoomRecord,
     past: Past,
+    /// Events that were told and are not to be believed.
+    refused: HashSet<OwnedEventId>,
 }
 
 impl<'a> Telling<'a> {
-    const fn of(hub: &'a Hub, peer: &'a ServerName, room: &'a RoomRecord, anchor: Anchor) -> Self {
+    fn of(hub: &'a Hub, peer: &'a ServerName, room: &'a RoomRecord, anchor: Anchor) -> Self {
         Self {
             hub,
             peer,
@@ -291,6 +294,16 @@ impl<'a> Telling<'a> {
                 outliers: Vec::new(),
                 anchor,
             },
+            refused: HashSet::new(),
+        }
+    }
+
+    fn teller(&self) -> Teller<'a> {
+        Teller {
+            hub: self.hub,
+            peer: self.peer,
+            room: &self.room.id,
+            version: self.room.version,
         }
     }
 
@@ -302,16 +315,7 @@ impl<'a> Telling<'a> {
         OpenGap::Answer(self.peer.to_owned())
     }
 
-    /// Checks an event; what it may not do is checked where it is woven in.
-    async fn read(&self, pdu: &RawValue) -> Result<Arc<Pdu>, String> {
-        let event = self.hub.remote.verified(pdu.get(), self.room.version).await;
-        let event = event.map_err(|error| error.to_string())?;
-        if event.fields().room_id != self.room.id {
-            return Err(format!("it is of room {}", event.fields().room_id));
-        }
-        Ok(Arc::new(event))
-    }
-
+    /// An event; what it may not do is checked where it is woven in.
     async fn event(&self, id: &OwnedEventId) -> Result<Arc<Pdu>, OpenGap> {
         let wrong = |why: String| OpenGap::Wrong {
             id: id.clone(),
@@ -322,7 +326,9 @@ impl<'a> Telling<'a> {
         else {
             return Err(self.other());
         };
-        let event = self.read(&told.pdu).await.map_err(wrong)?;
+        let told = self.teller().believable(&[&told.pdu]).await.events;
+        let event = told.into_iter().next();
+        let event = event.ok_or_else(|| wrong("what was told for it is not".to_owned()))?;
         if event.id() != id {
             return Err(wrong(format!("{} was told for it", event.id())));
         }
@@ -337,17 +343,24 @@ impl<'a> Telling<'a> {
             return Err(self.other());
         };
         must_be_few(told.auth_chain.len())?;
-        for pdu in &told.auth_chain {
-            self.outlier(pdu).await;
-        }
+        self.outliers(&told.auth_chain).await;
         Ok(())
     }
 
-    async fn outlier(&mut self, pdu: &RawValue) {
-        match self.read(pdu).await {
-            Ok(event) => self.past.outliers.push(event),
-            Err(why) => tracing::debug!(peer = %self.peer, why, "an event of a state is not taken"),
-        }
+    async fn outliers(&mut self, pdus: &[Box<RawValue>]) {
+        let pdus: Vec<&RawValue> = pdus.iter().map(|pdu| &**pdu).collect();
+        let told = self.teller().believable(&pdus).await;
+        self.refused.extend(told.refused);
+        self.past.outliers.extend(told.events);
+    }
+
+    /// Asks for what all that was told leans on.
+    async fn complete(&mut self) -> Result<(), OpenGap> {
+        let told = [&*self.past.outliers, &*self.past.events];
+        let refused = std::mem::take(&mut self.refused);
+        let more = self.teller().leant_on(&told, refused).await?;
+        self.past.outliers.extend(more);
+        Ok(())
     }
 
     /// The room's state before an event, and those of its events that are not known here.
@@ -359,8 +372,8 @@ impl<'a> Telling<'a> {
             return Err(self.other());
         };
         must_be_few(ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len()))?;
-        let named: Vec<&OwnedEventId> = ids.pdu_ids.iter().chain(&ids.auth_chain_ids).collect();
-        let unknown = self.unknown(&named).await?;
+        let named = ids.pdu_ids.iter().chain(&ids.auth_chain_ids);
+        let unknown = self.unknown(named.cloned().collect()).await?;
         if unknown.len() > SINGLE_MAX {
             let asked = get_room_state::v1::Request::new(id.clone(), room.clone());
             let asked = PeerCommand::StateBefore(Box::new(asked));
@@ -368,12 +381,10 @@ impl<'a> Telling<'a> {
                 return Err(self.other());
             };
             must_be_few(state.pdus.len().saturating_add(state.auth_chain.len()))?;
-            for pdu in state.auth_chain.iter().chain(&state.pdus) {
-                let read = Pdu::read(pdu.get(), self.room.version);
-                if read.is_ok_and(|event| unknown.contains(event.id())) {
-                    self.outlier(pdu).await;
-                }
-            }
+            let mut told = state.auth_chain;
+            told.extend(state.pdus);
+            let unknown = those_of(told, unknown, self.room.version).await;
+            self.outliers(&unknown).await;
         } else {
             let asked: Vec<_> = unknown.iter().map(|id| self.event(id)).collect();
             let fetched: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
@@ -389,18 +400,31 @@ impl<'a> Telling<'a> {
     }
 
     /// Those of some events that are neither stored nor were told already.
-    async fn unknown(&self, ids: &[&OwnedEventId]) -> Result<HashSet<OwnedEventId>, OpenGap> {
+    async fn unknown(&self, mut ids: Vec<OwnedEventId>) -> Result<HashSet<OwnedEventId>, OpenGap> {
         let told = self.past.outliers.iter().chain(&self.past.events);
         let told: HashSet<&OwnedEventId> = told.map(|event| event.id()).collect();
-        let mut unknown = HashSet::new();
-        for id in ids {
-            let Some(hash) = hash_of(id) else { continue };
-            if !told.contains(id) && self.hub.store.event(hash).await?.is_none() {
-                unknown.insert((*id).clone());
-            }
-        }
-        Ok(unknown)
+        ids.retain(|id| !told.contains(id));
+        Ok(unknown(self.hub, &ids).await?.into_iter().collect())
     }
+}
+
+/// Those of the events that have these ids, found where nobody waits behind it: to know an event's id
+/// is to hash it.
+async fn those_of(
+    told: Vec<Box<RawValue>>,
+    ids: HashSet<OwnedEventId>,
+    version: Version,
+) -> Vec<Box<RawValue>> {
+    let found = tokio::task::spawn_blocking(move || {
+        let is_one = |pdu: &Box<RawValue>| {
+            let read = Pdu::read(pdu.get(), version);
+            read.is_ok_and(|event| ids.contains(event.id()))
+        };
+        told.into_iter().filter(is_one).collect()
+    });
+    found
+        .await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 fn must_be_few(count: usize) -> Result<(), OpenGap> {

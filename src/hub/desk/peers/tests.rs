@@ -89,15 +89,15 @@ impl Remote for Far {
 }
 
 /// Ana's room on this hub, and that server.
-struct Shared {
-    hub: TestHub,
+pub(super) struct Shared {
+    pub(super) hub: TestHub,
     far: Arc<Far>,
-    ana: Person,
-    room: OwnedRoomId,
+    pub(super) ana: Person,
+    pub(super) room: OwnedRoomId,
 }
 
 impl Shared {
-    async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         let far = Arc::new(Far::default());
         let hub = testing::hub_among(Arc::clone(&far) as Arc<dyn Remote>).await;
         let ana = hub.account("ana").await;
@@ -171,14 +171,14 @@ impl Shared {
     }
 
     /// Zed joins; gives his join.
-    async fn zed(&self) -> Pdu {
+    pub(super) async fn zed(&self) -> Pdu {
         let fields = self.make_join(FAR, ZED).await.unwrap();
         let join = signed(fields);
         self.send_join(FAR, &join).await.unwrap();
         join
     }
 
-    async fn transaction(&self, events: &[&Pdu]) -> Vec<(String, Result<(), String>)> {
+    pub(super) async fn transaction(&self, events: &[&Pdu]) -> Vec<(String, Result<(), String>)> {
         let mut asked = send_transaction_message::v1::Request::new(
             "t1".into(),
             FAR.try_into().unwrap(),
@@ -207,7 +207,7 @@ fn signed(fields: PduFields) -> Pdu {
 }
 
 /// A message of Zed's after an event.
-fn said(after: &Pdu, join: &Pdu, text: &str) -> Pdu {
+pub(super) fn said(after: &Pdu, join: &Pdu, text: &str) -> Pdu {
     let mut fields = join.fields().clone();
     fields.kind = "m.room.message".to_owned();
     fields.state_key = None;

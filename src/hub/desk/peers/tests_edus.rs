@@ -15,10 +15,13 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{Code, PeerCommand, PeerReply},
+    api::{Code, PeerCommand, PeerReply, Refusal},
     base::Position,
     hub::{
-        desk::devices_elsewhere::tests::{Two, upload},
+        desk::{
+            cross_signing::tests::{Keys, device, publish, sign},
+            devices_elsewhere::tests::{END, Two, upload},
+        },
         testing::{Person, TestHub, ask},
     },
 };
@@ -65,7 +68,8 @@ async fn the_devices_of_a_user_here_are_told_with_a_count_that_rises_with_each_c
     let told = devices(&two, &two.ana.user).await;
     assert_eq!(told.devices.len(), 1);
     assert!(told.stream_id > none.stream_id);
-    let changed = two.here.hub.store().devices_changed_at(&two.ana.user).await;
+    let store = two.here.hub.store();
+    let changed = store.devices_changed_at(&two.ana.user, END).await;
     assert_eq!(u64::from(told.stream_id), changed.unwrap().0);
 
     for nobody in ["@nobody:hub.example", "@zed:far.example"] {
@@ -104,6 +108,92 @@ async fn keys_of_users_here_are_told_and_claimed_and_of_nobody_else() {
         counts.push(told.one_time_keys.len());
     }
     assert_eq!(counts, [1, 0]);
+}
+
+async fn claim(two: &Two, device: &str) -> Result<Vec<String>, Refusal> {
+    let wanted = BTreeMap::from([(device.into(), OneTimeKeyAlgorithm::SignedCurve25519)]);
+    let asked = claim_keys::v1::Request::new([(two.ana.user.clone(), wanted)].into());
+    let told = two.peer(PeerCommand::UserKeyClaim(Box::new(asked))).await?;
+    let PeerReply::UserKeyClaim(told) = told else {
+        panic!("another answer");
+    };
+    let devices = told.one_time_keys.into_values().flatten();
+    let keys = devices.flat_map(|(_, keys)| keys.into_keys());
+    Ok(keys.map(|id| id.to_string()).collect())
+}
+
+#[tokio::test]
+async fn one_server_cannot_take_all_keys_of_a_device() {
+    let two = Two::apart().await;
+    upload(&two.here, &two.ana, "one").await;
+    let key = json!({ "key": "k", "signatures": {} });
+    let leave = async |one_time: Value, fallback: Value| {
+        let mut request = upload_keys::v3::Request::new();
+        request.one_time_keys = serde_json::from_value(one_time).unwrap();
+        request.fallback_keys = serde_json::from_value(fallback).unwrap();
+        ask!(two.here, two.ana.origin, UploadKeys(request)).unwrap();
+    };
+    let keys = (10..50).map(|n| (format!("signed_curve25519:{n}"), key.clone()));
+    leave(Value::Object(keys.collect()), json!({})).await;
+    let left = async || {
+        let store = two.here.hub.store();
+        let counts = store.one_time_counts(&two.ana.user, "PHONE").await;
+        counts.unwrap().first().unwrap().1
+    };
+    for taken in 1..=25 {
+        assert_eq!(claim(&two, "PHONE").await.unwrap().len(), 1);
+        assert_eq!(left().await, 40 - taken);
+        assert!(claim(&two, "NONE").await.unwrap().is_empty());
+    }
+    let refused = claim(&two, "PHONE").await.unwrap_err();
+    assert_eq!(refused.code, Code::LimitExceeded);
+    assert_eq!(refused.why.unwrap().code, Some("KEY_CLAIMS"));
+    assert!(refused.retry_after.is_some());
+
+    let fallback = "signed_curve25519:fallback";
+    leave(json!({}), json!({ fallback: key })).await;
+    assert_eq!(claim(&two, "PHONE").await.unwrap(), [fallback]);
+    assert_eq!(left().await, 15, "the others' share");
+    two.here.clock.advance(Duration::from_hours(1));
+    assert_ne!(claim(&two, "PHONE").await.unwrap(), [fallback]);
+    assert_eq!(left().await, 14);
+}
+
+#[tokio::test]
+async fn other_servers_see_by_which_keys_a_user_here_vouches() {
+    let two = Two::apart().await;
+    let ana = &two.ana.user;
+    let (_, phone) = device(&two.here, &two.ana).await;
+    let before = devices(&two, ana).await;
+    assert!(before.master_key.is_none());
+    let own = Keys::of(ana);
+    publish(&two.here, &two.ana, own.request()).await.unwrap();
+    let id = own.self_signing.public();
+    let signed = own.self_signing.signed(ana, &id, phone);
+
+    let told = devices(&two, ana).await;
+    assert_eq!(told.stream_id, before.stream_id, "no device changed");
+    assert_eq!(json!(told.master_key), own.master_key());
+    assert_eq!(
+        sign(&two.here, &two.ana, ana, "PHONE", &signed).await,
+        json!({})
+    );
+    let told = devices(&two, ana).await;
+    assert!(told.stream_id > before.stream_id);
+    assert_eq!(json!(told.devices[0].keys), signed);
+
+    let asked = get_keys::v1::Request::new([(ana.clone(), Vec::new())].into());
+    let asked = two.peer(PeerCommand::UserKeys(Box::new(asked))).await;
+    let PeerReply::UserKeys(answer) = asked.unwrap() else {
+        panic!("another answer");
+    };
+    assert_eq!(json!(answer.master_keys[ana]), own.master_key());
+    assert_eq!(
+        json!(answer.self_signing_keys[ana]),
+        json!(told.self_signing_key)
+    );
+    let device = &answer.device_keys[ana][ruma::device_id!("PHONE")];
+    assert_eq!(json!(device)["signatures"], signed["signatures"]);
 }
 
 #[tokio::test]

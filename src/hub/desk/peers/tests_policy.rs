@@ -300,6 +300,7 @@ async fn our_own_users_are_judged_alike_and_their_events_carry_the_signature() {
         assert!(event["signatures"][SERVER]["ed25519:1"].is_string());
     }
     let refused = policed.say("three").await.unwrap_err();
+    assert_eq!(refused.why.as_ref().unwrap().code, Some("POLICY_RATE"));
     assert!(
         refused.message.contains("2 events of a user in a minute"),
         "{}",
@@ -317,6 +318,7 @@ async fn another_policy_server_is_asked_before_anything_is_stored() {
     assert_eq!(*policed.far.asked.lock().unwrap(), ["hello"]);
     *policed.far.refuses.lock().unwrap() = true;
     let refused = policed.say("buy this").await.unwrap_err();
+    assert_eq!(refused.why.as_ref().unwrap().code, Some("POLICY_ELSEWHERE"));
     assert!(
         refused.message.contains("this looks like spam"),
         "{}",

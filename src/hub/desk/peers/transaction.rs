@@ -7,13 +7,13 @@ use std::{
 };
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UInt, UserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UInt, UserId,
     api::federation::{event::get_missing_events, transactions::send_transaction_message},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Acl, edus, is_in, past, policy, unknown};
+use super::{Acl, edus, is_in, past, policy, tying, unknown};
 use crate::{
     api::{Code, Origin, PeerCommand, PeerReply, Refusal, Refused, Service as _, Unverified, Why},
     hub::{
@@ -23,7 +23,7 @@ use crate::{
     },
     room::PolicyServer,
     store::RoomRecord,
-    wire::matrix::{Pdu, Version},
+    wire::matrix::{PREV_EVENTS_MAX, Pdu, Version},
 };
 
 /// spec: server-server §Transactions
@@ -106,7 +106,7 @@ async fn in_room(
     };
     let mut events = Vec::new();
     let texts: Vec<&str> = pdus.iter().map(|pdu| pdu.get()).collect();
-    for (json, checked) in texts.iter().zip(gate.checked(&texts).await) {
+    for (json, checked) in texts.iter().zip(gate.checked(peer, &texts).await) {
         match checked {
             Ok(event) => events.push(event),
             Err((code, why)) => {
@@ -214,8 +214,13 @@ impl<'a> Gate<'a> {
     }
 
     /// Events that are what they say to be, in their order.
-    async fn checked(&self, events: &[&str]) -> Vec<Result<Received, Unbelieved>> {
-        let verified = self.hub.remote.verified_many(events, self.room.version);
+    async fn checked(
+        &self,
+        peer: &ServerName,
+        events: &[&str],
+    ) -> Vec<Result<Received, Unbelieved>> {
+        let remote = &self.hub.remote;
+        let verified = remote.verified_from(peer, events, self.room.version);
         let mut checked = Vec::with_capacity(events.len());
         for event in verified.await {
             checked.push(self.received(event).await);
@@ -326,6 +331,10 @@ impl<'a> Gate<'a> {
                 }
             }
         }
+        // Each event makes one branch more at most.
+        if self.room.heads.tips.len() + all.len() > PREV_EVENTS_MAX {
+            tying::tie(self.hub, &self.room.id).await;
+        }
         fates.truncate(events.len());
         fates
     }
@@ -360,7 +369,7 @@ impl<'a> Gate<'a> {
         let texts = answer.events.iter().take(count).map(|pdu| pdu.get());
         let texts: Vec<&str> = texts.collect();
         let mut events = Vec::new();
-        for checked in self.checked(&texts).await {
+        for checked in self.checked(peer, &texts).await {
             match checked {
                 Ok(event) => events.push(event),
                 Err((_, why)) => tracing::debug!(why, "an event of a gap is not taken"),

@@ -16,12 +16,16 @@ use super::{
     outside::answered,
     place, spoken,
     template::{VOUCHING, Wanted, rebuilt},
-    version_of,
+    turn_of, version_of,
 };
 use crate::{
     api::{Code, PeerCommand, PeerReply, Refusal},
     hub::{
         Hub,
+        desk::{
+            access::ours,
+            peers::{Teller, Told},
+        },
         graph::{self, Arrival, GraphError},
     },
     room::Membership,
@@ -62,7 +66,7 @@ pub(in crate::hub::desk) async fn join(hub: &Hub, joining: Joining) -> Result<En
 }
 
 async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
-    let _turn = hub.desk.elsewhere.turn(&joining.room).await;
+    let _turn = hub.desk.turns.take(turn_of(&joining.room)).await;
     // Somebody of ours may have come in meanwhile.
     let there = place(hub, &joining.user, (&joining.room, &joining.via)).await?;
     let Place::There(servers) = there else {
@@ -96,14 +100,26 @@ async fn through(hub: &Hub, joining: &Joining, server: &OwnedServerName) -> Resu
     let (version, join) = made(hub, joining, server).await?;
     let told = sent(hub, joining, server, &join).await?;
     let join = signed_by_all(hub, server, version, join, told.event.as_deref()).await?;
-    let create_room = (&*joining.room, version);
+    let join = Arc::new(join);
+    let teller = Teller {
+        hub,
+        peer: server,
+        room: &joining.room,
+        version,
+    };
     // One after the other: what was read is let go of before the next is.
-    let state = believable(hub, create_room, told.state).await;
-    let auth_chain = believable(hub, create_room, told.auth_chain).await;
-    must_be_the_room(create_room, &state)?;
+    let state = believable(teller, told.state).await;
+    let chain = believable(teller, told.auth_chain).await;
+    must_be_the_room((&joining.room, version), &state.events)?;
+    let mut refused = state.refused;
+    refused.extend(chain.refused);
+    let (state, mut auth_chain) = (state.events, chain.events);
+    let told = [&*state, &*auth_chain, std::slice::from_ref(&join)];
+    let more = teller.leant_on(&told, refused).await.map_err(ours)?;
+    auth_chain.extend(more);
     let arrival = Arrival {
         version,
-        join: Arc::new(join),
+        join,
         state,
         auth_chain,
     };
@@ -197,26 +213,9 @@ pub(super) async fn signed_by_all(
     Ok(signed)
 }
 
-/// Those of the events that are of this room and signed as they must be. What is left out is
-/// missed by what leans on it, and judged there.
-async fn believable(
-    hub: &Hub,
-    (room, version): (&RoomId, Version),
-    told: Vec<Box<RawValue>>,
-) -> Vec<Arc<Pdu>> {
-    let mut events = Vec::with_capacity(told.len());
-    let texts: Vec<&str> = told.iter().map(|json| json.get()).collect();
-    for checked in hub.remote.verified_many(&texts, version).await {
-        match checked {
-            Ok(event) if event.fields().room_id == room => events.push(Arc::new(event)),
-            Ok(event) => {
-                let of = &event.fields().room_id;
-                tracing::info!(event = %event.id(), %of, %room, "an event of another room");
-            }
-            Err(error) => tracing::info!(%room, %error, "an event is not to be believed"),
-        }
-    }
-    events
+async fn believable(teller: Teller<'_>, told: Vec<Box<RawValue>>) -> Told {
+    let told: Vec<&RawValue> = told.iter().map(|json| &**json).collect();
+    teller.believable(&told).await
 }
 
 /// The state must begin with the event that founded this room, in this version.

@@ -76,6 +76,25 @@ pub(super) async fn left(
     Ok(Some(section))
 }
 
+/// Notes whom the user parted from by leaving a room, and tells nothing else of it.
+pub(super) async fn note_parted(
+    round: &Round<'_>,
+    room: RoomRecord,
+    record: &MembershipRecord,
+    met: &mut Met,
+) -> Result<(), StoreError> {
+    let store = &round.hub.store;
+    let own = store.events(&[record.event]).await?.into_iter().next();
+    let Some(end) = own.and_then(|event| event.seq) else {
+        return Ok(());
+    };
+    let standing = Standing::with(store, room, &round.caller.user, Some(record)).await?;
+    if !matches!(known(round, &standing).await?, Known::Enough) {
+        part(round, &standing.room, end, met).await?;
+    }
+    Ok(())
+}
+
 async fn known(round: &Round<'_>, standing: &Standing) -> Result<Known, StoreError> {
     let Some(ended) = standing.ended.as_ref().and_then(|event| event.seq) else {
         return Ok(Known::Enough);

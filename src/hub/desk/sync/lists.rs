@@ -2,18 +2,33 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedUserId, api::client::sync::sync_events::v3::Response};
-
-use crate::{
-    api::Refusal,
-    hub::desk::{access::ours, sync::Round},
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        filter::FilterDefinition,
+        sync::sync_events::{DeviceLists, v3::Response},
+    },
+    push::Ruleset,
 };
 
-/// Whom the caller met and parted from in encrypted rooms since the last sync.
+use super::{read_since, rooms};
+use crate::{
+    api::{Caller, Refusal},
+    hub::{
+        Hub,
+        desk::{access::ours, sync::Round},
+    },
+    store::RoomNid,
+};
+
+/// Whom the caller met and parted from in encrypted rooms since the last sync, and where else they
+/// may have met somebody.
 #[derive(Debug, Default)]
 pub(super) struct Met {
     pub(super) met: BTreeSet<OwnedUserId>,
     pub(super) parted: BTreeSet<OwnedUserId>,
+    /// Rooms that may be new to the caller.
+    pub(super) joined: Vec<RoomNid>,
 }
 
 /// Adds the device lists; a first sync has none, for its client asks for all it needs.
@@ -43,4 +58,32 @@ pub(super) async fn fill(
     }
     response.device_lists.changed = changed.into_iter().collect();
     Ok(())
+}
+
+/// The same between two tokens that clients have from syncs.
+// spec: client-server-e2ee §Device-lists
+pub(in crate::hub::desk) async fn between(
+    hub: &Hub,
+    caller: &Caller,
+    from: &str,
+    to: &str,
+) -> Result<DeviceLists, Refusal> {
+    let (from, to) = (read_since(hub, from)?, read_since(hub, to)?);
+    let round = Round {
+        hub,
+        caller,
+        filter: &FilterDefinition::default(),
+        since: Some(from),
+        now: to,
+        full_state: false,
+        state_after: false,
+        rules: Ruleset::default(),
+        presences: None,
+    };
+    let mut response = Response::new(String::new());
+    if from.position < to.position {
+        let met = rooms::met(&round).await?;
+        fill(&round, met, &mut response).await?;
+    }
+    Ok(response.device_lists)
 }

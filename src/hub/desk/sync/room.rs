@@ -262,6 +262,22 @@ async fn add_members(
     Ok(())
 }
 
+/// Notes whom the user met or parted from in a room, and tells nothing else of it.
+pub(super) async fn note_met(
+    round: &Round<'_>,
+    room: &RoomRecord,
+    record: &MembershipRecord,
+    head: Seq,
+    met: &mut Met,
+) -> Result<(), StoreError> {
+    let before = known(round, room, record).await?;
+    let changed = match before {
+        Some(from) => state_delta::between(&round.hub.store, room.nid, from, head).await?,
+        None => Vec::new(),
+    };
+    meet(round, room, before, &changed, met).await
+}
+
 /// Notes whom the user met or parted from in an encrypted room.
 async fn meet(
     round: &Round<'_>,

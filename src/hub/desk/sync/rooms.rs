@@ -72,6 +72,41 @@ pub(super) async fn fill(
     Ok(met)
 }
 
+/// Whom the user met and parted from since, and nothing else of the rooms.
+pub(super) async fn met(round: &Round<'_>) -> Result<Met, Refusal> {
+    let since = round.position_since();
+    let store = &round.hub.store;
+    let records = store.memberships(&round.caller.user, Some(since)).await;
+    let mut met = Met::default();
+    for record in records.map_err(ours)? {
+        let noted = note_met(round, record, since, &mut met).await;
+        noted.map_err(ours)?;
+    }
+    Ok(met)
+}
+
+async fn note_met(
+    round: &Round<'_>,
+    record: MembershipRecord,
+    since: Position,
+    met: &mut Met,
+) -> Result<(), StoreError> {
+    let Some(room) = round.hub.store.room_by_nid(record.room).await? else {
+        return Ok(());
+    };
+    let head = head(round, &room).await?;
+    let Some(record) = as_of_now(round, &room, record, head).await? else {
+        return Ok(());
+    };
+    match record.membership {
+        Membership::Join => room::note_met(round, &room, &record, head, met).await,
+        Membership::Leave | Membership::Ban if record.position > since => {
+            left::note_parted(round, room, &record, met).await
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What is new beside the logs, by room.
 async fn beside(
     round: &Round<'_>,
@@ -170,6 +205,9 @@ async fn place(
     let is_new = round.full_state || record.position > round.position_since();
     match record.membership {
         Membership::Join => {
+            if is_new {
+                met.joined.push(record.room);
+            }
             if let Some(joined) = room::joined(round, room, &record, head, beside, met).await? {
                 response.rooms.join.insert(id, joined);
             }

@@ -2,19 +2,22 @@
 
 use ruma::{
     OwnedRoomId,
-    api::{Direction, client::receipt::create_receipt},
+    api::{
+        Direction,
+        client::{keys::get_key_changes, receipt::create_receipt},
+    },
 };
 use serde_json::{Value, json};
 
 use super::sync;
 use crate::{
-    api::Code,
+    api::{Code, Door},
     hub::{
         desk::{
             receipts,
             rooms::testing::{ids, next, texts, wish},
         },
-        testing::{Person, TestHub, hub},
+        testing::{Person, TestHub, ask, hub},
     },
     store::{Write, hash_of},
 };
@@ -118,7 +121,9 @@ async fn state_after_the_timeline_is_told_when_asked_for() {
     let mut request = ruma::api::client::sync::sync_events::v3::Request::new();
     request.since = Some(next(&first));
     request.use_state_after = true;
-    let answer = sync(&hub.hub, &ana.caller(), request).await.unwrap();
+    let answer = sync(&hub.hub, Door::Https, &ana.caller(), request)
+        .await
+        .unwrap();
     let answer = crate::hub::desk::rooms::testing::body(answer);
     let section = joined(&answer, &room);
     assert_eq!(kinds(&section["state_after"]["events"]), ["m.room.name"]);
@@ -487,7 +492,9 @@ async fn tokens_that_are_not_ours_are_refused() {
     for token in ["", "x", "t1", "s999999999_0", "s-1_0"] {
         let mut request = ruma::api::client::sync::sync_events::v3::Request::new();
         request.since = Some(token.to_owned());
-        let refusal = sync(&hub.hub, &ana.caller(), request).await.unwrap_err();
+        let refusal = sync(&hub.hub, Door::Https, &ana.caller(), request)
+            .await
+            .unwrap_err();
         assert_eq!(
             (refusal.code, refusal.status),
             (Code::InvalidParam, 400),
@@ -558,8 +565,21 @@ async fn meeting_and_parting_in_encrypted_rooms_changes_the_device_lists() {
     hub.leave(&bob, &room).await.unwrap();
     let parted = hub.sync(&ana, Some(&next(&met)), json!({})).await;
     assert_eq!(parted["device_lists"]["left"], json!([bob.user]));
-    let parted = hub.sync(&bob, Some(&next(&met_too)), json!({})).await;
-    assert_eq!(parted["device_lists"]["left"], json!([ana.user]));
+    let parted_too = hub.sync(&bob, Some(&next(&met_too)), json!({})).await;
+    assert_eq!(parted_too["device_lists"]["left"], json!([ana.user]));
+
+    // The same between tokens of long ago.
+    let between = async |who: &Person, from: &str, to: &str| {
+        let asked = get_key_changes::v3::Request::new(from.to_owned(), to.to_owned());
+        let told = ask!(hub, who.origin, KeyChanges(asked)).unwrap();
+        (told.changed, told.left)
+    };
+    let [met, met_too, parted, parted_too] = [met, met_too, parted, parted_too].map(|it| next(&it));
+    let (ana_is, bob_is) = (vec![ana.user.clone()], vec![bob.user.clone()]);
+    assert_eq!(between(&ana, &met, &parted).await, (vec![], bob_is.clone()));
+    assert_eq!(between(&bob, &met_too, &parted_too).await, (vec![], ana_is));
+    assert_eq!(between(&ana, &parted, &parted).await, (vec![], vec![]));
+    assert_eq!(between(&ana, &since, &parted).await, (vec![], bob_is));
 }
 
 #[tokio::test]

@@ -420,6 +420,7 @@ async fn a_changed_device_is_told_to_who_shares_a_room() {
     let world = World::with(&[FAR]).await;
     let changed = Write::DevicesChanged {
         user: world.ana.user.clone(),
+        what: crate::store::KeysChange::Devices,
     };
     let batch = Batch {
         writes: vec![changed],

@@ -567,6 +567,10 @@ async fn other_servers_are_asked_for_profiles_and_rooms_of_theirs() {
     listed.visibility = ruma::api::client::room::Visibility::Public;
     listed.name = Some("Teahouse".to_owned());
     let listed = pair.far.hub.create(&pair.zed, listed).await.unwrap();
+    pair.far.hub.hub.reconfigure(crate::hub::Settings {
+        share_directory: true,
+        ..crate::hub::Settings::default()
+    });
     let mut request = get_public_rooms::v3::Request::new();
     request.server = Some(FAR.try_into().unwrap());
     let told = ask!(pair.us.hub, pair.ana.origin, PublicRooms(request)).unwrap();

@@ -560,3 +560,73 @@ async fn restricted_rooms_that_we_are_in_are_joined_by_who_meets_the_condition()
     pair.us.join_via(&bea, theirs.as_str(), &[]).await.unwrap();
     pair.is_sound().await;
 }
+
+impl Pair {
+    /// Zed changes who may do what, so that what was before leans on events that are not current any
+    /// more, and the answer to a join tells none of these.
+    async fn without_its_auth_chain(
+        &self,
+        version: Version,
+        twist: impl Fn(&mut Value) + Send + Sync + 'static,
+    ) {
+        for level in [10, 20, 30] {
+            let mut content = json!({ "events": { "m.room.topic": level } });
+            if version != Version::V12 {
+                content["users"] = json!({ self.zed.user.as_str(): 100 }); // since then it is who founded it
+            }
+            let content = content.to_string();
+            let request = ruma::api::client::state::send_state_event::v3::Request::new_raw(
+                self.room.clone(),
+                "m.room.power_levels".into(),
+                String::new(),
+                ruma::serde::Raw::from_json_string(content).unwrap(),
+            );
+            testing::ask!(self.far.hub, self.zed.origin, SendState(request)).unwrap();
+        }
+        self.us.wire.twist(move |answer| match answer {
+            PeerReply::SendJoin(told) => told.room_state.auth_chain.clear(),
+            PeerReply::PeerEvent(told) => twisted(&mut told.pdu, &twist),
+            _ => {}
+        });
+    }
+
+    async fn state_of(&self, node: &Node) -> std::collections::BTreeSet<String> {
+        let store = node.hub.hub.store();
+        let room = store.room(&self.room).await.unwrap().unwrap();
+        let state = store.current_all(room.nid, None).await.unwrap();
+        state.iter().map(|event| event.json.to_string()).collect()
+    }
+}
+
+#[tokio::test]
+async fn what_the_state_leans_on_and_was_not_told_is_asked_for() {
+    for version in Version::ALL {
+        let pair = Pair::of(version).await;
+        pair.without_its_auth_chain(version, |_| {}).await;
+
+        pair.join().await.unwrap();
+
+        let asked = pair.us.wire.asked();
+        let singly = asked.iter().filter(|(_, what)| *what == "PeerEvent");
+        assert!((1..=4).contains(&singly.count()), "{asked:?}");
+        assert_eq!(
+            pair.state_of(&pair.us).await,
+            pair.state_of(&pair.far).await
+        );
+        pair.is_sound().await;
+    }
+}
+
+#[tokio::test]
+async fn what_it_leans_on_must_be_believable_too() {
+    let pair = Pair::of(Version::V12).await;
+    let twist = |event: &mut Value| event["depth"] = 7.into();
+    pair.without_its_auth_chain(Version::V12, twist).await;
+
+    let refused = pair.join().await.unwrap_err();
+
+    assert_eq!(refused.status, 502, "{refused}");
+    let asked = pair.us.wire.asked();
+    let singly = asked.iter().filter(|(_, what)| *what == "PeerEvent");
+    assert!(singly.count() <= 4, "{asked:?}");
+}

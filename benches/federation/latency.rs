@@ -1,0 +1,156 @@
+//! From sent on one server to seen on another one.
+
+use std::time::{Duration, Instant};
+
+use ruma::OwnedRoomId;
+use serde_json::{Value, json};
+use tramline::client::Client;
+
+use crate::{
+    common::{Failed, Limit, Report, now},
+    stage::{Server, Stage},
+};
+
+/// How many messages go each way.
+const MESSAGES: usize = 60;
+
+/// Before each: so long the other side's sync waits already.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Synapse's p50 of the hub's, at most.
+const RATIO_MAX: f64 = 1.0;
+
+/// One way from server to server.
+struct Way {
+    name: &'static str,
+    room: OwnedRoomId,
+    from: Client,
+    to: Client,
+    /// What the receiver has synced.
+    since: String,
+    /// Milliseconds each.
+    spans: Vec<f64>,
+}
+
+pub(crate) async fn measure(stage: &mut Stage, report: &mut Report) -> Result<(), Failed> {
+    let Stage { hub, synapses, .. } = stage;
+    let [first, second] = synapses;
+    let with_hub = meet(first, hub).await?;
+    let without = meet(first, second).await?;
+    let mut ways = [
+        way("hub to Synapse", hub, first, &with_hub).await?,
+        way("Synapse to hub", first, hub, &with_hub).await?,
+        way("Synapse to Synapse", first, second, &without).await?,
+        way("Synapse to Synapse", second, first, &without).await?,
+    ];
+    for number in 0..MESSAGES {
+        for way in &mut ways {
+            let span = way.cross(&format!("crossing {number}")).await?;
+            way.spans.push(span.as_secs_f64() * 1000.0);
+        }
+    }
+    let [to, from, mut base, back] = ways;
+    base.spans.extend(back.spans);
+    let p50 = tell(report, &mut base, None);
+    for mut way in [to, from] {
+        tell(report, &mut way, Some(p50));
+    }
+    Ok(())
+}
+
+/// A room of the one that the other one has joined.
+async fn meet(founder: &mut Server, guest: &mut Server) -> Result<OwnedRoomId, Failed> {
+    let wish = json!({ "preset": "public_chat", "room_version": "12" });
+    let room = founder.client.create_room(wish).await?;
+    guest.join(&room, founder.name.as_str()).await?;
+    Ok(room)
+}
+
+async fn way(
+    name: &'static str,
+    from: &Server,
+    to: &Server,
+    room: &OwnedRoomId,
+) -> Result<Way, Failed> {
+    let mut way = Way {
+        name,
+        room: room.clone(),
+        from: from.another().await?,
+        to: to.another().await?,
+        since: String::new(),
+        spans: Vec::new(),
+    };
+    let synced = way.to.sync(None, 0).await?;
+    way.since = next(&synced)?;
+    for number in 0..3 {
+        way.cross(&format!("warming up {number}")).await?;
+    }
+    Ok(way)
+}
+
+impl Way {
+    async fn cross(&mut self, text: &str) -> Result<Duration, Failed> {
+        let Self {
+            room,
+            from,
+            to,
+            since,
+            ..
+        } = self;
+        let text = format!("{text} {}", self.name);
+        let send = async {
+            tokio::time::sleep(PAUSE).await;
+            let began = now();
+            from.say(room, &text.replace(' ', "-"), &text).await?;
+            Ok::<Instant, Failed>(began)
+        };
+        let (began, seen) = tokio::try_join!(send, see(to, since, room, &text))?;
+        Ok(seen - began)
+    }
+}
+
+/// Syncs until somebody says it; when that was.
+async fn see(
+    client: &mut Client,
+    since: &mut String,
+    room: &OwnedRoomId,
+    text: &str,
+) -> Result<Instant, Failed> {
+    const WAIT_MS: u64 = 10_000;
+    const SYNCS_MAX: usize = 50;
+    for _ in 0..SYNCS_MAX {
+        let synced = client.sync(Some(since), WAIT_MS).await?;
+        let at = now();
+        *since = next(&synced)?;
+        let timeline = synced.pointer(&format!("/rooms/join/{room}/timeline/events"));
+        let events = timeline.and_then(Value::as_array).into_iter().flatten();
+        let mut bodies = events.filter_map(|event| event.pointer("/content/body"));
+        if bodies.any(|body| body == text) {
+            return Ok(at);
+        }
+    }
+    Err(format!("{text:?} never came").into())
+}
+
+fn next(synced: &Value) -> Result<String, Failed> {
+    let next = synced.get("next_batch").and_then(Value::as_str);
+    Ok(next.ok_or("a sync without its end")?.to_owned())
+}
+
+/// Tells one way's figures, and gives its p50.
+fn tell(report: &mut Report, way: &mut Way, base: Option<f64>) -> f64 {
+    let spans = &mut way.spans;
+    spans.sort_by(f64::total_cmp);
+    let at = |part: usize| {
+        let index = spans.len() * part / 100;
+        spans.get(index).copied().unwrap_or(f64::NAN)
+    };
+    let p50 = at(50);
+    let figure = format!("p50 {p50:.1} ms, p90 {:.1}, p99 {:.1}", at(90), at(99));
+    let (ratio, limit) = match base {
+        Some(base) => (("p50 ×", p50 / base), Limit::AtMost(RATIO_MAX)),
+        None => (("p50 ms", p50), Limit::None),
+    };
+    report.line(way.name, &figure, ratio, limit);
+    p50
+}
