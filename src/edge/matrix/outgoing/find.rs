@@ -239,7 +239,7 @@ impl Finder {
 
     /// One answer, whatever its status; or why there was none, or none that is bounded.
     async fn fetch(&self, at: &Location) -> Result<Exchanged, String> {
-        let route = at.route().ok_or("no place by that name")?;
+        let route = at.route().ok_or("that is no address")?;
         let stream = self.connector.connect(&route).await;
         let stream = stream.map_err(|error| error.to_string())?;
         let connection = Connection::over(stream).await;
