@@ -16,8 +16,8 @@ use crate::{
     base::EventHash,
     hub::writer::{Admission, Admitted, Entry, Onto, Piece, Redacted, Spot},
     room::{
-        AuthEntry, Budget, Grounds, Resolution, StateKey, StateMap, Verdict, auth_state_keys,
-        judge, may_redact, tips_after,
+        AuthEntry, Budget, Grounds, Resolution, StateKey, StateMap, TIPS_OF_ONE_MAX, Verdict,
+        auth_state_keys, judge, may_redact, tips_after,
     },
     store::{
         Change, EventNid, EventRecord, Marker, RoomRecord, SharedStore, StateNid, Status,
@@ -219,12 +219,12 @@ impl<'a> Weave<'a> {
             Verdict::Rejected(clause) => Fate::Refused(clause.to_string()),
         };
         if fate == Fate::Accepted {
-            if let Some(entry) = self.enter(event, nid, prev).await? {
-                spot = Spot::Entry(entry);
-            } else {
-                self.hide(event);
-                let reason = "the room has too many branches already";
-                fate = Fate::SoftFailed(reason.to_owned());
+            match self.enter(event, nid, prev).await? {
+                Ok(entry) => spot = Spot::Entry(entry),
+                Err(reason) => {
+                    self.hide(event);
+                    fate = Fate::SoftFailed(reason.to_owned());
+                }
             }
         }
         let is_entry = matches!(spot, Spot::Entry(_));
@@ -286,19 +286,24 @@ impl<'a> Weave<'a> {
         });
     }
 
-    /// What an accepted event makes of the line; none when the room has too many branches for it.
+    /// What an accepted event makes of the line; why not, where the room has too many branches for it.
     async fn enter(
         &mut self,
         event: &Arc<Pdu>,
         nid: EventNid,
         prev: &[Known],
-    ) -> Result<Option<Entry>, GraphError> {
+    ) -> Result<Result<Entry, &'static str>, GraphError> {
         let kept = self.known.get(&event.hash());
         let state_after = kept.map_or(self.line, |kept| kept.state_after);
         let hidden = self.hidden(prev).await?;
         let Some(tips) = tips_after(&self.tips, event, &hidden) else {
-            return Ok(None);
+            return Ok(Err("the room has too many branches already"));
         };
+        if self.of_one(event, &tips).await? > TIPS_OF_ONE_MAX {
+            return Ok(Err(
+                "its server has left too many branches in the room already",
+            ));
+        }
         self.tips = tips;
         self.branches.insert(event.id().clone(), state_after);
         let tips = &self.tips;
@@ -337,12 +342,31 @@ impl<'a> Weave<'a> {
             }
         }
         self.line = line;
-        Ok(Some(Entry {
+        Ok(Ok(Entry {
             hidden,
             branches,
             line,
             markers,
         }))
+    }
+
+    /// How many of a room's newest events are of the server that made one of them.
+    async fn of_one(
+        &mut self,
+        event: &Pdu,
+        tips: &[(OwnedEventId, u64)],
+    ) -> Result<usize, GraphError> {
+        if tips.len() <= TIPS_OF_ONE_MAX {
+            return Ok(0);
+        }
+        let server = event.fields().sender.server_name();
+        let mut count = 0;
+        for (tip, _) in tips {
+            let tip = self.named(tip).await?;
+            let is_its = tip.is_some_and(|tip| tip.event.fields().sender.server_name() == server);
+            count += usize::from(is_its);
+        }
+        Ok(count)
     }
 
     /// What stands behind hidden events that an event follows: it follows that, too.
