@@ -52,6 +52,14 @@ pub trait Service: Send + Sync + 'static {
         media_id: &str,
     ) -> Result<MediaObject, Refusal>;
 
+    /// Opens what is shown in place of a stored image where it need not be whole.
+    async fn thumbnail(
+        &self,
+        origin: Origin,
+        server: &str,
+        media_id: &str,
+    ) -> Result<MediaObject, Refusal>;
+
     /// Whether work is accepted: false while starting, draining or with a broken store.
     fn ready(&self) -> bool;
 

@@ -155,6 +155,12 @@ const METRICS: &[Metric] = &[
         meaning: "Bytes on connections to other servers, by direction (out: from here), TLS included, IP and TCP headers not.",
     },
     Metric {
+        name: "tramline_peer_inbound_bytes_total",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        meaning: "Bytes on connections that other servers made, by direction (in: to here), TLS included, IP and TCP headers not.",
+    },
+    Metric {
         name: "tramline_outbox_transactions_total",
         kind: Kind::Counter,
         unit: Unit::Count,

@@ -298,6 +298,7 @@ fn settings(config: &Config, tokens: &SharedTokens) -> Settings {
             retry_max: config.federation.retry_max.0,
             ..OutboxSettings::default()
         },
+        presence: config.presence.enabled,
     }
 }
 

@@ -205,6 +205,15 @@ impl Service for Fake {
         })
     }
 
+    async fn thumbnail(
+        &self,
+        origin: Origin,
+        server: &str,
+        media_id: &str,
+    ) -> Result<MediaObject, Refusal> {
+        self.download(origin, server, media_id).await
+    }
+
     fn ready(&self) -> bool {
         !self.draining.load(Ordering::SeqCst)
     }

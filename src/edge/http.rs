@@ -13,6 +13,7 @@ mod stall;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod traffic;
 mod upgrade;
 
 use std::{
@@ -29,7 +30,7 @@ use http::{
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use self::{arriving::Arriving, upgrade::Upgrades};
+use self::{arriving::Arriving, traffic::Traffic, upgrade::Upgrades};
 use super::{
     client_api::{Answer, Path, token},
     credential_file::HubFacts,
@@ -165,6 +166,9 @@ impl Https {
                 return self.upgrade(peer, number, parts, upgrades).await;
             }
             if let Ok(Target::Federation(target)) = target {
+                if let Some(traffic) = parts.extensions.get::<Arc<Traffic>>() {
+                    traffic.is_a_peers();
+                }
                 // boxed: every request of every client would have room for it otherwise
                 return Box::pin(self.federation(target, peer, number, parts, body)).await;
             }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     api::{Beside, Deliver, DeviceName},
     base::Position,
-    hub::outbox::{Hints, Servers, Typing},
+    hub::outbox::{Hints, Present, Servers, Typing},
     store::RoomNid,
 };
 
@@ -137,6 +137,11 @@ impl Fanout {
         self.tell_beside(since, touched);
     }
 
+    /// Users came or went whom these may see. Doors that push are not told: presence is for who syncs.
+    pub(super) fn present(&self, touched: &Touched) {
+        self.ring(std::slice::from_ref(touched));
+    }
+
     fn tell_beside(&self, since: Beside, touched: &[Touched]) {
         let concerned = || touched.iter().flat_map(|one| one.users(true));
         if concerned().next().is_some() {
@@ -163,6 +168,13 @@ impl Fanout {
     pub(super) fn typed_elsewhere(&self, servers: Servers, typing: Typing) {
         if let Some(hints) = self.hints.get() {
             hints.typing(servers, typing);
+        }
+    }
+
+    /// Whether someone of ours is there is told to these servers.
+    pub(super) fn present_elsewhere(&self, servers: Servers, present: Present) {
+        if let Some(hints) = self.hints.get() {
+            hints.present(servers, present);
         }
     }
 
@@ -384,6 +396,9 @@ mod tests {
         fanout.advance(Position(7), &[Touched::Beside(Arc::clone(&room))]);
         assert_eq!(bob.woken().await, Woken::News);
         fanout.typed(3, &Touched::Beside(room));
+        assert_eq!(bob.woken().await, Woken::News);
+
+        fanout.present(&Touched::Beside(Arc::new(BTreeSet::from([user("bob")]))));
         assert_eq!(bob.woken().await, Woken::News);
 
         let said = [

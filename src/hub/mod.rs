@@ -150,6 +150,7 @@ impl Hub {
             me: Weak::clone(me),
         });
         housekeeping::begin(&hub);
+        desk::presence::begin(&hub);
         Ok(hub)
     }
 
@@ -238,6 +239,16 @@ impl Service for Hub {
         media_id: &str,
     ) -> Result<MediaObject, Refusal> {
         let told = desk::media::download(self, &origin, server, media_id).await;
+        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
+    }
+
+    async fn thumbnail(
+        &self,
+        origin: Origin,
+        server: &str,
+        media_id: &str,
+    ) -> Result<MediaObject, Refusal> {
+        let told = desk::media::thumbnail(self, &origin, server, media_id).await;
         told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
     }
 

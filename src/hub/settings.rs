@@ -20,6 +20,8 @@ pub struct Settings {
     pub share_directory: bool,
     /// How other servers are told things.
     pub outbox: OutboxSettings,
+    /// Whether users see who is there, here and on other servers. Taken when the hub starts.
+    pub presence: bool,
 }
 
 /// How other servers are told things. Taken when the hub starts.
@@ -106,6 +108,7 @@ impl Default for Settings {
             policy: PolicyRules::default(),
             share_directory: false,
             outbox: OutboxSettings::default(),
+            presence: false,
         }
     }
 }

@@ -145,8 +145,10 @@ pub(crate) async fn hub_sending(
     clock: Arc<StillClock>,
     remote: Arc<dyn Remote>,
     seed: u64,
+    presence: bool,
 ) -> TestHub {
     let settings = Settings {
+        presence,
         outbox: OutboxSettings {
             enabled: true,
             ..OutboxSettings::default()

@@ -1,13 +1,13 @@
-//! Which servers may take part: `m.room.server_acl`, and the globs it is written in, which the
-//! operator's own lists use, too.
+//! Which servers may take part: `m.room.server_acl`, whose patterns are those of `wire`.
 //!
-//! Matching costs time in proportion to the pattern, whatever it says and whatever the name is:
-//! patterns come from any room's administrators. Which requests and events are asked about is the
-//! caller's; so is a room without such an event, in which everyone may take part.
+//! Which requests and events are asked about is the caller's; so is a room without such an event, in
+//! which everyone may take part.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, str::FromStr as _};
+use std::{net::Ipv4Addr, str::FromStr as _};
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, ServerName};
+
+use crate::wire::matrix::{Glob, Subject};
 
 /// A room's `m.room.server_acl`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,96 +75,31 @@ impl ServerAcl {
     }
 }
 
-/// A pattern for server names: `*` stands for any characters, `?` for one, and everything else for
-/// itself in either case.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Glob(String);
-
-impl Glob {
-    /// Every text is a pattern.
-    pub fn new(pattern: impl Into<String>) -> Self {
-        Self(pattern.into())
-    }
-
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Glob {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 /// A server's name without its port, made ready to be held against patterns.
 #[derive(Clone, Debug)]
 pub struct Host {
     is_ip_literal: bool,
-    bytes: usize,
-    /// For each byte of the name, where it stands.
-    places: BTreeMap<u8, Places>,
+    name: Subject,
 }
 
 impl Host {
-    /// The name without the port, in lower case.
+    /// The name without the port.
     pub fn of(server: &ServerName) -> Self {
         let host = without_port(server.as_str());
-        let mut places: BTreeMap<u8, Places> = BTreeMap::new();
-        for (place, byte) in host.bytes().enumerate() {
-            places
-                .entry(byte.to_ascii_lowercase())
-                .or_insert_with(|| Places::none(host.len()))
-                .add(place);
-        }
         Self {
             is_ip_literal: host.starts_with('[') || Ipv4Addr::from_str(host).is_ok(),
-            bytes: host.len(),
-            places,
+            name: Subject::of(host),
         }
     }
 
     /// The first of these patterns that matches.
     pub fn first_match<'a>(&self, globs: &'a [Glob]) -> Option<&'a Glob> {
-        globs.iter().find(|glob| self.matches(glob))
+        self.name.first_match(globs)
     }
 
     /// Whether the whole name is as the pattern says.
-    ///
-    /// Goes through the pattern once, with the set of all places in the name at which what was
-    /// read so far can end: so there is nothing to go back to.
     pub fn matches(&self, glob: &Glob) -> bool {
-        let mut ends = Places::none(self.bytes);
-        ends.add(0);
-        for wanted in glob.0.chars() {
-            match wanted {
-                '*' => ends.all_after(),
-                '?' => ends.one_on(),
-                wanted => {
-                    let Some(places) = literal(wanted).and_then(|byte| self.places.get(&byte))
-                    else {
-                        return false;
-                    };
-                    ends.only(places);
-                    ends.one_on();
-                }
-            }
-            if ends.is_empty() {
-                return false;
-            }
-        }
-        ends.has(self.bytes)
-    }
-}
-
-/// The byte of a name that a character of a pattern stands for. Names are ASCII; of the other
-/// characters, two are the same as an ASCII one but for their case.
-fn literal(wanted: char) -> Option<u8> {
-    match wanted {
-        '\u{17f}' => Some(b's'),
-        '\u{212a}' => Some(b'k'),
-        _ => Some(u8::try_from(wanted).ok()?.to_ascii_lowercase()).filter(u8::is_ascii),
+        self.name.matches(glob)
     }
 }
 
@@ -174,62 +109,6 @@ fn without_port(server: &str) -> &str {
         return server;
     }
     server.rsplit_once(':').map_or(server, |(host, _)| host)
-}
-
-/// A set of places in a name, its end included.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Places(Vec<u64>);
-
-impl Places {
-    fn none(bytes: usize) -> Self {
-        Self(vec![0; bytes / 64 + 1])
-    }
-
-    fn add(&mut self, place: usize) {
-        if let Some(word) = self.0.get_mut(place / 64) {
-            *word |= 1 << (place % 64);
-        }
-    }
-
-    fn has(&self, place: usize) -> bool {
-        let word = self.0.get(place / 64).copied().unwrap_or(0);
-        word >> (place % 64) & 1 == 1
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
-    }
-
-    fn only(&mut self, others: &Self) {
-        for (word, other) in self.0.iter_mut().zip(&others.0) {
-            *word &= other;
-        }
-    }
-
-    /// Moves every place one on. The bits past the end of the name that this can set never come
-    /// back: nothing moves a place to the left, and only the end is asked for.
-    fn one_on(&mut self) {
-        let mut carried = 0;
-        for word in &mut self.0 {
-            let carry = *word >> 63;
-            *word = *word << 1 | carried;
-            carried = carry;
-        }
-    }
-
-    /// Adds every place after the first.
-    fn all_after(&mut self) {
-        let mut begun = false;
-        for word in &mut self.0 {
-            if begun {
-                *word = u64::MAX;
-            } else if *word != 0 {
-                // The lowest bit and all above it.
-                *word |= word.wrapping_neg();
-                begun = true;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

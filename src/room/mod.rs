@@ -27,7 +27,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use acl::{AclRefusal, Glob, Host, ServerAcl};
+pub use acl::{AclRefusal, Host, ServerAcl};
 pub use auth::{AuthEntry, Clause, Level, auth_state_keys, check_auth, check_auth_events};
 pub use decide::{Effect, Evidence};
 pub use draft::{Draft, MemberChange, Part};

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn globs(patterns: &[&str]) -> Vec<Glob> {
-        patterns.iter().map(|pattern| Glob::new(pattern)).collect()
+        patterns.iter().map(|pattern| Glob::new(*pattern)).collect()
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! [`Mark`]. Rows are for the exceptions.
 
 use async_trait::async_trait;
-use ruma::{OwnedServerName, OwnedUserId, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use crate::{
     base::{Position, Seq, Timestamp},
@@ -147,6 +147,13 @@ pub trait Destinations: Send + Sync + 'static {
 
     /// The servers that have users in a room.
     async fn residents(&self, room: RoomNid) -> Result<Vec<OwnedServerName>, StoreError>;
+
+    /// The servers that have users in a room that `user` is joined to, at most `limit`.
+    async fn neighbour_servers(
+        &self,
+        user: &UserId,
+        limit: u32,
+    ) -> Result<Vec<OwnedServerName>, StoreError>;
 
     /// When a server had users in a room.
     async fn residencies(

@@ -113,6 +113,7 @@ macro_rules! each_store_read {
             destinations() -> Vec<$crate::store::DestinationRecord>;
             backlog(server: Option<&ruma::ServerName>) -> Vec<(ruma::OwnedServerName, $crate::store::RoomNid)>;
             residents(room: $crate::store::RoomNid) -> Vec<ruma::OwnedServerName>;
+            neighbour_servers(user: &ruma::UserId, limit: u32) -> Vec<ruma::OwnedServerName>;
             residencies(server: &ruma::ServerName, room: $crate::store::RoomNid) -> Vec<$crate::store::Residency>;
             relayed(room: $crate::store::RoomNid, from: $crate::base::Seq, to: $crate::base::Seq) -> Vec<$crate::base::Seq>;
             parcels(server: &ruma::ServerName, after: ($crate::base::Position, u64), limit: u32) -> Vec<$crate::store::ParcelRecord>;

@@ -13,6 +13,7 @@ mod notary;
 mod outbound;
 mod outbox;
 mod policy;
+mod presence;
 mod scripted;
 mod thin;
 mod three;
@@ -97,6 +98,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             beside::receipts_and_typing_cross_both_ways,
+        ),
+        peers::trial(
+            "federation::who_is_there_is_told_both_ways_where_that_is_on_and_nowhere_else",
+            Need::Required,
+            &[Peer::Python],
+            presence::who_is_there_is_told_both_ways_where_that_is_on_and_nowhere_else,
         ),
         peers::trial(
             "federation::three_servers_agree_after_everyone_spoke_at_once",

@@ -76,7 +76,7 @@ impl Value for Patterns {
             if text.is_empty() || !text.chars().all(is_plain) {
                 return Err(fix(text));
             }
-            Ok(Glob::new(text))
+            Ok(Glob::new(text.to_ascii_lowercase()))
         });
         patterns.collect::<Result<_, _>>().map(Self)
     }

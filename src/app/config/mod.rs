@@ -16,6 +16,7 @@ mod limits;
 mod log;
 mod nearest;
 mod policy;
+mod presence;
 mod public;
 mod quic;
 mod read;
@@ -46,6 +47,7 @@ pub use key::{Key, Reload, Section};
 pub use limits::Limits;
 pub use log::Log;
 pub use policy::Policy;
+pub use presence::Presence;
 pub use public::PublicAddress;
 pub use quic::Quic;
 pub use read::{Inputs, Setting};
@@ -86,6 +88,8 @@ pub struct Config {
     pub federation: Federation,
     /// `[policy]`.
     pub policy: Policy,
+    /// `[presence]`.
+    pub presence: Presence,
     /// The door for the operator.
     pub admin: Admin,
     /// Who may make an account.
@@ -132,6 +136,7 @@ pub fn sections() -> impl Iterator<Item = Section> {
         section("wake", Wake::ABOUT, Wake::KEYS),
         section("federation", Federation::ABOUT, Federation::KEYS),
         section("policy", Policy::ABOUT, Policy::KEYS),
+        section("presence", Presence::ABOUT, Presence::KEYS),
         section("admin", Admin::ABOUT, Admin::KEYS),
         section("registration", Registration::ABOUT, Registration::KEYS),
         section("limits", Limits::ABOUT, Limits::KEYS),
@@ -204,6 +209,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
     let wake = Wake::read(reader);
     let federation = Federation::read(reader);
     let policy = Policy::read(reader);
+    let presence = Presence::read(reader);
     let admin = Admin::read(reader);
     let registration = Registration::read(reader);
     let limits = Limits::read(reader);
@@ -221,6 +227,7 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
         wake: wake?,
         federation: federation?,
         policy: policy?,
+        presence: presence?,
         admin: admin?,
         registration: registration?,
         limits: limits?,

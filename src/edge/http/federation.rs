@@ -19,13 +19,13 @@ use super::{
     origin,
 };
 use crate::{
-    api::{Code, Command, MediaObject, Refusal, Reply, RequestId},
+    api::{Code, Command, MediaObject, Origin, Refusal, Reply, RequestId},
     edge::{
         client_api::Answer,
         matrix::{
             Federation, endpoint,
             incoming::{
-                Arrived, Authenticated,
+                Arrived, Authenticated, Place,
                 routes::{Match, Target},
             },
         },
@@ -54,16 +54,15 @@ impl Https {
                 incoming.query_many(&body).await?
             }
             Target::File(id) => {
-                let file = self.file(federation, &id, (peer, number), &parts).await?;
+                let (_place, origin) = self.for_file(federation, (peer, number), &parts).await?;
+                let ours = federation.keys.name().as_str();
+                let file = self.front.service.download(origin, ours, &id).await?;
                 return Ok(in_parts(file, &id));
             }
             Target::Thumbnail(id) => {
-                let file = self.file(federation, &id, (peer, number), &parts).await?;
-                // The image itself, for images are not decoded here; nothing of another file.
-                let is_image = |text: &str| text.starts_with("image/");
-                if !file.content_type.as_deref().is_some_and(is_image) {
-                    return Err(Refusal::not_found("this file has no thumbnail"));
-                }
+                let (_place, origin) = self.for_file(federation, (peer, number), &parts).await?;
+                let ours = federation.keys.name().as_str();
+                let file = self.front.service.thumbnail(origin, ours, &id).await?;
                 return Ok(in_parts(file, &id));
             }
             Target::Peer(asked) => {
@@ -74,20 +73,17 @@ impl Https {
         Ok(json_response(Answer::of_object(&object)))
     }
 
-    /// A file of ours, for the server that signed.
-    async fn file(
+    /// The server that signed a request for a file, and its place until the file is open: one that is
+    /// read slowly keeps nobody else out.
+    async fn for_file(
         &self,
         federation: &Federation,
-        id: &str,
         (peer, number): (SocketAddr, RequestId),
         parts: &Parts,
-    ) -> Result<MediaObject, Refusal> {
+    ) -> Result<(Place, Origin), Refusal> {
         let from = authenticated(federation, parts, &[]).await?;
-        // Until the file is open: one that is read slowly keeps nobody else out.
-        let _place = federation.incoming.place_for_file(&from).await?;
-        let origin = origin(peer, number, from.credentials());
-        let ours = federation.keys.name().as_str();
-        self.front.service.download(origin, ours, id).await
+        let place = federation.incoming.place_for_file(&from).await?;
+        Ok((place, origin(peer, number, from.credentials())))
     }
 
     /// Asks the hub on behalf of the server that signed.

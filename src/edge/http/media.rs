@@ -1,8 +1,7 @@
 //! Files over HTTP: streamed in and out, never decoded, never rendered on our origin.
 //!
 //! Downloads need a token. The old paths without one are frozen: they serve what was stored before
-//! the freeze, and on this hub nothing was. Thumbnails would mean decoding images, which we do
-//! not; clients fall back to the file itself.
+//! the freeze, and on this hub nothing was.
 
 use std::{io, time::Duration};
 
@@ -27,7 +26,10 @@ pub(super) enum Target {
         filename: Option<String>,
     },
     Frozen,
-    Thumbnail,
+    Thumbnail {
+        server: String,
+        media_id: String,
+    },
 }
 
 impl Target {
@@ -53,8 +55,12 @@ impl Target {
                 };
                 (target, Method::GET)
             }
-            ["_matrix", "client", "v1", "media", "thumbnail", _, _] => {
-                (Self::Thumbnail, Method::GET)
+            ["_matrix", "client", "v1", "media", "thumbnail", server, id] => {
+                let target = Self::Thumbnail {
+                    server: server_name(server)?,
+                    media_id: media_id(id)?,
+                };
+                (target, Method::GET)
             }
             [
                 "_matrix",
@@ -81,7 +87,7 @@ impl Target {
             Self::Upload => "MediaUpload",
             Self::Download { .. } => "MediaDownload",
             Self::Frozen => "MediaFrozen",
-            Self::Thumbnail => "MediaThumbnail",
+            Self::Thumbnail { .. } => "MediaThumbnail",
         }
     }
 }
@@ -133,11 +139,11 @@ impl Https {
             Target::Frozen => Err(Refusal::not_found(
                 "files are served at /_matrix/client/v1/media/download, with a token",
             )),
-            Target::Thumbnail => Err(Refusal::new(
-                Code::Unknown,
-                "this hub does not decode images; download the file itself",
-            )
-            .with_status(400)),
+            Target::Thumbnail { server, media_id } => {
+                let service = &self.front.service;
+                let file = service.thumbnail(asked.origin, &server, &media_id).await?;
+                Ok(download(file, &asked.method))
+            }
         }
     }
 }

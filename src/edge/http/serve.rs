@@ -10,6 +10,8 @@ use std::{
 };
 
 use hyper::{
+    Request,
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -23,7 +25,13 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Https, Limits, stall::Stall, tls::HTTP2, upgrade::Upgraded};
+use super::{
+    Https, Limits,
+    stall::Stall,
+    tls::HTTP2,
+    traffic::{Counted, Traffic},
+    upgrade::Upgraded,
+};
 
 /// Serves until `shutdown` becomes true (or its sender is gone), then drains.
 ///
@@ -146,6 +154,8 @@ impl Connection {
     async fn run(self, stream: TcpStream) {
         let peer = self.peer;
         let _ = stream.set_nodelay(true); // only slower without
+        let traffic = Arc::new(Traffic::default());
+        let stream = Counted::new(stream, Arc::clone(&traffic));
         let stream = Stall::new(stream, self.door.limits.body);
         let handshake = self.acceptor.accept(stream);
         let stream = match tokio::time::timeout(self.door.limits.handshake, handshake).await {
@@ -156,7 +166,8 @@ impl Connection {
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
         let (upgrades, mut taken_over) = mpsc::channel(1);
         let door = Arc::clone(&self.door);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&traffic));
             let (door, upgrades) = (Arc::clone(&door), upgrades.clone());
             async move { Ok::<_, Infallible>(door.answer(peer, request, upgrades).await) }
         });

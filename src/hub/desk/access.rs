@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 use sha2::{Digest, Sha256};
 
-use super::turns::Turn;
+use super::{presence, turns::Turn};
 use crate::{
     api::{Caller, Code, Credentials, DeviceName, Origin, Refusal},
     base::Timestamp,
@@ -41,10 +41,18 @@ pub(super) async fn caller(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal
     Ok(caller)
 }
 
+/// The same where that shows that somebody sits there.
+pub(super) async fn actor(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
+    let caller = caller(hub, origin).await?;
+    presence::acts(hub, origin.door, &caller).await;
+    Ok(caller)
+}
+
 /// The caller behind an origin that wants an event made, at the cost of one event.
 pub(super) async fn sender(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     let caller = authorised(hub, origin).await?;
     hub.desk.rates().events(&caller)?;
+    presence::acts(hub, origin.door, &caller).await;
     Ok(caller)
 }
 

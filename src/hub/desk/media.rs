@@ -130,6 +130,23 @@ pub(in crate::hub) async fn download(
     })
 }
 
+/// What stands for an image where it need not be whole: the image itself, for images are not decoded here.
+/// There is nothing for another file. See [`crate::api::Service::thumbnail`].
+// spec: server-server §Content-Repository
+pub(in crate::hub) async fn thumbnail(
+    hub: &Hub,
+    origin: &Origin,
+    server: &str,
+    media_id: &str,
+) -> Result<MediaObject, Refusal> {
+    let file = download(hub, origin, server, media_id).await?;
+    let is_image = |text: &str| text.starts_with("image/");
+    if file.content_type.as_deref().is_some_and(is_image) {
+        return Ok(file);
+    }
+    Err(Refusal::new(Code::Unknown, "this file is no image").with_status(400))
+}
+
 /// Ours have 24 characters. The id only ever looks up a row, and never becomes part of a path.
 fn is_media_id(id: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');

@@ -21,6 +21,7 @@ pub(super) mod media;
 mod media_elsewhere;
 mod passwords;
 mod peers;
+pub(super) mod presence;
 mod profile;
 mod push_rules;
 mod rates;
@@ -77,6 +78,8 @@ pub struct Desk {
     resting: peers::past::Resting,
     tied: peers::tying::Tied,
     typing: receipts::TypingBoard,
+    /// None where nobody sees who is there.
+    presences: Option<presence::Presences>,
     elsewhere: remote::Elsewhere,
     fetches: devices_elsewhere::Fetches,
     files_elsewhere: media_elsewhere::Files,
@@ -94,6 +97,10 @@ impl Desk {
     pub fn new(settings: Settings, media: MediaFiles, clock: &Arc<dyn Clock>, seed: u64) -> Self {
         let rates = Arc::new(rates::Rates::new(&settings.limits, clock));
         let settings = Arc::new(settings);
+        let typing = presence::versions(settings.presence, &**clock);
+        let presences = settings
+            .presence
+            .then(|| presence::Presences::new(typing.clone()));
         Self {
             sessions: access::Sessions::default(),
             passwords: passwords::Passwords::new(settings.limits.password_hashes_at_once),
@@ -104,7 +111,8 @@ impl Desk {
             turns: Arc::new(turns::Turns::new(seed)),
             resting: peers::past::Resting::default(),
             tied: peers::tying::Tied::default(),
-            typing: receipts::TypingBoard::default(),
+            typing,
+            presences,
             elsewhere: remote::Elsewhere::default(),
             fetches: devices_elsewhere::Fetches::default(),
             files_elsewhere: media_elsewhere::Files::beside(&media, seed),
@@ -226,15 +234,15 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
         }
         Command::Join(request) => {
             let caller = access::sender(hub, &origin).await?;
-            rooms::join(hub, &caller, *request)
-                .await
-                .map(|reply| Reply::Join(Box::new(reply)))
+            let reply = rooms::join(hub, &caller, *request).await?;
+            presence::appears(hub, origin.door, &caller).await;
+            Ok(Reply::Join(Box::new(reply)))
         }
         Command::JoinByIdOrAlias(request) => {
             let caller = access::sender(hub, &origin).await?;
-            rooms::join_by_id_or_alias(hub, &caller, *request)
-                .await
-                .map(|reply| Reply::JoinByIdOrAlias(Box::new(reply)))
+            let reply = rooms::join_by_id_or_alias(hub, &caller, *request).await?;
+            presence::appears(hub, origin.door, &caller).await;
+            Ok(Reply::JoinByIdOrAlias(Box::new(reply)))
         }
         Command::Knock(request) => {
             let caller = access::sender(hub, &origin).await?;
@@ -390,13 +398,13 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
                 .map(|reply| Reply::SetRoomAccountData(Box::new(reply)))
         }
         Command::Receipt(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::actor(hub, &origin).await?;
             receipts::receipt(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Receipt(Box::new(reply)))
         }
         Command::ReadMarkers(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::actor(hub, &origin).await?;
             receipts::read_markers(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::ReadMarkers(Box::new(reply)))
@@ -455,20 +463,22 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
         }
         Command::Presence(request) => {
             let caller = access::caller(hub, &origin).await?;
-            absent::presence(hub, &caller, *request)
+            presence::presence(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Presence(Box::new(reply)))
         }
         Command::SetPresence(request) => {
             let caller = access::caller(hub, &origin).await?;
-            absent::set_presence(&caller, &request).map(|reply| Reply::SetPresence(Box::new(reply)))
+            presence::set_presence(hub, origin.door, &caller, *request)
+                .await
+                .map(|reply| Reply::SetPresence(Box::new(reply)))
         }
         Command::Protocols(_) => {
             access::caller(hub, &origin).await?;
             Ok(Reply::Protocols(Box::new(absent::protocols())))
         }
         Command::Typing(request) => {
-            let caller = access::caller(hub, &origin).await?;
+            let caller = access::actor(hub, &origin).await?;
             receipts::typing(hub, &caller, *request)
                 .await
                 .map(|reply| Reply::Typing(Box::new(reply)))
@@ -559,7 +569,7 @@ pub(super) async fn ask(hub: &Hub, origin: Origin, command: Command) -> Result<R
         }
         Command::Sync(request) => {
             let caller = access::caller(hub, &origin).await?;
-            sync::sync(hub, &caller, *request)
+            sync::sync(hub, origin.door, &caller, *request)
                 .await
                 .map(|reply| Reply::Sync(Box::new(reply)))
         }

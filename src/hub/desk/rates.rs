@@ -34,6 +34,13 @@ const SHARED_BUCKETS: u64 = 256;
 /// How often a full budget is searched for keys that have their whole burst again.
 const SWEEP_EVERY_MS: u64 = 1000;
 
+/// How often a server may say whether a user of its is there: each costs a look at the rooms of that
+/// user. A server with a thousand active users in rooms of ours stays below it.
+const PRESENCE_PER_SERVER: Quota = Quota {
+    per_second: 20.0,
+    burst: 1000,
+};
+
 /// The slowest refill we tell apart from none: one a day.
 const PERIOD_MAX: Duration = Duration::from_hours(24);
 
@@ -50,6 +57,7 @@ pub(super) struct Rates {
     events: Budget,
     requests: Budget,
     claims: Budget,
+    presence: Budget,
 }
 
 /// How many one-time keys of one device one server is given: this many at once, and as many in an hour.
@@ -74,6 +82,7 @@ impl Rates {
             events: budget(limits.events_per_account),
             requests: budget(limits.requests_per_account),
             claims: budget(CLAIMS_OF_A_DEVICE),
+            presence: budget(PRESENCE_PER_SERVER),
         }
     }
 
@@ -99,6 +108,12 @@ impl Rates {
     pub(super) fn requests(&self, caller: &Caller) -> Result<(), Refusal> {
         self.requests
             .charge(caller.user.as_str(), "requests of this account")
+    }
+
+    /// What another server says of whether one of its users is there.
+    pub(super) fn presence(&self, server: &ServerName) -> Result<(), Refusal> {
+        self.presence
+            .charge(server.as_str(), "words of this server about who is there")
     }
 
     /// One attempt to prove to be `account`, whether or not it exists.

@@ -1,11 +1,13 @@
 //! Makes requests that look first and write then wait for each other, by key.
 //!
 //! Most names are kept apart by the store, in the commit. Where it cannot (a transaction id that
-//! is looked up before its messages are written, a quota), the requests of one key take turns.
+//! is looked up before its messages are written, a quota, a room that is being joined elsewhere), the
+//! requests of one key take turns.
 
 use std::{
+    collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, PoisonError, Weak},
 };
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -19,34 +21,59 @@ use crate::{
 /// Someone's turn; ends when it is dropped.
 pub(super) type Turn = OwnedMutexGuard<()>;
 
-/// How many keys may be busy side by side; two that share a lock only wait for each other.
-const LOCKS: u64 = 256;
+/// From how many keys on those that nobody has any more are looked for.
+const SWEPT_MIN: usize = 256;
 
-/// The locks.
+/// Whose turn it is, by key.
 pub(super) struct Turns {
-    /// Unpredictable, so that nobody can aim at another's lock; from the hub's own chance, so that
+    /// Unpredictable, so that nobody can aim at another's key; from the hub's own chance, so that
     /// a simulation repeats.
     seed: u64,
-    locks: Vec<Arc<Mutex<()>>>,
+    busy: std::sync::Mutex<Busy>,
+}
+
+/// The keys somebody has or waits for, and some that nobody has any more.
+struct Busy {
+    locks: HashMap<u64, Weak<Mutex<()>>>,
+    /// How many there are when it is worth while to look for the latter.
+    sweep_at: usize,
 }
 
 impl Turns {
-    /// Locks that nobody holds.
+    /// Turns that nobody has.
     pub(super) fn new(seed: u64) -> Self {
+        let busy = Busy {
+            locks: HashMap::new(),
+            sweep_at: SWEPT_MIN,
+        };
         Self {
             seed,
-            locks: (0..LOCKS).map(|_| Arc::default()).collect(),
+            busy: std::sync::Mutex::new(busy),
         }
     }
 
-    /// Waits until nobody else works under `key`. Nobody may take two.
+    /// Waits until nobody else works under `key`. Who has a turn may take another one only where
+    /// nobody who has that one takes this.
     pub(super) async fn take(&self, key: impl Hash) -> Turn {
         let mut hasher = DefaultHasher::new();
         self.seed.hash(&mut hasher);
         key.hash(&mut hasher);
-        let index = usize::try_from(hasher.finish() % LOCKS).unwrap_or(0);
-        let lock = self.locks.get(index).expect("one of LOCKS locks");
-        Arc::clone(lock).lock_owned().await
+        let lock = self.lock(hasher.finish());
+        lock.lock_owned().await
+    }
+
+    fn lock(&self, key: u64) -> Arc<Mutex<()>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = busy.locks.get(&key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        if busy.locks.len() >= busy.sweep_at {
+            busy.locks.retain(|_, lock| lock.strong_count() > 0);
+            busy.sweep_at = busy.locks.len().saturating_mul(2).max(SWEPT_MIN);
+        }
+        let lock = Arc::default();
+        busy.locks.insert(key, Arc::downgrade(&lock));
+        lock
     }
 }
 
@@ -92,6 +119,18 @@ mod tests {
 
     use super::*;
     use crate::hub::testing::hub;
+
+    #[tokio::test]
+    async fn one_key_is_waited_for_and_another_is_not_and_none_is_kept() {
+        let turns = Turns::new(7);
+        for key in 0..10 * SWEPT_MIN {
+            let _turn = turns.take(key).await;
+            assert!(turns.take(key).now_or_never().is_none());
+            assert!(turns.take(("another", key)).now_or_never().is_some());
+            assert!(turns.busy.lock().unwrap().locks.len() <= 2 * SWEPT_MIN);
+        }
+        assert!(turns.take(0).now_or_never().is_some());
+    }
 
     #[tokio::test]
     async fn who_hangs_up_has_still_stored_it_before_the_next_one_looks() {

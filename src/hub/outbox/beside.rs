@@ -1,9 +1,12 @@
-//! What a destination is told beside the logs: parcels, changed devices, receipts, typing.
+//! What a destination is told beside the logs: parcels, changed devices, receipts, typing, presence.
 //!
 //! Parcels are kept until they are told. Changed devices and receipts are read where they are
-//! stored, after the destination's place. Typing is told while it is new, or never.
+//! stored, after the destination's place. Typing and presence are told while they are new, or never.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, ServerName};
 use serde_json::{Value, json};
@@ -343,6 +346,12 @@ pub(super) fn typing(note: &Typing) -> String {
         "m.typing",
         &json!({ "room_id": note.room, "user_id": note.user, "typing": note.typing }),
     )
+}
+
+/// Who is there, of users of ours.
+pub(super) fn presence(updates: &[Arc<Value>]) -> String {
+    let updates: Vec<&Value> = updates.iter().map(AsRef::as_ref).collect();
+    edu("m.presence", &json!({ "push": updates }))
 }
 
 fn edu(kind: &str, content: &Value) -> String {

@@ -5,14 +5,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use rand::{Rng as _, rngs::StdRng};
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, OwnedUserId};
+use serde_json::Value;
 
 use super::{
-    hints::{Inbox, Typing},
+    hints::{Inbox, Present, Typing},
     read::Rooms,
     send::{FULL, Job, Outcome, Told},
 };
@@ -37,6 +39,13 @@ const ROOMS_MAX: usize = 256;
 
 /// How many notes about typing wait for one destination.
 const TYPING_MAX: usize = 20;
+
+/// Of how many users one destination waits to be told whether they are there: a little more than one
+/// look at the clock finds. What is beyond is dropped, and said again later.
+const PRESENT_MAX: usize = 300;
+
+/// Of how many of them one transaction tells it: as many as Synapse does.
+const PRESENT_AT_ONCE: usize = 50;
 
 /// When what changed here is to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +88,8 @@ pub(super) struct Destination {
     /// Whether there may be something beside them.
     beside: bool,
     typing: Vec<Typing>,
+    /// What users of ours show, the last of each.
+    present: BTreeMap<OwnedUserId, Arc<Value>>,
     pub(super) state: State,
     /// How often it has failed in a row.
     failures: u32,
@@ -113,6 +124,7 @@ impl Destination {
             rooms: Rooms::default(),
             beside: false,
             typing: Vec::new(),
+            present: BTreeMap::new(),
             state: State::Idle,
             failures: 0,
             last_error: None,
@@ -125,7 +137,18 @@ impl Destination {
     }
 
     fn has_news(&self) -> bool {
-        self.beside || !self.rooms.is_empty() || !self.typing.is_empty()
+        self.beside || !self.rooms.is_empty() || !self.typing.is_empty() || !self.present.is_empty()
+    }
+
+    /// Takes of whom it is told next whether they are there.
+    fn some_present(&mut self) -> Vec<Arc<Value>> {
+        let mut some = Vec::new();
+        while some.len() < PRESENT_AT_ONCE
+            && let Some((_, update)) = self.present.pop_first()
+        {
+            some.push(update);
+        }
+        some
     }
 
     pub(super) fn is_failing(&self) -> bool {
@@ -208,6 +231,11 @@ impl Book {
                 self.note_typing(server, &typing);
             }
         }
+        for (servers, present) in inbox.present {
+            for server in servers.iter() {
+                self.note_present(server, &present);
+            }
+        }
         if inbox.lost {
             self.look_everywhere();
         }
@@ -244,6 +272,21 @@ impl Book {
             .retain(|other| (&other.room, &other.user) != (&note.room, &note.user));
         if known.typing.len() < TYPING_MAX {
             known.typing.push(note.clone());
+        }
+        self.wake(server);
+    }
+
+    fn note_present(&mut self, server: &OwnedServerName, note: &Present) {
+        let Some(known) = self.all.get_mut(server) else {
+            return;
+        };
+        if matches!(known.state, State::Alone(_)) {
+            return; // it will be said again
+        }
+        if known.present.len() < PRESENT_MAX || known.present.contains_key(&note.user) {
+            known
+                .present
+                .insert(note.user.clone(), Arc::clone(&note.update));
         }
         self.wake(server);
     }
@@ -319,6 +362,7 @@ impl Book {
             rooms: std::mem::take(&mut known.rooms),
             beside: std::mem::take(&mut known.beside),
             typing: std::mem::take(&mut known.typing),
+            present: known.some_present(),
             parcels_after: known.parcels_after,
             width: known.width,
             upto,
@@ -366,6 +410,7 @@ impl Book {
                 known.rooms.at_most(ROOMS_MAX);
                 known.beside |= beside;
                 known.typing.clear();
+                known.present.clear();
                 known.txn = txn;
                 known.last_error = Some(error);
                 known.failures = known.failures.saturating_add(1);

@@ -21,6 +21,9 @@ use crate::{
 /// How many notes about typing wait at most; more are dropped, as typing may be.
 const TYPING_MAX: usize = 1024;
 
+/// The same for presence, which is said again from time to time.
+const PRESENT_MAX: usize = 1024;
+
 /// Servers that share a room, or more than that.
 pub type Servers = Arc<BTreeSet<OwnedServerName>>;
 
@@ -45,6 +48,8 @@ pub(super) struct Inbox {
     pub(super) alive: BTreeSet<OwnedServerName>,
     /// Who types, for whom.
     pub(super) typing: Vec<(Servers, Typing)>,
+    /// Who is there, for whom.
+    pub(super) present: Vec<(Servers, Present)>,
 }
 
 /// That someone of ours types in a room, or no longer.
@@ -56,6 +61,15 @@ pub struct Typing {
     pub user: OwnedUserId,
     /// Whether they do.
     pub typing: bool,
+}
+
+/// Whether someone of ours is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// Who.
+    pub user: OwnedUserId,
+    /// What they show, as it stands in an EDU.
+    pub update: Arc<serde_json::Value>,
 }
 
 impl Inbox {
@@ -118,6 +132,15 @@ impl Hints {
         let mut inbox = self.inbox();
         if inbox.typing.len() < TYPING_MAX {
             inbox.typing.push((servers, typing));
+        }
+        drop(inbox);
+        self.bell.notify_one();
+    }
+
+    pub(in crate::hub) fn present(&self, servers: Servers, present: Present) {
+        let mut inbox = self.inbox();
+        if inbox.present.len() < PRESENT_MAX {
+            inbox.present.push((servers, present));
         }
         drop(inbox);
         self.bell.notify_one();

@@ -31,7 +31,7 @@ use tokio::{
 pub(in crate::hub) use self::send::PATIENCE;
 pub use self::{
     beside::stream_id,
-    hints::{Hints, Servers, Typing},
+    hints::{Hints, Present, Servers, Typing},
     status::{PeerState, PeerStatus},
 };
 use self::{

@@ -1,7 +1,10 @@
 //! One transaction: what is in it, and what its answer means.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,11 +16,11 @@ use ruma::{
     },
     serde::Raw,
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    beside::{Beside, Bundle, typing},
+    beside::{Beside, Bundle, presence, typing},
     hints::Typing,
     read::{Item, Page, Reader, Rooms},
 };
@@ -46,6 +49,8 @@ pub(super) struct Job {
     pub(super) rooms: Rooms,
     pub(super) beside: bool,
     pub(super) typing: Vec<Typing>,
+    /// What users of ours show.
+    pub(super) present: Vec<Arc<Value>>,
     pub(super) parcels_after: (Position, u64),
     pub(super) width: usize,
     /// What is after this commit comes later.
@@ -203,6 +208,9 @@ impl Sender<'_> {
         if job.width >= FULL {
             let room = EDUS_MAX.saturating_sub(edus.len());
             edus.extend(job.typing.iter().take(room).map(typing));
+            if !job.present.is_empty() && edus.len() < EDUS_MAX {
+                edus.push(presence(&job.present));
+            }
         }
         Ok(Parcel {
             page,

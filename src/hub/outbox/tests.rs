@@ -2,6 +2,7 @@
 //! take what they are told or not, and note it.
 
 mod keys;
+mod present;
 mod told;
 mod whatever_happens;
 mod world;

@@ -46,6 +46,12 @@ async fn residents(store: &dyn Store, room: RoomNid) -> Vec<String> {
     residents.iter().map(ToString::to_string).collect()
 }
 
+async fn near(store: &dyn Store, name: &str, limit: u32) -> Vec<String> {
+    let servers = store.neighbour_servers(&user(name), limit).await;
+    let servers = servers.expect("read").into_iter();
+    servers.map(|server| server.to_string()).collect()
+}
+
 /// A server is in a room from its first user's join to its last user's leave.
 pub(super) async fn a_server_resides_while_it_has_users(store: &dyn Store) {
     use Membership::{Ban, Invite, Join, Leave};
@@ -61,6 +67,9 @@ pub(super) async fn a_server_resides_while_it_has_users(store: &dyn Store) {
     commit(store, room.take()).await;
     assert_eq!(spans(store, room.nid).await, [(3, None)]);
     assert_eq!(residents(store, room.nid).await, ["far.example:8448"]);
+    assert_eq!(near(store, "ana", 9).await, ["far.example:8448"]);
+    assert_eq!(near(store, "ana", 0).await, Vec::<String>::new());
+    assert_eq!(near(store, "eve", 9).await, Vec::<String>::new());
 
     // All within one commit, and a name that ends alike is another one.
     member(store, &mut room, &far("bob"), Leave, false);
@@ -70,6 +79,7 @@ pub(super) async fn a_server_resides_while_it_has_users(store: &dyn Store) {
     commit(store, room.take()).await;
     assert_eq!(spans(store, room.nid).await, [(3, Some(7))]);
     assert_eq!(residents(store, room.nid).await, ["near.far.example:8448"]);
+    assert_eq!(near(store, "ana", 9).await, ["near.far.example:8448"]);
 
     member(store, &mut room, &far("bob"), Join, false);
     commit(store, room.take()).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use ruma::{OwnedServerName, OwnedUserId, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use super::{Memory, Tables};
 use crate::{
@@ -181,6 +181,24 @@ impl Destinations for Memory {
             .filter(|((of, _), spans)| *of == room && spans.iter().any(|span| span.until.is_none()))
             .map(|((_, server), _)| server.clone())
             .collect())
+    }
+
+    async fn neighbour_servers(
+        &self,
+        user: &UserId,
+        limit: u32,
+    ) -> Result<Vec<OwnedServerName>, StoreError> {
+        let tables = self.tables();
+        let rooms = tables.rooms_of(user);
+        let all = tables.residents.iter();
+        let near: BTreeSet<_> = all
+            .filter(|((of, _), spans)| {
+                rooms.contains(of) && spans.iter().any(|span| span.until.is_none())
+            })
+            .map(|((_, server), _)| server.clone())
+            .collect();
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(near.into_iter().take(most).collect())
     }
 
     async fn residencies(

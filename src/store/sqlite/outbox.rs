@@ -8,10 +8,11 @@ use super::{
     Sqlite, backend,
     commit::Stop,
     devices,
-    rows::{Cells, all, int, user_of},
+    rows::{Cells, all, int, membership_code, user_of},
 };
 use crate::{
     base::{Position, Seq, Timestamp},
+    room::Membership,
     store::{
         DeliveryRecord, DestinationRecord, Destinations, KeysChange, Mark, OutboxWrite,
         ParcelRecord, Residency, RoomNid, StoreError,
@@ -71,6 +72,21 @@ impl Destinations for Sqlite {
         const SQL: &str =
             "SELECT server FROM residents WHERE room = ? AND until IS NULL ORDER BY server";
         let statement = sqlx::query(SQL).bind(room.0);
+        all(&self.rows(statement).await?, |row| Cells::of(row).text())
+    }
+
+    async fn neighbour_servers(
+        &self,
+        user: &UserId,
+        limit: u32,
+    ) -> Result<Vec<OwnedServerName>, StoreError> {
+        const SQL: &str = "SELECT DISTINCT s.server FROM memberships m CROSS JOIN residents s
+            ON s.room = m.room AND s.until IS NULL
+            WHERE m.user = ? AND m.membership = ? LIMIT ?";
+        let statement = sqlx::query(SQL)
+            .bind(user.as_str())
+            .bind(membership_code(Membership::Join))
+            .bind(limit);
         all(&self.rows(statement).await?, |row| Cells::of(row).text())
     }
 

@@ -14,7 +14,7 @@ mod xmatrix;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use glob::Glob;
+pub use glob::{Glob, Subject};
 pub use intact::{NotIntact, check_intact};
 pub use key::{KeyError, ServerKey};
 pub use pdu::{

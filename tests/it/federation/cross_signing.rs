@@ -329,12 +329,10 @@ async fn meet(ana: &mut Party, alice: &mut Party) -> Result<ruma::OwnedRoomId, F
     });
     let room = ana.phone().client.create_room(wish).await?;
     join(alice, &room, &ana.server).await?;
-    for (who, whom) in [(&mut *ana, &mut *alice), (&mut *alice, &mut *ana)] {
-        let user = whom.user.clone();
-        who.phone()
-            .hears("they met", |heard| heard.changed.contains(&user))
-            .await?;
-    }
+    let (anas, alices) = (ana.user.clone(), alice.user.clone());
+    let met = |user: String| move |heard: &Heard| heard.changed.contains(&user);
+    ana.phone().hears("they met", met(alices)).await?;
+    alice.phone().hears("they met", met(anas)).await?;
     Ok(room)
 }
 

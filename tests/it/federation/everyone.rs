@@ -253,6 +253,21 @@ pub(super) async fn same_state(members: &mut [Member], room: &RoomId) -> Result<
 
 /// What a server says at a path that clients do not have, over plain HTTP; with a token of its.
 pub(super) async fn plain(url: &str, path: &str, token: &str) -> Result<(u16, Value), Failed> {
+    let (status, body) = plain_text(url, path, token).await?;
+    // Whether it comes in one chunk or as it is.
+    let object = body.find('{').zip(body.rfind('}'));
+    let object = object.map_or(Value::Null, |(from, to)| {
+        serde_json::from_str(&body[from..=to]).unwrap_or(Value::Null)
+    });
+    Ok((status, object))
+}
+
+/// The same as it comes.
+pub(super) async fn plain_text(
+    url: &str,
+    path: &str,
+    token: &str,
+) -> Result<(u16, String), Failed> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let place = url.trim_start_matches("http://");
     let mut stream = tokio::net::TcpStream::connect(place).await?;
@@ -269,10 +284,5 @@ pub(super) async fn plain(url: &str, path: &str, token: &str) -> Result<(u16, Va
     let (_, body) = answer
         .split_once("\r\n\r\n")
         .ok_or("an answer without a body")?;
-    // Whether it comes in one chunk or as it is.
-    let object = body.find('{').zip(body.rfind('}'));
-    let object = object.map_or(Value::Null, |(from, to)| {
-        serde_json::from_str(&body[from..=to]).unwrap_or(Value::Null)
-    });
-    Ok((status.ok_or("an answer without a status")?, object))
+    Ok((status.ok_or("an answer without a status")?, body.to_owned()))
 }

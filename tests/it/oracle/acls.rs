@@ -4,7 +4,10 @@ use libtest_mimic::Failed;
 use rand::{Rng, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use ruma::OwnedServerName;
 use serde_json::{Value, json};
-use tramline::room::{Glob, Host, ServerAcl};
+use tramline::{
+    room::{Host, ServerAcl},
+    wire::matrix::Glob,
+};
 
 use super::{object, seed};
 use crate::peers::Oracle;

@@ -111,12 +111,16 @@ impl Key {
     /// Reads what was stored.
     pub(super) fn stored(text: &str) -> Result<Self, Refusal> {
         let object = vouched::read(text).map_err(ours)?;
-        let public = public_key(&object).and_then(|public| public.parse().ok());
-        let public = public.ok_or_else(|| {
+        Self::of(object).ok_or_else(|| {
             tracing::error!("a stored cross-signing key is damaged");
             Refusal::internal()
-        })?;
-        Ok(Self { object, public })
+        })
+    }
+
+    /// What holds one public key.
+    pub(super) fn of(object: CanonicalJsonObject) -> Option<Self> {
+        let public = public_key(&object)?.parse().ok()?;
+        Some(Self { object, public })
     }
 
     /// Itself in base64.

@@ -56,11 +56,14 @@ pub(in crate::hub::desk) async fn upload_signatures(
         let message = format!("{count} signed keys where {SIGNED_MAX} are the most");
         return Err(Refusal::new(Code::TooLarge, message));
     }
+    let masters = masters(hub, caller, request.signed_keys.keys()).await?;
+    // After others were asked: whoever has a turn waits for nobody.
     let turn = hub.desk.turns.take(turn_of(&caller.user)).await;
     let mut desk = Signing {
         hub,
         user: &caller.user,
         kept: Kept::of(hub, &caller.user).await?,
+        masters,
         room: room_left(hub, &caller.user).await?,
         writes: Vec::new(),
         seen_changed: false,
@@ -89,6 +92,22 @@ pub(in crate::hub::desk) async fn upload_signatures(
     Ok(reply)
 }
 
+/// The master keys of those that the caller may vouch for, where they are known or can be.
+async fn masters(
+    hub: &Hub,
+    caller: &Caller,
+    users: impl Iterator<Item = &OwnedUserId>,
+) -> Result<BTreeMap<OwnedUserId, String>, Refusal> {
+    let others = users.filter(|user| **user != caller.user).cloned();
+    let (here, there): (Vec<_>, Vec<_>) = others.partition(|user| is_ours(hub, user));
+    let mut masters = lists::master_keys(hub, &caller.user, there).await?;
+    for user in here {
+        let keys = hub.store.cross_signing_keys(&user).await.map_err(ours)?;
+        masters.extend(keys.master.map(|key| (user, key)));
+    }
+    Ok(masters)
+}
+
 async fn room_left(hub: &Hub, user: &UserId) -> Result<u64, Refusal> {
     let made = hub.store.signatures_made(user).await.map_err(ours)?;
     Ok(SIGNATURES_MAX.saturating_sub(made))
@@ -114,6 +133,8 @@ struct Signing<'a> {
     hub: &'a Hub,
     user: &'a OwnedUserId,
     kept: Kept,
+    /// The master keys of others.
+    masters: BTreeMap<OwnedUserId, String>,
     /// How many more may be kept.
     room: u64,
     writes: Vec<Write>,
@@ -209,9 +230,9 @@ impl Signing<'_> {
         item: &str,
         signed: &CanonicalJsonObject,
     ) -> Result<(), Refusal> {
-        let master = self.master_of(of).await?;
+        let master = self.masters.get(of).map(|key| vouched::read(key));
+        let master = master.transpose().map_err(ours)?.and_then(Key::of);
         let master = master.ok_or_else(|| Refusal::not_found("no such key is known here"))?;
-        let master = Key::stored(&master)?;
         if master.name() != item {
             return Err(Refusal::not_found("this is not that user's master key"));
         }
@@ -224,15 +245,6 @@ impl Signing<'_> {
             .ok_or_else(|| unsigned("it carries no valid signature of your user-signing key"))?;
         let what = KeysChange::SeenBy(self.user.clone());
         self.keep(of, (item, id), &signature, what).await
-    }
-
-    /// The master key of another user, where it is known, or can be known.
-    async fn master_of(&self, of: &UserId) -> Result<Option<String>, Refusal> {
-        if is_ours(self.hub, of) {
-            let keys = self.hub.store.cross_signing_keys(of).await;
-            return Ok(keys.map_err(ours)?.master);
-        }
-        lists::master_key(self.hub, self.user, of).await
     }
 
     async fn keep(

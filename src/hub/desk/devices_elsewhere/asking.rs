@@ -15,7 +15,10 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use super::{checked, lists};
+use super::{
+    checked,
+    lists::{self, LISTS_AT_ONCE, LISTS_MAX},
+};
 use crate::{
     api::{Caller, PeerCommand, PeerReply, Refusal},
     hub::{
@@ -31,13 +34,6 @@ const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
 /// How many servers are asked at once for one answer.
 const SERVERS_AT_ONCE: usize = 50;
-
-/// How many device lists are asked of one server for one answer, each by a request of its own so
-/// that it can be kept. The other users of that server are asked for in one, and not kept.
-const LISTS_MAX: usize = 50;
-
-/// How many of these at a time.
-const LISTS_AT_ONCE: usize = 8;
 
 /// What is asked for, by user.
 pub(in crate::hub::desk) type Wanted = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;

@@ -7,14 +7,15 @@
 //! user, and the first of them to ask has the list fetched for all.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures_util::{
-    FutureExt as _,
+    FutureExt as _, StreamExt as _,
     future::{BoxFuture, Shared},
+    stream,
 };
 use ruma::{
     OwnedUserId, UserId,
@@ -42,6 +43,13 @@ use crate::{
 
 /// How long another server may take to give a device list.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many device lists are asked for to answer one request, each by a request of its own so that it
+/// can be kept.
+pub(super) const LISTS_MAX: usize = 50;
+
+/// How many of these at a time.
+pub(super) const LISTS_AT_ONCE: usize = 8;
 
 /// How many lists are asked for at once, over all servers.
 const FETCHES_MAX: usize = 256;
@@ -103,22 +111,36 @@ pub(super) async fn good(
     Ok(in_touch.map_err(ours)?.then_some(list))
 }
 
-/// The master key of a user: of the list that is kept, even if other changes were missed, or else of
-/// one that is asked for.
-pub(in crate::hub::desk) async fn master_key(
+/// The master keys of other servers' users that are known here, or can be: of the lists that are kept
+/// (whoever signs a key has asked for it before, which makes them new), else of some that are asked for.
+pub(in crate::hub::desk) async fn master_keys(
     hub: &Hub,
     caller: &UserId,
-    user: &UserId,
-) -> Result<Option<String>, Refusal> {
-    if let Some(list) = good(hub, caller, user).await? {
-        return Ok(list.user.master_key);
+    users: Vec<OwnedUserId>,
+) -> Result<BTreeMap<OwnedUserId, String>, Refusal> {
+    let (mut known, mut to_fetch) = (BTreeMap::new(), Vec::new());
+    for user in users {
+        if let Some(list) = hub.store.remote_list(&user).await.map_err(ours)? {
+            known.extend(list.user.master_key.map(|key| (user, key)));
+        } else if to_fetch.len() < LISTS_MAX
+            && hub.store.share_a_room(caller, &user).await.map_err(ours)?
+        {
+            to_fetch.push(user);
+        }
     }
-    let list = hub.store.remote_list(user).await.map_err(ours)?;
-    let shares = hub.store.share_a_room(caller, user).await.map_err(ours)?;
-    if !shares {
-        return Ok(list.and_then(|list| list.user.master_key));
+    let fetches = to_fetch.into_iter().map(async |user: OwnedUserId| {
+        let list = fetch(hub, &user).await;
+        (user, list)
+    });
+    let fetches = fetches.collect::<Vec<_>>();
+    let mut fetches = stream::iter(fetches).buffer_unordered(LISTS_AT_ONCE);
+    while let Some((user, list)) = fetches.next().await {
+        match list {
+            Ok(list) => known.extend(list.user.master_key.clone().map(|key| (user, key))),
+            Err(refusal) => tracing::debug!(%user, why = refusal.message, "no master key is had"),
+        }
     }
-    Ok(fetch(hub, user).await?.user.master_key.clone())
+    Ok(known)
 }
 
 /// Asks for the list of a user with whom a room is shared, and keeps it.

@@ -1,6 +1,6 @@
 //! What is in no room's log: messages for devices, changes of device lists, who types, what has
 //! been read. Each is of a user of the server that sends it, or is not taken; one that is wrong
-//! spoils none of the others. Presence is not for this hub, and what is unknown is passed over.
+//! spoils none of the others. What is unknown is passed over; so is presence, unless it is on here.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::{
             access::ours,
             accounts::contested,
             devices_elsewhere::lists,
-            keys,
+            keys, presence,
             receipts::{self, READ},
             to_device::{Full, Post, TXN_BYTES_MAX, TYPE_BYTES_MAX},
         },
@@ -34,6 +34,9 @@ use crate::{
 /// The largest EDU that is read, in bytes: messages for many devices, from a server that does not
 /// split them.
 const EDU_BYTES_MAX: usize = 1024 * 1024;
+
+/// What is read by itself.
+const PRESENCE: &str = "m.presence";
 
 /// How many receipts of one transaction are looked at.
 const RECEIPTS_MAX: usize = 1000;
@@ -105,6 +108,12 @@ async fn one(
         return Err(Not::Wanted(format!(
             "{bytes} bytes where {EDU_BYTES_MAX} are the most"
         )));
+    }
+    if hub.desk.presences.is_some()
+        && matches!(edu.get_field::<String>("edu_type"), Ok(Some(kind)) if kind == PRESENCE)
+    {
+        presence::elsewhere::hears(hub, peer, edu.json().get()).await;
+        return Ok(());
     }
     let edu = edu.deserialize();
     match edu.map_err(|error| Not::Wanted(error.to_string()))? {

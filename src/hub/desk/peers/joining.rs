@@ -21,7 +21,7 @@ use crate::{
     api::{Code, Refusal, Unverified},
     hub::{
         Hub,
-        desk::access::ours,
+        desk::{access::ours, presence},
         graph::{self, Fate},
     },
     room::{MemberChange, Membership, Part, Room, StateKey},
@@ -87,6 +87,7 @@ pub(super) async fn send_join(
     let before = graph::state_before(&hub.store, &room, &event).await;
     let before = before.map_err(|error| failed(&error))?;
     take(hub, &room, &event).await?;
+    presence::meets(hub, room.nid).await;
     let state: Vec<Arc<Pdu>> = before.into_values().collect();
     let chain = auth_chain(hub, &room, &state).await?;
     let raw = |event: &Arc<Pdu>| raw_json(event.json().to_string());

@@ -90,11 +90,11 @@ async fn arrived_after(
     let [
         LogRecord {
             what: Logged::Marker(marker),
+            seq,
             ..
         },
         LogRecord {
             what: Logged::Event(join),
-            seq,
             ..
         },
     ] = log.as_slice()

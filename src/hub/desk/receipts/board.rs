@@ -36,6 +36,8 @@ pub(in crate::hub::desk) struct TypingBoard(Arc<Mutex<Board>>);
 #[derive(Default)]
 struct Board {
     version: u64,
+    /// Where this run of the hub began to count.
+    first: u64,
     rooms: HashMap<RoomNid, Room>,
     /// The same rooms by the version at which they last changed.
     by_version: BTreeMap<u64, RoomNid>,
@@ -79,9 +81,31 @@ pub(in crate::hub::desk) struct ExpectedReceipts {
 }
 
 impl TypingBoard {
+    /// Counts from this version on.
+    pub(in crate::hub::desk) fn from(first: u64) -> Self {
+        let board = Board {
+            version: first,
+            first,
+            ..Board::default()
+        };
+        Self(Arc::new(Mutex::new(board)))
+    }
+
     /// How often the board has changed.
     pub(in crate::hub::desk) fn version(&self) -> u64 {
         self.board().version
+    }
+
+    /// Something else that syncs look for by version has changed; gives the version of that.
+    pub(in crate::hub::desk) fn step(&self) -> u64 {
+        let mut board = self.board();
+        board.version += 1;
+        board.version
+    }
+
+    /// Whether a version can be one that this run of the hub has counted.
+    pub(in crate::hub::desk) fn is_of_this_run(&self, version: u64) -> bool {
+        self.board().counted(version)
     }
 
     /// Someone types until then, or no longer. If others see a difference, gives the board's version
@@ -108,7 +132,7 @@ impl TypingBoard {
     pub(in crate::hub::desk) fn changed(&self, since: Option<u64>, now: u64) -> Vec<TypingRoom> {
         let board = self.board();
         // A version from before a restart is from another count.
-        let since = since.filter(|since| *since <= board.version);
+        let since = since.filter(|since| board.counted(*since));
         let rooms: Vec<RoomNid> = match since {
             Some(since) if since < now => {
                 let new = board.by_version.range(since + 1..=now);
@@ -228,6 +252,10 @@ enum Left {
 }
 
 impl Board {
+    fn counted(&self, version: u64) -> bool {
+        (self.first..=self.version).contains(&version)
+    }
+
     fn left(&mut self, key: &(RoomNid, OwnedUserId), now: Timestamp) -> Left {
         let room = self.rooms.get_mut(&key.0);
         let until = room.as_ref().and_then(|room| room.users.get(&key.1));

@@ -16,7 +16,7 @@ use super::{
     outside::answered,
     place, spoken,
     template::{VOUCHING, Wanted, rebuilt},
-    version_of,
+    turn_of, version_of,
 };
 use crate::{
     api::{Code, PeerCommand, PeerReply, Refusal},
@@ -66,7 +66,7 @@ pub(in crate::hub::desk) async fn join(hub: &Hub, joining: Joining) -> Result<En
 }
 
 async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
-    let _turn = hub.desk.elsewhere.turn(&joining.room).await;
+    let _turn = hub.desk.turns.take(turn_of(&joining.room)).await;
     // Somebody of ours may have come in meanwhile.
     let there = place(hub, &joining.user, (&joining.room, &joining.via)).await?;
     let Place::There(servers) = there else {

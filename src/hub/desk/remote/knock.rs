@@ -11,7 +11,7 @@ use super::{
     outside::{Outside, keep, only_own, shown},
     place, spoken,
     template::{Wanted, rebuilt},
-    version_of,
+    turn_of, version_of,
 };
 use crate::{
     api::{PeerCommand, PeerReply, Refusal},
@@ -27,7 +27,7 @@ pub(in crate::hub::desk) async fn knock(hub: &Hub, knocking: Joining) -> Result<
 }
 
 async fn at(hub: &Hub, knocking: &Joining) -> Result<Entered, Refusal> {
-    let _turn = hub.desk.elsewhere.turn(&knocking.room).await;
+    let _turn = hub.desk.turns.take(turn_of(&knocking.room)).await;
     let Place::There(servers) = place(hub, &knocking.user, (&knocking.room, &knocking.via)).await?
     else {
         return Ok(Entered::Here);

@@ -17,6 +17,7 @@ use super::{
     outside::{Outside, keep, standing},
     place,
     template::{Wanted, rebuilt},
+    turn_of,
 };
 use crate::{
     api::{PeerCommand, PeerReply, Refusal},
@@ -104,7 +105,7 @@ async fn stranded(
 }
 
 async fn go(hub: &Hub, leaving: &Leaving) -> Result<(), Refusal> {
-    let _turn = hub.desk.elsewhere.turn(&leaving.room).await;
+    let _turn = hub.desk.turns.take(turn_of(&leaving.room)).await;
     let mut told = None;
     for server in leaving.servers.iter().take(TOLD_MAX) {
         match tell(hub, leaving, server).await {
@@ -233,7 +234,7 @@ async fn put_out(
         return Err(format!("the invite is {}'s", outside.via));
     }
     // Not while the user is on the way into the room; and this server has more to send.
-    let turn = hub.desk.elsewhere.turn(&outside.room_id);
+    let turn = hub.desk.turns.take(turn_of(&outside.room_id));
     let turn = tokio::time::timeout(TURN_PATIENCE, turn).await;
     let _turn = turn.map_err(|_| "the invite is just being answered".to_owned())?;
     let now = standing(hub, &outside.user, &outside.room_id).await;

@@ -19,14 +19,10 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, UserId};
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use ruma::{OwnedServerName, RoomId, RoomVersionId, UserId};
+use tokio::sync::Semaphore;
 
 pub(super) use self::{
     invite::{invite, invited},
@@ -62,7 +58,6 @@ const ENTERED_AT_ONCE: usize = 8;
 
 /// What is under way with other servers.
 pub(super) struct Elsewhere {
-    rooms: Mutex<BTreeMap<OwnedRoomId, Weak<tokio::sync::Mutex<()>>>>,
     entries: Semaphore,
     names: names::Names,
 }
@@ -70,29 +65,15 @@ pub(super) struct Elsewhere {
 impl Default for Elsewhere {
     fn default() -> Self {
         Self {
-            rooms: Mutex::default(),
             entries: Semaphore::new(ENTERED_AT_ONCE),
             names: names::Names::default(),
         }
     }
 }
 
-impl Elsewhere {
-    /// Waits until nobody else of ours is on the way into the room.
-    async fn turn(&self, room: &RoomId) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-            rooms.retain(|_, lock| lock.strong_count() > 0);
-            if let Some(lock) = rooms.get(room).and_then(Weak::upgrade) {
-                lock
-            } else {
-                let lock = Arc::new(tokio::sync::Mutex::new(()));
-                rooms.insert(room.to_owned(), Arc::downgrade(&lock));
-                lock
-            }
-        };
-        lock.lock_owned().await
-    }
+/// Only one of ours at a time is on the way into a room, or out of it.
+fn turn_of(room: &RoomId) -> (&'static str, &RoomId) {
+    ("room elsewhere", room)
 }
 
 /// Where a room is, for a user of ours.

@@ -8,7 +8,7 @@ use ruma::{CanonicalJsonObject, OwnedServerName, RoomId, UserId};
 use super::{
     Refusals, distinct,
     join::{Joining, made, sent, signed_by_all},
-    lied, servers_in,
+    lied, servers_in, turn_of,
 };
 use crate::{
     api::{Caller, Code, Refusal},
@@ -98,7 +98,7 @@ async fn vouched(
 }
 
 async fn through_others(hub: &Hub, joining: &Joining, record: &RoomRecord) -> Result<(), Refusal> {
-    let _turn = hub.desk.elsewhere.turn(&joining.room).await;
+    let _turn = hub.desk.turns.take(turn_of(&joining.room)).await;
     let mut refusals = Refusals::default();
     for server in &joining.via {
         match through(hub, joining, record, server).await {

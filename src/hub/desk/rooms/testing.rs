@@ -11,7 +11,7 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::Refusal,
+    api::{Door, Refusal},
     hub::{
         desk::{reading, rooms},
         testing::{Person, TestHub},
@@ -298,7 +298,8 @@ impl TestHub {
         request.timeout = Some(std::time::Duration::from_millis(wait_ms));
         let filter: FilterDefinition = serde_json::from_value(filter).unwrap();
         request.filter = Some(filter.into());
-        let answer = crate::hub::desk::sync::sync(&self.hub, &who.caller(), request).await;
+        let answer =
+            crate::hub::desk::sync::sync(&self.hub, Door::Https, &who.caller(), request).await;
         body(answer.unwrap())
     }
 }

@@ -18,13 +18,17 @@ use crate::{
         Hub,
         desk::{access::ours, sync::Round},
     },
+    store::RoomNid,
 };
 
-/// Whom the caller met and parted from in encrypted rooms since the last sync.
+/// Whom the caller met and parted from in encrypted rooms since the last sync, and where else they
+/// may have met somebody.
 #[derive(Debug, Default)]
 pub(super) struct Met {
     pub(super) met: BTreeSet<OwnedUserId>,
     pub(super) parted: BTreeSet<OwnedUserId>,
+    /// Rooms that may be new to the caller.
+    pub(super) joined: Vec<RoomNid>,
 }
 
 /// Adds the device lists; a first sync has none, for its client asks for all it needs.
@@ -74,6 +78,7 @@ pub(in crate::hub::desk) async fn between(
         full_state: false,
         state_after: false,
         rules: Ruleset::default(),
+        presences: None, // nobody is told of presence here
     };
     let mut response = Response::new(String::new());
     if from.position < to.position {

@@ -9,6 +9,7 @@ mod left;
 pub(super) mod lists;
 mod mail;
 mod outside;
+mod presence;
 mod room;
 mod rooms;
 mod state_delta;
@@ -37,12 +38,13 @@ use serde_json::value::to_raw_value;
 
 use self::token::SyncToken;
 use crate::{
-    api::{Caller, Refusal},
+    api::{Caller, Door, Refusal},
     base::Position,
     hub::{
         Hub,
         desk::{
             access::ours,
+            presence::{self as presences, Presences},
             push_rules::{self, KIND as PUSH_RULES},
         },
         fanout::Woken,
@@ -62,6 +64,8 @@ struct Round<'a> {
     /// Whether state is told as after the timeline, not as before it.
     state_after: bool,
     rules: Ruleset,
+    /// Who is there, for who is shown that.
+    presences: Option<&'a Presences>,
 }
 
 /// See `api::Command::Sync`.
@@ -69,6 +73,7 @@ struct Round<'a> {
 /// spec: client-server-sync §Syncing
 pub(super) async fn sync(
     hub: &Hub,
+    door: Door,
     caller: &Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
@@ -80,16 +85,17 @@ pub(super) async fn sync(
     if let Some(since) = since {
         mail::acknowledge(hub, caller, since.mail()).await?;
     }
+    let _there = presences::syncs(hub, door, caller, &request.set_presence).await;
     // Listening begins before the first look: what is stored in between rings.
     let mut listener = hub.fanout.listen(&caller.user);
-    let mut answer = look(hub, caller, &request, &filter, since).await?;
+    let mut answer = look(hub, door, caller, &request, &filter, since).await?;
     let wait = wait(hub, &request);
     if !is_empty(&answer) || wait.is_zero() {
         return Ok(answer);
     }
     let news = async {
         while listener.woken().await == Woken::News {
-            answer = look(hub, caller, &request, &filter, since).await?;
+            answer = look(hub, door, caller, &request, &filter, since).await?;
             if !is_empty(&answer) {
                 break;
             }
@@ -123,6 +129,7 @@ fn wait(hub: &Hub, request: &Request) -> Duration {
 /// One round, with everything that is new.
 async fn look(
     hub: &Hub,
+    door: Door,
     caller: &Caller,
     request: &Request,
     filter: &FilterDefinition,
@@ -142,6 +149,7 @@ async fn look(
         full_state: request.full_state,
         state_after: request.use_state_after,
         rules: push_rules::ruleset(&caller.user),
+        presences: presences::through(hub, door),
     };
     let mut response = Response::new(String::new());
     let data = round
@@ -151,6 +159,7 @@ async fn look(
     round.fill_account_data(&data, &mut response)?;
     let met = rooms::fill(&round, &data, &mut response).await?;
     outside::fill(&round, &mut response).await?;
+    presence::fill(&round, &met.joined, &mut response).await?;
     lists::fill(&round, met, &mut response).await?;
     round.now.mail = mail::fill(&round, &mut response).await?;
     response.next_batch = round.now.to_string();
@@ -220,4 +229,5 @@ fn is_empty(response: &Response) -> bool {
         && response.account_data.is_empty()
         && response.to_device.is_empty()
         && response.device_lists.is_empty()
+        && response.presence.is_empty()
 }

@@ -205,6 +205,9 @@ async fn place(
     let is_new = round.full_state || record.position > round.position_since();
     match record.membership {
         Membership::Join => {
+            if is_new {
+                met.joined.push(record.room);
+            }
             if let Some(joined) = room::joined(round, room, &record, head, beside, met).await? {
                 response.rooms.join.insert(id, joined);
             }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::sync;
 use crate::{
-    api::Code,
+    api::{Code, Door},
     hub::{
         desk::{
             receipts,
@@ -121,7 +121,9 @@ async fn state_after_the_timeline_is_told_when_asked_for() {
     let mut request = ruma::api::client::sync::sync_events::v3::Request::new();
     request.since = Some(next(&first));
     request.use_state_after = true;
-    let answer = sync(&hub.hub, &ana.caller(), request).await.unwrap();
+    let answer = sync(&hub.hub, Door::Https, &ana.caller(), request)
+        .await
+        .unwrap();
     let answer = crate::hub::desk::rooms::testing::body(answer);
     let section = joined(&answer, &room);
     assert_eq!(kinds(&section["state_after"]["events"]), ["m.room.name"]);
@@ -490,7 +492,9 @@ async fn tokens_that_are_not_ours_are_refused() {
     for token in ["", "x", "t1", "s999999999_0", "s-1_0"] {
         let mut request = ruma::api::client::sync::sync_events::v3::Request::new();
         request.since = Some(token.to_owned());
-        let refusal = sync(&hub.hub, &ana.caller(), request).await.unwrap_err();
+        let refusal = sync(&hub.hub, Door::Https, &ana.caller(), request)
+            .await
+            .unwrap_err();
         assert_eq!(
             (refusal.code, refusal.status),
             (Code::InvalidParam, 400),

@@ -21,6 +21,7 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
+    api::Door,
     hub::{
         Settings,
         desk::{
@@ -96,7 +97,9 @@ async fn a_failing_store_makes_a_sync_fail_and_lose_nothing() {
         store.fail_at(store.operations() + n, Fault::Failed);
         let mut request = sync_events::v3::Request::new();
         request.since = Some(since.clone());
-        let refused = sync(&hub.hub, &ana.caller(), request).await.unwrap_err();
+        let refused = sync(&hub.hub, Door::Https, &ana.caller(), request)
+            .await
+            .unwrap_err();
         assert_eq!(refused.status, 500, "operation {n}");
     }
     store.fail_at(0, Fault::Failed);

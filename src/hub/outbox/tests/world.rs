@@ -189,15 +189,25 @@ pub(super) struct World {
     pub(super) room: OwnedRoomId,
     clock: Arc<StillClock>,
     starts: u64,
+    presence: bool,
 }
 
 impl World {
     /// A room with a user `zed` of each of these servers.
     pub(super) async fn with(servers: &[&str]) -> Self {
+        Self::of(servers, false).await
+    }
+
+    /// The same where users see who is there.
+    pub(super) async fn seeing(servers: &[&str]) -> Self {
+        Self::of(servers, true).await
+    }
+
+    async fn of(servers: &[&str], presence: bool) -> Self {
         let store: SharedStore = Arc::new(Memory::new());
         let clock = Arc::new(StillClock::new());
         let others = Arc::new(Others::default());
-        let hub = start(&store, &clock, &others, 1).await;
+        let hub = start(&store, &clock, &others, 1, presence).await;
         let ana = hub.account("ana").await;
         let room = hub.public_room(&ana, &[]).await;
         let world = Self {
@@ -208,6 +218,7 @@ impl World {
             room,
             clock,
             starts: 1,
+            presence,
         };
         for server in servers {
             world.join(server).await;
@@ -223,7 +234,8 @@ impl World {
         } else {
             self.hub.hub.outbox().unwrap().kill();
         }
-        let next = start(&self.store, &self.clock, &self.others, self.starts).await;
+        let (store, clock, others) = (&self.store, &self.clock, &self.others);
+        let next = start(store, clock, others, self.starts, self.presence).await;
         self.hub = next;
     }
 
@@ -315,9 +327,10 @@ async fn start(
     clock: &Arc<StillClock>,
     others: &Arc<Others>,
     seed: u64,
+    presence: bool,
 ) -> TestHub {
     let remote = Arc::clone(others) as Arc<dyn Remote>;
-    testing::hub_sending(Arc::clone(store), Arc::clone(clock), remote, seed).await
+    testing::hub_sending(Arc::clone(store), Arc::clone(clock), remote, seed, presence).await
 }
 
 fn fields(template: &RawValue) -> PduFields {
