@@ -16,8 +16,8 @@ use crate::{
     base::EventHash,
     hub::writer::{Admission, Admitted, Entry, Onto, Piece, Redacted, Spot},
     room::{
-        AuthEntry, Budget, Grounds, Resolution, StateKey, StateMap, TIPS_OF_ONE_MAX, Verdict,
-        auth_state_keys, judge, may_redact, tips_after,
+        AuthEntry, Budget, Grounds, Resolution, StateKey, StateMap, Verdict, auth_state_keys,
+        crowding, judge, may_redact, tips_after,
     },
     store::{
         Change, EventNid, EventRecord, Marker, RoomRecord, SharedStore, StateNid, Status,
@@ -38,6 +38,8 @@ pub(super) struct Weave<'a> {
     pub(super) states: States<'a>,
     /// What this weave has seen, stored or not.
     pub(super) known: HashMap<EventHash, Known>,
+    /// Events that are not stored, as far as was looked ahead.
+    absent: HashSet<EventHash>,
     /// Events that are not stored, as far as was looked ahead.
     absent: HashSet<EventHash>,
     /// Outliers of the store that get their part in the graph now.
@@ -99,10 +101,12 @@ impl<'a> Weave<'a> {
     pub(super) async fn add(&mut self, received: &Received) -> Result<Fate, GraphError> {
         let Received { event, hide } = received;
         let known = self.lookup(event.hash()).await?;
-        if let Some(known) = &known
-            && known.status != Status::Outlier
-        {
-            return Ok(Fate::Known);
+        match known.as_ref().map(|known| known.status) {
+            None | Some(Status::Outlier) => {}
+            Some(Status::Accepted) => return Ok(Fate::Known),
+            Some(Status::Rejected) => {
+                return Ok(Fate::Refused("it was rejected before".to_owned()));
+            }
         }
         let fields = event.fields();
         if fields.prev.is_empty() {
@@ -219,12 +223,12 @@ impl<'a> Weave<'a> {
             Verdict::Rejected(clause) => Fate::Refused(clause.to_string()),
         };
         if fate == Fate::Accepted {
-            match self.enter(event, nid, prev).await? {
-                Ok(entry) => spot = Spot::Entry(entry),
-                Err(reason) => {
-                    self.hide(event);
-                    fate = Fate::SoftFailed(reason.to_owned());
-                }
+            if let Some(entry) = self.enter(event, nid, prev).await? {
+                spot = Spot::Entry(entry);
+            } else {
+                self.hide(event);
+                let reason = "the room has too many branches already";
+                fate = Fate::SoftFailed(reason.to_owned());
             }
         }
         let is_entry = matches!(spot, Spot::Entry(_));
@@ -286,24 +290,24 @@ impl<'a> Weave<'a> {
         });
     }
 
-    /// What an accepted event makes of the line; why not, where the room has too many branches for it.
+    /// What an accepted event makes of the line; none when the room has too many branches for it.
     async fn enter(
         &mut self,
         event: &Arc<Pdu>,
         nid: EventNid,
         prev: &[Known],
-    ) -> Result<Result<Entry, &'static str>, GraphError> {
+    ) -> Result<Option<Entry>, GraphError> {
         let kept = self.known.get(&event.hash());
         let state_after = kept.map_or(self.line, |kept| kept.state_after);
-        let hidden = self.hidden(prev).await?;
-        let Some(tips) = tips_after(&self.tips, event, &hidden) else {
-            return Ok(Err("the room has too many branches already"));
-        };
-        if self.of_one(event, &tips).await? > TIPS_OF_ONE_MAX {
-            return Ok(Err(
-                "its server has left too many branches in the room already",
-            ));
+        let mut hidden = self.hidden(prev).await?;
+        let mut tips = tips_after(&self.tips, event, &hidden);
+        if tips.is_none() {
+            hidden.extend(self.crowding(event).await?);
+            tips = tips_after(&self.tips, event, &hidden);
         }
+        let Some(tips) = tips else {
+            return Ok(None);
+        };
         self.tips = tips;
         self.branches.insert(event.id().clone(), state_after);
         let tips = &self.tips;
@@ -342,7 +346,7 @@ impl<'a> Weave<'a> {
             }
         }
         self.line = line;
-        Ok(Ok(Entry {
+        Ok(Some(Entry {
             hidden,
             branches,
             line,
@@ -350,23 +354,19 @@ impl<'a> Weave<'a> {
         }))
     }
 
-    /// How many of a room's newest events are of the server that made one of them.
-    async fn of_one(
-        &mut self,
-        event: &Pdu,
-        tips: &[(OwnedEventId, u64)],
-    ) -> Result<usize, GraphError> {
-        if tips.len() <= TIPS_OF_ONE_MAX {
-            return Ok(0);
+    /// The newest event that has to make room for another server's.
+    async fn crowding(&mut self, event: &Pdu) -> Result<Option<OwnedEventId>, GraphError> {
+        let mut tips = Vec::with_capacity(self.tips.len());
+        for (id, _) in self.tips.clone() {
+            if let Some(known) = self.named(&id).await? {
+                tips.push((id, known.event));
+            }
         }
-        let server = event.fields().sender.server_name();
-        let mut count = 0;
-        for (tip, _) in tips {
-            let tip = self.named(tip).await?;
-            let is_its = tip.is_some_and(|tip| tip.event.fields().sender.server_name() == server);
-            count += usize::from(is_its);
-        }
-        Ok(count)
+        let senders: Vec<_> = tips
+            .iter()
+            .map(|(id, event)| (id, event.fields().sender.server_name()))
+            .collect();
+        Ok(crowding(&senders, event.fields().sender.server_name()).cloned())
     }
 
     /// What stands behind hidden events that an event follows: it follows that, too.
