@@ -68,15 +68,9 @@ fn named(grounds: &Grounds<'_>, kind: &str, key: &str) -> Option<Arc<Pdu>> {
 
 /// How many newest events a room may have that nothing follows yet.
 ///
-/// Each is a branch that state is resolved over. Our own events tie twenty together at a time, so only
-/// several servers that fork on purpose get this far.
+/// Each is a branch that state is resolved over, and one peer can make as many as it likes. Our own
+/// events tie twenty together at a time, so only somebody who forks on purpose gets this far.
 pub const TIPS_MAX: usize = 40;
-
-/// How many of them one server may have made.
-///
-/// One that follows its own events has one, and a few where it does much at once. Who leaves more must
-/// not fill the room for others: what makes another branch then would be hidden, whoever sent it.
-pub const TIPS_OF_ONE_MAX: usize = 10;
 
 /// The newest events after an accepted one: it, and those that it does not follow. `hidden` are
 /// events that soft-failed or were rejected and that it names: what they follow is followed, too.

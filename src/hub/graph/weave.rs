@@ -40,8 +40,6 @@ pub(super) struct Weave<'a> {
     pub(super) known: HashMap<EventHash, Known>,
     /// Events that are not stored, as far as was looked ahead.
     absent: HashSet<EventHash>,
-    /// Events that are not stored, as far as was looked ahead.
-    absent: HashSet<EventHash>,
     /// Outliers of the store that get their part in the graph now.
     stored: HashSet<EventHash>,
     resolved: HashMap<Vec<StateNid>, StateNid>,

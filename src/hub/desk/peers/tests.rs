@@ -204,7 +204,7 @@ impl Shared {
         join
     }
 
-    pub(super) async fn status(&self, event: &Pdu) -> Option<(Status, bool)> {
+    async fn status(&self, event: &Pdu) -> Option<(Status, bool)> {
         let record = self.hub.hub.store().event(event.hash()).await.unwrap()?;
         Some((record.status, record.seq.is_some()))
     }

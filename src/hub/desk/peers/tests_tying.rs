@@ -11,8 +11,7 @@ use crate::{
     api::Refusal,
     base::Seq,
     hub::testing::{self, Person},
-    room::TIPS_OF_ONE_MAX,
-    store::{Logged, Order, Status},
+    store::{Logged, Order},
     wire::matrix::{PREV_EVENTS_MAX, Pdu},
 };
 
@@ -131,26 +130,4 @@ async fn where_nobody_may_tie_them_the_branches_stay_until_they_are_followed() {
     assert!(tips.contains(&first));
     let second = shared.say(&bob, "second").await.unwrap();
     assert_eq!(shared.tips().await, [second]);
-}
-
-#[tokio::test]
-async fn one_server_that_leaves_branches_does_not_fill_the_room_for_others() {
-    let shared = Shared::open().await;
-    let (evil, honest) = (shared.joined("far").await, shared.joined("fir").await);
-    let mut shown = 0;
-    for number in 0..3 * TIPS_OF_ONE_MAX {
-        let fork = said_by("far", &honest, &evil, &number.to_string());
-        assert!(shared.transaction(&[&fork]).await[0].1.is_ok());
-        shown += usize::from(shared.status(&fork).await == Some((Status::Accepted, true)));
-    }
-    assert_eq!(shown, TIPS_OF_ONE_MAX);
-
-    // Who has heard of none of them is shown, and so is the other again once its branches are tied.
-    let said = said_by("fir", &honest, &honest, "hello");
-    assert!(shared.transaction(&[&said]).await[0].1.is_ok());
-    assert_eq!(shared.status(&said).await, Some((Status::Accepted, true)));
-    shared.say(&shared.ana, "hello").await.unwrap();
-    let fork = said_by("far", &honest, &evil, "again");
-    assert!(shared.transaction(&[&fork]).await[0].1.is_ok());
-    assert_eq!(shared.status(&fork).await, Some((Status::Accepted, true)));
 }
