@@ -229,7 +229,7 @@ macro_rules! commands_and_replies {
             /// The same shape as [`Reply::Register`].
             RegisterWithSecret(Box<ruma::api::client::account::register::v3::Response>),
             /// To [`Command::Deliveries`].
-            Deliveries(Vec<super::DeliveredTo>),
+            Deliveries(super::Delivered),
             /// To [`Command::Peer`].
             Peer(Box<super::PeerReply>),
             /// To [`Command::Thin`].

@@ -245,13 +245,38 @@ fn advice(code: &str) -> Advice {
             Some("PUT /_matrix/client/v3/rooms/ROOM/state/m.room.server_acl/"),
         ),
         "SIGNATURE" => (
-            "the request is signed, for this hub, with a key that the sending server publishes and that can be fetched from it",
+            "the signature is right for what was sent: nothing between the servers may change path, query or body",
             Some(DOCTOR),
         ),
-        "EVENT_UNVERIFIED" => (
-            "the event has the form, hash and signatures of its room's version, by keys that its sender's server publishes",
+        "SIGNATURE_ABSENT" => (
+            "the request has an X-Matrix Authorization header; a proxy in front of this hub has to pass it on",
+            None,
+        ),
+        "SIGNATURE_FORM" => (
+            "the Authorization header is one of X-Matrix, of one server",
+            None,
+        ),
+        "SIGNATURE_DESTINATION" => (
+            "the request is signed for this hub's name: see what the sending server finds at the name that it uses",
+            Some("tramline doctor"),
+        ),
+        "SIGNATURE_KEY" => (
+            "the sending server publishes the key that it signs with, valid now, and this hub can fetch it; one in `federation.pinned_keys` has to be that key",
             Some(DOCTOR),
         ),
+        "EVENT_FORM" => (
+            "the event has the form and the size of its room's version; who maintains the server that made it knows why it has not",
+            None,
+        ),
+        "EVENT_SIGNATURE" => (
+            "the event carries right signatures of its sender's server and of whichever else its kind needs",
+            Some(DOCTOR),
+        ),
+        "EVENT_KEY" => (
+            "the keys that signed the event can be had from the servers that they are of, and were valid when it was made",
+            Some(DOCTOR),
+        ),
+        "EVENT_ROOM" => ("the event is of the room among whose events it came", None),
         "EVENT_AUTH" => (
             "the room's rules allow the event at its place in the room's graph",
             None,
@@ -266,6 +291,15 @@ fn advice(code: &str) -> Advice {
         ),
         "PEER_REFUSED" => (
             "the other server allows it; its operator knows why it does not",
+            Some(DOCTOR),
+        ),
+        "PEER_DISBELIEVES" => (
+            "the other server can fetch this hub's keys by its name, and believes them",
+            Some("tramline doctor"),
+        ),
+        "PEER_HAS_NOT" => ("the other server has what it was asked for", None),
+        "PEER_IN_TROUBLE" => (
+            "the other server is well again: it answered with an error of its own (5xx)",
             Some(DOCTOR),
         ),
         "PEER_UNREACHABLE" => ("the other server answers", Some(DOCTOR)),
@@ -376,6 +410,30 @@ mod tests {
                 .contains("federation.deny")
         );
         assert!(told["do"].as_str().unwrap().contains("kill -HUP"));
+    }
+
+    #[test]
+    fn one_code_has_one_cause_and_each_has_advice_of_its_own() {
+        let codes = [
+            "SIGNATURE",
+            "SIGNATURE_ABSENT",
+            "SIGNATURE_FORM",
+            "SIGNATURE_DESTINATION",
+            "SIGNATURE_KEY",
+            "EVENT_FORM",
+            "EVENT_SIGNATURE",
+            "EVENT_KEY",
+            "EVENT_ROOM",
+            "PEER_REFUSED",
+            "PEER_DISBELIEVES",
+            "PEER_HAS_NOT",
+            "PEER_IN_TROUBLE",
+            "PEER_UNREACHABLE",
+        ];
+        let advice: std::collections::BTreeSet<_> =
+            codes.iter().map(|code| advice(code).passes).collect();
+        assert_eq!(advice.len(), codes.len());
+        assert!(!advice.contains(super::advice("something else").passes));
     }
 
     #[test]

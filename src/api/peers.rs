@@ -219,7 +219,10 @@ pub enum RemoteError {
 /// An event of another server that is not to be believed, or not now.
 #[derive(Clone, Debug, Error)]
 pub enum Unverified {
-    /// It never will be.
+    /// It has not the form of one, or not the size.
+    #[error("{0}")]
+    Form(String),
+    /// A signature that it needs is wrong, or absent.
     #[error("{0}")]
     Wrong(String),
     /// A key to check it with could not be had.
@@ -227,10 +230,34 @@ pub enum Unverified {
     NoKey(String),
 }
 
+impl Unverified {
+    /// The stable reason, for the operator.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Form(_) => "EVENT_FORM",
+            Self::Wrong(_) => "EVENT_SIGNATURE",
+            Self::NoKey(_) => "EVENT_KEY",
+        }
+    }
+}
+
+impl RemoteError {
+    /// The stable reason, for the operator.
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { status: 401, .. } => "PEER_DISBELIEVES",
+            Self::Refused { status: 404, .. } => "PEER_HAS_NOT",
+            Self::Refused { status, .. } if *status >= 500 => "PEER_IN_TROUBLE",
+            Self::Refused { .. } | Self::NotAllowed { .. } => "PEER_REFUSED",
+            Self::Unreachable { .. } => "PEER_UNREACHABLE",
+        }
+    }
+}
+
 impl From<RemoteError> for Refusal {
     fn from(error: RemoteError) -> Self {
         use super::Code;
-        let message = error.to_string();
+        let (message, reason) = (error.to_string(), error.code());
         match error {
             RemoteError::Refused { status, code, .. } if status < 500 => {
                 let code = if code == Code::NotFound.errcode() {
@@ -238,14 +265,14 @@ impl From<RemoteError> for Refusal {
                 } else {
                     Code::Forbidden
                 };
-                let why = Why::of("PEER_REFUSED").rule(&message);
+                let why = Why::of(reason).rule(&message);
                 Self::new(code, message).because(why)
             }
             RemoteError::NotAllowed { why, .. } => {
                 Self::new(Code::Forbidden, message).because(*why)
             }
             RemoteError::Refused { .. } | RemoteError::Unreachable { .. } => {
-                let why = Why::of("PEER_UNREACHABLE").rule(&message);
+                let why = Why::of(reason).rule(&message);
                 let refusal = Self::new(Code::Unknown, message).with_status(502);
                 refusal.because(why)
             }

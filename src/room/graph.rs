@@ -1,9 +1,9 @@
 //! From graph to line: what an event of another server is to a room, and which events are its
 //! newest ones afterwards. What it is checked against is the caller's to find.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use ruma::{OwnedEventId, UserId};
+use ruma::{OwnedEventId, ServerName, UserId};
 
 use super::auth::{
     AuthEntry, Clause, INVITE, Level, Levels, REDACT, check_auth, check_auth_events,
@@ -89,6 +89,26 @@ pub fn tips_after(
     (after.len() <= TIPS_MAX).then_some(after)
 }
 
+/// Which of a room's newest events counts as followed to make room for one more: the oldest of the
+/// server that has the most of them. None where that is the newcomer's own: who forks on purpose
+/// hides itself, and nobody else.
+///
+/// What it says is in the log all the same; only the state of its branch does not count until an
+/// event comes that follows it.
+pub fn crowding<'a>(
+    tips: &[(&'a OwnedEventId, &'a ServerName)],
+    newcomer: &ServerName,
+) -> Option<&'a OwnedEventId> {
+    let mut counts: BTreeMap<&ServerName, usize> = BTreeMap::new();
+    for (_, server) in tips {
+        *counts.entry(server).or_default() += 1;
+    }
+    let own = counts.remove(newcomer).unwrap_or_default() + 1;
+    let most = counts.values().copied().max().filter(|most| *most >= own)?;
+    let is_crowding = |(_, server): &&(_, &ServerName)| counts.get(server) == Some(&most);
+    tips.iter().find(is_crowding).map(|(id, _)| *id)
+}
+
 /// Whether a redaction that was accepted takes anything from `target`: where the same server sent
 /// both, or the sender has the power.
 ///
@@ -123,5 +143,27 @@ pub fn may_invite(
     match levels.of(user.as_str()) {
         Level::Finite(has) => has >= levels.field(INVITE),
         Level::Creator => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{owned_event_id as id, server_name as name};
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_of_the_server_with_the_most_makes_room_and_who_crowds_hides_itself() {
+        let ids = [id!("$1"), id!("$2"), id!("$3"), id!("$4")];
+        let (evil, bob, eve) = (name!("evil"), name!("bob"), name!("eve"));
+        let tips: Vec<_> = ids.iter().zip([bob, evil, evil, evil]).collect();
+        assert_eq!(crowding(&tips, bob), Some(&ids[1]));
+        assert_eq!(crowding(&tips, eve), Some(&ids[1]));
+        assert_eq!(crowding(&tips, evil), None);
+
+        // many servers with one each: the oldest goes, and each has one still
+        let tips: Vec<_> = ids.iter().zip([evil, bob]).collect();
+        assert_eq!(crowding(&tips, eve), Some(&ids[0]));
+        assert_eq!(crowding(&tips, bob), None);
     }
 }

@@ -32,7 +32,7 @@ pub use auth::{AuthEntry, Clause, Level, auth_state_keys, check_auth, check_auth
 pub use decide::{Effect, Evidence};
 pub use draft::{Draft, MemberChange, Part};
 pub use found::{Founding, found};
-pub use graph::{Grounds, TIPS_MAX, Verdict, judge, may_invite, may_redact, tips_after};
+pub use graph::{Grounds, TIPS_MAX, Verdict, crowding, judge, may_invite, may_redact, tips_after};
 pub use policy::{POLICY_KEY_VERSION, PolicyRefusal, PolicyRules, PolicyServer};
 pub use presets::{InitialState, Preset, RoomWish, founding, initial_parts};
 pub use refusal::Refusal;

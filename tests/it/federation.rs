@@ -14,6 +14,7 @@ mod outbound;
 mod outbox;
 mod policy;
 mod presence;
+mod rest;
 mod scripted;
 mod thin;
 mod three;
@@ -122,6 +123,24 @@ pub(crate) fn trials() -> Vec<Trial> {
             Need::Required,
             &[Peer::Python],
             thin::a_thin_client_chats_with_a_user_of_synapse,
+        ),
+        peers::trial(
+            "federation::what_servers_ask_each_other_is_answered_both_ways",
+            Need::Required,
+            &[Peer::Python],
+            rest::what_servers_ask_each_other_is_answered_both_ways,
+        ),
+        peers::trial(
+            "federation::what_lies_in_a_gap_is_asked_for_by_either",
+            Need::Required,
+            &[Peer::Python],
+            rest::what_lies_in_a_gap_is_asked_for_by_either,
+        ),
+        peers::trial(
+            "federation::a_new_key_is_taken_and_what_the_old_one_signed_stays_believed",
+            Need::Required,
+            &[Peer::Python],
+            rest::a_new_key_is_taken_and_what_the_old_one_signed_stays_believed,
         ),
         peers::trial(
             "federation::a_refusal_is_explained_and_a_reload_lets_the_server_in",

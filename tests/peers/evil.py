@@ -1150,11 +1150,16 @@ def op_enter(home, c, homes=None):
                 "members_omitted": False, "origin": home.name, "servers_in_room": [home.name], **fields}
 
     extra = {}
+    unauthorised = home.user("m1")
 
     def lie(request, status, honest):
         join = request.body
         user = join["state_key"]
-        ids = [i for i in room.state.values() if i != event_id(version, join)]
+        # the honest answer took it into the room just now
+        if room.line[-1] == event_id(version, join):
+            room.line.pop()
+            room.state.pop(("m.room.member", user))
+        ids = list(room.state.values())
         create, pl = room.state[("m.room.create", "")], room.state[("m.room.power_levels", "")]
         rules = room.state[("m.room.join_rules", "")]
 
@@ -1192,7 +1197,7 @@ def op_enter(home, c, homes=None):
         if how == "a_message_as_state":
             return {"body": answer(ids + [room.line[-1]], event=join)}
         if how == "power_levels_without_the_power":
-            taken = piece("m.room.power_levels", {"users": {home.user("m1"): 100}}, sender=home.user("m1"))
+            taken = piece("m.room.power_levels", {"users": {unauthorised: 100}}, sender=unauthorised)
             return {"body": answer([i for i in ids if i != pl] + [taken], event=join)}
         if how == "power_levels_signed_by_another_server":
             ident, event = room.make("m.room.power_levels", {"users": {founder: 100, "@x:y": 100}}, founder, "",

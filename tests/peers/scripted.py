@@ -39,6 +39,7 @@ import base64
 import hashlib
 import http.client
 import json
+import os
 import re
 import socket
 import ssl
@@ -259,7 +260,7 @@ class Room:
     def found(self, creator, join_rule="public", members=0, levels=None, create=None):
         """The first events of a room, and so many joins of m0, m1, …"""
         if self.room_id is None and self.version != "12":
-            self.room_id = "!" + b64url(hashlib.sha256(str(now_ms()).encode()).digest())[:18] \
+            self.room_id = "!" + b64url(os.urandom(18)) \
                 + ":" + self.server.name
         content = {"room_version": self.version}
         if self.version == "10":

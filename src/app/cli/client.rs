@@ -161,9 +161,16 @@ pub enum ClientVerb {
         #[arg(long)]
         follow: bool,
     },
-    /// Who am I, where, and does the hub answer?
-    #[command(after_help = "Example:\n  tramline client --credentials ana.json status")]
-    Status,
+    /// Who am I, where, and does the hub answer? Or, of a room: what became of my newest messages at other servers?
+    #[command(
+        after_help = "Example:\n  tramline client --credentials ana.json status\n  \
+                      tramline client --credentials ana.json status '#crew:hub.example'\n\n\
+                      A message is queued, in flight, acked, refused (and why) or expired, for each server that it is for."
+    )]
+    Status {
+        /// The room's id or alias
+        room: Option<String>,
+    },
     /// Approve a new device of yours, and print the code that makes it one
     #[command(
         after_help = "Example:\n  tramline client --credentials ana.json approve --device PHONE\n\n\

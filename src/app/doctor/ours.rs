@@ -221,7 +221,11 @@ async fn well_known(config: &Config, own: &ServerName, reach: &Reach) -> Finding
                 .and_then(|object| object.get("m.server")?.as_str());
             Some(named.unwrap_or("something that is no such file").to_owned())
         }
-        Err(error) => return Finding::new(code, Level::Fail, own, error.to_string()),
+        Err(error) => {
+            let finding = Finding::new(code, Level::Fail, own, error.to_string());
+            let mend = format!("curl -v https://{own}/.well-known/matrix/server");
+            return finding.mended_by(mend);
+        }
     };
     if said.as_deref() == wanted {
         let cause = match wanted {

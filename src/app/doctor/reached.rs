@@ -18,7 +18,7 @@ use crate::{
     edge::matrix::{
         Federation, Lists,
         keys::Pinned,
-        outgoing::{Ask, AskError, ConnectError, Told},
+        outgoing::{Ask, AskError, ConnectError, Step, Told},
     },
     wire::matrix::{ServerKey, ServerKeys},
 };
@@ -118,6 +118,9 @@ impl Reach {
         prefix: &'static str,
     ) -> (Vec<Finding>, Option<ServerKeys>) {
         let mut findings = Vec::new();
+        if let Ok(steps) = self.stranger.outgoing.steps(server).await {
+            findings.extend(steps.iter().map(|step| step_taken(server, prefix, step)));
+        }
         match self.stranger.outgoing.find(server).await {
             Ok(route) => {
                 let places = route
@@ -188,6 +191,58 @@ impl Reach {
     }
 }
 
+/// A step from a name to a place, and what it came to. One that came to nothing is not wrong by itself:
+/// the next one is taken.
+fn step_taken(server: &ServerName, prefix: &str, step: &Step) -> Finding {
+    match step {
+        Step::WellKnown {
+            host,
+            delegated,
+            why,
+            is_said,
+        } => {
+            let code = format!("{prefix}_DELEGATION");
+            let url = format!("https://{host}/.well-known/matrix/server");
+            match delegated {
+                Some(place) => {
+                    let cause = format!("{url} delegates to {place}");
+                    Finding::ok(code, server, cause)
+                }
+                None if *is_said => {
+                    let cause = format!("{url} delegates to nobody ({why}): SRV records are next");
+                    Finding::ok(code, server, cause)
+                }
+                None => {
+                    let cause = format!("{url} is out of reach ({why}): SRV records are next");
+                    let finding = Finding::new(code, Level::Warn, server, cause);
+                    finding.mended_by(format!("curl -v {url}"))
+                }
+            }
+        }
+        Step::Records { name, found } => {
+            let code = format!("{prefix}_SRV");
+            match found {
+                Ok(0) => {
+                    let next = match name.strip_prefix("_matrix-fed._tcp.") {
+                        Some(host) => format!("_matrix._tcp.{host} is next"),
+                        None => "port 8448 of the name is next".to_owned(),
+                    };
+                    Finding::ok(code, server, format!("{name} has no SRV records: {next}"))
+                }
+                Ok(count) => {
+                    let cause = format!("{name} has {count} SRV records, which are gone by");
+                    Finding::ok(code, server, cause)
+                }
+                Err(why) => {
+                    let cause = format!("{name} could not be looked up ({why}): taken for none");
+                    let finding = Finding::new(code, Level::Warn, server, cause);
+                    finding.mended_by(format!("dig SRV {name}"))
+                }
+            }
+        }
+    }
+}
+
 fn read_keys(told: &Told, server: &ServerName) -> Result<ServerKeys, String> {
     let body = told.success().map_err(|error| error.to_string())?;
     ServerKeys::read(body, server).map_err(|error| error.to_string())
@@ -246,7 +301,7 @@ fn unreached(server: &ServerName, prefix: &str, error: &AskError) -> Finding {
         ),
         AskError::Nowhere { records } => ("NAME", format!("dig SRV {records}")),
         AskError::Connect(error) => match error {
-            ConnectError::NoAddress { host, .. } => ("ADDRESS", format!("getent hosts {host}")),
+            ConnectError::NoAddress { host, .. } => ("DNS", format!("getent hosts {host}")),
             ConnectError::Private { .. } => (
                 "PRIVATE_ADDRESS",
                 "set `federation.allow_private_addresses = true`, if it is meant to be there"
@@ -254,7 +309,12 @@ fn unreached(server: &ServerName, prefix: &str, error: &AskError) -> Finding {
             ),
             ConnectError::Unreached { to, .. } => {
                 let (host, port) = to.rsplit_once(':').unwrap_or((to, "8448"));
-                ("UNREACHED", format!("nc -vz {host} {port}"))
+                let kind = if port == "8448" {
+                    "PORT_8448"
+                } else {
+                    "UNREACHED"
+                };
+                (kind, format!("nc -vz {host} {port}"))
             }
             ConnectError::Proxy { .. } => ("PROXY", "mend `federation.proxy`".to_owned()),
             ConnectError::Tls { to, name, .. } => (
@@ -311,6 +371,7 @@ mod tests {
     use ruma::server_name as name;
 
     use super::*;
+    use crate::wire::matrix::Place;
 
     #[test]
     fn what_keeps_a_server_from_being_asked_has_a_code_and_a_command() {
@@ -330,6 +391,74 @@ mod tests {
         let mend = found.mend.unwrap_or_default();
         assert!(mend.contains("openssl s_client -connect 192.0.2.1:8448"));
         assert!(mend.contains("federation.ca_file"));
+    }
+
+    #[test]
+    fn each_step_to_a_server_says_what_it_came_to_and_what_is_next() {
+        let server = name!("a.example");
+        let step = |delegated: Option<&str>, is_said| Step::WellKnown {
+            host: "a.example".to_owned(),
+            delegated: delegated.map(|place| Place::parse(place).unwrap()),
+            why: "HTTP 404".to_owned(),
+            is_said,
+        };
+        let records = |name: &str, found: Result<usize, &str>| Step::Records {
+            name: name.to_owned(),
+            found: found.map_err(str::to_owned),
+        };
+        for (step, code, level, said) in [
+            (
+                step(Some("b.example:443"), true),
+                "PEER_DELEGATION",
+                Level::Ok,
+                "to b.example:443",
+            ),
+            (
+                step(None, true),
+                "PEER_DELEGATION",
+                Level::Ok,
+                "SRV records are next",
+            ),
+            (
+                step(None, false),
+                "PEER_DELEGATION",
+                Level::Warn,
+                "out of reach",
+            ),
+            (
+                records("_matrix-fed._tcp.a", Ok(0)),
+                "PEER_SRV",
+                Level::Ok,
+                "_matrix._tcp.a is next",
+            ),
+            (
+                records("_matrix._tcp.a", Ok(0)),
+                "PEER_SRV",
+                Level::Ok,
+                "port 8448",
+            ),
+            (
+                records("_matrix._tcp.a", Ok(2)),
+                "PEER_SRV",
+                Level::Ok,
+                "2 SRV records",
+            ),
+            (
+                records("_matrix._tcp.a", Err("silent")),
+                "PEER_SRV",
+                Level::Warn,
+                "silent",
+            ),
+        ] {
+            let found = step_taken(server, "PEER", &step);
+            assert_eq!(
+                (found.code.as_str(), found.level),
+                (code, level),
+                "{found:?}"
+            );
+            assert!(found.cause.contains(said), "{found:?}");
+            assert_eq!(found.mend.is_some(), level == Level::Warn, "{found:?}");
+        }
     }
 
     #[test]

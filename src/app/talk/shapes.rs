@@ -22,7 +22,8 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
         }
         ClientVerb::Join { room: id }
         | ClientVerb::Leave { room: id }
-        | ClientVerb::Read { room: id, .. } => room(id),
+        | ClientVerb::Read { room: id, .. }
+        | ClientVerb::Status { room: Some(id) } => room(id),
         ClientVerb::Send { room: id, text, .. } => {
             room(id)?;
             if text.is_empty() {
@@ -37,7 +38,7 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
         ClientVerb::Rooms
         | ClientVerb::Upload { .. }
         | ClientVerb::Sync { .. }
-        | ClientVerb::Status
+        | ClientVerb::Status { room: None }
         | ClientVerb::Ledger
         | ClientVerb::LinkClass { .. }
         | ClientVerb::Approve { .. }

@@ -25,7 +25,7 @@ use crate::{
         quic::QuicError,
         thin::{
             Answer, Ask, Event, FileToSend, StateError, ThinDoor, ThinError, agree::AgreeError,
-            door::aliases_of,
+            door::aliases_of, places::elsewhere,
         },
     },
     wire::{
@@ -101,7 +101,7 @@ async fn verb_by(
             door.keep_places().map_err(wrong)?;
             end_of_sync(format)
         }
-        ClientVerb::Status => status(door, me).await?,
+        ClientVerb::Status { room: None } => status(door, me).await?,
         ClientVerb::LinkClass {
             class,
             daily_kilobytes,
@@ -493,6 +493,11 @@ async fn whole(door: &mut ThinDoor, record: &Record, format: Format) -> Result<R
 }
 
 fn room_of(door: &ThinDoor, record: &Record) -> String {
+    if let Shown::Entry { body, .. } = &record.what
+        && let Some((room, _)) = elsewhere(body)
+    {
+        return room.to_owned();
+    }
     let alias = record.room.unwrap_or_default();
     name(door, NameKind::Room, alias)
 }
@@ -532,6 +537,9 @@ fn told(
         } => {
             let at = Timestamp(now.0.saturating_sub(age.saturating_mul(1000)));
             let sender = user(*sender);
+            if let Some((room, content)) = elsewhere(body) {
+                return Some(told_elsewhere(me, (room, content), &sender, at));
+            }
             let words = words(door, body, &user);
             let about = target.map_or(String::new(), |target| format!(" (to {target})"));
             let text = format!("{} {seq} {}{about}{words}", at.rfc3339(), visible(&sender));
@@ -564,6 +572,35 @@ fn told(
         }
         Shown::Covered { .. } => None,
     }
+}
+
+/// What the user is to a room that the hub is not in.
+fn told_elsewhere(
+    me: &Credentials,
+    (room, content): (&str, &[u8]),
+    sender: &str,
+    at: Timestamp,
+) -> (String, Json) {
+    let content = content_of(content, false);
+    let said = |name: &str| visible(content[name].as_str().unwrap_or_default());
+    let (membership, title) = (said("membership"), said("name"));
+    let (time, who, id) = (at.rfc3339(), visible(sender), visible(room));
+    let text = match membership.as_str() {
+        "invite" => {
+            format!("{time} {who} invites you into {id} \"{title}\": `join` it, or `leave` it")
+        }
+        membership => format!("{time} {who}: {membership}, {id}"),
+    };
+    let happened = Happened {
+        room_id: room.into(),
+        sender: sender.into(),
+        at_ms: at.0.into(),
+        event_type: "m.room.member".into(),
+        state_key: me.user_id.as_str().into(),
+        content,
+        ..Happened::default()
+    };
+    (text, happened.json())
 }
 
 fn words(door: &ThinDoor, body: &Body, user: &dyn Fn(Alias) -> String) -> String {

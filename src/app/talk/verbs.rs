@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     Said,
     cost::Spent,
-    failed,
+    deliveries, failed,
     happened::{Happened, end_of_sync, lines_of_sync},
     labels::Labels,
     link, rooms, tell, thin,
@@ -117,7 +117,11 @@ pub(super) async fn verb(
             }
             once(client, wish, format).await
         }
-        ClientVerb::Status => status(client, me).await,
+        ClientVerb::Status { room: None } => status(client, me).await,
+        ClientVerb::Status { room: Some(room) } => {
+            let room = room_id(client, &room).await?;
+            deliveries::of_room(client, &room, format).await
+        }
         ClientVerb::Ledger
         | ClientVerb::LinkClass { .. }
         | ClientVerb::Upload { .. }

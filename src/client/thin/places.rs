@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::wire::thin::{Alias, Record, Shown};
+use crate::wire::thin::{Alias, Body, Record, Shown};
 
 /// Records held back per room while a gap is filled; what is beyond is fetched again.
 const HELD_MAX: usize = 256;
@@ -182,7 +182,11 @@ impl Places {
                     let Some(place) = self.rooms.get_mut(&room) else {
                         continue;
                     };
-                    let follows = *follows_on.entry(room).or_insert(seq <= place.next);
+                    // What is elsewhere has positions of the hub for seqs: one that is left out is no gap.
+                    let has_gaps = is_elsewhere(&record);
+                    let follows = *follows_on
+                        .entry(room)
+                        .or_insert(has_gaps || seq <= place.next);
                     if follows {
                         place.take(record, &mut found.news);
                     } else {
@@ -259,6 +263,30 @@ impl Place {
     }
 }
 
+/// Whether a record is of a room that the hub is not in: a member event whose key is a room.
+fn is_elsewhere(record: &Record) -> bool {
+    matches!(
+        &record.what,
+        Shown::Entry { body, .. } if elsewhere(body).is_some()
+    )
+}
+
+/// The room elsewhere that a record's body is about, and what it says of it.
+pub fn elsewhere(body: &Body) -> Option<(&str, &[u8])> {
+    match body {
+        Body::State {
+            event_type: MEMBER,
+            state_key,
+            content,
+            deflated: false,
+        } if state_key.starts_with('!') => Some((state_key, content)),
+        _ => None,
+    }
+}
+
+/// `m.room.member`.
+const MEMBER: Alias = 4;
+
 /// Each record with its room, which only the first of a run says.
 fn with_rooms(mut records: Vec<Record>) -> Vec<Record> {
     let mut room = None;
@@ -272,7 +300,6 @@ fn with_rooms(mut records: Vec<Record>) -> Vec<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::thin::Body;
 
     fn entry(room: Option<Alias>, seq: u64) -> Record {
         let what = Shown::Entry {

@@ -79,7 +79,7 @@ macro_rules! endpoints {
                     }
                     Self::ThirdPartyIds => get_3pids::v3::Request::PATH_BUILDER.all_paths().collect(),
                     Self::RegisterNonce | Self::RegisterWithSecret => vec![REGISTER_WITH_SECRET],
-                    Self::Deliveries => vec![DELIVERIES],
+                    Self::Deliveries => vec![DELIVERIES, RECENT_DELIVERIES],
                 }
             }
 
@@ -116,9 +116,7 @@ macro_rules! endpoints {
                     Ok((200, serde_json::to_vec(&serde_json::json!({ "nonce": nonce }))?))
                 }
                 Reply::RegisterWithSecret(response) => rendered(*response),
-                Reply::Deliveries(servers) => {
-                    Ok((200, serde_json::to_vec(&serde_json::json!({ "servers": servers }))?))
-                }
+                Reply::Deliveries(told) => Ok((200, serde_json::to_vec(&told)?)),
                 // No path of this API leads to them.
                 Reply::Peer(_) | Reply::Thin(_) | Reply::Linking(_) => Ok((404, b"{}".to_vec())),
             }
@@ -129,12 +127,16 @@ for_each_endpoint!(endpoints);
 
 const REGISTER_WITH_SECRET: &str = "/_synapse/admin/v1/register";
 const DELIVERIES: &str = "/_tramline/client/v1/deliveries/{room_id}/{event_id}";
+const RECENT_DELIVERIES: &str = "/_tramline/client/v1/deliveries/{room_id}";
 
 fn deliveries(arguments: &[&str]) -> Result<Deliveries, DeserializationError> {
     let argument = |at: usize| arguments.get(at).copied().unwrap_or_default();
     Ok(Deliveries {
         room: argument(0).try_into()?,
-        event: argument(1).try_into()?,
+        event: match arguments.get(1) {
+            Some(event) => Some((*event).try_into()?),
+            None => None,
+        },
     })
 }
 

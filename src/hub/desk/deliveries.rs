@@ -1,26 +1,47 @@
 //! What became of what one sent, at other servers.
 
 use crate::{
-    api::{Caller, DeliveredTo, Deliveries, Refusal},
+    api::{Caller, Delivered, DeliveredTo, Deliveries, Refusal, Sent},
     base::Seq,
     hub::{
         Hub,
         desk::{access::ours, reading::visibility::Standing},
     },
-    store::{Order, hash_of},
+    store::{LogRecord, Logged, Order, RoomRecord, hash_of},
 };
+
+/// How many of the newest messages are told of.
+const MESSAGES_MAX: usize = 10;
+
+/// How many entries of a room's log are looked through for them.
+const LOOKED_AT_MAX: u32 = 500;
 
 /// See `api::Command::Deliveries`. Only who sent an event is told.
 pub(super) async fn deliveries(
     hub: &Hub,
     caller: &Caller,
     asked: &Deliveries,
-) -> Result<Vec<DeliveredTo>, Refusal> {
+) -> Result<Delivered, Refusal> {
     let standing = Standing::of(&hub.store, &caller.user, &asked.room).await?;
     standing.must_be_joined()?;
-    let room = &standing.room;
-    let nothing = || Refusal::not_found(format!("no event {} of yours in this room", asked.event));
-    let hash = hash_of(&asked.event).ok_or_else(nothing)?;
+    match &asked.event {
+        Some(event) => {
+            let entry = entry_of(hub, caller, &standing.room, event).await?;
+            let servers = of_entry(hub, &standing.room, &entry).await?;
+            Ok(Delivered::Servers(servers))
+        }
+        None => newest(hub, caller, &standing.room).await,
+    }
+}
+
+async fn entry_of(
+    hub: &Hub,
+    caller: &Caller,
+    room: &RoomRecord,
+    event: &ruma::EventId,
+) -> Result<LogRecord, Refusal> {
+    let nothing = || Refusal::not_found(format!("no event {event} of yours in this room"));
+    let hash = hash_of(event).ok_or_else(nothing)?;
     let record = hub.store.event(hash).await.map_err(ours)?;
     let record = record.filter(|record| record.room == room.nid);
     let record = record.ok_or_else(nothing)?;
@@ -33,9 +54,48 @@ pub(super) async fn deliveries(
         .store
         .log(room.nid, before, seq, Order::Forward, 1)
         .await;
-    let entry = log.map_err(ours)?.into_iter().next().ok_or_else(nothing)?;
-    let Some(outbox) = &hub.outbox else {
-        return Ok(Vec::new());
-    };
-    outbox.deliveries(room.nid, &entry).await.map_err(ours)
+    log.map_err(ours)?.into_iter().next().ok_or_else(nothing)
+}
+
+/// The newest messages of whoever asks, among the newest entries of the room.
+async fn newest(hub: &Hub, caller: &Caller, room: &RoomRecord) -> Result<Delivered, Refusal> {
+    let head = room.heads.seq;
+    let log = hub
+        .store
+        .log(room.nid, Seq::ZERO, head, Order::Backward, LOOKED_AT_MAX);
+    let mut messages = Vec::new();
+    for entry in log.await.map_err(ours)? {
+        let Logged::Event(event) = &entry.what else {
+            continue;
+        };
+        let Ok(pdu) = event.pdu(room) else {
+            continue; // nobody is shown it
+        };
+        let fields = pdu.fields();
+        if fields.sender != caller.user || fields.state_key.is_some() {
+            continue;
+        }
+        messages.push(Sent {
+            event_id: pdu.id().clone(),
+            seq: entry.seq,
+            origin_server_ts: fields.at.0,
+            kind: fields.kind.clone(),
+            servers: of_entry(hub, room, &entry).await?,
+        });
+        if messages.len() == MESSAGES_MAX {
+            break;
+        }
+    }
+    Ok(Delivered::Messages(messages))
+}
+
+async fn of_entry(
+    hub: &Hub,
+    room: &RoomRecord,
+    entry: &LogRecord,
+) -> Result<Vec<DeliveredTo>, Refusal> {
+    match &hub.outbox {
+        Some(outbox) => outbox.deliveries(room.nid, entry).await.map_err(ours),
+        None => Ok(Vec::new()),
+    }
 }

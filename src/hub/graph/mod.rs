@@ -132,8 +132,7 @@ async fn woven(
     (room, events): (&RoomId, &[Received]),
     relayed: bool,
 ) -> Result<(Vec<Fate>, Option<Submitted>), GraphError> {
-    let all: Vec<Arc<Pdu>> = events.iter().map(|one| Arc::clone(&one.event)).collect();
-    let order = in_order(&all);
+    let order = in_order(events);
     for _ in 0..TRIES_MAX {
         let record = store.room(room).await?.ok_or(GraphError::NoSuchRoom)?;
         let mut weave = Weave::begin(store, &record).await?;
@@ -239,12 +238,18 @@ pub async fn remember(
     Err(WriteError::Busy.into())
 }
 
+impl AsRef<Pdu> for Received {
+    fn as_ref(&self) -> &Pdu {
+        &self.event
+    }
+}
+
 /// The events so that each comes after those among them that it names.
-fn in_order(events: &[Arc<Pdu>]) -> Vec<usize> {
+pub fn in_order(events: &[impl AsRef<Pdu>]) -> Vec<usize> {
     let places: HashMap<EventHash, usize> = events
         .iter()
         .enumerate()
-        .map(|(at, event)| (event.hash(), at))
+        .map(|(at, event)| (event.as_ref().hash(), at))
         .collect();
     let mut done: HashSet<usize> = HashSet::new();
     let mut order = Vec::with_capacity(events.len());
@@ -260,7 +265,7 @@ fn in_order(events: &[Arc<Pdu>]) -> Vec<usize> {
                 continue;
             }
             open.push((at, true));
-            let fields = events.get(at).map(|event| event.fields());
+            let fields = events.get(at).map(|event| event.as_ref().fields());
             let named = fields
                 .into_iter()
                 .flat_map(|fields| fields.prev.iter().chain(&fields.auth));

@@ -17,7 +17,7 @@ use crate::{
     hub::writer::{Admission, Admitted, Entry, Onto, Piece, Redacted, Spot},
     room::{
         AuthEntry, Budget, Grounds, Resolution, StateKey, StateMap, Verdict, auth_state_keys,
-        judge, may_redact, tips_after,
+        crowding, judge, may_redact, tips_after,
     },
     store::{
         Change, EventNid, EventRecord, Marker, RoomRecord, SharedStore, StateNid, Status,
@@ -99,10 +99,12 @@ impl<'a> Weave<'a> {
     pub(super) async fn add(&mut self, received: &Received) -> Result<Fate, GraphError> {
         let Received { event, hide } = received;
         let known = self.lookup(event.hash()).await?;
-        if let Some(known) = &known
-            && known.status != Status::Outlier
-        {
-            return Ok(Fate::Known);
+        match known.as_ref().map(|known| known.status) {
+            None | Some(Status::Outlier) => {}
+            Some(Status::Accepted) => return Ok(Fate::Known),
+            Some(Status::Rejected) => {
+                return Ok(Fate::Refused("it was rejected before".to_owned()));
+            }
         }
         let fields = event.fields();
         if fields.prev.is_empty() {
@@ -295,8 +297,13 @@ impl<'a> Weave<'a> {
     ) -> Result<Option<Entry>, GraphError> {
         let kept = self.known.get(&event.hash());
         let state_after = kept.map_or(self.line, |kept| kept.state_after);
-        let hidden = self.hidden(prev).await?;
-        let Some(tips) = tips_after(&self.tips, event, &hidden) else {
+        let mut hidden = self.hidden(prev).await?;
+        let mut tips = tips_after(&self.tips, event, &hidden);
+        if tips.is_none() {
+            hidden.extend(self.crowding(event).await?);
+            tips = tips_after(&self.tips, event, &hidden);
+        }
+        let Some(tips) = tips else {
             return Ok(None);
         };
         self.tips = tips;
@@ -343,6 +350,21 @@ impl<'a> Weave<'a> {
             line,
             markers,
         }))
+    }
+
+    /// The newest event that has to make room for another server's.
+    async fn crowding(&mut self, event: &Pdu) -> Result<Option<OwnedEventId>, GraphError> {
+        let mut tips = Vec::with_capacity(self.tips.len());
+        for (id, _) in self.tips.clone() {
+            if let Some(known) = self.named(&id).await? {
+                tips.push((id, known.event));
+            }
+        }
+        let senders: Vec<_> = tips
+            .iter()
+            .map(|(id, event)| (id, event.fields().sender.server_name()))
+            .collect();
+        Ok(crowding(&senders, event.fields().sender.server_name()).cloned())
     }
 
     /// What stands behind hidden events that an event follows: it follows that, too.

@@ -94,7 +94,8 @@ pub enum Anchor {
 /// How an event comes into the log.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Events that are hidden from readers and that it names: what they follow is followed, too.
+    /// Events that count as followed by it: what stands behind those that it names and that are
+    /// hidden from readers, and the newest event that made room for it where there were too many.
     pub hidden: Vec<OwnedEventId>,
     /// The states of the room's newest events after it, each once. When they are others, this was
     /// worked out for another room than the one there is now.

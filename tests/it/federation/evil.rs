@@ -123,14 +123,18 @@ impl Evil {
 
     /// Everything in the room that Ana may read.
     async fn timeline(&mut self, room: &RoomId) -> Result<Vec<Value>, Failed> {
+        self.newest(room, usize::MAX).await
+    }
+
+    /// The same up to a page after so many events: what a server makes up has no beginning.
+    async fn newest(&mut self, room: &RoomId, count: usize) -> Result<Vec<Value>, Failed> {
         let (mut all, mut from) = (Vec::new(), None);
         loop {
             let page = self.ana.messages(room, from.as_deref(), true, 1000).await?;
             let chunk = page["chunk"].as_array().cloned().unwrap_or_default();
-            let is_last = chunk.is_empty();
             all.extend(chunk);
             from = page["end"].as_str().map(str::to_owned);
-            if is_last || from.is_none() {
+            if from.is_none() || all.len() >= count {
                 return Ok(all);
             }
         }

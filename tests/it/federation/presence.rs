@@ -76,10 +76,8 @@ async fn nothing_is_told(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
 
     let alice = members[1].user.clone();
     assert_eq!(seen(&mut members[0], &alice).await?, Value::Null);
-    let asked = Call::get(
-        &["presence", &members[0].user.clone(), "status"],
-        Vec::new(),
-    );
+    let ana = members[0].user.clone();
+    let asked = Call::get(&["presence", &ana, "status"], Vec::new());
     let asked = members[1].client.call("presence", asked).await?;
     assert_eq!(asked["presence"], "offline", "{asked}");
     Ok(())

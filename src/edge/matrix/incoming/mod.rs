@@ -118,13 +118,13 @@ impl Incoming {
     ) -> Result<Authenticated, Refusal> {
         let headers = self.headers(authorization)?;
         let claimed = headers.first().map(|header| header.origin.to_string());
-        let mut reason = String::new();
+        let (mut code, mut reason) = ("SIGNATURE", String::new());
         let mut body = Body::of(arrived.body);
         for header in headers {
             let key = match self.keys.for_request(&header.origin, &header.key).await {
                 Ok(key) => key,
                 Err(error) => {
-                    reason = error.to_string();
+                    (code, reason) = ("SIGNATURE_KEY", error.to_string());
                     continue;
                 }
             };
@@ -146,10 +146,13 @@ impl Incoming {
                     let origin = header.origin;
                     return Ok(Authenticated { origin });
                 }
-                Err(error) => reason = format!("{} of {}: {error}", header.key, header.origin),
+                Err(error) => {
+                    reason = format!("{} of {}: {error}", header.key, header.origin);
+                    code = "SIGNATURE";
+                }
             }
         }
-        let mut why = Why::of("SIGNATURE");
+        let mut why = Why::of(code);
         why.who = claimed; // by its own word
         Err(Refusal::unauthorized(reason).because(why))
     }
@@ -163,26 +166,31 @@ impl Incoming {
         for value in authorization.take(HEADERS_MAX) {
             let header = XMatrix::parse(value).map_err(|error| {
                 Refusal::unauthorized(format!("the Authorization header: {error}"))
+                    .because(Why::of("SIGNATURE_FORM"))
             })?;
             if headers
                 .first()
                 .is_some_and(|first| first.origin != header.origin)
             {
                 let message = "two Authorization headers name two servers";
-                return Err(Refusal::unauthorized(message));
+                let why = Why::of("SIGNATURE_FORM");
+                return Err(Refusal::unauthorized(message).because(why));
             }
             headers.push(header);
         }
         let Some(first) = headers.first() else {
             let message = "servers sign their requests: there is no Authorization header";
-            return Err(Refusal::unauthorized(message));
+            let why = Why::of("SIGNATURE_ABSENT");
+            return Err(Refusal::unauthorized(message).because(why));
         };
         let ours = self.keys.name();
         for header in &headers {
             let meant_for = header.destination.as_ref();
             if let Some(other) = meant_for.filter(|destination| *destination != ours) {
                 let message = format!("the request is for {other}, this is {ours}");
-                return Err(Refusal::unauthorized(message));
+                let mut why = Why::of("SIGNATURE_DESTINATION");
+                why.who = Some(first.origin.to_string()); // by its own word
+                return Err(Refusal::unauthorized(message).because(why));
             }
         }
         if first.origin == ours {

@@ -27,6 +27,29 @@ pub(super) struct Nowhere {
     pub(super) records: String,
 }
 
+/// A step on the way from a server's name to where it is, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// `https://HOST/.well-known/matrix/server` was asked for.
+    WellKnown {
+        /// The host.
+        host: String,
+        /// To whom it delegates, if to anybody.
+        delegated: Option<Place>,
+        /// What came of asking, where it does not delegate.
+        why: String,
+        /// Whether the host said so, or said nothing.
+        is_said: bool,
+    },
+    /// SRV records were looked up.
+    Records {
+        /// Their name.
+        name: String,
+        /// How many there are, or why that is not known.
+        found: Result<usize, String>,
+    },
+}
+
 /// To whom a host delegates, as far as is known; nothing: to nobody.
 struct Known(Option<Place>);
 
@@ -74,20 +97,56 @@ impl Finder {
         }
     }
 
+    /// The same with what came of each step, for whoever looks for the one that is wrong. Hosts are
+    /// asked anew.
+    pub(super) async fn steps(&self, name: &Place) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let mut next = discovery::begin(name);
+        loop {
+            next = match next {
+                Next::WellKnown(question) => {
+                    let host = question.host().to_owned();
+                    let (outcome, why) = self.ask_well_known(&host).await;
+                    let is_said = outcome != Outcome::Unreached;
+                    let delegated = self.learn(&host, outcome);
+                    let next = question.answered(delegated.as_ref());
+                    steps.push(Step::WellKnown {
+                        host,
+                        delegated,
+                        why,
+                        is_said,
+                    });
+                    next
+                }
+                Next::Records(question) => {
+                    let found = self.look_up(question.name()).await;
+                    steps.push(Step::Records {
+                        name: question.name().to_owned(),
+                        found: found.as_ref().map(Vec::len).map_err(Clone::clone),
+                    });
+                    let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+                    question.answered(found.unwrap_or_default(), rng.as_mut())
+                }
+                Next::Found(_) | Next::Nowhere { .. } => return steps,
+            };
+        }
+    }
+
     /// Name servers that do not answer are taken for having no records: where that leads, the
     /// certificate still has to be the server's.
     async fn records(&self, name: &str) -> Vec<Record> {
+        let found = self.look_up(name).await;
+        found.unwrap_or_else(|error| {
+            tracing::debug!(name, %error, "SRV records could not be looked up");
+            Vec::new()
+        })
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Vec<Record>, String> {
         let looked_up = timeout(RECORDS_TIME_MAX, self.connector.names().records(name)).await;
         match looked_up {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::debug!(name, %error, "SRV records could not be looked up");
-                Vec::new()
-            }
-            Err(_) => {
-                tracing::debug!(name, "SRV records could not be looked up in time");
-                Vec::new()
-            }
+            Ok(found) => found.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer in {} ms", RECORDS_TIME_MAX.as_millis())),
         }
     }
 
@@ -99,14 +158,26 @@ impl Finder {
         if let Some(Known(delegated)) = self.known(host) {
             return delegated; // someone else's turn brought it
         }
-        let outcome = timeout(WELL_KNOWN_TIME_MAX, self.well_known(host)).await;
-        let outcome = outcome.unwrap_or(Outcome::Unreached);
-        tracing::debug!(host, ?outcome, "asked for a well-known file");
+        let (outcome, why) = self.ask_well_known(host).await;
+        tracing::debug!(host, ?outcome, why, "asked for a well-known file");
+        self.learn(host, outcome)
+    }
+
+    fn learn(&self, host: &str, outcome: Outcome) -> Option<Place> {
         let mut delegations = self
             .delegations
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         delegations.learn(host, outcome, self.clock.now()).cloned()
+    }
+
+    /// What came of asking, and in words.
+    async fn ask_well_known(&self, host: &str) -> (Outcome, String) {
+        let outcome = timeout(WELL_KNOWN_TIME_MAX, self.well_known(host)).await;
+        outcome.unwrap_or_else(|_| {
+            let why = format!("no answer in {} s", WELL_KNOWN_TIME_MAX.as_secs());
+            (Outcome::Unreached, why)
+        })
     }
 
     fn known(&self, host: &str) -> Option<Known> {
@@ -118,59 +189,64 @@ impl Finder {
         Some(Known(known.cloned()))
     }
 
-    async fn well_known(&self, host: &str) -> Outcome {
+    async fn well_known(&self, host: &str) -> (Outcome, String) {
         let mut at = Location {
             authority: host.to_owned(),
             path: "/.well-known/matrix/server".to_owned(),
         };
         for _ in 0..=REDIRECTS_MAX {
-            let Some(exchanged) = self.fetch(&at).await else {
-                return Outcome::Unreached;
+            let exchanged = match self.fetch(&at).await {
+                Ok(exchanged) => exchanged,
+                Err(why) => return (Outcome::Unreached, why),
             };
             if exchanged.status.is_redirection() {
                 match at.redirected(&exchanged.headers) {
                     Some(location) => at = location,
-                    None => return Outcome::Absent,
+                    None => {
+                        let why = "it redirects to where this is not followed".to_owned();
+                        return (Outcome::Absent, why);
+                    }
                 }
                 continue;
             }
             return self.read(&exchanged);
         }
-        Outcome::Absent
+        let why = format!("it redirects more than {REDIRECTS_MAX} times");
+        (Outcome::Absent, why)
     }
 
-    fn read(&self, answer: &Exchanged) -> Outcome {
+    fn read(&self, answer: &Exchanged) -> (Outcome, String) {
         let status = answer.status;
+        let said = format!("HTTP {}", status.as_u16());
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Outcome::Unreached;
+            return (Outcome::Unreached, said);
         }
         if status != StatusCode::OK {
-            return Outcome::Absent;
+            return (Outcome::Absent, said);
         }
         let Some(delegated) = delegated_in(&answer.body) else {
-            return Outcome::Absent;
+            let why = "its text has no `m.server` that is a server's name".to_owned();
+            return (Outcome::Absent, why);
         };
         let text = |name| answer.headers.get(name)?.to_str().ok();
         let caching = Caching {
             cache_control: text(header::CACHE_CONTROL),
             expires: text(header::EXPIRES),
         };
-        Outcome::Delegated(delegated, lifetime(caching, self.clock.now()))
+        let lifetime = lifetime(caching, self.clock.now());
+        (Outcome::Delegated(delegated, lifetime), said)
     }
 
-    /// One answer, whatever its status; nothing when there was none, or none that is bounded.
-    async fn fetch(&self, at: &Location) -> Option<Exchanged> {
-        let route = at.route()?;
+    /// One answer, whatever its status; or why there was none, or none that is bounded.
+    async fn fetch(&self, at: &Location) -> Result<Exchanged, String> {
+        let route = at.route().ok_or("that is no address")?;
         let stream = self.connector.connect(&route).await;
-        let stream = stream
-            .inspect_err(|error| tracing::debug!(%error, "no well-known file"))
-            .ok()?;
-        let mut connection = Connection::over(stream).await.ok()?;
-        let request = at.request().ok()?;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let connection = Connection::over(stream).await;
+        let mut connection = connection.map_err(|error| error.to_string())?;
+        let request = at.request().map_err(|error| error.to_string())?;
         let exchanged = connection.exchange(request, WELL_KNOWN_BYTES_MAX).await;
-        exchanged
-            .inspect_err(|error| tracing::debug!(%error, "no well-known file"))
-            .ok()
+        exchanged.map_err(|error| error.to_string())
     }
 }
 

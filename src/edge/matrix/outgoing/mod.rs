@@ -47,6 +47,7 @@ use crate::{
 
 pub use connect::ConnectError;
 pub use exchange::ExchangeError;
+pub use find::Step;
 pub use names::{Names, SystemNames};
 
 /// What requests to other servers need.
@@ -365,6 +366,11 @@ impl Outgoing {
     /// Where a server is now, without asking it anything but that.
     pub async fn find(&self, server: &ServerName) -> Result<Route, AskError> {
         self.route(&Place::of(server)?).await
+    }
+
+    /// The steps on the way there, and what came of each.
+    pub async fn steps(&self, server: &ServerName) -> Result<Vec<Step>, AskError> {
+        Ok(self.finder.steps(&Place::of(server)?).await)
     }
 
     async fn exchange(

@@ -159,9 +159,10 @@ async fn fetch(keys: &KeyRing, wanted: &Wanted) {
 }
 
 fn read(json: &str, version: Version) -> Result<(Pdu, CanonicalJsonObject), Unverified> {
-    let pdu = Pdu::read(json, version).map_err(|error| wrong(&error))?;
+    let form = |error: &dyn std::error::Error| Unverified::Form(error.to_string());
+    let pdu = Pdu::read(json, version).map_err(|error| form(&error))?;
     // stricter: a key given twice, or a number that is rounded, would be another event elsewhere
-    let object = json::read_object(json.as_bytes()).map_err(|error| wrong(&error))?;
+    let object = json::read_object(json.as_bytes()).map_err(|error| form(&error))?;
     Ok((pdu, object))
 }
 

@@ -44,6 +44,7 @@ async fn verified(hub: &Hub, json: &str) -> Result<String, Unverified> {
     match (&one, &many) {
         (Ok(one), Ok(many)) => assert_eq!(one, many),
         (Err(Unverified::Wrong(_)), Err(Unverified::Wrong(_)))
+        | (Err(Unverified::Form(_)), Err(Unverified::Form(_)))
         | (Err(Unverified::NoKey(_)), Err(Unverified::NoKey(_))) => {}
         _ => panic!("{one:?}, and among many {many:?}"),
     }
@@ -111,6 +112,11 @@ async fn an_event_that_is_not_to_be_believed_is_wrong_or_has_no_key() {
     for wrong in [
         with(&good, "depth", json!(2)),
         with(&good, "signatures", json!({})),
+    ] {
+        let verdict = verified(&b, &wrong).await;
+        assert!(matches!(verdict, Err(Unverified::Wrong(_))), "{wrong}");
+    }
+    for wrong in [
         with(&good, "type", json!("x".repeat(256))),
         with(&good, "content", json!({"body": "x".repeat(65_536)})),
         twice,
@@ -118,7 +124,7 @@ async fn an_event_that_is_not_to_be_believed_is_wrong_or_has_no_key() {
         String::new(),
     ] {
         let verdict = verified(&b, &wrong).await;
-        assert!(matches!(verdict, Err(Unverified::Wrong(_))), "{wrong}");
+        assert!(matches!(verdict, Err(Unverified::Form(_))), "{wrong}");
     }
     world.forget("a.example", 8448);
     world.pass(Duration::from_hours(24 * 9));

@@ -275,7 +275,7 @@ async fn member_event(
 ) -> Result<Arc<Pdu>, Refusal> {
     let event = hub.remote.verified(json, room.version).await;
     let event = event.map_err(|error| match error {
-        Unverified::Wrong(why) => {
+        Unverified::Form(why) | Unverified::Wrong(why) => {
             Refusal::forbidden(format!("the event is not to be believed: {why}"))
         }
         Unverified::NoKey(why) => Refusal::new(Code::Unknown, why).with_status(502),

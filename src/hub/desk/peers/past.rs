@@ -29,7 +29,7 @@ use crate::{
         Anchor, Hub,
         graph::{self, GraphError, Past},
     },
-    store::{Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of},
+    store::{EventRecord, Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of},
     wire::matrix::{Pdu, Version},
 };
 
@@ -67,6 +67,10 @@ const BOTTOMS_MAX: usize = 8;
 
 /// How many servers are asked for history before it is left.
 const SERVERS_MAX: usize = 3;
+
+/// How many rejected events are looked behind for history that is not known: a hundred pages of
+/// nothing else.
+const REJECTED_MAX: usize = 10_000;
 
 /// How long history that nobody gave is not asked for again.
 const REST: Duration = Duration::from_mins(10);
@@ -182,15 +186,39 @@ async fn unknown_before(
             oldest.push(join);
         }
     }
-    let mut unknown = Vec::new();
-    for event in oldest {
+    behind(hub, room, &oldest).await
+}
+
+/// What events follow and is not known; behind rejected ones, which have no place, what those follow.
+async fn behind(
+    hub: &Hub,
+    room: &RoomRecord,
+    oldest: &[EventRecord],
+) -> Result<Vec<OwnedEventId>, OpenGap> {
+    let prev = |event: &EventRecord| {
         let event = event.pdu(room).map_err(|error| StoreError::Damaged {
             what: error.to_string(),
         })?;
-        for id in &event.fields().prev {
-            if !unknown.contains(id) && !is_known(hub, id).await? && unknown.len() < ENDS_MAX {
-                unknown.push(id.clone());
+        Ok::<_, StoreError>(event.fields().prev.clone())
+    };
+    let mut open = Vec::new();
+    for event in oldest {
+        open.extend(prev(event)?);
+    }
+    let (mut unknown, mut seen, mut rejected) = (Vec::new(), HashSet::new(), 0);
+    while let Some(id) = open.pop() {
+        if !seen.insert(id.clone()) || unknown.len() >= ENDS_MAX {
+            continue;
+        }
+        let Some(hash) = hash_of(&id) else { continue };
+        let event = hub.store.event(hash).await?;
+        match event.filter(|event| event.status != Status::Outlier) {
+            None => unknown.push(id),
+            Some(event) if event.status == Status::Rejected && rejected < REJECTED_MAX => {
+                rejected += 1;
+                open.extend(prev(&event)?);
             }
+            Some(_) => {}
         }
     }
     Ok(unknown)
@@ -265,11 +293,20 @@ async fn backfill(
     }
     told.complete().await?;
     let (_, stored) = graph::remember(&hub.store, &hub.writer, &room.id, &told.past).await?;
+    if stored.is_none() {
+        return Ok(false);
+    }
+    // A page of rejected events gives readers nothing, and leads on all the same.
+    for id in from {
+        if is_known(hub, id).await? {
+            return Ok(true);
+        }
+    }
     let first = hub
         .store
         .places(room.nid, anchor, Order::Backward, 0, 1)
         .await?;
-    Ok(stored.is_some() && !first.is_empty())
+    Ok(!first.is_empty())
 }
 
 /// What one server tells of a room's past.
@@ -408,23 +445,21 @@ impl<'a> Telling<'a> {
     }
 }
 
-/// Those of the events that have these ids, found where nobody waits behind it: to know an event's id
-/// is to hash it.
+/// Those of the events that have these ids, each once however often it was told, found where nobody
+/// waits behind it: to know an event's id is to hash it.
 async fn those_of(
     told: Vec<Box<RawValue>>,
-    ids: HashSet<OwnedEventId>,
+    mut ids: HashSet<OwnedEventId>,
     version: Version,
 ) -> Vec<Box<RawValue>> {
-    let found = tokio::task::spawn_blocking(move || {
+    let pick = move || {
         let is_one = |pdu: &Box<RawValue>| {
             let read = Pdu::read(pdu.get(), version);
-            read.is_ok_and(|event| ids.contains(event.id()))
+            read.is_ok_and(|event| ids.remove(event.id()))
         };
         told.into_iter().filter(is_one).collect()
-    });
-    found
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    };
+    tokio::task::spawn_blocking(pick).await.unwrap_or_default()
 }
 
 fn must_be_few(count: usize) -> Result<(), OpenGap> {

@@ -34,7 +34,9 @@ pub(super) async fn sign(
     }
     let event = hub.remote.verified(asked.pdu.get(), room.version).await;
     let event = event.map_err(|error| match error {
-        Unverified::Wrong(why) => Refusal::bad_json(format!("the event: {why}")),
+        Unverified::Form(why) | Unverified::Wrong(why) => {
+            Refusal::bad_json(format!("the event: {why}"))
+        }
         Unverified::NoKey(why) => Refusal::new(Code::Unknown, why).with_status(502),
     })?;
     if event.fields().room_id != room.id {

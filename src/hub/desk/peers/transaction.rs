@@ -19,7 +19,7 @@ use crate::{
     hub::{
         Hub,
         desk::{access::ours, remote},
-        graph::{self, Fate, Received},
+        graph::{self, Fate, GraphError, Received},
     },
     room::PolicyServer,
     store::RoomRecord,
@@ -66,7 +66,7 @@ pub(super) async fn receive(
     }
     let mut outcomes = BTreeMap::new();
     for (room, pdus) in rooms {
-        in_room(hub, (peer, origin), &room, &pdus, &mut outcomes).await;
+        in_room(hub, (peer, origin), &room, &pdus, &mut outcomes).await?;
     }
     // After the events: a receipt is often for one of them.
     edus::receive(hub, peer, &asked.edus).await?;
@@ -85,7 +85,7 @@ async fn in_room(
     room: &RoomId,
     pdus: &[&RawValue],
     outcomes: &mut BTreeMap<OwnedEventId, Outcome>,
-) {
+) -> Result<(), Refusal> {
     let gate = match Gate::of(hub, peer, room).await {
         Ok(gate) => gate,
         Err(Closed { version, refusal }) => {
@@ -101,7 +101,7 @@ async fn in_room(
             for pdu in pdus {
                 outcomes.extend(remote::out(hub, peer, pdu.get()).await);
             }
-            return;
+            return Ok(());
         }
     };
     let mut events = Vec::new();
@@ -109,9 +109,9 @@ async fn in_room(
     for (json, checked) in texts.iter().zip(gate.checked(peer, &texts).await) {
         match checked {
             Ok(event) => events.push(event),
-            Err(why) => {
+            Err((code, why)) => {
                 // what cannot be read has no id under which it could be answered
-                let mut reason = Why::of("EVENT_UNVERIFIED").room(room);
+                let mut reason = Why::of(code).room(room);
                 if let Ok(read) = Pdu::read(json, gate.room.version) {
                     reason.event = Some(read.id().to_string());
                     outcomes.insert(read.id().clone(), Err(why.clone()));
@@ -120,7 +120,7 @@ async fn in_room(
             }
         }
     }
-    let fates = gate.weave(peer, &events).await;
+    let fates = gate.weave(peer, &events).await?;
     for (received, fate) in events.iter().zip(fates) {
         if let Some((reason, said)) = gate.reason(received, &fate) {
             remember(hub, (peer, origin), reason, said);
@@ -133,6 +133,7 @@ async fn in_room(
         };
         outcomes.insert(received.event.id().clone(), outcome);
     }
+    Ok(())
 }
 
 /// Remembers what became of an event under the number of the transaction that brought it.
@@ -159,7 +160,7 @@ pub(in crate::hub::desk) async fn take_in(
 ) -> Result<(), Refusal> {
     let gate = Gate::of(hub, helper, room).await;
     let gate = gate.map_err(|closed| closed.refusal)?;
-    let fates = gate.weave(helper, &[event.into()]).await;
+    let fates = gate.weave(helper, &[event.into()]).await?;
     match fates.into_iter().next() {
         Some(Fate::Accepted | Fate::Known) => Ok(()),
         Some(Fate::SoftFailed(why) | Fate::Refused(why)) => Err(Refusal::forbidden(why)),
@@ -218,7 +219,11 @@ impl<'a> Gate<'a> {
     }
 
     /// Events that are what they say to be, in their order.
-    async fn checked(&self, peer: &ServerName, events: &[&str]) -> Vec<Result<Received, String>> {
+    async fn checked(
+        &self,
+        peer: &ServerName,
+        events: &[&str],
+    ) -> Vec<Result<Received, Unbelieved>> {
         let remote = &self.hub.remote;
         let verified = remote.verified_from(peer, events, self.room.version);
         let mut checked = Vec::with_capacity(events.len());
@@ -229,10 +234,11 @@ impl<'a> Gate<'a> {
     }
 
     /// One of a server that is kept out is hidden, not refused: others' events follow it.
-    async fn received(&self, event: Result<Pdu, Unverified>) -> Result<Received, String> {
-        let event = event.map_err(|error| error.to_string())?;
+    async fn received(&self, event: Result<Pdu, Unverified>) -> Result<Received, Unbelieved> {
+        let event = event.map_err(|error| (error.code(), error.to_string()))?;
         if event.fields().room_id != self.room.id {
-            return Err(format!("it is of room {}", event.fields().room_id));
+            let said = format!("it is of room {}", event.fields().room_id);
+            return Err(("EVENT_ROOM", said));
         }
         let event = Arc::new(event);
         if let Some((_, said)) = self.unwelcome(&event) {
@@ -284,12 +290,16 @@ impl<'a> Gate<'a> {
 
     /// Weaves events in, and asks for what is missing before them: first for what lies between, and if
     /// that is more than a page, for the room as it was just before.
-    async fn weave(&self, peer: &OwnedServerName, events: &[Received]) -> Vec<Fate> {
+    async fn weave(
+        &self,
+        peer: &OwnedServerName,
+        events: &[Received],
+    ) -> Result<Vec<Fate>, Refusal> {
         if events.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let mut all = events.to_vec();
-        let mut fates = self.woven(&all).await;
+        let mut fates = self.woven(&all).await?;
         for step in [Step::Between, Step::Before] {
             let lacking: Vec<&Received> = all
                 .iter()
@@ -321,7 +331,7 @@ impl<'a> Gate<'a> {
                 continue;
             }
             all.extend(more);
-            let again = self.woven(&all).await;
+            let again = self.woven(&all).await?;
             fates.resize(all.len(), Fate::Known);
             for (fate, again) in fates.iter_mut().zip(again) {
                 // What was taken in the first time is known the second time.
@@ -335,18 +345,38 @@ impl<'a> Gate<'a> {
             tying::tie(self.hub, &self.room.id).await;
         }
         fates.truncate(events.len());
-        fates
+        Ok(fates)
     }
 
-    async fn woven(&self, events: &[Received]) -> Vec<Fate> {
+    /// Weaves them in together, or where one of them cannot be, each for itself: it must not take
+    /// the others with it.
+    async fn woven(&self, events: &[Received]) -> Result<Vec<Fate>, Refusal> {
         let (hub, room) = (self.hub, &self.room.id);
-        match graph::weave(&hub.store, &hub.writer, room, events).await {
-            Ok((fates, _)) => fates,
-            Err(error) => {
-                tracing::warn!(%error, %room, "events could not be taken");
-                vec![Fate::Refused(error.to_string()); events.len()]
+        let error = match graph::weave(&hub.store, &hub.writer, room, events).await {
+            Ok((fates, _)) => return Ok(fates),
+            Err(error) => error,
+        };
+        tracing::warn!(%error, %room, events = events.len(), "events could not be taken");
+        let refused = match error {
+            GraphError::NoSuchRoom
+            | GraphError::Missing(_)
+            | GraphError::Resolve(_)
+            | GraphError::NotAsTold(_) => Fate::Refused(error.to_string()),
+            // Ours, not the events': their sender is to send them again.
+            GraphError::Write(error) => return Err(error.into()),
+            GraphError::Store(error) => return Err(ours(error)),
+        };
+        if events.len() < 2 {
+            return Ok(vec![refused; events.len()]);
+        }
+        let mut fates = vec![refused; events.len()];
+        for at in graph::in_order(events) {
+            if let (Some(event), Some(fate)) = (events.get(at), fates.get_mut(at)) {
+                let alone = Box::pin(self.woven(std::slice::from_ref(event))).await?;
+                *fate = alone.into_iter().next().unwrap_or(Fate::Known);
             }
         }
+        Ok(fates)
     }
 
     /// Events between what is known here and what was sent.
@@ -371,12 +401,15 @@ impl<'a> Gate<'a> {
         for checked in self.checked(peer, &texts).await {
             match checked {
                 Ok(event) => events.push(event),
-                Err(why) => tracing::debug!(why, "an event of a gap is not taken"),
+                Err((_, why)) => tracing::debug!(why, "an event of a gap is not taken"),
             }
         }
         events
     }
 }
+
+/// Why an event is not even looked at: the stable reason, and in words.
+type Unbelieved = (&'static str, String);
 
 /// How a gap is closed.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -154,7 +154,7 @@ pub(in crate::hub::desk) async fn invited(
     let version = version_of(Some(&asked.room_version))?;
     let event = hub.remote.verified(asked.event.get(), version).await;
     let event = event.map_err(|error| match error {
-        Unverified::Wrong(why) => {
+        Unverified::Form(why) | Unverified::Wrong(why) => {
             Refusal::forbidden(format!("the invite is not to be believed: {why}"))
         }
         Unverified::NoKey(why) => Refusal::new(Code::Unknown, why).with_status(502),

@@ -25,6 +25,9 @@ use crate::{
 /// Whoever may invite can fill this; what was left goes first, then there is no more room.
 pub(super) const OUTSIDE_MAX: usize = 500;
 
+/// How many of these one server may make: whoever sends invites to everybody leaves room for others'.
+const INVITES_PER_SERVER_MAX: usize = 100;
+
 /// How many pieces of state a room shows of itself to somebody outside.
 const SHOWN_MAX: usize = 32;
 
@@ -166,6 +169,18 @@ async fn room_for(hub: &Hub, outside: &Outside<'_>) -> Result<Vec<Write>, Refusa
     let all = hub.store.outside(outside.user, Position::ZERO).await;
     let mut all = all.map_err(ours)?;
     all.retain(|record| record.room_id != outside.room);
+    let is_alike = |record: &&OutsideRecord| {
+        record.membership == Membership::Invite && record.via == *outside.via
+    };
+    if outside.membership == Membership::Invite
+        && all.iter().filter(is_alike).count() >= INVITES_PER_SERVER_MAX
+    {
+        let message = format!(
+            "{} has {INVITES_PER_SERVER_MAX} invites of {} open",
+            outside.user, outside.via
+        );
+        return Err(Refusal::new(Code::ResourceLimitExceeded, message));
+    }
     if all.len() < OUTSIDE_MAX {
         return Ok(Vec::new());
     }
@@ -276,7 +291,9 @@ async fn piece(
     };
     let event = match hub.remote.verified(json.get(), version).await {
         Ok(event) => event,
-        Err(Unverified::Wrong(why) | Unverified::NoKey(why)) => return Err(why),
+        Err(Unverified::Form(why) | Unverified::Wrong(why) | Unverified::NoKey(why)) => {
+            return Err(why);
+        }
     };
     let fields = event.fields();
     if fields.room_id != *room {

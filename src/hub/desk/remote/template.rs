@@ -37,6 +37,10 @@ pub(super) fn rebuilt(
     wanted: Wanted<'_>,
     (version, template): (Version, &RawValue),
 ) -> Result<Pdu, Refusal> {
+    if version.room_id_is_create_hash() == wanted.room.as_str().contains(':') {
+        let why = format!("{} is no room of version {version}", wanted.room);
+        return Err(lied(why));
+    }
     let read = Pdu::read(template.get(), version);
     let read = read.map_err(|error| lied(format!("the template: {error}")))?;
     let proposed = read.fields();

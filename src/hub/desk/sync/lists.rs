@@ -78,6 +78,7 @@ pub(in crate::hub::desk) async fn between(
         full_state: false,
         state_after: false,
         rules: Ruleset::default(),
+        presences: None, // nobody is told of presence here
     };
     let mut response = Response::new(String::new());
     if from.position < to.position {

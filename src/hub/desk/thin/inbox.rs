@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     LOOKED_AT_MAX,
+    elsewhere::{self, Notice},
     names::{self, Numbers},
     pack::Pack,
     shown::{Entry, group},
@@ -36,7 +37,7 @@ use crate::{
 const CHUNK: u64 = 16;
 
 /// A place in the order of all rooms.
-type Place = (Position, RoomNid, Seq);
+pub(super) type Place = (Position, RoomNid, Seq);
 
 /// See [`crate::api::Thin::Inbox`].
 ///
@@ -51,18 +52,34 @@ pub(super) async fn inbox(
         return heads(hub, caller, bytes_max).await;
     };
     let place = place(hub, caller, after).await?;
-    let mut sources = sources(hub, caller, place).await.map_err(ours)?;
-    let (steps, rest) = merge(hub, caller, &mut sources, bytes_max)
+    // Rooms are read one after the other: what comes meanwhile is left for the next time, or an
+    // entry of one would pass by an earlier one of another.
+    let now = hub.store.position().await.map_err(ours)?;
+    let mut sources = sources(hub, caller, place, now).await.map_err(ours)?;
+    let (mut steps, rest) = merge(hub, caller, &mut sources, bytes_max)
         .await
         .map_err(ours)?;
+    // Of what comes after the entries that could fit nothing is told yet.
+    let end = steps.last().map(|step| step.place).filter(|_| rest);
+    for notice in elsewhere::notices(hub, caller, place, now).await? {
+        let step = Step::elsewhere(notice);
+        if end.is_none_or(|end| step.place < end) {
+            steps.push(step);
+        }
+    }
+    steps.sort_by_key(|step| step.place);
     answer(hub, caller, after, steps, rest, bytes_max).await
 }
 
 /// The heads of the joined rooms, the newest last: that is where a device goes on from.
 async fn heads(hub: &Hub, caller: &Caller, bytes_max: u32) -> Result<ThinReply, Refusal> {
+    let now = hub.store.position().await.map_err(ours)?;
     let all = hub.store.memberships(&caller.user, None).await;
     let mut joined: Vec<MembershipRecord> = all.map_err(ours)?;
     joined.retain(|record| record.membership == Membership::Join);
+    if joined.is_empty() && hub.outbox.is_some() {
+        return nobody_but_elsewhere(hub, caller, now).await;
+    }
     joined.sort_by_key(|record| (record.room_position, record.room));
     let newest_first = joined.iter().rev();
     let named = newest_first
@@ -94,9 +111,34 @@ async fn heads(hub: &Hub, caller: &Caller, bytes_max: u32) -> Result<ThinReply, 
     })
 }
 
+/// Who is in no room goes on from where invitations of other servers are told.
+async fn nobody_but_elsewhere(
+    hub: &Hub,
+    caller: &Caller,
+    now: Position,
+) -> Result<ThinReply, Refusal> {
+    let name = (NameKind::Room, elsewhere::NAME.to_owned());
+    let numbers = Numbers::of(hub, caller, vec![name]).await?;
+    let alias = numbers.get(NameKind::Room, elsewhere::NAME)?;
+    let seq = Seq(now.0);
+    Ok(ThinReply::Records {
+        records: vec![covered(alias, seq, false)],
+        through: Some((alias, seq)),
+        more: false,
+    })
+}
+
 /// Where an entry stands among all.
 async fn place(hub: &Hub, caller: &Caller, after: (Alias, Seq)) -> Result<Place, Refusal> {
     let (alias, seq) = after;
+    if elsewhere::is_this(hub, caller, alias).await? {
+        let position = hub.store.position().await.map_err(ours)?;
+        if seq.0 > position.0 {
+            let message = format!("nothing {seq} under the number {alias}");
+            return Err(Refusal::not_found(message));
+        }
+        return Ok((Position(seq.0), elsewhere::LAST, Seq::ZERO));
+    }
     let id = names::room(hub, caller, alias).await?;
     let unknown = || Refusal::not_found(format!("no entry {seq} in the room {alias}"));
     let room = hub.store.room(&id).await.map_err(ours)?;
@@ -131,15 +173,58 @@ struct Waiting {
 
 /// An entry that was looked at.
 struct Step {
-    room: (RoomNid, String),
+    place: Place,
+    room: String,
     seq: Seq,
-    entry: Option<Entry>,
+    shown: Look,
 }
 
-async fn sources(hub: &Hub, caller: &Caller, after: Place) -> Result<Vec<Source>, StoreError> {
-    // Rooms are read one after the other: what comes meanwhile is left for the next time, or an
-    // entry of one would pass by an earlier one of another.
-    let now = hub.store.position().await?;
+/// What is shown of it.
+enum Look {
+    Nothing,
+    Entry(Box<Entry>),
+    Elsewhere(Notice),
+}
+
+impl Step {
+    fn elsewhere(notice: Notice) -> Self {
+        Self {
+            place: (notice.position, elsewhere::LAST, Seq::ZERO),
+            room: elsewhere::NAME.to_owned(),
+            seq: Seq(notice.position.0),
+            shown: Look::Elsewhere(notice),
+        }
+    }
+
+    fn nid(&self) -> RoomNid {
+        self.place.1
+    }
+
+    fn entry(&self) -> Option<&Entry> {
+        match &self.shown {
+            Look::Entry(entry) => Some(entry),
+            Look::Nothing | Look::Elsewhere(_) => None,
+        }
+    }
+
+    /// What has to have a number before it is told.
+    fn names(&self) -> Vec<(NameKind, String)> {
+        let mut named = vec![(NameKind::Room, self.room.clone())];
+        match &self.shown {
+            Look::Nothing => {}
+            Look::Entry(entry) => named.extend(entry.names()),
+            Look::Elsewhere(notice) => named.extend(notice.names()),
+        }
+        named
+    }
+}
+
+async fn sources(
+    hub: &Hub,
+    caller: &Caller,
+    after: Place,
+    now: Position,
+) -> Result<Vec<Source>, StoreError> {
     let since = Position(after.0.0.saturating_sub(1));
     let news = hub.store.memberships(&caller.user, Some(since)).await?;
     let mut sources = Vec::new();
@@ -266,9 +351,10 @@ async fn merge(
             bytes += entry.as_ref().map_or(0, Entry::least_bytes);
             looked_at += 1;
             steps.push(Step {
-                room: (room.nid, room.id.to_string()),
+                place: (next.position, room.nid, next.seq),
+                room: room.id.to_string(),
                 seq: next.seq,
-                entry,
+                shown: entry.map_or(Look::Nothing, |entry| Look::Entry(Box::new(entry))),
             });
         }
         source.fill(hub).await?;
@@ -287,14 +373,13 @@ async fn answer(
 ) -> Result<ThinReply, Refusal> {
     let mut named = Vec::new();
     for step in &steps {
-        named.push((NameKind::Room, step.room.1.clone()));
-        named.extend(step.entry.iter().flat_map(Entry::names));
+        named.extend(step.names());
     }
     let numbers = Numbers::of(hub, caller, named).await?;
     let groups = groups(hub, &steps).await.map_err(ours)?;
     let mut longest = covered(after.0, after.1, true);
     for step in &steps {
-        let end = covered(numbers.get(NameKind::Room, &step.room.1)?, step.seq, true);
+        let end = covered(numbers.get(NameKind::Room, &step.room)?, step.seq, true);
         if end.encoded_len() > longest.encoded_len() {
             longest = end;
         }
@@ -303,18 +388,30 @@ async fn answer(
     let mut pack = Pack::new(bytes_max, &longest);
     let (mut through, mut shown, mut more, now) = (after, after, rest, hub.now());
     for step in &steps {
-        let alias = numbers.get(NameKind::Room, &step.room.1)?;
-        if let Some(entry) = &step.entry {
-            let room = (pack.room() != Some(alias)).then_some(alias);
-            let group = groups.get(&step.room.0);
-            let in_room = |record| Record { room, ..record };
-            let record = entry.record(&numbers, now, group).map(in_room)?;
-            let instead = || entry.too_large(&numbers, now).map(in_room);
-            if !pack.put(record, instead)? {
+        let alias = numbers.get(NameKind::Room, &step.room)?;
+        let room = (pack.room() != Some(alias)).then_some(alias);
+        let in_room = |record| Record { room, ..record };
+        let fits = match &step.shown {
+            Look::Nothing => None,
+            Look::Entry(entry) => {
+                let group = groups.get(&step.nid());
+                let record = entry.record(&numbers, now, group).map(in_room)?;
+                let instead = || entry.too_large(&numbers, now).map(in_room);
+                Some(pack.put(record, instead)?)
+            }
+            Look::Elsewhere(notice) => {
+                let record = notice.record(&numbers, now).map(in_room)?;
+                // There is nothing to fetch: what is open is told by FETCH `@`.
+                Some(pack.put(record, || Ok(covered(alias, step.seq, false)))?)
+            }
+        };
+        match fits {
+            Some(false) => {
                 more = true;
                 break;
             }
-            shown = (alias, step.seq);
+            Some(true) => shown = (alias, step.seq),
+            None => {}
         }
         through = (alias, step.seq);
     }
@@ -335,10 +432,10 @@ async fn groups(hub: &Hub, steps: &[Step]) -> Result<BTreeMap<RoomNid, MlsGroup>
     let mut groups = BTreeMap::new();
     let mut asked = std::collections::BTreeSet::new();
     for step in steps {
-        let is_mls = step.entry.as_ref().is_some_and(Entry::is_mls);
-        if is_mls && asked.insert(step.room.0) {
-            let group = group(hub, step.room.0).await?;
-            groups.extend(group.map(|group| (step.room.0, group)));
+        let is_mls = step.entry().is_some_and(Entry::is_mls);
+        if is_mls && asked.insert(step.nid()) {
+            let group = group(hub, step.nid()).await?;
+            groups.extend(group.map(|group| (step.nid(), group)));
         }
     }
     Ok(groups)

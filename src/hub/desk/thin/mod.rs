@@ -2,11 +2,12 @@
 //!
 //! `names` knows what a device's numbers stand for. A draft becomes an event in `append`; an event
 //! becomes a record in `shown`; both by the table of kinds in `shape`. `log`, `inbox` and `entry`
-//! read, `beside` has what is in no log, `marks` the rest. Who may see and do what is decided where it always is.
+//! read, `beside` has what is in no log, `elsewhere` invitations of other servers, `marks` the rest. Who may see and do what is decided where it always is.
 
 mod append;
 mod beside;
 mod content;
+mod elsewhere;
 mod entry;
 mod inbox;
 mod log;

@@ -8,9 +8,10 @@ use ruma::{OwnedRoomId, RoomAliasId, RoomId, UserId};
 
 use crate::{
     api::{Caller, Code, Refusal},
+    base::Position,
     hub::{
         Hub,
-        desk::{access::ours, keep, reading::visibility::not_in},
+        desk::{access::ours, keep, reading::visibility::not_in, remote},
     },
     room::Membership,
     store::{ALIASES_MAX, Write},
@@ -114,7 +115,7 @@ fn well_known_name(caller: &Caller, kind: NameKind, alias: Alias) -> Option<Stri
     }
 }
 
-async fn name(
+pub(super) async fn name(
     hub: &Hub,
     caller: &Caller,
     kind: NameKind,
@@ -173,10 +174,16 @@ pub(super) async fn names(
 async fn rooms(hub: &Hub, caller: &Caller) -> Result<Vec<Name>, Refusal> {
     let all = hub.store.memberships(&caller.user, None).await;
     let all = all.map_err(ours)?.into_iter();
-    let ids: Vec<String> = all
+    let mut ids: Vec<String> = all
         .filter(|record| is_inside(record.membership))
         .map(|record| record.room_id.to_string())
         .collect();
+    for record in remote::standings(hub, &caller.user, Position::ZERO).await? {
+        let id = record.room_id.to_string();
+        if record.membership == Membership::Invite && !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
     let wanted = ids.iter().map(|id| (NameKind::Room, id.clone())).collect();
     let numbers = Numbers::of(hub, caller, wanted).await?;
     let mut names = Vec::with_capacity(ids.len());
@@ -231,6 +238,10 @@ async fn room_named(hub: &Hub, caller: &Caller, text: &str) -> Result<OwnedRoomI
             .map_err(|error| Refusal::invalid_param(format!("{text:?}: {error}")))?
             .to_owned()
     };
+    let elsewhere = remote::standing(hub, &caller.user, &id).await?;
+    if elsewhere.is_some_and(|record| record.membership == Membership::Invite) {
+        return Ok(id);
+    }
     let record = hub.store.room(&id).await.map_err(ours)?;
     let record = record.ok_or_else(|| not_in(&id))?;
     let membership = hub.store.membership(&caller.user, record.nid).await;

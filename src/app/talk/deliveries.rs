@@ -1,0 +1,99 @@
+//! What became of one's messages at other servers, a line for each message and server.
+
+use ruma::RoomId;
+use serde_json::{Value as Json, json};
+
+use super::{Said, failed};
+use crate::{
+    app::{
+        failure::Failure,
+        output::{self, Format, visible},
+    },
+    base::Timestamp,
+    client::{Call, Client},
+};
+
+/// Tells of the newest messages in a room, the oldest of them first.
+pub(super) async fn of_room(
+    client: &mut Client,
+    room: &RoomId,
+    format: Format,
+) -> Result<Said, Failure> {
+    let path = ["_tramline", "client", "v1", "deliveries", room.as_str()];
+    let call = Call::get(&path, Vec::new());
+    let answer = client.call("deliveries", call).await.map_err(failed)?;
+    let messages = answer["messages"].as_array();
+    for message in messages.into_iter().flatten().rev() {
+        let servers = message["servers"].as_array();
+        let servers = servers.map_or(&[] as &[Json], Vec::as_slice);
+        let nobody = json!({});
+        let alone = servers.is_empty().then_some(&nobody);
+        for server in servers.iter().chain(alone) {
+            format.print(&line(message, server), &told(room, message, server))?;
+        }
+    }
+    if format == Format::Text && messages.is_none_or(Vec::is_empty) {
+        output::note("you have said nothing in this room of late");
+    }
+    Ok(Said::Lines)
+}
+
+fn told(room: &RoomId, message: &Json, server: &Json) -> Json {
+    json!({
+        "room_id": room,
+        "event_id": message["event_id"],
+        "seq": message["seq"],
+        "origin_server_ts": message["origin_server_ts"],
+        "type": message["type"],
+        "server": server["server"],
+        "state": server["state"],
+        "reason": server["reason"],
+    })
+}
+
+fn line(message: &Json, server: &Json) -> String {
+    let at = message["origin_server_ts"].as_u64().unwrap_or_default();
+    let event = message["event_id"].as_str().unwrap_or_default();
+    let event: String = event.chars().take(ID_CHARS).collect();
+    let became = match (server["server"].as_str(), server["state"].as_str()) {
+        (Some(name), Some(state)) => {
+            let state = state.replace('_', " ");
+            let reason = server["reason"].as_str();
+            let reason = reason.map_or_else(String::new, |why| format!(": {}", visible(why)));
+            format!("{}  {}{reason}", visible(name), visible(&state))
+        }
+        _ => "for nobody on another server".to_owned(),
+    };
+    let kind = message["type"].as_str().unwrap_or_default();
+    let at = Timestamp(at).rfc3339();
+    format!("{at}  {}  {}  {became}", visible(&event), visible(kind))
+}
+
+/// How much of an event's id tells it from the others of a room.
+const ID_CHARS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_why_and_steers_no_terminal() {
+        let message =
+            json!({"event_id": "$abcdefghijk", "origin_server_ts": 5000, "type": "m.room.message"});
+        let server =
+            json!({"server": "a.example", "state": "refused", "reason": "too\u{1b}[2J large"});
+
+        let said = line(&message, &server);
+
+        assert!(said.starts_with(
+            "1970-01-01T00:00:05Z  $abcdefg  m.room.message  a.example  refused: too"
+        ));
+        assert!(!said.contains('\u{1b}'), "{said}");
+        let under_way = line(
+            &message,
+            &json!({"server": "a.example", "state": "in_flight"}),
+        );
+        assert!(under_way.ends_with("a.example  in flight"), "{under_way}");
+        assert!(line(&message, &json!({})).ends_with("for nobody on another server"));
+    }
+}
