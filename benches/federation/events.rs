@@ -35,6 +35,8 @@ struct Load {
     cpu: f64,
     /// How long a client waited for the answer to each send, in milliseconds.
     waits: Vec<f64>,
+    /// How long it took from each send to its arrival everywhere, where one waited for it.
+    arrivals: Vec<f64>,
     transactions: u64,
 }
 
@@ -43,6 +45,7 @@ impl Load {
         self.events += other.events;
         self.cpu += other.cpu;
         self.waits.extend(other.waits);
+        self.arrivals.extend(other.arrivals);
         self.transactions += other.transactions;
     }
 
@@ -202,6 +205,11 @@ fn tell(report: &mut Report, name: &str, [ours, theirs]: &[[Load; 2]; 2]) {
     );
     let ratio = ours[1].wait() / ours[0].wait();
     report.line("", &figure, ("of alone ×", ratio), Limit::None);
+    if !ours[1].arrivals.is_empty() {
+        let [ours, theirs] = [ours, theirs].map(|[_, out]| median(out.arrivals.clone()));
+        let figure = format!("arrived everywhere: hub {ours:.2} ms, Synapse {theirs:.1} ms");
+        report.line("", &figure, ("time 1/", theirs / ours), Limit::None);
+    }
     let per = |load: &Load| rate(load.events, Duration::from_secs(1)) / transactions(load);
     let figure = format!(
         "events in a transaction: hub {:.1}, Synapse {:.1}",
@@ -224,7 +232,7 @@ async fn one_by_one(
     let mut client = server.another().await?;
     client.whoami().await?; // the handshake
     let before = scripted.taken();
-    let mut waits = Vec::new();
+    let (mut waits, mut arrivals) = (Vec::new(), Vec::new());
     let work = async {
         for number in 1..=count {
             let began = now();
@@ -232,6 +240,7 @@ async fn one_by_one(
             waits.push(began.elapsed().as_secs_f64() * 1000.0);
             let expected = before.events + number * destinations;
             scripted.has_taken(expected).await?;
+            arrivals.push(began.elapsed().as_secs_f64() * 1000.0);
         }
         Ok(())
     };
@@ -240,6 +249,7 @@ async fn one_by_one(
         events: count,
         cpu,
         waits,
+        arrivals,
         transactions: scripted.taken().transactions - before.transactions,
     })
 }
@@ -316,6 +326,7 @@ async fn at_once(
         events: waits.len() as u64,
         cpu,
         waits,
+        arrivals: Vec::new(),
         transactions: scripted.taken().transactions - before.transactions,
     })
 }

@@ -14,8 +14,9 @@ use crate::{
 /// How many messages go each way.
 const MESSAGES: usize = 60;
 
-/// Before each: so long the other side's sync waits already.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Before each: so long the other side's sync waits already, and the servers have done by then what
+/// the last message left them to do.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// Synapse's p50 of the hub's, at most.
 const RATIO_MAX: f64 = 1.0;
@@ -44,7 +45,10 @@ pub(crate) async fn measure(stage: &mut Stage, report: &mut Report) -> Result<()
         way("Synapse to Synapse", second, first, &without).await?,
     ];
     for number in 0..MESSAGES {
-        for way in &mut ways {
+        // Forth and back, so that none is always the one after the same other one.
+        let order = [[0, 1, 2, 3], [3, 2, 1, 0]][number % 2];
+        for at in order {
+            let way = &mut ways[at];
             let span = way.cross(&format!("crossing {number}")).await?;
             way.spans.push(span.as_secs_f64() * 1000.0);
         }

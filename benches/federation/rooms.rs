@@ -22,6 +22,8 @@ pub(crate) struct Room {
     /// What a message of the founder leans on; without the founder's membership what a join does.
     auth: Vec<OwnedEventId>,
     last: Arc<Pdu>,
+    /// The newest message.
+    said: Arc<Pdu>,
 }
 
 impl Room {
@@ -46,7 +48,8 @@ impl Room {
             state: vec![Arc::clone(&create)],
             servers: servers.to_vec(),
             auth: Vec::new(),
-            last: create,
+            last: Arc::clone(&create),
+            said: create,
         };
         let member = json!({ "membership": "join", "displayname": "The founder" });
         room.set("m.room.member", founder.as_str(), member, now)?;
@@ -77,8 +80,9 @@ impl Room {
         let content = json!({ "msgtype": "m.text", "body": "Meet me at the station" });
         let founder = self.founder.clone();
         let fields = self.fields("m.room.message", None, &founder, content, now)?;
-        self.last = Arc::new(Pdu::sign(fields, Version::V12, &self.key)?);
-        Ok(Arc::clone(&self.last))
+        self.said = Arc::new(Pdu::sign(fields, Version::V12, &self.key)?);
+        self.last = Arc::clone(&self.said);
+        Ok(Arc::clone(&self.said))
     }
 
     /// What a user joins with.
@@ -119,9 +123,9 @@ impl Room {
         json!({ "pdu_ids": state, "auth_chain_ids": auth }).to_string()
     }
 
-    /// The text of an event, if it is the newest one or of the state.
+    /// The text of an event, if it is the newest message or of the state.
     pub(crate) fn event(&self, id: &str) -> Option<String> {
-        let mut all = self.state.iter().chain([&self.last]);
+        let mut all = self.state.iter().chain([&self.said]);
         let found = all.find(|event| event.id() == id)?;
         Some(found.json().to_string())
     }

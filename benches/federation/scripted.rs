@@ -386,6 +386,8 @@ fn edge(key: ServerKey, ca: &Path) -> Result<Arc<Federation>, Failed> {
         old_keys: BTreeMap::new(),
         lists: Lists::new(ServerList::default()),
         pinned: BTreeMap::new(),
+        notaries: Vec::new(),
+        believes_tellers: false,
         roots,
         allow_private_addresses: true,
         proxy: None,

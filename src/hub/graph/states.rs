@@ -24,6 +24,8 @@ pub(super) struct States<'a> {
     new: Vec<NewState>,
     /// Events that are not stored yet, and stored ones that were read.
     events: HashMap<EventNid, Arc<Pdu>>,
+    /// Pieces of stored states that were read; what a state's number stands for never changes.
+    entries: HashMap<StateNid, HashMap<StateKey, Option<EventNid>>>,
 }
 
 /// A state that is not stored yet: another one with some pieces changed.
@@ -41,6 +43,7 @@ impl<'a> States<'a> {
             layers: HashMap::new(),
             new: Vec::new(),
             events: HashMap::new(),
+            entries: HashMap::new(),
         }
     }
 
@@ -89,29 +92,57 @@ impl<'a> States<'a> {
             }
             at = layer.parent;
         }
-        let open: Vec<StateKey> = keys
-            .iter()
-            .zip(&found)
-            .filter(|(_, slot)| slot.is_none())
-            .map(|(key, _)| key.clone())
-            .collect();
-        let mut stored = Vec::new();
-        if !open.is_empty() && at != StateNid::default() {
-            stored = self.store.state_entries(self.room.nid, at, &open).await?;
+        if at != StateNid::default() {
+            self.read_entries(at, keys, &found).await?;
         }
-        let mut stored = stored.into_iter();
+        let stored = self.entries.get(&at);
         let mut pieces = Vec::with_capacity(keys.len());
-        for slot in found {
-            pieces.push(match slot {
-                Some(None) => None,
-                Some(Some(nid)) => Some((nid, self.event(nid).await?)),
-                None => match stored.next().flatten() {
-                    Some(record) => Some((record.nid, self.read(&record)?)),
-                    None => None,
-                },
+        let rows: Vec<Option<EventNid>> = keys
+            .iter()
+            .zip(found)
+            .map(|(key, slot)| {
+                slot.unwrap_or_else(|| stored.and_then(|read| read.get(key).copied().flatten()))
+            })
+            .collect();
+        for row in rows {
+            pieces.push(match row {
+                Some(nid) => Some((nid, self.event(nid).await?)),
+                None => None,
             });
         }
         Ok(pieces)
+    }
+
+    /// Reads those pieces of a stored state that neither a layer over it has nor were read before.
+    async fn read_entries(
+        &mut self,
+        state: StateNid,
+        keys: &[StateKey],
+        found: &[Option<Option<EventNid>>],
+    ) -> Result<(), StoreError> {
+        let read = self.entries.get(&state);
+        let is_read = |key: &StateKey| read.is_some_and(|read| read.contains_key(key));
+        let open = keys.iter().zip(found);
+        let open = open.filter(|(key, slot)| slot.is_none() && !is_read(key));
+        let open: Vec<StateKey> = open.map(|(key, _)| key.clone()).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let stored = self.store.state_entries(self.room.nid, state, &open);
+        let stored = stored.await?;
+        let mut rows = Vec::with_capacity(open.len());
+        for record in &stored {
+            rows.push(match record {
+                Some(record) => {
+                    self.read(record)?;
+                    Some(record.nid)
+                }
+                None => None,
+            });
+        }
+        let entries = self.entries.entry(state).or_default();
+        entries.extend(open.into_iter().zip(rows));
+        Ok(())
     }
 
     /// One piece of a state.

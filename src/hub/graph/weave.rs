@@ -545,6 +545,22 @@ impl<'a> Weave<'a> {
             open.insert(event.hash());
             open.extend(event.fields().auth.iter().filter_map(|id| hash_of(id)));
         }
+        self.read_ahead(open).await
+    }
+
+    /// The same for events that get their part in the graph: what they follow, too.
+    pub(super) async fn look_around(&mut self, events: &[Arc<Pdu>]) -> Result<(), StoreError> {
+        let mut open = HashSet::new();
+        for event in events {
+            let fields = event.fields();
+            open.insert(event.hash());
+            let named = fields.auth.iter().chain(&fields.prev);
+            open.extend(named.filter_map(|id| hash_of(id)));
+        }
+        self.read_ahead(open).await
+    }
+
+    async fn read_ahead(&mut self, mut open: HashSet<EventHash>) -> Result<(), StoreError> {
         open.retain(|hash| !self.known.contains_key(hash));
         let hashes: Vec<EventHash> = open.iter().copied().collect();
         let stored = self.store.numbered(&hashes).await?;

@@ -179,9 +179,13 @@ async fn is_in(hub: &Hub, room: &RoomRecord, server: &ServerName) -> Result<bool
 
 /// Whom the room lets in; everyone without one.
 async fn acl(hub: &Hub, room: &RoomRecord) -> Result<Option<Acl>, Refusal> {
-    let key = StateKey::new("m.room.server_acl", "");
-    let found = hub.store.current(room.nid, &[key]).await.map_err(ours)?;
-    let event = found.into_iter().flatten().next();
+    let keys = [Acl::state_key()];
+    let found = hub.store.current(room.nid, &keys).await.map_err(ours)?;
+    acl_of(room, found.into_iter().flatten().next())
+}
+
+/// The same where the event is read already.
+fn acl_of(room: &RoomRecord, event: Option<EventRecord>) -> Result<Option<Acl>, Refusal> {
     let Some(event) = event else {
         return Ok(None);
     };
@@ -201,6 +205,10 @@ struct Acl {
 }
 
 impl Acl {
+    fn state_key() -> StateKey {
+        StateKey::new("m.room.server_acl", "")
+    }
+
     fn check(&self, server: &ServerName) -> Result<(), Refusal> {
         self.list.check(server).map_err(|refused| {
             let mut why = Why::of("SERVER_ACL")

@@ -13,7 +13,7 @@ use crate::{
     api::{Code, Refusal, Unverified, Why},
     hub::{Hub, desk::access::ours, graph::Received, policing::NotVouchedFor},
     room::{POLICY_KEY_VERSION, PolicyServer},
-    store::{Batch, PolicyDecision, RoomRecord, Write},
+    store::{Batch, EventRecord, PolicyDecision, RoomRecord, Write},
     wire::matrix::{Pdu, Version},
 };
 
@@ -152,7 +152,17 @@ pub(super) async fn policy_server(
 ) -> Result<Option<PolicyServer>, Refusal> {
     let keys = [PolicyServer::state_key()];
     let found = hub.store.current(room.nid, &keys);
-    let Some(event) = found.await.map_err(ours)?.into_iter().flatten().next() else {
+    let found = found.await.map_err(ours)?;
+    policy_server_of(hub, room, found.into_iter().flatten().next()).await
+}
+
+/// The same where the event that names it is read already.
+pub(super) async fn policy_server_of(
+    hub: &Hub,
+    room: &RoomRecord,
+    event: Option<EventRecord>,
+) -> Result<Option<PolicyServer>, Refusal> {
+    let Some(event) = event else {
         return Ok(None);
     };
     let event = event.pdu(room).map_err(|error| super::damaged(&error))?;

@@ -194,7 +194,11 @@ impl<'a> Gate<'a> {
             return Err(closed(None)(unknown(room)));
         };
         let closed = closed(Some(record.version));
-        let acl = super::acl(hub, &record).await.map_err(&closed)?;
+        let keys = [Acl::state_key(), PolicyServer::state_key()];
+        let rules = hub.store.current(record.nid, &keys).await.map_err(ours);
+        let mut rules = rules.map_err(&closed)?.into_iter();
+        let (acl, policy) = (rules.next().flatten(), rules.next().flatten());
+        let acl = super::acl_of(&record, acl).map_err(&closed)?;
         if let Some(Err(refusal)) = acl.as_ref().map(|acl| acl.check(peer)) {
             return Err(closed(refusal));
         }
@@ -204,7 +208,7 @@ impl<'a> Gate<'a> {
             let reason = Why::of("NOBODY_HERE").room(room);
             return Err(closed(Refusal::forbidden(why).because(reason)));
         }
-        let policy = policy::policy_server(hub, &record);
+        let policy = policy::policy_server_of(hub, &record, policy);
         let policy = policy.await.map_err(&closed)?;
         Ok(Self {
             hub,
