@@ -167,7 +167,10 @@ impl Bench {
                 }
             }
             let ebb = self.evil.ask(&json!({"op": "ebb"})).map_err(said)?;
-            println!("round {round}: {}", ebb.get("counts").unwrap_or(&Value::Null));
+            println!(
+                "round {round}: {}",
+                ebb.get("counts").unwrap_or(&Value::Null)
+            );
             tokio::time::sleep(CALM).await;
         }
         let mut report = Report::default();
