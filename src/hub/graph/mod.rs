@@ -136,7 +136,7 @@ async fn woven(
     for _ in 0..TRIES_MAX {
         let record = store.room(room).await?.ok_or(GraphError::NoSuchRoom)?;
         let mut weave = Weave::begin(store, &record).await?;
-        weave.look_around(&all).await?;
+        weave.look_around(events).await?;
         let mut fates = vec![Fate::Known; events.len()];
         for at in &order {
             let (Some(event), Some(fate)) = (events.get(*at), fates.get_mut(*at)) else {

@@ -549,9 +549,9 @@ impl<'a> Weave<'a> {
     }
 
     /// The same for events that get their part in the graph: what they follow, too.
-    pub(super) async fn look_around(&mut self, events: &[Arc<Pdu>]) -> Result<(), StoreError> {
+    pub(super) async fn look_around(&mut self, events: &[Received]) -> Result<(), StoreError> {
         let mut open = HashSet::new();
-        for event in events {
+        for Received { event, .. } in events {
             let fields = event.fields();
             open.insert(event.hash());
             let named = fields.auth.iter().chain(&fields.prev);
