@@ -39,7 +39,7 @@ pub use marker::{Change, Marker};
 pub use outbox::*;
 pub use records::*;
 pub use remote::*;
-pub use servers::{KEYS_OF_SERVERS_MAX, Servers};
+pub use servers::{KEYS_OF_SERVERS_MAX, Servers, StrayRow};
 pub use thin::{ALIASES_MAX, ThinDevices, first_alias};
 pub use write::*;
 

@@ -132,6 +132,7 @@ macro_rules! each_store_read {
         $reads! {
             Servers:
             peer_keys(server: &ruma::ServerName) -> Option<String>;
+            strays(limit: u32) -> Vec<$crate::store::StrayRow>;
         }
     };
 }

@@ -272,6 +272,8 @@ fn help() -> Result<(), Failed> {
         "client logout",
         "client",
         "client send",
+        "client status",
+        "keys rotate",
         "demo",
         "fsck",
     ] {

@@ -11,8 +11,10 @@ what came back, case by case; what must come back stands in `tests/it/federation
       requests of each kind, and how each was answered
   chain, forks, endless, state_lies           what the graph of a room is burdened with, and the time it took
   enter, past, backfill                       how its own rooms answer who comes in or reads their past
+  flood, ebb                                  all at once, prepared and replayed as fast as it is answered
   slow, slow_left, smuggle                    connections that are never done, and requests without a clear end
 """
+import http.client
 import json
 import os
 import socket
@@ -1013,13 +1015,16 @@ def op_chain(home, c, homes=None):
             room.say(mal, f"of a long line {number}")
     tip = room.say(mal, "the end of a long line")
     made, home_seen = time.time() - started, len(home.seen)
+    # another of the same transaction, for another room: nothing of this is its business
+    beside = home.rooms[c["beside"]]
+    good = beside.say(mal, "beside it")
     started = time.time()
-    status, body = home.send(c["to"], [room.events[tip]], timeout=300)
+    status, body = home.send(c["to"], [room.events[tip], beside.events[good]], timeout=300)
     asked = {}
     for request in home.seen[home_seen:]:
         asked[request.endpoint] = asked.get(request.endpoint, 0) + 1
     return {"status": status, "result": body.get("pdus", {}).get(tip), "id": tip, "asked": asked,
-            "seconds": time.time() - started, "made": made}
+            "beside": body.get("pdus", {}).get(good), "seconds": time.time() - started, "made": made}
 
 
 def op_forks(home, c, homes=None):
@@ -1450,6 +1455,122 @@ def op_smuggle(home, c, homes=None):
         status = got.split(" ")[1] if got.startswith("HTTP/1.1 ") else "closed"
         cases.append({"name": name, "status": status})
     return {"cases": cases}
+
+
+# ---- the flood ---------------------------------------------------------------------------------
+
+class Flood:
+    """Prepared requests, replayed as fast as they are answered, each kind over a connection of its own."""
+
+    def __init__(self):
+        self.over = threading.Event()
+        self.threads, self.counts = [], {}
+
+    def begin(self, function, *args):
+        thread = threading.Thread(target=function, args=(self, *args), daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def count(self, kind, status):
+        of = self.counts.setdefault(kind, {})
+        of[status] = of.get(status, 0) + 1
+
+
+def replay(flood, home, to, kind, requests):
+    """`requests` are (method, path, body, header); the signing was done before."""
+    host, _, port = to.rpartition(":")
+    line = None
+    while not flood.over.is_set():
+        for method, path, body, shown in requests:
+            if flood.over.is_set():
+                break
+            try:
+                if line is None:
+                    line = http.client.HTTPSConnection(host, int(port), timeout=60, context=home.trust)
+                line.request(method, path, body, {"Authorization": shown, "Content-Type": "application/json"})
+                answer = line.getresponse()
+                answer.read()
+                flood.count(kind, str(answer.status))
+            except (OSError, http.client.HTTPException):
+                flood.count(kind, "closed")
+                line.close()
+                line = None
+                time.sleep(0.05)
+
+
+def trickle(flood, home, to, count):
+    """Connections that send a byte a second."""
+    host, _, port = to.rpartition(":")
+    lines = []
+    while not flood.over.is_set():
+        while len(lines) < count and not flood.over.is_set():
+            plain = socket.create_connection(("127.0.0.1", int(port)), timeout=30)
+            one = home.trust.wrap_socket(plain, server_hostname=host)
+            one.sendall(f"PUT {FED}/send/slow HTTP/1.1\r\nHost: {to}\r\nContent-Length: 5000\r\n\r\n".encode())
+            lines.append(one)
+        for one in list(lines):
+            try:
+                one.send(b" ")
+            except OSError:
+                lines.remove(one)
+        flood.count("slow", "open")
+        flood.over.wait(1)
+    for one in lines:
+        one.close()
+
+
+def transaction(home, to, pdus, name, wrong=False, beside=b""):
+    body = b'{"edus":[],"origin":' + canonical(home.name) + b',"origin_server_ts":1,"pdus":[' \
+        + b",".join(pdus) + b"]" + beside + b"}"
+    path = f"{FED}/send/{name}"
+    shown = authorized(home, to, "PUT", path, body if not wrong else b"{}")
+    return "PUT", path, body, shown
+
+
+def op_flood(home, c, homes=None):
+    """Prepares a flood of all kinds (once), and lets it loose."""
+    to = c["to"]
+    for at, one in enumerate(homes):
+        if getattr(one, "prepared", None):
+            continue
+        room, mal = one.rooms[c["room_id"]], one.user("mal")
+        base, depth = list(room.ends), room.depth
+        bad, forks = [], []
+        for number in range(50):
+            event = room.make("m.room.message", {"body": f"bad {number}"}, mal, prev_events=base,
+                              depth=depth + 1)[1]
+            event["signatures"][one.name][one.key.id] = "A" * 86
+            bad.append(canonical(event))
+        for number in range(c.get("forks", 10_000) // len(homes)):
+            forks.append(canonical(room.make("m.room.message", {"body": f"fork {number}"}, mal,
+                                             prev_events=base, depth=depth + 1)[1]))
+        giant = b',"x":"' + b"y" * 9 * 1024 * 1024 + b'"'
+        state = f"{FED}/state/{quoted(room.room_id)}?event_id={quoted(base[0])}"
+        read = ("GET", state, None, authorized(one, to, "GET", state, b""))
+        one.prepared = {
+            "bad signatures": [transaction(one, to, bad, f"bad{at}")],
+            "forks": [transaction(one, to, forks[i:i + 50], f"fork{at}.{i}") for i in range(0, len(forks), 50)],
+            "giant": [transaction(one, to, [], f"giant{at}", beside=giant)],
+            "giant, not signed": [transaction(one, to, [], f"false{at}", True, giant)],
+            "not signed": [transaction(one, to, bad[:5], f"no{at}", True)],
+            "state": [read],
+        }
+    home.flood = Flood()
+    for one in homes:
+        for kind, requests in one.prepared.items():
+            if not c.get("kinds") or kind in c["kinds"]:
+                home.flood.begin(replay, one, to, kind, requests)
+    if not c.get("kinds") or "slow" in c["kinds"]:
+        home.flood.begin(trickle, home, to, 50)
+    return {}
+
+
+def op_ebb(home, c, homes=None):
+    """Ends it; how its requests were answered."""
+    home.flood.over.set()
+    for thread in home.flood.threads:
+        thread.join(70)
+    return {"counts": home.flood.counts}
 
 
 EVIL_OPS = {name[3:]: f for name, f in list(globals().items())

@@ -262,7 +262,8 @@ class Room:
         if self.room_id is None and self.version != "12":
             self.room_id = "!" + b64url(os.urandom(18)) \
                 + ":" + self.server.name
-        content = {"room_version": self.version}
+        # two rooms of one moment are not the same room
+        content = {"room_version": self.version, "number": b64url(os.urandom(6))}
         if self.version == "10":
             content["creator"] = creator
         ident, event = self.make("m.room.create", {**content, **(create or {})}, creator, "")

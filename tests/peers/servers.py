@@ -430,7 +430,13 @@ def gap(hub, synapse, room, event):
     """The hub's newest event of a room, given to the Synapse before those that it lacks."""
     pdu = synapse.server.good(hub.server, "GET", f"{FED}/event/{esc(event)}")["pdus"][0]
     body = {"origin": hub.name, "origin_server_ts": int(time.time() * 1000), "pdus": [pdu], "edus": []}
-    told = hub.server.good(synapse.server, "PUT", f"{FED}/send/{secrets.token_hex(6)}", body)["pdus"]
+    transaction = f"{FED}/send/{secrets.token_hex(6)}"
+
+    def taken():  # one transaction of a server at a time: 429 while there is another
+        status, data = hub.server.ask(synapse.server, "PUT", transaction, body)
+        check(status == 200, f"{status} {data[:300]!r}")
+        return json.loads(data)["pdus"]
+    told = eventually(taken, "the Synapse takes the event")
     check(told == {event: {}}, f"it is taken: {told}")
 
 

@@ -25,7 +25,7 @@ use crate::{
         matrix::{
             Federation, endpoint,
             incoming::{
-                Arrived, Authenticated, Place,
+                Arrived, Authenticated, Place, aside,
                 routes::{Match, Target},
             },
         },
@@ -99,21 +99,27 @@ impl Https {
         let room = federation.incoming.room(peer.ip(), body.length()).await?;
         let body = body.whole_up_to(max, self.limits.body).await?;
         let from = authenticated(federation, parts, &body).await?;
-        let _place = federation.incoming.place(&from, asked).await?;
+        let place = federation.incoming.place(&from, asked).await?;
         let query = parts.uri.query().unwrap_or_default();
-        let command = asked.command(&from, query, &body)?;
+        let bytes = body.len();
+        let command = aside(bytes, || asked.command(&from, query, &body))?;
         drop((body, room)); // what is wanted of it is in the command
         tracing::debug!(origin = %from.origin(), "another server asks");
         let origin = origin(peer, number, from.credentials());
         let command = Command::Peer(Box::new(command));
-        let Reply::Peer(reply) = self.front.service.ask(origin, command).await? else {
-            tracing::error!("another server's question was answered as a client's");
-            return Err(Refusal::internal());
-        };
-        let body = endpoint::written(*reply).map_err(|error| {
-            tracing::error!(%error, "an answer could not be written as JSON");
-            Refusal::internal()
-        })?;
+        let reply = self.front.service.ask(origin, command).await;
+        let body = reply.and_then(|reply| {
+            let Reply::Peer(reply) = reply else {
+                tracing::error!("another server's question was answered as a client's");
+                return Err(Refusal::internal());
+            };
+            endpoint::written(*reply).map_err(|error| {
+                tracing::error!(%error, "an answer could not be written as JSON");
+                Refusal::internal()
+            })
+        });
+        place.done(bytes).await;
+        let body = body?;
         Ok(Answer {
             status: 200,
             body,

@@ -76,6 +76,7 @@ pub struct Desk {
     codes: linking::Codes,
     turns: Arc<turns::Turns>,
     resting: peers::past::Resting,
+    tied: peers::tying::Tied,
     typing: receipts::TypingBoard,
     /// None where nobody sees who is there.
     presences: Option<presence::Presences>,
@@ -109,6 +110,7 @@ impl Desk {
             codes: linking::Codes::default(),
             turns: Arc::new(turns::Turns::new(seed)),
             resting: peers::past::Resting::default(),
+            tied: peers::tying::Tied::default(),
             typing,
             presences,
             elsewhere: remote::Elsewhere::default(),

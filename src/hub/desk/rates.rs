@@ -41,6 +41,13 @@ const PRESENCE_PER_SERVER: Quota = Quota {
     burst: 1000,
 };
 
+/// How often a user wakes others by coming, going or saying something of themselves: each time costs a
+/// look at who is in their rooms, and wakes all of these. What is beyond they find with their next news.
+const PRESENCE_PER_ACCOUNT: Quota = Quota {
+    per_second: 0.2,
+    burst: 10,
+};
+
 /// The slowest refill we tell apart from none: one a day.
 const PERIOD_MAX: Duration = Duration::from_hours(24);
 
@@ -58,6 +65,7 @@ pub(super) struct Rates {
     requests: Budget,
     claims: Budget,
     presence: Budget,
+    shown: Budget,
 }
 
 /// How many one-time keys of one device one server is given: this many at once, and as many in an hour.
@@ -83,6 +91,7 @@ impl Rates {
             requests: budget(limits.requests_per_account),
             claims: budget(CLAIMS_OF_A_DEVICE),
             presence: budget(PRESENCE_PER_SERVER),
+            shown: budget(PRESENCE_PER_ACCOUNT),
         }
     }
 
@@ -114,6 +123,12 @@ impl Rates {
     pub(super) fn presence(&self, server: &ServerName) -> Result<(), Refusal> {
         self.presence
             .charge(server.as_str(), "words of this server about who is there")
+    }
+
+    /// One change of what the caller shows of being there.
+    pub(super) fn shown(&self, caller: &Caller) -> Result<(), Refusal> {
+        self.shown
+            .charge(caller.user.as_str(), "changes of presence of this account")
     }
 
     /// One attempt to prove to be `account`, whether or not it exists.

@@ -142,7 +142,7 @@ async fn woven(
             let (Some(event), Some(fate)) = (events.get(*at), fates.get_mut(*at)) else {
                 continue;
             };
-            *fate = weave.add(event).await?;
+            *fate = weave.add_or_refuse(event).await?;
         }
         let Some(mut admission) = weave.finish().await? else {
             return Ok((fates, None));
@@ -245,7 +245,7 @@ impl AsRef<Pdu> for Received {
 }
 
 /// The events so that each comes after those among them that it names.
-pub fn in_order(events: &[impl AsRef<Pdu>]) -> Vec<usize> {
+fn in_order(events: &[impl AsRef<Pdu>]) -> Vec<usize> {
     let places: HashMap<EventHash, usize> = events
         .iter()
         .enumerate()

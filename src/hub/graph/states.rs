@@ -322,6 +322,18 @@ impl<'a> States<'a> {
         })
     }
 
+    /// How many states there are to store.
+    pub(super) fn mark(&self) -> usize {
+        self.new.len()
+    }
+
+    /// Forgets those that came after.
+    pub(super) fn back_to(&mut self, mark: usize) {
+        for gone in self.new.drain(mark.min(self.new.len())..) {
+            self.layers.remove(&gone.nid);
+        }
+    }
+
     /// The states to store, each after its parent.
     pub(super) fn into_new(self) -> Vec<NewState> {
         self.new

@@ -52,6 +52,16 @@ pub(super) struct Weave<'a> {
     redactions: Vec<Redacted>,
 }
 
+/// Where a weave stood before an event.
+struct Mark {
+    tips: Vec<(OwnedEventId, u64)>,
+    branches: HashMap<OwnedEventId, StateNid>,
+    line: StateNid,
+    events: usize,
+    redactions: usize,
+    states: usize,
+}
+
 /// An event that the room knows.
 #[derive(Clone)]
 pub(super) struct Known {
@@ -93,6 +103,40 @@ impl<'a> Weave<'a> {
             weave.branches.insert(tip.clone(), known.state_after);
         }
         Ok(weave)
+    }
+
+    /// Weaves one event in, or refuses it where its branch costs more than a peer may cost or cannot
+    /// be resolved: that is its own fault, and nothing of it is left.
+    pub(super) async fn add_or_refuse(&mut self, received: &Received) -> Result<Fate, GraphError> {
+        let before = Mark {
+            tips: self.tips.clone(),
+            branches: self.branches.clone(),
+            line: self.line,
+            events: self.events.len(),
+            redactions: self.redactions.len(),
+            states: self.states.mark(),
+        };
+        match self.add(received).await {
+            Err(error @ (GraphError::Resolve(_) | GraphError::Missing(_))) => {
+                let id = received.event.id();
+                tracing::info!(%error, %id, room = %self.room.id, "an event is refused");
+                self.back_to(before, received.event.hash());
+                Ok(Fate::Refused(error.to_string()))
+            }
+            other => other,
+        }
+    }
+
+    fn back_to(&mut self, mark: Mark, event: EventHash) {
+        self.tips = mark.tips;
+        self.branches = mark.branches;
+        self.line = mark.line;
+        self.events.truncate(mark.events);
+        self.redactions.truncate(mark.redactions);
+        self.states.back_to(mark.states);
+        self.resolved.clear(); // what is in it may be gone
+        self.stored.remove(&event);
+        self.known.remove(&event);
     }
 
     /// Weaves one event in. Those that it names must be known by now.

@@ -161,6 +161,12 @@ pub enum Wrong {
     },
     #[error("what {user} is to a room elsewhere is not what its event says: {why}")]
     Outside { user: OwnedUserId, why: String },
+    #[error("{table} has a row that leads nowhere, {row}: {why}")]
+    Stray {
+        table: String,
+        row: String,
+        why: String,
+    },
     #[error("the row of an uploaded file cannot be read: {why}")]
     FileRow { why: String },
     #[error("the file of {uses} upload(s) is not there")]
@@ -197,6 +203,7 @@ impl Wrong {
             Self::Membership { .. } => "MEMBERSHIP",
             Self::Residents { .. } => "RESIDENTS",
             Self::Outside { .. } => "OUTSIDE",
+            Self::Stray { .. } => "STRAY_ROW",
             Self::FileRow { .. } => "FILE_ROW_UNREADABLE",
             Self::FileMissing { .. } => "FILE_MISSING",
             Self::FileUnreadable { .. } => "FILE_UNREADABLE",
@@ -237,6 +244,9 @@ impl Wrong {
                 "servers are not told what happens in the room, or told what is not for them"
             }
             Self::Outside { .. } => "this user's list of invites is wrong",
+            Self::Stray { .. } => {
+                "what another server is told, or has told, may be missing; no room is concerned"
+            }
             Self::FileRow { .. } => "this upload cannot be downloaded",
             Self::FileMissing { .. } | Self::FileUnreadable { .. } => "downloads of it fail",
             Self::FileSize { .. } | Self::FileContent { .. } => {

@@ -20,7 +20,7 @@ pub use self::{
     files::{Stray, files, unindexed},
     findings::{Finding, Wrong},
 };
-use crate::store::{RoomNid, Store, StoreError};
+use crate::store::{RoomNid, Store, StoreError, StrayRow};
 
 /// How far a check has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,7 @@ pub async fn fsck(store: &dyn Store, progress: Tell<'_>) -> Result<Report, Store
         let numbers = store.room_numbers(after, ROOMS_PAGE).await?;
         let Some(last) = numbers.last() else {
             outside::check(store, &mut report).await?;
+            strays(store, &mut report).await?;
             progress(report.checked);
             return Ok(report);
         };
@@ -79,6 +80,23 @@ pub async fn fsck(store: &dyn Store, progress: Tell<'_>) -> Result<Report, Store
             progress(report.checked);
         }
     }
+}
+
+/// What is kept of other servers, and leads nowhere.
+async fn strays(store: &dyn Store, report: &mut Report) -> Result<(), StoreError> {
+    let limit = u32::try_from(FINDINGS_MAX).unwrap_or(u32::MAX);
+    match or_damaged(store.strays(limit).await)? {
+        Ok(strays) => {
+            for StrayRow { table, row, why } in strays {
+                report.add(Finding::of_store(Wrong::Stray { table, row, why }));
+            }
+        }
+        Err(why) => {
+            let (table, row) = ("a table of other servers".to_owned(), "?".to_owned());
+            report.add(Finding::of_store(Wrong::Stray { table, row, why }));
+        }
+    }
+    Ok(())
 }
 
 /// How many rooms' numbers are read at once.

@@ -472,21 +472,24 @@ async fn changes(one: &mut Party, other: &mut Party) -> Result<(), Failed> {
     is_told(other, one).await
 }
 
-/// Who leaves, and who is left, matter to each other no more.
+/// Who leaves, and who is left, matter to each other no more. (A Synapse whose last user leaves does not
+/// say so of those who stay.)
 async fn part(ana: &mut Party, alice: &mut Party, room: &RoomId) -> Result<(), Failed> {
     let is_left = |user: String| move |heard: &Heard| heard.left.contains(&user);
-    alice.phone().client.leave(room).await?;
     let (anas, alices) = (ana.user.clone(), alice.user.clone());
-    ana.phone().hears("alice left", is_left(alices)).await?;
-    alice
-        .phone()
-        .hears("ana is left", is_left(anas.clone()))
-        .await?;
+    alice.phone().client.leave(room).await?;
+    let left = is_left(alices.clone());
+    ana.phone().hears("alice left", left).await?;
 
-    join(alice, room, &ana.server).await?;
+    ana.phone().heard = Heard::default();
     alice.phone().heard = Heard::default();
+    join(alice, room, &ana.server).await?;
     let met = |heard: &Heard| heard.changed.contains(&anas);
     alice.phone().hears("ana is met again", met).await?;
+    let met = |heard: &Heard| heard.changed.contains(&alices);
+    ana.phone().hears("alice is met again", met).await?;
     ana.phone().client.leave(room).await?;
+    let left = is_left(alices.clone());
+    ana.phone().hears("alice is left", left).await?;
     alice.phone().hears("ana left", is_left(anas.clone())).await
 }

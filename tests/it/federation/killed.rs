@@ -136,7 +136,7 @@ async fn synapse_waits_longer(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
 }
 
 /// How the hub stands with the Synapse.
-fn status(peers: &Peers, hub: &Hub) -> Result<Value, Failed> {
+pub(super) fn status(peers: &Peers, hub: &Hub) -> Result<Value, Failed> {
     let name = peers.name()?;
     let mut command = tramline();
     command.args(["peer", "status", name.as_str(), "--json", "--config"]);

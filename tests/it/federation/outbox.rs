@@ -1,7 +1,7 @@
 //! What the hub's user says reaches a Synapse once and in order, also when either was killed while it
 //! was said.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use libtest_mimic::Failed;
 use ruma::{OwnedEventId, RoomId};
@@ -12,7 +12,7 @@ use tramline::{
 };
 
 use super::{Peers, killed::the_hub_waits_longer};
-use crate::hub::{Hub, block_on};
+use crate::hub::{Hub, block_on, run, tramline};
 
 /// How long something may take to arrive: longer than the hub leaves a server alone here.
 const TRIES: u32 = 240;
@@ -41,7 +41,8 @@ async fn story(peers: &Peers, hub: &mut Hub) -> Result<(), Failed> {
     until(&mut alice, &room, &["said 0"]).await?;
 
     peers.synapse.again("kill", 0)?;
-    ana.say(&room, "1", "said 1").await?;
+    let away = ana.say(&room, "1", "said 1").await?;
+    told_by_client(peers, hub, &room, &away, &["queued", "in_flight"]).await?;
     the_hub_waits_longer(peers, hub).await?;
     ana.say(&room, "2", "said 2").await?;
     hub.kill()?;
@@ -51,7 +52,84 @@ async fn story(peers: &Peers, hub: &mut Hub) -> Result<(), Failed> {
     peers.synapse.again("start", 0)?;
     let mut alice = peers.alice().await?;
     until(&mut alice, &room, &["said 0", "said 1", "said 2", "said 3"]).await?;
-    acked(&mut ana, &room, &last, peers.name()?.as_str()).await
+    acked(&mut ana, &room, &last, peers.name()?.as_str()).await?;
+    for event in [&away, &last] {
+        told_by_client(peers, hub, &room, event, &["acked"]).await?;
+    }
+    Ok(())
+}
+
+/// What `client status ROOM` says of an event is one of these, over HTTPS, CoAP and as a linked device.
+async fn told_by_client(
+    peers: &Peers,
+    hub: &Hub,
+    room: &RoomId,
+    event: &OwnedEventId,
+    wanted: &[&str],
+) -> Result<(), Failed> {
+    let file = hub.path().join("phone.json");
+    if !file.exists() {
+        let mut link = tramline();
+        link.args(["link", "ana", "--device", "PHONE", "--out"]);
+        run(link.arg(&file).arg("--config").arg(hub.config()))?;
+    }
+    let password = hub.path().join("password-ana");
+    let ca = peers.ca()?;
+    let (https, coap) = (hub.https(), hub.coap());
+    let ca = ca.display().to_string();
+    let ways: [&[&str]; 2] = [
+        &["--login", &https, "ana", "--ca", &ca],
+        &["--login", &coap, "ana"],
+    ];
+    for way in ways {
+        let mut command = tramline();
+        command.args(["client", "--json"]).args(way);
+        command.arg("--password-file").arg(&password);
+        says(
+            command.args(["status", room.as_str()]),
+            peers,
+            event,
+            wanted,
+        )?;
+    }
+    // The hub has other ports after a restart, and the file names the old ones.
+    let mut phone: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+    phone["server"]["coap"] = hub.address("coap").into();
+    std::fs::write(&file, phone.to_string())?;
+    let mut command = tramline();
+    command
+        .args(["client", "--json", "--credentials"])
+        .arg(&file);
+    says(
+        command.args(["--door", "oscore", "status", room.as_str()]),
+        peers,
+        event,
+        wanted,
+    )
+}
+
+fn says(
+    command: &mut Command,
+    peers: &Peers,
+    event: &OwnedEventId,
+    wanted: &[&str],
+) -> Result<(), Failed> {
+    let told = run(command)?;
+    let lines: Vec<Value> = told
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let mut of_it = lines
+        .iter()
+        .filter(|line| line["event_id"] == event.as_str());
+    let line = of_it
+        .next()
+        .ok_or_else(|| format!("nothing of {event} in {told}"))?;
+    assert_eq!(line["server"], peers.name()?.as_str(), "{line}");
+    let state = line["state"].as_str().unwrap_or_default();
+    assert!(wanted.contains(&state), "{wanted:?}: {line}");
+    assert!(of_it.next().is_none(), "{told}");
+    Ok(())
 }
 
 async fn signed_in(peers: &Peers, hub: &Hub) -> Result<Client, Failed> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use libtest_mimic::Failed;
 use ruma::{OwnedRoomId, RoomId};
 use serde_json::{Value, json};
+use tramline::client::Call;
 
 use super::{
     Peers,
@@ -27,7 +28,8 @@ pub(super) fn a_thin_client_chats_with_a_user_of_synapse() -> Result<(), Failed>
         let phone = Phone(link(&hub, "ana")?);
         let mut alice = Member::of_synapse(&peers, 0).await?;
         in_a_room_of_the_hub(&hub, &phone, &mut alice).await?;
-        in_a_room_of_synapse(&phone, &mut alice).await
+        in_a_room_of_synapse(&phone, &mut alice).await?;
+        invited_elsewhere(&hub, &phone, &mut alice).await
     });
     told.map_err(|error: Failed| format!("{}\n{}", said(&error), hub.log_text()).into())
 }
@@ -155,6 +157,84 @@ async fn in_a_room_of_synapse(phone: &Phone, alice: &mut Member) -> Result<(), F
     alice.client.say(&room, "welcome", "welcome").await?;
     phone.hears("welcome").await?;
     Ok(())
+}
+
+/// Invitations into rooms that the hub is not in: each is seen in the device's news, once; one is
+/// accepted, one turned down, one taken back.
+async fn invited_elsewhere(hub: &Hub, phone: &Phone, alice: &mut Member) -> Result<(), Failed> {
+    let ana = format!("@ana:{}", hub.name());
+    for (name, answer) in [("Teahouse", "join"), ("Cellar", "leave"), ("Attic", "")] {
+        let wish = json!({ "preset": "private_chat", "name": name, "invite": [ana] });
+        let room = alice.client.create_room(wish).await?;
+        let (line, cost) = notice(phone, &room, "invite").await?;
+        println!(
+            "an invitation of Synapse's user to the device: {} up, {} down",
+            cost[0], cost[1]
+        );
+        assert_eq!(line["sender"], alice.user.as_str(), "{line}");
+        assert_eq!(line["content"]["name"], name, "{line}");
+        // The first one also asks for two names.
+        assert!(
+            cost[1] <= if name == "Teahouse" { 500 } else { 220 },
+            "{cost:?}"
+        );
+        let again = phone.does(&["sync"])?;
+        assert!(
+            !again.iter().any(|line| line["room_id"] == room.as_str()),
+            "{again:?}"
+        );
+        let listed = phone.does(&["rooms"])?;
+        let listed = listed.iter().find(|line| line["room_id"] == room.as_str());
+        assert_eq!(
+            listed.ok_or("it is not among the rooms")?["membership"],
+            "invite"
+        );
+        match answer {
+            "join" => {
+                phone.does(&["join", room.as_str()])?;
+                phone.does(&["send", room.as_str(), "thank you"])?;
+                hears(alice, &room, "thank you", 1).await?;
+            }
+            "leave" => {
+                phone.does(&["leave", room.as_str()])?;
+                eventually("Synapse's user sees it turned down", async || {
+                    let path = ["rooms", room.as_str(), "state", "m.room.member", &ana];
+                    let told = alice
+                        .client
+                        .call("member", Call::get(&path, Vec::new()))
+                        .await?;
+                    Ok(if told["membership"] == "leave" {
+                        Ok(())
+                    } else {
+                        Err(told.to_string())
+                    })
+                })
+                .await?;
+            }
+            _ => {
+                let body = json!({ "user_id": ana });
+                let kick = Call::post(&["rooms", room.as_str(), "kick"], body);
+                alice.client.call("kick", kick).await?;
+                notice(phone, &room, "leave").await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Syncs until the device is told what it is to a room elsewhere.
+async fn notice(phone: &Phone, room: &RoomId, wanted: &str) -> Result<(Value, [u64; 2]), Failed> {
+    eventually(&format!("the device is told of {wanted}"), async || {
+        let lines = phone.does(&["-v", "sync"])?;
+        let found = lines.iter().find(|line| {
+            line["room_id"] == room.as_str() && line["content"]["membership"] == wanted
+        });
+        Ok(match found {
+            Some(line) => Ok((line.clone(), Phone::cost(&lines)?)),
+            None => Err(format!("{lines:?}")),
+        })
+    })
+    .await
 }
 
 fn row(what: &str, thin: [u64; 2], servers: [u64; 2]) {

@@ -1,5 +1,5 @@
 //! How much of other servers' requests is in work at a time: so much in all, so much of one server,
-//! and of its transactions one after the other.
+//! and of its transactions one after the other; how much of the time one server gets is `credit`'s.
 //!
 //! Who comes too early waits, with the answer held back: a server that is told to come again later
 //! counts that as a failure of ours, and waits for minutes. Only who has too many waiting already
@@ -14,12 +14,18 @@ use std::{
 use ruma::OwnedServerName;
 use tokio::sync::{Mutex as Waiting, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
-use crate::api::Refusal;
+use super::credit::Credit;
+use crate::{
+    api::Refusal,
+    base::{Clock, Timestamp},
+};
 
 /// The gate.
 pub(super) struct Gate {
     all: Arc<Semaphore>,
     inside: Mutex<Inside>,
+    credit: Mutex<Credit>,
+    clock: Arc<dyn Clock>,
 }
 
 #[derive(Default)]
@@ -39,20 +45,23 @@ struct Origin {
 pub struct Place {
     gate: Arc<Gate>,
     origin: OwnedServerName,
+    began: Timestamp,
     held: Option<Held>,
 }
 
 struct Held {
     _turn: Option<OwnedMutexGuard<()>>,
     _of_origin: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    of_all: Option<OwnedSemaphorePermit>,
 }
 
 impl Gate {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             all: Arc::new(Semaphore::new(IN_WORK_MAX)),
             inside: Mutex::default(),
+            credit: Mutex::default(),
+            clock,
         })
     }
 
@@ -68,6 +77,7 @@ impl Gate {
         let mut place = Place {
             gate: Arc::clone(self),
             origin: origin.clone(),
+            began: Timestamp(0),
             held: None,
         };
         let turn = if in_turn {
@@ -79,11 +89,14 @@ impl Gate {
         place.held = Some(Held {
             _turn: turn,
             _of_origin: places.acquire_owned().await.map_err(closed)?,
-            _of_all: Arc::clone(&self.all)
-                .acquire_owned()
-                .await
-                .map_err(closed)?,
+            of_all: Some(
+                Arc::clone(&self.all)
+                    .acquire_owned()
+                    .await
+                    .map_err(closed)?,
+            ),
         });
+        place.began = self.clock.now();
         Ok(place)
     }
 
@@ -107,6 +120,28 @@ impl Gate {
             });
         found.count += 1;
         Ok((Arc::clone(&found.places), Arc::clone(&found.turn)))
+    }
+}
+
+impl Place {
+    /// The request, of so many bytes, was worked on: waits for as long as its answer is to be held. It
+    /// keeps its server's turn meanwhile, and lets go of what all share.
+    pub async fn done(mut self, bytes: usize) {
+        let now = self.gate.clock.now();
+        let took = now.since(self.began);
+        let hold = {
+            let credit = self.gate.credit.lock();
+            let mut credit = credit.unwrap_or_else(PoisonError::into_inner);
+            credit.used(&self.origin, (now, took, bytes))
+        };
+        if hold.is_zero() {
+            return;
+        }
+        if let Some(held) = &mut self.held {
+            drop(held.of_all.take());
+        }
+        tracing::debug!(origin = %self.origin, ?hold, "an answer is held");
+        tokio::time::sleep(hold).await;
     }
 }
 
@@ -151,9 +186,19 @@ mod tests {
 
     use super::*;
 
+    fn clock() -> Arc<dyn Clock> {
+        struct Still;
+        impl Clock for Still {
+            fn now(&self) -> Timestamp {
+                Timestamp(1)
+            }
+        }
+        Arc::new(Still)
+    }
+
     #[tokio::test]
     async fn transactions_of_one_server_take_turns_and_hold_nobody_else_up() {
-        let gate = Gate::new();
+        let gate = Gate::new(clock());
         let (a, b) = (name!("a"), name!("b"));
         let first = gate.enter(&a, true).await.unwrap();
 
@@ -169,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_server_has_so_many_in_work_so_many_waiting_and_no_more() {
-        let gate = Gate::new();
+        let gate = Gate::new(clock());
         let (a, b) = (name!("a"), name!("b"));
         let mut held = Vec::new();
         for _ in 0..IN_WORK_PER_ORIGIN_MAX {

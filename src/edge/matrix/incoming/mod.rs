@@ -5,15 +5,21 @@
 //! [`routes`]; how much is in work at a time is `gate`'s, how much is read `bodies`'.
 
 mod bodies;
+mod credit;
 mod gate;
 pub mod routes;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::Method;
 use ruma::OwnedServerName;
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::Semaphore,
+    task::block_in_place,
+    time::sleep,
+};
 
 use self::{
     bodies::Bodies,
@@ -76,10 +82,10 @@ impl Incoming {
     /// A way in that checks signatures with these keys.
     pub fn new(keys: Arc<KeyRing>, lists: Arc<Lists>) -> Self {
         Self {
+            gate: Gate::new(keys.clock()),
             keys,
             lists,
             paths: Paths::new(),
-            gate: Gate::new(),
             bodies: Bodies::new(),
             rewriting: Semaphore::new(REWRITING_MAX),
         }
@@ -137,9 +143,10 @@ impl Incoming {
                 };
                 header.verify(&key, ours, request)
             };
-            let mut verified = verify(body.as_written());
+            let mut verified = aside(arrived.body.len(), || verify(body.as_written()));
             if verified.is_err() && !arrived.body.is_empty() {
-                verified = verify(Some(body.rewritten(&self.rewriting).await?));
+                let rewritten = body.rewritten(&self.rewriting).await?;
+                verified = aside(arrived.body.len(), || verify(Some(rewritten)));
             }
             match verified {
                 Ok(()) => {
@@ -154,6 +161,9 @@ impl Incoming {
         }
         let mut why = Why::of(code);
         why.who = claimed; // by its own word
+        // Whoever it is used our time: the next one over this connection comes later.
+        let mebibytes = u32::try_from(arrived.body.len() / (1024 * 1024)).unwrap_or(u32::MAX);
+        sleep(UNSIGNED_PAUSE.saturating_mul(mebibytes.saturating_add(1))).await;
         Err(Refusal::unauthorized(reason).because(why))
     }
 
@@ -304,15 +314,32 @@ impl<'a> Body<'a> {
             text
         } else {
             let _place = places.acquire().await;
-            SignedText::of_body(self.bytes).map_err(|error| not_json(&error))?
+            let text = aside(self.bytes.len(), || SignedText::of_body(self.bytes));
+            text.map_err(|error| not_json(&error))?
         };
         Ok(self.rewritten.insert(text).as_str())
     }
 }
 
+/// Does work on so many bytes. Where they are many, whoever else is served by this thread goes on with
+/// another one meanwhile.
+pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    if bytes > ASIDE_BYTES_MIN && matches!(flavor, Ok(RuntimeFlavor::MultiThread)) {
+        return block_in_place(work);
+    }
+    work()
+}
+
+/// From how many bytes on work on a body takes milliseconds.
+const ASIDE_BYTES_MIN: usize = 256 * 1024;
+
 /// Bodies that are brought into their canonical form at a time. Few are: those that unusual servers
 /// write, and those whose signature is wrong.
 const REWRITING_MAX: usize = 2;
+
+/// How long the refusal is held of a request that is not signed as it must be, for each mebibyte begun.
+const UNSIGNED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Authorization headers of one request: one for each key that its sender has.
 const HEADERS_MAX: usize = 4;

@@ -150,6 +150,11 @@ impl KeyRing {
         }
     }
 
+    /// The time.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.parts.clock)
+    }
+
     /// Who we are.
     pub fn name(&self) -> &ServerName {
         self.parts.ours.name()

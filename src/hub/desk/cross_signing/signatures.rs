@@ -4,7 +4,7 @@
 //! A signature is kept when it is right, by a key that may vouch for such a thing, and on what is
 //! known of it here; for others the answer says why not, one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
     CanonicalJsonObject, OwnedUserId, UserId,
@@ -27,7 +27,7 @@ use crate::{
         fanout::Touched,
         vouched,
     },
-    store::{CrossSigningWrite, KeySignature, KeysChange, Write},
+    store::{CrossSigningWrite, DeviceKeysRecord, KeySignature, KeysChange, Write},
     wire::{
         json as text,
         matrix::{Signature, text_to_sign},
@@ -64,6 +64,8 @@ pub(in crate::hub::desk) async fn upload_signatures(
         user: &caller.user,
         kept: Kept::of(hub, &caller.user).await?,
         masters,
+        devices: hub.store.device_keys(&caller.user).await.map_err(ours)?,
+        signatures: signatures_of(hub, &caller.user, &caller.user).await?,
         room: room_left(hub, &caller.user).await?,
         writes: Vec::new(),
         seen_changed: false,
@@ -108,6 +110,15 @@ async fn masters(
     Ok(masters)
 }
 
+async fn signatures_of(
+    hub: &Hub,
+    of: &UserId,
+    viewer: &UserId,
+) -> Result<BTreeSet<KeySignature>, Refusal> {
+    let signatures = hub.store.key_signatures(of, viewer).await;
+    Ok(signatures.map_err(ours)?.into_iter().collect())
+}
+
 async fn room_left(hub: &Hub, user: &UserId) -> Result<u64, Refusal> {
     let made = hub.store.signatures_made(user).await.map_err(ours)?;
     Ok(SIGNATURES_MAX.saturating_sub(made))
@@ -133,6 +144,9 @@ struct Signing<'a> {
     hub: &'a Hub,
     user: &'a OwnedUserId,
     kept: Kept,
+    /// The user's devices, and what is signed of the user: there may be as many as are in a request.
+    devices: Vec<DeviceKeysRecord>,
+    signatures: BTreeSet<KeySignature>,
     /// The master keys of others.
     masters: BTreeMap<OwnedUserId, String>,
     /// How many more may be kept.
@@ -168,8 +182,7 @@ impl Signing<'_> {
         device: &str,
         signed: &CanonicalJsonObject,
     ) -> Result<(), Refusal> {
-        let there = self.hub.store.device_keys(self.user).await.map_err(ours)?;
-        let record = there.into_iter().find(|record| record.device == device);
+        let record = self.devices.iter().find(|record| record.device == device);
         let record = record.ok_or_else(|| Refusal::not_found("you have no such device or key"))?;
         must_be_the_same(signed, &vouched::read(&record.json).map_err(ours)?)?;
         let key = self.kept.self_signing.as_ref();
@@ -178,7 +191,7 @@ impl Signing<'_> {
         let signature = key.signature_on(signed, self.user, &id);
         let signature = signature
             .ok_or_else(|| unsigned("it carries no valid signature of your self-signing key"))?;
-        let what = KeysChange::Device(record.device);
+        let what = KeysChange::Device(record.device.clone());
         self.keep(&self.user.clone(), (device, id), &signature, what)
             .await
     }
@@ -193,9 +206,8 @@ impl Signing<'_> {
             return Err(Refusal::not_found("you have no master key"));
         };
         must_be_the_same(signed, &master.object)?;
-        let devices = self.hub.store.device_keys(self.user).await.map_err(ours)?;
         let mut found = Vec::new();
-        for record in devices {
+        for record in &self.devices {
             let id = format!("ed25519:{}", record.device);
             if super::signature_of(signed, self.user, &id).is_none() {
                 continue;
@@ -260,8 +272,13 @@ impl Signing<'_> {
             key,
             signature: signature.base64(),
         };
-        let there = self.hub.store.key_signatures(of, self.user).await;
-        if there.map_err(ours)?.contains(&signature) {
+        let is_there = if of == *self.user {
+            self.signatures.contains(&signature)
+        } else {
+            let there = signatures_of(self.hub, of, self.user).await?;
+            there.contains(&signature)
+        };
+        if is_there {
             return Ok(());
         }
         self.room = self.room.checked_sub(1).ok_or_else(|| {

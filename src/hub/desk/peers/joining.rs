@@ -22,7 +22,7 @@ use crate::{
     hub::{
         Hub,
         desk::{access::ours, presence},
-        graph::{self, Fate},
+        graph::{self, Fate, GraphError},
     },
     room::{MemberChange, Membership, Part, Room, StateKey},
     store::RoomRecord,
@@ -85,7 +85,10 @@ pub(super) async fn send_join(
     let join = vouched.as_deref().unwrap_or_else(|| asked.pdu.get());
     let event = member_event(hub, peer, &room, told, (join, Membership::Join)).await?;
     let before = graph::state_before(&hub.store, &room, &event).await;
-    let before = before.map_err(|error| failed(&error))?;
+    let before = before.map_err(|error| match error {
+        GraphError::Missing(_) => unknown_before(),
+        other => failed(&other),
+    })?;
     take(hub, &room, &event).await?;
     presence::meets(hub, room.nid).await;
     let state: Vec<Arc<Pdu>> = before.into_values().collect();
@@ -324,10 +327,12 @@ async fn take(hub: &Hub, room: &RoomRecord, event: &Arc<Pdu>) -> Result<(), Refu
     match fates.into_iter().next() {
         Some(Fate::Accepted | Fate::Known) => Ok(()),
         Some(Fate::SoftFailed(why) | Fate::Refused(why)) => Err(Refusal::forbidden(why)),
-        Some(Fate::Lacks { .. }) | None => Err(Refusal::invalid_param(
-            "the event follows or leans on events that are not known here",
-        )),
+        Some(Fate::Lacks { .. }) | None => Err(unknown_before()),
     }
+}
+
+fn unknown_before() -> Refusal {
+    Refusal::invalid_param("the event follows or leans on events that are not known here")
 }
 
 /// What somebody outside is told of a room.

@@ -26,7 +26,7 @@ mod tests_spaces;
 #[cfg(test)]
 mod tests_tying;
 mod transaction;
-mod tying;
+pub(super) mod tying;
 
 pub(super) use self::{
     joining::vouching,

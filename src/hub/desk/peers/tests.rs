@@ -171,7 +171,7 @@ impl Shared {
     }
 
     /// Zed joins; gives his join.
-    pub(super) async fn zed(&self) -> Pdu {
+    async fn zed(&self) -> Pdu {
         let fields = self.make_join(FAR, ZED).await.unwrap();
         let join = signed(fields);
         self.send_join(FAR, &join).await.unwrap();
@@ -195,6 +195,15 @@ impl Shared {
             .collect()
     }
 
+    /// Somebody of a server joins; gives the join.
+    pub(super) async fn joined(&self, server: &str) -> Pdu {
+        let user = format!("@zed:{server}");
+        let fields = self.make_join(server, &user).await.unwrap();
+        let join = Pdu::sign(fields, Version::V12, &key(server)).unwrap();
+        self.send_join(server, &join).await.unwrap();
+        join
+    }
+
     async fn status(&self, event: &Pdu) -> Option<(Status, bool)> {
         let record = self.hub.hub.store().event(event.hash()).await.unwrap()?;
         Some((record.status, record.seq.is_some()))
@@ -207,7 +216,12 @@ fn signed(fields: PduFields) -> Pdu {
 }
 
 /// A message of Zed's after an event.
-pub(super) fn said(after: &Pdu, join: &Pdu, text: &str) -> Pdu {
+fn said(after: &Pdu, join: &Pdu, text: &str) -> Pdu {
+    said_by(FAR, after, join, text)
+}
+
+/// The same of who has joined from another server.
+pub(super) fn said_by(server: &str, after: &Pdu, join: &Pdu, text: &str) -> Pdu {
     let mut fields = join.fields().clone();
     fields.kind = "m.room.message".to_owned();
     fields.state_key = None;
@@ -218,7 +232,7 @@ pub(super) fn said(after: &Pdu, join: &Pdu, text: &str) -> Pdu {
     fields.auth.retain(|id| *id != *join.id());
     let levels = fields.auth.first().cloned();
     fields.auth = levels.into_iter().chain([join.id().clone()]).collect();
-    signed(fields)
+    Pdu::sign(fields, Version::V12, &key(server)).unwrap()
 }
 
 fn raw(event: &Pdu) -> Box<RawValue> {

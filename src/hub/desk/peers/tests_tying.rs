@@ -6,7 +6,7 @@ use ruma::{
 };
 use serde_json::json;
 
-use super::tests::{Shared, said};
+use super::tests::{Shared, said_by};
 use crate::{
     api::Refusal,
     base::Seq,
@@ -15,8 +15,11 @@ use crate::{
     wire::matrix::{PREV_EVENTS_MAX, Pdu},
 };
 
-/// How many branches the far server leaves: more than one event may follow, and fewer than a room has.
-const FORKS: usize = 35;
+/// Servers that leave branches, and how many each: together more than one event may follow, and fewer
+/// than a room has.
+const SERVERS: [&str; 4] = ["far", "fir", "fur", "for"];
+const FORKS_EACH: usize = 9;
+const FORKS: usize = SERVERS.len() * FORKS_EACH;
 
 impl Shared {
     async fn tips(&self) -> Vec<ruma::OwnedEventId> {
@@ -40,17 +43,27 @@ impl Shared {
     }
 
     async fn forks(&self) -> Vec<Pdu> {
-        let join = self.zed().await;
-        let forks: Vec<Pdu> = (0..FORKS)
-            .map(|number| said(&join, &join, &number.to_string()))
-            .collect();
+        let mut joins = Vec::new();
+        for server in SERVERS {
+            joins.push((server, self.joined(server).await));
+        }
+        let last = joins.last().unwrap().1.clone();
+        let mut forks = Vec::new();
+        for (server, join) in &joins {
+            for number in 0..FORKS_EACH {
+                forks.push(said_by(server, &last, join, &number.to_string()));
+            }
+        }
+        // One server tells those of all.
         let all: Vec<&Pdu> = forks.iter().collect();
-        assert!(
-            self.transaction(&all)
-                .await
-                .iter()
-                .all(|(_, taken)| taken.is_ok())
-        );
+        for all in all.chunks(30) {
+            assert!(
+                self.transaction(all)
+                    .await
+                    .iter()
+                    .all(|(_, taken)| taken.is_ok())
+            );
+        }
         forks
     }
 
@@ -75,8 +88,12 @@ async fn branches_that_one_event_cannot_follow_are_tied_though_nobody_here_talks
     let tips = shared.tips().await;
     assert_eq!(tips.len(), FORKS - PREV_EVENTS_MAX + 1);
     let log = shared.log().await;
-    let knot = log.last().unwrap();
-    assert_eq!(knot.fields().kind, "org.matrix.dummy_event");
+    let knots = log
+        .iter()
+        .filter(|event| event.fields().kind == "org.matrix.dummy_event");
+    let [knot] = knots.collect::<Vec<_>>()[..] else {
+        panic!("not one knot");
+    };
     assert_eq!(knot.fields().sender, shared.ana.user);
     assert_eq!(knot.fields().prev.len(), PREV_EVENTS_MAX);
     assert!(tips.contains(knot.id()));

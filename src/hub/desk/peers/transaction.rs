@@ -348,35 +348,20 @@ impl<'a> Gate<'a> {
         Ok(fates)
     }
 
-    /// Weaves them in together, or where one of them cannot be, each for itself: it must not take
-    /// the others with it.
+    /// What became of each. What is ours to mend is not told as the events' fault: their sender is to
+    /// send them again.
     async fn woven(&self, events: &[Received]) -> Result<Vec<Fate>, Refusal> {
         let (hub, room) = (self.hub, &self.room.id);
         let error = match graph::weave(&hub.store, &hub.writer, room, events).await {
             Ok((fates, _)) => return Ok(fates),
             Err(error) => error,
         };
-        tracing::warn!(%error, %room, events = events.len(), "events could not be taken");
-        let refused = match error {
-            GraphError::NoSuchRoom
-            | GraphError::Missing(_)
-            | GraphError::Resolve(_)
-            | GraphError::NotAsTold(_) => Fate::Refused(error.to_string()),
-            // Ours, not the events': their sender is to send them again.
-            GraphError::Write(error) => return Err(error.into()),
-            GraphError::Store(error) => return Err(ours(error)),
-        };
-        if events.len() < 2 {
-            return Ok(vec![refused; events.len()]);
+        tracing::warn!(%error, %room, "events could not be taken");
+        match error {
+            GraphError::Write(error) => Err(error.into()),
+            GraphError::Store(error) => Err(ours(error)),
+            other => Ok(vec![Fate::Refused(other.to_string()); events.len()]),
         }
-        let mut fates = vec![refused; events.len()];
-        for at in graph::in_order(events) {
-            if let (Some(event), Some(fate)) = (events.get(at), fates.get_mut(at)) {
-                let alone = Box::pin(self.woven(std::slice::from_ref(event))).await?;
-                *fate = alone.into_iter().next().unwrap_or(Fate::Known);
-            }
-        }
-        Ok(fates)
     }
 
     /// Events between what is known here and what was sent.

@@ -3,13 +3,18 @@
 //! Without that they would stay: an event of ours follows twenty, and a room whose branches are forty
 //! hides what makes another one. Nobody has to say anything for it.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use ruma::RoomId;
+use ruma::{OwnedRoomId, RoomId};
 
 use super::policy;
 use crate::{
     api::Refusal,
+    base::Timestamp,
     hub::{
         Hub,
         desk::access::ours,
@@ -25,6 +30,31 @@ const KNOTS_MAX: usize = 3;
 /// How many of this hub's users in the room are looked at for one who may send such an event.
 const SENDERS_MAX: usize = 16;
 
+/// How long a room is left alone after it was tied: who goes on forking must not have us work for it.
+const REST: Duration = Duration::from_secs(5);
+
+/// How many rooms are remembered as tied.
+const TIED_MAX: usize = 1024;
+
+/// Which rooms were tied, and when.
+#[derive(Default)]
+pub(in crate::hub::desk) struct Tied(Mutex<HashMap<OwnedRoomId, Timestamp>>);
+
+impl Tied {
+    /// Whether a room may be tied now; if so it rests from then on.
+    fn is_due(&self, room: &RoomId, now: Timestamp) -> bool {
+        let mut tied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tied.len() >= TIED_MAX || tied.contains_key(room) {
+            tied.retain(|_, last| now.since(*last) < REST);
+        }
+        if tied.contains_key(room) || tied.len() >= TIED_MAX {
+            return false;
+        }
+        tied.insert(room.to_owned(), now);
+        true
+    }
+}
+
 /// Ties a room's branches, if there are more than one event can follow and one of our users may.
 pub(super) async fn tie(hub: &Hub, room: &RoomId) {
     match tied(hub, room).await {
@@ -38,7 +68,9 @@ pub(super) async fn tie(hub: &Hub, room: &RoomId) {
 
 async fn tied(hub: &Hub, room: &RoomId) -> Result<usize, Refusal> {
     let mut knots = 0;
-    // Two at the same time make an event too many, and no harm.
+    if loose(hub, room).await?.is_none() || !hub.desk.tied.is_due(room, hub.now()) {
+        return Ok(knots);
+    }
     while knots < KNOTS_MAX
         && let Some(record) = loose(hub, room).await?
         && knot(hub, &record).await?

@@ -319,7 +319,9 @@ impl Presences {
                 again.push(user.clone());
             }
         }
-        over.iter().for_each(|user| board.forget(user));
+        for user in &over {
+            board.forget(user);
+        }
         for user in changed {
             if self.refresh(&mut board, &user, now) {
                 look.changed.push(user);

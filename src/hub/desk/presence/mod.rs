@@ -152,7 +152,7 @@ pub(super) async fn set_presence(
     let device = (&*caller.user, &*caller.device);
     let changed = presences.says(device, &state, status, hub.now());
     if changed.unwrap_or(false) {
-        wake(hub, [&caller.user]).await;
+        changed_by(hub, caller).await;
     }
     Ok(set_presence::v3::Response::new())
 }
@@ -178,7 +178,7 @@ pub(super) async fn syncs<'a>(
         device: caller.device.clone(),
     };
     if changed {
-        wake(hub, [&caller.user]).await;
+        changed_by(hub, caller).await;
     }
     Some(syncing)
 }
@@ -188,7 +188,7 @@ pub(super) async fn acts(hub: &Hub, door: Door, caller: &Caller) {
     if let Some(presences) = through(hub, door)
         && presences.acts(&caller.user, &caller.device, hub.now())
     {
-        wake(hub, [&caller.user]).await;
+        changed_by(hub, caller).await;
     }
 }
 
@@ -197,7 +197,7 @@ pub(super) async fn appears(hub: &Hub, door: Door, caller: &Caller) {
     if let Some(presences) = through(hub, door)
         && presences.appears(&caller.user, hub.now())
     {
-        wake(hub, [&caller.user]).await;
+        changed_by(hub, caller).await;
     }
 }
 
@@ -218,6 +218,13 @@ async fn sees(hub: &Hub, viewer: &UserId, user: &UserId) -> Result<bool, Refusal
         return Ok(true);
     }
     hub.store.share_a_room(viewer, user).await.map_err(ours)
+}
+
+/// Wakes those who see that the caller shows something else, unless that is too often.
+async fn changed_by(hub: &Hub, caller: &Caller) {
+    if hub.desk.rates().shown(caller).is_ok() {
+        wake(hub, [&caller.user]).await;
+    }
 }
 
 /// Wakes those who may see these users and wait for news. What changed stands on the board already:

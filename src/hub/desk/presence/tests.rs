@@ -145,6 +145,33 @@ async fn a_change_wakes_those_who_share_a_room_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn who_changes_all_the_time_wakes_the_others_now_and_then_only() {
+    let hub = hub().await;
+    let ana = hub.account("ana").await;
+    let bob = hub.account("bob").await;
+    hub.public_room(&ana, &[&bob]).await;
+    let since = next(&peeks(&hub, &bob, None).await);
+    let mut woken = 0;
+    let mut bobs = hub.hub.fanout.listen(&bob.user);
+    for turn in 0..30 {
+        says(&hub, &ana, PresenceState::Online, Some(&turn.to_string()))
+            .await
+            .unwrap();
+        tokio::select! {
+            biased;
+            _ = bobs.woken() => woken += 1,
+            () = std::future::ready(()) => {}
+        }
+    }
+    assert_eq!(woken, 10);
+    let answer = peeks(&hub, &bob, Some(&since)).await;
+    assert_eq!(
+        answer["presence"]["events"][0]["content"]["status_msg"],
+        "29"
+    );
+}
+
+#[tokio::test]
 async fn filters_choose_whose_presence_is_told_and_how_many() {
     let hub = hub().await;
     let ana = hub.account("ana").await;

@@ -9,7 +9,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    ENTRY_PATIENCE, is_ours, lied, odd,
+    ENTRY_PATIENCE, is_ours, lied, may_be_of, odd,
     outside::{Outside, keep, shown},
     version_of,
 };
@@ -152,6 +152,10 @@ pub(in crate::hub::desk) async fn invited(
     asked: create_invite::v2::Request,
 ) -> Result<create_invite::v2::Response, Refusal> {
     let version = version_of(Some(&asked.room_version))?;
+    if !may_be_of(&asked.room_id, version) {
+        let message = format!("{} is no room of version {version}", asked.room_id);
+        return Err(Refusal::invalid_param(message));
+    }
     let event = hub.remote.verified(asked.event.get(), version).await;
     let event = event.map_err(|error| match error {
         Unverified::Form(why) | Unverified::Wrong(why) => {

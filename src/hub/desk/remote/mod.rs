@@ -152,6 +152,11 @@ fn version_of(said: Option<&RoomVersionId>) -> Result<Version, Refusal> {
         .map_err(|error| Refusal::new(Code::IncompatibleRoomVersion, error.to_string()))
 }
 
+/// Whether a room of this id can have this version: since v12 an id names no server.
+fn may_be_of(room: &RoomId, version: Version) -> bool {
+    version.room_id_is_create_hash() != room.as_str().contains(':')
+}
+
 /// Why nobody let a user in: what each server said.
 #[derive(Default)]
 struct Refusals(Vec<(OwnedServerName, Refusal)>);

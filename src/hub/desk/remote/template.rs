@@ -11,7 +11,7 @@ use crate::{
     wire::matrix::{Pdu, PduFields, Version},
 };
 
-use super::lied;
+use super::{lied, may_be_of};
 
 /// Names who lets a user into a restricted room; that user's server has to sign, too.
 pub(super) const VOUCHING: &str = "join_authorised_via_users_server";
@@ -37,7 +37,7 @@ pub(super) fn rebuilt(
     wanted: Wanted<'_>,
     (version, template): (Version, &RawValue),
 ) -> Result<Pdu, Refusal> {
-    if version.room_id_is_create_hash() == wanted.room.as_str().contains(':') {
+    if !may_be_of(wanted.room, version) {
         let why = format!("{} is no room of version {version}", wanted.room);
         return Err(lied(why));
     }

@@ -24,6 +24,10 @@ use crate::{
 /// Whom the caller met and parted from in encrypted rooms since the last sync, and where else they
 /// may have met somebody.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "who was met, and who was parted from"
+)]
 pub(super) struct Met {
     pub(super) met: BTreeSet<OwnedUserId>,
     pub(super) parted: BTreeSet<OwnedUserId>,

@@ -8,19 +8,20 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     api::{Beside, Code, Command, Refusal, Reply, Thin, ThinReply},
-    base::{Clock, Seq},
+    base::{Clock, Seq, Timestamp},
     hub::{
         Hub, HubParts, Settings,
         desk::rooms::testing::wish,
         testing::{self, Person, SERVER, TestHub},
     },
     store::{
-        Write,
+        OutsideRecord, Write,
         media::MediaFiles,
         sqlite::{OpenOptions, Sqlite},
     },
     wire::{
         cbor::{self, KeyForm},
+        matrix::{Pdu, PduFields, Version},
         thin::{
             Alias, Body, Draft, LinkProfile, Membership, MlsGroup, NameKind, Record, Shown,
             WholeEntry, deflate, encode_records,
@@ -751,4 +752,92 @@ async fn a_hello_tells_the_time_and_only_https_is_a_wake_hook() {
     let test = test.restarted().await;
     assert_eq!(hello(&test).await.generation, before.generation);
     test.thin(&ana, Thin::WakeHook(None)).await.unwrap();
+}
+
+/// What another server has told of a room of its own.
+fn elsewhere(who: &Person, membership: crate::room::Membership, name: &str, at: u64) -> Write {
+    let content = serde_json::from_value(json!({ "membership": membership.as_str() }));
+    let fields = PduFields {
+        room_id: "!tea:far".try_into().unwrap(),
+        kind: "m.room.member".to_owned(),
+        sender: "@zed:far".try_into().unwrap(),
+        state_key: Some(who.user.to_string()),
+        content: content.unwrap(),
+        redacts: None,
+        at: Timestamp(at),
+        depth: 5,
+        prev: Vec::new(),
+        auth: Vec::new(),
+    };
+    let key = crate::room::testing::key("far");
+    let event = Pdu::sign(fields, Version::V11, &key).unwrap();
+    let shown = json!([{"type": "m.room.name", "state_key": "", "content": {"name": name}}]);
+    Write::Outside(Box::new(OutsideRecord {
+        user: who.user.clone(),
+        room_id: "!tea:far".try_into().unwrap(),
+        membership,
+        version: Version::V11,
+        via: "far".try_into().unwrap(),
+        event: event.json().clone(),
+        state: shown.to_string().into(),
+        position: crate::base::Position::ZERO,
+    }))
+}
+
+#[tokio::test]
+async fn invitations_into_rooms_elsewhere_come_in_their_place_and_once() {
+    use crate::room::Membership as Is;
+    let test = testing::hub().await;
+    let [ana, bob] = [test.account("ana").await, test.account("bob").await];
+    let here = test.public_room(&ana, &[&bob]).await;
+    let start = test.inbox(&bob, None, 1024).await.through;
+    test.say(&ana, &here, "before").await;
+    let now = test.hub.now().0;
+    let long = "A teahouse with a name that goes on and on and on";
+    test.write(vec![elsewhere(&bob, Is::Invite, long, now)])
+        .await;
+    test.say(&ana, &here, "between").await;
+    test.write(vec![elsewhere(&bob, Is::Leave, long, now)])
+        .await;
+    test.write(vec![elsewhere(&bob, Is::Invite, "Teahouse", now)])
+        .await;
+
+    for bytes_max in [120, 1024] {
+        let (mut after, mut told) = (start, Vec::new());
+        loop {
+            let piece = test.inbox(&bob, after, bytes_max).await;
+            for record in &piece.records {
+                let Shown::Entry { body, .. } = &record.what else {
+                    continue;
+                };
+                told.push(match body {
+                    Body::Text(said) => said.clone(),
+                    Body::State { content, .. } => {
+                        let bytes = record.encoded_len();
+                        assert!(bytes <= 40, "{bytes} bytes: {record:?}");
+                        cbor::decode(content).unwrap().value.to_string()
+                    }
+                    other => panic!("{other:?}"),
+                });
+            }
+            after = piece.through;
+            if !piece.more {
+                break;
+            }
+        }
+        // Of one room the last word counts; what it was before is not told any more.
+        let invited = r#"{"membership":"invite","name":"Teahouse"}"#;
+        assert_eq!(told, ["before", "between", invited], "{bytes_max}");
+        let quiet = test.inbox(&bob, after, 1024).await;
+        assert!(quiet.records.is_empty() && quiet.through == after);
+    }
+    let ThinReply::Names(names) = test.thin(&bob, Thin::Names(Vec::new())).await.unwrap() else {
+        panic!("another answer");
+    };
+    assert!(names.iter().any(|name| name.text == "!tea:far"));
+    let gone = Thin::Inbox {
+        after: Some((names.len() as u64, Seq(u64::from(u32::MAX)))),
+        bytes_max: 99,
+    };
+    test.thin(&bob, gone).await.unwrap_err();
 }
