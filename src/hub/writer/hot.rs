@@ -33,6 +33,9 @@ pub(super) struct Hot {
     pub(super) branches: HashMap<OwnedEventId, StateNid>,
     /// The tick at which it was last used.
     pub(super) used: u64,
+    /// Whether it holds the whole state of a room that was joined elsewhere, as it has to until that
+    /// is stored. An event needs a few pieces of it, and each one copies what is held.
+    pub(super) is_whole: bool,
 }
 
 /// What an event's store has to know besides: this hub, and what the member that the event is about
@@ -55,7 +58,14 @@ impl Hot {
             servers: Arc::default(),
             branches: HashMap::new(),
             used,
+            is_whole: false,
         }
+    }
+
+    /// Whether it is better read anew, piece by piece, than kept once it is stored: it holds too much,
+    /// or nobody here is told of the room any more.
+    pub(super) fn is_spent(&self) -> bool {
+        self.is_whole || self.audience.is_empty()
     }
 
     /// The writes that store an applied event, and keep the rows in step with it.

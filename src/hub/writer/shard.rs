@@ -311,6 +311,7 @@ impl Shard {
     /// Tells what became of the oldest batch.
     async fn settle(&mut self, settled: Settled) {
         if self.tell(settled) {
+            self.let_go();
             return;
         }
         // What was staged on top of it is void as well: the committer refuses it by its
@@ -353,20 +354,34 @@ impl Shard {
         }
     }
 
+    /// Forgets rooms that need not be kept, once nothing of theirs is on its way to the store.
+    fn let_go(&mut self) {
+        if !self.rooms.values().any(Hot::is_spent) {
+            return;
+        }
+        let staged = staged(&self.in_flight);
+        self.rooms
+            .retain(|id, hot| !hot.is_spent() || staged.contains(id));
+    }
+
     /// Forgets the rooms longest unused when there are too many, or too much of them.
     fn make_room(&mut self) {
         let held: usize = self.rooms.values().map(|hot| hot.room.known_len()).sum();
         if self.rooms.len() <= HOT_ROOMS_MAX && held <= HOT_STATE_MAX {
             return;
         }
-        let in_flight = self.in_flight.iter();
-        let staged: HashSet<&OwnedRoomId> = in_flight.flat_map(|batch| &batch.rooms).collect();
+        let staged = staged(&self.in_flight);
         let mut used: Vec<u64> = self.rooms.values().map(|hot| hot.used).collect();
         used.sort_unstable();
         let cut = used.get(used.len() / 2).copied().unwrap_or(0);
         self.rooms
             .retain(|id, hot| hot.used > cut || staged.contains(id));
     }
+}
+
+/// The rooms that have something on its way to the store.
+fn staged(in_flight: &VecDeque<InFlight>) -> HashSet<&OwnedRoomId> {
+    in_flight.iter().flat_map(|batch| &batch.rooms).collect()
 }
 
 type Settled = (Result<(Position, Vec<Claimed>), WriteError>, Vec<Answer>);

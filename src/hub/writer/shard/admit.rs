@@ -104,6 +104,7 @@ impl Hot {
         let states = admission.states.iter().cloned().map(Write::State);
         staging.writes.extend(states);
         if let Onto::Arrival { base, .. } = admission.onto {
+            self.is_whole = true;
             self.room.settle(Vec::new(), []);
             self.branches.clear();
             let marker = self.marker(&Marker::Arrived, base);
