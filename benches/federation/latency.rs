@@ -18,7 +18,7 @@ const MESSAGES: usize = 60;
 /// the last message left them to do.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Synapse's p50 of the hub's, at most.
+/// The hub's p50 of that of the same way between Synapses, at most.
 const RATIO_MAX: f64 = 1.0;
 
 /// One way from server to server.
@@ -41,8 +41,8 @@ pub(crate) async fn measure(stage: &mut Stage, report: &mut Report) -> Result<()
     let mut ways = [
         way("hub to Synapse", hub, first, &with_hub).await?,
         way("Synapse to hub", first, hub, &with_hub).await?,
-        way("Synapse to Synapse", first, second, &without).await?,
-        way("Synapse to Synapse", second, first, &without).await?,
+        way("Synapse to another Synapse", first, second, &without).await?,
+        way("another Synapse to Synapse", second, first, &without).await?,
     ];
     for number in 0..MESSAGES {
         // Forth and back, so that none is always the one after the same other one.
@@ -53,12 +53,12 @@ pub(crate) async fn measure(stage: &mut Stage, report: &mut Report) -> Result<()
             way.spans.push(span.as_secs_f64() * 1000.0);
         }
     }
-    let [to, from, mut base, back] = ways;
-    base.spans.extend(back.spans);
-    let p50 = tell(report, &mut base, None);
-    for mut way in [to, from] {
-        tell(report, &mut way, Some(p50));
-    }
+    let [mut to, mut from, mut forth, mut back] = ways;
+    // What is heard by the same Synapse, and what is said by it.
+    let heard = tell(report, &mut back, None);
+    tell(report, &mut to, Some(heard));
+    let said = tell(report, &mut forth, None);
+    tell(report, &mut from, Some(said));
     Ok(())
 }
 
@@ -101,7 +101,7 @@ impl Way {
             since,
             ..
         } = self;
-        let text = format!("{text} {}", self.name);
+        let text = format!("{text} {}", self.name); // others are heard in this room, too
         let send = async {
             tokio::time::sleep(PAUSE).await;
             let began = now();

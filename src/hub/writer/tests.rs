@@ -261,6 +261,43 @@ async fn a_shard_that_is_never_idle_forgets_rooms_but_not_those_being_stored() {
 }
 
 #[tokio::test]
+async fn a_room_that_the_last_user_here_has_left_is_not_kept_in_memory() {
+    let mut bench = Bench::new();
+    let room = bench.room().await;
+    for text in ["one", "two"] {
+        let told = bench.ask(&room, message(text));
+        let batch = bench.batch().await;
+        bench.store(batch).await.unwrap();
+        told.await.unwrap().unwrap();
+    }
+    let leave = Submission {
+        draft: Draft {
+            sender: ana(),
+            parts: vec![Part::Member {
+                target: ana(),
+                change: MemberChange::Leave,
+                content: CanonicalJsonObject::new(),
+            }],
+        },
+        sent_by: None,
+        txn: None,
+    };
+    let told = bench.ask(&room, Wanted::Append(leave, None));
+    let batch = bench.batch().await;
+    bench.store(batch).await.unwrap();
+    told.await.unwrap().unwrap();
+
+    let before = bench.store.operations();
+    let told = bench.ask(&room, message("three"));
+    let refused = told.await.unwrap().unwrap_err();
+    assert!(matches!(refused, WriteError::Refused(_)), "{refused:?}");
+    assert!(
+        bench.store.operations() > before,
+        "the room is still in memory"
+    );
+}
+
+#[tokio::test]
 async fn what_was_stored_after_all_is_told_without_waiting_for_the_next_commit() {
     let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
     let mut room = Pen::new(&*store, "room");
