@@ -22,6 +22,11 @@
 //!
 //! Not by criterion, as the `synapse` bench says.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "lists of a length that the bench has chosen itself; where it errs, it stops"
+)]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod events;

@@ -101,7 +101,7 @@ impl Scripted {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let port = listener.local_addr()?.port();
             let name: OwnedServerName = format!("localhost:{port}").try_into()?;
-            let named = Arc::new(Named {
+            let door_of = Arc::new(Named {
                 key: key_of(name.as_str())?,
                 shared: Arc::clone(&shared),
             });
@@ -109,7 +109,7 @@ impl Scripted {
                 listener,
                 acceptor: acceptor.clone(),
             };
-            tokio::spawn(axum::serve(door, routes(named)).into_future());
+            tokio::spawn(axum::serve(door, routes(door_of)).into_future());
             names.push(name);
         }
         let first = names.first().ok_or("no name")?;

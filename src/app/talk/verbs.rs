@@ -46,24 +46,13 @@ pub(super) async fn verb(
             public,
             room_version,
         } => {
-            let preset = if public {
-                "public_chat"
-            } else {
-                "private_chat"
-            };
-            let mut wish = json!({ "preset": preset, "invite": invite });
+            let preset = if public { "public_chat" } else { "private_chat" };
             let optional = [
                 ("name", name),
                 ("room_alias_name", alias),
                 ("room_version", room_version),
             ];
-            for (key, value) in optional {
-                if let Some(value) = value {
-                    wish[key] = value.into();
-                }
-            }
-            let room = client.create_room(wish).await.map_err(failed)?;
-            Ok(Said::one(room.as_str(), json!({ "room_id": room })))
+            create(client, json!({ "preset": preset, "invite": invite }), optional).await
         }
         ClientVerb::Invite { room, user } => {
             let room = room_id(client, &room).await?;
@@ -134,6 +123,20 @@ pub(super) async fn verb(
             Err(Failure::failed("CLIENT_VERB", "this is done elsewhere"))
         }
     }
+}
+
+async fn create(
+    client: &mut Client,
+    mut wish: Json,
+    optional: [(&str, Option<String>); 3],
+) -> Result<Said, Failure> {
+    for (key, value) in optional {
+        if let Some(value) = value {
+            wish[key] = value.into();
+        }
+    }
+    let room = client.create_room(wish).await.map_err(failed)?;
+    Ok(Said::one(room.as_str(), json!({ "room_id": room })))
 }
 
 async fn read(
