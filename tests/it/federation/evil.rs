@@ -61,7 +61,7 @@ struct Evil {
     ana: Client,
     /// The servers: the hub, and the evil ones.
     hub: String,
-    evil: Vec<String>,
+    servers: Vec<String>,
     said: u32,
 }
 
@@ -76,7 +76,7 @@ impl Evil {
             let mut evil = Self {
                 ana: here.client("ana").await?,
                 hub: here.hub.name().to_owned(),
-                evil: here.scripted.servers.clone(),
+                servers: here.scripted.servers.clone(),
                 said: 0,
                 here,
             };

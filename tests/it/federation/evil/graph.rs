@@ -1,9 +1,8 @@
 //! What the graph of a room can be burdened with.
 
-use std::time::Instant;
-
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{Evil, MIB_MAX, cases, text};
 

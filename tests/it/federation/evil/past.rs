@@ -1,10 +1,11 @@
 //! Rooms whose past is not as it should be.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::Failed;
 use ruma::OwnedRoomId;
 use serde_json::json;
+use tokio::time::Instant;
 use tramline::client::Call;
 
 use super::{Evil, text};
@@ -16,7 +17,7 @@ pub(super) fn a_past_full_of_rejected_events_is_read_to_its_beginning() -> Resul
             let made = evil.ask(&made)?;
             let room: OwnedRoomId = text(&made["room_id"])?.try_into()?;
             let mut join = Call::post(&["join", room.as_str()], json!({}));
-            join.query = vec![("via", evil.evil[0].clone())];
+            join.query = vec![("via", evil.servers[0].clone())];
             evil.ana.call("join", join).await?;
             let shown = evil.timeline(&room).await?;
             let shown: Vec<_> = shown
@@ -57,7 +58,7 @@ pub(super) fn a_past_that_is_made_up_comes_to_an_end() -> Result<(), Failed> {
             let room: OwnedRoomId = text(&made["room_id"])?.try_into()?;
             evil.ask(&json!({"op": "backfill", "room_id": room.as_str(), "how": how}))?;
             let mut join = Call::post(&["join", room.as_str()], json!({}));
-            join.query = vec![("via", evil.evil[0].clone())];
+            join.query = vec![("via", evil.servers[0].clone())];
             evil.ana.call("join", join).await?;
             let begun = Instant::now();
             let shown = evil.newest(&room, 250).await?;

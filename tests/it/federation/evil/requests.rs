@@ -89,7 +89,7 @@ pub(super) fn what_comes_beside_the_events_is_believed_of_its_own_users_only() -
         let event = evil.ana.say(&room, "event", "event").await?;
         let since = evil.ana.sync(None, 0).await?["next_batch"].clone();
         let since = since.as_str().ok_or("no token")?.to_owned();
-        let foreign = format!("@theirs:{}", evil.evil[1]);
+        let foreign = format!("@theirs:{}", evil.servers[1]);
         let told = evil.ask(&json!({
             "op": "edus", "to": evil.hub, "room_id": room.as_str(), "victim": evil.ana_id(),
             "foreign": foreign, "elsewhere": elsewhere.as_str(), "event": event, "flood": 3,
@@ -111,10 +111,10 @@ pub(super) fn what_comes_beside_the_events_is_believed_of_its_own_users_only() -
             .into_iter()
             .flatten()
             .find(|event| event["type"] == "m.typing");
-        let mal = format!("@mal:{}", evil.evil[0]);
+        let theirs = format!("@mal:{}", evil.servers[0]);
         assert_eq!(
             typing.ok_or("nobody types")?["content"]["user_ids"],
-            json!([mal]),
+            json!([theirs]),
             "{news}"
         );
         assert!(!shown.contains(&foreign), "{shown}");
@@ -123,7 +123,7 @@ pub(super) fn what_comes_beside_the_events_is_believed_of_its_own_users_only() -
             .cloned()
             .unwrap_or_default();
         for message in &mail {
-            assert_eq!(message["sender"], mal, "{message}");
+            assert_eq!(message["sender"], theirs, "{message}");
         }
         let changed = &news["device_lists"]["changed"];
         assert!(!changed.to_string().contains(&evil.ana_id()), "{changed}");

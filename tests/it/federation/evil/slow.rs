@@ -1,9 +1,10 @@
 //! Connections that are never done, and answers that lead elsewhere.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::Failed;
 use serde_json::json;
+use tokio::time::Instant;
 use tramline::client::Call;
 
 use super::{Evil, text};
@@ -35,7 +36,7 @@ pub(super) fn who_is_slow_holds_nobody_up() -> Result<(), Failed> {
             evil.ask(&lie)?;
             let (room, via) = (
                 text(&made["room_id"])?.to_owned(),
-                evil.evil[server].clone(),
+                evil.servers[server].clone(),
             );
             let mut ana = evil.here.client("ana").await?;
             joins.push(tokio::spawn(async move {
@@ -81,7 +82,7 @@ pub(super) fn nobody_is_led_astray() -> Result<(), Failed> {
     Evil::trial(2, async |evil| {
         let made = evil.ask(&json!({"op": "room", "version": "11"}))?;
         let room = text(&made["room_id"])?.to_owned();
-        let (other, own) = (evil.evil[1].clone(), evil.evil[0].clone());
+        let (other, own) = (evil.servers[1].clone(), evil.servers[0].clone());
         for (status, location) in [
             (
                 301,
