@@ -280,8 +280,8 @@ pub struct KeysArgs {
 pub enum KeysVerb {
     /// Make a new signing key and publish the old one as old; the hub must not run
     #[command(
-        after_help = "Example:\n  systemctl stop tramline && tramline keys rotate && systemctl start tramline\n\n\
-                      The old key's file is kept beside the new one's. Linked devices notice nothing."
+        after_help = "Example:\n  tramline keys rotate --config /srv/hub/tramline.toml\n\n\
+                      Stop the hub before, and start it after. The old key's file is kept beside the new one's. Linked devices notice nothing."
     )]
     Rotate(HubArgs),
 }

@@ -88,9 +88,11 @@ fn note_old(list: &Path, line: &str) -> io::Result<()> {
     let others = before
         .lines()
         .filter(|old| old.split(' ').next() != Some(id));
-    let mut text: String = others.map(|old| format!("{old}\n")).collect();
-    text.push_str(line);
-    text.push('\n');
+    let mut text = String::new();
+    for line in others.chain([line]) {
+        text.push_str(line);
+        text.push('\n');
+    }
     replace(&list.with_extension("new"), list, &text)
 }
 

@@ -362,11 +362,11 @@ impl Write {
             | Self::OneTimeKey { json, .. }
             | Self::FallbackKey { json, .. }
             | Self::Mail { json, .. }
-            | Self::PeerKeys { json, .. } => json.len(),
-            Self::Parcel { edu, .. } => edu.len(),
-            Self::CrossSigning(CrossSigningWrite::Key {
+            | Self::PeerKeys { json, .. }
+            | Self::CrossSigning(CrossSigningWrite::Key {
                 json: Some(json), ..
             }) => json.len(),
+            Self::Parcel { edu, .. } => edu.len(),
             Self::RemoteDevice {
                 known: Some((_, keys)),
                 ..

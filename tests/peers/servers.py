@@ -3,13 +3,14 @@
 
   servers.py asks  --ca ca.pem --hub URL NAME KEY.pem ana:password --synapse URL NAME SIGNING.KEY TOKEN [--version 12]
   servers.py keys  --ca ca.pem --hub URL NAME KEY.pem ana:password --synapse URL NAME SIGNING.KEY TOKEN --old-key ID
-  servers.py gap   ... --room ID --event ID
+  servers.py event ... --event ID
+  servers.py gap   ... --event ID --pdu JSON
 
 «asks»: profiles, aliases, directories, spaces, events by time, files and thumbnails, keys of devices, what goes beside
 events, each caused by a user of one server at their own; then what reads a room's graph, asked as the Synapse with its
 key, and one transaction with a good event and a bad one. «keys»: the hub's own keys after a rotation, and what it says of
-others' as a notary, checked with signedjson. «gap»: as the hub, gives the Synapse one event of which it lacks what is before
-it. One JSON line on stdout; on failure a reason on stderr and exit code 1.
+others' as a notary, checked with signedjson. «event»: as the Synapse, asks the hub for an event. «gap»: as
+the hub, gives the Synapse that event, of which it lacks what is before it. One JSON line on stdout; on failure a reason on stderr and exit code 1.
 """
 import argparse
 import base64
@@ -426,9 +427,13 @@ def keys(hub, synapse, old):
     return {"now": now[0], "old": list(own["old_verify_keys"])}
 
 
-def gap(hub, synapse, room, event):
+def event(hub, synapse, wanted):
+    """An event of the hub's, as it is given to the Synapse: which need not run, but this is a sign of life of it."""
+    return synapse.server.good(hub.server, "GET", f"{FED}/event/{esc(wanted)}")["pdus"][0]
+
+
+def gap(hub, synapse, event, pdu):
     """The hub's newest event of a room, given to the Synapse before those that it lacks."""
-    pdu = synapse.server.good(hub.server, "GET", f"{FED}/event/{esc(event)}")["pdus"][0]
     body = {"origin": hub.name, "origin_server_ts": int(time.time() * 1000), "pdus": [pdu], "edus": []}
     transaction = f"{FED}/send/{secrets.token_hex(6)}"
 
@@ -449,17 +454,21 @@ class Side:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["asks", "keys", "gap"])
+    parser.add_argument("verb", choices=["asks", "keys", "event", "gap"])
     parser.add_argument("--ca", required=True)
     parser.add_argument("--hub", nargs=4, required=True, metavar=("URL", "NAME", "KEY", "USER:PASSWORD"))
     parser.add_argument("--synapse", nargs=4, required=True, metavar=("URL", "NAME", "KEY", "TOKEN"))
     parser.add_argument("--version", default="12")
     parser.add_argument("--old-key")
-    parser.add_argument("--room")
     parser.add_argument("--event")
+    parser.add_argument("--pdu")
     args = parser.parse_args()
     hub = Side(*args.hub[:3], args.ca, True)
     synapse = Side(*args.synapse[:3], args.ca, False)
+    if args.verb in ("event", "gap"):
+        done = event(hub, synapse, args.event) if args.verb == "event" else gap(hub, synapse, args.event, json.loads(args.pdu))
+        print(json.dumps(done or {}))
+        return
     name, _, password = args.hub[3].partition(":")
     login = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": name}, "password": password}
     status, _, data = hub.http.ask("POST", V3 + "/login", login)
@@ -469,8 +478,6 @@ def main():
     done = {}
     if args.verb == "keys":
         done = keys(hub, synapse, args.old_key)
-    elif args.verb == "gap":
-        gap(hub, synapse, args.room, args.event)
     else:
         steps = []
         for here, there in ((hub, synapse), (synapse, hub)):

@@ -46,21 +46,21 @@ pub(super) async fn verb(
             public,
             room_version,
         } => {
-            let mut wish = json!({
-                "preset": if public { "public_chat" } else { "private_chat" },
-                "invite": invite,
-            });
+            let preset = if public {
+                "public_chat"
+            } else {
+                "private_chat"
+            };
+            let mut wish = json!({ "preset": preset, "invite": invite });
             let optional = [
                 ("name", name),
                 ("room_alias_name", alias),
                 ("room_version", room_version),
             ];
-            if let Some(wish) = wish.as_object_mut() {
-                wish.extend(
-                    optional
-                        .into_iter()
-                        .filter_map(|(key, value)| Some((key.to_owned(), value?.into()))),
-                );
+            for (key, value) in optional {
+                if let Some(value) = value {
+                    wish[key] = value.into();
+                }
             }
             let room = client.create_room(wish).await.map_err(failed)?;
             Ok(Said::one(room.as_str(), json!({ "room_id": room })))

@@ -3,7 +3,7 @@
 //!
 //! A body is read before it is known who sent it, because the signature is over it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -81,7 +81,7 @@ impl Https {
         (peer, number): (SocketAddr, RequestId),
         parts: &Parts,
     ) -> Result<(Place, Origin), Refusal> {
-        let from = authenticated(federation, parts, &[]).await?;
+        let from = authenticated(federation, peer.ip(), parts, &[]).await?;
         let place = federation.incoming.place_for_file(&from).await?;
         Ok((place, origin(peer, number, from.credentials())))
     }
@@ -98,7 +98,7 @@ impl Https {
         let max = asked.endpoint.request_bytes_max();
         let room = federation.incoming.room(peer.ip(), body.length()).await?;
         let body = body.whole_up_to(max, self.limits.body).await?;
-        let from = authenticated(federation, parts, &body).await?;
+        let from = authenticated(federation, peer.ip(), parts, &body).await?;
         let place = federation.incoming.place(&from, asked).await?;
         let query = parts.uri.query().unwrap_or_default();
         let bytes = body.len();
@@ -159,6 +159,7 @@ fn in_parts(file: MediaObject, id: &str) -> Response<Body> {
 /// Who sent a request. Whatever acts on behalf of another server takes what this gives.
 async fn authenticated(
     federation: &Federation,
+    address: IpAddr,
     parts: &Parts,
     body: &[u8],
 ) -> Result<Authenticated, Refusal> {
@@ -170,7 +171,10 @@ async fn authenticated(
     };
     let shown = parts.headers.get_all(header::AUTHORIZATION).iter();
     let shown = shown.map(HeaderValue::as_bytes);
-    let from = federation.incoming.authenticate(arrived, shown).await;
+    let from = federation
+        .incoming
+        .authenticate(address, arrived, shown)
+        .await;
     from.map_err(|refusal| match refusal.code {
         Code::Unauthorized => refusal.known(|why| {
             why.code.get_or_insert("SIGNATURE");

@@ -8,7 +8,7 @@
 //! outgoing.ask(server, &Ask::put(uri, &content))      found, connected to, signed, bounded
 //! keys.for_request(server, key id)                    cached, or fetched once for all who wait
 //! keys.check_event(&object, version)                  signatures by keys of its time, then its hash
-//! incoming.authenticate(arrived)                      the server that sent a request, or a refusal
+//! incoming.authenticate(address, arrived)             the server that sent a request, or a refusal
 //! ```
 
 pub mod endpoint;

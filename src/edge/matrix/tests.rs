@@ -56,7 +56,7 @@ async fn arrives_as(
     let known = to
         .federation
         .incoming
-        .authenticate(arrived, headers)
+        .authenticate([127, 0, 0, 1].into(), arrived, headers)
         .await?;
     Ok(known.origin().to_string())
 }

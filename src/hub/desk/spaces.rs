@@ -15,7 +15,7 @@ use ruma::{
         },
         federation::space::get_hierarchy as peer_hierarchy,
     },
-    events::space::child::{HierarchySpaceChildEvent, SpaceChildOrd as _},
+    events::space::child::{HierarchySpaceChildEvent, SpaceChildOrd},
     room::{JoinRuleSummary, RoomSummary, RoomType},
     serde::Raw,
 };
@@ -108,13 +108,13 @@ struct Next {
 impl Walk<'_> {
     async fn rooms(
         &mut self,
-        root: &RoomId,
+        top: &RoomId,
         depth_max: u64,
         count: usize,
     ) -> Result<Vec<SpaceHierarchyRoomsChunk>, Refusal> {
         let (mut seen, mut rooms) = (HashSet::new(), Vec::new());
         let mut stack = vec![Next {
-            id: root.to_owned(),
+            id: top.to_owned(),
             depth: 0,
             via: Vec::new(),
         }];
@@ -230,6 +230,6 @@ fn is_space(room: &RoomSummary) -> bool {
 fn sorted(children: &[Raw<HierarchySpaceChildEvent>]) -> Vec<HierarchySpaceChildEvent> {
     let read = children.iter().take(ROOMS_MAX);
     let mut read: Vec<_> = read.filter_map(|child| child.deserialize().ok()).collect();
-    read.sort_by(|one, other| one.cmp_space_child(other));
+    read.sort_by(SpaceChildOrd::cmp_space_child);
     read
 }

@@ -93,7 +93,8 @@ impl<'a> States<'a> {
             at = layer.parent;
         }
         if at != StateNid::default() {
-            self.read_entries(at, keys, &found).await?;
+            let open = keys.iter().zip(&found).filter(|(_, slot)| slot.is_none());
+            self.read_entries(at, open.map(|(key, _)| key)).await?;
         }
         let stored = self.entries.get(&at);
         let mut pieces = Vec::with_capacity(keys.len());
@@ -113,18 +114,15 @@ impl<'a> States<'a> {
         Ok(pieces)
     }
 
-    /// Reads those pieces of a stored state that neither a layer over it has nor were read before.
+    /// Reads those pieces of a stored state that were not read before.
     async fn read_entries(
         &mut self,
         state: StateNid,
-        keys: &[StateKey],
-        found: &[Option<Option<EventNid>>],
+        keys: impl Iterator<Item = &StateKey>,
     ) -> Result<(), StoreError> {
         let read = self.entries.get(&state);
         let is_read = |key: &StateKey| read.is_some_and(|read| read.contains_key(key));
-        let open = keys.iter().zip(found);
-        let open = open.filter(|(key, slot)| slot.is_none() && !is_read(key));
-        let open: Vec<StateKey> = open.map(|(key, _)| key.clone()).collect();
+        let open: Vec<StateKey> = keys.filter(|key| !is_read(key)).cloned().collect();
         if open.is_empty() {
             return Ok(());
         }

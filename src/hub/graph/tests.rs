@@ -12,7 +12,7 @@ use crate::{
     base::Seq,
     hub::testing::{self, Person, TestHub},
     room::{
-        MemberChange,
+        MemberChange, TIPS_MAX,
         testing::{ANA, BEN, Table, member, message, state},
     },
     store::{Logged, Order, Status, fsck},
@@ -250,6 +250,38 @@ async fn what_resolution_takes_back_is_marked_in_the_log() {
         .await
         .unwrap();
     assert!(matches!(log.last().unwrap().what, Logged::Marker(_)));
+    far.must_be_whole().await;
+}
+
+#[tokio::test]
+async fn who_forks_without_end_hides_itself_and_nobody_else() {
+    let mut far = Far::joined(Version::V12).await;
+    let begun = far.told;
+    let branches: Vec<_> = (0..=TIPS_MAX).map(|_| far.fork()).collect();
+    let mut hidden = 0;
+    for (number, mut branch) in branches.into_iter().enumerate() {
+        branch
+            .take(ANA, &message(&format!("fork {number}")))
+            .unwrap();
+        match far.tell_branch(&branch, begun).await.as_slice() {
+            [Fate::Accepted] => {}
+            [Fate::SoftFailed(_)] => hidden += 1,
+            fates => panic!("{fates:?}"),
+        }
+    }
+    assert_eq!(hidden, 1);
+
+    // Of another server, which has heard of none of them: shown, and so is what comes after it.
+    let mut other = far.fork();
+    other.take(ZOE, &message("I am Zoe")).unwrap();
+    other.take(ZOE, &message("still")).unwrap();
+    let fates = far.tell_branch(&other, begun).await;
+
+    assert_eq!(fates, [Fate::Accepted, Fate::Accepted]);
+    let record = far.store().room(&far.room).await.unwrap().unwrap();
+    assert_eq!(record.heads.tips.len(), TIPS_MAX);
+    far.table.take(ZOE, &message("on")).unwrap();
+    assert_eq!(far.tell().await, [Fate::Accepted]);
     far.must_be_whole().await;
 }
 

@@ -197,7 +197,8 @@ impl Beside<'_> {
         let is_chain = distinct.len() == listed.len() && listed.len() <= CHAIN_MAX;
         if !is_chain || listed.iter().any(|(_, device)| device.is_none()) {
             // It names a device that is there, for who takes it at its word.
-            let device = known.keys().next().map_or(NO_DEVICE.into(), Clone::clone);
+            let device = known.keys().next().cloned();
+            let device = device.unwrap_or_else(|| NO_DEVICE.into());
             edus.push(device_list(
                 user,
                 (*last, None),

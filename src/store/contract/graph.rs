@@ -88,13 +88,7 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
         })
         .collect();
     assert_eq!(markers, [(Seq(4), marker)]);
-    let asked = [soft_hash, EventHash([9; 32]), hash(left)];
-    let numbered = store.numbered(&asked).await.expect("read");
-    let numbered: BTreeMap<_, _> = numbered.into_iter().collect();
-    assert_eq!(numbered.len(), 2, "what is not stored has no number");
-    assert_eq!(numbered.get(&hash(left)), Some(&left));
-    assert!(numbered.contains_key(&soft_hash));
-    assert_eq!(store.numbered(&[]).await.expect("read"), []);
+    events_have_their_numbers(store, (hash(left), left), soft_hash).await;
     let soft = store.event(soft_hash).await.expect("read").expect("stored");
     assert_eq!((soft.seq, soft.soft_failed), (None, true));
     let found = store
@@ -128,6 +122,20 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
         [creation, right_nid]
     );
     an_outlier_is_placed(store, &mut room, *places.first().expect("there are three")).await;
+}
+
+async fn events_have_their_numbers(
+    store: &dyn Store,
+    (left, nid): (EventHash, EventNid),
+    soft: EventHash,
+) {
+    let asked = [soft, EventHash([9; 32]), left];
+    let numbered = store.numbered(&asked).await.expect("read");
+    let numbered: BTreeMap<_, _> = numbered.into_iter().collect();
+    assert_eq!(numbered.len(), 2, "what is not stored has no number");
+    assert_eq!(numbered.get(&left), Some(&nid));
+    assert!(numbered.contains_key(&soft));
+    assert_eq!(store.numbered(&[]).await.expect("read"), []);
 }
 
 async fn places_are_found_by_their_anchors(store: &dyn Store, room: RoomNid) {

@@ -45,9 +45,8 @@ const STRAYS: &str = "
     UNION ALL SELECT 'destinations', server, 'it was told up to an entry that no room has'
         FROM destinations d WHERE room NOT IN (0, 9223372036854775807)
         AND NOT EXISTS (SELECT 1 FROM rooms r WHERE r.nid = d.room AND r.seq >= d.seq)
-    UNION ALL SELECT 'residents', server || ' in ' || room, 'it is in a room, or since an entry, that is not there'
-        FROM residents s
-        WHERE NOT EXISTS (SELECT 1 FROM rooms r WHERE r.nid = s.room AND r.seq >= s.since)
+    UNION ALL SELECT 'residents', server || ' in ' || room, 'there is no such room'
+        FROM residents s WHERE NOT EXISTS (SELECT 1 FROM rooms r WHERE r.nid = s.room)
     UNION ALL SELECT 'residents', server || ' in ' || room, 'it left before it came'
         FROM residents WHERE until < since
     UNION ALL SELECT 'relays', room || ' ' || seq, 'the entry is not there'

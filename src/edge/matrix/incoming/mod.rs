@@ -8,6 +8,7 @@ mod bodies;
 mod credit;
 mod gate;
 pub mod routes;
+mod strangers;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ use self::{
     bodies::Bodies,
     gate::Gate,
     routes::{Match, Paths, Target},
+    strangers::Strangers,
 };
 pub use self::{bodies::Room, gate::Place};
 use super::{Barred, Lists, endpoint::Endpoint, keys::KeyRing};
@@ -76,6 +78,7 @@ pub struct Incoming {
     bodies: Arc<Bodies>,
     /// Whoever brings a body into its canonical form.
     rewriting: Semaphore,
+    strangers: Arc<Strangers>,
 }
 
 impl Incoming {
@@ -88,6 +91,7 @@ impl Incoming {
             paths: Paths::new(),
             bodies: Bodies::new(),
             rewriting: Semaphore::new(REWRITING_MAX),
+            strangers: Arc::default(),
         }
     }
 
@@ -119,6 +123,7 @@ impl Incoming {
     // spec: server-server §Request-Authentication
     pub async fn authenticate<'a>(
         &self,
+        address: IpAddr,
         arrived: Arrived<'_>,
         authorization: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Authenticated, Refusal> {
@@ -127,6 +132,12 @@ impl Incoming {
         let (mut code, mut reason) = ("SIGNATURE", String::new());
         let mut body = Body::of(arrived.body);
         for header in headers {
+            let _waiting = if self.keys.is_held_for_request(&header.origin, &header.key) {
+                None
+            } else {
+                let waiting = self.strangers.wait(address, &header.origin);
+                Some(waiting.ok_or_else(|| Refusal::busy(STRANGERS_AGAIN))?)
+            };
             let key = match self.keys.for_request(&header.origin, &header.key).await {
                 Ok(key) => key,
                 Err(error) => {
@@ -340,6 +351,9 @@ const REWRITING_MAX: usize = 2;
 
 /// How long the refusal is held of a request that is not signed as it must be, for each mebibyte begun.
 const UNSIGNED_PAUSE: Duration = Duration::from_millis(100);
+
+/// When an address that names too many servers may come again.
+const STRANGERS_AGAIN: Duration = Duration::from_secs(20);
 
 /// Authorization headers of one request: one for each key that its sender has.
 const HEADERS_MAX: usize = 4;

@@ -198,6 +198,12 @@ impl KeyRing {
         self.find(server, id, Use::Request).await
     }
 
+    /// Whether that key is at hand: nobody has to be asked for it.
+    pub fn is_held_for_request(&self, server: &ServerName, id: &KeyId) -> bool {
+        let used = Use::Request;
+        self.written(server, id, used).is_some() || self.look_among_held(server, id, used).is_ok()
+    }
+
     /// The key with which `server` may have signed an event of that time.
     // spec: server-server §Signing-key-validity
     pub async fn for_event(

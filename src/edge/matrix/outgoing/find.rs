@@ -200,13 +200,11 @@ impl Finder {
                 Err(why) => return (Outcome::Unreached, why),
             };
             if exchanged.status.is_redirection() {
-                match at.redirected(&exchanged.headers) {
-                    Some(location) => at = location,
-                    None => {
-                        let why = "it redirects to where this is not followed".to_owned();
-                        return (Outcome::Absent, why);
-                    }
-                }
+                let Some(location) = at.redirected(&exchanged.headers) else {
+                    let why = "it redirects to where this is not followed".to_owned();
+                    return (Outcome::Absent, why);
+                };
+                at = location;
                 continue;
             }
             return self.read(&exchanged);

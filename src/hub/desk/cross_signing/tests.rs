@@ -30,7 +30,7 @@ impl Pair {
     }
 
     pub(in crate::hub::desk) fn public(&self) -> String {
-        crate::wire::matrix::PublicKey(self.0.public_key().try_into().unwrap()).base64()
+        crate::wire::matrix::PublicKey(self.0.public_key()).base64()
     }
 
     /// The object with a signature of this key, as a user's key with this id.

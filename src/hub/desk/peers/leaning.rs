@@ -105,7 +105,7 @@ impl Teller<'_> {
         match gathered.await {
             Ok(gathered) => gathered?,
             Err(_) => {
-                tracing::info!(peer = %self.peer, room = %self.room, "it is slow to tell the rest")
+                tracing::info!(peer = %self.peer, room = %self.room, "it is slow to tell the rest");
             }
         }
         Ok(found)

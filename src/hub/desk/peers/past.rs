@@ -453,11 +453,11 @@ async fn those_of(
     version: Version,
 ) -> Vec<Box<RawValue>> {
     let pick = move || {
-        let is_one = |pdu: &Box<RawValue>| {
+        let mut is_one = |pdu: &RawValue| {
             let read = Pdu::read(pdu.get(), version);
             read.is_ok_and(|event| ids.remove(event.id()))
         };
-        told.into_iter().filter(is_one).collect()
+        told.into_iter().filter(|pdu| is_one(pdu)).collect()
     };
     tokio::task::spawn_blocking(pick).await.unwrap_or_default()
 }

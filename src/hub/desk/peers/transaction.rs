@@ -421,13 +421,16 @@ fn named_by(event: &Pdu) -> BTreeSet<OwnedServerName> {
 fn open_ends(events: &[Received], fates: &[Fate]) -> past::OpenEnds {
     let here: HashSet<&OwnedEventId> = events.iter().map(|one| one.event.id()).collect();
     let mut ends = past::OpenEnds::default();
+    let mut leant_on: HashSet<&OwnedEventId> = HashSet::new();
     for (Received { event, .. }, fate) in events.iter().zip(fates) {
         let Fate::Lacks { prev, auth } = fate else {
             continue;
         };
         let unknown = prev.iter().filter(|id| !here.contains(id));
         ends.prev.extend(unknown.cloned());
-        if auth.iter().any(|id| !here.contains(id)) {
+        // Often all lean on one that is unknown: it is asked for once.
+        let unknown = auth.iter().filter(|id| !here.contains(id));
+        if unknown.filter(|id| leant_on.insert(*id)).count() > 0 {
             ends.leaning.insert(event.id().clone());
         }
     }

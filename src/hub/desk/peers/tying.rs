@@ -61,7 +61,7 @@ pub(super) async fn tie(hub: &Hub, room: &RoomId) {
         Ok(0) => {}
         Ok(knots) => tracing::info!(%room, knots, "the room's branches were tied together"),
         Err(why) => {
-            tracing::warn!(%room, why = why.message, "the room's branches could not be tied")
+            tracing::warn!(%room, why = why.message, "the room's branches could not be tied");
         }
     }
 }

@@ -48,7 +48,7 @@ pub(in crate::hub::desk) async fn event_by_time(
 ) -> Result<Response, Refusal> {
     let standing = standing(hub, caller, &request.room_id).await?;
     let mut best = None;
-    for (at, event) in around(hub, &standing.room, request.ts, request.dir.clone()).await? {
+    for (at, event) in around(hub, &standing.room, request.ts, request.dir).await? {
         let sees = standing.sees(&hub.store, &event).await.map_err(ours)?;
         if sees.is_some() {
             best = Some((event_id(event.hash), time(at)));
@@ -121,11 +121,8 @@ async fn elsewhere(
 ) -> Result<Option<(OwnedEventId, MilliSecondsSinceUnixEpoch)>, Refusal> {
     let servers = past::servers(hub, &standing.room).await.map_err(ours)?;
     for server in servers.into_iter().take(SERVERS_MAX) {
-        let asked = peer_by_time::v1::Request::new(
-            standing.room.id.clone(),
-            request.ts,
-            request.dir.clone(),
-        );
+        let asked =
+            peer_by_time::v1::Request::new(standing.room.id.clone(), request.ts, request.dir);
         let command = PeerCommand::PeerEventByTime(Box::new(asked));
         match hub.remote.ask(&server, command, PATIENCE).await {
             Ok(PeerReply::PeerEventByTime(told)) => {
@@ -133,7 +130,7 @@ async fn elsewhere(
             }
             Ok(_) => return Err(Refusal::internal()),
             Err(error) => {
-                tracing::info!(%server, %error, "the event nearest to a time is not told")
+                tracing::info!(%server, %error, "the event nearest to a time is not told");
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::{
 pub(super) const OUTSIDE_MAX: usize = 500;
 
 /// How many of these one server may make: whoever sends invites to everybody leaves room for others'.
-const INVITES_PER_SERVER_MAX: usize = 100;
+pub(super) const INVITES_PER_SERVER_MAX: usize = 100;
 
 /// How many pieces of state a room shows of itself to somebody outside.
 const SHOWN_MAX: usize = 32;

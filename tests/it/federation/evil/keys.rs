@@ -3,14 +3,14 @@
 use libtest_mimic::Failed;
 use serde_json::json;
 
-use super::{Evil, hold};
+use super::{Evil, MIB_MAX, hold};
 
 pub(super) fn a_server_that_lies_about_its_keys_is_not_believed() -> Result<(), Failed> {
     const SERVERS: usize = 24;
     Evil::trial(SERVERS, async |evil| {
         let command = json!({"op": "keys", "to": evil.hub, "victim": evil.ana_id()});
         let told = evil.ask(&command)?;
-        println!("peak {} MiB", evil.peak_mib()?);
+        assert!(evil.peak_mib()? < MIB_MAX, "{} MiB", evil.peak_mib()?);
         hold(
             &told,
             &[

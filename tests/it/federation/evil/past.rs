@@ -61,7 +61,6 @@ pub(super) fn a_past_that_is_made_up_comes_to_an_end() -> Result<(), Failed> {
             evil.ana.call("join", join).await?;
             let begun = Instant::now();
             let shown = evil.newest(&room, 250).await?;
-            println!("{how}: {} events in {:?}", shown.len(), begun.elapsed());
             assert!(begun.elapsed() < LONG, "{how} takes {:?}", begun.elapsed());
             let is_foreign = |event: &&serde_json::Value| event["room_id"] != room.as_str();
             assert!(shown.iter().find(is_foreign).is_none(), "{how}");

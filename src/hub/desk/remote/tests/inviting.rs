@@ -518,7 +518,8 @@ async fn whoever_may_invite_cannot_fill_a_list_without_end() {
             room_id: OwnedRoomId::try_from(format!("!r{n}:far.example")).unwrap(),
             membership,
             version: Version::V11,
-            via: FAR.try_into().unwrap(),
+            // of one server there are never so many
+            via: format!("far{}.example", n / 50).try_into().unwrap(),
             event: "{}".into(),
             state: "[]".into(),
             position: crate::base::Position::ZERO,
@@ -544,6 +545,33 @@ async fn whoever_may_invite_cannot_fill_a_list_without_end() {
         report.findings[0].what,
         fsck::Wrong::Outside { .. }
     ));
+}
+
+#[tokio::test]
+async fn one_server_that_invites_to_everything_leaves_room_for_the_others() {
+    let pair = Pair::of(Version::V12).await;
+    let made = |n: usize| {
+        crate::store::Write::Outside(Box::new(crate::store::OutsideRecord {
+            user: pair.ana.user.clone(),
+            room_id: OwnedRoomId::try_from(format!("!r{n}:far.example")).unwrap(),
+            membership: Membership::Invite,
+            version: Version::V11,
+            via: FAR.try_into().unwrap(),
+            event: "{}".into(),
+            state: "[]".into(),
+            position: crate::base::Position::ZERO,
+        }))
+    };
+    let max = crate::hub::desk::remote::outside::INVITES_PER_SERVER_MAX;
+    pair.us.hub.write((0..max).map(made).collect()).await;
+    let refused = pair.invite().await.unwrap_err();
+    assert!(refused.message.contains("invites of"), "{refused}");
+    let gone = crate::store::Write::NotOutside {
+        user: pair.ana.user.clone(),
+        room_id: OwnedRoomId::try_from("!r0:far.example").unwrap(),
+    };
+    pair.us.hub.write(vec![gone]).await;
+    pair.invite().await.unwrap();
 }
 
 #[tokio::test]
