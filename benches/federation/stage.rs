@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use ruma::{OwnedEventId, OwnedServerName, RoomId};
+use ruma::{OwnedServerName, RoomId};
 use serde_json::{Value, json};
 use tramline::{
     app::clock::world,
@@ -110,19 +110,6 @@ impl Server {
         let answer = self.client.call("members", call).await?;
         let joined = answer.get("joined").and_then(Value::as_object);
         Ok(joined.ok_or("no members")?.len())
-    }
-
-    /// Fails unless the user is shown an event.
-    pub(crate) async fn shows(
-        &mut self,
-        room: &RoomId,
-        event: &OwnedEventId,
-    ) -> Result<(), Failed> {
-        let path = ["rooms", room.as_str(), "event", event.as_str()];
-        self.client
-            .call("event", Call::get(&path, Vec::new()))
-            .await?;
-        Ok(())
     }
 
     /// Waits until the process has nothing to do any more.
