@@ -24,6 +24,8 @@ use crate::{
     client::{Call, Client, ClientError, Credentials, Method},
 };
 
+const NOT_LINKED: &str = "this is for linked devices, and these credentials are a session: `tramline client approve` makes a code for a device, and `tramline client link` makes it one";
+
 /// Does a verb; one with many results prints them as they come.
 pub(super) async fn verb(
     client: &mut Client,
@@ -46,13 +48,22 @@ pub(super) async fn verb(
             public,
             room_version,
         } => {
-            let preset = if public { "public_chat" } else { "private_chat" };
+            let preset = if public {
+                "public_chat"
+            } else {
+                "private_chat"
+            };
             let optional = [
                 ("name", name),
                 ("room_alias_name", alias),
                 ("room_version", room_version),
             ];
-            create(client, json!({ "preset": preset, "invite": invite }), optional).await
+            create(
+                client,
+                json!({ "preset": preset, "invite": invite }),
+                optional,
+            )
+            .await
         }
         ClientVerb::Invite { room, user } => {
             let room = room_id(client, &room).await?;
@@ -114,10 +125,7 @@ pub(super) async fn verb(
         ClientVerb::Ledger
         | ClientVerb::LinkClass { .. }
         | ClientVerb::Upload { .. }
-        | ClientVerb::Download { .. } => Err(Failure::usage(
-            "CLIENT_VERB",
-            "this is for linked devices, and these credentials are a session: `tramline client approve` makes a code for a device, and `tramline client link` makes it one",
-        )),
+        | ClientVerb::Download { .. } => Err(Failure::usage("CLIENT_VERB", NOT_LINKED)),
         ClientVerb::Approve { device } => link::approve(client, &device).await,
         ClientVerb::Link { .. } | ClientVerb::Logout => {
             Err(Failure::failed("CLIENT_VERB", "this is done elsewhere"))

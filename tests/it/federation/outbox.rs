@@ -42,7 +42,7 @@ async fn story(peers: &Peers, hub: &mut Hub) -> Result<(), Failed> {
 
     peers.synapse.again("kill", 0)?;
     let away = ana.say(&room, "1", "said 1").await?;
-    told_by_client(peers, hub, &room, &away, &["queued", "in_flight"]).await?;
+    told_by_client(peers, hub, &room, &away, &["queued", "in_flight"])?;
     the_hub_waits_longer(peers, hub).await?;
     ana.say(&room, "2", "said 2").await?;
     hub.kill()?;
@@ -54,13 +54,13 @@ async fn story(peers: &Peers, hub: &mut Hub) -> Result<(), Failed> {
     until(&mut alice, &room, &["said 0", "said 1", "said 2", "said 3"]).await?;
     acked(&mut ana, &room, &last, peers.name()?.as_str()).await?;
     for event in [&away, &last] {
-        told_by_client(peers, hub, &room, event, &["acked"]).await?;
+        told_by_client(peers, hub, &room, event, &["acked"])?;
     }
     Ok(())
 }
 
 /// What `client status ROOM` says of an event is one of these, over HTTPS, CoAP and as a linked device.
-async fn told_by_client(
+fn told_by_client(
     peers: &Peers,
     hub: &Hub,
     room: &RoomId,

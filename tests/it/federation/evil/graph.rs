@@ -2,9 +2,8 @@
 
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use super::{Evil, MIB_MAX, cases, text};
+use super::{Evil, MIB_MAX, cases, now, text};
 
 pub(super) fn whatever_lies_behind_a_gap_costs_little() -> Result<(), Failed> {
     Evil::trial(2, async |evil| {
@@ -80,7 +79,7 @@ pub(super) fn ten_thousand_forks_silence_nobody() -> Result<(), Failed> {
                 evil.peak_mib()?
             );
             // Bob has heard of none of them; what he says is shown all the same.
-            let begun = Instant::now();
+            let begun = now();
             let say = json!({
                 "op": "say", "server": 1, "room_id": room.as_str(), "user": "bob",
                 "body": "I am Bob", "to": [evil.hub],
@@ -93,7 +92,7 @@ pub(super) fn ten_thousand_forks_silence_nobody() -> Result<(), Failed> {
                 text(&said["event_id"])?,
                 "Bob is hidden"
             );
-            let begun = Instant::now();
+            let begun = now();
             evil.still_talks(&room).await?;
             println!("Ana after {count} forks of {kind}: {:?}", begun.elapsed());
         }

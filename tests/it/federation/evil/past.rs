@@ -5,10 +5,9 @@ use std::time::Duration;
 use libtest_mimic::Failed;
 use ruma::OwnedRoomId;
 use serde_json::json;
-use tokio::time::Instant;
 use tramline::client::Call;
 
-use super::{Evil, text};
+use super::{Evil, now, text};
 
 pub(super) fn a_past_full_of_rejected_events_is_read_to_its_beginning() -> Result<(), Failed> {
     Evil::trial(2, async |evil| {
@@ -60,7 +59,7 @@ pub(super) fn a_past_that_is_made_up_comes_to_an_end() -> Result<(), Failed> {
             let mut join = Call::post(&["join", room.as_str()], json!({}));
             join.query = vec![("via", evil.servers[0].clone())];
             evil.ana.call("join", join).await?;
-            let begun = Instant::now();
+            let begun = now();
             let shown = evil.newest(&room, 250).await?;
             assert!(begun.elapsed() < LONG, "{how} takes {:?}", begun.elapsed());
             let is_foreign = |event: &&serde_json::Value| event["room_id"] != room.as_str();

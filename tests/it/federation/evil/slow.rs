@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use libtest_mimic::Failed;
 use serde_json::json;
-use tokio::time::Instant;
 use tramline::client::Call;
 
-use super::{Evil, text};
+use super::{Evil, now, text};
 use crate::{federation::Together, hub::block_on};
 
 /// How long the hub's own user may wait while others are slow.
@@ -40,7 +39,7 @@ pub(super) fn who_is_slow_holds_nobody_up() -> Result<(), Failed> {
             );
             let mut ana = evil.here.client("ana").await?;
             joins.push(tokio::spawn(async move {
-                let begun = Instant::now();
+                let begun = now();
                 let mut join = Call::post(&["join", &room], json!({}));
                 join.query = vec![("via", via)];
                 let joined = ana
@@ -52,7 +51,7 @@ pub(super) fn who_is_slow_holds_nobody_up() -> Result<(), Failed> {
         }
         let mut worst = Duration::ZERO;
         for _ in 0..20 {
-            let begun = Instant::now();
+            let begun = now();
             evil.still_talks(&room).await?;
             let say = json!({
                 "op": "say", "room_id": room.as_str(), "user": "mal", "body": "honestly", "to": [evil.hub],
