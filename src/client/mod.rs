@@ -254,9 +254,18 @@ impl Client {
 
     /// Joins a room by id or alias.
     pub async fn join(&mut self, room: &str) -> Result<OwnedRoomId, ClientError> {
-        let answer = self
-            .call("join", Call::post(&["join", room], json!({})))
-            .await?;
+        self.join_via(room, &[]).await
+    }
+
+    /// The same with servers that are in the room, for the id of one that is elsewhere.
+    pub async fn join_via(
+        &mut self,
+        room: &str,
+        via: &[String],
+    ) -> Result<OwnedRoomId, ClientError> {
+        let mut call = Call::post(&["join", room], json!({}));
+        call.query = via.iter().map(|server| ("via", server.clone())).collect();
+        let answer = self.call("join", call).await?;
         id(&answer, "room_id")
     }
 

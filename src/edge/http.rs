@@ -162,10 +162,12 @@ impl Https {
         let work = async {
             fits(&parts)?;
             one_host(parts.version, &parts.headers)?;
-            if let Ok(Target::WebSocket) = target {
+            // Before it is looked at who asks: to servers, too, which show no token.
+            let target = target?;
+            if let Target::WebSocket = target {
                 return self.upgrade(peer, number, parts, upgrades).await;
             }
-            if let Ok(Target::Federation(target)) = target {
+            if let Target::Federation(target) = target {
                 if let Some(traffic) = parts.extensions.get::<Arc<Traffic>>() {
                     traffic.is_a_peers();
                 }
@@ -174,7 +176,7 @@ impl Https {
             }
             let query = parts.uri.query().unwrap_or_default();
             let asked = asked(peer, number, &parts.method, query, parts.headers)?;
-            self.dispatch(target?, asked, body).await
+            self.dispatch(target, asked, body).await
         };
         let work = async { work.await.map_err(|refusal| named(refusal, uri.path())) };
         let asked = front::Asked {

@@ -105,11 +105,14 @@ pub enum ClientVerb {
     },
     /// Join a room, or accept an invitation
     #[command(
-        after_help = "Example:\n  tramline client --credentials bob.json join '#crew:hub.example'"
+        after_help = "Example:\n  tramline client --credentials bob.json join '#crew:hub.example'\n  tramline client --credentials bob.json join '!room' --via synapse.example"
     )]
     Join {
         /// The room's id or alias
         room: String,
+        /// A server that is in the room, for the id of a room that is elsewhere; up to 20 of them
+        #[arg(long, value_name = "SERVER")]
+        via: Vec<String>,
     },
     /// Leave a room, or decline an invitation
     #[command(

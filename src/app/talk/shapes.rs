@@ -20,7 +20,7 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
             room(id)?;
             user(whom)
         }
-        ClientVerb::Join { room: id }
+        ClientVerb::Join { room: id, .. }
         | ClientVerb::Leave { room: id }
         | ClientVerb::Read { room: id, .. }
         | ClientVerb::Status { room: Some(id) } => room(id),

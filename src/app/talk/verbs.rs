@@ -73,8 +73,8 @@ pub(super) async fn verb(
             let said = json!({"room_id": room, "user_id": user});
             Ok(Said::one(format!("invited {user}"), said))
         }
-        ClientVerb::Join { room } => {
-            let room = client.join(&room).await.map_err(failed)?;
+        ClientVerb::Join { room, via } => {
+            let room = client.join_via(&room, &via).await.map_err(failed)?;
             Ok(Said::one(
                 format!("joined {room}"),
                 json!({ "room_id": room }),

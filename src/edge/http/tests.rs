@@ -215,6 +215,15 @@ async fn unknown_paths_are_404_and_wrong_methods_405() {
         (unknown.status(), &*unknown.errcode()),
         (404, "M_UNRECOGNIZED")
     );
+    // A server that signs is told the same: it goes by that, and shows no token.
+    let signed = "Authorization: X-Matrix origin=\"far\",key=\"ed25519:1\",sig=\"AA\"\r\n";
+    let unknown = door
+        .ask("GET /_matrix/federation/v1/nothing", signed, "")
+        .await;
+    assert_eq!(
+        (unknown.status(), &*unknown.errcode()),
+        (404, "M_UNRECOGNIZED")
+    );
     let wrong = door.as_ana("PATCH /_matrix/client/v3/sync", "").await;
     assert_eq!((wrong.status(), &*wrong.errcode()), (405, "M_UNRECOGNIZED"));
     let wrong = door.as_ana("GET /_matrix/media/v3/upload", "").await;

@@ -156,7 +156,14 @@ async fn in_a_room_of_synapse(phone: &Phone, alice: &mut Member) -> Result<(), F
     hears(alice, &room, "here I am", 1).await?;
     alice.client.say(&room, "welcome", "welcome").await?;
     phone.hears("welcome").await?;
-    Ok(())
+    phone.does(&["send", &format!("#square:{}", alice.server), "by its name"])?;
+    hears(alice, &room, "by its name", 1).await?;
+
+    let wish = json!({ "preset": "public_chat" });
+    let nameless = alice.client.create_room(wish).await?;
+    phone.does(&["join", nameless.as_str(), "--via", &alice.server])?;
+    phone.does(&["send", nameless.as_str(), "by its id"])?;
+    hears(alice, &nameless, "by its id", 1).await
 }
 
 /// Invitations into rooms that the hub is not in: each is seen in the device's news, once; one is

@@ -194,7 +194,12 @@ fn room_of(asked: &sign_event::v1::Request) -> Result<ruma::OwnedRoomId, Refusal
     let event: CanonicalJsonObject = serde_json::from_str(asked.pdu.get())
         .map_err(|error| Refusal::bad_json(format!("the event: {error}")))?;
     let room = event.get("room_id").and_then(|id| id.as_str());
-    let room = room.and_then(|id| ruma::OwnedRoomId::try_from(id).ok());
+    if let Some(room) = room.and_then(|id| ruma::OwnedRoomId::try_from(id).ok()) {
+        return Ok(room);
+    }
+    // Since v12 the first event names no room: the room is named after it.
+    let first = Pdu::read(asked.pdu.get(), Version::V12).ok();
+    let room = first.map(|event| event.fields().room_id.clone());
     room.ok_or_else(|| Refusal::bad_json("the event has no `room_id`"))
 }
 

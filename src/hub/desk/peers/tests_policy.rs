@@ -11,6 +11,7 @@ use ruma::{
     api::{
         client::{message::send_message_event, room::get_room_event, state::send_state_event},
         federation::{
+            event::get_event,
             membership::{create_join_event, prepare_join_event},
             policy::sign_event,
             transactions::send_transaction_message,
@@ -258,6 +259,19 @@ async fn this_hub_signs_what_its_rules_let_through_and_decides_once() {
             .message
             .starts_with("POLICY_SERVER")
     );
+}
+
+#[tokio::test]
+async fn the_first_event_of_a_room_names_none_and_is_decided_on_all_the_same() {
+    let policed = Policed::by(&policy_key(SERVER)).await;
+    let first = policed.room.as_str().replacen('!', "$", 1);
+    let asked = get_event::v1::Request::new(first.try_into().unwrap());
+    let told = ask(&policed.hub, PeerCommand::PeerEvent(Box::new(asked))).await;
+    let Ok(PeerReply::PeerEvent(told)) = told else {
+        panic!("another answer");
+    };
+    let first = Pdu::read(told.pdu.get(), Version::V12).unwrap();
+    policed.sign(&first).await.unwrap();
 }
 
 #[tokio::test]

@@ -57,9 +57,7 @@ async fn submit(
 fn refusal(error: WriteError, hub: &Hub, room: &RoomId) -> Refusal {
     match error {
         WriteError::NoSuchRoom(_)
-            if room
-                .server_name()
-                .is_some_and(|name| name != hub.key.name()) =>
+            if room.server_name().is_none_or(|name| name != hub.key.name()) =>
         {
             elsewhere(room.as_str())
         }

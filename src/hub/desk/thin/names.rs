@@ -228,11 +228,13 @@ async fn room_named(hub: &Hub, caller: &Caller, text: &str) -> Result<OwnedRoomI
     let id = if text.starts_with('#') {
         let alias = <&RoomAliasId>::try_from(text)
             .map_err(|error| Refusal::invalid_param(format!("{text:?}: {error}")))?;
-        let record = hub.store.alias(alias).await.map_err(ours)?;
-        let record = record.ok_or_else(|| {
-            Refusal::not_found(format!("no room has the alias {alias} on this server"))
-        })?;
-        record.room_id
+        if alias.server_name() == hub.key.name() {
+            let record = hub.store.alias(alias).await.map_err(ours)?;
+            let none = || Refusal::not_found(format!("no room has the alias {alias}"));
+            record.ok_or_else(none)?.room_id
+        } else {
+            remote::alias(hub, alias).await?.room
+        }
     } else {
         <&RoomId>::try_from(text)
             .map_err(|error| Refusal::invalid_param(format!("{text:?}: {error}")))?
