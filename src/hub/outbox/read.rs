@@ -12,8 +12,8 @@ use crate::{
     base::{Position, Seq, Timestamp},
     room::{ServerAcl, StateKey},
     store::{
-        EventRecord, LogRecord, Logged, Mark, Order, Residency, RoomNid, SharedStore, Status,
-        StoreError,
+        EventRecord, LogRecord, Logged, Mark, Order, Residency, RoomNid, SharedStore, StateNid,
+        Status, StoreError,
     },
 };
 
@@ -252,7 +252,7 @@ impl Reader<'_> {
             relayed.into_iter().collect()
         };
         Ok(Rules {
-            may_be_told: may_be_told(self.store, room, self.server).await?,
+            may_be_told: lets(acl(self.store, room, None).await?.as_ref(), self.server),
             residencies,
             relayed,
         })
@@ -300,22 +300,40 @@ struct Outline {
 
 const ACL: &str = "m.room.server_acl";
 
-/// Whether a room's ACL lets a server be told of it.
-pub(super) async fn may_be_told(
+/// Whether an entry is a room's ACL: who is kept out by it is told so.
+pub(super) fn is_acl(entry: &LogRecord) -> bool {
+    let Logged::Event(event) = &entry.what else {
+        return false;
+    };
+    let outline = serde_json::from_str::<Outline>(&event.json);
+    outline.is_ok_and(|outline| outline.kind == ACL)
+}
+
+/// Whether a room with this ACL may be told to a server.
+pub(super) fn lets(acl: Option<&ServerAcl>, server: &ServerName) -> bool {
+    acl.is_none_or(|acl| acl.check(server).is_ok())
+}
+
+/// A room's ACL, if it has one: that of a state of it, or the current one.
+pub(super) async fn acl(
     store: &SharedStore,
     room: RoomNid,
-    server: &ServerName,
-) -> Result<bool, StoreError> {
+    state: Option<StateNid>,
+) -> Result<Option<ServerAcl>, StoreError> {
     #[derive(Deserialize)]
     struct Body {
         content: ruma::CanonicalJsonObject,
     }
-    let found = store.current(room, &[StateKey::new(ACL, "")]).await?;
+    let keys = [StateKey::new(ACL, "")];
+    let found = match state {
+        Some(state) => store.state_entries(room, state, &keys).await?,
+        None => store.current(room, &keys).await?,
+    };
     let Some(event) = found.into_iter().flatten().next() else {
-        return Ok(true);
+        return Ok(None);
     };
     let body: Body = serde_json::from_str(&event.json).map_err(|error| StoreError::Damaged {
         what: format!("the ACL of room {}: {error}", room.0),
     })?;
-    Ok(ServerAcl::read(&body.content).check(server).is_ok())
+    Ok(Some(ServerAcl::read(&body.content)))
 }

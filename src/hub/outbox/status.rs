@@ -5,7 +5,7 @@ use ruma::{OwnedServerName, ServerName};
 use super::{
     Outbox,
     book::{Destination, State},
-    read::{Reader, Rooms, may_be_told},
+    read::{Reader, Rooms, acl, is_acl, lets},
 };
 use crate::{
     api::{DeliveredTo, Delivery},
@@ -126,6 +126,11 @@ impl Outbox {
             room,
             seq: entry.seq,
         };
+        // What was not for a server then is not sent to it later, and what it has it keeps.
+        let (then, now) = (
+            acl(store, room, Some(entry.state)).await?,
+            acl(store, room, None).await?,
+        );
         let mut found = Vec::new();
         for record in store.deliveries(room, entry.seq).await? {
             if record.server == self.shared.parts.ours {
@@ -135,10 +140,12 @@ impl Outbox {
                 Delivery::Refused(reason)
             } else if record.expired {
                 Delivery::Expired
-            } else if !may_be_told(store, room, &record.server).await? {
-                continue; // the room keeps it out
+            } else if !lets(then.as_ref(), &record.server) && !is_acl(entry) {
+                continue; // the room kept it out
             } else if record.mark >= at {
                 Delivery::Acked
+            } else if !lets(now.as_ref(), &record.server) && !is_acl(entry) {
+                continue; // the room keeps it out by now
             } else if self.is_under_way(&record.server, at) {
                 Delivery::InFlight
             } else {

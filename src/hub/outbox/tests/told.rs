@@ -295,6 +295,29 @@ async fn a_room_that_keeps_a_server_out_is_not_told_to_it() {
 }
 
 #[tokio::test]
+async fn what_became_of_a_message_does_not_change_with_the_acl() {
+    let world = World::with(&[FAR, WEST]).await;
+    let key = ("m.room.server_acl", "");
+    let to_both = world.say("to both").await;
+    world.until_noted(&to_both, &Delivery::Acked).await;
+    let shut = json!({ "allow": ["*"], "deny": ["far.example"] });
+    let shut = world.hub.set(&world.ana, &world.room, key, shut).await;
+    shut.unwrap();
+    let to_one = world.say("to one").await;
+    world.until_noted(&to_one, &Delivery::Acked).await;
+    let both = [FAR, WEST].map(|server| (server.to_owned(), Delivery::Acked));
+    assert_eq!(world.fate(&to_both).await, both);
+    assert_eq!(world.fate(&to_one).await, both[1..]);
+
+    let open = json!({ "allow": ["*"], "deny": [] });
+    let open = world.hub.set(&world.ana, &world.room, key, open).await;
+    open.unwrap();
+    let again = world.say("to both again").await;
+    world.until_noted(&again, &Delivery::Acked).await;
+    assert_eq!(world.fate(&to_one).await, both[1..]);
+}
+
+#[tokio::test]
 async fn parcels_are_told_once_and_in_order() {
     let world = World::with(&[FAR]).await;
     let parcel = |n: u32| Write::Parcel {
