@@ -65,8 +65,12 @@ const PAGE: u32 = 100;
 /// How many events at the bottom of such a page are asked the state for: a straight room has one.
 const BOTTOMS_MAX: usize = 8;
 
-/// How many servers are asked for history before it is left.
-const SERVERS_MAX: usize = 3;
+/// How many servers are asked for history before it is left: some are gone, and who joined lately has
+/// none.
+const SERVERS_MAX: usize = 8;
+
+/// How long they may take together before no further one is asked: a reader waits for it.
+const ALL_PATIENCE: Duration = Duration::from_secs(40);
 
 /// How many rejected events are looked behind for history that is not known: a hundred pages of
 /// nothing else.
@@ -149,7 +153,11 @@ async fn history(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<bool, Open
     if from.is_empty() {
         return Ok(false);
     }
+    let begun = hub.now();
     for server in servers(hub, room).await?.into_iter().take(SERVERS_MAX) {
+        if hub.now().since(begun) >= ALL_PATIENCE {
+            break;
+        }
         match backfill(hub, &server, room, anchor, &from).await {
             Ok(true) => return Ok(true),
             Ok(false) => {}
