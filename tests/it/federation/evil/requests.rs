@@ -208,7 +208,7 @@ pub(super) fn a_path_and_a_body_that_disagree_are_refused() -> Result<(), Failed
                     ),
                     ("reads_what_it_leans_on_by_an_open_room", 404, "M_NOT_FOUND"),
                     ("asks_for_a_file_outside", 404, "M_NOT_FOUND"),
-                    ("walks_up_the_path", 401, "M_MISSING_TOKEN"),
+                    ("walks_up_the_path", 404, "M_UNRECOGNIZED"),
                     ("asks_for_a_user_of_another_server", 400, "M_INVALID_PARAM"),
                     ("reads_backwards_from_a_secret", 200, "0 events"),
                     ("asks_what_is_missing_before_a_secret", 200, "0 events"),
