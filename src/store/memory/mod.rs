@@ -4,6 +4,7 @@
 //! States are kept whole and shared, not as deltas, so that nothing here resembles what the real
 //! backends do.
 
+mod accounts;
 mod check;
 mod cross_signing;
 mod links;
