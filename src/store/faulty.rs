@@ -48,6 +48,7 @@ pub struct Injected {
 pub struct Faulty {
     inner: Arc<dyn Store>,
     done: AtomicU64,
+    rests: AtomicU64,
     plan: Mutex<Option<(u64, Fault)>>,
 }
 
@@ -57,6 +58,7 @@ impl Faulty {
         Self {
             inner,
             done: AtomicU64::new(0),
+            rests: AtomicU64::new(0),
             plan: Mutex::new(None),
         }
     }
@@ -70,6 +72,11 @@ impl Faulty {
     /// How many operations there have been.
     pub fn operations(&self) -> u64 {
         self.done.load(Ordering::SeqCst)
+    }
+
+    /// How often it was told to rest.
+    pub fn rests(&self) -> u64 {
+        self.rests.load(Ordering::SeqCst)
     }
 
     /// Counts an operation; tells how it is to fail, if it is.
@@ -105,6 +112,11 @@ impl Commits for Faulty {
 
     fn numbers(&self) -> &Numbers {
         self.inner.numbers()
+    }
+
+    async fn rest(&self) {
+        self.rests.fetch_add(1, Ordering::SeqCst);
+        self.inner.rest().await;
     }
 }
 

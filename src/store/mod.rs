@@ -164,6 +164,9 @@ pub trait Commits: Send + Sync + 'static {
 
     /// Fresh row numbers: never given twice, also not across restarts. Gaps are harmless.
     fn numbers(&self) -> &Numbers;
+
+    /// Nothing is stored at the moment: gives back the memory that is only there to be quick.
+    async fn rest(&self) {}
 }
 
 /// Rooms: events, state, the log.

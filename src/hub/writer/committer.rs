@@ -28,6 +28,10 @@ const MERGED_MAX: usize = 512;
 /// How long after a failed commit an empty one is tried, when nobody brings another.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
+/// How long nobody brings anything until the store gives back what it keeps to be quick: a join of
+/// ten thousand members fills its caches, and then it may be quiet for a day.
+const RESTS_AFTER: Duration = Duration::from_secs(3);
+
 /// How often the store is asked where it stands after a commit in doubt, and how long between.
 /// Together a second: nobody can decide anything before, and a drain must still end.
 const DOUBT_TRIES: u32 = 20;
@@ -111,16 +115,29 @@ impl Committer {
     /// Runs until the writer closes.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Queued>) {
         let mut waiting = Vec::with_capacity(MERGED_MAX);
+        let mut rests = true;
         loop {
+            let is_healthy = self.stats.healthy.load(Ordering::Acquire);
             let some = jobs.recv_many(&mut waiting, MERGED_MAX);
-            let count = if self.stats.healthy.load(Ordering::Acquire) {
-                some.await
-            } else if let Ok(count) = timeout(TRY_AGAIN_AFTER, some).await {
-                count
-            } else {
-                self.try_again().await;
+            let patience = match (is_healthy, rests) {
+                (false, _) => Some(TRY_AGAIN_AFTER),
+                (true, false) => Some(RESTS_AFTER),
+                (true, true) => None,
+            };
+            let some = match patience {
+                Some(patience) => timeout(patience, some).await.ok(),
+                None => Some(some.await),
+            };
+            let Some(count) = some else {
+                if is_healthy {
+                    self.store.rest().await;
+                } else {
+                    self.try_again().await;
+                }
+                rests = is_healthy;
                 continue;
             };
+            rests = false;
             if count == 0 {
                 return;
             }

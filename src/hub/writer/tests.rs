@@ -327,6 +327,38 @@ async fn what_was_stored_after_all_is_told_without_waiting_for_the_next_commit()
     assert_eq!(listener.woken().now_or_never(), Some(Woken::News));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_store_rests_once_when_nobody_brings_anything_for_a_while() {
+    let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
+    let fanout = Arc::new(Fanout::new(Position::ZERO));
+    let stats = Arc::new(CommitterStats::default());
+    let shared = Arc::clone(&store) as SharedStore;
+    let committer = Committer::new(shared, fanout, stats, 1);
+    let (jobs, waiting) = CommitQueue::new();
+    tokio::spawn(committer.run(waiting));
+    let pass = async |seconds| tokio::time::sleep(Duration::from_secs(seconds)).await;
+    pass(60).await;
+    assert_eq!(store.rests(), 0, "there was nothing to rest from");
+
+    for rests in 1..=2 {
+        for _ in 0..5 {
+            let (reply, told) = oneshot::channel();
+            let job = CommitJob {
+                batch: Batch::default(),
+                source: Source::Desk,
+                touched: Vec::new(),
+                reply,
+            };
+            jobs.send(job).await.unwrap();
+            told.await.unwrap().unwrap();
+            pass(2).await;
+            assert_eq!(store.rests(), rests - 1, "it was busy");
+        }
+        pass(60).await;
+        assert_eq!(store.rests(), rests);
+    }
+}
+
 #[tokio::test]
 async fn a_hub_whose_writer_broke_is_not_ready() {
     for broken in 0..2 {

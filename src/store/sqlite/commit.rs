@@ -131,6 +131,26 @@ impl Commits for Sqlite {
     fn numbers(&self) -> &Numbers {
         &self.numbers
     }
+
+    async fn rest(&self) {
+        if let Some(ready) = &mut self.writer.lock().await.ready {
+            forget_pages(&mut ready.conn).await;
+        }
+        let mut idle = Vec::new();
+        while let Some(conn) = self.read.try_acquire() {
+            idle.push(conn);
+        }
+        for conn in &mut idle {
+            forget_pages(conn).await;
+        }
+    }
+}
+
+/// Empties a connection's page cache.
+async fn forget_pages(conn: &mut SqliteConnection) {
+    if let Err(error) = execute(conn, "PRAGMA shrink_memory").await {
+        warn!(%error, "the store keeps its page cache");
+    }
 }
 
 async fn position(conn: &mut SqliteConnection) -> Result<Position, StoreError> {

@@ -54,6 +54,18 @@ async fn sqlite_keeps_the_contract() {
 }
 
 #[tokio::test]
+async fn a_store_that_rested_reads_and_commits_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    let mut pen = Pen::new(&store, "room");
+    for _ in 0..3 {
+        let stored = commit(&store, &mut pen).await;
+        store.rest().await;
+        assert_eq!(store.position().await.unwrap(), stored);
+    }
+}
+
+#[tokio::test]
 async fn a_reopened_store_tells_the_same_and_gives_new_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir).await;
