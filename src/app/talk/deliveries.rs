@@ -105,8 +105,7 @@ mod tests {
 
     #[test]
     fn what_is_queued_says_why_and_until_when() {
-        let message =
-            json!({"event_id": "$a", "origin_server_ts": 5000, "type": "m.room.message"});
+        let message = json!({"event_id": "$a", "origin_server_ts": 5000, "type": "m.room.message"});
         let server = json!({"server": "a.example", "state": "queued",
             "reason": "PEER_UNREACHABLE", "next_try_ts": 60_000});
 

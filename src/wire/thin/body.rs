@@ -1,8 +1,6 @@
 //! Kinds and bodies, which drafts, records and entries in full have in common.
 
-use super::{
-    Body, Membership, Shown, ThinError, ThinFault, names::MEMBER, number, number::Reader,
-};
+use super::{Body, Membership, Shown, ThinError, ThinFault, names::MEMBER, number, number::Reader};
 
 /// The kind is in the low four bits of a head.
 pub(super) const KIND_MASK: u8 = 0x0f;

@@ -61,10 +61,13 @@ pub(super) async fn show(
 /// Since when the user is in the room no more, where these are the last entries they may read of it.
 pub(super) fn ended_in(door: &ThinDoor, me: &Credentials, records: &[Record]) -> Option<String> {
     let now = SystemClock::new().now();
-    let told = records.iter().rev().filter_map(|one| told(door, me, one, now));
-    let mut of_member = told.map(|(_, json)| json).filter(|json| {
-        json["type"] == "m.room.member" && json["state_key"] == me.user_id.as_str()
-    });
+    let told = records
+        .iter()
+        .rev()
+        .filter_map(|one| told(door, me, one, now));
+    let mut of_member = told
+        .map(|(_, json)| json)
+        .filter(|json| json["type"] == "m.room.member" && json["state_key"] == me.user_id.as_str());
     let last = of_member.next()?;
     let is_out = ["leave", "ban"].contains(&last["content"]["membership"].as_str()?);
     let since = Timestamp(last["origin_server_ts"].as_u64()?).rfc3339();
@@ -118,15 +121,23 @@ fn room_of(door: &ThinDoor, record: &Record) -> String {
 /// The room's id, and what it is called where that is known.
 fn heading_of(door: &ThinDoor, record: &Record) -> String {
     let room = room_of(door, record);
-    let (name, alias) = match &record.what {
-        Shown::Entry { body, .. } if elsewhere(body).is_some() => {
-            let told = elsewhere(body).map(|(_, content)| content_of(content, false));
-            let name = told.and_then(|told| told["name"].as_str().map(str::to_owned));
-            (name.unwrap_or_default(), String::new())
-        }
-        _ => door.title(&room).unwrap_or_default(),
+    let told = match &record.what {
+        Shown::Entry { body, .. } => elsewhere(body).map(|(_, content)| content_of(content, false)),
+        _ => None,
     };
-    format!("{}{}", visible(&room), Label { name, alias }.shown())
+    heading(&room, told.as_ref(), door.title(&room))
+}
+
+/// `elsewhere` is what is told of a room that the hub is not in.
+fn heading(room: &str, elsewhere: Option<&Json>, title: Option<(String, String)>) -> String {
+    let (name, alias) = match elsewhere {
+        Some(told) => (
+            told["name"].as_str().unwrap_or_default().to_owned(),
+            String::new(),
+        ),
+        None => title.unwrap_or_default(),
+    };
+    format!("{}{}", visible(room), Label { name, alias }.shown())
 }
 
 fn name(door: &ThinDoor, kind: NameKind, alias: Alias) -> String {
@@ -258,7 +269,9 @@ fn words(body: &Body, happened: &Happened, target: Option<u64>) -> String {
 /// A member who joins has changed something else: what it was before is not told.
 fn is_renamed(happened: &Happened) -> bool {
     let was = &happened.unsigned["prev_content"]["membership"];
-    happened.event_type == "m.room.member" && happened.content["membership"] == "join" && was == "join"
+    happened.event_type == "m.room.member"
+        && happened.content["membership"] == "join"
+        && was == "join"
 }
 
 /// What words are made of.
@@ -356,5 +369,124 @@ const fn membership_name(membership: Membership) -> &'static str {
         Membership::Leave => "leave",
         Membership::Ban => "ban",
         Membership::Knock => "knock",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(sender: &str, whom: &str, content: Json, was: Option<Membership>) -> Happened {
+        Happened {
+            sender: sender.into(),
+            event_type: "m.room.member".into(),
+            state_key: whom.into(),
+            content,
+            unsigned: was.map_or(Json::Null, ended),
+            ..Happened::default()
+        }
+    }
+
+    #[test]
+    fn a_membership_says_who_did_what_to_whom() {
+        use Membership::{Ban, Invite, Join, Knock};
+        let whole = Body::Member {
+            user: 1,
+            membership: Membership::Leave,
+            display_name: String::new(),
+        };
+        // With a reason it is no kind of its own.
+        let general = Body::State {
+            event_type: 4,
+            state_key: "@bob:h".to_owned(),
+            content: Vec::new(),
+            deflated: false,
+        };
+        for (sender, membership, was, wanted) in [
+            ("@ana:h", "leave", None, "@ana:h removed @bob:h"),
+            (
+                "@ana:h",
+                "leave",
+                Some(Invite),
+                "@ana:h took back the invitation of @bob:h",
+            ),
+            (
+                "@ana:h",
+                "leave",
+                Some(Knock),
+                "@ana:h did not let @bob:h in",
+            ),
+            ("@ana:h", "leave", Some(Ban), "@ana:h unbanned @bob:h"),
+            ("@ana:h", "ban", None, "@ana:h banned @bob:h"),
+            ("@ana:h", "invite", None, "@ana:h invited @bob:h"),
+            (
+                "@ana:h",
+                "invite",
+                Some(Knock),
+                "@ana:h let @bob:h in: invited",
+            ),
+            ("@bob:h", "leave", None, "@bob:h left"),
+            (
+                "@bob:h",
+                "leave",
+                Some(Invite),
+                "@bob:h declined the invitation",
+            ),
+            (
+                "@bob:h",
+                "leave",
+                Some(Knock),
+                "@bob:h no longer asks to join",
+            ),
+            ("@bob:h", "join", None, "@bob:h joined"),
+            (
+                "@bob:h",
+                "join",
+                Some(Join),
+                "@bob:h changed their name or picture",
+            ),
+        ] {
+            let said = |body, content| words(body, &member(sender, "@bob:h", content, was), None);
+            assert_eq!(said(&whole, json!({ "membership": membership })), wanted);
+            let reason = json!({ "membership": membership, "reason": "late" });
+            let said = said(&general, reason);
+            assert!(said.starts_with(wanted), "{said}");
+            let is_renamed = was == Some(Join);
+            assert_eq!(said.ends_with(": \"late\""), !is_renamed, "{said}");
+        }
+    }
+
+    #[test]
+    fn an_invitation_elsewhere_that_has_ended_is_not_the_inviter_leaving() {
+        let told = |sender, membership: &str, was| {
+            words_elsewhere(&member(
+                sender,
+                "@me:h",
+                json!({ "membership": membership }),
+                was,
+            ))
+        };
+        let zed = "@zed:far";
+        assert!(told(zed, "invite", None).starts_with("@zed:far invites you: "));
+        let back = "@zed:far took back the invitation of @me:h";
+        assert_eq!(told(zed, "leave", Some(Membership::Invite)), back);
+        assert_eq!(told(zed, "leave", None), back);
+        let shut = "@zed:far did not let @me:h in";
+        assert_eq!(told(zed, "leave", Some(Membership::Knock)), shut);
+        let declined = "@me:h declined the invitation";
+        assert_eq!(told("@me:h", "leave", Some(Membership::Invite)), declined);
+        assert_eq!(told("@me:h", "knock", None), "@me:h asked to join");
+    }
+
+    #[test]
+    fn a_heading_has_the_id_and_what_else_is_known_but_no_empty_quotes() {
+        let title = |name: &str| Some((name.to_owned(), "#a:h".to_owned()));
+        assert_eq!(heading("!a:h", None, None), "!a:h");
+        assert_eq!(heading("!a:h", None, title("Crew")), "!a:h \"Crew\"");
+        assert_eq!(heading("!a:h", None, title("")), "!a:h #a:h");
+        let told = json!({ "membership": "invite", "name": "Tea\u{1b}" });
+        assert_eq!(heading("!b:h", Some(&told), None), "!b:h \"Tea\\u{1b}\"");
+        let unnamed = json!({ "membership": "invite" });
+        assert_eq!(heading("!b:h", Some(&unnamed), None), "!b:h");
     }
 }
