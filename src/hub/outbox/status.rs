@@ -171,7 +171,7 @@ impl Outbox {
         let reason = match (&known.last_error, known.record.failing_since) {
             (Some(error), _) => error.code,
             // It failed before this hub was started again.
-            (None, Some(_)) => "PEER_UNREACHABLE",
+            (None, Some(_)) => "PEER_FAILING",
             (None, None) => return None,
         };
         let next_try = match known.state {

@@ -169,12 +169,15 @@ async fn who_is_away_is_left_alone_and_gets_all_in_order_later() {
 
 #[tokio::test]
 async fn who_waits_for_a_server_is_told_why_and_until_when() {
-    let world = World::with(&[FAR, WEST]).await;
-    world.others.mood(FAR, [Mood::Away]);
-    world.others.mood(WEST, [Mood::Refuses(403)]);
+    let all = [FAR, "north.example", WEST];
+    let world = World::with(&all).await;
+    let moods = [Mood::Away, Mood::Barred, Mood::Refuses(403)];
+    for (server, mood) in all.iter().zip(moods) {
+        world.others.mood(server, [mood]);
+    }
     world.say("one").await;
     let mut until = Vec::new();
-    for server in [FAR, WEST] {
+    for server in all {
         until.push(loop {
             if let PeerState::Waiting(until) = world.state(server).await {
                 break until;

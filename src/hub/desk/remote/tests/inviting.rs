@@ -176,6 +176,8 @@ async fn an_invite_is_turned_down_there_and_here() {
     let news = pair.news(&mut since).await;
     let timeline = &pair.shown(&news, "leave")["timeline"]["events"];
     assert_eq!(timeline[0]["content"]["membership"], "leave");
+    let before = &timeline[0]["unsigned"]["prev_content"];
+    assert_eq!(before["membership"], "invite");
     assert_eq!(pair.ended().await, "invite");
     assert_eq!(pair.membership_there().await, Membership::Leave);
     let whole = pair.us.hub.sync(&pair.ana, None, json!({})).await;
