@@ -186,12 +186,13 @@ async fn who_waits_for_a_server_is_told_why_and_until_when() {
         });
     }
 
-    let queued = |server, reason, until| json!({ "server": server, "state": "queued", "reason": reason, "next_try_ts": until });
-    let wanted = json!([
-        queued(FAR, "PEER_UNREACHABLE", until[0]),
-        queued(WEST, "PEER_REFUSED", until[1]),
-    ]);
-    assert_eq!(world.told().await[0]["servers"], wanted);
+    let reasons = ["PEER_UNREACHABLE", "FEDERATION_DENY", "PEER_REFUSED"];
+    let told = world.told().await;
+    for (n, server) in all.iter().enumerate() {
+        let wanted = json!({ "server": server, "state": "queued", "reason": reasons[n],
+            "next_try_ts": until[n] });
+        assert_eq!(told[0]["servers"][n], wanted);
+    }
 }
 
 #[tokio::test]
