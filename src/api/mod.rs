@@ -15,7 +15,7 @@ mod thin;
 pub use caller::{Caller, Credentials, Door, Origin, RequestId};
 pub(crate) use command::for_each_endpoint;
 pub use command::{Command, Reply, SecretRegistration};
-pub use deliveries::{Delivered, DeliveredTo, Deliveries, Delivery, Sent};
+pub use deliveries::{Delivered, DeliveredTo, Deliveries, Delivery, HeldUp, Sent};
 pub use explain::{REFUSALS_MAX, Refusals, Refused, Why};
 pub use links::{
     Beside, Deliver, DeviceCredentials, DeviceName, EdhocLink, Linked, Linking, Links, OscoreLink,

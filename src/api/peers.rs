@@ -242,13 +242,14 @@ impl Unverified {
 }
 
 impl RemoteError {
-    /// The stable reason, for the operator.
-    const fn code(&self) -> &'static str {
+    /// The stable reason, for the operator and for who waits for it.
+    pub fn code(&self) -> &'static str {
         match self {
+            Self::NotAllowed { why, .. } => why.code.unwrap_or("PEER_REFUSED"),
             Self::Refused { status: 401, .. } => "PEER_DISBELIEVES",
             Self::Refused { status: 404, .. } => "PEER_HAS_NOT",
             Self::Refused { status, .. } if *status >= 500 => "PEER_IN_TROUBLE",
-            Self::Refused { .. } | Self::NotAllowed { .. } => "PEER_REFUSED",
+            Self::Refused { .. } => "PEER_REFUSED",
             Self::Unreachable { .. } => "PEER_UNREACHABLE",
         }
     }

@@ -11,9 +11,10 @@ use std::{
 };
 
 use libtest_mimic::{Failed, Trial};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tramline::client::Call;
 
-use crate::hub::{Hub, NAME, ended, output, run, tramline};
+use crate::hub::{Hub, NAME, block_on, ended, output, run, tramline};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -32,6 +33,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test(
             "thin_client::a_device_linked_by_a_code_is_in_its_users_rooms",
             by_code,
+        ),
+        Trial::test(
+            "thin_client::who_is_invited_and_removed_is_told_by_whom_and_reads_on_up_to_there",
+            removed,
         ),
         Trial::test(
             "thin_client::an_unlinked_device_is_told_so_over_both_doors_also_while_it_listens",
@@ -377,6 +382,83 @@ fn by_code() -> Result<(), Failed> {
     equal(&rooms[0]["room_id"], &made[0]["room_id"])?;
     let again = output(&mut link(&hub.path().join("again.json")))?;
     equal(&again.status.code(), &Some(1))
+}
+
+/// What a verb says to a person, on stdout and on stderr.
+fn said_to_a_person(file: &PathBuf, args: &[&str]) -> Result<[String; 2], Failed> {
+    let mut command = tramline();
+    command.args(["client", "--credentials"]).arg(file);
+    let output = output(command.args(args))?;
+    let said =
+        [&output.stdout, &output.stderr].map(|out| String::from_utf8_lossy(out).into_owned());
+    equal(&output.status.code(), &Some(0)).map_err(|_| said.concat())?;
+    Ok(said)
+}
+
+fn holds(said: &str, wanted: &str) -> Result<(), Failed> {
+    if said.contains(wanted) {
+        return Ok(());
+    }
+    Err(format!("{wanted:?} is not in: {said}").into())
+}
+
+fn removed() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana", "bob"])?;
+    let bob = link(&hub, "bob")?;
+    let guest = format!("@bob:{NAME}");
+    let [nothing, why] = said_to_a_person(&bob, &["rooms"])?;
+    equal(&nothing.as_str(), &"")?;
+    holds(&why, "-- no rooms yet")?;
+    equal(&done(&bob, &["rooms"])?, &Vec::new())?;
+    done(&bob, &["create", "--name", "Own"])?;
+    let [_, why] = said_to_a_person(&bob, &["sync"])?; // where a device begins
+    holds(&why, "-- nothing new")?;
+
+    let ana = |path: &[&str], mut body: Value| -> Result<Value, Failed> {
+        if path != ["createRoom"] {
+            body["user_id"] = guest.as_str().into();
+        }
+        block_on(async {
+            let mut ana = hub.client("https", "ana").await?;
+            Ok(ana.call("by ana", Call::post(path, body)).await?)
+        })
+    };
+    let make = |wish: Value| -> Result<String, Failed> {
+        let made = ana(&["createRoom"], wish)?;
+        Ok(made["room_id"].as_str().ok_or("no room")?.to_owned())
+    };
+    let named = make(json!({ "name": "Crew", "invite": [guest] }))?;
+    let unnamed = make(json!({ "invite": [guest] }))?;
+    let [news, _] = said_to_a_person(&bob, &["sync"])?;
+    let headings: Vec<_> = news.lines().filter(|line| line.starts_with('!')).collect();
+    equal(&headings, &vec![named.as_str(), unnamed.as_str()])?;
+    let invited = format!("@ana:{NAME} invited {guest}");
+    equal(&news.matches(&invited).count(), &2)?;
+
+    ana(&["rooms", &unnamed, "kick"], json!({}))?;
+    let [news, _] = said_to_a_person(&bob, &["sync"])?;
+    holds(
+        &news,
+        &format!("@ana:{NAME} took back the invitation of {guest}"),
+    )?;
+    let refused = output(&mut client(&bob, &["read", &unnamed]))?;
+    equal(&refused.status.code(), &Some(1))?;
+    holds(&String::from_utf8_lossy(&refused.stderr), "M_FORBIDDEN")?;
+
+    done(&bob, &["join", &named])?;
+    done(&bob, &["send", &named, "hello"])?;
+    ana(&["rooms", &named, "kick"], json!({ "reason": "late" }))?;
+    let wanted = format!("@ana:{NAME} removed {guest}: \"late\"");
+    holds(&said_to_a_person(&bob, &["sync"])?[0], &wanted)?;
+    let [read, why] = said_to_a_person(&bob, &["read", &named])?;
+    holds(&read, ": hello")?;
+    holds(&read, &wanted)?;
+    holds(&why, "-- you are not in this room any more, since 20")?;
+    let lines = done(&bob, &["read", &named])?;
+    let last = lines.iter().rfind(|line| line["kind"] == "member");
+    let last = last.ok_or("the end is not among them")?;
+    equal(&last["state_key"], &guest.as_str().into())?;
+    equal(&last["target_seq"], &Value::Null)
 }
 
 fn unlinked() -> Result<(), Failed> {

@@ -151,7 +151,10 @@ pub enum ClientVerb {
         from: Option<String>,
     },
     /// Print what is new
-    #[command(after_help = "Example:\n  tramline client --credentials ana.json sync --follow")]
+    #[command(
+        after_help = "Example:\n  tramline client --credentials ana.json sync --follow\n\n\
+                      While a linked device follows, no other verb can use its file: end it first, with Ctrl-C."
+    )]
     Sync {
         /// Since this place; without it from the beginning
         #[arg(long, value_name = "TOKEN")]
@@ -168,7 +171,8 @@ pub enum ClientVerb {
     #[command(
         after_help = "Example:\n  tramline client --credentials ana.json status\n  \
                       tramline client --credentials ana.json status '#crew:hub.example'\n\n\
-                      A message is queued, in flight, acked, refused (and why) or expired, for each server that it is for."
+                      A message is queued (and why, if not only for its turn), in flight, acked, refused (and why) or \
+                      expired, for each server that it is for. Changes of state are listed where a server did not take them."
     )]
     Status {
         /// The room's id or alias

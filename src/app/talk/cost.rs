@@ -106,14 +106,12 @@ impl Spent {
     }
 
     pub(super) fn line(&self) -> String {
-        let tcp = if self.over_udp {
-            ""
-        } else {
-            " (TCP, TLS included)"
-        };
         let Cost { up, down, .. } = self.cost;
-        let datagrams = self.datagrams();
-        let plural = if datagrams == 1 { "" } else { "s" };
+        let carried = match (self.over_udp, self.datagrams()) {
+            (false, _) => " over TCP, TLS included".to_owned(),
+            (true, 1) => ", 1 datagram".to_owned(),
+            (true, datagrams) => format!(", {datagrams} datagrams"),
+        };
         let headers = if self.with_headers {
             ", IP and UDP headers included"
         } else {
@@ -124,9 +122,7 @@ impl Spent {
         } else {
             self.hint().to_owned()
         };
-        format!(
-            "cost: {up} bytes up, {down} down, {datagrams} datagram{plural}{tcp}{headers}{beside}"
-        )
+        format!("cost: {up} bytes up, {down} down{carried}{headers}{beside}")
     }
 
     pub(super) fn json(&self) -> Json {
@@ -164,7 +160,7 @@ mod tests {
         assert_eq!(coap.json(), field);
         assert_eq!(
             https.line(),
-            "cost: 120 bytes up, 43 down, 0 datagrams (TCP, TLS included)"
+            "cost: 120 bytes up, 43 down over TCP, TLS included"
         );
     }
 

@@ -1,4 +1,5 @@
-//! What became of one's messages at other servers, a line for each message and server.
+//! What became of one's messages at other servers, a line for each message and server; and of the
+//! changes of state that one of them did not take.
 
 use ruma::RoomId;
 use serde_json::{Value as Json, json};
@@ -33,7 +34,7 @@ pub(super) async fn of_room(
         }
     }
     if format == Format::Text && messages.is_none_or(Vec::is_empty) {
-        output::note("you have said nothing in this room of late");
+        output::note("-- you have said nothing in this room of late");
     }
     Ok(Said::Lines)
 }
@@ -48,6 +49,7 @@ fn told(room: &RoomId, message: &Json, server: &Json) -> Json {
         "server": server["server"],
         "state": server["state"],
         "reason": server["reason"],
+        "next_try_ts": server["next_try_ts"],
     })
 }
 
@@ -60,7 +62,11 @@ fn line(message: &Json, server: &Json) -> String {
             let state = state.replace('_', " ");
             let reason = server["reason"].as_str();
             let reason = reason.map_or_else(String::new, |why| format!(": {}", visible(why)));
-            format!("{}  {}{reason}", visible(name), visible(&state))
+            let next = server["next_try_ts"].as_u64();
+            let next = next.map_or_else(String::new, |at| {
+                format!(", next try at {}", Timestamp(at).rfc3339())
+            });
+            format!("{}  {}{reason}{next}", visible(name), visible(&state))
         }
         _ => "for nobody on another server".to_owned(),
     };
@@ -95,5 +101,19 @@ mod tests {
         );
         assert!(under_way.ends_with("a.example  in flight"), "{under_way}");
         assert!(line(&message, &json!({})).ends_with("for nobody on another server"));
+    }
+
+    #[test]
+    fn what_is_queued_says_why_and_until_when() {
+        let message = json!({"event_id": "$a", "origin_server_ts": 5000, "type": "m.room.message"});
+        let server = json!({"server": "a.example", "state": "queued",
+            "reason": "PEER_UNREACHABLE", "next_try_ts": 60_000});
+
+        let said = line(&message, &server);
+
+        let wanted = "a.example  queued: PEER_UNREACHABLE, next try at 1970-01-01T00:01:00Z";
+        assert!(said.ends_with(wanted), "{said}");
+        let room = RoomId::parse("!room:hub.example").unwrap();
+        assert_eq!(told(&room, &message, &server)["next_try_ts"], 60_000);
     }
 }

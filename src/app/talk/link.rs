@@ -46,15 +46,15 @@ pub(super) async fn redeem(
 ) -> Result<(), Failure> {
     let code: LinkCode = code
         .parse()
-        .map_err(|error| Failure::usage("LINK_CODE", error))?;
+        .map_err(|error| Failure::usage("LINK_CODE", format!("CODE: {error}")))?;
     // The code is good once.
     must_be_new(out)?;
     must_be_new(&StateDir::path_of(out))?;
     let mut client = if ca_pem.is_none() {
         Client::pinned(server, code.key_hash).map_err(failed)?
     } else {
-        let target =
-            Target::parse(server, ca_pem).map_err(|error| Failure::usage("SERVER_URL", error))?;
+        let target = Target::parse(server, ca_pem)
+            .map_err(|error| Failure::usage("SERVER_URL", format!("--server: {error}")))?;
         Client::open(&target, &world()).await.map_err(failed)?
     };
     let keys = DeviceKeys::make(None).map_err(|error| Failure::failed("LINK_KEYS", error))?;

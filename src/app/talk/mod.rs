@@ -260,12 +260,13 @@ fn target(args: &ClientArgs) -> Result<Target, Failure> {
         .and_then(|login| login.first())
         .map_or("", String::as_str);
     let ca = args.ca.as_deref().map(read_ca).transpose()?;
-    Target::parse(url, ca.as_deref()).map_err(|error| Failure::usage("LOGIN_URL", error))
+    Target::parse(url, ca.as_deref())
+        .map_err(|error| Failure::usage("LOGIN_URL", format!("--login: {error}")))
 }
 
 fn read_ca(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path)
-        .map_err(|error| Failure::usage("CA_FILE", format!("{}: {error}", path.display())))
+        .map_err(|error| Failure::usage("CA_FILE", format!("--ca {}: {error}", path.display())))
 }
 
 const SESSION_WANTED: &str = "who are you? Give --credentials FILE, or --login URL USER (with --save FILE to keep the session)";

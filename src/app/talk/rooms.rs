@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{
     Said, failed,
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app::{
         failure::Failure,
-        output::{Format, visible},
+        output::{self, Format, visible},
     },
     client::{Call, Client},
 };
@@ -28,9 +28,10 @@ pub(super) async fn rooms(client: &mut Client, format: Format) -> Result<Said, F
     match known(client).await? {
         None => ask_all(client, format).await,
         Some(rooms) => {
-            for (room, label) in rooms {
-                print(&room, &label, "join", None, format)?;
+            for (room, label) in &rooms {
+                print(room, label, "join", None, format)?;
             }
+            say_none(rooms.is_empty(), format);
             Ok(Said::Lines)
         }
     }
@@ -57,7 +58,7 @@ async fn ask_all(client: &mut Client, format: Format) -> Result<Said, Failure> {
     let query = vec![("filter", NAMES_ONLY.to_owned())];
     let answer = client.call("rooms", Call::get(&["sync"], query)).await;
     let answer = answer.map_err(failed)?;
-    let mut titles = BTreeMap::new();
+    let (mut titles, mut is_empty) = (BTreeMap::new(), true);
     for (section, state) in [
         ("join", "state"),
         ("invite", "invite_state"),
@@ -72,12 +73,21 @@ async fn ask_all(client: &mut Client, format: Format) -> Result<Said, Failure> {
             }
             let inviter = (section == "invite").then(|| tell::inviter(&events));
             print(room, &label, section, inviter.flatten(), format)?;
+            is_empty = false;
         }
     }
+    say_none(is_empty, format);
     if let Some(door) = client.thin() {
         door.keep_titles(titles).map_err(wrong)?;
     }
     Ok(Said::Lines)
+}
+
+/// Nothing at all would look like something that went wrong; programs count the lines.
+fn say_none(is_empty: bool, format: Format) {
+    if is_empty && format == Format::Text {
+        output::note("-- no rooms yet: `create` one, or `join` one");
+    }
 }
 
 /// `section` is that of a sync: what the user is in the room.
@@ -104,16 +114,32 @@ fn print(
         },
     ];
     let shown: Vec<_> = line.into_iter().filter(|part| !part.is_empty()).collect();
-    let json = json!({"room_id": room, "name": label.name, "alias": label.alias,
-        "membership": section, "inviter": inviter});
-    format.print(&shown.join("  "), &json)
+    format.print(&shown.join("  "), &told(room, label, section, inviter))
+}
+
+/// What a room has not is null.
+fn told(room: &str, label: &Label, section: &str, inviter: Option<String>) -> Json {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    json!({"room_id": room, "name": some(&label.name), "alias": some(&label.alias),
+        "membership": section, "inviter": inviter})
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value as Json;
-
     use super::*;
+
+    #[test]
+    fn a_room_without_a_name_and_an_alias_has_null_for_them() {
+        let none = told("!r", &Label::default(), "invite", Some("@bob:h".to_owned()));
+        let wanted = json!({"room_id": "!r", "name": null, "alias": null,
+            "membership": "invite", "inviter": "@bob:h"});
+        assert_eq!(none, wanted);
+        let label = Label {
+            name: "Crew".to_owned(),
+            alias: String::new(),
+        };
+        assert_eq!(told("!r", &label, "join", None)["name"], "Crew");
+    }
 
     #[test]
     fn the_filter_for_names_is_json() {

@@ -2,7 +2,7 @@
 //!
 //! Only the shape: whether there is such a room is the hub's to say.
 
-use ruma::{RoomAliasId, RoomId, UserId};
+use ruma::{RoomAliasId, RoomId, ServerName, UserId};
 
 use crate::app::{cli::ClientVerb, failure::Failure};
 
@@ -11,17 +11,20 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
     match verb {
         ClientVerb::Create { alias, invite, .. } => {
             alias.iter().try_for_each(|alias| alias_localpart(alias))?;
-            invite.iter().try_for_each(|id| user(id))
+            invite.iter().try_for_each(|id| user("--invite", id))
         }
         ClientVerb::Invite {
             room: id,
             user: whom,
         } => {
             room(id)?;
-            user(whom)
+            user("USER", whom)
         }
-        ClientVerb::Join { room: id, .. }
-        | ClientVerb::Leave { room: id }
+        ClientVerb::Join { room: id, via } => {
+            room(id)?;
+            via.iter().try_for_each(|name| server(name))
+        }
+        ClientVerb::Leave { room: id }
         | ClientVerb::Read { room: id, .. }
         | ClientVerb::Status { room: Some(id) } => room(id),
         ClientVerb::Send { room: id, text, .. } => {
@@ -59,28 +62,40 @@ fn room(given: &str) -> Result<(), Failure> {
     };
     let reason = if given.starts_with('#') {
         format!(
-            "{given:?} is not a whole alias: it ends with a colon and the server's name, as in {example}"
+            "ROOM {given:?} is not a whole alias: it ends with a colon and the server's name, as in {example}"
         )
     } else {
         format!(
-            "{given:?} is no room: give its id, which begins with ! (`tramline client rooms` lists \
+            "ROOM {given:?} is no room: give its id, which begins with ! (`tramline client rooms` lists \
              them), or its alias, as in {example}; both in single quotes, because of the shell"
         )
     };
     Err(Failure::usage("ROOM_ID", reason))
 }
 
-fn user(given: &str) -> Result<(), Failure> {
+/// `parameter` is what the command line calls it.
+fn user(parameter: &str, given: &str) -> Result<(), Failure> {
     if UserId::parse(given).is_ok_and(|id| !id.localpart().is_empty()) {
         return Ok(());
     }
     let name = given.strip_prefix('@').unwrap_or(given);
     let name = if is_plain(name) { name } else { "bob" };
     let reason = format!(
-        "{given:?} is no user's id: write @, the name, a colon and the server's name, as in \
+        "{parameter} {given:?} is no user's id: write @, the name, a colon and the server's name, as in \
          @{name}:hub.example"
     );
     Err(Failure::usage("USER_ID", reason))
+}
+
+fn server(given: &str) -> Result<(), Failure> {
+    if ServerName::parse(given).is_ok() {
+        return Ok(());
+    }
+    let reason = format!(
+        "--via {given:?} is no server's name: it is what stands behind the colon of a user's id, as in \
+         --via synapse.example"
+    );
+    Err(Failure::usage("SERVER_NAME", reason))
 }
 
 /// The server and the media id of a file's URI.
@@ -91,7 +106,7 @@ pub(super) fn file(given: &str) -> Result<(&str, &str), Failure> {
     let is_whole = |(server, id): &(&str, &str)| !server.is_empty() && !id.is_empty();
     parts.filter(is_whole).ok_or_else(|| {
         let reason = format!(
-            "{given:?} is no file's address: it begins with mxc:// and has the server's name and an id, \
+            "MXC {given:?} is no file's address: it begins with mxc:// and has the server's name and an id, \
              as in mxc://hub.example/Aqe3 (`upload` prints it)"
         );
         Failure::usage("MXC", reason)
@@ -105,7 +120,7 @@ fn alias_localpart(given: &str) -> Result<(), Failure> {
     let bare = given.trim_start_matches('#').split(':').next();
     let bare = bare.filter(|bare| !bare.is_empty()).unwrap_or("crew");
     let reason = format!(
-        "{given:?}: --alias takes only what stands between # and the colon; the hub adds its name: \
+        "--alias {given:?}: it takes only what stands between # and the colon; the hub adds its name: \
          --alias {bare}"
     );
     Err(Failure::usage("ALIAS", reason))
@@ -134,7 +149,8 @@ mod tests {
         ] {
             assert_eq!(room(given), Ok(()), "{given}");
         }
-        assert_eq!(user("@bob:hub.example"), Ok(()));
+        assert_eq!(user("USER", "@bob:hub.example"), Ok(()));
+        assert_eq!(server("localhost:8448"), Ok(()));
         assert_eq!(alias_localpart("crew"), Ok(()));
         let whole = "mxc://hub.example:8448/Aqe3_-";
         assert_eq!(file(whole), Ok(("hub.example:8448", "Aqe3_-")));
@@ -145,15 +161,15 @@ mod tests {
         for (given, wanted) in [
             (
                 "crew",
-                "\"crew\" is no room: give its id, which begins with !",
+                "ROOM \"crew\" is no room: give its id, which begins with !",
             ),
             ("crew", "'#crew:hub.example'"),
-            ("", "\"\" is no room"),
-            ("!", "\"!\" is no room"),
+            ("", "ROOM \"\" is no room"),
+            ("!", "ROOM \"!\" is no room"),
             ("@ana:hub.example", "as in '#crew:hub.example'"),
             (
                 "#crew",
-                "\"#crew\" is not a whole alias: it ends with a colon",
+                "ROOM \"#crew\" is not a whole alias: it ends with a colon",
             ),
             ("#:hub.example", "not a whole alias"),
         ] {
@@ -162,9 +178,9 @@ mod tests {
             assert!(said.contains(wanted), "{said}");
         }
         for given in ["bob", "@bob", "bob:hub.example", "@:hub.example"] {
-            let said = said(user(given));
+            let said = said(user("--invite", given));
             assert!(said.starts_with("error[USER_ID]"), "{said}");
-            assert!(said.contains(&format!("{given:?}")), "{said}");
+            assert!(said.contains(&format!("--invite {given:?}")), "{said}");
             assert!(said.ends_with("as in @bob:hub.example"), "{said}");
         }
         for given in [
@@ -176,7 +192,13 @@ mod tests {
         ] {
             let said = said(file(given).map(|_| ()));
             assert!(said.starts_with("error[MXC]"), "{said}");
+            assert!(said.contains("MXC \""), "{said}");
         }
+        let via = said(server("synapse/example"));
+        assert!(
+            via.contains("--via \"synapse/example\" is no server"),
+            "{via}"
+        );
         for given in ["#crew:hub.example", "#crew", "crew:hub.example", ""] {
             let said = said(alias_localpart(given));
             assert!(said.ends_with("--alias crew"), "{said}");
@@ -186,7 +208,7 @@ mod tests {
     #[test]
     fn no_message_has_the_words_of_a_parser() {
         for given in ["crew", "#crew", "@", "\u{1b}[2J"] {
-            for said in [said(room(given)), said(user(given))] {
+            for said in [said(room(given)), said(user("USER", given))] {
                 for jargon in ["sigil", "localpart", "identifier"] {
                     assert!(!said.contains(jargon), "{said}");
                 }

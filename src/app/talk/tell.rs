@@ -26,7 +26,8 @@ pub(super) fn inviter(events: &[Json]) -> Option<String> {
     invite["sender"].as_str().map(ToOwned::to_owned)
 }
 
-fn words(event: &Json) -> String {
+/// Who did what, without when.
+pub(super) fn words(event: &Json) -> String {
     let who = plain(&event["sender"]);
     let content = &event["content"];
     let kind = event["type"].as_str().unwrap_or_default();

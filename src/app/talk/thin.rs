@@ -89,6 +89,9 @@ async fn verb_by(
         ClientVerb::Sync { .. } => {
             let news = door.news().await.map_err(wrong)?;
             show(door, me, &news, format).await?;
+            if news.is_empty() {
+                note(format, "-- nothing new");
+            }
             door.keep_places().map_err(wrong)?;
             end_of_sync(format)
         }
@@ -224,17 +227,27 @@ async fn read(
         None => door.head(alias).await.map_err(wrong)?,
         Some(before) => before
             .parse::<u64>()
-            .map_err(|error| Failure::usage("FROM", format!("{before:?}: {error}")))?
+            .map_err(|_| Failure::usage("FROM", no_place(before)))?
             .saturating_sub(1),
     };
     let from = through.saturating_sub(u64::from(limit)).saturating_add(1);
     let records = door.log(alias, from, through).await.map_err(wrong)?;
     show(door, me, &records, format).await?;
+    if records.is_empty() {
+        note(format, "-- nothing that you may read here");
+    }
+    if let Some(ended) = show::ended_in(door, me, &records).filter(|_| before.is_none()) {
+        tell(format, &ended);
+    }
     if from > 1 {
         let end = json!({ "end": from.to_string() });
         format.print(&format!("-- older: --from {from}"), &end)?;
     }
     Ok(Said::Lines)
+}
+
+fn no_place(given: &str) -> String {
+    format!("--from {given:?} is no entry's number: an earlier `read` prints it as its last line")
 }
 
 /// Prints what comes until it is interrupted, or the time is over.

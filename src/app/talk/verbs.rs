@@ -154,11 +154,13 @@ async fn read(
     from: Option<&str>,
     format: Format,
 ) -> Result<Said, Failure> {
-    let page = client
-        .messages(room, from, true, limit)
-        .await
-        .map_err(failed)?;
-    for event in events_of(&page["chunk"]).iter().rev() {
+    let page = client.messages(room, from, true, limit).await;
+    let page = page.map_err(|error| about("--from", from, error))?;
+    let events = events_of(&page["chunk"]);
+    if events.is_empty() && format == Format::Text {
+        output::note("-- nothing that you may read here");
+    }
+    for event in events.iter().rev() {
         let json = Happened::by_event(room.as_str(), event).json();
         format.print(&tell::event(event), &json)?;
     }
@@ -167,6 +169,20 @@ async fn read(
         format.print(&text, &json!({ "end": end }))?;
     }
     Ok(Said::Lines)
+}
+
+/// What the hub says of a place is said of the parameter that it was given in.
+fn about(parameter: &str, given: Option<&str>, error: ClientError) -> Failure {
+    match &error {
+        ClientError::Refused {
+            errcode,
+            error: why,
+            ..
+        } if given.is_some() && errcode == "M_INVALID_PARAM" => {
+            Failure::failed(errcode, format!("{parameter}: {why}"))
+        }
+        _ => failed(error),
+    }
 }
 
 /// What a sync is wanted for.
@@ -178,7 +194,7 @@ struct Wish {
 
 async fn once(client: &mut Client, wish: Wish, format: Format) -> Result<Said, Failure> {
     let news = client.sync(wish.since.as_deref(), wish.wait_ms).await;
-    let news = news.map_err(failed)?;
+    let news = news.map_err(|error| about("--since", wish.since.as_deref(), error))?;
     match format {
         Format::Json => {
             for line in lines_of_sync(&news) {
@@ -216,7 +232,7 @@ async fn follow(client: &mut Client, wish: Wish, format: Format) -> Result<Said,
                 tokio::time::sleep(FOLLOW_PAUSE).await;
                 continue;
             }
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(about("--since", since.as_deref(), error)),
         };
         since = news["next_batch"].as_str().map(ToOwned::to_owned);
         let lines = match format {
@@ -393,6 +409,21 @@ fn may_have_arrived(error: ClientError, txn: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_that_the_hub_refuses_is_said_with_its_parameter() {
+        let refused = |errcode: &str| ClientError::Refused {
+            status: 400,
+            errcode: errcode.to_owned(),
+            error: "\"x\" is not a token of this hub".to_owned(),
+            retry_after_ms: None,
+        };
+        let said = |given, code| about("--from", given, refused(code)).to_string();
+        let wanted = "error[M_INVALID_PARAM]: --from: \"x\" is not a token of this hub";
+        assert_eq!(said(Some("x"), "M_INVALID_PARAM"), wanted);
+        assert!(!said(None, "M_INVALID_PARAM").contains("--from"));
+        assert!(!said(Some("x"), "M_FORBIDDEN").contains("--from"));
+    }
 
     #[test]
     fn two_transaction_ids_differ() {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::wire::thin::{Alias, Body, Record, Shown};
+use crate::wire::thin::{Alias, Body, MEMBER, Record, Shown};
 
 /// Records held back per room while a gap is filled; what is beyond is fetched again.
 const HELD_MAX: usize = 256;
@@ -283,9 +283,6 @@ pub fn elsewhere(body: &Body) -> Option<(&str, &[u8])> {
         _ => None,
     }
 }
-
-/// `m.room.member`.
-const MEMBER: Alias = 4;
 
 /// Each record with its room, which only the first of a run says.
 fn with_rooms(mut records: Vec<Record>) -> Vec<Record> {

@@ -87,7 +87,7 @@ pub enum StateError {
     },
     /// Another process uses it.
     #[error(
-        "{path} is in use by another process: one device speaks with one voice; wait for it, or link this one as a device of its own"
+        "{path} is in use by another process: one device speaks with one voice; end that one first (a `sync --follow` with Ctrl-C), or link another device for this"
     )]
     Locked {
         /// The directory.

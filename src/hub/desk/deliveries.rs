@@ -13,6 +13,10 @@ use crate::{
 /// How many of the newest messages are told of.
 const MESSAGES_MAX: usize = 10;
 
+/// How many of the newest changes of state are looked at for one that a server did not take: each is a
+/// question to the store.
+const STATES_LOOKED_AT_MAX: usize = 50;
+
 /// How many entries of a room's log are looked through for them.
 const LOOKED_AT_MAX: u32 = 500;
 
@@ -57,13 +61,15 @@ async fn entry_of(
     log.map_err(ours)?.into_iter().next().ok_or_else(nothing)
 }
 
-/// The newest messages of whoever asks, among the newest entries of the room.
+/// The newest messages of whoever asks, among the newest entries of the room, and what of state a server
+/// did not take: of that, what was taken is seen in the room.
 async fn newest(hub: &Hub, caller: &Caller, room: &RoomRecord) -> Result<Delivered, Refusal> {
     let head = room.heads.seq;
     let log = hub
         .store
         .log(room.nid, Seq::ZERO, head, Order::Backward, LOOKED_AT_MAX);
-    let mut messages = Vec::new();
+    let mut sent = Vec::new();
+    let (mut messages, mut states) = (0, 0);
     for entry in log.await.map_err(ours)? {
         let Logged::Event(event) = &entry.what else {
             continue;
@@ -72,21 +78,35 @@ async fn newest(hub: &Hub, caller: &Caller, room: &RoomRecord) -> Result<Deliver
             continue; // nobody is shown it
         };
         let fields = pdu.fields();
-        if fields.sender != caller.user || fields.state_key.is_some() {
+        if fields.sender != caller.user {
             continue;
         }
-        messages.push(Sent {
+        let is_state = fields.state_key.is_some();
+        let (count, most) = if is_state {
+            (&mut states, STATES_LOOKED_AT_MAX)
+        } else {
+            (&mut messages, MESSAGES_MAX)
+        };
+        if *count == most {
+            continue;
+        }
+        *count += 1;
+        let mut servers = of_entry(hub, room, &entry).await?;
+        if is_state {
+            servers.retain(|one| one.delivery.is_lost());
+            if servers.is_empty() {
+                continue;
+            }
+        }
+        sent.push(Sent {
             event_id: pdu.id().clone(),
             seq: entry.seq,
             origin_server_ts: fields.at.0,
             kind: fields.kind.clone(),
-            servers: of_entry(hub, room, &entry).await?,
+            servers,
         });
-        if messages.len() == MESSAGES_MAX {
-            break;
-        }
     }
-    Ok(Delivered::Messages(messages))
+    Ok(Delivered::Messages(sent))
 }
 
 async fn of_entry(

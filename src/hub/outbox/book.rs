@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{
     hints::{Inbox, Present, Typing},
     read::Rooms,
-    send::{FULL, Job, Outcome, Told},
+    send::{FULL, Job, Outcome, Told, Trouble},
 };
 use crate::{
     base::{Position, Timestamp},
@@ -93,7 +93,7 @@ pub(super) struct Destination {
     pub(super) state: State,
     /// How often it has failed in a row.
     failures: u32,
-    pub(super) last_error: Option<String>,
+    pub(super) last_error: Option<Trouble>,
     last_try: Option<Timestamp>,
     /// How many items one transaction has: fewer after it refused a whole one.
     width: usize,

@@ -67,13 +67,29 @@ pub(super) enum Outcome {
     Narrow(usize),
     /// It was not told.
     Failed {
-        error: String,
+        error: Trouble,
         txn: Option<([u8; 32], String)>,
         /// Whether that is the destination's doing.
         is_theirs: bool,
         /// What was given up all the same.
         expired: Option<Told>,
     },
+}
+
+/// Why a destination was not told.
+#[derive(Clone, Debug)]
+pub(super) struct Trouble {
+    /// The stable reason, which senders are told.
+    pub(super) code: &'static str,
+    /// In words, for the operator: they may name addresses.
+    pub(super) text: String,
+}
+
+impl Trouble {
+    fn of(code: &'static str, text: impl ToString) -> Self {
+        let text = text.to_string();
+        Self { code, text }
+    }
 }
 
 /// How far a destination was told.
@@ -139,7 +155,7 @@ impl Sender<'_> {
             Err(error) => {
                 tracing::warn!(%error, server = %job.record.server, "what is for a server cannot be read");
                 return Outcome::Failed {
-                    error: "this hub's store failed".to_owned(),
+                    error: Trouble::of("HUB_IN_TROUBLE", "this hub's store failed"),
                     txn: None,
                     is_theirs: false,
                     expired: None,
@@ -160,9 +176,15 @@ impl Sender<'_> {
                 counted("taken");
                 self.accepted(job, parcel, &answer)
             }
-            Ok(other) => self.failed(job, parcel, other.name().to_owned(), (digest, id)),
+            Ok(other) => {
+                let trouble = Trouble::of("PEER_IN_TROUBLE", other.name());
+                self.failed(job, parcel, trouble, (digest, id))
+            }
             Err(error) if is_about_content(&error) => self.refused(job, parcel, &error),
-            Err(error) => self.failed(job, parcel, error.to_string(), (digest, id)),
+            Err(error) => {
+                let trouble = Trouble::of(error.code(), &error);
+                self.failed(job, parcel, trouble, (digest, id))
+            }
         }
     }
 
@@ -362,7 +384,13 @@ impl Sender<'_> {
         Outcome::Told(told)
     }
 
-    fn failed(&self, job: &Job, parcel: Parcel, error: String, txn: ([u8; 32], String)) -> Outcome {
+    fn failed(
+        &self,
+        job: &Job,
+        parcel: Parcel,
+        error: Trouble,
+        txn: ([u8; 32], String),
+    ) -> Outcome {
         counted("failed");
         let lapse = self.lapse(job, &parcel);
         let parcels = parcel.bundle.expired;

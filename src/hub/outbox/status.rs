@@ -8,7 +8,7 @@ use super::{
     read::{Reader, Rooms, acl, is_acl, lets},
 };
 use crate::{
-    api::{DeliveredTo, Delivery},
+    api::{DeliveredTo, Delivery, HeldUp},
     base::Timestamp,
     hub::Hub,
     store::{DestinationRecord, LogRecord, Mark, RoomNid, StoreError},
@@ -151,10 +151,34 @@ impl Outbox {
             } else {
                 Delivery::Queued
             };
-            let server = record.server;
-            found.push(DeliveredTo { server, delivery });
+            let held_up = match delivery {
+                Delivery::Queued => self.held_up(&record.server),
+                _ => None,
+            };
+            found.push(DeliveredTo {
+                server: record.server,
+                delivery,
+                held_up,
+            });
         }
         Ok(found)
+    }
+
+    /// Why a server is not told anything now; nothing where its turn will come.
+    fn held_up(&self, server: &ServerName) -> Option<HeldUp> {
+        let book = self.shared.book();
+        let known = book.all.get(server)?;
+        let reason = match (&known.last_error, known.record.failing_since) {
+            (Some(error), _) => error.code,
+            // It failed before this hub was started again.
+            (None, Some(_)) => "PEER_FAILING",
+            (None, None) => return None,
+        };
+        let next_try = match known.state {
+            State::Alone(until) => Some(until),
+            State::Idle | State::Ready | State::AtWork { .. } => None,
+        };
+        Some(HeldUp { reason, next_try })
     }
 
     fn is_under_way(&self, server: &ServerName, at: Mark) -> bool {
@@ -176,6 +200,6 @@ fn status(known: &Destination) -> PeerStatus {
         waiting: 0,
         is_all: true,
         failing_since: known.record.failing_since,
-        last_error: known.last_error.clone(),
+        last_error: known.last_error.as_ref().map(|error| error.text.clone()),
     }
 }

@@ -1,6 +1,6 @@
 //! Kinds and bodies, which drafts, records and entries in full have in common.
 
-use super::{Body, Membership, ThinError, ThinFault, number, number::Reader};
+use super::{Body, Membership, Shown, ThinError, ThinFault, names::MEMBER, number, number::Reader};
 
 /// The kind is in the low four bits of a head.
 pub(super) const KIND_MASK: u8 = 0x0f;
@@ -40,6 +40,15 @@ impl Body {
     /// Whether it says nothing without something it refers to.
     pub const fn needs_target(&self) -> bool {
         matches!(self, Self::Reaction(_) | Self::Redaction(_))
+    }
+
+    /// Whether it says what somebody is in a room: its target is no seq then.
+    pub const fn is_membership(&self) -> bool {
+        match self {
+            Self::Member { .. } => true,
+            Self::State { event_type, .. } => *event_type == MEMBER,
+            _ => false,
+        }
     }
 
     /// Whether a device may send it.
@@ -175,7 +184,8 @@ impl Membership {
         Self::Knock,
     ];
 
-    fn number(self) -> u8 {
+    /// Its number in kind 11. spec: thin-profile §6
+    pub fn number(self) -> u8 {
         let place = Self::ALL.iter().position(|one| *one == self);
         place
             .and_then(|place| u8::try_from(place).ok())
@@ -184,5 +194,21 @@ impl Membership {
 
     fn of_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
+impl Shown {
+    /// What a user was before this entry changed it, where that is told.
+    ///
+    /// spec: thin-profile §7
+    pub fn membership_before(&self) -> Option<Membership> {
+        match self {
+            Self::Entry {
+                target: Some(number),
+                body,
+                ..
+            } if body.is_membership() => Membership::of_number(u8::try_from(*number).ok()?),
+            _ => None,
+        }
     }
 }

@@ -16,7 +16,7 @@ mod record;
 
 pub use mls::MlsGroup;
 pub use names::{
-    FIRST_OWN_EVENT_TYPE, FIXED_EVENT_TYPES, decode_named, decode_numbers, decode_wanted,
+    FIRST_OWN_EVENT_TYPE, FIXED_EVENT_TYPES, MEMBER, decode_named, decode_numbers, decode_wanted,
     encode_named, encode_numbers, encode_wanted,
 };
 pub use record::{decode_all as decode_records, encode_all as encode_records};
@@ -148,7 +148,7 @@ pub enum Shown {
         sender: Alias,
         /// Seconds since it was accepted.
         age: u64,
-        /// The seq it refers to.
+        /// The seq it refers to; of a membership, the number of the one before it.
         target: Option<u64>,
         /// The counter this device gave it.
         counter: Option<u64>,
@@ -182,7 +182,7 @@ pub struct WholeEntry {
     pub sender: Alias,
     /// `origin_server_ts`, milliseconds since 1970.
     pub time_ms: u64,
-    /// The seq it refers to.
+    /// The seq it refers to; of a membership, the number of the one before it.
     pub target: Option<u64>,
     /// The counter this device gave it.
     pub counter: Option<u64>,

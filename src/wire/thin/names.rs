@@ -40,6 +40,9 @@ pub const FIXED_EVENT_TYPES: [&str; 32] = [
     "m.location",
 ];
 
+/// The number of `m.room.member`, the same for every device.
+pub const MEMBER: Alias = 4;
+
 /// Event types from here on are numbered per device.
 pub const FIRST_OWN_EVENT_TYPE: Alias = 64;
 

@@ -53,6 +53,22 @@ fn the_examples_are_what_is_encoded() {
             what: Shown::Typing(vec![1, 5]),
         },
     ];
+    let taken_back = Shown::Entry {
+        seq: 7,
+        sender: 1,
+        age: 0,
+        target: Some(Membership::Invite.number().into()),
+        counter: None,
+        body: Body::Member {
+            user: 2,
+            membership: Membership::Leave,
+            display_name: String::new(),
+        },
+    };
+    let taken_back = [Record {
+        room: None,
+        what: taken_back,
+    }];
     let profile = profile();
     let examples: BTreeSet<String> = profile
         .lines()
@@ -68,6 +84,7 @@ fn the_examples_are_what_is_encoded() {
         draft.encode(),
         encode_records(&answer),
         encode_records(&aside),
+        encode_records(&taken_back),
     ] {
         let example = hex::encode(bytes);
         assert!(examples.contains(&example), "{example} in {examples:?}");

@@ -295,6 +295,47 @@ pub(super) mod tests {
         assert_eq!(hex::encode(encode_all(&aside)), "cd07ac0201000e000105");
     }
 
+    #[test]
+    fn a_membership_says_what_it_ended_in_one_byte_and_may_leave_it_out() {
+        let entry = |target, body| Shown::Entry {
+            seq: 7,
+            sender: 1,
+            age: 0,
+            target,
+            counter: None,
+            body,
+        };
+        let leave = || Body::Member {
+            user: 2,
+            membership: Membership::Leave,
+            display_name: String::new(),
+        };
+        let coded = |what: Shown| encode_all(&[Record { room: None, what }]);
+        // As a hub of before sends it, which says nothing of it.
+        let old = coded(entry(None, leave()));
+        assert_eq!(hex::encode(&old), "0b0701000202");
+        let read = decode_all(&old).unwrap();
+        assert_eq!(read[0].what.membership_before(), None);
+
+        let new = coded(entry(Some(1), leave()));
+        assert_eq!(hex::encode(&new), "1b070100010202");
+        let read = decode_all(&new).unwrap();
+        let before = read[0].what.membership_before();
+        assert_eq!(before, Some(Membership::Invite));
+        let state = |event_type| Body::State {
+            event_type,
+            state_key: "@bob:h".to_owned(),
+            content: Vec::new(),
+            deflated: true,
+        };
+        let before = |target, body| entry(Some(target), body).membership_before();
+        assert_eq!(before(4, state(MEMBER)), Some(Membership::Knock));
+        assert_eq!(before(5, state(MEMBER)), None);
+        assert_eq!(before(300, state(MEMBER)), None);
+        assert_eq!(before(1, state(MEMBER + 1)), None);
+        assert_eq!(before(1, Body::Text(String::new())), None);
+    }
+
     proptest! {
         #[test]
         fn records_come_back_and_have_one_form(all in proptest::collection::vec(records(), 0..5)) {

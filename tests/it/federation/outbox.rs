@@ -44,6 +44,7 @@ async fn story(peers: &Peers, hub: &mut Hub) -> Result<(), Failed> {
     let away = ana.say(&room, "1", "said 1").await?;
     told_by_client(peers, hub, &room, &away, &["queued", "in_flight"])?;
     the_hub_waits_longer(peers, hub).await?;
+    why_it_waits(&mut ana, &room, &away).await?;
     ana.say(&room, "2", "said 2").await?;
     hub.kill()?;
     hub.start()?;
@@ -57,6 +58,23 @@ async fn story(peers: &Peers, hub: &mut Hub) -> Result<(), Failed> {
         told_by_client(peers, hub, &room, event, &["acked"])?;
     }
     Ok(())
+}
+
+/// Who waits is told why and until when, at any moment at which nothing is under way.
+async fn why_it_waits(ana: &mut Client, room: &RoomId, event: &OwnedEventId) -> Result<(), Failed> {
+    let (room, event) = (room.as_str(), event.as_str());
+    let path = ["_tramline", "client", "v1", "deliveries", room, event];
+    let mut told = Value::Null;
+    for _ in 0..TRIES {
+        told = ana.call("deliveries", Call::get(&path, Vec::new())).await?;
+        let server = &told["servers"][0];
+        if server["state"] == "queued" && server["next_try_ts"].is_u64() {
+            assert_eq!(server["reason"], "PEER_UNREACHABLE", "{told}");
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(format!("nothing says why it waits: {told}").into())
 }
 
 /// What `client status ROOM` says of an event is one of these, over HTTPS, CoAP and as a linked device.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     command_line::scrape,
-    hub::{Hub, block_on},
+    hub::{Hub, block_on, run, tramline},
     thin_client::{done, link, texts},
 };
 
@@ -222,10 +222,43 @@ async fn invited_elsewhere(hub: &Hub, phone: &Phone, alice: &mut Member) -> Resu
                 let body = json!({ "user_id": ana });
                 let kick = Call::post(&["rooms", room.as_str(), "kick"], body);
                 alice.client.call("kick", kick).await?;
-                notice(phone, &room, "leave").await?;
+                let (line, _) = notice(phone, &room, "leave").await?;
+                assert_eq!(line["sender"], alice.user.as_str(), "{line}");
+                let was = &line["unsigned"]["prev_content"]["membership"];
+                assert_eq!(was, "invite", "{line}");
             }
         }
     }
+    told_in_words(phone, alice, &ana).await
+}
+
+/// Two invitations at once, into a room with a name and one without: each under its own heading.
+async fn told_in_words(phone: &Phone, alice: &mut Member, ana: &str) -> Result<(), Failed> {
+    let mut headings = Vec::new();
+    for name in [json!({ "name": "Loft" }), json!({})] {
+        let mut wish = name.clone();
+        wish["preset"] = "private_chat".into();
+        wish["invite"] = json!([ana]);
+        let room = alice.client.create_room(wish).await?;
+        let name = name["name"].as_str();
+        let name = name.map_or(String::new(), |name| format!(" \"{name}\""));
+        headings.push(format!("{room}{name}"));
+    }
+    let mut said = String::new();
+    let asked = format!("{} invites you: `join` it", alice.user);
+    eventually("both invitations are told", async || {
+        let mut command = tramline();
+        command.args(["client", "--credentials"]).arg(&phone.0);
+        said += &run(command.arg("sync"))?;
+        Ok(if said.matches(&asked).count() == 2 {
+            Ok(())
+        } else {
+            Err(said.clone())
+        })
+    })
+    .await?;
+    let told: Vec<_> = said.lines().filter(|line| line.starts_with('!')).collect();
+    assert_eq!(told, headings, "{said}");
     Ok(())
 }
 

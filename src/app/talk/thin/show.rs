@@ -3,7 +3,11 @@
 use serde_json::{Value as Json, json};
 
 use super::{
-    super::happened::{self, Happened},
+    super::{
+        happened::{self, Happened},
+        labels::Label,
+        tell,
+    },
     note, wrong,
 };
 use crate::{
@@ -37,19 +41,37 @@ pub(super) async fn show(
         door.forget_titles().map_err(wrong)?;
     }
     let now = SystemClock::new().now();
-    let mut room_before = None;
+    let mut heading = String::new();
     for record in records {
         let record = whole(door, record, format).await?;
         let Some((text, json)) = told(door, me, &record, now) else {
             continue;
         };
-        if format == Format::Text && record.room != room_before {
-            room_before = record.room;
-            output::line(&visible(&room_of(door, &record)))?;
+        // Of rooms elsewhere there are many in one log.
+        let room = heading_of(door, &record);
+        if format == Format::Text && room != heading {
+            output::line(&room)?;
+            heading = room;
         }
         format.print(&format!("  {text}"), &json)?;
     }
     Ok(())
+}
+
+/// Since when the user is in the room no more, where these are the last entries they may read of it.
+pub(super) fn ended_in(door: &ThinDoor, me: &Credentials, records: &[Record]) -> Option<String> {
+    let now = SystemClock::new().now();
+    let told = records
+        .iter()
+        .rev()
+        .filter_map(|one| told(door, me, one, now));
+    let mut of_member = told
+        .map(|(_, json)| json)
+        .filter(|json| json["type"] == "m.room.member" && json["state_key"] == me.user_id.as_str());
+    let last = of_member.next()?;
+    let is_out = ["leave", "ban"].contains(&last["content"]["membership"].as_str()?);
+    let since = Timestamp(last["origin_server_ts"].as_u64()?).rfc3339();
+    is_out.then(|| format!("-- you are not in this room any more, since {since}"))
 }
 
 /// The entry itself, where its record says only that it is large.
@@ -96,6 +118,28 @@ fn room_of(door: &ThinDoor, record: &Record) -> String {
     name(door, NameKind::Room, alias)
 }
 
+/// The room's id, and what it is called where that is known.
+fn heading_of(door: &ThinDoor, record: &Record) -> String {
+    let room = room_of(door, record);
+    let told = match &record.what {
+        Shown::Entry { body, .. } => elsewhere(body).map(|(_, content)| content_of(content, false)),
+        _ => None,
+    };
+    heading(&room, told.as_ref(), door.title(&room))
+}
+
+/// `elsewhere` is what is told of a room that the hub is not in.
+fn heading(room: &str, elsewhere: Option<&Json>, title: Option<(String, String)>) -> String {
+    let (name, alias) = match elsewhere {
+        Some(told) => (
+            told["name"].as_str().unwrap_or_default().to_owned(),
+            String::new(),
+        ),
+        None => title.unwrap_or_default(),
+    };
+    format!("{}{}", visible(room), Label { name, alias }.shown())
+}
+
 fn name(door: &ThinDoor, kind: NameKind, alias: Alias) -> String {
     let fixed = usize::try_from(alias)
         .ok()
@@ -131,26 +175,38 @@ fn told(
         } => {
             let at = Timestamp(now.0.saturating_sub(age.saturating_mul(1000)));
             let sender = user(*sender);
-            if let Some((room, content)) = elsewhere(body) {
-                return Some(told_elsewhere(me, (room, content), &sender, at));
-            }
-            let words = words(door, body, &user);
-            let about = target.map_or(String::new(), |target| format!(" (to {target})"));
-            let text = format!("{} {seq} {}{about}{words}", at.rfc3339(), visible(&sender));
-            let (event_type, state_key, content) = event_of(door, body, &user);
+            let was = record.what.membership_before();
+            let target = target.filter(|_| !body.is_membership());
+            let (event_type, state_key, content) = match elsewhere(body) {
+                Some((_, content)) => {
+                    let content = content_of(content, false);
+                    ("m.room.member".into(), me.user_id.as_str().into(), content)
+                }
+                None => event_of(door, body, &user),
+            };
             let happened = Happened {
                 room_id: room_id.into(),
-                seq: (*seq).into(),
-                sender: sender.into(),
+                // Of a room elsewhere nobody here knows how far its log is.
+                seq: elsewhere(body).map_or_else(|| (*seq).into(), |_| Json::Null),
+                sender: sender.as_str().into(),
                 at_ms: at.0.into(),
                 event_type,
                 state_key,
                 content,
-                target_seq: (*target).into(),
+                unsigned: was.map_or(Json::Null, ended),
+                target_seq: target.into(),
                 ..Happened::default()
             };
-            let json = happened.json();
-            Some((text, json))
+            let words = match elsewhere(body) {
+                Some(_) => words_elsewhere(&happened),
+                None => words(body, &happened, target),
+            };
+            let number = match elsewhere(body) {
+                Some(_) => String::new(),
+                None => format!(" {seq}"),
+            };
+            let text = format!("{}{number} {words}", at.rfc3339());
+            Some((text, happened.json()))
         }
         Shown::Receipt { seq, user: who } => {
             let who = user(*who);
@@ -168,69 +224,60 @@ fn told(
     }
 }
 
-/// What the user is to a room that the hub is not in.
-fn told_elsewhere(
-    me: &Credentials,
-    (room, content): (&str, &[u8]),
-    sender: &str,
-    at: Timestamp,
-) -> (String, Json) {
-    let content = content_of(content, false);
-    let said = |name: &str| visible(content[name].as_str().unwrap_or_default());
-    let (membership, title) = (said("membership"), said("name"));
-    let (time, who, id) = (at.rfc3339(), visible(sender), visible(room));
-    let text = match membership.as_str() {
-        "invite" => {
-            format!("{time} {who} invites you into {id} \"{title}\": `join` it, or `leave` it")
-        }
-        membership => format!("{time} {who}: {membership}, {id}"),
-    };
-    let happened = Happened {
-        room_id: room.into(),
-        sender: sender.into(),
-        at_ms: at.0.into(),
-        event_type: "m.room.member".into(),
-        state_key: me.user_id.as_str().into(),
-        content,
-        ..Happened::default()
-    };
-    (text, happened.json())
+/// The membership that an entry ended, as far as it is told.
+fn ended(was: Membership) -> Json {
+    json!({"prev_content": {"membership": membership_name(was)}})
 }
 
-fn words(door: &ThinDoor, body: &Body, user: &dyn Fn(Alias) -> String) -> String {
-    let event = |event_type: Alias, content: &[u8], deflated: bool, verb: &str| {
-        let event_type = name(door, NameKind::EventType, event_type);
-        let content = content_of(content, deflated).to_string();
-        format!(" {verb} {} {}", visible(&event_type), visible(&content))
-    };
-    match body {
-        Body::Text(text) | Body::Notice(text) => format!(": {}", visible(text)),
-        Body::Emote(text) => format!(" {}", visible(text)),
-        Body::Reaction(text) => format!(" reacted with {}", visible(text)),
-        Body::Redaction(text) => format!(" redacted it: {}", visible(text)),
-        Body::MlsElided(_) | Body::MlsWhole(_) => ": (encrypted)".to_owned(),
-        Body::Event {
-            event_type,
-            content,
-            deflated,
-        } => event(*event_type, content, *deflated, "sent"),
-        Body::State {
-            event_type,
-            content,
-            deflated,
-            ..
-        } => event(*event_type, content, *deflated, "set"),
-        Body::Member {
-            user: whose,
-            membership,
-            ..
-        } => format!(
-            ": {} of {}",
-            membership_name(*membership),
-            visible(&user(*whose))
-        ),
-        Body::TooLarge { size, .. } => format!(": (an entry of {size} bytes)"),
+/// What the user is to a room that the hub is not in.
+fn words_elsewhere(happened: &Happened) -> String {
+    let who = visible(happened.sender.as_str().unwrap_or_default());
+    match happened.content["membership"].as_str() {
+        Some("invite") => format!("{who} invites you: `join` it, or `leave` it"),
+        // Earlier hubs do not say what has ended; mostly it was an invitation.
+        Some("leave" | "ban") if happened.unsigned.is_null() => {
+            tell::words(&event(happened, &ended(Membership::Invite)))
+        }
+        _ => tell::words(&event(happened, &happened.unsigned)),
     }
+}
+
+/// Who did what: by kind where the kind is all there is, otherwise in the words for any event.
+fn words(body: &Body, happened: &Happened, target: Option<u64>) -> String {
+    let sender = visible(happened.sender.as_str().unwrap_or_default());
+    let about = target.map_or(String::new(), |target| format!(" (to {target})"));
+    let who = format!("{sender}{about}");
+    match body {
+        Body::Text(text) | Body::Notice(text) => format!("{who}: {}", visible(text)),
+        Body::Emote(text) => format!("{who} {}", visible(text)),
+        Body::Reaction(text) => format!("{who} reacted with {}", visible(text)),
+        Body::Redaction(text) if text.is_empty() => format!("{who} redacted it"),
+        Body::Redaction(text) => format!("{who} redacted it: {}", visible(text)),
+        Body::MlsElided(_) | Body::MlsWhole(_) => format!("{who}: (encrypted)"),
+        Body::TooLarge { size, .. } => format!("{who}: (an entry of {size} bytes)"),
+        Body::Member { .. } | Body::State { .. } if is_renamed(happened) => {
+            let name = happened.content["displayname"].as_str();
+            let name = name.map_or_else(String::new, |name| format!(", \"{}\"", visible(name)));
+            format!("{who} changed their name or picture{name}")
+        }
+        Body::Member { .. } | Body::State { .. } | Body::Event { .. } => {
+            tell::words(&event(happened, &happened.unsigned))
+        }
+    }
+}
+
+/// A member who joins has changed something else: what it was before is not told.
+fn is_renamed(happened: &Happened) -> bool {
+    let was = &happened.unsigned["prev_content"]["membership"];
+    happened.event_type == "m.room.member"
+        && happened.content["membership"] == "join"
+        && was == "join"
+}
+
+/// What words are made of.
+fn event(happened: &Happened, unsigned: &Json) -> Json {
+    json!({"type": happened.event_type, "sender": happened.sender, "state_key": happened.state_key,
+        "content": happened.content, "unsigned": unsigned})
 }
 
 /// Type, state key and content, as they are in the event that this is.
@@ -322,5 +369,124 @@ const fn membership_name(membership: Membership) -> &'static str {
         Membership::Leave => "leave",
         Membership::Ban => "ban",
         Membership::Knock => "knock",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(sender: &str, whom: &str, content: Json, was: Option<Membership>) -> Happened {
+        Happened {
+            sender: sender.into(),
+            event_type: "m.room.member".into(),
+            state_key: whom.into(),
+            content,
+            unsigned: was.map_or(Json::Null, ended),
+            ..Happened::default()
+        }
+    }
+
+    #[test]
+    fn a_membership_says_who_did_what_to_whom() {
+        use Membership::{Ban, Invite, Join, Knock};
+        let whole = Body::Member {
+            user: 1,
+            membership: Membership::Leave,
+            display_name: String::new(),
+        };
+        // With a reason it is no kind of its own.
+        let general = Body::State {
+            event_type: 4,
+            state_key: "@bob:h".to_owned(),
+            content: Vec::new(),
+            deflated: false,
+        };
+        for (sender, membership, was, wanted) in [
+            ("@ana:h", "leave", None, "@ana:h removed @bob:h"),
+            (
+                "@ana:h",
+                "leave",
+                Some(Invite),
+                "@ana:h took back the invitation of @bob:h",
+            ),
+            (
+                "@ana:h",
+                "leave",
+                Some(Knock),
+                "@ana:h did not let @bob:h in",
+            ),
+            ("@ana:h", "leave", Some(Ban), "@ana:h unbanned @bob:h"),
+            ("@ana:h", "ban", None, "@ana:h banned @bob:h"),
+            ("@ana:h", "invite", None, "@ana:h invited @bob:h"),
+            (
+                "@ana:h",
+                "invite",
+                Some(Knock),
+                "@ana:h let @bob:h in: invited",
+            ),
+            ("@bob:h", "leave", None, "@bob:h left"),
+            (
+                "@bob:h",
+                "leave",
+                Some(Invite),
+                "@bob:h declined the invitation",
+            ),
+            (
+                "@bob:h",
+                "leave",
+                Some(Knock),
+                "@bob:h no longer asks to join",
+            ),
+            ("@bob:h", "join", None, "@bob:h joined"),
+            (
+                "@bob:h",
+                "join",
+                Some(Join),
+                "@bob:h changed their name or picture",
+            ),
+        ] {
+            let said = |body, content| words(body, &member(sender, "@bob:h", content, was), None);
+            assert_eq!(said(&whole, json!({ "membership": membership })), wanted);
+            let reason = json!({ "membership": membership, "reason": "late" });
+            let said = said(&general, reason);
+            assert!(said.starts_with(wanted), "{said}");
+            let is_renamed = was == Some(Join);
+            assert_eq!(said.ends_with(": \"late\""), !is_renamed, "{said}");
+        }
+    }
+
+    #[test]
+    fn an_invitation_elsewhere_that_has_ended_is_not_the_inviter_leaving() {
+        let told = |sender, membership: &str, was| {
+            words_elsewhere(&member(
+                sender,
+                "@me:h",
+                json!({ "membership": membership }),
+                was,
+            ))
+        };
+        let zed = "@zed:far";
+        assert!(told(zed, "invite", None).starts_with("@zed:far invites you: "));
+        let back = "@zed:far took back the invitation of @me:h";
+        assert_eq!(told(zed, "leave", Some(Membership::Invite)), back);
+        assert_eq!(told(zed, "leave", None), back);
+        let shut = "@zed:far did not let @me:h in";
+        assert_eq!(told(zed, "leave", Some(Membership::Knock)), shut);
+        let declined = "@me:h declined the invitation";
+        assert_eq!(told("@me:h", "leave", Some(Membership::Invite)), declined);
+        assert_eq!(told("@me:h", "knock", None), "@me:h asked to join");
+    }
+
+    #[test]
+    fn a_heading_has_the_id_and_what_else_is_known_but_no_empty_quotes() {
+        let title = |name: &str| Some((name.to_owned(), "#a:h".to_owned()));
+        assert_eq!(heading("!a:h", None, None), "!a:h");
+        assert_eq!(heading("!a:h", None, title("Crew")), "!a:h \"Crew\"");
+        assert_eq!(heading("!a:h", None, title("")), "!a:h #a:h");
+        let told = json!({ "membership": "invite", "name": "Tea\u{1b}" });
+        assert_eq!(heading("!b:h", Some(&told), None), "!b:h \"Tea\\u{1b}\"");
+        let unnamed = json!({ "membership": "invite" });
+        assert_eq!(heading("!b:h", Some(&unnamed), None), "!b:h");
     }
 }

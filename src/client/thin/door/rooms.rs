@@ -141,25 +141,23 @@ impl ThinDoor {
         Ok(news)
     }
 
-    /// The last seq of a room.
+    /// The last seq of a room that the user may know of: of a room they are out of, the end of that.
     pub async fn head(&mut self, room: Alias) -> Result<u64, ThinError> {
         let (bytes_max, observe) = (None, false);
-        let ask = Ask::Inbox {
-            after: None,
+        let ask = Ask::Log {
+            room,
+            from: BEYOND,
             bytes_max,
             observe,
         };
         let Answer::Records(records) = self.ask("read", ask).await? else {
             return Err(ThinError::OtherAnswer);
         };
-        let mut of = None;
-        for record in records {
-            of = record.room.or(of);
-            if let (true, Shown::Covered { seq, .. }) = (of == Some(room), record.what) {
-                return Ok(seq);
-            }
-        }
-        Ok(0)
+        let ends = records.iter().find_map(|record| match record.what {
+            Shown::Covered { seq, head } => Some(head.unwrap_or(seq)),
+            _ => None,
+        });
+        Ok(ends.unwrap_or_default())
     }
 
     /// A room's visible entries from one to another.
@@ -219,6 +217,9 @@ impl ThinDoor {
         })?)
     }
 }
+
+/// Beyond the end of about every log, in four bytes; an answer that begins before the end says where it is.
+const BEYOND: u64 = (1 << 28) - 1;
 
 /// How long names of rooms are good for: a device that only sends does not hear of another one.
 const TITLES_FOR_MS: u64 = 24 * 3600 * 1000;

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::{
     ANSWER_PATIENCE, Place, lied, odd,
-    outside::{Outside, keep, standing},
+    outside::{Outside, keep, only_own, standing},
     place,
     template::{Wanted, rebuilt},
     turn_of,
@@ -131,7 +131,7 @@ async fn go(hub: &Hub, leaving: &Leaving) -> Result<(), Refusal> {
         via,
         membership: Membership::Leave,
         event: &event,
-        shown: "[]".to_owned(),
+        shown: only_own(&leaving.because),
     };
     keep(hub, outside).await
 }
@@ -248,7 +248,8 @@ async fn put_out(
         via: &outside.via,
         membership: Membership::Leave,
         event: &event,
-        shown: "[]".to_owned(),
+        shown: Pdu::read(&outside.event, outside.version)
+            .map_or_else(|_| "[]".to_owned(), |ended| only_own(&ended)),
     };
     keep(hub, gone).await.map_err(|refusal| refusal.message)
 }

@@ -55,7 +55,7 @@ pub(super) struct Outside<'a> {
     pub(super) membership: Membership,
     /// The event that made it so.
     pub(super) event: &'a Pdu,
-    /// What the room shows of itself, a JSON array.
+    /// What the room shows of itself, a JSON array; of one that the user is out of, what they were.
     pub(super) shown: String,
 }
 

@@ -192,6 +192,10 @@ pub(in crate::hub::desk) fn out_of_room<T>(
 ) -> Option<Raw<T>> {
     let event = Pdu::read(&record.event, record.version).ok()?;
     let stored: Stored<'_> = serde_json::from_str(&record.event).ok()?;
+    let kept: Vec<Piece<'_>> = serde_json::from_str(&record.state).unwrap_or_default();
+    let mut own = kept
+        .iter()
+        .filter(|piece| piece.kind == "m.room.member" && piece.state_key == record.user.as_str());
     let shown = ClientEvent {
         content: stored.content,
         event_id: event.id(),
@@ -204,13 +208,24 @@ pub(in crate::hub::desk) fn out_of_room<T>(
         unsigned: Unsigned {
             age: now.0.saturating_sub(stored.origin_server_ts),
             membership: Some(record.membership.as_str()),
-            prev_content: None,
+            prev_content: own.next().map(|before| before.content),
             redacted_because: None,
             replaces_state: None,
             transaction_id: None,
         },
     };
     to_raw_value(&shown).ok().map(Raw::from_json)
+}
+
+/// A piece of what is kept of a room elsewhere.
+#[derive(Deserialize)]
+struct Piece<'a> {
+    #[serde(borrow)]
+    content: &'a RawValue,
+    #[serde(borrow)]
+    state_key: Cow<'a, str>,
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
 }
 
 fn client_event(

@@ -248,7 +248,7 @@ async fn target(
         return Err(Refusal::bad_json(message));
     }
     let standing = Standing::of(&hub.store, &caller.user, room).await?;
-    let event = visible(hub, &standing, Seq(seq)).await?;
+    let (event, _) = visible(hub, &standing, Seq(seq)).await?;
     Ok(Some(event_id(event.hash)))
 }
 

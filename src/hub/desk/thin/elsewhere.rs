@@ -5,6 +5,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId};
 use serde_json::Value;
 
 use super::{
+    before,
     content::to_cbor,
     inbox::Place,
     names::{self, Numbers},
@@ -17,7 +18,7 @@ use crate::{
     store::{OutsideRecord, RoomNid},
     wire::{
         matrix::Pdu,
-        thin::{Alias, Body, NameKind, Record, Shown},
+        thin::{self, Alias, Body, MEMBER, NameKind, Record, Shown},
     },
 };
 
@@ -26,9 +27,6 @@ pub(super) const NAME: &str = "+";
 
 /// Where it stands among the rooms of one commit: behind them.
 pub(super) const LAST: RoomNid = RoomNid(i64::MAX);
-
-/// The type of its entries, `m.room.member`, which has the same number for every device.
-const MEMBER: Alias = 4;
 
 /// How much is told of a room's name, in characters: the rest is told once the user is in.
 const NAME_CHARS_MAX: usize = 40;
@@ -40,6 +38,8 @@ pub(super) struct Notice {
     sender: String,
     at: Timestamp,
     membership: Membership,
+    /// What it ended, where that is known.
+    was: Option<thin::Membership>,
     name: Option<String>,
 }
 
@@ -71,19 +71,40 @@ fn notice(record: &OutsideRecord) -> Option<Notice> {
         sender: fields.sender.to_string(),
         at: fields.at,
         membership: record.membership,
+        was: was(record),
         name: name(&record.state),
     })
 }
 
 /// What the room calls itself, in another server's words.
 fn name(state: &str) -> Option<String> {
-    let state: Vec<Value> = serde_json::from_str(state).ok()?;
-    let named = state
-        .iter()
-        .find(|piece| piece.get("type").and_then(Value::as_str) == Some("m.room.name"))?;
-    let name = named.get("content")?.get("name")?.as_str()?;
+    let name = said(state, "m.room.name", "", "name")?;
     let name: String = name.chars().take(NAME_CHARS_MAX).collect();
     (!name.is_empty()).then_some(name)
+}
+
+/// What the user was to the room before: kept beside the end of it.
+fn was(record: &OutsideRecord) -> Option<thin::Membership> {
+    let was = said(
+        &record.state,
+        "m.room.member",
+        record.user.as_str(),
+        "membership",
+    )?;
+    before::told(was.parse().ok()?, record.membership)
+}
+
+/// A text in what is kept of a room's state.
+fn said(state: &str, kind: &str, key: &str, member: &str) -> Option<String> {
+    let state: Vec<Value> = serde_json::from_str(state).ok()?;
+    let is = |piece: &Value, name: &str, wanted: &str| {
+        piece.get(name).and_then(Value::as_str) == Some(wanted)
+    };
+    let found = state
+        .iter()
+        .find(|piece| is(piece, "type", kind) && is(piece, "state_key", key))?;
+    let said = found.get("content")?.get(member)?.as_str()?;
+    Some(said.to_owned())
 }
 
 impl Notice {
@@ -108,7 +129,7 @@ impl Notice {
                 seq: self.position.0,
                 sender: numbers.get(NameKind::User, &self.sender)?,
                 age: now.since(self.at).as_secs(),
-                target: None,
+                target: self.was.map(|was| was.number().into()),
                 counter: None,
                 body: Body::State {
                     event_type: MEMBER,

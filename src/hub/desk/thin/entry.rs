@@ -11,7 +11,7 @@ use crate::{
         Hub,
         desk::{access::ours, reading::visibility::Standing},
     },
-    store::{EventRecord, Logged, Order},
+    store::{EventRecord, Logged, Order, StateNid},
     wire::thin::{Alias, WholeEntry},
 };
 
@@ -26,19 +26,19 @@ pub(super) async fn entry(
 ) -> Result<WholeEntry, Refusal> {
     let room = names::room(hub, caller, room).await?;
     let standing = Standing::of(&hub.store, &caller.user, &room).await?;
-    let event = visible(hub, &standing, seq).await?;
-    let entry = Entry::of(hub, caller, &standing.room, &event).await;
+    let (event, before) = visible(hub, &standing, seq).await?;
+    let entry = Entry::of(hub, caller, &standing.room, (&event, before)).await;
     let entry = entry.map_err(ours)?.ok_or_else(|| unknown(seq))?;
     let numbers = Numbers::of(hub, caller, entry.names().collect()).await?;
     entry.whole(&numbers)
 }
 
-/// The event at a place of the log. What is hidden and what is not there look alike.
+/// The event at a place of the log, and the state before it. What is hidden and what is not there look alike.
 pub(super) async fn visible(
     hub: &Hub,
     standing: &Standing,
     seq: Seq,
-) -> Result<EventRecord, Refusal> {
+) -> Result<(EventRecord, StateNid), Refusal> {
     let before = Seq(seq.0.saturating_sub(1));
     let entries = hub
         .store
@@ -49,7 +49,8 @@ pub(super) async fn visible(
         return Err(unknown(seq));
     };
     let sees = standing.sees(&hub.store, &event).await.map_err(ours)?;
-    sees.map(|_| event).ok_or_else(|| unknown(seq))
+    let (before, _) = sees.ok_or_else(|| unknown(seq))?;
+    Ok((event, before))
 }
 
 fn unknown(seq: Seq) -> Refusal {

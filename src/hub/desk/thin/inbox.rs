@@ -29,7 +29,9 @@ use crate::{
         },
     },
     room::Membership,
-    store::{EventNid, EventRecord, Logged, MembershipRecord, Order, RoomNid, StoreError},
+    store::{
+        EventNid, EventRecord, Logged, MembershipRecord, Order, RoomNid, StateNid, StoreError,
+    },
     wire::thin::{Alias, MlsGroup, NameKind, Record, Shown},
 };
 
@@ -167,8 +169,8 @@ struct Source {
 struct Waiting {
     position: Position,
     seq: Seq,
-    /// The event, if it may be seen.
-    event: Option<EventRecord>,
+    /// The event and the state before it, if it may be seen.
+    event: Option<(EventRecord, StateNid)>,
 }
 
 /// An entry that was looked at.
@@ -300,9 +302,10 @@ impl Source {
                     None
                 }
                 Logged::Event(event) => {
+                    let before = sight.state();
                     let seen = sight.pass(&hub.store, entry.state, &event).await?
                         || self.own == Some(event.nid);
-                    seen.then_some(event)
+                    seen.then_some((event, before))
                 }
             };
             self.waiting.push_back(Waiting {
@@ -345,7 +348,7 @@ async fn merge(
         if let Some(next) = source.waiting.pop_front() {
             let room = &source.standing.room;
             let entry = match &next.event {
-                Some(event) => Entry::of(hub, caller, room, event).await?,
+                Some((event, before)) => Entry::of(hub, caller, room, (event, *before)).await?,
                 None => None,
             };
             bytes += entry.as_ref().map_or(0, Entry::least_bytes);

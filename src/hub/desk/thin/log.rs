@@ -82,7 +82,7 @@ async fn read(
     let mut entries = Vec::new();
     let mut bytes = 0;
     for seen in page.map_err(ours)?.seen {
-        let entry = Entry::of(hub, caller, &standing.room, &seen.event).await;
+        let entry = Entry::of(hub, caller, &standing.room, (&seen.event, seen.before)).await;
         let Some(entry) = entry.map_err(ours)? else {
             continue;
         };

@@ -223,7 +223,7 @@ pub(super) async fn alias(
     numbers.get(kind, &text)
 }
 
-/// A room the caller is in or invited to, by its id or an alias.
+/// A room the caller is in, was in or is invited to, by its id or an alias.
 async fn room_named(hub: &Hub, caller: &Caller, text: &str) -> Result<OwnedRoomId, Refusal> {
     let id = if text.starts_with('#') {
         let alias = <&RoomAliasId>::try_from(text)
@@ -248,7 +248,8 @@ async fn room_named(hub: &Hub, caller: &Caller, text: &str) -> Result<OwnedRoomI
     let record = record.ok_or_else(|| not_in(&id))?;
     let membership = hub.store.membership(&caller.user, record.nid).await;
     match membership.map_err(ours)? {
-        Some(known) if is_inside(known.membership) => Ok(id),
+        // Who was in reads on, as far as they were.
+        Some(known) if !known.forgotten => Ok(id),
         _ => Err(not_in(&id)),
     }
 }

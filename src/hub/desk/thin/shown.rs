@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     append::counter_of,
+    before::before,
     names::Numbers,
     shape::{self, Facts, numbered},
 };
@@ -13,7 +14,7 @@ use crate::{
     base::{Seq, Timestamp},
     hub::{Hub, desk::sync::view::Stored},
     room::StateKey,
-    store::{EventRecord, RoomNid, RoomRecord, StoreError, hash_of},
+    store::{EventRecord, RoomNid, RoomRecord, StateNid, StoreError, hash_of},
     wire::{
         json,
         thin::{Body, MlsGroup, NameKind, Record, Shown, WholeEntry},
@@ -26,19 +27,20 @@ pub(super) struct Entry {
     sender: String,
     at: u64,
     id: [u8; 32],
-    target: Option<Seq>,
+    /// The number of what it refers to: an entry, or what a membership was before.
+    target: Option<u64>,
     counter: Option<u64>,
     body: Body,
     named: Option<(NameKind, String)>,
 }
 
 impl Entry {
-    /// Reads an event the caller may see; nothing for one that is damaged.
+    /// Reads an event the caller may see, which came after `state`; nothing for one that is damaged.
     pub(super) async fn of(
         hub: &Hub,
         caller: &Caller,
         room: &RoomRecord,
-        event: &EventRecord,
+        (event, state): (&EventRecord, StateNid),
     ) -> Result<Option<Self>, StoreError> {
         let Some(stored) = Stored::intact(room, event) else {
             return Ok(None);
@@ -59,10 +61,14 @@ impl Entry {
         let mut shape = shape::of(&facts);
         let mut target = None;
         if let Some(id) = &shape.target {
-            target = place(hub, room.nid, id).await?;
+            target = place(hub, room.nid, id).await?.map(|seq| seq.0);
             if target.is_none() {
                 shape = shape::general(&facts);
             }
+        }
+        if let ("m.room.member", Some(user)) = (facts.kind, facts.state_key) {
+            let was = before(hub, room, state, (event, user)).await?;
+            target = was.map(|was| was.number().into());
         }
         let at = whole.get("origin_server_ts").and_then(|at| match at {
             ruma::CanonicalJsonValue::Integer(at) => u64::try_from(i64::from(*at)).ok(),
@@ -135,7 +141,7 @@ impl Entry {
             seq: self.seq.0,
             sender: numbers.get(NameKind::User, &self.sender)?,
             time_ms: self.at,
-            target: self.target.map(|seq| seq.0),
+            target: self.target,
             counter: self.counter,
             id: self.id,
             body: self.numbered(numbers)?,
@@ -154,7 +160,7 @@ impl Entry {
         &self,
         numbers: &Numbers,
         now: Timestamp,
-        target: Option<Seq>,
+        target: Option<u64>,
         body: Body,
     ) -> Result<Record, Refusal> {
         Ok(Record {
@@ -163,7 +169,7 @@ impl Entry {
                 seq: self.seq.0,
                 sender: numbers.get(NameKind::User, &self.sender)?,
                 age: now.since(Timestamp(self.at)).as_secs(),
-                target: target.map(|seq| seq.0),
+                target,
                 counter: self.counter,
                 body,
             },

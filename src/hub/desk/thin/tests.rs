@@ -1,4 +1,5 @@
 mod inbox;
+mod members;
 
 use std::{sync::Arc, time::Duration};
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::world::{Mood, World};
 use crate::{
-    api::{Command, Delivery},
+    api::{Command, Deliveries, Delivery, Reply},
     base::Seq,
     hub::{
         fanout::{ForServers, Touched},
@@ -36,6 +36,16 @@ impl World {
         found
             .map(|one| (one.server.to_string(), one.delivery))
             .collect()
+    }
+
+    /// What Ana is told of what she sent, as a client reads it.
+    async fn told(&self) -> serde_json::Value {
+        let room = self.room.clone();
+        let asked = Command::Deliveries(Deliveries { room, event: None });
+        match self.hub.ask(&self.ana.origin, asked).await.unwrap() {
+            Reply::Deliveries(told) => serde_json::to_value(told).unwrap()["messages"].take(),
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn state(&self, server: &str) -> PeerState {
@@ -155,6 +165,63 @@ async fn who_is_away_is_left_alone_and_gets_all_in_order_later() {
     world.wait(Duration::from_mins(1));
     world.until_has(FAR, &["one", "two", "three"]).await;
     world.until_noted(&first, &Delivery::Acked).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_server_is_told_why_and_until_when() {
+    let all = [FAR, "north.example", WEST];
+    let world = World::with(&all).await;
+    let moods = [Mood::Away, Mood::Barred, Mood::Refuses(403)];
+    for (server, mood) in all.iter().zip(moods) {
+        world.others.mood(server, [mood]);
+    }
+    world.say("one").await;
+    let mut until = Vec::new();
+    for server in all {
+        until.push(loop {
+            if let PeerState::Waiting(until) = world.state(server).await {
+                break until;
+            }
+            tokio::task::yield_now().await;
+        });
+    }
+
+    let reasons = ["PEER_UNREACHABLE", "FEDERATION_DENY", "PEER_REFUSED"];
+    let told = world.told().await;
+    for (n, server) in all.iter().enumerate() {
+        let wanted = json!({ "server": server, "state": "queued", "reason": reasons[n],
+            "next_try_ts": until[n] });
+        assert_eq!(told[0]["servers"][n], wanted);
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_state_that_a_server_does_not_take_is_told_beside_the_messages() {
+    let world = World::with(&[FAR]).await;
+    world.others.mood(FAR, [Mood::Dislikes("bad")]);
+    for (key, said) in [("one", "bad"), ("two", "good")] {
+        let key = ("com.example.state", key);
+        let content = json!({ "body": said });
+        let set = world.hub.set(&world.ana, &world.room, key, content).await;
+        set.unwrap();
+    }
+    let last = world.say("hello").await;
+    world.until_noted(&last, &Delivery::Acked).await;
+
+    let told = world.told().await;
+    let kinds: Vec<_> = told
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["type"])
+        .collect();
+    assert_eq!(kinds, ["m.room.message", "com.example.state"]);
+    assert_eq!(
+        told[0]["servers"],
+        json!([{ "server": FAR, "state": "acked" }])
+    );
+    let refused = json!([{ "server": FAR, "state": "refused", "reason": "not that" }]);
+    assert_eq!(told[1]["servers"], refused);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use crate::{
     api::{
         Command, Credentials, Origin, PeerCommand, PeerReply, Remote, RemoteError, Reply,
-        Unverified,
+        Unverified, Why,
     },
     hub::testing::{self, Person, StillClock, TestHub},
     room::testing::key,
@@ -38,6 +38,8 @@ pub(super) enum Mood {
     Takes,
     /// Is not there.
     Away,
+    /// Is not spoken with, by a rule of this hub.
+    Barred,
     /// Refuses it whole, with this status.
     Refuses(u16),
     /// Refuses a transaction whole that has an event whose text is this, with 400.
@@ -134,6 +136,10 @@ impl Others {
             Mood::Takes | Mood::Dislikes(_) | Mood::Chokes(_) => Ok(Response::new(outcomes)),
             Mood::Away | Mood::TakesSilently => Err(unreachable()),
             Mood::Refuses(status) => Err(refuses(status)),
+            Mood::Barred => Err(RemoteError::NotAllowed {
+                server: server.to_string(),
+                why: Box::new(Why::of("FEDERATION_DENY")),
+            }),
         };
         let edus = asked.edus.iter();
         let heard = Heard {

@@ -91,6 +91,14 @@ impl Pair {
         found.map_or(Membership::Leave, |found| found.membership)
     }
 
+    /// What is kept of what Ana was to the room before she was out of it.
+    async fn ended(&self) -> Value {
+        let store = self.us.hub.hub.store();
+        let kept = store.outside_of(&self.ana.user, &self.room).await;
+        let kept: Value = serde_json::from_str(&kept.unwrap().unwrap().state).unwrap();
+        kept[0]["content"]["membership"].clone()
+    }
+
     fn shown<'a>(&self, news: &'a Value, section: &str) -> &'a Value {
         &news[section][self.room.as_str()]
     }
@@ -168,6 +176,9 @@ async fn an_invite_is_turned_down_there_and_here() {
     let news = pair.news(&mut since).await;
     let timeline = &pair.shown(&news, "leave")["timeline"]["events"];
     assert_eq!(timeline[0]["content"]["membership"], "leave");
+    let before = &timeline[0]["unsigned"]["prev_content"];
+    assert_eq!(before["membership"], "invite");
+    assert_eq!(pair.ended().await, "invite");
     assert_eq!(pair.membership_there().await, Membership::Leave);
     let whole = pair.us.hub.sync(&pair.ana, None, json!({})).await;
     assert!(whole["rooms"].is_null(), "{whole}");
@@ -225,6 +236,7 @@ async fn an_invite_that_is_taken_back_is_gone_and_nobody_else_takes_it_back() {
 
     let news = pair.news(&mut since).await;
     assert!(!pair.shown(&news, "leave").is_null(), "{news}");
+    assert_eq!(pair.ended().await, "invite");
     let refused = pair
         .us
         .join_via(&pair.ana, pair.room.as_str(), &[FAR])

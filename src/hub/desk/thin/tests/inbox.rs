@@ -317,3 +317,28 @@ async fn invitations_into_rooms_elsewhere_come_in_their_place_and_once() {
     };
     test.thin(&bob, gone).await.unwrap_err();
 }
+
+#[tokio::test]
+async fn the_end_of_an_invitation_elsewhere_says_that_it_was_one() {
+    use crate::room::Membership as Is;
+    let test = testing::hub().await;
+    let [ana, bob] = [test.account("ana").await, test.account("bob").await];
+    test.public_room(&ana, &[&bob]).await;
+    let start = test.inbox(&bob, None, 1024).await.through;
+    let now = test.hub.now().0;
+    let ended = async |kept: Value| {
+        let mut write = elsewhere(&bob, Is::Leave, "", now);
+        if let Write::Outside(record) = &mut write {
+            record.state = kept.to_string().into();
+        }
+        test.write(vec![write]).await;
+        let piece = test.inbox(&bob, start, 1024).await;
+        piece.records.last().unwrap().what.clone()
+    };
+    let invited = json!([{"type": "m.room.member", "state_key": bob.user, "sender": "@zed:far",
+        "content": {"membership": "invite"}}]);
+    let told = ended(invited).await;
+    assert_eq!(told.membership_before(), Some(Membership::Invite));
+    // Rows of before say nothing of it.
+    assert_eq!(ended(json!([])).await.membership_before(), None);
+}
