@@ -25,6 +25,8 @@ pub struct Why {
     pub list: Option<String>,
     /// Who asked: a user or a server.
     pub who: Option<String>,
+    /// The other server that is the reason, where it is not the one that asked.
+    pub server: Option<String>,
     /// The room in question.
     pub room: Option<String>,
     /// The event in question.
@@ -44,6 +46,13 @@ impl Why {
     #[must_use]
     pub fn rule(mut self, rule: impl Into<String>) -> Self {
         self.rule = Some(rule.into());
+        self
+    }
+
+    /// The same with the other server that is the reason.
+    #[must_use]
+    pub fn of_server(mut self, server: impl ToString) -> Self {
+        self.server = Some(server.to_string());
         self
     }
 
@@ -102,6 +111,7 @@ impl Refused {
             &mut why.rule,
             &mut why.list,
             &mut why.who,
+            &mut why.server,
             &mut why.room,
             &mut why.event,
         ];
@@ -112,14 +122,31 @@ impl Refused {
         self
     }
 
+    /// A command with the names of this refusal. What it names and is not known is left out, or
+    /// another command shows it.
+    fn filled_in(&self, command: &str) -> String {
+        let why = &self.why;
+        let asked = why.who.as_deref();
+        let user = asked.filter(|who| who.starts_with('@'));
+        let server = asked.filter(|who| !who.starts_with('@'));
+        let server = why.server.as_deref().or(server);
+        match (command, server, user) {
+            (DOCTOR, Some(server), _) => command.replace("SERVER", server),
+            (DOCTOR, None, _) => "tramline doctor".to_owned(),
+            (ENABLE, _, Some(user)) => command.replace("NAME", user),
+            (ENABLE, _, None) => "tramline user list".to_owned(),
+            (ACL, ..) => match &why.room {
+                Some(room) => command.replace("ROOM", room),
+                None => "tramline explain --recent".to_owned(),
+            },
+            _ => command.to_owned(),
+        }
+    }
+
     fn json(&self, at: Timestamp) -> Json {
         let advice = advice(self.code());
         let why = &self.why;
-        let server = why.who.as_deref().filter(|who| !who.starts_with('@'));
-        let command = advice.command.map(|command| {
-            let command = command.replace("SERVER", server.unwrap_or("SERVER"));
-            command.replace("ROOM", why.room.as_deref().unwrap_or("ROOM"))
-        });
+        let command = advice.command.map(|command| self.filled_in(command));
         json!({
             "request": self.request.to_string(),
             "at": at.rfc3339(),
@@ -223,10 +250,12 @@ struct Advice {
 const RELOAD: &str = "edit `federation.deny`, then `kill -HUP` the hub (`systemctl reload`)";
 const RELOAD_ALLOW: &str = "edit `federation.allow`, then `kill -HUP` the hub (`systemctl reload`)";
 const DOCTOR: &str = "tramline doctor --peer SERVER";
+const ENABLE: &str = "tramline user enable NAME";
+const ACL: &str = "PUT /_matrix/client/v3/rooms/ROOM/state/m.room.server_acl/";
 
 /// What would let a request pass, and a command that helps, by the stable code. One row for each: what
 /// an operator reads must not depend on who wrote the refusal's words.
-const ADVICE: [(&str, &str, Option<&str>); 41] = [
+const ADVICE: [(&str, &str, Option<&str>); 42] = [
     (
         "FEDERATION_DENY",
         "no pattern of `federation.deny` matches the server's name",
@@ -245,7 +274,7 @@ const ADVICE: [(&str, &str, Option<&str>); 41] = [
     (
         "SERVER_ACL",
         "the room's `m.room.server_acl` lets the server in; those who may change the room's state change it",
-        Some("PUT /_matrix/client/v3/rooms/ROOM/state/m.room.server_acl/"),
+        Some(ACL),
     ),
     (
         "SIGNATURE",
@@ -327,6 +356,11 @@ const ADVICE: [(&str, &str, Option<&str>); 41] = [
         "the other server is well again: it answered with an error of its own (5xx)",
         Some(DOCTOR),
     ),
+    (
+        "PEER_ANSWER",
+        "what the other server answers can be so; who maintains it knows why it cannot",
+        Some(DOCTOR),
+    ),
     ("PEER_UNREACHABLE", "the other server answers", Some(DOCTOR)),
     (
         "KEY_CLAIMS",
@@ -383,11 +417,7 @@ const ADVICE: [(&str, &str, Option<&str>); 41] = [
         None,
     ),
     ("M_UNKNOWN_TOKEN", "the user logs in again", None),
-    (
-        "M_USER_DEACTIVATED",
-        "the account is enabled",
-        Some("tramline user enable NAME"),
-    ),
+    ("M_USER_DEACTIVATED", "the account is enabled", Some(ENABLE)),
     (
         "M_LIMIT_EXCEEDED",
         "it comes later; the budgets are settings under `limits`",
@@ -476,6 +506,58 @@ mod tests {
                 .contains("federation.deny")
         );
         assert!(told["do"].as_str().unwrap().contains("kill -HUP"));
+    }
+
+    #[test]
+    fn a_command_names_whom_it_is_about_and_has_no_gaps() {
+        let all = Refusals::new(Timestamp(0));
+        let told = |why: Why| {
+            all.remember(
+                Timestamp(0),
+                refused(1, &Refusal::forbidden("no").because(why)),
+            );
+            all.recent()["refusals"][0]["do"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        let of_ana = |code| {
+            let mut why = Why::of(code);
+            why.who = Some("@ana:hub.example".to_owned());
+            why
+        };
+
+        let elsewhere = told(of_ana("PEER_UNREACHABLE").of_server("b.example"));
+        let nobody = told(of_ana("PEER_UNREACHABLE"));
+        let ana = told(of_ana("M_USER_DEACTIVATED"));
+
+        assert_eq!(elsewhere, "tramline doctor --peer b.example");
+        assert_eq!(nobody, "tramline doctor");
+        assert_eq!(ana, "tramline user enable @ana:hub.example");
+        for (code, ..) in ADVICE.iter().filter(|(.., command)| command.is_some()) {
+            let told = told(Why::of(code));
+            for gap in ["SERVER", "ROOM", "NAME"] {
+                assert!(!told.contains(gap), "{code}: {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_another_server_did_names_that_server() {
+        use super::super::RemoteError;
+        let all = Refusals::new(Timestamp(0));
+        let error = RemoteError::Unreachable {
+            server: "b.example".to_owned(),
+            reason: "nobody there".to_owned(),
+        };
+        let refusal = Refusal::from(error);
+        let refusal = refusal.known(|why| why.who = Some("@ana:hub.example".to_owned()));
+
+        all.remember(Timestamp(0), refused(1, &refusal));
+
+        let told = &all.recent()["refusals"][0];
+        assert_eq!(told["reason"], "PEER_UNREACHABLE");
+        assert_eq!(told["do"], "tramline doctor --peer b.example");
     }
 
     #[test]

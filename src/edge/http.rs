@@ -356,8 +356,10 @@ fn well_known(
     value: Option<&String>,
     object: impl FnOnce(&str) -> Value,
 ) -> Result<Response<Body>, Refusal> {
-    let value = value.ok_or_else(|| Refusal::not_found("this hub publishes no such address"))?;
-    Ok(json_response(Answer::of_object(&object(value))))
+    // Everyone who looks for a hub asks for these: that there is none refuses nobody anything.
+    let none = || Answer::of_refusal(Refusal::not_found("this hub publishes no such address"));
+    let answer = value.map_or_else(none, |value| Answer::of_object(&object(value)));
+    Ok(json_response(answer))
 }
 
 fn json_response(answer: Answer) -> Response<Body> {

@@ -35,7 +35,7 @@ pub(super) use self::{
 };
 use super::access::ours;
 use crate::{
-    api::{Code, Refusal, RemoteError},
+    api::{Code, Refusal, RemoteError, Why},
     hub::Hub,
     store::RoomRecord,
     wire::matrix::Version,
@@ -202,5 +202,16 @@ fn odd(server: &OwnedServerName) -> RemoteError {
 
 /// What another server told that cannot be so.
 fn lied(why: impl std::fmt::Display) -> Refusal {
-    Refusal::new(Code::Unknown, format!("what it told cannot be so: {why}")).with_status(502)
+    let message = format!("what it told cannot be so: {why}");
+    let reason = Why::of("PEER_ANSWER").rule(&message);
+    Refusal::new(Code::Unknown, message)
+        .with_status(502)
+        .because(reason)
+}
+
+/// An event that cannot be checked now: the keys that signed it are not to be had.
+pub(super) fn no_key(why: String) -> Refusal {
+    let reason = Why::of("EVENT_KEY").rule(&why);
+    let refusal = Refusal::new(Code::Unknown, why).with_status(502);
+    refusal.because(reason)
 }
