@@ -490,10 +490,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let check = !args.no_check;
             run::block_on(restore::run(&args.backup, &args.dir, check, format))
         }
-        Verb::Fsck(hub) => {
-            let loaded = config::load(&hub.inputs())?;
-            run::block_on(check::run(&loaded.config, format))
-        }
+        Verb::Fsck(hub) => run::block_on(async {
+            let (loaded, _running) = in_force::load(&hub.inputs()).await?;
+            check::run(&loaded.config, format).await
+        }),
     }
 }
 

@@ -337,7 +337,8 @@ fn what_serve_was_given() -> Result<(), Failed> {
     let text = asked("config")?;
     let note = String::from_utf8(text.stderr)?;
     assert!(note.contains("as the running hub has it"), "{note}");
-    assert!(note.contains("federation.enabled (counts from"), "{note}");
+    let given = note.contains("federation.enabled") && note.contains("(the hub was given -O)");
+    assert!(given, "{note}");
 
     let found = asked("doctor --json --peer nonsense/name")?;
     expect_code(found.status.code(), 1)?;

@@ -132,28 +132,38 @@ fn source(told: &Json) -> Source {
 }
 
 impl Loaded {
-    /// What is configured here and does not count in the hub that runs, in words; nothing where
-    /// there is no such.
+    /// What is configured here and does not count in the hub that runs, and why not yet, in words;
+    /// nothing where there is no such.
     pub fn said_otherwise(&self) -> Option<String> {
-        let of = |class: Reload| {
-            let keys = self
-                .otherwise
-                .iter()
-                .filter(|here| here.key.reload == class);
-            keys.map(|here| here.key.name)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        let (live, restart) = (of(Reload::Live), of(Reload::Restart));
-        let each = [
-            (live, "counts from the next reload on"),
-            (restart, "counts from the next start on"),
-        ];
-        let each = each.into_iter().filter(|(keys, _)| !keys.is_empty());
+        let mut each: Vec<(&str, Vec<&str>)> = Vec::new();
+        for here in &self.otherwise {
+            let mut settings = self.settings.iter();
+            let hub = settings.find(|one| one.key.name == here.key.name);
+            let why = hub.map_or("", |hub| why_otherwise(here, &hub.source));
+            match each.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, keys)) => keys.push(here.key.name),
+                None => each.push((why, vec![here.key.name])),
+            }
+        }
+        let each = each.into_iter();
         let each: Vec<_> = each
-            .map(|(keys, when)| format!("{keys} ({when})"))
+            .map(|(why, keys)| format!("{} ({why})", keys.join(", ")))
             .collect();
         (!each.is_empty()).then(|| each.join(", "))
+    }
+}
+
+/// Why what is configured here does not count in a hub that has it from there.
+fn why_otherwise(here: &Setting, hub: &Source) -> &'static str {
+    let Source::Running(hub) = hub else {
+        return "an -O of this command";
+    };
+    match (&**hub, &here.source, here.key.reload) {
+        (Source::Option, ..) => "the hub was given -O",
+        (Source::Env(_), ..) => "the hub has it from its environment",
+        (_, Source::Env(_), _) => "only here it is in the environment",
+        (_, _, Reload::Live) => "a reload takes it",
+        (_, _, Reload::Restart) => "the next start takes it",
     }
 }
 
@@ -228,7 +238,7 @@ mod tests {
             "what is said here is stronger"
         );
         let otherwise = loaded.said_otherwise().unwrap();
-        assert!(otherwise.contains("federation.deny (counts from the next reload on)"));
+        assert!(otherwise.contains("federation.deny (the hub was given -O)"));
         assert!(otherwise.contains("federation.enabled") && !otherwise.contains("shards"));
         let shown = super::super::as_text(&loaded);
         let line = shown
@@ -257,18 +267,23 @@ mod tests {
         let reloaded = told(&in_force(&started, &current)).over(&edited).unwrap();
 
         assert_eq!(value(&not_yet, "limits.media_size"), "1MiB");
+        let said = not_yet.said_otherwise().unwrap();
+        assert!(
+            said.contains("limits.media_size (a reload takes it)"),
+            "{said}"
+        );
         assert_eq!(value(&reloaded, "limits.media_size"), "2MiB");
         assert_eq!(value(&reloaded, "limits.shards"), 2);
         assert_eq!(
             reloaded.said_otherwise().as_deref(),
-            Some("limits.shards (counts from the next start on)")
+            Some("limits.shards (the next start takes it)")
         );
     }
 
     #[test]
     fn every_setting_is_heard_as_it_was_told_however_many_answers_it_takes() {
         let dir = tempfile::tempdir().unwrap();
-        let names: Vec<_> = (0..900).map(|n| format!("\"s{n}.example\"")).collect();
+        let names: Vec<_> = (0..1300).map(|n| format!("\"s{n}.example\"")).collect();
         let names = names.join(", ");
         let lists = format!("[federation]\nallow = [{names}]\ndeny = [{names}]\n");
         let hub = inputs(dir.path(), &lists, &["log.level=debug"]);

@@ -96,7 +96,7 @@ async fn the_log_names_the_server_that_asks_and_says_which_was_not_verified() {
         Log::begin();
         async {
             let _ = arrives(&a, &b, destination).await;
-            tracing::info!("answered");
+            tracing::info!("the request is done");
         }
         .instrument(request())
         .await;
@@ -110,7 +110,7 @@ async fn the_log_names_the_server_that_asks_and_says_which_was_not_verified() {
 
     let line = |log: &str| {
         log.lines()
-            .find(|line| line.contains("answered"))
+            .find(|line| line.contains("the request is done"))
             .unwrap()
             .to_owned()
     };

@@ -57,7 +57,7 @@ impl Files {
 pub(super) async fn open(hub: &Hub, server: &str, id: &str) -> Result<MediaObject, Refusal> {
     let files = &hub.desk.files_elsewhere;
     let server = ServerName::parse(server)
-        .map_err(|error| Refusal::invalid_param(format!("{server}: {error}")))?;
+        .map_err(|error| Refusal::invalid_param(format!("`serverName` {server}: {error}")))?;
     if let Some(kept) = kept(files, &server, id).await? {
         return Ok(kept);
     }

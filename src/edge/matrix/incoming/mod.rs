@@ -248,7 +248,7 @@ impl Incoming {
     // spec: server-server §Retrieving-server-keys
     pub async fn query(&self, server: &str, query: &str) -> Result<Value, Refusal> {
         let server = server_name(server)
-            .map_err(|error| Refusal::invalid_param(format!("the server's name: {error}")))?;
+            .map_err(|error| Refusal::invalid_param(format!("`serverName`: {error}")))?;
         let until = query
             .split('&')
             .find_map(|pair| pair.strip_prefix("minimum_valid_until_ts="));

@@ -183,10 +183,15 @@ impl Refusals {
         let message = format!("{what}: {}", messages.join("; "));
         let answered = self.0.iter().find(|(_, refusal)| refusal.status < 500);
         match answered.or_else(|| self.0.first()) {
-            Some((_, refusal)) => Refusal {
-                why: refusal.why.clone(),
-                ..Refusal::new(refusal.code, message).with_status(refusal.status)
-            },
+            Some((server, refusal)) => {
+                let one = Refusal {
+                    why: refusal.why.clone(),
+                    ..Refusal::new(refusal.code, message).with_status(refusal.status)
+                };
+                one.known(|why| {
+                    why.server.get_or_insert_with(|| server.to_string());
+                })
+            }
             None => Refusal::not_found(format!("{what}: no server is known to be in it")),
         }
     }
