@@ -237,7 +237,10 @@ const UNASKED: &str = "nobody can be asked before what fails above is mended";
 fn authorities(config: &Config) -> Finding {
     let code = "FEDERATION_CA";
     let file = config.federation.ca_file.as_ref();
-    let about = file.map_or("the system".to_owned(), |file| file.0.display().to_string());
+    let about = file.map_or_else(
+        || "the system".to_owned(),
+        |file| file.0.display().to_string(),
+    );
     match federation::authorities(&config.federation) {
         Ok(believed) if believed.is_empty() => {
             let cause = "no certificate of another server is believed: the system has no roots".to_owned();

@@ -21,7 +21,7 @@ pub enum Source {
     /// `-O` on the command line.
     Option,
     /// The hub that runs has it so, and has it from there.
-    Running(Box<Source>),
+    Running(Box<Self>),
 }
 
 impl fmt::Display for Source {

@@ -210,9 +210,7 @@ fn listens(finding: &mut Finding, listening: &[SocketAddr]) {
     }
     let each: Vec<_> = listening.iter().map(ToString::to_string).collect();
     let each = each.join(" and ");
-    finding
-        .cause
-        .push_str(&format!("; this hub listens on {each}"));
+    finding.cause = format!("{}; this hub listens on {each}", finding.cause);
     if finding.code == "OUR_UNREACHED" || finding.code == "OUR_PORT_8448" {
         let here = "let `https.listen` be an address and port that the name leads to, or have what \
                     stands before the hub pass them on to";

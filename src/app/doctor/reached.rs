@@ -129,7 +129,7 @@ impl Reach {
             Ok(()) => Finding::ok(
                 "PEER_LISTS",
                 server,
-                format!("lists {} let it in", self.lists.version()),
+                format!("the lists ({}) let it in", self.lists.version().hash()),
             ),
             Err(barred) => {
                 let why = barred.why();

@@ -21,9 +21,16 @@ pub struct ListVersion {
     hash: [u8; HASH_BYTES],
 }
 
+impl ListVersion {
+    /// The hash alone: the number means something in the process whose reloads it counts.
+    pub fn hash(&self) -> String {
+        hex::encode(self.hash)
+    }
+}
+
 impl fmt::Display for ListVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.number, hex::encode(self.hash))
+        write!(f, "{} ({})", self.number, self.hash())
     }
 }
 
