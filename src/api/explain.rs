@@ -11,7 +11,10 @@ use std::{
 
 use serde_json::{Value as Json, json};
 
-use super::{Door, Refusal, RequestId};
+use super::{
+    Door, Refusal, RequestId,
+    advice::{ACL, DOCTOR, ENABLE, advice},
+};
 use crate::base::Timestamp;
 
 /// What is known where a refusal is made, beside what whoever asked is told.
@@ -25,6 +28,8 @@ pub struct Why {
     pub list: Option<String>,
     /// Who asked: a user or a server.
     pub who: Option<String>,
+    /// The other server that is the reason, where it is not the one that asked.
+    pub server: Option<String>,
     /// The room in question.
     pub room: Option<String>,
     /// The event in question.
@@ -44,6 +49,13 @@ impl Why {
     #[must_use]
     pub fn rule(mut self, rule: impl Into<String>) -> Self {
         self.rule = Some(rule.into());
+        self
+    }
+
+    /// The same with the other server that is the reason.
+    #[must_use]
+    pub fn of_server(mut self, server: impl ToString) -> Self {
+        self.server = Some(server.to_string());
         self
     }
 
@@ -102,6 +114,7 @@ impl Refused {
             &mut why.rule,
             &mut why.list,
             &mut why.who,
+            &mut why.server,
             &mut why.room,
             &mut why.event,
         ];
@@ -112,14 +125,31 @@ impl Refused {
         self
     }
 
+    /// A command with the names of this refusal. What it names and is not known is left out, or
+    /// another command shows it.
+    fn filled_in(&self, command: &str) -> String {
+        let why = &self.why;
+        let asked = why.who.as_deref();
+        let user = asked.filter(|who| who.starts_with('@'));
+        let server = asked.filter(|who| !who.starts_with('@'));
+        let server = why.server.as_deref().or(server);
+        match (command, server, user) {
+            (DOCTOR, Some(server), _) => command.replace("SERVER", server),
+            (DOCTOR, None, _) => "tramline doctor".to_owned(),
+            (ENABLE, _, Some(user)) => command.replace("NAME", user),
+            (ENABLE, _, None) => "tramline user list".to_owned(),
+            (ACL, ..) => match &why.room {
+                Some(room) => command.replace("ROOM", room),
+                None => "tramline explain --recent".to_owned(),
+            },
+            _ => command.to_owned(),
+        }
+    }
+
     fn json(&self, at: Timestamp) -> Json {
         let advice = advice(self.code());
         let why = &self.why;
-        let server = why.who.as_deref().filter(|who| !who.starts_with('@'));
-        let command = advice.command.map(|command| {
-            let command = command.replace("SERVER", server.unwrap_or("SERVER"));
-            command.replace("ROOM", why.room.as_deref().unwrap_or("ROOM"))
-        });
+        let command = advice.command.map(|command| self.filled_in(command));
         json!({
             "request": self.request.to_string(),
             "at": at.rfc3339(),
@@ -214,225 +244,6 @@ impl Refusals {
     }
 }
 
-/// What would let such a request pass.
-struct Advice {
-    passes: &'static str,
-    command: Option<&'static str>,
-}
-
-const RELOAD: &str = "edit `federation.deny`, then `kill -HUP` the hub (`systemctl reload`)";
-const RELOAD_ALLOW: &str = "edit `federation.allow`, then `kill -HUP` the hub (`systemctl reload`)";
-const DOCTOR: &str = "tramline doctor --peer SERVER";
-
-/// What would let a request pass, and a command that helps, by the stable code. One row for each: what
-/// an operator reads must not depend on who wrote the refusal's words.
-const ADVICE: [(&str, &str, Option<&str>); 41] = [
-    (
-        "FEDERATION_DENY",
-        "no pattern of `federation.deny` matches the server's name",
-        Some(RELOAD),
-    ),
-    (
-        "FEDERATION_ALLOW",
-        "a pattern of `federation.allow` matches the server's name, or the setting is unset",
-        Some(RELOAD_ALLOW),
-    ),
-    (
-        "FEDERATION_OFF",
-        "this hub speaks with other servers",
-        Some("set `federation.enabled = true` and start the hub again"),
-    ),
-    (
-        "SERVER_ACL",
-        "the room's `m.room.server_acl` lets the server in; those who may change the room's state change it",
-        Some("PUT /_matrix/client/v3/rooms/ROOM/state/m.room.server_acl/"),
-    ),
-    (
-        "SIGNATURE",
-        "the signature is right for what was sent: nothing between the servers may change path, query or body",
-        Some(DOCTOR),
-    ),
-    (
-        "SIGNATURE_ABSENT",
-        "the request has an X-Matrix Authorization header; a proxy in front of this hub has to pass it on",
-        None,
-    ),
-    (
-        "SIGNATURE_FORM",
-        "the Authorization header is one of X-Matrix, of one server",
-        None,
-    ),
-    (
-        "SIGNATURE_DESTINATION",
-        "the request is signed for this hub's name: see what the sending server finds at the name that it uses",
-        Some("tramline doctor"),
-    ),
-    (
-        "SIGNATURE_KEY",
-        "the sending server publishes the key that it signs with, valid now, and this hub can fetch it; one in `federation.pinned_keys` has to be that key",
-        Some(DOCTOR),
-    ),
-    (
-        "EVENT_FORM",
-        "the event has the form and the size of its room's version; who maintains the server that made it knows why it has not",
-        None,
-    ),
-    (
-        "EVENT_SIGNATURE",
-        "the event carries right signatures of its sender's server and of whichever else its kind needs",
-        Some(DOCTOR),
-    ),
-    (
-        "EVENT_KEY",
-        "the keys that signed the event can be had from the servers that they are of, and were valid when it was made",
-        Some(DOCTOR),
-    ),
-    (
-        "EVENT_ROOM",
-        "the event is of the room among whose events it came",
-        None,
-    ),
-    (
-        "EVENT_AUTH",
-        "the room's rules allow the event at its place in the room's graph",
-        None,
-    ),
-    (
-        "EVENT_SOFT_FAILED",
-        "the room's rules allow the event in the room's present state; it is kept, and hidden from readers",
-        None,
-    ),
-    (
-        "EVENTS_MISSING",
-        "the events before it can be had from the server that sent it",
-        Some(DOCTOR),
-    ),
-    (
-        "PEER_REFUSED",
-        "the other server allows it; its operator knows why it does not",
-        Some(DOCTOR),
-    ),
-    (
-        "PEER_DISBELIEVES",
-        "the other server can fetch this hub's keys by its name, and believes them",
-        Some("tramline doctor"),
-    ),
-    (
-        "PEER_HAS_NOT",
-        "the other server has what it was asked for",
-        None,
-    ),
-    (
-        "PEER_IN_TROUBLE",
-        "the other server is well again: it answered with an error of its own (5xx)",
-        Some(DOCTOR),
-    ),
-    ("PEER_UNREACHABLE", "the other server answers", Some(DOCTOR)),
-    (
-        "KEY_CLAIMS",
-        "the server has claimed fewer keys of this device within the hour, or the device has left a fallback key",
-        None,
-    ),
-    (
-        "NOT_IN_ROOM",
-        "a user of the server that asks has joined the room",
-        None,
-    ),
-    ("NOBODY_HERE", "a user of this hub is in the room", None),
-    (
-        "DIRECTORY_CLOSED",
-        "this hub's directory is shown to other servers",
-        Some(
-            "set `federation.share_directory = true`, then `kill -HUP` the hub (`systemctl reload`)",
-        ),
-    ),
-    ("ROOM_UNKNOWN", "the room is known to this hub", None),
-    (
-        "POLICY_USER",
-        "no pattern of `policy.deny_users` matches the sender",
-        Some(POLICY),
-    ),
-    (
-        "POLICY_SERVER",
-        "no pattern of `policy.deny_servers` matches the sender's server",
-        Some(POLICY),
-    ),
-    (
-        "POLICY_TYPE",
-        "no pattern of `policy.deny_types` matches the event's type",
-        Some(POLICY),
-    ),
-    (
-        "POLICY_SIZE",
-        "the event is no larger than `policy.event_size`",
-        Some(POLICY),
-    ),
-    (
-        "POLICY_RATE",
-        "its sender has sent less than `policy.events_per_minute` in this minute",
-        Some(POLICY),
-    ),
-    (
-        "POLICY_ELSEWHERE",
-        "the room's policy server signs the event; ask its operator, or those who may change `m.room.policy`",
-        None,
-    ),
-    (
-        "M_MISSING_TOKEN",
-        "the request carries an access token",
-        None,
-    ),
-    ("M_UNKNOWN_TOKEN", "the user logs in again", None),
-    (
-        "M_USER_DEACTIVATED",
-        "the account is enabled",
-        Some("tramline user enable NAME"),
-    ),
-    (
-        "M_LIMIT_EXCEEDED",
-        "it comes later; the budgets are settings under `limits`",
-        Some("tramline config"),
-    ),
-    (
-        "M_TOO_LARGE",
-        "it is smaller; the ceiling for files is `limits.media_size`",
-        Some("tramline config"),
-    ),
-    (
-        "M_UNRECOGNIZED",
-        "the hub serves this path by this method",
-        None,
-    ),
-    (
-        "M_NOT_FOUND",
-        "what it names is there, and may be seen by whoever asks",
-        None,
-    ),
-    (
-        "M_UNKNOWN",
-        "the cause in the hub's log, under the request's id, is mended",
-        None,
-    ),
-    (
-        "M_FORBIDDEN",
-        "whoever asks has the right that the answer names",
-        None,
-    ),
-];
-
-const POLICY: &str =
-    "edit the setting under `policy`, then `kill -HUP` the hub; what was decided stays decided";
-
-fn advice(code: &str) -> Advice {
-    let row = ADVICE.iter().find(|(known, ..)| *known == code);
-    let (_, passes, command) = *row.unwrap_or(&(
-        "",
-        "the request says it otherwise: the answer names what is wrong",
-        None,
-    ));
-    Advice { passes, command }
-}
-
 /// Refusals that are remembered: at a kilobyte each, and at most two, they are a few megabytes.
 pub const REFUSALS_MAX: usize = 4096;
 
@@ -445,6 +256,7 @@ const TEXT_BYTES_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::advice::ADVICE;
 
     fn refused(request: u64, refusal: &Refusal) -> Refused {
         Refused::answer((RequestId(request), Door::Https, "MakeJoin"), refusal)
@@ -476,6 +288,58 @@ mod tests {
                 .contains("federation.deny")
         );
         assert!(told["do"].as_str().unwrap().contains("kill -HUP"));
+    }
+
+    #[test]
+    fn a_command_names_whom_it_is_about_and_has_no_gaps() {
+        let all = Refusals::new(Timestamp(0));
+        let told = |why: Why| {
+            all.remember(
+                Timestamp(0),
+                refused(1, &Refusal::forbidden("no").because(why)),
+            );
+            all.recent()["refusals"][0]["do"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        let of_ana = |code| {
+            let mut why = Why::of(code);
+            why.who = Some("@ana:hub.example".to_owned());
+            why
+        };
+
+        let elsewhere = told(of_ana("PEER_UNREACHABLE").of_server("b.example"));
+        let nobody = told(of_ana("PEER_UNREACHABLE"));
+        let ana = told(of_ana("M_USER_DEACTIVATED"));
+
+        assert_eq!(elsewhere, "tramline doctor --peer b.example");
+        assert_eq!(nobody, "tramline doctor");
+        assert_eq!(ana, "tramline user enable @ana:hub.example");
+        for (code, ..) in ADVICE.iter().filter(|(.., command)| command.is_some()) {
+            let told = told(Why::of(code));
+            for gap in ["SERVER", "ROOM", "NAME"] {
+                assert!(!told.contains(gap), "{code}: {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_another_server_did_names_that_server() {
+        use super::super::RemoteError;
+        let all = Refusals::new(Timestamp(0));
+        let error = RemoteError::Unreachable {
+            server: "b.example".to_owned(),
+            reason: "nobody there".to_owned(),
+        };
+        let refusal = Refusal::from(error);
+        let refusal = refusal.known(|why| why.who = Some("@ana:hub.example".to_owned()));
+
+        all.remember(Timestamp(0), refused(1, &refusal));
+
+        let told = &all.recent()["refusals"][0];
+        assert_eq!(told["reason"], "PEER_UNREACHABLE");
+        assert_eq!(told["do"], "tramline doctor --peer b.example");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the outside may ask and be told. Types and async traits only; `hub` implements them,
 //! `edge` calls them, and the two meet nowhere else.
 
+mod advice;
 mod caller;
 mod command;
 mod deliveries;

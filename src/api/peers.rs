@@ -242,6 +242,15 @@ impl Unverified {
 }
 
 impl RemoteError {
+    /// Which server.
+    pub fn server(&self) -> &str {
+        match self {
+            Self::Refused { server, .. }
+            | Self::Unreachable { server, .. }
+            | Self::NotAllowed { server, .. } => server,
+        }
+    }
+
     /// The stable reason, for the operator and for who waits for it.
     pub fn code(&self) -> &'static str {
         match self {
@@ -259,6 +268,7 @@ impl From<RemoteError> for Refusal {
     fn from(error: RemoteError) -> Self {
         use super::Code;
         let (message, reason) = (error.to_string(), error.code());
+        let server = error.server().to_owned();
         match error {
             RemoteError::Refused { status, code, .. } if status < 500 => {
                 let code = if code == Code::NotFound.errcode() {
@@ -266,14 +276,14 @@ impl From<RemoteError> for Refusal {
                 } else {
                     Code::Forbidden
                 };
-                let why = Why::of(reason).rule(&message);
+                let why = Why::of(reason).rule(&message).of_server(server);
                 Self::new(code, message).because(why)
             }
             RemoteError::NotAllowed { why, .. } => {
-                Self::new(Code::Forbidden, message).because(*why)
+                Self::new(Code::Forbidden, message).because(why.of_server(server))
             }
             RemoteError::Refused { .. } | RemoteError::Unreachable { .. } => {
-                let why = Why::of(reason).rule(&message);
+                let why = Why::of(reason).rule(&message).of_server(server);
                 let refusal = Self::new(Code::Unknown, message).with_status(502);
                 refusal.because(why)
             }

@@ -16,6 +16,7 @@ use super::{
     config::{self, Inputs},
     doctor, explain,
     failure::{Exit, Failure},
+    in_force,
     init::init,
     lab::{self, args::LabArgs},
     link, open, operate,
@@ -54,7 +55,12 @@ pub enum Verb {
     )]
     Serve(HubArgs),
     /// Show every setting: its value, its default, where it came from, whether a reload takes it
-    #[command(after_help = "Example:\n  tramline config --config /srv/hub/tramline.toml")]
+    #[command(
+        after_help = "Example:\n  tramline config --config /srv/hub/tramline.toml\n\n\
+                      While the hub runs, these are its settings, what `serve` was given with -O included; \
+                      what is configured here otherwise and waits for a reload or a start is said on stderr \
+                      (with --json as `configured`). An -O of this command is stronger than both."
+    )]
     Config(ConfigArgs),
     /// List, make and change accounts, on the running hub or in its store
     #[command(
@@ -94,8 +100,9 @@ pub enum Verb {
         after_help = "Example:\n  tramline doctor --config /srv/hub/tramline.toml\n  \
                       tramline doctor --peer matrix.example --json\n\n\
                       Each finding has a code, its cause, and a command or setting that mends it. Works \
-                      with the hub running or not; what needs it running is left out and said. Ends \
-                      with 0 when nothing fails, 1 otherwise."
+                      with the hub running or not; what needs it running is left out and said. Of a hub \
+                      that runs, its own settings count, what `serve` was given with -O included; an -O \
+                      of this command is stronger. Ends with 0 when nothing fails, 1 otherwise."
     )]
     Doctor(DoctorArgs),
     /// Talk in rooms: over HTTPS or CoAP, or as a linked device over OSCORE or QUIC
@@ -151,7 +158,7 @@ pub struct HubArgs {
     /// The configuration [default: `$TRAMLINE_CONFIG`, else ./tramline.toml]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// A setting that is stronger than file and environment
+    /// A setting that is stronger than file and environment. Relative paths in it start at the working directory, those of file and environment at the file's
     #[arg(short = 'O', value_name = "SECTION.KEY=VALUE")]
     pub options: Vec<String>,
 }
@@ -333,7 +340,7 @@ pub struct ExplainArgs {
 pub struct DoctorArgs {
     /// A server to look at, beside those that the running hub has to do with; may be given again
     #[arg(long = "peer", value_name = "SERVER")]
-    pub peers: Vec<OwnedServerName>,
+    pub peers: Vec<String>,
     /// Which hub is meant.
     #[command(flatten)]
     pub hub: HubArgs,
@@ -430,7 +437,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Verb::Serve(hub) => run::block_on(run::serve(hub.inputs())),
         Verb::Config(args) if args.markdown => output::line(&config::as_markdown()),
-        Verb::Config(args) => show_config(&args.hub.inputs(), format),
+        Verb::Config(args) => run::block_on(show_config(&args.hub.inputs(), format)),
         Verb::User(UserArgs { verb }) => {
             let config = config::load(&verb.hub().clone().inputs())?.config;
             match users::request(&verb, &config.server_name)? {
@@ -472,10 +479,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let config = config::load(&args.hub.inputs())?.config;
             run::block_on(explain::run(&config, args.id, format))
         }
-        Verb::Doctor(args) => {
-            let config = config::load(&args.hub.inputs())?.config;
-            run::block_on(doctor::run(&config, args.peers, format))
-        }
+        Verb::Doctor(args) => run::block_on(doctor::run(&args.hub.inputs(), args.peers, format)),
         Verb::Client(args) => run::block_on(talk::client(args, format)),
         Verb::Demo => run::block_on(run::demo(format)),
         Verb::Lab(args) => run::block_on(lab::run(args, format)),
@@ -486,19 +490,37 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let check = !args.no_check;
             run::block_on(restore::run(&args.backup, &args.dir, check, format))
         }
-        Verb::Fsck(hub) => {
-            let loaded = config::load(&hub.inputs())?;
-            run::block_on(check::run(&loaded.config, format))
-        }
+        Verb::Fsck(hub) => run::block_on(async {
+            let (loaded, _running) = in_force::load(&hub.inputs()).await?;
+            check::run(&loaded.config, format).await
+        }),
     }
 }
 
-fn show_config(inputs: &Inputs, format: Format) -> Result<(), Failure> {
-    let loaded = config::load(inputs)?;
+async fn show_config(inputs: &Inputs, format: Format) -> Result<(), Failure> {
+    let (loaded, running) = in_force::load(inputs).await?;
     match format {
-        Format::Text => output::line(&config::as_text(&loaded)),
-        Format::Json => config::as_json(&loaded).try_for_each(|key| output::line(&key.to_string())),
+        Format::Text => output::line(config::as_text(&loaded).trim_end())?,
+        Format::Json => {
+            config::as_json(&loaded).try_for_each(|key| output::line(&key.to_string()))?;
+        }
     }
+    if format == Format::Text {
+        let (said, otherwise) = (running.map(|hub| hub.silent), loaded.said_otherwise());
+        match (said, otherwise) {
+            (None, _) => {}
+            (Some(Some(why)), _) => {
+                output::note(&format!(
+                    "as configured here: the running hub does not tell its settings: {why}"
+                ));
+            }
+            (Some(None), None) => output::note("as the running hub has it, and as configured here"),
+            (Some(None), Some(otherwise)) => output::note(&format!(
+                "as the running hub has it; configured otherwise here: {otherwise}"
+            )),
+        }
+    }
+    Ok(())
 }
 
 /// Help and version go to stdout with 0; anything wrong goes to stderr with a code.

@@ -13,8 +13,10 @@ use ruma::OwnedServerName;
 use serde_json::{Value as Json, json};
 
 use super::{
-    config::Config,
+    config::{Config, Inputs, Loaded},
     failure::Failure,
+    federation,
+    in_force::{self, Running},
     operator::{Client, Request},
     output::{self, Format},
 };
@@ -72,6 +74,10 @@ impl Finding {
         Self::new(code, Level::Ok, about, cause)
     }
 
+    fn skipped(code: impl Into<String>, about: impl ToString, cause: &str) -> Self {
+        Self::new(code, Level::Skip, about, format!("not looked at: {cause}"))
+    }
+
     fn mended_by(mut self, mend: impl Into<String>) -> Self {
         self.mend = Some(mend.into());
         self
@@ -98,7 +104,7 @@ impl Finding {
         let Self {
             code, about, cause, ..
         } = self;
-        let cause = output::visible(cause);
+        let (about, cause) = (output::visible(about), output::visible(cause));
         let line = format!("{:<4}  {code} {about}: {cause}", self.level.as_str());
         match &self.mend {
             Some(mend) => format!("{line}\n      do: {}", output::visible(mend)),
@@ -108,22 +114,8 @@ impl Finding {
 }
 
 /// Looks at everything. Ends well only when nothing fails.
-pub async fn run(
-    config: &Config,
-    peers: Vec<OwnedServerName>,
-    format: Format,
-) -> Result<(), Failure> {
-    let running = Client::connect(config.admin.socket.as_ref()).await;
-    let mut hub = running.ok().flatten();
-    let mut findings = ours::of_files(config).await;
-    findings.push(hub_runs(config, hub.is_some()));
-    if config.federation.enabled {
-        findings.extend(among_others(config, peers, &mut hub).await);
-    } else {
-        let cause = "other servers are neither asked nor answered".to_owned();
-        let off = Finding::new("FEDERATION_OFF", Level::Warn, &config.server_name, cause);
-        findings.push(off.mended_by("set `federation.enabled = true` and start the hub again"));
-    }
+pub async fn run(inputs: &Inputs, peers: Vec<String>, format: Format) -> Result<(), Failure> {
+    let findings = look(inputs, peers).await?;
     print(&findings, format)?;
     match count(&findings, Level::Fail) {
         0 => Ok(()),
@@ -134,33 +126,80 @@ pub async fn run(
     }
 }
 
-fn hub_runs(config: &Config, runs: bool) -> Finding {
-    let name = &config.server_name;
-    if runs {
-        return Finding::ok("HUB_RUNS", name, "it answers on its socket".to_owned());
+async fn look(inputs: &Inputs, peers: Vec<String>) -> Result<Vec<Finding>, Failure> {
+    let (loaded, mut running) = in_force::load(inputs).await?;
+    let config = &loaded.config;
+    let mut findings = ours::of_files(config).await;
+    findings.push(hub_runs(&loaded, running.as_ref()));
+    let (peers, wrong) = named(peers);
+    findings.extend(wrong);
+    if config.federation.enabled {
+        findings.extend(among_others(config, peers, &mut running).await);
+    } else {
+        let cause = "other servers are neither asked nor answered".to_owned();
+        let off = Finding::new("FEDERATION_OFF", Level::Warn, &config.server_name, cause);
+        findings.push(off.mended_by("set `federation.enabled = true` and start the hub again"));
+        let off = |peer| Finding::skipped("PEER", peer, "federation is off");
+        findings.extend(peers.iter().map(off));
     }
-    let socket = config.admin.socket.as_ref().display();
-    let cause = format!(
-        "nobody answers on {socket}: what it shows over the network, and the servers it has to do with, \
-         are not looked at"
-    );
-    Finding::new("HUB_NOT_RUNNING", Level::Skip, name, cause).mended_by("tramline serve")
+    Ok(findings)
+}
+
+/// The servers that are named, and what is to be said of those whose names are none.
+fn named(peers: Vec<String>) -> (Vec<OwnedServerName>, Vec<Finding>) {
+    let (mut named, mut wrong) = (Vec::new(), Vec::new());
+    for peer in peers {
+        match OwnedServerName::try_from(peer.as_str()) {
+            Ok(peer) => named.push(peer),
+            Err(error) => {
+                let cause = format!("it is no server's name: {error}");
+                let finding = Finding::new("PEER_NAME", Level::Fail, peer, cause);
+                let mend = "write the name as it stands behind the colon of user ids";
+                wrong.push(finding.mended_by(mend));
+            }
+        }
+    }
+    (named, wrong)
+}
+
+fn hub_runs(loaded: &Loaded, running: Option<&Running>) -> Finding {
+    let config = &loaded.config;
+    let name = &config.server_name;
+    let Some(running) = running else {
+        let socket = config.admin.socket.as_ref().display();
+        let cause = format!(
+            "nobody answers on {socket}: what it shows over the network, and the servers it has to do with, \
+             are not looked at"
+        );
+        return Finding::new("HUB_NOT_RUNNING", Level::Skip, name, cause)
+            .mended_by("tramline serve");
+    };
+    if let Some(why) = &running.silent {
+        let cause = format!(
+            "it answers on its socket, and does not tell its settings ({why}): those configured here are gone by"
+        );
+        let finding = Finding::new("HUB_RUNS", Level::Warn, name, cause);
+        return finding.mended_by("start the hub again, with the same version as this program");
+    }
+    let cause = match loaded.said_otherwise() {
+        None => "it answers on its socket; its settings are those configured here".to_owned(),
+        Some(otherwise) => format!(
+            "it answers on its socket; settings are as the running hub has them, and configured otherwise \
+             here: {otherwise}"
+        ),
+    };
+    Finding::ok("HUB_RUNS", name, cause)
 }
 
 /// What is to be seen from the network.
 async fn among_others(
     config: &Config,
     mut peers: Vec<OwnedServerName>,
-    hub: &mut Option<Client>,
+    running: &mut Option<Running>,
 ) -> Vec<Finding> {
-    let reach = match Reach::new(config, hub.is_some()) {
-        Ok(reach) => reach,
-        Err(failure) => return vec![Finding::of_failure("federation", &failure)],
-    };
-    let mut findings = Vec::new();
-    if let Some(hub) = hub {
-        findings.extend(ours::from_outside(config, &reach).await);
-        match known_peers(hub).await {
+    let mut findings = vec![authorities(config)];
+    if let Some(running) = running {
+        match known_peers(&mut running.hub).await {
             Ok(known) => peers.extend(known),
             Err(error) => findings.push(Finding::new("PEERS", Level::Warn, "peers", error)),
         }
@@ -168,11 +207,56 @@ async fn among_others(
     peers.sort_unstable();
     peers.dedup();
     peers.retain(|peer| *peer != config.server_name);
+    let reach = match Reach::new(config, running.is_some()) {
+        Ok(reach) => reach,
+        Err(failure) => {
+            let is_said = findings.iter().any(|one| one.level == Level::Fail);
+            let failed = Finding::of_failure("federation", &failure);
+            findings.extend((!is_said).then_some(failed));
+            let ours = running.as_ref().map(|_| &config.server_name);
+            let ours = ours.map(|own| Finding::skipped("OUR", own, UNASKED));
+            let theirs = peers.iter();
+            let theirs = theirs.map(|peer| Finding::skipped("PEER", peer, UNASKED));
+            findings.extend(ours.into_iter().chain(theirs));
+            return findings;
+        }
+    };
+    if let Some(running) = running {
+        findings.extend(ours::from_outside(config, &reach, &running.https).await);
+    }
     let reach = &reach;
     let looked_at = stream::iter(peers.iter().map(|peer| reach.look_at(peer)));
     let looked_at: Vec<_> = looked_at.buffered(PEERS_AT_ONCE).collect().await;
     findings.extend(looked_at.into_iter().flatten());
     findings
+}
+
+const UNASKED: &str = "nobody can be asked before what fails above is mended";
+
+/// By which authorities the certificates of other servers are believed.
+fn authorities(config: &Config) -> Finding {
+    let code = "FEDERATION_CA";
+    let file = config.federation.ca_file.as_ref();
+    let about = file.map_or_else(
+        || "the system".to_owned(),
+        |file| file.0.display().to_string(),
+    );
+    match federation::authorities(&config.federation) {
+        Ok(believed) if believed.is_empty() => {
+            let cause = "no certificate of another server is believed: the system has no roots".to_owned();
+            Finding::new(code, Level::Fail, about, cause).mended_by(
+                "install the system's roots (apt install ca-certificates), or name some in `federation.ca_file`",
+            )
+        }
+        Ok(believed) => Finding::ok(code, about, format!("certificates are believed by {believed}")),
+        Err(failure) => Finding {
+            about,
+            ..Finding::of_failure("", &failure)
+        }
+        .mended_by(
+            "put roots into that file, in PEM, or name another one in `federation.ca_file`, and start the hub again",
+        ),
+    }
 }
 
 /// The servers that the hub has told something or is to.
@@ -229,7 +313,7 @@ mod tests {
 
     use super::*;
     use crate::app::{
-        config::{Inputs, load},
+        config::{FilePath, load},
         init, open,
     };
 
@@ -237,12 +321,15 @@ mod tests {
         init::init("hub.example", dir).unwrap();
         let file = dir.join("tramline.toml");
         open::create(&file).await.unwrap();
-        let inputs = Inputs {
-            file: Some(file),
+        load(&inputs(dir, options)).unwrap().config
+    }
+
+    fn inputs(dir: &Path, options: &[&str]) -> Inputs {
+        Inputs {
+            file: Some(dir.join("tramline.toml")),
             options: options.iter().map(|&option| option.to_owned()).collect(),
             ..Inputs::default()
-        };
-        load(&inputs).unwrap().config
+        }
     }
 
     fn level(findings: &[Finding], code: &str) -> Option<Level> {
@@ -260,7 +347,66 @@ mod tests {
         assert_eq!(count(&findings, Level::Fail), 0, "{findings:?}");
         assert_eq!(level(&findings, "SIGNING_KEY"), Some(Level::Ok));
         assert_eq!(level(&findings, "STORE_KEY"), Some(Level::Ok));
-        run(&config, Vec::new(), Format::Json).await.unwrap();
+        run(&inputs(dir.path(), &[]), Vec::new(), Format::Json)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_name_that_is_none_and_a_wrong_authority_leave_the_rest_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let _config = config(dir.path(), &[]).await;
+        std::fs::write(dir.path().join("none.pem"), "").unwrap();
+        let ca = format!("federation.ca_file={}/none.pem", dir.path().display());
+        let inputs = inputs(dir.path(), &["federation.enabled=true", &ca]);
+        let peers = ["no name", "a.example", "b.example"];
+
+        let findings = look(&inputs, peers.map(str::to_owned).to_vec()).await;
+
+        let findings = findings.unwrap();
+        let of = |code: &str| {
+            findings
+                .iter()
+                .filter(|one| one.code == code)
+                .collect::<Vec<_>>()
+        };
+        let [wrong] = of("PEER_NAME")[..] else {
+            panic!("{findings:?}")
+        };
+        assert_eq!(
+            (wrong.about.as_str(), wrong.level),
+            ("no name", Level::Fail)
+        );
+        let [ca] = of("FEDERATION_CA")[..] else {
+            panic!("{findings:?}")
+        };
+        assert_eq!(ca.level, Level::Fail);
+        assert!(
+            ca.about.ends_with("none.pem") && ca.mend.is_some(),
+            "{ca:?}"
+        );
+        assert_eq!(of("PEER").len(), 2, "{findings:?}");
+        // the two of them, and the hub that does not run
+        assert_eq!(count(&findings, Level::Skip), 3, "{findings:?}");
+    }
+
+    #[tokio::test]
+    async fn the_authorities_are_named_and_servers_are_left_out_while_federation_is_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), &["federation.ca_file=unused"]).await;
+        let ca = dir.path().join("keys/https.cert.pem");
+        let mut federation = config.clone();
+        federation.federation.ca_file = Some(FilePath(ca.clone()));
+
+        let found = authorities(&federation);
+        let off = look(&inputs(dir.path(), &[]), vec!["a.example".to_owned()]).await;
+
+        assert_eq!(found.level, Level::Ok);
+        assert!(
+            found.cause.contains(&format!("1 of {}", ca.display())),
+            "{found:?}"
+        );
+        assert_eq!(level(&off.unwrap(), "PEER"), Some(Level::Skip));
     }
 
     #[tokio::test]

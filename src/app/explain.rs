@@ -45,12 +45,17 @@ pub async fn run(config: &Config, id: Option<String>, format: Format) -> Result<
     if format == Format::Text {
         let more = told.get("more").and_then(Json::as_u64).unwrap_or(0);
         let since = told.get("since").and_then(Json::as_str).unwrap_or_default();
-        match more {
-            0 if is_list && refusals.is_none_or(Vec::is_empty) => {
-                output::note(&format!("nothing was refused since {since}"));
-            }
-            0 => {}
-            more => output::note(&format!("{more} more are remembered")),
+        match (more, refusals.map_or(0, Vec::len)) {
+            (0, 0) => output::line(&format!("nothing was refused since {since}"))?,
+            (0, 1) => {}
+            (0, _) if is_list => output::note("newest first"),
+            (0, _) => output::note("in the order in which they were refused"),
+            (more, _) if is_list => output::note(&format!(
+                "newest first; {more} older ones are remembered, and told by `tramline explain REQUEST-ID`"
+            )),
+            (more, _) => output::note(&format!(
+                "in the order in which they were refused; {more} later ones are remembered"
+            )),
         }
     }
     Ok(())
@@ -59,6 +64,9 @@ pub async fn run(config: &Config, id: Option<String>, format: Format) -> Result<
 fn text<'a>(refusal: &'a Json, name: &str) -> Option<&'a str> {
     refusal.get(name).and_then(Json::as_str)
 }
+
+/// Who asked, where the request named nobody, or nobody who can be believed to be named.
+const UNNAMED: &str = "somebody who is not named";
 
 /// One refusal among others.
 fn line(refusal: &Json) -> String {
@@ -71,7 +79,7 @@ fn line(refusal: &Json) -> String {
         text("door"),
         text("endpoint"),
         text("reason"),
-        text("from"),
+        self::text(refusal, "from").unwrap_or(UNNAMED),
     )
 }
 
@@ -91,7 +99,7 @@ fn whole(refusal: &Json) -> String {
         None => format!("{status}, and of this event: {}", shown("said")),
     };
     for (name, value) in [
-        ("from", text(refusal, "from")),
+        ("from", Some(text(refusal, "from").unwrap_or(UNNAMED))),
         ("answer", Some(answer.as_str())),
         ("reason", text(refusal, "reason")),
         ("rule", text(refusal, "rule")),
@@ -131,5 +139,8 @@ mod tests {
             line(&refusal),
             "0000002a  2026-01-01T00:00:00Z  https MakeJoin  403 FEDERATION_DENY  a.example"
         );
+        let nobody = json!({"request": "0000002a", "from": null});
+        assert!(line(&nobody).ends_with("  somebody who is not named"));
+        assert!(whole(&nobody).contains("\n  from: somebody who is not named\n"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -118,6 +119,38 @@ pub fn remote(federation: Option<&Arc<Federation>>) -> Arc<dyn Remote> {
 pub fn well_known(config: &Config) -> Option<String> {
     let server = config.federation.well_known.as_ref()?;
     config.federation.enabled.then(|| server.0.to_string())
+}
+
+/// By whom certificates of other servers are believed, for people.
+pub struct Authorities {
+    system: usize,
+    added: Option<(usize, String)>,
+}
+
+impl Authorities {
+    /// Whether there is nobody.
+    pub const fn is_empty(&self) -> bool {
+        self.system == 0 && self.added.is_none()
+    }
+}
+
+impl fmt::Display for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the system's {} roots", self.system)?;
+        match &self.added {
+            Some((count, file)) => write!(f, " and the {count} of {file} (`federation.ca_file`)"),
+            None => f.write_str(" alone: `federation.ca_file` names no others"),
+        }
+    }
+}
+
+/// By whom certificates of other servers are believed.
+pub fn authorities(federation: &config::Federation) -> Result<Authorities, Failure> {
+    let system = wake::native_roots().len();
+    let all = roots(federation)?.len();
+    let file = federation.ca_file.as_ref();
+    let added = file.map(|file| (all.saturating_sub(system), file.0.display().to_string()));
+    Ok(Authorities { system, added })
 }
 
 /// The system's roots, and those that the operator adds.

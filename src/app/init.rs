@@ -73,7 +73,7 @@ pub fn init(server_name: &str, dir: &Path) -> Result<Initialised, Failure> {
     Ok(Initialised {
         dir: dir.to_owned(),
         files: items.iter().map(|item| PathBuf::from(item.path)).collect(),
-        next: next_commands(dir),
+        next: next_commands(dir, port_of(&name).unwrap_or(HTTPS_PORT)),
     })
 }
 
@@ -101,10 +101,30 @@ fn contents(name: &ServerName) -> Result<Vec<Item>, Failure> {
         item(
             "tramline.toml",
             0o600,
-            Some(config::file_for(name.as_str())),
+            Some(config::file_for(name.as_str(), &listening(port_of(name)))),
         ),
     ])
 }
+
+/// The port that is part of the name, where others look for the hub then.
+fn port_of(name: &ServerName) -> Option<u16> {
+    name.port().filter(|port| *port != 0)
+}
+
+/// The settings of a hub that listens at the port of its name; none for one without.
+fn listening(port: Option<u16>) -> Vec<(&'static str, String)> {
+    let Some(port) = port else {
+        return Vec::new();
+    };
+    let mut settings = vec![("https.listen", format!("127.0.0.1:{port}"))];
+    if port == ADMIN_PORT {
+        settings.push(("admin.listen", format!("127.0.0.1:{}", ADMIN_PORT + 1)));
+    }
+    settings
+}
+
+/// Where the admin listener is unless a setting says otherwise; a test holds them together.
+const ADMIN_PORT: u16 = 9090;
 
 fn refuse_to_overwrite(dir: &Path, items: &[Item]) -> Result<(), Failure> {
     let there: Vec<String> = items
@@ -200,7 +220,10 @@ fn admin_token() -> io::Result<String> {
     Ok(format!("{}\n", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-fn next_commands(dir: &Path) -> [String; 3] {
+/// Where the HTTPS door is unless a setting says otherwise.
+const HTTPS_PORT: u16 = 8448;
+
+fn next_commands(dir: &Path, port: u16) -> [String; 3] {
     let here = dir == Path::new(".") || dir.as_os_str().is_empty();
     let path = |name: &str| {
         let path = if here {
@@ -219,7 +242,7 @@ fn next_commands(dir: &Path) -> [String; 3] {
         format!("tramline serve{config}"),
         format!("tramline user add ana{config}"),
         format!(
-            "tramline client --login https://127.0.0.1:8448 ana --ca {} status",
+            "tramline client --login https://127.0.0.1:{port} ana --ca {} status",
             path("keys/https.cert.pem")
         ),
     ]
@@ -328,11 +351,34 @@ mod tests {
 
     #[test]
     fn the_next_commands_name_a_directory_with_spaces_as_one_word() {
-        let [serve, _, client] = next_commands(Path::new("/srv/my hub"));
+        let [serve, _, client] = next_commands(Path::new("/srv/my hub"), 8448);
 
         assert_eq!(serve, "tramline serve --config '/srv/my hub/tramline.toml'");
         assert!(client.contains("--ca '/srv/my hub/keys/https.cert.pem'"));
-        assert_eq!(next_commands(Path::new("."))[0], "tramline serve");
+        assert_eq!(next_commands(Path::new("."), 8448)[0], "tramline serve");
+    }
+
+    #[test]
+    fn a_hub_with_a_port_in_its_name_listens_there() {
+        for (name, https, admin) in [
+            ("hub.example", "127.0.0.1:8448", "127.0.0.1:9090"),
+            ("hub.example:18448", "127.0.0.1:18448", "127.0.0.1:9090"),
+            ("localhost:9090", "127.0.0.1:9090", "127.0.0.1:9091"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+
+            let made = init(name, dir.path()).unwrap();
+
+            let inputs = Inputs {
+                file: Some(dir.path().join("tramline.toml")),
+                ..Inputs::default()
+            };
+            let config = load(&inputs).unwrap().config;
+            assert_eq!(config.server_name, name);
+            assert_eq!(config.https.listen.addresses(), [https.parse().unwrap()]);
+            assert_eq!(config.admin.listen.addresses(), [admin.parse().unwrap()]);
+            assert!(made.next[2].contains(&format!("https://{https} ")));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! They are counted where the things happen; here is what they are called. Tests hold this list,
 //! the code and the README's table together.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 /// One metric, as Prometheus names and types it.
 struct Metric {
@@ -12,6 +12,9 @@ struct Metric {
     unit: Unit,
     /// What it counts, and the values of its labels.
     meaning: &'static str,
+    /// What is there from the start on, with 0: each is a label and all its values. None where the
+    /// values are not known before: a metric by endpoint appears with its first one.
+    from_start: Option<&'static [(&'static str, &'static [&'static str])]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,7 @@ pub(super) fn describe() {
         kind,
         unit,
         meaning,
+        from_start,
     } in METRICS
     {
         match kind {
@@ -35,8 +39,40 @@ pub(super) fn describe() {
             Kind::Gauge => describe_gauge!(name, unit, meaning),
             Kind::Histogram => describe_histogram!(name, unit, meaning),
         }
+        for labels in from_start.map(series).unwrap_or_default() {
+            match kind {
+                Kind::Counter => counter!(name, labels).increment(0),
+                Kind::Gauge => gauge!(name, labels).set(0.0),
+                Kind::Histogram => {} // without a value there is nothing to tell
+            }
+        }
     }
 }
+
+/// Every combination of the labels' values.
+fn series(labels: &[(&'static str, &'static [&'static str])]) -> Vec<Vec<Label>> {
+    let mut all = vec![Vec::new()];
+    for (name, values) in labels {
+        let with = |one: &Vec<Label>| {
+            let with = values.iter().map(|value| {
+                let label = Label::from_static_parts(name, value);
+                one.iter().cloned().chain([label]).collect()
+            });
+            with.collect::<Vec<_>>()
+        };
+        all = all.iter().flat_map(with).collect();
+    }
+    all
+}
+
+/// The doors that have connections.
+const CONNECTED: (&str, &[&str]) = ("door", &["https", "quic", "websocket"]);
+/// The doors of datagrams.
+const DATAGRAMS: (&str, &[&str]) = ("door", &["coap", "coaps", "quic"]);
+/// Both ways between clients and the hub.
+const DIRECTIONS: (&str, &[&str]) = ("direction", &["up", "down"]);
+/// Both ways between servers.
+const BETWEEN: (&str, &[&str]) = ("direction", &["in", "out"]);
 
 /// All of them.
 const METRICS: &[Metric] = &[
@@ -45,168 +81,218 @@ const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Requests answered, by door, endpoint and status (HTTP's numbers on every door).",
+        from_start: None,
     },
     Metric {
         name: "tramline_request_seconds",
         kind: Kind::Histogram,
         unit: Unit::Seconds,
         meaning: "Time from a request's head to its answer, by door and endpoint; a Sync may wait.",
+        from_start: None,
     },
     Metric {
         name: "tramline_body_bytes_total",
         kind: Kind::Counter,
         unit: Unit::Bytes,
         meaning: "Bytes of bodies, by door and direction (up: from clients), without any headers.",
+        from_start: None,
     },
     Metric {
         name: "tramline_connections",
         kind: Kind::Gauge,
         unit: Unit::Count,
         meaning: "Connections open now, by door.",
+        from_start: Some(&[CONNECTED]),
     },
     Metric {
         name: "tramline_connections_refused_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Connections closed because their address had too many, by door.",
+        from_start: Some(&[("door", &["https", "quic"])]),
     },
     Metric {
         name: "tramline_datagrams_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Datagrams, by door and direction (up: from clients).",
+        from_start: Some(&[DATAGRAMS, DIRECTIONS]),
     },
     Metric {
         name: "tramline_datagram_bytes_total",
         kind: Kind::Counter,
         unit: Unit::Bytes,
         meaning: "Bytes in datagrams, by door and direction, without IP and UDP headers.",
+        from_start: Some(&[DATAGRAMS, DIRECTIONS]),
     },
     Metric {
         name: "tramline_early_requests_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Requests in QUIC's early data, by outcome: answered, or too early (asked again later).",
+        from_start: Some(&[("outcome", &["answered", "too early"])]),
     },
     Metric {
         name: "tramline_changed_events_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Stored events that were changed on disk and not delivered.",
+        from_start: Some(&[]),
     },
     Metric {
         name: "tramline_dtls_connections",
         kind: Kind::Gauge,
         unit: Unit::Count,
         meaning: "DTLS connections that are established.",
+        from_start: Some(&[]),
     },
     Metric {
         name: "tramline_dtls_handshakes",
         kind: Kind::Gauge,
         unit: Unit::Count,
         meaning: "DTLS handshakes under way.",
+        from_start: Some(&[]),
     },
     Metric {
         name: "tramline_dtls_events_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "DTLS connections made, moved to another address and closed, by event.",
+        from_start: Some(&[(
+            "event",
+            &[
+                "connected",
+                "moved",
+                "closed_by_peer",
+                "closed",
+                "replaced",
+                "idle",
+                "evicted",
+                "failed",
+            ],
+        )]),
     },
     Metric {
         name: "tramline_link_exchanges_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Exchanges of linked devices, pushes included, by operation.",
+        from_start: None,
     },
     Metric {
         name: "tramline_link_datagrams_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Datagrams of linked devices, by operation and direction (up: from devices).",
+        from_start: None,
     },
     Metric {
         name: "tramline_link_bytes_total",
         kind: Kind::Counter,
         unit: Unit::Bytes,
         meaning: "Bytes in these datagrams, by operation and direction, with IP and UDP headers.",
+        from_start: None,
     },
     Metric {
         name: "tramline_link_wakeups_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "First datagrams of a linked device after 10 s of silence.",
+        from_start: Some(&[]),
     },
     Metric {
         name: "tramline_wake_hooks_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Knocks at wake hooks, by result: knocked, refused, failed, or full (not tried).",
+        from_start: Some(&[("result", &["knocked", "refused", "failed", "full"])]),
     },
     Metric {
         name: "tramline_peer_requests_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Requests to other servers, by result: answered, refused, in trouble (HTTP 5xx), failed, or not asked.",
+        from_start: Some(&[(
+            "result",
+            &["answered", "refused", "in trouble", "failed", "not asked"],
+        )]),
     },
     Metric {
         name: "tramline_peer_bytes_total",
         kind: Kind::Counter,
         unit: Unit::Bytes,
         meaning: "Bytes on connections to other servers, by direction (out: from here), TLS included, IP and TCP headers not.",
+        from_start: Some(&[BETWEEN]),
     },
     Metric {
         name: "tramline_peer_inbound_bytes_total",
         kind: Kind::Counter,
         unit: Unit::Bytes,
         meaning: "Bytes on connections that other servers made, by direction (in: to here), TLS included, IP and TCP headers not.",
+        from_start: Some(&[BETWEEN]),
     },
     Metric {
         name: "tramline_outbox_transactions_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Transactions to other servers, by outcome: taken, refused (the whole of it), or failed.",
+        from_start: Some(&[("outcome", &["taken", "refused", "failed"])]),
     },
     Metric {
         name: "tramline_outbox_events_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Events for other servers, one for each server, by outcome: taken, refused, or expired.",
+        from_start: Some(&[("outcome", &["taken", "refused", "expired"])]),
     },
     Metric {
         name: "tramline_outbox_in_flight",
         kind: Kind::Gauge,
         unit: Unit::Count,
         meaning: "Servers that are being told something now.",
+        from_start: Some(&[]),
     },
     Metric {
         name: "tramline_outbox_failing",
         kind: Kind::Gauge,
         unit: Unit::Count,
         meaning: "Servers that took nothing the last time, and are tried again later.",
+        from_start: Some(&[]),
     },
     Metric {
         name: "tramline_key_claims_spared_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Claims of other servers that took many keys of one device and were given its fallback key, or none.",
+        from_start: Some(&[]),
+    },
+    Metric {
+        name: "tramline_policy_requests_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        meaning: "Events that other servers asked this hub as a policy server about, by outcome: vouched, refused (by its rules), or not judged (not its room, or no event).",
+        from_start: Some(&[("outcome", &["vouched", "refused", "not judged"])]),
     },
     Metric {
         name: "tramline_commits_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Commits stored, each one fsync.",
+        from_start: Some(&[]),
     },
     Metric {
         name: "tramline_batches_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Batches in these commits; divided by the commits, how well they are grouped.",
+        from_start: Some(&[]),
     },
     Metric {
         name: "tramline_failed_commits_total",
         kind: Kind::Counter,
         unit: Unit::Count,
         meaning: "Commits that failed or whose outcome is unknown; their senders were told.",
+        from_start: Some(&[]),
     },
 ];
 
@@ -214,7 +300,7 @@ const METRICS: &[Metric] = &[
 mod tests {
     use std::{collections::BTreeSet, fs, path::PathBuf};
 
-    use metrics::{Key, KeyName, Label, Level, Metadata, Recorder as _};
+    use metrics::{Key, KeyName, Level, Metadata, Recorder as _};
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
@@ -273,6 +359,57 @@ mod tests {
         }
         let types = printed.lines().filter(|line| line.starts_with("# TYPE "));
         assert_eq!(types.count(), METRICS.len(), "{printed}");
+    }
+
+    #[test]
+    fn what_is_known_before_it_happens_is_there_with_nothing_from_the_start_on() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, describe);
+
+        let printed = recorder.handle().render();
+
+        for line in [
+            "tramline_outbox_failing 0",
+            "tramline_changed_events_total 0",
+            "tramline_connections{door=\"quic\"} 0",
+            "tramline_datagrams_total{door=\"coaps\",direction=\"up\"} 0",
+            "tramline_policy_requests_total{outcome=\"not judged\"} 0",
+        ] {
+            assert!(
+                printed.lines().any(|one| one == line),
+                "{line} is not in {printed}"
+            );
+        }
+        for metric in METRICS.iter().filter(|metric| metric.from_start.is_some()) {
+            assert!(
+                printed.contains(&format!("\n{}", metric.name)),
+                "{}",
+                metric.name
+            );
+        }
+    }
+
+    /// The values of labels that stand in the code as they are there from the start on.
+    #[test]
+    fn what_is_there_from_the_start_has_labels_that_are_counted_under() {
+        let mut texts = String::new();
+        let mut places = vec![PathBuf::from("src/edge"), PathBuf::from("src/hub")];
+        places.push(PathBuf::from("src/api/caller.rs"));
+        while let Some(place) = places.pop() {
+            if place.is_dir() {
+                places.extend(fs::read_dir(&place).unwrap().map(|e| e.unwrap().path()));
+            } else {
+                texts += &fs::read_to_string(&place).unwrap();
+            }
+        }
+        for (name, values) in METRICS.iter().filter_map(|one| one.from_start).flatten() {
+            for text in values.iter().chain([name]) {
+                assert!(
+                    texts.contains(&format!("\"{text}\"")),
+                    "{text} is counted nowhere"
+                );
+            }
+        }
     }
 
     #[test]

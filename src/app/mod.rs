@@ -19,6 +19,7 @@ pub mod explain;
 pub mod facts;
 pub mod failure;
 pub mod federation;
+pub mod in_force;
 pub mod init;
 pub mod keys;
 pub mod lab;

@@ -12,6 +12,7 @@ use super::{
     clock::{self, SystemClock},
     config::{self, Config, Inputs, Rate, StoreUrl},
     failure::Failure,
+    in_force::InForce,
     keys::{self, SigningKey},
     operations::Operations,
     operator::Operator,
@@ -224,13 +225,13 @@ impl OpenHub {
     }
 
     /// What operators meet through the socket of a hub that runs.
-    pub fn running(&self, facts: Arc<HubFacts>) -> Arc<dyn Operator> {
-        Arc::new(self.operations(facts))
+    pub fn running(&self, facts: Arc<HubFacts>, in_force: InForce) -> Arc<dyn Operator> {
+        Arc::new(self.operations(facts, Some(in_force)))
     }
 
     /// What an operator meets who has the store to himself.
     pub fn alone(&self, facts: Arc<HubFacts>) -> Operations {
-        self.operations(facts)
+        self.operations(facts, None)
     }
 
     /// Takes the settings that a reload may change.
@@ -255,9 +256,10 @@ impl OpenHub {
         }
     }
 
-    fn operations(&self, facts: Arc<HubFacts>) -> Operations {
+    fn operations(&self, facts: Arc<HubFacts>, in_force: Option<InForce>) -> Operations {
         Operations {
             facts,
+            in_force,
             hub: Arc::clone(&self.hub),
             server_name: self.server_name.clone(),
         }

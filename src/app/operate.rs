@@ -34,12 +34,13 @@ pub async fn list_users(config: &Config, format: Format) -> Result<(), Failure> 
 }
 
 async fn list(desk: &mut Desk, format: Format) -> Result<(), Failure> {
-    let mut after = None;
+    let (mut after, mut any) = (None, false);
     loop {
         let page = desk.ask(Request::ListUsers { after }).await?;
         let users = page.get("users").and_then(Json::as_array);
         for user in users.into_iter().flatten() {
             format.print(&account_line(user), user)?;
+            any = true;
         }
         after = match page
             .get("next")
@@ -47,8 +48,19 @@ async fn list(desk: &mut Desk, format: Format) -> Result<(), Failure> {
             .map(TryInto::try_into)
         {
             Some(Ok(next)) => Some(next),
-            _ => return Ok(()),
+            _ => break,
         };
+    }
+    say_none(any, format, || {
+        "there is no account yet: `tramline user add NAME` makes one".to_owned()
+    })
+}
+
+/// Says to people that a list has nothing in it; a program sees that.
+fn say_none(any: bool, format: Format, none: impl FnOnce() -> String) -> Result<(), Failure> {
+    match format {
+        Format::Text if !any => output::line(&none()),
+        _ => Ok(()),
     }
 }
 
@@ -66,7 +78,12 @@ pub async fn list_devices(
     for device in devices.into_iter().flatten() {
         format.print(&device_line(device), device)?;
     }
-    Ok(())
+    let any = devices.is_some_and(|devices| !devices.is_empty());
+    say_none(any, format, || {
+        let user = told.get("user_id").and_then(Json::as_str);
+        let user = user.unwrap_or_default();
+        format!("{user} has no device: it is logged in nowhere, and none is linked")
+    })
 }
 
 /// Prints how other servers take what is for them, a line each.
@@ -86,20 +103,26 @@ async fn peers(
     server: Option<OwnedServerName>,
     format: Format,
 ) -> Result<(), Failure> {
-    let mut after = None;
+    let (mut after, mut any) = (None, false);
+    let one = server;
     loop {
-        let server = server.clone();
+        let server = one.clone();
         let page = desk.ask(Request::ListPeers { server, after }).await?;
         let peers = page.get("peers").and_then(Json::as_array);
         for peer in peers.into_iter().flatten() {
             format.print(&peer_line(peer), peer)?;
+            any = true;
         }
         let next = page.get("next").and_then(Json::as_str);
         after = match next.map(OwnedServerName::try_from) {
             Some(Ok(next)) => Some(next),
-            _ => return Ok(()),
+            _ => break,
         };
     }
+    say_none(any, format, || match one {
+        Some(one) => format!("{one} is not known: nothing was ever for it"),
+        None => "no other server is known yet: nothing was for one".to_owned(),
+    })
 }
 
 /// One server for a person.
@@ -271,6 +294,7 @@ fn as_sentence(request: &Request, result: &Json) -> String {
         | Request::LinkDevice { .. }
         | Request::Explain { .. }
         | Request::RecentRefusals
+        | Request::Settings { .. }
         | Request::ListDevices { .. } => as_lines(result),
     }
 }

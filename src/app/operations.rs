@@ -2,13 +2,17 @@
 //!
 //! Which verbs there are is [`super::operator::Request`]'s, how one gets here `operate`'s.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde_json::{Value as Json, json};
 
-use super::operator::{Operator, Progress, Request};
+use super::{
+    config::Told,
+    in_force::InForce,
+    operator::{Operator, Progress, Request},
+};
 use crate::{
     api::Refusal,
     base::Timestamp,
@@ -28,6 +32,8 @@ pub struct Operations {
     pub server_name: OwnedServerName,
     /// What a device is told that is linked.
     pub facts: Arc<HubFacts>,
+    /// Which settings count; none in a hub that was opened for one verb.
+    pub in_force: Option<InForce>,
 }
 
 #[async_trait]
@@ -97,6 +103,7 @@ impl Operator for Operations {
             }
             Request::Explain { id } => self.hub.refusals().explain(&id),
             Request::RecentRefusals => Ok(self.hub.refusals().recent()),
+            Request::Settings { after } => self.settings(after.as_deref()),
             Request::ListDevices { localpart } => self.devices(&self.user(&localpart)?).await,
         }
     }
@@ -151,6 +158,18 @@ impl Operations {
         let next = next.map(|last| last.server.clone());
         let told: Vec<_> = found.iter().map(peer).collect();
         Ok(json!({"peers": told, "next": next}))
+    }
+
+    fn settings(&self, after: Option<&str>) -> Result<Json, Refusal> {
+        let none = || Refusal::not_found("this hub was opened for one verb");
+        let in_force = self.in_force.as_ref().ok_or_else(none)?;
+        let settings = in_force.settings.read();
+        let settings = settings.unwrap_or_else(PoisonError::into_inner);
+        let mut page = Told::page(&settings, after);
+        if let Some(page) = page.as_object_mut() {
+            page.insert("https".to_owned(), json!(in_force.https));
+        }
+        Ok(page)
     }
 
     async fn status(&self) -> Result<Json, Refusal> {

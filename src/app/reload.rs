@@ -6,7 +6,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{
-    config::{self, Config, Inputs, Loaded, Reload},
+    config::{self, Config, Inputs, Loaded, Reload, Setting},
     failure::Failure,
     secrets::{self, Secret, SecretError},
     telemetry::Telemetry,
@@ -77,6 +77,8 @@ pub struct Replaceable {
     pub tokens: SharedTokens,
     /// With which servers this hub speaks, where it does with any.
     pub lists: Option<Arc<Lists>>,
+    /// What operators are told of the settings.
+    pub in_force: Arc<RwLock<Vec<Setting>>>,
 }
 
 /// Takes the configuration anew, as often as asked.
@@ -143,6 +145,12 @@ impl Reloader {
             waiting: names(self.started.changed(&newer), Reload::Restart),
         };
         self.current = newer;
+        *self
+            .taken
+            .in_force
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) =
+            config::in_force(&self.started, &self.current);
         Ok(reloaded)
     }
 
@@ -217,6 +225,11 @@ mod tests {
         assert_eq!(first.waiting, ["limits.shards"]);
         assert!(first.taken.contains(&"limits.media_size"));
         assert_eq!(reloader.config().limits.media_size.0, 1 << 20);
+        let told = reloader.taken.in_force.read().unwrap().clone();
+        let told = |key: &str| told.iter().find(|one| one.key.name == key).cloned();
+        assert_eq!(told("limits.media_size").unwrap().value, "1MiB");
+        assert_ne!(told("limits.shards").unwrap().value, 2);
+        assert!(told("registration.token").is_none(), "it is a secret");
         let tokens = reloader.taken.tokens.read().unwrap();
         assert!(tokens.registration.as_ref().unwrap().matches("open"));
         assert_eq!(second.taken, <[&str; 0]>::default());

@@ -19,6 +19,7 @@ use super::{
     failure::Failure,
     keys::{self, SigningKey},
     open,
+    operator::Client,
     output::Format,
 };
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
 
 /// Rotates the key. Nobody may have the store meanwhile: a hub that runs would go on with the old one.
 pub async fn run(config: &Config, format: Format) -> Result<(), Failure> {
+    must_not_run(config).await?;
     let file: &Path = config.signing_key_file.as_ref();
     let now = SigningKey::read(file)?;
     let store = open::store(config, Some(now.note())).await?;
@@ -41,6 +43,22 @@ pub async fn run(config: &Config, format: Format) -> Result<(), Failure> {
     );
     let told = json!({"event": "rotated", "key_id": new, "old_key_id": old, "kept_as": kept});
     format.print(&text, &told)
+}
+
+/// Refuses while a hub runs, whatever else has the store.
+async fn must_not_run(config: &Config) -> Result<(), Failure> {
+    let socket = config.admin.socket.as_ref();
+    match Client::connect(socket).await {
+        Ok(Some(_)) => Err(Failure::store(
+            "HUB_RUNNING",
+            format!(
+                "a hub answers on {}: it would go on signing with the old key until it is started again, \
+                 while that is published as ended; nothing was changed. Stop the hub, rotate, and start it",
+                socket.display()
+            ),
+        )),
+        _ => Ok(()), // the store's lock tells the rest
+    }
 }
 
 struct Rotated {
@@ -154,6 +172,24 @@ mod tests {
         open::is_owned(&config, third.note()).await.unwrap();
         let kept = file.with_extension(format!("{}.old", first.pair.version()));
         assert_eq!(SigningKey::read(&kept).unwrap().id(), first.id());
+    }
+
+    #[tokio::test]
+    async fn while_a_hub_runs_nothing_is_changed_and_it_is_said_why() {
+        let (_dir, config) = made();
+        let file: &Path = config.signing_key_file.as_ref();
+        let before = fs::read(file).unwrap();
+        let socket: &Path = config.admin.socket.as_ref();
+        let _hub = tokio::net::UnixListener::bind(socket).unwrap();
+
+        let failure = run(&config, Format::Json).await.unwrap_err().to_string();
+
+        assert!(
+            failure.contains("HUB_RUNNING") && failure.contains("old key"),
+            "{failure}"
+        );
+        assert_eq!(fs::read(file).unwrap(), before);
+        assert!(old(&config).is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::{
     facts,
     failure::Failure,
     federation,
+    in_force::InForce,
     keys::{self, SigningKey},
     listen::Listeners,
     notify::Notify,
@@ -95,7 +96,11 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
         &mut doors, listeners, &hub, &material, &config, &telemetry, &around, &stopping,
     )?;
     let background = tokio::spawn(telemetry::upkeep(telemetry.metrics.clone()));
-    let operators = tokio::spawn(socket.run(hub.running(facts)));
+    let in_force = InForce {
+        settings: Arc::new(RwLock::new(config::in_force(&loaded, &loaded))),
+        https: listening.https.clone(),
+    };
+    let operators = tokio::spawn(socket.run(hub.running(facts, in_force.clone())));
     Ready::new(config.server_name.as_str(), listening).print()?;
 
     let taken = Replaceable {
@@ -106,6 +111,7 @@ pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
             .federation
             .as_ref()
             .map(|federation| Arc::clone(&federation.lists)),
+        in_force: in_force.settings,
     };
     let mut reloader = Reloader::new(inputs, loaded, telemetry, taken);
     let outcome = attend(&hub, &material, &mut doors, &mut signals, &mut reloader).await;

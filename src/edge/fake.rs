@@ -18,7 +18,7 @@ use ruma::api::{
 use tokio::sync::Notify;
 
 use crate::api::{
-    Code, Command, Credentials, MediaObject, Origin, Refusal, Reply, Service, Upload,
+    Code, Command, Credentials, MediaObject, Origin, Refusal, Refused, Reply, Service, Upload,
 };
 
 /// A stored file.
@@ -38,6 +38,8 @@ pub(super) struct Fake {
     pub(super) news: Notify,
     /// Told when a sync is no longer waited for, answered or not.
     pub(super) left: Notify,
+    /// Endpoints of what is remembered as refused.
+    pub(super) refused: Mutex<Vec<&'static str>>,
     pub(super) draining: AtomicBool,
     pub(super) revoked: AtomicBool,
 }
@@ -216,5 +218,9 @@ impl Service for Fake {
 
     fn ready(&self) -> bool {
         !self.draining.load(Ordering::SeqCst)
+    }
+
+    fn refused(&self, refused: Refused) {
+        self.refused.lock().unwrap().push(refused.endpoint);
     }
 }

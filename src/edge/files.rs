@@ -59,11 +59,11 @@ fn download(server: &str, media_id: &str) -> Result<File, Refusal> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if media_id.is_empty() || !media_id.bytes().all(allowed) {
         return Err(Refusal::invalid_param(
-            "a media id has letters, digits, `_` and `-` only",
+            "`mediaId` has letters, digits, `_` and `-` only",
         ));
     }
     let server = ruma::ServerName::parse(server)
-        .map_err(|error| Refusal::invalid_param(format!("the server name of the file: {error}")))?;
+        .map_err(|error| Refusal::invalid_param(format!("`serverName`: {error}")))?;
     Ok(File::Download {
         server: server.to_string(),
         media_id: media_id.to_owned(),

@@ -88,10 +88,11 @@ impl Front {
     ) -> R {
         let (door, endpoint) = (asked.door.as_str(), asked.endpoint);
         // An error's span, so that a hub that logs errors only still says whose they were. The desk
-        // fills in the user.
+        // fills in the user, and what checks signatures the server.
         let span = tracing::error_span!(
             "request",
-            request = %asked.number, door, endpoint, user = tracing::field::Empty
+            request = %asked.number, door, endpoint, user = tracing::field::Empty,
+            server = tracing::field::Empty, server_unverified = tracing::field::Empty
         );
         let started = stopwatch();
         let (answer, told) = async {

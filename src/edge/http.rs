@@ -238,19 +238,19 @@ impl Https {
         body: Arriving,
     ) -> Result<Response<Body>, Refusal> {
         match target {
-            Target::WellKnownClient => well_known(
+            Target::WellKnownClient => Ok(well_known(
                 self.well_known.client_base_url.as_ref(),
                 |url| json!({ "m.homeserver": { "base_url": url } }),
-            ),
-            Target::WellKnownServer => well_known(
+            )),
+            Target::WellKnownServer => Ok(well_known(
                 self.well_known.server.as_ref(),
                 |server| json!({ "m.server": server }),
-            ),
+            )),
             // spec: server-server §Policy-Servers
-            Target::WellKnownPolicyServer => well_known(
+            Target::WellKnownPolicyServer => Ok(well_known(
                 self.well_known.policy_key.as_ref(),
                 |key| json!({ "public_keys": { "ed25519": key } }),
-            ),
+            )),
             Target::Media(media) => self.media(media, asked, body).await,
             Target::WebSocket | Target::Federation(_) => Err(Refusal::internal()), // taken up before
             Target::Link(link) => self.link(link, asked, body).await,
@@ -352,12 +352,11 @@ const fn origin(peer: SocketAddr, request: RequestId, credentials: Credentials) 
     }
 }
 
-fn well_known(
-    value: Option<&String>,
-    object: impl FnOnce(&str) -> Value,
-) -> Result<Response<Body>, Refusal> {
-    let value = value.ok_or_else(|| Refusal::not_found("this hub publishes no such address"))?;
-    Ok(json_response(Answer::of_object(&object(value))))
+fn well_known(value: Option<&String>, object: impl FnOnce(&str) -> Value) -> Response<Body> {
+    // Everyone who looks for a hub asks for these: that there is none refuses nobody anything.
+    let none = || Answer::of_refusal(Refusal::not_found("this hub publishes no such address"));
+    let answer = value.map_or_else(none, |value| Answer::of_object(&object(value)));
+    json_response(answer)
 }
 
 fn json_response(answer: Answer) -> Response<Body> {

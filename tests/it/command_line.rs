@@ -10,7 +10,7 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 use serde_json::json;
 
-use crate::hub::{Hub, NAME, block_on, run, tramline};
+use crate::hub::{Hub, NAME, block_on, output, run, tramline};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -45,6 +45,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test(
             "command_line::fsck_runs_beside_the_hub_and_ends_with_1_on_findings",
             fsck_beside_the_hub,
+        ),
+        Trial::test(
+            "command_line::what_serve_was_given_is_what_config_and_doctor_go_by",
+            what_serve_was_given,
         ),
         Trial::test("command_line::every_verb_has_help_with_an_example", help),
         Trial::test("command_line::wrong_usage_ends_with_2", wrong_usage),
@@ -307,6 +311,65 @@ fn wrong_usage() -> Result<(), Failed> {
             .code(),
         2,
     )
+}
+
+fn what_serve_was_given() -> Result<(), Failed> {
+    let options = ["federation.enabled=true", "registration.token=planted"];
+    let hub = Hub::federating(&[], &options.map(str::to_owned))?;
+    let asked = |line: &str| {
+        let mut command = tramline();
+        command
+            .args(line.split(' '))
+            .arg("--config")
+            .arg(hub.config());
+        output(&mut command)
+    };
+    let shown = asked("config --json")?;
+    let shown = String::from_utf8(shown.stdout)?;
+    let keys = shown.lines().map(serde_json::from_str);
+    let keys: Vec<serde_json::Value> = keys.collect::<Result<_, _>>()?;
+    let key = |name: &str| keys.iter().find(|key| key["key"] == name).cloned();
+    let enabled = key("federation.enabled").ok_or("no such key")?;
+    assert_eq!(enabled["value"], true, "{enabled}");
+    assert_eq!(enabled["configured"], false, "{enabled}");
+    assert_eq!(enabled["from"]["running_hub"], true, "{enabled}");
+    assert!(!shown.contains("planted"), "a secret is told: {shown}");
+    let text = asked("config")?;
+    let note = String::from_utf8(text.stderr)?;
+    assert!(note.contains("as the running hub has it"), "{note}");
+    let given = note.contains("federation.enabled") && note.contains("(the hub was given -O)");
+    assert!(given, "{note}");
+
+    let found = asked("doctor --json --peer nonsense/name")?;
+    expect_code(found.status.code(), 1)?;
+    let found = String::from_utf8(found.stdout)?;
+    assert!(
+        found.contains("FEDERATION_CA") && !found.contains("FEDERATION_OFF"),
+        "{found}"
+    );
+    assert!(
+        found.contains("nonsense/name") && found.contains("\"OUR_"),
+        "{found}"
+    );
+
+    for (line, said) in [
+        ("peer status", "no other server is known yet"),
+        ("user list", "there is no account yet"),
+        ("explain --recent", "nothing was refused since"),
+    ] {
+        let told = String::from_utf8(asked(line)?.stdout)?;
+        assert!(told.contains(said), "{line}: {told}");
+        let json = asked(&format!("{line} --json"))?;
+        assert!(json.stdout.is_empty(), "{line} --json has none");
+    }
+    let rotated = asked("keys rotate")?;
+    expect_code(rotated.status.code(), 3)?;
+    let why = String::from_utf8(rotated.stderr)?;
+    assert!(
+        why.contains("HUB_RUNNING") && why.contains("old key"),
+        "{why}"
+    );
+    Ok(())
 }
 
 fn user_add_online() -> Result<(), Failed> {

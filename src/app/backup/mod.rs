@@ -27,9 +27,9 @@ use self::place::Places;
 use super::{
     check::place,
     clock::SystemClock,
-    config::{self, Config, Inputs, Loaded},
+    config::{Config, Inputs, Loaded},
     failure::Failure,
-    open,
+    in_force, open,
     output::{self, Format, counted},
 };
 use crate::{
@@ -39,7 +39,8 @@ use crate::{
 
 /// Makes a backup and says what is in it.
 pub async fn run(inputs: &Inputs, out: &Path, format: Format) -> Result<(), Failure> {
-    let loaded = config::load(inputs)?;
+    // The hub that runs may have been given other files than are configured here.
+    let (loaded, _running) = in_force::load(inputs).await?;
     let manifest = tokio::select! {
         made = make(&loaded, out) => made?,
         // What was written goes with the future that is dropped.
@@ -50,6 +51,14 @@ pub async fn run(inputs: &Inputs, out: &Path, format: Format) -> Result<(), Fail
             "warning: uploaded files that are not where the store expects them, so not in the \
              backup: {}; `tramline fsck` lists them",
             manifest.media_missing.len()
+        ));
+    }
+    let otherwise = loaded.otherwise.iter().map(|here| here.key.name);
+    let otherwise = otherwise.collect::<Vec<_>>().join(", ");
+    if !otherwise.is_empty() {
+        output::note(&format!(
+            "the running hub was started with other settings than the configuration has, which is copied as \
+             it is but for the places of files: {otherwise}"
         ));
     }
     format.print(&as_text(&manifest, out), &as_json(&manifest, out))

@@ -133,7 +133,7 @@ fn config_text(loaded: &Loaded, wanted: &[(&str, String)]) -> Result<String, Fai
     let text = match &loaded.file {
         Some(path) => fs::read_to_string(path)
             .map_err(|error| Failure::failed("BACKUP", format!("{}: {error}", path.display())))?,
-        None => config::file_for(name.as_str()),
+        None => config::file_for(name.as_str(), &[]),
     };
     let unread = |error: &dyn std::fmt::Display| Failure::failed("BACKUP", error);
     let mut table: toml::Table = text.parse().map_err(|error| unread(&error))?;

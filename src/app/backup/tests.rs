@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::{
-    app::{failure::Exit, init, restore::restore},
+    app::{config, failure::Exit, init, restore::restore},
     store::{
         Batch, Commits as _, MediaIndex as _, MediaRecord, Write,
         sqlite::{FORMAT, Sqlite},

@@ -20,6 +20,8 @@ pub enum Source {
     Env(String),
     /// `-O` on the command line.
     Option,
+    /// The hub that runs has it so, and has it from there.
+    Running(Box<Self>),
 }
 
 impl fmt::Display for Source {
@@ -29,6 +31,7 @@ impl fmt::Display for Source {
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Env(name) => f.write_str(name),
             Self::Option => f.write_str("-O"),
+            Self::Running(from) => write!(f, "{from} of the running hub"),
         }
     }
 }

@@ -21,6 +21,7 @@ mod public;
 mod quic;
 mod read;
 mod registration;
+mod running;
 mod show;
 mod store;
 mod value;
@@ -52,6 +53,7 @@ pub use public::PublicAddress;
 pub use quic::Quic;
 pub use read::{Inputs, Setting};
 pub use registration::Registration;
+pub use running::{Told, in_force};
 pub use show::{as_json, as_markdown, as_text, file_for};
 pub use store::Store;
 pub use value::{
@@ -109,6 +111,8 @@ pub struct Loaded {
     pub settings: Vec<Setting>,
     /// The file that was read, if there was one.
     pub file: Option<PathBuf>,
+    /// What is configured here otherwise than the hub that runs has it, whose values count above.
+    pub otherwise: Vec<Setting>,
 }
 
 impl Loaded {
@@ -147,6 +151,12 @@ pub fn sections() -> impl Iterator<Item = Section> {
 
 /// Reads all layers and checks them; an error tells everything that is wrong at once.
 pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
+    load_over(inputs, &[])
+}
+
+/// The same with what the hub that runs has otherwise: stronger than file and environment, and weaker
+/// than what this command line says.
+fn load_over(inputs: &Inputs, running: &[Setting]) -> Result<Loaded, ConfigErrors> {
     let (path, named) = inputs.path();
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
@@ -161,6 +171,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
             .map_err(|error| ConfigErrors(vec![error]))?;
     }
     reader.add_env(&inputs.env);
+    reader.add_running(running);
     reader.add_options(&inputs.options);
     let config = read_sections(&mut reader);
     if let Some(config) = &config {
@@ -172,6 +183,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
             config,
             settings: reader.settings,
             file: text.map(|_| path),
+            otherwise: Vec::new(),
         }),
         _ => {
             let mut errors = reader.errors;

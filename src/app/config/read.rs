@@ -150,6 +150,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Takes what the hub that runs has otherwise than it is written here.
+    pub(super) fn add_running(&mut self, running: &[Setting]) {
+        for Setting { key, value, source } in running {
+            let source = Source::Running(Box::new(source.clone()));
+            self.add(key.name.to_owned(), raw_of_json(value), source);
+        }
+    }
+
     /// Takes every `-O key=value`.
     pub(super) fn add_options(&mut self, options: &[String]) {
         for option in options {
@@ -206,7 +214,12 @@ impl<'a> Reader<'a> {
             });
             return None;
         }
-        match T::read(&found.raw, self.dir) {
+        // On a command line paths begin where the command is given, as its other paths do.
+        let dir = match found.source {
+            Source::Option => Path::new(""),
+            _ => self.dir,
+        };
+        match T::read(&found.raw, dir) {
             Ok(value) => {
                 self.settings.push(Setting {
                     key,
@@ -294,6 +307,18 @@ fn raw_of(value: &DeValue<'_>) -> Raw {
         DeValue::Boolean(flag) => Raw::Flag(*flag),
         DeValue::Array(items) => Raw::List(items.iter().map(|v| raw_of(v.get_ref())).collect()),
         other => Raw::Other(other.type_str()),
+    }
+}
+
+/// A value as it is shown, which is as one would write it.
+fn raw_of_json(value: &Json) -> Raw {
+    match value {
+        Json::Null => Raw::Word(String::new()),
+        Json::Bool(flag) => Raw::Flag(*flag),
+        Json::Number(number) => number.as_i64().map_or(Raw::Other("number"), Raw::Integer),
+        Json::String(text) => Raw::Text(text.clone()),
+        Json::Array(items) => Raw::List(items.iter().map(raw_of_json).collect()),
+        Json::Object(_) => Raw::Other("table"),
     }
 }
 

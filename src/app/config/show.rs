@@ -50,26 +50,48 @@ pub fn as_text(loaded: &Loaded) -> String {
 pub fn as_json(loaded: &Loaded) -> impl Iterator<Item = Json> {
     loaded.settings.iter().map(|setting| {
         let Setting { key, value, source } = setting;
-        let from = match source {
-            Source::Default => json!({"kind": "default"}),
-            Source::File { path, line } => json!({"kind": "file", "path": path, "line": line}),
-            Source::Env(name) => json!({"kind": "env", "variable": name}),
-            Source::Option => json!({"kind": "option"}),
-        };
-        json!({
+        let mut shown = json!({
             "key": key.name,
             "value": value,
             "default": (key.default_json)(),
-            "from": from,
+            "from": source.json(),
             "reload": key.reload.as_str(),
             "secret": key.secret,
             "doc": key.doc.trim(),
-        })
+        });
+        let here = loaded
+            .otherwise
+            .iter()
+            .find(|here| here.key.name == key.name);
+        if let (Some(here), Some(shown)) = (here, shown.as_object_mut()) {
+            shown.insert("configured".to_owned(), here.value.clone());
+        }
+        shown
     })
 }
 
-/// The configuration file that `init` writes: every key with its default, switched off.
-pub fn file_for(server_name: &str) -> String {
+impl Source {
+    /// For programs.
+    pub(super) fn json(&self) -> Json {
+        match self {
+            Self::Default => json!({"kind": "default"}),
+            Self::File { path, line } => json!({"kind": "file", "path": path, "line": line}),
+            Self::Env(name) => json!({"kind": "env", "variable": name}),
+            Self::Option => json!({"kind": "option"}),
+            Self::Running(from) => {
+                let mut from = from.json();
+                if let Some(from) = from.as_object_mut() {
+                    from.insert("running_hub".to_owned(), true.into());
+                }
+                from
+            }
+        }
+    }
+}
+
+/// The configuration file that `init` writes: every key with its default, switched off, but for those
+/// that are given a value.
+pub fn file_for(server_name: &str, set: &[(&str, String)]) -> String {
     let mut out = format!(
         "# The configuration of a Tramline hub. A line with a # before it shows the default.\n\
          # Stronger than this file: TRAMLINE_SECTION__KEY in the environment, then\n\
@@ -83,7 +105,12 @@ pub fn file_for(server_name: &str) -> String {
         }
         let _ = write!(out, "\n{}", comment(section.about));
         for key in section.keys.iter().filter(|key| key.name != "server_name") {
-            let _ = write!(out, "\n{}{}", comment(key.doc), default_line(key));
+            let given = set.iter().find(|(name, _)| *name == key.name);
+            let line = match given {
+                Some((_, value)) => format!("{} = {}\n", key.short(), toml_of(&json!(value))),
+                None => default_line(key),
+            };
+            let _ = write!(out, "\n{}{line}", comment(key.doc));
         }
     }
     out

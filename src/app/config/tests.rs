@@ -347,7 +347,10 @@ fn federation_takes_lists_keys_and_a_proxy() {
 fn what_is_wrong_with_a_key_of_federation_says_how_to_write_it() {
     for (text, part) in [
         ("allow = [\"a b\"]", "write names or patterns"),
-        ("deny = [1]", "write it in quotes"),
+        (
+            "deny = [\"x\", 5]",
+            "found [\"x\", 5]: number 2 of the list: write it in quotes: \"5\"",
+        ),
         ("proxy = \"socks5://a:1\"", "http://host:port"),
         ("proxy = \"http://u:p@a:1\"", "http://host:port"),
         ("well_known = \"https://a\"", "hub.example:443"),
@@ -468,6 +471,25 @@ fn relative_paths_start_at_the_directory_of_the_file() {
 }
 
 #[test]
+fn relative_paths_of_the_command_line_start_where_the_command_is_given() {
+    let file = with("[federation]\nca_file = \"of-file.pem\"").loaded();
+    let case = with("[federation]\nca_file = \"of-file.pem\"").option("federation.ca_file=ca.pem");
+    let option = case.option("store.url=sqlite:hub.db").loaded().config;
+
+    let of_file = file.config.federation.ca_file.unwrap().0;
+    assert!(of_file.is_absolute() && of_file.ends_with("of-file.pem"));
+    assert_eq!(
+        option.federation.ca_file.unwrap().0,
+        PathBuf::from("ca.pem")
+    );
+    assert_eq!(option.store.url, StoreUrl::Sqlite(PathBuf::from("hub.db")));
+    let env = with("")
+        .env("TRAMLINE_FEDERATION__CA_FILE", "env.pem")
+        .loaded();
+    assert!(env.config.federation.ca_file.unwrap().0.is_absolute());
+}
+
+#[test]
 fn a_file_that_somebody_named_has_to_be_there() {
     let inputs = Inputs {
         file: Some(PathBuf::from("/nonexistent/tramline.toml")),
@@ -536,7 +558,7 @@ fn every_default_reads_back_as_what_it_shows() {
 
 #[test]
 fn the_file_of_init_loads_as_it_is_and_with_every_line_switched_on() {
-    let text = file_for("hub.example");
+    let text = file_for("hub.example", &[]);
     assert!(case(&text).load().is_ok());
 
     let on: String = text

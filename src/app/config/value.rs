@@ -40,7 +40,11 @@ impl Raw {
             Self::Text(text) | Self::Word(text) => format!("{text:?}"),
             Self::Integer(number) => number.to_string(),
             Self::Flag(flag) => flag.to_string(),
-            Self::List(_) => "a list".to_owned(),
+            Self::List(items) => {
+                let shown: Vec<_> = items.iter().take(SHOWN_MAX).map(Self::shown).collect();
+                let more = if items.len() > SHOWN_MAX { ", …" } else { "" };
+                format!("[{}{more}]", shown.join(", "))
+            }
             Self::Other(kind) => format!("a {kind}"),
         }
     }
@@ -48,7 +52,14 @@ impl Raw {
     /// Each of a list; what stands alone is a list of one, and words are parted by commas.
     pub(super) fn texts(&self) -> Result<Vec<&str>, String> {
         match self {
-            Self::List(items) => items.iter().map(Self::text).collect(),
+            Self::List(items) => {
+                let texts = items.iter().enumerate();
+                let texts = texts.map(|(at, item)| {
+                    let wrong = |fix| format!("number {} of the list: {fix}", at + 1);
+                    item.text().map_err(wrong)
+                });
+                texts.collect()
+            }
             Self::Word(word) => Ok(word.split(',').map(str::trim).collect()),
             other => Ok(vec![other.text()?]),
         }
@@ -62,6 +73,9 @@ impl Raw {
         }
     }
 }
+
+/// How many of a list an error message repeats.
+const SHOWN_MAX: usize = 8;
 
 /// A kind of value. An `Err` says how to write it right.
 pub(super) trait Value: Sized {

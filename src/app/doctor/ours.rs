@@ -1,13 +1,13 @@
 //! This hub: its files, and what it shows to others.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use ruma::ServerName;
 use rustls::pki_types;
 
 use super::{
     Finding, Level,
-    reached::{Reach, days},
+    reached::{Reach, Reached, UNREACHED, days},
 };
 use crate::{
     app::{
@@ -23,7 +23,7 @@ use crate::{
     store::SigningKeyNote,
     wire::{
         json,
-        matrix::{Host, Place, PublicKey},
+        matrix::{Host, Place, PublicKey, ServerKeys},
     },
 };
 
@@ -172,36 +172,74 @@ fn good_for(file: &Path, host: &Host, is_good: bool) -> Finding {
     ))
 }
 
-/// What other servers see at this hub's name.
-pub(super) async fn from_outside(config: &Config, reach: &Reach) -> Vec<Finding> {
+/// What other servers see at this hub's name, which listens there.
+pub(super) async fn from_outside(
+    config: &Config,
+    reach: &Reach,
+    listening: &[SocketAddr],
+) -> Vec<Finding> {
     let own = &config.server_name;
-    let (mut findings, published) = reach.reach(own, "OUR").await;
-    let Some(published) = published else {
+    let Reached {
+        mut findings,
+        keys: published,
+        answers,
+    } = reach.reach(own, "OUR").await;
+    if !answers {
+        for finding in findings.iter_mut().filter(|one| one.level == Level::Fail) {
+            listens(finding, listening);
+        }
+        let left = ["OUR_KEY", "OUR_WELL_KNOWN"];
+        findings.extend(left.map(|code| Finding::skipped(code, own, UNREACHED)));
         return findings;
-    };
-    if let Ok(SigningKey { pair }) = SigningKey::read(config.signing_key_file.as_ref()) {
-        let id = format!("ed25519:{}", pair.version());
-        let key = published
-            .current
-            .iter()
-            .find(|(known, _)| known.as_str() == id);
-        findings.push(match key {
-            Some((_, key)) if *key == PublicKey(pair.public_key()) => Finding::ok(
-                "OUR_KEY",
-                own,
-                format!("{id} is published at this name, signed by itself"),
-            ),
-            _ => Finding::new(
-                "OUR_KEY",
-                Level::Fail,
-                own,
-                format!("who answers at this name does not publish {id}: it is another hub, or was started with another key"),
-            )
-            .mended_by("start this hub again; if another answers, mend `federation.well_known`, SRV records or the port"),
-        });
+    }
+    match published {
+        Some(published) => findings.extend(our_key(config, &published)),
+        None => findings.push(Finding::skipped("OUR_KEY", own, "its keys cannot be read")),
     }
     findings.push(well_known(config, own, reach).await);
     findings
+}
+
+/// Adds where the hub listens to what says that it is not reached.
+fn listens(finding: &mut Finding, listening: &[SocketAddr]) {
+    if listening.is_empty() {
+        finding
+            .cause
+            .push_str("; this hub has no HTTPS door (`https.listen = \"off\"`)");
+        return;
+    }
+    let each: Vec<_> = listening.iter().map(ToString::to_string).collect();
+    let each = each.join(" and ");
+    finding.cause = format!("{}; this hub listens on {each}", finding.cause);
+    if finding.code == "OUR_UNREACHED" || finding.code == "OUR_PORT_8448" {
+        let here = "let `https.listen` be an address and port that the name leads to, or have what \
+                    stands before the hub pass them on to";
+        let before = finding.mend.take().unwrap_or_default();
+        finding.mend = Some(format!("{here} {each}; then `{before}`"));
+    }
+}
+
+/// Whether what is published is the key that is here.
+fn our_key(config: &Config, published: &ServerKeys) -> Option<Finding> {
+    let own = &config.server_name;
+    let SigningKey { pair } = SigningKey::read(config.signing_key_file.as_ref()).ok()?;
+    let id = format!("ed25519:{}", pair.version());
+    let mut current = published.current.iter();
+    let key = current.find(|(known, _)| known.as_str() == id);
+    Some(match key {
+        Some((_, key)) if *key == PublicKey(pair.public_key()) => Finding::ok(
+            "OUR_KEY",
+            own,
+            format!("{id} is published at this name, signed by itself"),
+        ),
+        _ => Finding::new(
+            "OUR_KEY",
+            Level::Fail,
+            own,
+            format!("who answers at this name does not publish {id}: it is another hub, or was started with another key"),
+        )
+        .mended_by("start this hub again; if another answers, mend `federation.well_known`, SRV records or the port"),
+    })
 }
 
 async fn well_known(config: &Config, own: &ServerName, reach: &Reach) -> Finding {
@@ -249,6 +287,27 @@ const ENDS_SOON: Duration = Duration::from_hours(14 * 24);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hub_that_is_not_reached_says_where_it_listens() {
+        let found = || {
+            let cause = "nobody there".to_owned();
+            let found = Finding::new("OUR_UNREACHED", Level::Fail, "hub.example:443", cause);
+            found.mended_by("nc -vz hub.example 443")
+        };
+        let (mut somewhere, mut nowhere) = (found(), found());
+
+        listens(&mut somewhere, &["127.0.0.1:8448".parse().unwrap()]);
+        listens(&mut nowhere, &[]);
+
+        assert!(somewhere.cause.contains("listens on 127.0.0.1:8448"));
+        let mend = somewhere.mend.unwrap();
+        assert!(
+            mend.contains("`https.listen`") && mend.contains("nc -vz"),
+            "{mend}"
+        );
+        assert!(nowhere.cause.contains("no HTTPS door"), "{nowhere:?}");
+    }
 
     #[test]
     fn a_certificate_is_watched_before_it_ends_and_fails_after() {

@@ -31,7 +31,21 @@ pub(super) struct Reach {
     ours: Option<Arc<Federation>>,
     lists: Arc<Lists>,
     pinned: Pinned,
+    /// By whom certificates are believed, in words.
+    believed: String,
 }
+
+/// What came of looking for a server.
+pub(super) struct Reached {
+    pub(super) findings: Vec<Finding>,
+    /// Its keys, if they could be read.
+    pub(super) keys: Option<ServerKeys>,
+    /// Whether it was reached at all.
+    pub(super) answers: bool,
+}
+
+/// Why what comes after a server's answer was not looked at.
+pub(super) const UNREACHED: &str = "the server was not reached";
 
 impl Reach {
     pub(super) fn new(config: &Config, runs: bool) -> Result<Self, Failure> {
@@ -55,6 +69,7 @@ impl Reach {
             _ => None,
         };
         Ok(Self {
+            believed: federation::authorities(&config.federation)?.to_string(),
             stranger: way(key)?,
             ours,
             lists,
@@ -70,12 +85,28 @@ impl Reach {
     /// All that is to be said of another server.
     pub(super) async fn look_at(&self, server: &ServerName) -> Vec<Finding> {
         let mut findings = vec![self.listed(server)];
-        let (found, keys) = self.reach(server, "PEER").await;
+        let Reached {
+            findings: found,
+            keys,
+            answers,
+        } = self.reach(server, "PEER").await;
         findings.extend(found);
-        if let Some(keys) = keys {
-            findings.extend(self.pinned(server, &keys));
-            findings.push(self.believes_us(server).await);
+        match &keys {
+            Some(keys) => findings.extend(self.pinned(server, keys)),
+            None if self.pinned.contains_key(server) => {
+                findings.push(Finding::skipped(
+                    "PEER_PINNED",
+                    server,
+                    "its keys could not be had",
+                ));
+            }
+            None => {}
         }
+        findings.push(if answers {
+            self.believes_us(server).await
+        } else {
+            Finding::skipped("PEER_BELIEVES_US", server, UNREACHED)
+        });
         findings
     }
 
@@ -98,7 +129,7 @@ impl Reach {
             Ok(()) => Finding::ok(
                 "PEER_LISTS",
                 server,
-                format!("lists {} let it in", self.lists.version()),
+                format!("the lists ({}) let it in", self.lists.version().hash()),
             ),
             Err(barred) => {
                 let why = barred.why();
@@ -112,11 +143,7 @@ impl Reach {
     }
 
     /// Finds a server, connects to it and takes its keys.
-    pub(super) async fn reach(
-        &self,
-        server: &ServerName,
-        prefix: &'static str,
-    ) -> (Vec<Finding>, Option<ServerKeys>) {
+    pub(super) async fn reach(&self, server: &ServerName, prefix: &'static str) -> Reached {
         let mut findings = Vec::new();
         if let Ok(steps) = self.stranger.outgoing.steps(server).await {
             findings.extend(steps.iter().map(|step| step_taken(server, prefix, step)));
@@ -132,10 +159,7 @@ impl Reach {
                 let cause = format!("it is at {places}, with a certificate for {host}");
                 findings.push(Finding::ok(format!("{prefix}_NAME"), server, cause));
             }
-            Err(error) => {
-                findings.push(unreached(server, prefix, &error));
-                return (findings, None);
-            }
+            Err(error) => return self.not_reached(findings, server, prefix, &error),
         }
         let ask = Ask::get("/_matrix/key/v2/server")
             .unsigned()
@@ -143,10 +167,7 @@ impl Reach {
         let clock = Stopwatch::start();
         let told = match self.stranger.outgoing.ask(server, &ask).await {
             Ok(told) => told,
-            Err(error) => {
-                findings.push(unreached(server, prefix, &error));
-                return (findings, None);
-            }
+            Err(error) => return self.not_reached(findings, server, prefix, &error),
         };
         let took = clock.elapsed().as_millis();
         let cause = format!("its certificate is good; it answered in {took} ms");
@@ -155,7 +176,37 @@ impl Reach {
         findings.extend(skew(server, prefix, &told, now));
         let read = read_keys(&told, server);
         findings.push(keys(server, prefix, &read, now));
-        (findings, read.ok())
+        Reached {
+            findings,
+            keys: read.ok(),
+            answers: true,
+        }
+    }
+
+    /// What kept a server from being reached, and what is not looked at because of that.
+    fn not_reached(
+        &self,
+        mut findings: Vec<Finding>,
+        server: &ServerName,
+        prefix: &str,
+        error: &AskError,
+    ) -> Reached {
+        let mut found = unreached(server, prefix, error);
+        let is_tls = matches!(error, AskError::Connect(ConnectError::Tls { .. }));
+        if is_tls {
+            found.cause = format!("{}; believed are {}", found.cause, self.believed);
+        }
+        findings.push(found);
+        let left = ["TLS", "CLOCK", "KEYS"]
+            .into_iter()
+            .skip(usize::from(is_tls));
+        let left = left.map(|what| Finding::skipped(format!("{prefix}_{what}"), server, UNREACHED));
+        findings.extend(left);
+        Reached {
+            findings,
+            keys: None,
+            answers: false,
+        }
     }
 
     /// A signed question whose answer does not matter: only whether the signature is believed.

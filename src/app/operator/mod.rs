@@ -102,6 +102,11 @@ pub enum Request {
     },
     /// Tell what was refused lately.
     RecentRefusals,
+    /// Tell the settings that count, a page at a time.
+    Settings {
+        /// The key that the page before ended with.
+        after: Option<String>,
+    },
     /// Let somebody log in again.
     EnableUser {
         /// Its localpart.

@@ -70,8 +70,13 @@ fn missing(what: &str) -> Refusal {
     Refusal::new(Code::MissingParam, format!("{what} is missing"))
 }
 
-/// What ruma's error says to whoever sent `body`.
-pub(in crate::edge) fn refusal(error: FromHttpRequestError, body: &[u8]) -> Refusal {
+/// What ruma's error says to whoever sent `body`. `wrong` names the parameter that is meant where it is
+/// not the body.
+pub(in crate::edge) fn refusal(
+    error: FromHttpRequestError,
+    body: &[u8],
+    wrong: impl FnOnce() -> Option<String>,
+) -> Refusal {
     let error = match error {
         FromHttpRequestError::Deserialization(error) => error,
         FromHttpRequestError::MethodMismatch { .. } => return super::routes::wrong_method(),
@@ -82,7 +87,7 @@ pub(in crate::edge) fn refusal(error: FromHttpRequestError, body: &[u8]) -> Refu
             let field = place::named(body, error.line(), error.column());
             (Code::BadJson, error.to_string(), field)
         }
-        other => (Code::InvalidParam, other.to_string(), None),
+        other => (Code::InvalidParam, other.to_string(), wrong()),
     };
     let said = without_values(&message);
     if let Some(field) = said.strip_prefix("missing field ") {

@@ -7,6 +7,7 @@
 mod answer;
 mod body;
 mod endpoint;
+mod parameter;
 mod path;
 mod place;
 pub(super) mod routes;
@@ -22,6 +23,7 @@ use crate::api::{Code, Command, Refusal};
 pub use answer::Answer;
 pub(super) use body::{refusal as read_refusal, too_large as body_too_large};
 pub use endpoint::Endpoint;
+pub(super) use parameter::Parameters;
 pub use path::{Path, percent_decoded};
 
 /// The routes of the client API, built once.
@@ -67,17 +69,35 @@ impl Match {
     /// Reads the rest of the request. `query` is as it stood in a URL, without the token.
     pub fn command(&self, query: &str, body: &[u8]) -> Result<Command, Refusal> {
         let body = body::checked(self.endpoint, body)?;
-        let request = http::Request::builder()
-            .method(self.endpoint.method())
-            .uri(format!("/?{query}"))
-            .body(body)
-            .map_err(|error| {
-                Refusal::invalid_param(format!("the query is not valid in a URL: {error}"))
-            })?;
+        let request = self.request(query, body).map_err(|error| {
+            Refusal::invalid_param(format!("the query is not valid in a URL: {error}"))
+        })?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        self.endpoint
-            .command(request, &arguments)
-            .map_err(|error| with_repeated(body::refusal(error, body), query))
+        let read = self.endpoint.command(request, &arguments);
+        read.map_err(|error| {
+            let wrong = || self.wrong(&arguments, query);
+            with_repeated(body::refusal(error, body, wrong), query)
+        })
+    }
+
+    fn request<'a>(&self, query: &str, body: &'a [u8]) -> http::Result<http::Request<&'a [u8]>> {
+        let request = http::Request::builder().method(self.endpoint.method());
+        request.uri(format!("/?{query}")).body(body)
+    }
+
+    /// The parameter of path or query that cannot be read.
+    fn wrong(&self, arguments: &[&str], query: &str) -> Option<String> {
+        let paths = self.endpoint.paths();
+        let variables = |path: &&str| path.matches('{').count() == arguments.len();
+        let parameters = Parameters {
+            path: paths.into_iter().find(variables)?,
+            arguments,
+            query,
+        };
+        parameters.wrong(|query| match self.request(query, b"") {
+            Ok(request) => self.endpoint.command(request, arguments).map(drop),
+            Err(_) => Ok(()),
+        })
     }
 }
 

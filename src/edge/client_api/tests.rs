@@ -343,6 +343,28 @@ fn a_wrong_id_in_the_path_is_an_invalid_parameter() {
     let refusal = read("POST", "/_matrix/client/v3/rooms/nonsense/join", "{}").unwrap_err();
 
     assert_eq!((refusal.status, refusal.code), (400, Code::InvalidParam));
+    assert!(refusal.message.starts_with("`roomId`: "), "{refusal}");
+}
+
+#[test]
+fn a_wrong_parameter_of_the_query_is_named_and_its_value_is_not_repeated() {
+    for (path, query, name) in [
+        ("sync", "since=a&timeout=planted&full_state=true", "timeout"),
+        ("sync", "full_state=planted", "full_state"),
+        ("rooms/!a:b/messages", "dir=b&limit=planted", "limit"),
+        ("rooms/!a:b/messages", "limit=1&dir=planted", "dir"),
+    ] {
+        let found = find("GET", &format!("/_matrix/client/v3/{path}")).unwrap();
+
+        let refusal = found.command(query, b"").unwrap_err();
+
+        assert_eq!(refusal.code, Code::InvalidParam, "{query}");
+        assert!(
+            refusal.message.starts_with(&format!("`{name}`: ")),
+            "{refusal}"
+        );
+        assert!(!refusal.message.contains("planted"), "{refusal}");
+    }
 }
 
 #[test]

@@ -99,12 +99,17 @@ impl Https {
         let room = federation.incoming.room(peer.ip(), body.length()).await?;
         let body = body.whole_up_to(max, self.limits.body).await?;
         let from = authenticated(federation, peer.ip(), parts, &body).await?;
-        let place = federation.incoming.place(&from, asked).await?;
+        let named = |refusal: Refusal| {
+            refusal.known(|why| {
+                why.who.get_or_insert_with(|| from.origin().to_string());
+            })
+        };
+        let place = federation.incoming.place(&from, asked).await;
+        let place = place.map_err(named)?;
         let query = parts.uri.query().unwrap_or_default();
         let bytes = body.len();
-        let command = aside(bytes, || asked.command(&from, query, &body))?;
+        let command = aside(bytes, || asked.command(&from, query, &body)).map_err(named)?;
         drop((body, room)); // what is wanted of it is in the command
-        tracing::debug!(origin = %from.origin(), "another server asks");
         let origin = origin(peer, number, from.credentials());
         let command = Command::Peer(Box::new(command));
         let reply = self.front.service.ask(origin, command).await;

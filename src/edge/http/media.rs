@@ -96,14 +96,14 @@ impl Target {
 fn server_name(text: &str) -> Result<String, Refusal> {
     ruma::ServerName::parse(text)
         .map(|name| name.to_string())
-        .map_err(|error| Refusal::invalid_param(format!("the server name of the file: {error}")))
+        .map_err(|error| Refusal::invalid_param(format!("`serverName`: {error}")))
 }
 
 fn media_id(text: &str) -> Result<String, Refusal> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if text.is_empty() || text.len() > MEDIA_ID_BYTES_MAX || !text.bytes().all(allowed) {
         return Err(Refusal::invalid_param(
-            "a media id has letters, digits, `_` and `-` only",
+            "`mediaId` has letters, digits, `_` and `-` only",
         ));
     }
     Ok(text.to_owned())

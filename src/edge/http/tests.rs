@@ -441,6 +441,9 @@ async fn well_known_addresses_come_from_the_configuration() {
     );
     let server = door.ask("GET /.well-known/matrix/server", "", "").await;
     assert_eq!((server.status(), &*server.errcode()), (404, "M_NOT_FOUND"));
+    // Whoever looks for a hub asks; what is kept for the operator is who was kept out.
+    door.ask("GET /_matrix/client/v3/nothing", "", "").await;
+    assert_eq!(*door.hub.refused.lock().unwrap(), ["Unknown"]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::{
     session::server_list::{ServerList, Unwelcome},
 };
 
-/// Which lists: how often they were taken since the hub's start, and a hash of what they say, by
+/// Which lists: how often they changed since the hub's start, from 1, and a hash of what they say, by
 /// which two hubs, or two starts, are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListVersion {
@@ -21,9 +21,16 @@ pub struct ListVersion {
     hash: [u8; HASH_BYTES],
 }
 
+impl ListVersion {
+    /// The hash alone: the number means something in the process whose reloads it counts.
+    pub fn hash(&self) -> String {
+        hex::encode(self.hash)
+    }
+}
+
 impl fmt::Display for ListVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.number, hex::encode(self.hash))
+        write!(f, "{} ({})", self.number, self.hash())
     }
 }
 
@@ -79,9 +86,12 @@ impl Lists {
         self.in_force().version
     }
 
-    /// Takes new ones.
+    /// Takes new ones. Where they say the same, they are the same version.
     pub fn replace(&self, list: ServerList) -> ListVersion {
         let mut in_force = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if *in_force.list == list {
+            return in_force.version;
+        }
         in_force.version = version(in_force.version.number.saturating_add(1), &list);
         in_force.list = Arc::new(list);
         in_force.version
@@ -122,7 +132,7 @@ mod tests {
     use crate::wire::matrix::Glob;
 
     #[test]
-    fn each_reload_has_a_number_and_equal_lists_an_equal_hash() {
+    fn each_change_has_a_number_and_equal_lists_an_equal_hash() {
         let deny = || ServerList {
             allow: None,
             deny: vec![Glob::new("evil.*")],
@@ -131,6 +141,11 @@ mod tests {
         let first = lists.version();
 
         let barred = lists.check(name!("evil.example")).unwrap_err();
+        assert_eq!(
+            lists.replace(deny()),
+            first,
+            "a reload that changes nothing"
+        );
         let second = lists.replace(ServerList::default());
         let third = lists.replace(deny());
 

@@ -85,6 +85,56 @@ async fn a_request_of_another_server_is_authenticated_with_its_key() {
 }
 
 #[tokio::test]
+async fn the_log_names_the_server_that_asks_and_says_which_was_not_verified() {
+    use tracing::{Instrument as _, field::Empty};
+
+    use crate::base::test_log::Log;
+
+    let (_world, a, b) = two().await;
+    let request = || tracing::error_span!("request", server = Empty, server_unverified = Empty);
+    let logged = async |destination: &ServerName| {
+        Log::begin();
+        async {
+            let _ = arrives(&a, &b, destination).await;
+            tracing::info!("the request is done");
+        }
+        .instrument(request())
+        .await;
+        Log::text()
+    };
+
+    let verified = logged(b.name()).await;
+    let for_another = logged(name!("c.example")).await;
+    b.federation.lists.replace(deny("a.example"));
+    let barred = logged(b.name()).await;
+
+    let line = |log: &str| {
+        log.lines()
+            .find(|line| line.contains("the request is done"))
+            .unwrap()
+            .to_owned()
+    };
+    assert!(
+        line(&verified).contains("request{server=\"a.example\"}"),
+        "{verified}"
+    );
+    for log in [for_another, barred] {
+        let line = line(&log);
+        assert!(
+            line.contains("request{server_unverified=\"a.example\"}"),
+            "{log}"
+        );
+    }
+}
+
+fn deny(pattern: &str) -> ServerList {
+    ServerList {
+        allow: None,
+        deny: vec![Glob::new(pattern)],
+    }
+}
+
+#[tokio::test]
 async fn a_body_may_be_written_in_another_way_than_it_was_signed() {
     let (_world, a, b) = two().await;
 

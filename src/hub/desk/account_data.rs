@@ -111,7 +111,7 @@ async fn set(
         return Err(Refusal::bad_json(message).with_status(405));
     }
     if kind.is_empty() || kind.len() > TYPE_BYTES_MAX {
-        return Err(Refusal::invalid_param("the type has 1 to 255 bytes"));
+        return Err(Refusal::invalid_param("`type` has 1 to 255 bytes"));
     }
     let text = content.get();
     if text.len() > CONTENT_BYTES_MAX {

@@ -70,7 +70,7 @@ pub(super) async fn create_alias(
 pub(super) fn check(hub: &Hub, alias: &RoomAliasId) -> Result<(), Refusal> {
     if alias.server_name() != hub.key.name() {
         return Err(Refusal::invalid_param(format!(
-            "{alias}: this server can only make aliases that end in :{}",
+            "`roomAlias` {alias}: this server can only make aliases that end in :{}",
             hub.key.name()
         )));
     }
@@ -78,7 +78,7 @@ pub(super) fn check(hub: &Hub, alias: &RoomAliasId) -> Result<(), Refusal> {
     let is_odd = |c: char| c.is_control() || c.is_whitespace() || c == ':';
     if local.is_empty() || local.contains(is_odd) || alias.as_str().len() > ALIAS_BYTES_MAX {
         return Err(Refusal::invalid_param(format!(
-            "{alias:?}: an alias has 1 to {ALIAS_BYTES_MAX} bytes and no spaces, colons or control \
+            "`roomAlias` {alias:?}: an alias has 1 to {ALIAS_BYTES_MAX} bytes and no spaces, colons or control \
              characters"
         )));
     }

@@ -10,7 +10,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
-    api::{Code, MediaObject, Refusal, RemoteError, RemoteFile},
+    api::{Code, MediaObject, Refusal, RemoteError, RemoteFile, Why},
     hub::Hub,
     store::{
         media::{MediaError, MediaFiles},
@@ -57,7 +57,7 @@ impl Files {
 pub(super) async fn open(hub: &Hub, server: &str, id: &str) -> Result<MediaObject, Refusal> {
     let files = &hub.desk.files_elsewhere;
     let server = ServerName::parse(server)
-        .map_err(|error| Refusal::invalid_param(format!("{server}: {error}")))?;
+        .map_err(|error| Refusal::invalid_param(format!("`serverName` {server}: {error}")))?;
     if let Some(kept) = kept(files, &server, id).await? {
         return Ok(kept);
     }
@@ -133,7 +133,9 @@ async fn fetch(hub: &Hub, server: &ServerName, id: &str) -> Result<(), Refusal> 
 
 fn cut(server: &ServerName, why: &str) -> Refusal {
     let message = format!("{server} did not give the whole file: {why}");
-    Refusal::new(Code::Unknown, message).with_status(502)
+    let why = Why::of("PEER_UNREACHABLE").rule(&message).of_server(server);
+    let refusal = Refusal::new(Code::Unknown, message).with_status(502);
+    refusal.because(why)
 }
 
 #[cfg(test)]

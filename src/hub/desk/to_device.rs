@@ -64,7 +64,7 @@ pub(super) async fn send_to_device(
     let kind = request.event_type.to_string();
     if kind.len() > TYPE_BYTES_MAX || request.txn_id.as_str().len() > TXN_BYTES_MAX {
         return Err(Refusal::invalid_param(
-            "event type and transaction id have at most 255 bytes each",
+            "`eventType` and `txnId` have at most 255 bytes each",
         ));
     }
     let key = TxnKey {

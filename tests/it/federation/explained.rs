@@ -159,7 +159,8 @@ fn doctor(
 ) -> Result<(Option<i32>, Vec<Value>), Failed> {
     let mut command: Command = tramline();
     command.args(["doctor", "--json", "--peer", peers.name()?.as_str()]);
-    for option in peers.options()?.iter().chain(options) {
+    // What `serve` was given, the hub tells.
+    for option in options {
         command.args(["-O", option]);
     }
     let told = output(command.arg("--config").arg(hub.config()))?;
@@ -175,6 +176,7 @@ fn the_doctor_finds_both_well(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
         "STORE_KEY",
         "CERTIFICATE_NAME",
         "HUB_RUNS",
+        "FEDERATION_CA",
         "OUR_NAME",
         "OUR_TLS",
         "OUR_CLOCK",
@@ -191,6 +193,21 @@ fn the_doctor_finds_both_well(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
         assert!(findings.iter().any(is_it), "{wanted}: {findings:#?}");
     }
     assert_eq!(code, Some(0), "{findings:#?}");
+    let found = |code: &str| findings.iter().find(|one| one["code"] == code);
+    let runs = text(&found("HUB_RUNS").ok_or("it runs")?["cause"])?.to_owned();
+    assert!(runs.contains("federation.ca_file"), "{runs}");
+    // What doctor asks for is no refusal, and the log says who asked for what.
+    let recent = explain(hub, &["--recent"])?;
+    let probed = |one: &Value| one["endpoint"] == "WellKnownServer";
+    assert!(!recent.iter().any(probed), "{recent:?}");
+    let log = hub.log_text();
+    for (endpoint, field) in [("SendJoin", "server"), ("MakeJoin", "server_unverified")] {
+        let endpoint = format!("endpoint=\"{endpoint}\"");
+        let server = format!(" {field}=\"{}\"", peers.name()?);
+        let mut lines = log.lines();
+        let named = lines.any(|line| line.contains(&endpoint) && line.contains(&server));
+        assert!(named, "{endpoint} {server}: {log}");
+    }
     Ok(())
 }
 
@@ -198,6 +215,10 @@ fn a_wrong_authority_is_found(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
     let wrong = format!("federation.ca_file={}", hub.ca().display());
     let (code, findings) = doctor(hub, peers, &[wrong])?;
     assert_eq!(code, Some(1), "{findings:#?}");
+    for left in ["OUR_KEYS", "OUR_KEY", "OUR_WELL_KNOWN", "PEER_BELIEVES_US"] {
+        let is_it = |one: &Value| one["code"] == left && one["level"] == "skip";
+        assert!(findings.iter().any(is_it), "{left}: {findings:#?}");
+    }
     for wanted in ["OUR_TLS", "PEER_TLS"] {
         let mut failing = findings.iter();
         let failing = failing.find(|one| one["code"] == wanted && one["level"] == "fail");
@@ -210,6 +231,8 @@ fn a_wrong_authority_is_found(peers: &Peers, hub: &Hub) -> Result<(), Failed> {
             text(&failing["do"])?.contains("federation.ca_file"),
             "{failing}"
         );
+        let ca = hub.ca().display().to_string();
+        assert!(text(&failing["cause"])?.contains(&ca), "{failing}");
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ mod strangers;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::Method;
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 use serde_json::{Map, Value, json};
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
@@ -128,7 +128,7 @@ impl Incoming {
         authorization: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Authenticated, Refusal> {
         let headers = self.headers(authorization)?;
-        let claimed = headers.first().map(|header| header.origin.to_string());
+        let claimed = headers.first().map(|header| header.origin.clone());
         let (mut code, mut reason) = ("SIGNATURE", String::new());
         let mut body = Body::of(arrived.body);
         for header in headers {
@@ -136,7 +136,11 @@ impl Incoming {
                 None
             } else {
                 let waiting = self.strangers.wait(address, &header.origin);
-                Some(waiting.ok_or_else(|| Refusal::busy(STRANGERS_AGAIN))?)
+                let busy = || {
+                    log_claimed(&header.origin);
+                    Refusal::busy(STRANGERS_AGAIN)
+                };
+                Some(waiting.ok_or_else(busy)?)
             };
             let key = match self.keys.for_request(&header.origin, &header.key).await {
                 Ok(key) => key,
@@ -162,6 +166,7 @@ impl Incoming {
             match verified {
                 Ok(()) => {
                     let origin = header.origin;
+                    tracing::Span::current().record("server", origin.as_str());
                     return Ok(Authenticated { origin });
                 }
                 Err(error) => {
@@ -171,7 +176,10 @@ impl Incoming {
             }
         }
         let mut why = Why::of(code);
-        why.who = claimed; // by its own word
+        if let Some(claimed) = claimed {
+            log_claimed(&claimed);
+            why.who = Some(claimed.to_string()); // by its own word
+        }
         // Whoever it is used our time: the next one over this connection comes later.
         let mebibytes = u32::try_from(arrived.body.len() / (1024 * 1024)).unwrap_or(u32::MAX);
         sleep(UNSIGNED_PAUSE.saturating_mul(mebibytes.saturating_add(1))).await;
@@ -208,6 +216,7 @@ impl Incoming {
         for header in &headers {
             let meant_for = header.destination.as_ref();
             if let Some(other) = meant_for.filter(|destination| *destination != ours) {
+                log_claimed(&first.origin);
                 let message = format!("the request is for {other}, this is {ours}");
                 let mut why = Why::of("SIGNATURE_DESTINATION");
                 why.who = Some(first.origin.to_string()); // by its own word
@@ -220,7 +229,8 @@ impl Incoming {
         }
         self.lists.check(&first.origin).map_err(|barred| {
             let Barred { rule, version } = &barred;
-            tracing::info!(origin = %first.origin, %rule, lists = %version, "a request was refused by the lists");
+            log_claimed(&first.origin);
+            tracing::info!(%rule, lists = %version, "a request was refused by the lists");
             // which patterns there are is nobody's business but the operator's
             Refusal::forbidden(format!("this server does not speak with {}", first.origin))
                 .because(barred.why())
@@ -238,7 +248,7 @@ impl Incoming {
     // spec: server-server §Retrieving-server-keys
     pub async fn query(&self, server: &str, query: &str) -> Result<Value, Refusal> {
         let server = server_name(server)
-            .map_err(|error| Refusal::invalid_param(format!("the server's name: {error}")))?;
+            .map_err(|error| Refusal::invalid_param(format!("`serverName`: {error}")))?;
         let until = query
             .split('&')
             .find_map(|pair| pair.strip_prefix("minimum_valid_until_ts="));
@@ -269,6 +279,11 @@ impl Incoming {
         }
         Ok(json!({ "server_keys": found }))
     }
+}
+
+/// Names the server in every log line about its request, whose signature nobody has found right.
+fn log_claimed(origin: &ServerName) {
+    tracing::Span::current().record("server_unverified", origin.as_str());
 }
 
 /// The latest time that is asked for in the criteria of one server.

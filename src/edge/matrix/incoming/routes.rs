@@ -6,7 +6,7 @@ use super::{Authenticated, bodies::elements};
 use crate::{
     api::{PeerCommand, Refusal},
     edge::{
-        client_api::{Path, read_refusal, routes::Routes},
+        client_api::{Parameters, Path, read_refusal, routes::Routes},
         matrix::endpoint::Endpoint,
     },
 };
@@ -53,17 +53,30 @@ impl Match {
             let message = format!("the body has more than {max} elements");
             return Err(Refusal::bad_json(message));
         }
-        let request = http::Request::builder()
-            .method(self.endpoint.method())
-            .uri(format!("/?{query}"))
-            .body(body)
-            .map_err(|error| {
-                Refusal::invalid_param(format!("the query is not valid in a URL: {error}"))
-            })?;
+        let request = self.request(query, body).map_err(|error| {
+            Refusal::invalid_param(format!("the query is not valid in a URL: {error}"))
+        })?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        self.endpoint
-            .command(request, &arguments)
-            .map_err(|error| read_refusal(error, body))
+        let read = self.endpoint.command(request, &arguments);
+        read.map_err(|error| {
+            let parameters = Parameters {
+                path: self.endpoint.path(),
+                arguments: &arguments,
+                query,
+            };
+            let wrong = || {
+                parameters.wrong(|query| match self.request(query, b"") {
+                    Ok(request) => self.endpoint.command(request, &arguments).map(drop),
+                    Err(_) => Ok(()),
+                })
+            };
+            read_refusal(error, body, wrong)
+        })
+    }
+
+    fn request<'a>(&self, query: &str, body: &'a [u8]) -> http::Result<http::Request<&'a [u8]>> {
+        let request = http::Request::builder().method(self.endpoint.method());
+        request.uri(format!("/?{query}")).body(body)
     }
 }
 
@@ -230,6 +243,29 @@ mod tests {
         );
         for path in ["/_matrix/client/versions", "/", "/_matri%78/key/v2/server"] {
             assert_eq!(get(path), Ok(None), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_cannot_be_read_is_named() {
+        let from = Authenticated {
+            origin: ruma::owned_server_name!("a.example"),
+        };
+        for (path, query, said) in [
+            ("backfill/%21r%3Aa", "v=%24e&limit=many", "`limit`: "),
+            ("backfill/%21r%3Aa", "v=%24e", "`limit` is missing"),
+            ("backfill/r", "v=%24e&limit=1", "`roomId`: "),
+            ("event/e", "", "`eventId`: "),
+            ("query/profile", "user_id=ana", "`user_id`: "),
+        ] {
+            let path = format!("/_matrix/federation/v1/{path}");
+            let Ok(Some(Target::Peer(found))) = of(Method::GET, &path) else {
+                panic!("{path}")
+            };
+            let Err(refusal) = found.command(&from, query, b"") else {
+                panic!("{path} is read")
+            };
+            assert!(refusal.message.starts_with(said), "{path}: {refusal}");
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     lists::{self, LISTS_AT_ONCE, LISTS_MAX},
 };
 use crate::{
-    api::{Caller, PeerCommand, PeerReply, Refusal},
+    api::{Caller, PeerCommand, PeerReply, Refusal, Why},
     hub::{
         Hub,
         desk::{access::ours, keys},
@@ -123,7 +123,9 @@ async fn of_server(
 
 fn late(server: &OwnedServerName) -> Refusal {
     let message = format!("{server} does not answer in time");
-    Refusal::new(crate::api::Code::Unknown, message).with_status(504)
+    let why = Why::of("PEER_UNREACHABLE").rule(&message).of_server(server);
+    let refusal = Refusal::new(crate::api::Code::Unknown, message).with_status(504);
+    refusal.because(why)
 }
 
 async fn ask_server(

@@ -27,7 +27,7 @@ use ruma::{
 
 use super::checked;
 use crate::{
-    api::{Code, PeerCommand, PeerReply, Refusal, Remote},
+    api::{Code, PeerCommand, PeerReply, Refusal, Remote, Why},
     base::Position,
     hub::{
         Hub, Writer,
@@ -219,8 +219,13 @@ impl Errand {
         let command = PeerCommand::UserDevices(Box::new(request));
         let server = self.user.server_name();
         match self.remote.ask(server, command, PATIENCE).await? {
-            PeerReply::UserDevices(told) => checked::list(&self.user, asked, &told)
-                .map_err(|why| Refusal::new(Code::Unknown, why).with_status(502)),
+            PeerReply::UserDevices(told) => {
+                checked::list(&self.user, asked, &told).map_err(|why| {
+                    let reason = Why::of("PEER_ANSWER").rule(&why).of_server(server);
+                    let refusal = Refusal::new(Code::Unknown, why).with_status(502);
+                    refusal.because(reason)
+                })
+            }
             other => {
                 tracing::error!(told = other.name(), "another answer than was asked for");
                 Err(Refusal::internal())

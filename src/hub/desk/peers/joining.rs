@@ -21,7 +21,7 @@ use crate::{
     api::{Code, Refusal, Unverified},
     hub::{
         Hub,
-        desk::{access::ours, presence},
+        desk::{access::ours, presence, remote},
         graph::{self, Fate, GraphError},
     },
     room::{MemberChange, Membership, Part, Room, StateKey},
@@ -281,7 +281,7 @@ async fn member_event(
         Unverified::Form(why) | Unverified::Wrong(why) => {
             Refusal::forbidden(format!("the event is not to be believed: {why}"))
         }
-        Unverified::NoKey(why) => Refusal::new(Code::Unknown, why).with_status(502),
+        Unverified::NoKey(why) => remote::no_key(why),
     })?;
     let fields = event.fields();
     let is_wanted = fields.kind == "m.room.member"

@@ -10,8 +10,13 @@ use ruma::{CanonicalJsonObject, OwnedServerName, RoomId, api::federation::policy
 
 use super::room_for;
 use crate::{
-    api::{Code, Refusal, Unverified, Why},
-    hub::{Hub, desk::access::ours, graph::Received, policing::NotVouchedFor},
+    api::{Refusal, Unverified, Why},
+    hub::{
+        Hub,
+        desk::{access::ours, remote::no_key},
+        graph::Received,
+        policing::NotVouchedFor,
+    },
     room::{POLICY_KEY_VERSION, PolicyServer},
     store::{Batch, EventRecord, PolicyDecision, RoomRecord, Write},
     wire::matrix::{Pdu, Version},
@@ -20,6 +25,25 @@ use crate::{
 /// See `api::PeerCommand::PolicySign`.
 // spec: server-server §Policy-Servers
 pub(super) async fn sign(
+    hub: &Hub,
+    peer: &OwnedServerName,
+    asked: sign_event::v1::Request,
+) -> Result<sign_event::v1::Response, Refusal> {
+    let answer = answer(hub, peer, asked).await;
+    let by_rule = |refusal: &Refusal| {
+        let code = refusal.why.as_ref().and_then(|why| why.code);
+        code.is_some_and(|code| code.starts_with("POLICY_"))
+    };
+    let outcome = match &answer {
+        Ok(_) => "vouched",
+        Err(refusal) if by_rule(refusal) => "refused",
+        Err(_) => "not judged",
+    };
+    metrics::counter!("tramline_policy_requests_total", "outcome" => outcome).increment(1);
+    answer
+}
+
+async fn answer(
     hub: &Hub,
     peer: &OwnedServerName,
     asked: sign_event::v1::Request,
@@ -37,7 +61,7 @@ pub(super) async fn sign(
         Unverified::Form(why) | Unverified::Wrong(why) => {
             Refusal::bad_json(format!("the event: {why}"))
         }
-        Unverified::NoKey(why) => Refusal::new(Code::Unknown, why).with_status(502),
+        Unverified::NoKey(why) => no_key(why),
     })?;
     if event.fields().room_id != room.id {
         return Err(Refusal::bad_json("the event is of another room"));
@@ -86,7 +110,8 @@ pub(super) async fn decided(hub: &Hub, event: &Pdu, version: Version) -> Result<
     };
     drop(turn);
     if let Some(why) = refused {
-        let reason = policy_why(&why, &event.fields().room_id);
+        let mut reason = policy_why(&why, &event.fields().room_id);
+        reason.event = Some(event.id().to_string());
         let refusal = Refusal::forbidden(why).with_status(400);
         return Err(refusal.because(reason));
     }
@@ -183,11 +208,13 @@ pub(super) fn policy_why(said: &str, room: &RoomId) -> Why {
         "POLICY_SIZE",
         "POLICY_RATE",
     ];
-    let code = said.split(':').next().unwrap_or_default();
+    let (code, rule) = said.split_once(": ").unwrap_or((said, said));
     let ours = OURS.into_iter().find(|known| *known == code);
-    Why::of(ours.unwrap_or("POLICY_ELSEWHERE"))
-        .rule(said)
-        .room(room)
+    match ours {
+        Some(code) => Why::of(code).rule(rule),
+        None => Why::of("POLICY_ELSEWHERE").rule(said),
+    }
+    .room(room)
 }
 
 fn room_of(asked: &sign_event::v1::Request) -> Result<ruma::OwnedRoomId, Refusal> {

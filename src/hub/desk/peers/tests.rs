@@ -313,6 +313,30 @@ async fn what_another_server_sends_is_in_the_room_and_one_bad_event_spoils_none(
 }
 
 #[tokio::test]
+async fn an_event_that_names_no_room_is_told_to_the_operator() {
+    let shared = Shared::open().await;
+    shared.zed().await;
+    let mut asked = send_transaction_message::v1::Request::new(
+        "empty".into(),
+        FAR.try_into().unwrap(),
+        MilliSecondsSinceUnixEpoch(ruma::uint!(1)),
+    );
+    asked.pdus = vec![RawValue::from_string("{}".to_owned()).unwrap()];
+
+    let command = PeerCommand::Transaction(Box::new(asked));
+    let PeerReply::Transaction(taken) = shared.ask(FAR, command).await.unwrap() else {
+        panic!("another answer");
+    };
+
+    assert!(taken.pdus.is_empty());
+    let refused = shared.refused();
+    assert_eq!(refused["reason"], "EVENT_FORM", "{refused}");
+    assert_eq!(refused["from"], FAR, "{refused}");
+    let said = refused["said"].as_str().unwrap();
+    assert!(said.contains("`room_id`"), "{said}");
+}
+
+#[tokio::test]
 async fn a_gap_is_asked_for_and_closed() {
     let shared = Shared::open().await;
     let join = shared.zed().await;

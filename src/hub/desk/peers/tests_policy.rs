@@ -240,6 +240,14 @@ async fn this_hub_signs_what_its_rules_let_through_and_decides_once() {
         "{}",
         refused.message
     );
+    let why = refused.why.as_deref().unwrap();
+    assert_eq!(why.code, Some("POLICY_TYPE"));
+    assert_eq!(why.event.as_deref(), Some(call.id().as_str()));
+    let rule = why.rule.as_deref().unwrap();
+    assert!(
+        !rule.contains("POLICY_"),
+        "the code stands beside it: {rule}"
+    );
     // What was decided stays, whatever the rules become.
     policed.rules(PolicyRules {
         deny_servers: vec![Glob::new("far")],

@@ -60,8 +60,12 @@ pub(super) async fn receive(
     let mut rooms: BTreeMap<OwnedRoomId, Vec<&RawValue>> = BTreeMap::new();
     for pdu in &asked.pdus {
         // What names no room has no id that could be answered for either.
-        if let Ok(named) = serde_json::from_str::<Named>(pdu.get()) {
-            rooms.entry(named.room_id).or_default().push(pdu);
+        match serde_json::from_str::<Named>(pdu.get()) {
+            Ok(named) => rooms.entry(named.room_id).or_default().push(pdu),
+            Err(error) => {
+                let said = format!("an event that names no room: {error}");
+                remember(hub, (peer, origin), Why::of("EVENT_FORM"), said);
+            }
         }
     }
     let mut outcomes = BTreeMap::new();
@@ -166,7 +170,9 @@ pub(in crate::hub::desk) async fn take_in(
         Some(Fate::SoftFailed(why) | Fate::Refused(why)) => Err(Refusal::forbidden(why)),
         Some(Fate::Lacks { .. }) | None => {
             let message = "it follows events that could not be had";
-            Err(Refusal::new(Code::Unknown, message).with_status(502))
+            let why = Why::of("EVENTS_MISSING").room(room).of_server(helper);
+            let refusal = Refusal::new(Code::Unknown, message).with_status(502);
+            Err(refusal.because(why))
         }
     }
 }

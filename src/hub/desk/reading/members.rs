@@ -45,7 +45,7 @@ pub(in crate::hub::desk) async fn members(
         (at, horizon) => {
             let mut seq = horizon.seq(&standing);
             if let Some(token) = at {
-                seq = point(hub, &standing, token).await?.seq.min(seq);
+                seq = point(hub, &standing, ("at", token)).await?.seq.min(seq);
             }
             let state = state_after(hub, &standing, seq).await?;
             state_events(&hub.store, state, &is_member)

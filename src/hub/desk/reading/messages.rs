@@ -60,12 +60,12 @@ pub(in crate::hub::desk) async fn messages(
     let standing = standing(hub, caller, &request.room_id).await?;
     let ceiling = standing.horizon(&hub.store).await?.seq(&standing);
     let from = match &request.from {
-        Some(token) => point(hub, &standing, token).await?,
+        Some(token) => point(hub, &standing, ("from", token)).await?,
         None if request.dir == Direction::Forward => RoomToken::after(Seq::ZERO),
         None => RoomToken::after(ceiling),
     };
     let to = match &request.to {
-        Some(token) => Some(point(hub, &standing, token).await?),
+        Some(token) => Some(point(hub, &standing, ("to", token)).await?),
         None => None,
     };
     let found = if request.dir == Direction::Forward {
@@ -90,14 +90,15 @@ pub(in crate::hub::desk) async fn messages(
     Ok(response)
 }
 
-/// The point of the log a token names; a sync token names where the room stood then.
+/// The point of the log that a parameter names; a sync token names where the room stood then.
 pub(super) async fn point(
     hub: &Hub,
     standing: &Standing,
-    token: &str,
+    (name, token): (&str, &str),
 ) -> Result<RoomToken, Refusal> {
     let head = standing.room.heads.seq;
-    let token = match token.parse::<Point>()? {
+    let token = token.parse::<Point>();
+    let token = match token.map_err(|error| error.refused_as(name))? {
         Point::Room(token) => token,
         Point::Sync(position) => {
             let seq = hub.store.seq_at(standing.room.nid, position).await;

@@ -35,7 +35,7 @@ pub(super) use self::{
 };
 use super::access::ours;
 use crate::{
-    api::{Code, Refusal, RemoteError},
+    api::{Code, Refusal, RemoteError, Why},
     hub::Hub,
     store::RoomRecord,
     wire::matrix::Version,
@@ -183,10 +183,15 @@ impl Refusals {
         let message = format!("{what}: {}", messages.join("; "));
         let answered = self.0.iter().find(|(_, refusal)| refusal.status < 500);
         match answered.or_else(|| self.0.first()) {
-            Some((_, refusal)) => Refusal {
-                why: refusal.why.clone(),
-                ..Refusal::new(refusal.code, message).with_status(refusal.status)
-            },
+            Some((server, refusal)) => {
+                let one = Refusal {
+                    why: refusal.why.clone(),
+                    ..Refusal::new(refusal.code, message).with_status(refusal.status)
+                };
+                one.known(|why| {
+                    why.server.get_or_insert_with(|| server.to_string());
+                })
+            }
             None => Refusal::not_found(format!("{what}: no server is known to be in it")),
         }
     }
@@ -202,5 +207,16 @@ fn odd(server: &OwnedServerName) -> RemoteError {
 
 /// What another server told that cannot be so.
 fn lied(why: impl std::fmt::Display) -> Refusal {
-    Refusal::new(Code::Unknown, format!("what it told cannot be so: {why}")).with_status(502)
+    let message = format!("what it told cannot be so: {why}");
+    let reason = Why::of("PEER_ANSWER").rule(&message);
+    Refusal::new(Code::Unknown, message)
+        .with_status(502)
+        .because(reason)
+}
+
+/// An event that cannot be checked now: the keys that signed it are not to be had.
+pub(super) fn no_key(why: String) -> Refusal {
+    let reason = Why::of("EVENT_KEY").rule(&why);
+    let refusal = Refusal::new(Code::Unknown, why).with_status(502);
+    refusal.because(reason)
 }

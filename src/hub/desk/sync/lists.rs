@@ -72,7 +72,10 @@ pub(in crate::hub::desk) async fn between(
     from: &str,
     to: &str,
 ) -> Result<DeviceLists, Refusal> {
-    let (from, to) = (read_since(hub, from)?, read_since(hub, to)?);
+    let (from, to) = (
+        read_since(hub, ("from", from))?,
+        read_since(hub, ("to", to))?,
+    );
     let round = Round {
         hub,
         caller,

@@ -36,7 +36,7 @@ use ruma::{
 };
 use serde_json::value::to_raw_value;
 
-use self::token::SyncToken;
+use self::token::{NotAToken, SyncToken};
 use crate::{
     api::{Caller, Door, Refusal},
     base::Position,
@@ -78,7 +78,7 @@ pub(super) async fn sync(
     request: Request,
 ) -> Result<Response, Refusal> {
     let since = match &request.since {
-        Some(token) => Some(read_since(hub, token)?),
+        Some(token) => Some(read_since(hub, ("since", token))?),
         None => None,
     };
     let filter = filter::load(hub, caller, request.filter.clone()).await?;
@@ -108,10 +108,12 @@ pub(super) async fn sync(
     }
 }
 
-fn read_since(hub: &Hub, token: &str) -> Result<SyncToken, Refusal> {
-    let since: SyncToken = token.parse()?;
+/// The point that a parameter names.
+fn read_since(hub: &Hub, (name, token): (&str, &str)) -> Result<SyncToken, Refusal> {
+    let since: Result<SyncToken, NotAToken> = token.parse();
+    let since = since.map_err(|error| error.refused_as(name))?;
     if since.position > hub.fanout.position() {
-        let message = format!("`since` is {token:?}, which this hub has not reached");
+        let message = format!("`{name}` is {token:?}, which this hub has not reached");
         return Err(Refusal::invalid_param(message));
     }
     Ok(since)

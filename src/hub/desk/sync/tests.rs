@@ -500,6 +500,7 @@ async fn tokens_that_are_not_ours_are_refused() {
             (Code::InvalidParam, 400),
             "{token}"
         );
+        assert!(refusal.message.starts_with("`since`"), "{refusal}");
     }
 }
 

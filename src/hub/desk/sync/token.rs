@@ -123,9 +123,10 @@ impl FromStr for Point {
     }
 }
 
-impl From<NotAToken> for Refusal {
-    fn from(error: NotAToken) -> Self {
-        Self::invalid_param(error.to_string())
+impl NotAToken {
+    /// What whoever sent it in this parameter is told.
+    pub(in crate::hub::desk) fn refused_as(&self, parameter: &str) -> Refusal {
+        Refusal::invalid_param(format!("`{parameter}`: {self}"))
     }
 }
 

@@ -626,6 +626,9 @@ async fn what_it_leans_on_must_be_believable_too() {
     let refused = pair.join().await.unwrap_err();
 
     assert_eq!(refused.status, 502, "{refused}");
+    let why = refused.why.unwrap();
+    assert!(why.code.is_some_and(|code| code != "M_UNKNOWN"), "{why:?}");
+    assert!(why.server.is_some(), "doctor is to look at it: {why:?}");
     let asked = pair.us.wire.asked();
     let singly = asked.iter().filter(|(_, what)| *what == "PeerEvent");
     assert!(singly.count() <= 4, "{asked:?}");

@@ -1,0 +1,301 @@
+//! The settings of the hub that runs, as it tells them to the operator's verbs.
+//!
+//! `serve` may have been given `-O`s, and a file that was edited since counts from the next reload or
+//! start on. Whoever looks at a hub that runs goes by what that has. Secrets are not told: each verb
+//! has those that are configured where it runs. How they get here is `app::in_force`'s.
+
+use std::path::PathBuf;
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    ConfigErrors, FilePath, Inputs, Loaded, Reload, Setting, Source, StoreUrl, load, load_over,
+    sections, value::Value as _,
+};
+
+/// What counts in a hub that was started with the one and has reloaded the other.
+pub fn in_force(started: &Loaded, current: &Loaded) -> Vec<Setting> {
+    let both = started.settings.iter().zip(&current.settings);
+    let each = both.map(|(started, current)| match current.key.reload {
+        Reload::Live => current,
+        Reload::Restart => started,
+    });
+    each.filter(|setting| !setting.key.secret)
+        .map(|setting| Setting {
+            value: whole(setting),
+            ..setting.clone()
+        })
+        .collect()
+}
+
+/// The value, by which a path is found from everywhere.
+fn whole(setting: &Setting) -> Json {
+    let absolute = |path: &str| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+        path.to_string_lossy().into_owned()
+    };
+    match (&setting.value, setting.key.kind) {
+        (Json::String(path), FilePath::KIND) => absolute(path).into(),
+        (Json::String(url), StoreUrl::KIND) => match url.strip_prefix("sqlite:") {
+            Some(path) => format!("sqlite:{}", absolute(path)).into(),
+            None => setting.value.clone(),
+        },
+        (value, _) => value.clone(),
+    }
+}
+
+/// The settings as a hub told them.
+#[derive(Clone, Debug, Default)]
+pub struct Told(Vec<Setting>);
+
+impl Told {
+    /// One page of them as it goes over the operator's socket: those behind the key `after`, and
+    /// where the next page begins.
+    pub fn page(settings: &[Setting], after: Option<&str>) -> Json {
+        let start = after.and_then(|after| settings.iter().position(|one| one.key.name == after));
+        let rest = settings
+            .get(start.map_or(0, |at| at + 1)..)
+            .unwrap_or_default();
+        let (mut page, mut bytes, mut next) = (Vec::new(), 0, None);
+        for (at, Setting { key, value, source }) in rest.iter().enumerate() {
+            let one = json!({"key": key.name, "value": value, "from": source.json()});
+            let size = one.to_string().len();
+            if size > PAGE_BYTES_MAX {
+                continue; // a list of thousands is in a file, which whoever asks has
+            }
+            bytes += size;
+            if bytes > PAGE_BYTES_MAX {
+                next = at.checked_sub(1).and_then(|at| rest.get(at));
+                break;
+            }
+            page.push(one);
+        }
+        json!({"settings": page, "next": next.map(|last| last.key.name)})
+    }
+
+    /// Reads a page, and gives where the next one begins.
+    pub fn add(&mut self, page: &Json) -> Option<String> {
+        let settings = page.get("settings").and_then(Json::as_array);
+        for told in settings.into_iter().flatten() {
+            let name = told.get("key").and_then(Json::as_str);
+            let mut keys = sections().flat_map(|section| section.keys);
+            // a key that only another release knows says nothing here
+            let Some(key) = keys.find(|key| Some(key.name) == name) else {
+                continue;
+            };
+            self.0.push(Setting {
+                key,
+                value: told.get("value").cloned().unwrap_or_default(),
+                source: source(told.get("from").unwrap_or(&Json::Null)),
+            });
+        }
+        page.get("next").and_then(Json::as_str).map(str::to_owned)
+    }
+
+    /// The configuration as the hub has it, but for what this command line says.
+    pub fn over(self, inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
+        let here = load(inputs)?;
+        let mut otherwise = Vec::new();
+        let mut running = Vec::new();
+        for told in self.0 {
+            let mut settings = here.settings.iter();
+            let Some(ours) = settings.find(|ours| ours.key.name == told.key.name) else {
+                continue;
+            };
+            if ours.source != Source::Option && whole(ours) != told.value {
+                otherwise.push(ours.clone());
+                running.push(told);
+            }
+        }
+        let mut loaded = load_over(inputs, &running)?;
+        loaded.otherwise = otherwise;
+        Ok(loaded)
+    }
+}
+
+/// Where a hub says that it has a value from.
+fn source(told: &Json) -> Source {
+    let text = |name: &str| told.get(name).and_then(Json::as_str);
+    match text("kind") {
+        Some("file") => Source::File {
+            path: text("path").unwrap_or_default().into(),
+            line: told
+                .get("line")
+                .and_then(Json::as_u64)
+                .and_then(|line| usize::try_from(line).ok())
+                .unwrap_or_default(),
+        },
+        Some("env") => Source::Env(text("variable").unwrap_or_default().to_owned()),
+        Some("option") => Source::Option,
+        _ => Source::Default,
+    }
+}
+
+impl Loaded {
+    /// What is configured here and does not count in the hub that runs, and why not yet, in words;
+    /// nothing where there is no such.
+    pub fn said_otherwise(&self) -> Option<String> {
+        let mut each: Vec<(&str, Vec<&str>)> = Vec::new();
+        for here in &self.otherwise {
+            let mut settings = self.settings.iter();
+            let hub = settings.find(|one| one.key.name == here.key.name);
+            let why = hub.map_or("", |hub| why_otherwise(here, &hub.source));
+            match each.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, keys)) => keys.push(here.key.name),
+                None => each.push((why, vec![here.key.name])),
+            }
+        }
+        let each = each.into_iter();
+        let each: Vec<_> = each
+            .map(|(why, keys)| format!("{} ({why})", keys.join(", ")))
+            .collect();
+        (!each.is_empty()).then(|| each.join(", "))
+    }
+}
+
+/// Why what is configured here does not count in a hub that has it from there.
+fn why_otherwise(here: &Setting, hub: &Source) -> &'static str {
+    let Source::Running(hub) = hub else {
+        return "an -O of this command";
+    };
+    match (&**hub, &here.source, here.key.reload) {
+        (Source::Option, ..) => "the hub was given -O",
+        (Source::Env(_), ..) => "the hub has it from its environment",
+        (_, Source::Env(_), _) => "only here it is in the environment",
+        (_, _, Reload::Live) => "a reload takes it",
+        (_, _, Reload::Restart) => "the next start takes it",
+    }
+}
+
+/// The most that settings take in one answer: with what is around them they fit the socket's line.
+const PAGE_BYTES_MAX: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn inputs(dir: &std::path::Path, text: &str, options: &[&str]) -> Inputs {
+        let file = dir.join("tramline.toml");
+        fs::write(&file, format!("server_name = \"hub.example\"\n{text}")).unwrap();
+        Inputs {
+            file: Some(file),
+            options: options.iter().map(ToString::to_string).collect(),
+            ..Inputs::default()
+        }
+    }
+
+    /// Everything over the socket, as many answers as it takes.
+    fn told(settings: &[Setting]) -> Told {
+        let (mut told, mut after) = (Told::default(), None);
+        loop {
+            let page = Told::page(settings, after.as_deref());
+            assert!(page.to_string().len() < 40 * 1024);
+            after = told.add(&page);
+            if after.is_none() {
+                return told;
+            }
+        }
+    }
+
+    fn value(loaded: &Loaded, key: &str) -> Json {
+        let mut settings = loaded.settings.iter();
+        settings
+            .find(|one| one.key.name == key)
+            .unwrap()
+            .value
+            .clone()
+    }
+
+    #[test]
+    fn what_serve_was_given_counts_for_who_was_not_given_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = [
+            "federation.enabled=true",
+            "https.listen=127.0.0.1:18448,127.0.0.1:18449",
+            "federation.ca_file=ca.pem",
+            "federation.deny=evil.example,*.bad",
+            "limits.shards=3",
+            "registration.token=planted",
+        ];
+        let hub = load(&inputs(dir.path(), "", &given)).unwrap();
+
+        let settings = in_force(&hub, &hub);
+        let page = Told::page(&settings, None).to_string();
+        let here = inputs(dir.path(), "", &["limits.shards=5"]);
+        let loaded = told(&settings).over(&here).unwrap();
+
+        assert!(!page.contains("planted") && !page.contains("registration.token\""));
+        assert!(loaded.config.federation.enabled);
+        assert_eq!(loaded.config.https.listen.addresses().len(), 2);
+        let cwd = std::env::current_dir().unwrap();
+        let ca = loaded.config.federation.ca_file.as_ref().unwrap();
+        assert_eq!(ca.0, cwd.join("ca.pem"));
+        assert_eq!(loaded.config.federation.lists().deny.len(), 2);
+        assert_eq!(
+            loaded.config.limits.shards.0, 5,
+            "what is said here is stronger"
+        );
+        let otherwise = loaded.said_otherwise().unwrap();
+        assert!(otherwise.contains("federation.deny (the hub was given -O)"));
+        assert!(otherwise.contains("federation.enabled") && !otherwise.contains("shards"));
+        let shown = super::super::as_text(&loaded);
+        let line = shown
+            .lines()
+            .find(|line| line.starts_with("federation.enabled"));
+        assert!(line.unwrap().contains("-O of the running hub"), "{shown}");
+        let json = super::super::as_json(&loaded);
+        let mut json = json.filter(|key| key["key"] == "federation.enabled");
+        let key = json.next().unwrap();
+        assert_eq!(
+            (&key["value"], &key["configured"]),
+            (&json!(true), &json!(false))
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_edited_counts_as_far_as_it_was_reloaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = "[limits]\nshards = 2\nmedia_size = \"1MiB\"\n";
+        let started = load(&inputs(dir.path(), before, &[])).unwrap();
+        let after = "[limits]\nshards = 4\nmedia_size = \"2MiB\"\n";
+        let edited = inputs(dir.path(), after, &[]);
+        let current = load(&edited).unwrap();
+
+        let not_yet = told(&in_force(&started, &started)).over(&edited).unwrap();
+        let reloaded = told(&in_force(&started, &current)).over(&edited).unwrap();
+
+        assert_eq!(value(&not_yet, "limits.media_size"), "1MiB");
+        let said = not_yet.said_otherwise().unwrap();
+        assert!(
+            said.contains("limits.media_size (a reload takes it)"),
+            "{said}"
+        );
+        assert_eq!(value(&reloaded, "limits.media_size"), "2MiB");
+        assert_eq!(value(&reloaded, "limits.shards"), 2);
+        assert_eq!(
+            reloaded.said_otherwise().as_deref(),
+            Some("limits.shards (the next start takes it)")
+        );
+    }
+
+    #[test]
+    fn every_setting_is_heard_as_it_was_told_however_many_answers_it_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<_> = (0..1300).map(|n| format!("\"s{n}.example\"")).collect();
+        let names = names.join(", ");
+        let lists = format!("[federation]\nallow = [{names}]\ndeny = [{names}]\n");
+        let hub = inputs(dir.path(), &lists, &["log.level=debug"]);
+        let hub = load(&hub).unwrap();
+        let here = inputs(dir.path(), "", &[]);
+
+        let settings = in_force(&hub, &hub);
+        let loaded = told(&settings).over(&here).unwrap();
+
+        assert!(Told::page(&settings, None)["next"].is_string());
+        for (hub, here) in settings.iter().zip(in_force(&loaded, &loaded)) {
+            assert_eq!(hub.value, here.value, "{}", hub.key.name);
+        }
+    }
+}
