@@ -99,7 +99,7 @@ impl Https {
         let room = federation.incoming.room(peer.ip(), body.length()).await?;
         let body = body.whole_up_to(max, self.limits.body).await?;
         let from = authenticated(federation, peer.ip(), parts, &body).await?;
-        let place = federation.incoming.place(&from, asked).await?;
+        let mut place = federation.incoming.place(&from, asked).await?;
         let query = parts.uri.query().unwrap_or_default();
         let bytes = body.len();
         let command = aside(bytes, || asked.command(&from, query, &body))?;
@@ -107,7 +107,7 @@ impl Https {
         tracing::debug!(origin = %from.origin(), "another server asks");
         let origin = origin(peer, number, from.credentials());
         let command = Command::Peer(Box::new(command));
-        let reply = self.front.service.ask(origin, command).await;
+        let reply = place.work(self.front.service.ask(origin, command)).await;
         let body = reply.and_then(|reply| {
             let Reply::Peer(reply) = reply else {
                 tracing::error!("another server's question was answered as a client's");
