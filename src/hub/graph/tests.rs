@@ -59,7 +59,7 @@ impl Far {
         far
     }
 
-    fn store(&self) -> &crate::store::SharedStore {
+    fn store(&self) -> &SharedStore {
         self.hub.hub.store()
     }
 

@@ -87,8 +87,11 @@ mod tests {
 
     #[test]
     fn what_one_lets_go_of_others_may_hold() {
-        let [mut one, mut two]: [Ceiling; 2] =
-            Ceiling::split(1000, 2).collect::<Vec<_>>().try_into().ok().unwrap();
+        let [mut one, mut two]: [Ceiling; 2] = Ceiling::split(1000, 2)
+            .collect::<Vec<_>>()
+            .try_into()
+            .ok()
+            .unwrap();
         assert!(one.holds(750));
         assert!(!two.holds(251));
         assert!(two.holds(250));
