@@ -125,7 +125,7 @@ mod tests {
         let clock = Seconds::default();
         let never = elsewhere(&clock, std::future::pending::<()>());
         let work = select(Box::pin(never), Box::pin(clock.pass(7)));
-        let (_, waited) = counted(async { drop(work.await) }).await;
+        let ((), waited) = counted(async { drop(work.await) }).await;
         assert_eq!(waited, Duration::from_secs(7));
     }
 
