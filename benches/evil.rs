@@ -38,7 +38,10 @@ mod scripted;
 
 use std::{fs, process::ExitCode, time::Duration};
 
-use common::{Failed, Limit, Report, disk, now};
+use common::{
+    Failed, Limit, Report, disk,
+    seen::{crossed, next},
+};
 use ruma::OwnedRoomId;
 use serde_json::{Value, json};
 use tramline::{
@@ -209,8 +212,6 @@ impl Way {
 
     /// Milliseconds from sent here to seen there.
     async fn cross(&mut self, text: &str) -> Result<f64, Failed> {
-        const WAIT_MS: u64 = 10_000;
-        const SYNCS_MAX: usize = 50;
         let Self {
             room,
             from,
@@ -219,34 +220,9 @@ impl Way {
             ..
         } = self;
         let text = format!("{text} {}", self.name);
-        let send = async {
-            tokio::time::sleep(PAUSE).await;
-            let began = now();
-            from.say(room, &text.replace(' ', "-"), &text).await?;
-            Ok::<_, Failed>(began)
-        };
-        let see = async {
-            for _ in 0..SYNCS_MAX {
-                let synced = to.sync(Some(since), WAIT_MS).await?;
-                let at = now();
-                *since = next(&synced)?;
-                let timeline = synced.pointer(&format!("/rooms/join/{room}/timeline/events"));
-                let events = timeline.and_then(Value::as_array).into_iter().flatten();
-                let mut bodies = events.filter_map(|event| event.pointer("/content/body"));
-                if bodies.any(|body| body == &text) {
-                    return Ok(at);
-                }
-            }
-            Err(Failed::from(format!("{text:?} never came")))
-        };
-        let (began, seen) = tokio::try_join!(send, see)?;
-        Ok((seen - began).as_secs_f64() * 1000.0)
+        let span = crossed((from, to), since, (room, &text), PAUSE).await?;
+        Ok(span.as_secs_f64() * 1000.0)
     }
-}
-
-fn next(synced: &Value) -> Result<String, Failed> {
-    let next = synced.get("next_batch").and_then(Value::as_str);
-    Ok(next.ok_or("a sync without its end")?.to_owned())
 }
 
 /// The p50, and how it is told.

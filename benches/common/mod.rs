@@ -8,6 +8,8 @@
     reason = "each bench is a crate of its own and uses a part of this"
 )]
 
+pub(crate) mod seen;
+
 use std::{
     error::Error,
     fs,

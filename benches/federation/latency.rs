@@ -1,13 +1,16 @@
 //! From sent on one server to seen on another one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ruma::OwnedRoomId;
-use serde_json::{Value, json};
+use serde_json::json;
 use tramline::client::Client;
 
 use crate::{
-    common::{Failed, Limit, Report, now},
+    common::{
+        Failed, Limit, Report,
+        seen::{crossed, next},
+    },
     stage::{Server, Stage},
 };
 
@@ -102,43 +105,8 @@ impl Way {
             ..
         } = self;
         let text = format!("{text} {}", self.name); // others are heard in this room, too
-        let send = async {
-            tokio::time::sleep(PAUSE).await;
-            let began = now();
-            from.say(room, &text.replace(' ', "-"), &text).await?;
-            Ok::<Instant, Failed>(began)
-        };
-        let (began, seen) = tokio::try_join!(send, see(to, since, room, &text))?;
-        Ok(seen - began)
+        crossed((from, to), since, (room, &text), PAUSE).await
     }
-}
-
-/// Syncs until somebody says it; when that was.
-async fn see(
-    client: &mut Client,
-    since: &mut String,
-    room: &OwnedRoomId,
-    text: &str,
-) -> Result<Instant, Failed> {
-    const WAIT_MS: u64 = 10_000;
-    const SYNCS_MAX: usize = 50;
-    for _ in 0..SYNCS_MAX {
-        let synced = client.sync(Some(since), WAIT_MS).await?;
-        let at = now();
-        *since = next(&synced)?;
-        let timeline = synced.pointer(&format!("/rooms/join/{room}/timeline/events"));
-        let events = timeline.and_then(Value::as_array).into_iter().flatten();
-        let mut bodies = events.filter_map(|event| event.pointer("/content/body"));
-        if bodies.any(|body| body == text) {
-            return Ok(at);
-        }
-    }
-    Err(format!("{text:?} never came").into())
-}
-
-fn next(synced: &Value) -> Result<String, Failed> {
-    let next = synced.get("next_batch").and_then(Value::as_str);
-    Ok(next.ok_or("a sync without its end")?.to_owned())
 }
 
 /// Tells one way's figures, and gives its p50.

@@ -29,6 +29,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../tests/it/edge.rs"]
+mod edge;
 mod events;
 #[path = "../../tests/it/hub.rs"]
 #[expect(

@@ -27,7 +27,7 @@ use axum::{
 };
 use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
@@ -38,18 +38,15 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tramline::{
-    app::clock::{self, SystemClock},
+    app::clock::SystemClock,
     base::{Clock as _, Timestamp},
-    edge::matrix::{
-        Federation, Lists, Parts,
-        outgoing::{Ask, SystemNames},
-    },
-    session::server_list::ServerList,
+    edge::matrix::{Federation, outgoing::Ask},
     wire::matrix::{Pdu, ServerKey, Version, publish},
 };
 
 use crate::{
     common::{Failed, key_of},
+    edge::edge,
     rooms::Room,
 };
 
@@ -375,25 +372,4 @@ fn acceptor(shown: &Value) -> Result<TlsAcceptor, Failed> {
             PrivateKeyDer::from_pem_file(file("key")?)?,
         )?;
     Ok(Arc::new(config).into())
-}
-
-/// How it asks others: as the hub does, whose own code this is.
-fn edge(key: ServerKey, ca: &Path) -> Result<Arc<Federation>, Failed> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca)?)?;
-    Ok(Federation::new(Parts {
-        key: Arc::new(key),
-        old_keys: BTreeMap::new(),
-        lists: Lists::new(ServerList::default()),
-        pinned: BTreeMap::new(),
-        notaries: Vec::new(),
-        believes_tellers: false,
-        roots,
-        allow_private_addresses: true,
-        proxy: None,
-        names: Arc::new(SystemNames::new()),
-        kept: None,
-        clock: Arc::new(SystemClock::new()),
-        rng: Box::new(clock::rng()),
-    })?)
 }

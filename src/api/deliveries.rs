@@ -75,7 +75,7 @@ pub enum Delivery {
     InFlight,
     /// The server has it.
     Acked,
-    /// The server did not take it, because of this.
+    /// The server did not take it, or was not told it in the end, because of this.
     Refused(String),
     /// The server was not reached for so long that it was given up.
     Expired,

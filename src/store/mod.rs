@@ -29,7 +29,7 @@ pub mod write;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ruma::{EventId, OwnedUserId, RoomAliasId, RoomId, UserId};
+use ruma::{EventId, OwnedUserId, RoomAliasId, RoomId, ServerName, UserId};
 use thiserror::Error;
 
 pub use cross_signing::{
@@ -281,14 +281,14 @@ pub trait Rooms: Send + Sync + 'static {
     async fn joined(
         &self,
         room: RoomNid,
-        server: Option<&ruma::ServerName>,
+        server: Option<&ServerName>,
     ) -> Result<Vec<OwnedUserId>, StoreError>;
 
     /// The users of `server` who are told of news in a room: joined, invited or knocking.
     async fn audience(
         &self,
         room: RoomNid,
-        server: &ruma::ServerName,
+        server: &ServerName,
     ) -> Result<Vec<OwnedUserId>, StoreError>;
 
     /// Users who share a joined room with `user`, bounded by `limit`.
@@ -440,8 +440,13 @@ pub trait Devices: Send + Sync + 'static {
         to: Position,
     ) -> Result<Vec<OwnedUserId>, StoreError>;
 
-    /// How many messages wait for a device, and their bytes altogether.
-    async fn mail_waiting(&self, user: &UserId, device: &str) -> Result<(u64, u64), StoreError>;
+    /// How much waits for a device: all of it, what came from other servers, and from `origin`.
+    async fn mail_waiting(
+        &self,
+        user: &UserId,
+        device: &str,
+        origin: Option<&ServerName>,
+    ) -> Result<MailWaiting, StoreError>;
 
     /// A device's waiting messages in `after < position <= to`, oldest first, at most `limit`.
     async fn mail(

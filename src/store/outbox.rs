@@ -86,6 +86,9 @@ pub struct DeliveryRecord {
     pub refused: Option<String>,
     /// Whether this entry was given up, because the server was not reached for too long.
     pub expired: bool,
+    /// Whether this entry was passed over, if it is no ACL, because the room had come to keep the
+    /// server out.
+    pub withheld: bool,
 }
 
 /// One thing to write about what other servers are told.
@@ -126,6 +129,15 @@ pub enum OutboxWrite {
         server: OwnedServerName,
         from: Mark,
         to: Mark,
+        at: Timestamp,
+    },
+    /// From the entry `from` to `to` of a room nothing was told to a server but ACLs, because the room
+    /// had come to keep it out. Of two that begin alike, the longer is kept.
+    Withheld {
+        server: OwnedServerName,
+        room: RoomNid,
+        from: Seq,
+        to: Seq,
         at: Timestamp,
     },
     /// What went wrong before `before` may be forgotten.

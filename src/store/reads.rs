@@ -62,7 +62,11 @@ macro_rules! each_store_read {
             device_keys(user: &ruma::UserId) -> Vec<$crate::store::DeviceKeysRecord>;
             one_time_counts(user: &ruma::UserId, device: &str) -> Vec<(String, u64)>;
             one_time_key(user: &ruma::UserId, device: &str, key_id: &str) -> Option<String>;
-            mail_waiting(user: &ruma::UserId, device: &str) -> (u64, u64);
+            mail_waiting(
+                user: &ruma::UserId,
+                device: &str,
+                origin: Option<&ruma::ServerName>
+            ) -> $crate::store::MailWaiting;
             unused_fallbacks(user: &ruma::UserId, device: &str) -> Vec<String>;
             device_changes(user: &ruma::UserId, since: $crate::base::Position, to: $crate::base::Position) -> Vec<ruma::OwnedUserId>;
             mail(

@@ -430,6 +430,26 @@ pub struct DeviceKeysRecord {
     pub json: String,
 }
 
+/// How much waits in a device's mailbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MailWaiting {
+    /// All of it.
+    pub all: Pile,
+    /// What came from other servers.
+    pub elsewhere: Pile,
+    /// What came from the one that was asked for.
+    pub origin: Pile,
+}
+
+/// Some messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pile {
+    /// How many.
+    pub count: u64,
+    /// Their bytes altogether.
+    pub bytes: u64,
+}
+
 /// A message in a device's mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailRecord {

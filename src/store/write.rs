@@ -259,10 +259,12 @@ pub enum Write {
     /// Of the changes before `before` those may be forgotten that a later one before it says as well,
     /// and of a user with too many the oldest.
     ForgetDeviceChanges { before: Position },
-    /// A message for a device; dropped when the device does not exist.
+    /// A message for a device, of another server's user when that is named; dropped when the device
+    /// does not exist.
     Mail {
         user: OwnedUserId,
         device: OwnedDeviceId,
+        origin: Option<OwnedServerName>,
         json: String,
     },
     /// The device has everything up to `to`.

@@ -20,7 +20,6 @@ mod thin;
 mod three;
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,22 +27,11 @@ use std::{
 
 use libtest_mimic::{Failed, Trial};
 use ruma::{OwnedServerName, signatures::Ed25519KeyPair};
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
 use serde_json::{Value, json};
 use tramline::{
-    app::{
-        clock::{self, SystemClock, world},
-        keys::SigningKey,
-    },
+    app::{clock::world, keys::SigningKey},
     client::{Call, Client, Target},
-    edge::matrix::{
-        Federation, Lists, Parts,
-        outgoing::{Ask, SystemNames},
-    },
-    session::server_list::ServerList,
+    edge::matrix::{Federation, outgoing::Ask},
     wire::{
         json,
         matrix::{PublicKey, ServerKey},
@@ -51,6 +39,7 @@ use tramline::{
 };
 
 use crate::{
+    edge::edge,
     hub::{Hub, block_on},
     peers::{self, Need, Peer, Synapse},
     scripted::Scripted,
@@ -201,23 +190,7 @@ impl Peers {
 
     /// The edge of a hub of this name and key, in this process.
     fn edge(&self, key: ServerKey) -> Result<Arc<Federation>, Failed> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.ca()?)?)?;
-        Ok(Federation::new(Parts {
-            key: Arc::new(key),
-            old_keys: BTreeMap::new(),
-            lists: Lists::new(ServerList::default()),
-            pinned: BTreeMap::new(),
-            notaries: Vec::new(),
-            believes_tellers: false,
-            roots,
-            allow_private_addresses: true,
-            proxy: None,
-            names: Arc::new(SystemNames::new()),
-            kept: None,
-            clock: Arc::new(SystemClock::new()),
-            rng: Box::new(clock::rng()),
-        })?)
+        Ok(edge(key, self.ca()?.as_ref())?)
     }
 }
 

@@ -13,6 +13,7 @@ mod backup;
 mod clients;
 mod command_line;
 mod durability;
+mod edge;
 mod federation;
 mod hostile;
 mod hub;

@@ -105,14 +105,14 @@ impl Https {
             })
         };
         let place = federation.incoming.place(&from, asked).await;
-        let place = place.map_err(named)?;
+        let mut place = place.map_err(named)?;
         let query = parts.uri.query().unwrap_or_default();
         let bytes = body.len();
         let command = aside(bytes, || asked.command(&from, query, &body)).map_err(named)?;
         drop((body, room)); // what is wanted of it is in the command
         let origin = origin(peer, number, from.credentials());
         let command = Command::Peer(Box::new(command));
-        let reply = self.front.service.ask(origin, command).await;
+        let reply = place.work(self.front.service.ask(origin, command)).await;
         let body = reply.and_then(|reply| {
             let Reply::Peer(reply) = reply else {
                 tracing::error!("another server's question was answered as a client's");

@@ -20,6 +20,7 @@ mod remote;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod waiting;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -407,6 +407,7 @@ async fn a_mailbox_that_nobody_empties_takes_no_more() {
     let full = (0..5000).map(|_| Write::Mail {
         user: bob.user.clone(),
         device: device.clone(),
+        origin: None,
         json: "{}".to_owned(),
     });
     let batch = Batch {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ruma::{
-    DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
+    DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
     api::client::to_device::send_event_to_device::v3, events::AnyToDeviceEventContent, serde::Raw,
     to_device::DeviceIdOrAllDevices,
 };
@@ -21,7 +21,7 @@ use crate::{
         Hub, WriteError,
         fanout::{ForServers, Touched},
     },
-    store::{TxnAnswer, TxnKey, Write},
+    store::{Pile, TxnAnswer, TxnKey, Write},
     wire,
 };
 
@@ -46,6 +46,11 @@ const WAITING_MAX: u64 = 5000;
 
 /// Their bytes altogether.
 const WAITING_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// How much of both is for users of other servers, so that strangers cannot keep out who is at home.
+/// Of it each server may fill as much as all of them leave free: one alone half of it, the second a
+/// third, and there is something left for whoever comes last.
+const ELSEWHERE_ONE_IN: u64 = 2;
 
 /// How large the contents of one EDU are together, in bytes, unless a single one is larger: what
 /// Synapse sends and expects.
@@ -123,8 +128,8 @@ pub(super) struct Post {
 pub(super) enum Full {
     /// Tell the sender, who is to try again.
     Refuse,
-    /// Pass it over: a sender of another server is not asked to try again, and may fill no more
-    /// than half of a mailbox.
+    /// Pass it over: a sender of another server is not asked to try again. For them there is less
+    /// room ([`ELSEWHERE_ONE_IN`]), and none of their servers has all of it.
     PassOver,
 }
 
@@ -148,6 +153,7 @@ impl Post {
         user: OwnedUserId,
         messages: BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>,
     ) -> Result<(), Refusal> {
+        let origin = (self.full == Full::PassOver).then(|| sender.server_name());
         for (device, content) in messages {
             let json = letter(sender, kind, &user, &content)?;
             let mut devices: Vec<OwnedDeviceId> = match device {
@@ -156,7 +162,7 @@ impl Post {
             };
             let mut have_room = Vec::with_capacity(devices.len());
             for device in devices.drain(..) {
-                match must_have_room(hub, &user, &device, self.full).await {
+                match must_have_room(hub, (&user, &device), origin).await {
                     Ok(()) => have_room.push(device),
                     Err(refusal) if self.full == Full::PassOver && refusal.status == 429 => {
                         tracing::warn!(%user, %device, %sender, "a full mailbox: a message is lost");
@@ -169,6 +175,7 @@ impl Post {
                 .extend(have_room.into_iter().map(|device| Write::Mail {
                     user: user.clone(),
                     device,
+                    origin: origin.map(ToOwned::to_owned),
                     json: json.clone(),
                 }));
             if self.writes.len() > MESSAGES_MAX || self.bytes > TOTAL_BYTES_MAX {
@@ -187,21 +194,22 @@ fn too_much() -> Refusal {
     )
 }
 
+/// Whether a mailbox takes one more message: of a user here, or of one of the server `origin`.
 async fn must_have_room(
     hub: &Hub,
-    user: &UserId,
-    device: &DeviceId,
-    full: Full,
+    (user, device): (&UserId, &DeviceId),
+    origin: Option<&ServerName>,
 ) -> Result<(), Refusal> {
-    let waiting = hub.store.mail_waiting(user, device.as_str()).await;
-    let (count, bytes) = waiting.map_err(ours)?;
-    let share = match full {
-        Full::Refuse => 1,
-        Full::PassOver => 2,
+    let waiting = hub.store.mail_waiting(user, device.as_str(), origin);
+    let waiting = waiting.await.map_err(ours)?;
+    let has_room = |max: u64, of: fn(Pile) -> u64| {
+        let free = (max / ELSEWHERE_ONE_IN).saturating_sub(of(waiting.elsewhere));
+        of(waiting.all) < max && (origin.is_none() || of(waiting.origin) < free)
     };
-    if count < WAITING_MAX / share && bytes < WAITING_BYTES_MAX / share {
+    if has_room(WAITING_MAX, |pile| pile.count) && has_room(WAITING_BYTES_MAX, |pile| pile.bytes) {
         return Ok(());
     }
+    let count = waiting.all.count;
     let message = format!("the mailbox of {user}'s device {device} is full: {count} messages wait");
     Err(Refusal::new(Code::LimitExceeded, message).retry_after(FULL_RETRY))
 }

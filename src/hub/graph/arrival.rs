@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Arrival, Fate, GraphError, in_order,
     states::key_of,
-    weave::{Known, Weave},
+    weave::{Known, Weave, breathe},
 };
 use crate::{
     hub::writer::{Admitted, Onto, Spot},
@@ -25,10 +25,11 @@ impl Weave<'_> {
         let mut told = arrival.auth_chain.clone();
         told.extend(arrival.state.iter().cloned());
         self.look_ahead(told.iter()).await?;
-        for at in in_order(&told) {
+        for (count, at) in in_order(&told).into_iter().enumerate() {
             if let Some(event) = told.get(at) {
                 self.outlier(event).await?;
             }
+            breathe(count).await;
         }
         let base = self.told_state(&arrival.state).await?;
         self.tips.clear();

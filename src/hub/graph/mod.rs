@@ -189,18 +189,7 @@ pub async fn arrive(
     for _ in 0..TRIES_MAX {
         let stored = store.room(room).await?;
         let is_new = stored.is_none();
-        let record = stored.unwrap_or_else(|| RoomRecord {
-            nid: store.numbers().room(),
-            id: room.to_owned(),
-            version: arrival.version,
-            heads: Heads {
-                seq: Seq::ZERO,
-                chain: chain::genesis(room.as_str()),
-                tips: Vec::new(),
-            },
-            state: StateHead::default(),
-            position: Position::ZERO,
-        });
+        let record = stored.unwrap_or_else(|| nothing_yet(store, room, arrival.version));
         let mut weave = Weave::begin(store, &record).await?;
         weave.arrive(arrival, is_new).await?;
         let Some(admission) = weave.finish().await? else {
@@ -212,6 +201,22 @@ pub async fn arrive(
         }
     }
     Err(WriteError::Busy.into())
+}
+
+/// A room of which nothing is stored.
+fn nothing_yet(store: &SharedStore, room: &RoomId, version: Version) -> RoomRecord {
+    RoomRecord {
+        nid: store.numbers().room(),
+        id: room.to_owned(),
+        version,
+        heads: Heads {
+            seq: Seq::ZERO,
+            chain: chain::genesis(room.as_str()),
+            tips: Vec::new(),
+        },
+        state: StateHead::default(),
+        position: Position::ZERO,
+    }
 }
 
 /// Takes in what another server tells of a room's past: what became of each event, in the order

@@ -11,7 +11,7 @@ use ruma::OwnedEventId;
 
 use super::{
     Fate, GraphError, in_order,
-    weave::{Known, Weave},
+    weave::{Known, Weave, breathe},
 };
 use crate::{
     hub::writer::{Anchor, Spot},
@@ -38,7 +38,7 @@ impl Weave<'_> {
     pub(super) async fn remember(&mut self, past: &Past) -> Result<Vec<Fate>, GraphError> {
         self.look_ahead(past.outliers.iter().chain(&past.events))
             .await?;
-        for at in in_order(&past.outliers) {
+        for (count, at) in in_order(&past.outliers).into_iter().enumerate() {
             let Some(event) = past.outliers.get(at) else {
                 continue;
             };
@@ -47,6 +47,7 @@ impl Weave<'_> {
                 Ok(()) | Err(GraphError::Missing(_)) => {}
                 Err(error) => return Err(error),
             }
+            breathe(count).await;
         }
         let mut fates = vec![Fate::Known; past.events.len()];
         for at in in_order(&past.events) {

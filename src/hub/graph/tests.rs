@@ -7,7 +7,7 @@ use ruma::{
     api::client::{message::get_message_events, sync::sync_events},
 };
 
-use super::{Arrival, Fate, arrive, weave};
+use super::{Arrival, Fate, arrive, nothing_yet, weave, weave::Weave};
 use crate::{
     base::Seq,
     hub::testing::{self, Person, TestHub},
@@ -15,7 +15,7 @@ use crate::{
         MemberChange, TIPS_MAX,
         testing::{ANA, BEN, Table, member, message, state},
     },
-    store::{Logged, Order, Status, fsck},
+    store::{Logged, Order, SharedStore, Status, fsck, memory::Memory},
     wire::matrix::{Pdu, Version},
 };
 
@@ -59,7 +59,7 @@ impl Far {
         far
     }
 
-    fn store(&self) -> &crate::store::SharedStore {
+    fn store(&self) -> &SharedStore {
         self.hub.hub.store()
     }
 
@@ -141,6 +141,35 @@ async fn a_room_joined_elsewhere_is_one_of_ours_from_then_on() {
         assert_eq!(joined.timeline.events.len(), 3);
     })
     .await;
+}
+
+#[tokio::test]
+async fn while_a_large_room_is_judged_others_have_their_turn() {
+    let mut table = Table::busy(Version::V12);
+    for n in 0..300 {
+        let user = format!("@n{n}:hub");
+        let join = member(&user, MemberChange::Join);
+        table.take(&user, &join).unwrap();
+    }
+    let state = table.stored.values().cloned().collect();
+    let auth_chain = table.log.clone();
+    table.take(ZOE, &member(ZOE, MemberChange::Join)).unwrap();
+    let arrival = Arrival {
+        version: Version::V12,
+        join: Arc::clone(table.log.last().unwrap()),
+        state,
+        auth_chain,
+    };
+    // A store that nobody has to wait for.
+    let store: SharedStore = Arc::new(Memory::new());
+    let record = nothing_yet(&store, table.room.id(), Version::V12);
+    let mut weave = Weave::begin(&store, &record).await.unwrap();
+    let mut arriving = std::pin::pin!(weave.arrive(&arrival, true));
+    let mut turns = 0;
+    while futures_util::poll!(arriving.as_mut()).is_pending() {
+        turns += 1;
+    }
+    assert!(turns >= 2, "{turns}");
 }
 
 #[tokio::test]

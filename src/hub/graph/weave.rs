@@ -31,6 +31,10 @@ use crate::{
 /// Whoever names more of them in a row leaves branches open that need not be: no harm but to itself.
 const HIDDEN_MAX: usize = 64;
 
+/// After how many events of a state whoever else is served by this thread has a turn: some
+/// milliseconds. A state has up to a hundred thousand, of which each is judged in memory.
+const BREATH: usize = 128;
+
 /// A room while events are woven in.
 pub(super) struct Weave<'a> {
     pub(super) store: &'a SharedStore,
@@ -70,6 +74,13 @@ pub(super) struct Known {
     pub(super) status: Status,
     pub(super) soft_failed: bool,
     pub(super) state_after: StateNid,
+}
+
+/// Lets others have their turn now and then.
+pub(super) async fn breathe(count: usize) {
+    if count % BREATH == BREATH - 1 {
+        tokio::task::yield_now().await;
+    }
 }
 
 impl<'a> Weave<'a> {

@@ -87,6 +87,16 @@ pub(super) struct Page {
     pub(super) mark: Mark,
     /// Where there may be more.
     pub(super) rest: Rooms,
+    /// What was for it, and by now its room keeps it out.
+    pub(super) withheld: Vec<Withheld>,
+}
+
+/// Entries of a room that are not told: in between, only ACLs are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Withheld {
+    pub(super) room: RoomNid,
+    pub(super) from: Seq,
+    pub(super) to: Seq,
 }
 
 /// Who reads, and how far it may.
@@ -203,9 +213,13 @@ impl Reader<'_> {
             if rules.is_none() {
                 rules = Some(self.rules(room, (entry.seq, limit)).await?);
             }
-            if let Some(rules) = &rules
-                && let Some(item) = self.item(at, &entry, rules)
+            let turn = rules.as_ref().map(|rules| self.turn(at, &entry, rules));
+            if let (Some(rules), Some(Turn::Kept)) = (&mut rules, &turn)
+                && rules.let_it_then(self, &entry).await?
             {
+                rules.withhold(at, &mut filling.page.withheld);
+            }
+            if let Some(Turn::Told(item)) = turn {
                 let bytes = item.event.json.len();
                 if filling.bytes + bytes > PAGE_BYTES_MAX && !filling.page.items.is_empty() {
                     filling.full = true;
@@ -253,12 +267,27 @@ impl Reader<'_> {
         };
         Ok(Rules {
             may_be_told: lets(acl(self.store, room, None).await?.as_ref(), self.server),
+            let_then: None,
+            withheld: None,
             residencies,
             relayed,
         })
     }
 
-    fn item(&self, at: Mark, entry: &LogRecord, rules: &Rules) -> Option<Item> {
+    fn turn(&self, at: Mark, entry: &LogRecord, rules: &Rules) -> Turn {
+        let Some((item, kind)) = self.item(at, entry, rules) else {
+            return Turn::NotForIt;
+        };
+        // Who is kept out is told so.
+        if rules.may_be_told || kind == ACL {
+            Turn::Told(item)
+        } else {
+            Turn::Kept
+        }
+    }
+
+    /// An entry that is for the destination but for the room's ACL, and its type.
+    fn item(&self, at: Mark, entry: &LogRecord, rules: &Rules) -> Option<(Item, String)> {
         let Logged::Event(event) = &entry.what else {
             return None;
         };
@@ -272,14 +301,21 @@ impl Reader<'_> {
         let sender = outline.sender.server_name();
         let is_relayed = rules.relayed.contains(&at.seq);
         let is_for_it = sender != self.server && (sender == self.ours || is_relayed);
-        // Who is kept out is told so.
-        let may = rules.may_be_told || outline.kind == ACL;
-        (is_for_it && may).then(|| Item {
+        let item = || Item {
             at,
             event: event.clone(),
             made: Timestamp(outline.origin_server_ts),
-        })
+        };
+        is_for_it.then(|| (item(), outline.kind))
     }
+}
+
+/// What an entry is to a destination.
+enum Turn {
+    Told(Item),
+    /// It is for it, and the room keeps it out.
+    Kept,
+    NotForIt,
 }
 
 /// What decides which entries of a room are for a destination.
@@ -287,6 +323,47 @@ struct Rules {
     residencies: Vec<Residency>,
     relayed: BTreeSet<Seq>,
     may_be_told: bool,
+    /// Whether it might be told when the entries of this state were made.
+    let_then: Option<(StateNid, bool)>,
+    /// Which of a page's are withheld by these rules.
+    withheld: Option<usize>,
+}
+
+impl Rules {
+    /// Whether the room's ACL let an entry to the destination when it was made: what was never for it
+    /// is not withheld.
+    async fn let_it_then(
+        &mut self,
+        reader: &Reader<'_>,
+        entry: &LogRecord,
+    ) -> Result<bool, StoreError> {
+        if let Some((state, let_it)) = self.let_then
+            && state == entry.state
+        {
+            return Ok(let_it);
+        }
+        let Logged::Event(event) = &entry.what else {
+            return Ok(false);
+        };
+        let acl = acl(reader.store, event.room, Some(entry.state)).await?;
+        let let_it = lets(acl.as_ref(), reader.server);
+        self.let_then = Some((entry.state, let_it));
+        Ok(let_it)
+    }
+
+    /// One more that is not told. Between two of them nothing was told by these rules, but an ACL.
+    fn withhold(&mut self, at: Mark, all: &mut Vec<Withheld>) {
+        if let Some(known) = self.withheld.and_then(|number| all.get_mut(number)) {
+            known.to = at.seq;
+            return;
+        }
+        self.withheld = Some(all.len());
+        all.push(Withheld {
+            room: at.room,
+            from: at.seq,
+            to: at.seq,
+        });
+    }
 }
 
 #[derive(Deserialize)]

@@ -214,7 +214,9 @@ impl Sender<'_> {
                 break;
             }
             reader.mark = page.mark;
+            let withheld = page.withheld;
             page = reader.page(page.rest).await?;
+            page.withheld.splice(..0, withheld);
         }
         let is_wide = job.width >= FULL || page.items.is_empty();
         let bundle = if is_wide && job.beside {
@@ -314,6 +316,16 @@ impl Sender<'_> {
         };
         told.writes.extend(lapse);
         let at = self.clock.now();
+        let withheld = parcel.page.withheld.into_iter();
+        told.writes.extend(withheld.map(|entries| {
+            Write::Outbox(OutboxWrite::Withheld {
+                server: job.record.server.clone(),
+                room: entries.room,
+                from: entries.from,
+                to: entries.to,
+                at,
+            })
+        }));
         let overflow = parcel.bundle.overflow.into_iter();
         told.writes.extend(overflow.map(|edu| Write::Parcel {
             to: job.record.server.clone(),

@@ -17,6 +17,9 @@ use crate::{
 /// How many waiting events are counted; more are said to be at least so many.
 const COUNTED_MAX: usize = 1000;
 
+/// What the sender is told of a message that waited until the room kept its recipient out.
+const WITHHELD: &str = "the room's m.room.server_acl kept the server out when its turn came";
+
 /// How a destination fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -126,7 +129,8 @@ impl Outbox {
             room,
             seq: entry.seq,
         };
-        // What was not for a server then is not sent to it later, and what it has it keeps.
+        // What was not for a server then is not sent to it later, and what it has it keeps. What was
+        // for it and waited until its room kept it out was passed over, whatever the ACL says now.
         let (then, now) = (
             acl(store, room, Some(entry.state)).await?,
             acl(store, room, None).await?,
@@ -142,6 +146,8 @@ impl Outbox {
                 Delivery::Expired
             } else if !lets(then.as_ref(), &record.server) && !is_acl(entry) {
                 continue; // the room kept it out
+            } else if record.withheld && !is_acl(entry) {
+                Delivery::Refused(WITHHELD.to_owned())
             } else if record.mark >= at {
                 Delivery::Acked
             } else if !lets(now.as_ref(), &record.server) && !is_acl(entry) {

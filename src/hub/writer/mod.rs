@@ -34,7 +34,7 @@ pub use admission::{Admission, Admitted, Anchor, Entry, Onto, Piece, Redacted, S
 pub use committer::CommitterStats;
 use committer::{CommitJob, Committer, Source};
 use queue::CommitQueue;
-use shard::{Founded, Job, Shard, Wanted};
+use shard::{Ceiling, Founded, HOT_STATE_MAX, Job, Shard, Wanted};
 
 use crate::{
     api::Refusal,
@@ -209,8 +209,9 @@ impl Writer {
             shards.max(1),
         );
         let mut tasks = vec![tokio::spawn(committer.run(jobs))];
-        let shards = (0..shards.max(1))
-            .map(|index| {
+        let shards = Ceiling::split(HOT_STATE_MAX, shards.max(1))
+            .enumerate()
+            .map(|(index, ceiling)| {
                 let (sender, drafts) = mpsc::channel(SHARD_QUEUE_MAX);
                 let shard = Shard::new(
                     index,
@@ -218,7 +219,7 @@ impl Writer {
                     Arc::clone(&key),
                     Arc::clone(&clock),
                     Arc::clone(&policing),
-                    commits.clone(),
+                    (commits.clone(), ceiling),
                 );
                 tasks.push(tokio::spawn(shard.run(drafts)));
                 sender

@@ -85,6 +85,7 @@ mod tests {
         let write = Write::Mail {
             user: "@ana:hub.example".try_into().unwrap(),
             device: "PHONE".into(),
+            origin: None,
             json: "x".repeat(bytes),
         };
         CommitJob {

@@ -3,6 +3,7 @@
 //! How one draft is decided is in [`stage`].
 
 mod admit;
+mod ceiling;
 mod stage;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 use ruma::OwnedRoomId;
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use self::ceiling::{Ceiling, HOT_STATE_MAX};
 use crate::{
     base::{Clock, Position},
     hub::{
@@ -45,9 +47,6 @@ const IN_FLIGHT_MAX: usize = 1024;
 
 /// How many rooms a shard keeps in memory; the longest unused go first.
 pub(super) const HOT_ROOMS_MAX: usize = 256;
-
-/// How many pieces of state the hot rooms of a shard hold together before the same happens.
-const HOT_STATE_MAX: usize = 65_536;
 
 /// What a shard is asked.
 pub(super) enum Job {
@@ -86,6 +85,7 @@ pub(super) struct Shard {
     clock: Arc<dyn Clock>,
     policing: Arc<Policing>,
     commits: CommitQueue,
+    ceiling: Ceiling,
     rooms: HashMap<OwnedRoomId, Hot>,
     txns: Txns,
     in_flight: VecDeque<InFlight>,
@@ -138,7 +138,7 @@ impl Shard {
         key: Arc<ServerKey>,
         clock: Arc<dyn Clock>,
         policing: Arc<Policing>,
-        commits: CommitQueue,
+        (commits, ceiling): (CommitQueue, Ceiling),
     ) -> Self {
         Self {
             index,
@@ -148,6 +148,7 @@ impl Shard {
             clock,
             policing,
             commits,
+            ceiling,
             rooms: HashMap::new(),
             txns: Txns::new(),
             in_flight: VecDeque::new(),
@@ -322,6 +323,7 @@ impl Shard {
             self.tell(void);
         }
         self.rooms.clear();
+        self.ceiling.holds(0);
         self.txns = Txns::new();
         self.generation += 1;
     }
@@ -362,20 +364,32 @@ impl Shard {
         let staged = staged(&self.in_flight);
         self.rooms
             .retain(|id, hot| !hot.is_spent() || staged.contains(id));
+        let held = self.held();
+        self.ceiling.holds(held);
+    }
+
+    /// How many pieces of state its rooms hold.
+    fn held(&self) -> usize {
+        self.rooms.values().map(|hot| hot.room.known_len()).sum()
     }
 
     /// Forgets the rooms longest unused when there are too many, or too much of them.
     fn make_room(&mut self) {
-        let held: usize = self.rooms.values().map(|hot| hot.room.known_len()).sum();
-        if self.rooms.len() <= HOT_ROOMS_MAX && held <= HOT_STATE_MAX {
-            return;
-        }
         let staged = staged(&self.in_flight);
-        let mut used: Vec<u64> = self.rooms.values().map(|hot| hot.used).collect();
-        used.sort_unstable();
-        let cut = used.get(used.len() / 2).copied().unwrap_or(0);
-        self.rooms
-            .retain(|id, hot| hot.used > cut || staged.contains(id));
+        let mut before = usize::MAX;
+        // What is on its way stays.
+        while self.rooms.len() < before {
+            let held = self.held();
+            if self.ceiling.holds(held) && self.rooms.len() <= HOT_ROOMS_MAX {
+                return;
+            }
+            before = self.rooms.len();
+            let mut used: Vec<u64> = self.rooms.values().map(|hot| hot.used).collect();
+            used.sort_unstable();
+            let cut = used.get(used.len() / 2).copied().unwrap_or(0);
+            self.rooms
+                .retain(|id, hot| hot.used > cut || staged.contains(id));
+        }
     }
 }
 

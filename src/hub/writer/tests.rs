@@ -55,6 +55,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        let ceiling = Ceiling::split(HOT_STATE_MAX, 1).next();
+        Self::below(ceiling.unwrap())
+    }
+
+    fn below(ceiling: Ceiling) -> Self {
         let store = Arc::new(Faulty::new(Arc::new(Memory::new())));
         let key = Arc::new(testing::key());
         let (commits, batches) = CommitQueue::new();
@@ -68,7 +73,7 @@ impl Bench {
             Arc::clone(&key),
             clock,
             Arc::new(policing),
-            commits,
+            (commits, ceiling),
         );
         tokio::spawn(shard.run(drafts));
         Self {
@@ -128,6 +133,17 @@ impl Bench {
         self.store(batch).await.unwrap();
         told.await.unwrap().unwrap();
         id
+    }
+
+    /// How often the store is asked for a message in a room.
+    async fn cost(&mut self, room: &OwnedRoomId) -> u64 {
+        let before = self.store.operations();
+        let told = self.ask(room, message(room.as_str()));
+        let batch = self.batch().await;
+        let cost = self.store.operations() - before;
+        self.store(batch).await.unwrap();
+        told.await.unwrap().unwrap();
+        cost
     }
 
     async fn store(&self, job: CommitJob) -> Result<(), crate::store::CommitError> {
@@ -258,6 +274,31 @@ async fn a_shard_that_is_never_idle_forgets_rooms_but_not_those_being_stored() {
     assert!(bench.store.operations() > before, "all rooms are in memory");
     bench.store(batch).await.unwrap();
     again.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn rooms_give_way_where_those_of_all_shards_hold_too_much_together() {
+    for (held_by_others, gives_way) in [(0, false), (300, true)] {
+        let parts: Vec<Ceiling> = Ceiling::split(400, 2).collect();
+        let [mine, mut others]: [Ceiling; 2] = parts.try_into().ok().unwrap();
+        assert!(others.holds(held_by_others));
+        let mut bench = Bench::below(mine);
+        let first = bench.room().await;
+        // Of each room a few pieces of state are held; a hundred are this shard's in any case.
+        let mut last = first.clone();
+        for n in 0..40 {
+            let (id, wanted) = bench.founding(&format!("room{n}"));
+            let told = bench.ask(&id, wanted);
+            let batch = bench.batch().await;
+            bench.store(batch).await.unwrap();
+            told.await.unwrap().unwrap();
+            last = id;
+        }
+
+        let hot = bench.cost(&last).await;
+        let is_read_again = bench.cost(&first).await > hot;
+        assert_eq!(is_read_again, gives_way, "beside {held_by_others}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{slice, sync::Arc};
 
-use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, ServerName};
 
 use super::{Pen, commit, pen::user, try_commit};
 use crate::{
@@ -265,9 +265,14 @@ fn fallback(user: &OwnedUserId, device: &str, key_id: &str) -> Write {
 }
 
 fn mail(user: &OwnedUserId, device: &str, json: &str) -> Write {
+    mail_from(None, user, device, json)
+}
+
+fn mail_from(origin: Option<&str>, user: &OwnedUserId, device: &str, json: &str) -> Write {
     Write::Mail {
         user: user.clone(),
         device: device.into(),
+        origin: origin.map(|name| name.try_into().expect("a server name")),
         json: json.to_owned(),
     }
 }
@@ -364,10 +369,6 @@ pub(super) async fn mail_waits_until_it_is_read(store: &dyn Store) {
         ["1", "2", "3"]
     );
     assert_eq!(read_mail(store, &ana, first.position, two).await, ["3"]);
-    assert_eq!(
-        store.mail_waiting(&ana, "PHONE").await.expect("read"),
-        (3, 3)
-    );
     let few = store
         .mail(&ana, "PHONE", Position::ZERO, second.position, 1)
         .await;
@@ -388,6 +389,43 @@ pub(super) async fn mail_waits_until_it_is_read(store: &dyn Store) {
         .mail(&ana, "NOBODY", Position::ZERO, Position(99), 9)
         .await;
     assert!(none.expect("read").is_empty());
+}
+
+/// What each other server has brought is counted, in bytes, until it is read.
+pub(super) async fn mail_is_counted_by_where_it_came_from(store: &dyn Store) {
+    let ana = user("ana");
+    let first = commit(
+        store,
+        vec![
+            new_user(&ana),
+            session(&ana, "PHONE", 1, None),
+            session(&ana, "OTHER", 2, None),
+            mail(&ana, "PHONE", "\"\u{e9}\""),
+            mail_from(Some("far.example"), &ana, "PHONE", "\"\u{e9}\u{e9}\""),
+            mail_from(Some("near.far.example"), &ana, "PHONE", "12"),
+            mail_from(Some("far.example"), &ana, "OTHER", "1"),
+        ],
+    )
+    .await;
+    let last = mail_from(Some("far.example"), &ana, "PHONE", "123");
+    commit(store, vec![last]).await;
+    let told = async |origin: Option<&str>| {
+        let origin = origin.map(|name| <&ServerName>::try_from(name).expect("a server name"));
+        let waiting = store.mail_waiting(&ana, "PHONE", origin).await;
+        let waiting = waiting.expect("read");
+        [waiting.all, waiting.elsewhere, waiting.origin].map(|pile| (pile.count, pile.bytes))
+    };
+    assert_eq!(told(None).await, [(4, 15), (3, 11), (0, 0)]);
+    assert_eq!(told(Some("far.example")).await, [(4, 15), (3, 11), (2, 9)]);
+    assert_eq!(told(Some("example")).await, [(4, 15), (3, 11), (0, 0)]);
+
+    let read = Write::MailRead {
+        user: ana.clone(),
+        device: "PHONE".into(),
+        to: first.position,
+    };
+    commit(store, vec![read]).await;
+    assert_eq!(told(Some("far.example")).await, [(1, 3), (1, 3), (1, 3)]);
 }
 
 pub(super) async fn a_key_is_claimed_once(store: &dyn Store) {

@@ -52,6 +52,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn Store>) {
     accounts::a_session_replaces_the_devices_token(&*make().await).await;
     accounts::a_removed_device_leaves_nothing(&*make().await).await;
     accounts::mail_waits_until_it_is_read(&*make().await).await;
+    accounts::mail_is_counted_by_where_it_came_from(&*make().await).await;
     accounts::a_key_is_claimed_once(&*make().await).await;
     accounts::device_changes_reach_neighbours_only(&*make().await).await;
     accounts::media_is_counted(&*make().await).await;

@@ -197,6 +197,24 @@ pub(super) async fn a_mark_tells_what_was_told(store: &dyn Store) {
     let writes = [refused, expired, passed].map(Write::Outbox);
     commit(store, writes.to_vec()).await;
     assert_eq!(store.backlog(None).await.expect("read"), []);
+    let withheld = |from, to| {
+        Write::Outbox(OutboxWrite::Withheld {
+            server: name.clone(),
+            room: room.nid,
+            from: Seq(from),
+            to: Seq(to),
+            at: Timestamp(5),
+        })
+    };
+    let is_withheld = async |seq| {
+        let found = store.deliveries(room.nid, Seq(seq)).await.expect("read");
+        found[0].withheld
+    };
+    commit(store, vec![withheld(2, 2)]).await;
+    assert!(!is_withheld(1).await && is_withheld(2).await && !is_withheld(3).await);
+    commit(store, vec![withheld(2, 3)]).await;
+    commit(store, vec![withheld(2, 2)]).await;
+    assert!(!is_withheld(1).await && is_withheld(2).await && is_withheld(3).await);
     let tell = async |seq| {
         let found = store.deliveries(room.nid, Seq(seq)).await.expect("read");
         assert_eq!(found.len(), 1);
@@ -212,6 +230,7 @@ pub(super) async fn a_mark_tells_what_was_told(store: &dyn Store) {
     commit(store, vec![Write::Outbox(forget)]).await;
     assert_eq!(tell(2).await, (None, false));
     assert_eq!(tell(3).await, (None, false));
+    assert!(!is_withheld(2).await);
 }
 
 /// Parcels are kept in order until they are told.

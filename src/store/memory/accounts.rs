@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use ruma::{OwnedUserId, RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, ServerName, UserId};
 
 use super::{Memory, read::many, write::algorithm_of};
 use crate::{
     base::Position,
     store::{
         AccountDataRecord, Accounts, DeviceKeysRecord, DeviceRecord, Devices, KeysChange,
-        MailRecord, SessionRecord, StoreError, UserRecord, UserSummary,
+        MailRecord, MailWaiting, Pile, SessionRecord, StoreError, UserRecord, UserSummary,
     },
 };
 
@@ -204,13 +204,30 @@ impl Devices for Memory {
         Ok(told.into_iter().collect())
     }
 
-    async fn mail_waiting(&self, user: &UserId, device: &str) -> Result<(u64, u64), StoreError> {
+    async fn mail_waiting(
+        &self,
+        user: &UserId,
+        device: &str,
+        origin: Option<&ServerName>,
+    ) -> Result<MailWaiting, StoreError> {
         let tables = self.tables();
         let mine = tables.mail.iter();
         let mine = mine.filter(|((whose, ..), _)| whose.0 == user && whose.1 == device);
-        Ok(mine.fold((0, 0), |(count, bytes), (_, json)| {
-            (count + 1, bytes + json.len() as u64)
-        }))
+        let mut waiting = MailWaiting::default();
+        for (_, (from, json)) in mine {
+            let put = |pile: &mut Pile| {
+                pile.count += 1;
+                pile.bytes += json.len() as u64;
+            };
+            put(&mut waiting.all);
+            if from.is_some() {
+                put(&mut waiting.elsewhere);
+            }
+            if from.is_some() && from.as_deref() == origin {
+                put(&mut waiting.origin);
+            }
+        }
+        Ok(waiting)
     }
 
     async fn mail(
@@ -227,7 +244,7 @@ impl Devices for Memory {
         });
         Ok(mine
             .take(many(limit))
-            .map(|((_, position, _), json)| MailRecord {
+            .map(|((_, position, _), (_, json))| MailRecord {
                 position: *position,
                 json: json.clone(),
             })

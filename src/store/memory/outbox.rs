@@ -55,7 +55,19 @@ impl Tables {
                 let lapse = self.lapses.entry((server.clone(), *from));
                 lapse.or_insert((*to, *at));
             }
+            OutboxWrite::Withheld {
+                server,
+                room,
+                from,
+                to,
+                at,
+            } => {
+                let known = self.withheld.entry((*room, server.clone(), *from));
+                let known = known.or_insert((*to, *at));
+                *known = (known.0.max(*to), *at);
+            }
             OutboxWrite::ForgetFailures { before } => {
+                self.withheld.retain(|_, (_, at)| *at >= *before);
                 self.refusals.retain(|_, (_, at)| *at >= *before);
                 self.lapses.retain(|_, (_, at)| *at >= *before);
             }
@@ -291,12 +303,15 @@ impl Destinations for Memory {
             .map(|((_, server), _)| {
                 let refusal = tables.refusals.get(&(room, seq, server.clone()));
                 let mut lapses = tables.lapses.iter();
+                let from = (room, server.clone(), Seq::ZERO);
+                let mut withheld = tables.withheld.range(from..=(room, server.clone(), seq));
                 DeliveryRecord {
                     server: server.clone(),
                     mark: tables.mark_of(server),
                     refused: refusal.map(|(reason, _)| reason.clone()),
                     expired: lapses
                         .any(|((of, from), (to, _))| of == server && *from < at && *to >= at),
+                    withheld: withheld.any(|(_, (to, _))| *to >= seq),
                 }
             })
             .collect())

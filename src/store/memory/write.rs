@@ -542,7 +542,12 @@ impl Tables {
                 let change = (position, user.clone(), what.clone());
                 self.device_changes.insert(change);
             }
-            Write::Mail { user, device, json } => {
+            Write::Mail {
+                user,
+                device,
+                origin,
+                json,
+            } => {
                 let key = (user.clone(), device.clone());
                 if self.devices.contains_key(&key) {
                     // Batches of one commit follow each other: the next free part.
@@ -550,7 +555,8 @@ impl Tables {
                     while self.mail.contains_key(&(key.clone(), position, part)) {
                         part = part.saturating_add(1);
                     }
-                    self.mail.insert((key, position, part), json.clone());
+                    let letter = (origin.clone(), json.clone());
+                    self.mail.insert((key, position, part), letter);
                 }
             }
             Write::MailRead { user, device, to } => {

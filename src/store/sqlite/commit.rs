@@ -305,8 +305,13 @@ async fn take<'a>(
         } => pending.membership(user.as_str(), *room, *membership, *event),
         Write::Txn { key, answer, at } => pending.txn(key, answer, *at),
         Write::Receipt { room, receipt } => pending.receipt(*room, receipt),
-        Write::Mail { user, device, json } => {
-            pending.mail(user.as_str(), device.as_str(), json);
+        Write::Mail {
+            user,
+            device,
+            origin,
+            json,
+        } => {
+            pending.mail((user.as_str(), device.as_str()), origin.as_deref(), json);
         }
         Write::ClaimKey {
             user,

@@ -1,7 +1,7 @@
 //! Reads of devices, their keys and their mailboxes.
 
 use async_trait::async_trait;
-use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
 use sqlx::SqliteConnection;
 
 use super::{
@@ -15,7 +15,7 @@ use crate::{
     room::Membership,
     store::{
         DEVICE_CHANGES_MAX, DeviceKeysRecord, DeviceRecord, Devices, KeysChange, MailRecord,
-        StoreError,
+        MailWaiting, Pile, StoreError,
     },
 };
 
@@ -117,18 +117,29 @@ impl Devices for Sqlite {
         all(&self.rows(statement).await?, user_of)
     }
 
-    async fn mail_waiting(&self, user: &UserId, device: &str) -> Result<(u64, u64), StoreError> {
-        let statement = sqlx::query(
-            "SELECT count(*), coalesce(sum(length(json)), 0) FROM mail
-             WHERE user = ? AND device = ?",
-        )
-        .bind(user.as_str())
-        .bind(device);
+    async fn mail_waiting(
+        &self,
+        user: &UserId,
+        device: &str,
+        origin: Option<&ServerName>,
+    ) -> Result<MailWaiting, StoreError> {
+        let statement = sqlx::query(MAIL_WAITING)
+            .bind(user.as_str())
+            .bind(device)
+            .bind(origin.map(ServerName::as_str));
         let Some(row) = self.row(statement).await? else {
-            return Ok((0, 0));
+            return Ok(MailWaiting::default());
         };
         let mut cells = Cells::of(&row);
-        Ok((cells.number()?, cells.number()?))
+        let mut pile = || {
+            let (count, bytes) = (cells.number()?, cells.number()?);
+            Ok::<_, StoreError>(Pile { count, bytes })
+        };
+        Ok(MailWaiting {
+            all: pile()?,
+            elsewhere: pile()?,
+            origin: pile()?,
+        })
     }
 
     async fn mail(
@@ -158,6 +169,13 @@ impl Devices for Sqlite {
         })
     }
 }
+
+/// Bytes, not characters; and of a column whose length alone is asked for, nothing else is read.
+const MAIL_WAITING: &str = "SELECT count(*), coalesce(sum(octet_length(json)), 0),
+        count(origin), coalesce(sum(octet_length(json)) FILTER (WHERE origin IS NOT NULL), 0),
+        count(*) FILTER (WHERE origin = ?3),
+        coalesce(sum(octet_length(json)) FILTER (WHERE origin = ?3), 0)
+    FROM mail WHERE user = ?1 AND device = ?2";
 
 /// From the changes, which are few, to whether their users are near.
 pub(super) const DEVICE_CHANGES: &str = "SELECT DISTINCT d.user FROM device_changes d

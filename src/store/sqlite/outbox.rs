@@ -186,7 +186,9 @@ impl Destinations for Sqlite {
                 coalesce(d.room, 0), coalesce(d.seq, 0), f.reason,
                 EXISTS (SELECT 1 FROM lapses x WHERE x.server = s.server
                     AND (x.position, x.room, x.seq) < (l.position, l.room, l.seq)
-                    AND (x.to_position, x.to_room, x.to_seq) >= (l.position, l.room, l.seq))
+                    AND (x.to_position, x.to_room, x.to_seq) >= (l.position, l.room, l.seq)),
+                EXISTS (SELECT 1 FROM withheld w WHERE w.room = s.room AND w.server = s.server
+                    AND w.seq <= ?2 AND w.to_seq >= ?2)
             FROM residents s JOIN log l ON l.room = s.room AND l.seq = ?2
             LEFT JOIN destinations d ON d.server = s.server
             LEFT JOIN refusals f ON f.room = s.room AND f.seq = ?2 AND f.server = s.server
@@ -200,6 +202,7 @@ impl Destinations for Sqlite {
                 mark: mark(&mut cells)?,
                 refused: cells.next()?,
                 expired: cells.next()?,
+                withheld: cells.next()?,
             })
         })
     }
@@ -271,11 +274,29 @@ pub(super) async fn execute(conn: &mut SqliteConnection, write: &OutboxWrite) ->
                 .bind(int(to.seq.0))
                 .bind(int(at.0))
         }
+        OutboxWrite::Withheld {
+            server,
+            room,
+            from,
+            to,
+            at,
+        } => sqlx::query(
+            "INSERT INTO withheld (room, server, seq, to_seq, at) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT DO UPDATE SET to_seq = max(to_seq, excluded.to_seq), at = excluded.at",
+        )
+        .bind(room.0)
+        .bind(server.as_str())
+        .bind(int(from.0))
+        .bind(int(to.0))
+        .bind(int(at.0)),
         OutboxWrite::ForgetFailures { before } => {
-            sqlx::query("DELETE FROM lapses WHERE at < ?")
-                .bind(int(before.0))
-                .execute(&mut *conn)
-                .await?;
+            for sql in [
+                "DELETE FROM lapses WHERE at < ?",
+                "DELETE FROM withheld WHERE at < ?",
+            ] {
+                let statement = sqlx::query(sql).bind(int(before.0));
+                statement.execute(&mut *conn).await?;
+            }
             sqlx::query("DELETE FROM refusals WHERE at < ?").bind(int(before.0))
         }
     };

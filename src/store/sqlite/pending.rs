@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use ruma::ServerName;
 use sqlx::SqliteConnection;
 
 use super::{
@@ -152,11 +153,17 @@ impl<'a> Pending<'a> {
         });
     }
 
-    pub(super) fn mail(&mut self, user: &'a str, device: &'a str, json: &'a str) {
+    pub(super) fn mail(
+        &mut self,
+        (user, device): (&'a str, &'a str),
+        origin: Option<&'a ServerName>,
+        json: &'a str,
+    ) {
         self.mailed += 1;
         self.mail.push(MailRow {
             user,
             device,
+            origin,
             json,
             position: self.position,
             part: self.mailed,
@@ -543,13 +550,14 @@ struct MailRow<'a> {
     device: &'a str,
     position: Position,
     part: i64,
+    origin: Option<&'a ServerName>,
     json: &'a str,
 }
 
 bulk!(
     MailRow,
-    "INSERT INTO mail (user, device, position, part, json) SELECT v.* FROM (VALUES ",
-    "(?,?,?,?,?)",
+    "INSERT INTO mail (user, device, position, part, origin, json) SELECT v.* FROM (VALUES ",
+    "(?,?,?,?,?,?)",
     ") AS v WHERE EXISTS (SELECT 1 FROM devices d \
      WHERE d.user = v.column1 AND d.device = v.column2)"
 );
@@ -565,6 +573,7 @@ impl Row for MailRow<'_> {
             .text(self.device)
             .bind(int(self.position.0))
             .bind(self.part)
+            .bind(self.origin.map(|origin| origin.as_str().to_owned()))
             .text(self.json);
     }
 }

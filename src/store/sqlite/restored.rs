@@ -293,7 +293,7 @@ mod tests {
              DROP TABLE thin_names; DROP TABLE thin_counters; DROP TABLE peer_keys;
              DROP TABLE policy_decisions; DROP TABLE outside;
              DROP TABLE parcels; DROP TABLE refusals; DROP TABLE relays; DROP TABLE residents;
-             DROP TABLE destinations; DROP TABLE lapses;
+             DROP TABLE destinations; DROP TABLE lapses; DROP TABLE withheld;
              DROP TABLE remote_users; DROP TABLE remote_devices; DROP TABLE remote_messages;
              DROP INDEX device_changes_by_user;
              DROP TABLE cross_signing_keys; DROP TABLE key_signatures;
@@ -351,6 +351,7 @@ mod tests {
         "states",
         "txns",
         "users",
+        "withheld",
     ];
 
     #[tokio::test]

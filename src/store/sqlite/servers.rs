@@ -57,6 +57,11 @@ const STRAYS: &str = "
         FROM parcels p, now WHERE p.position > now.position OR NOT json_valid(edu)
     UNION ALL SELECT 'lapses', server || ' ' || position, 'it ends before it begins'
         FROM lapses WHERE to_position < position
+    UNION ALL SELECT 'withheld', server || ' ' || room || ' ' || seq, 'it ends before it begins, or where no entry is'
+        FROM withheld w WHERE to_seq < seq
+        OR NOT EXISTS (SELECT 1 FROM rooms r WHERE r.nid = w.room AND r.seq >= w.to_seq)
+    UNION ALL SELECT 'mail', user || ' ' || device || ' ' || position, 'this hub brings itself nothing'
+        FROM mail, here WHERE origin = here.name
     UNION ALL SELECT 'remote_devices', user || ' ' || device, 'nothing is known of its user'
         FROM remote_devices d WHERE NOT EXISTS (SELECT 1 FROM remote_users u WHERE u.user = d.user)
     UNION ALL SELECT 'remote_devices', user || ' ' || device, 'its keys are no JSON'
@@ -128,6 +133,8 @@ mod tests {
             "INSERT INTO refusals VALUES (7, 1, 'a', 'no', 0)",
             "INSERT INTO parcels VALUES ('a', 99, 0, 0, '{}')",
             "INSERT INTO lapses VALUES ('a', 5, 0, 0, 1, 0, 0, 0)",
+            "INSERT INTO withheld VALUES (7, 'a', 2, 1, 0)",
+            "INSERT INTO mail VALUES ('@u:hub.example', 'D', 0, 1, 'hub.example', '{}')",
             "INSERT INTO remote_devices (user, device, keys) VALUES ('@u:far', 'D', '{')",
             "INSERT INTO remote_users (user, stream, stale, asked) VALUES ('@u:hub.example', 1, 0, 99)",
             "INSERT INTO remote_messages VALUES ('hub.example', 'm', 1, 0)",
@@ -150,6 +157,8 @@ mod tests {
                 "refusals",
                 "parcels",
                 "lapses",
+                "withheld",
+                "mail",
                 "remote_devices",
                 "remote_users",
                 "remote_messages",
@@ -157,7 +166,7 @@ mod tests {
                 "peer_keys",
             ]
         );
-        assert_eq!(found.len(), 16, "{found:#?}");
+        assert_eq!(found.len(), 18, "{found:#?}");
         assert_eq!(store.strays(3).await.unwrap().len(), 3);
     }
 

@@ -11,7 +11,8 @@ use crate::{
     base::Position,
     room::{Membership, StateKey},
     store::{
-        Accounts as _, Batch, Commits as _, Devices as _, Kinds, Rooms as _, Store, Write,
+        Accounts as _, Batch, Commits as _, Devices as _, Kinds, Rooms as _, Servers as _, Store,
+        Write,
         contract::{self, Pen},
     },
 };
@@ -153,6 +154,31 @@ async fn a_newer_format_is_refused() {
     open(&dir).await.close().await;
     tamper(&dir, "PRAGMA user_version = 999").await;
     assert_eq!(refused_format(&dir).await, "999");
+}
+
+#[tokio::test]
+async fn mail_that_waited_before_it_was_counted_by_server_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    open(&dir).await.close().await;
+    tamper(
+        &dir,
+        r#"DROP TABLE withheld;
+           ALTER TABLE mail DROP COLUMN origin;
+           DELETE FROM _sqlx_migrations WHERE version = 12;
+           INSERT INTO mail VALUES
+               ('@a:hub.example', 'D', 1, 1, '{"sender":"@z:far.example:8448"}'),
+               ('@a:hub.example', 'D', 1, 2, '{"sender":"@b:hub.example"}'),
+               ('@a:hub.example', 'D', 1, 3, 'no JSON');"#,
+    )
+    .await;
+    let store = open(&dir).await;
+    let ana = OwnedUserId::try_from("@a:hub.example").unwrap();
+    let far = name("far.example:8448");
+    let waiting = store.mail_waiting(&ana, "D", Some(&far)).await.unwrap();
+    let counts = [waiting.all, waiting.elsewhere, waiting.origin].map(|pile| pile.count);
+    assert_eq!(counts, [3, 1, 1]);
+    assert_eq!(waiting.origin.bytes, 32);
+    assert_eq!(store.strays(9).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -62,7 +62,10 @@ const ONE_IN: u64 = 4;
 /// Bytes that count as a millisecond: they were hashed and read before it was known whose they are.
 const BYTES_PER_MS: u64 = 20_000;
 
-/// What one request counts at most. It may have waited for others, which cost nothing.
+/// What one request counts at most. Waiting for other servers is not counted ([`waiting`]); it may have
+/// waited for the store, or for what somebody else asks.
+///
+/// [`waiting`]: crate::edge::matrix::waiting
 const ONCE_MAX: Duration = Duration::from_secs(2);
 
 /// How long an answer is held at most: well within any server's patience.

@@ -18,6 +18,7 @@ use super::credit::Credit;
 use crate::{
     api::Refusal,
     base::{Clock, Timestamp},
+    edge::matrix::waiting,
 };
 
 /// The gate.
@@ -46,6 +47,8 @@ pub struct Place {
     gate: Arc<Gate>,
     origin: OwnedServerName,
     began: Timestamp,
+    /// How long other servers were asked meanwhile.
+    waited: Duration,
     held: Option<Held>,
 }
 
@@ -78,6 +81,7 @@ impl Gate {
             gate: Arc::clone(self),
             origin: origin.clone(),
             began: Timestamp(0),
+            waited: Duration::ZERO,
             held: None,
         };
         let turn = if in_turn {
@@ -124,11 +128,18 @@ impl Gate {
 }
 
 impl Place {
+    /// Works on the request. What it takes other servers to answer is not its sender's fault.
+    pub async fn work<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let (done, waited) = waiting::counted(work).await;
+        self.waited += waited;
+        done
+    }
+
     /// The request, of so many bytes, was worked on: waits for as long as its answer is to be held. It
     /// keeps its server's turn meanwhile, and lets go of what all share.
     pub async fn done(mut self, bytes: usize) {
         let now = self.gate.clock.now();
-        let took = now.since(self.began);
+        let took = now.since(self.began).saturating_sub(self.waited);
         let hold = {
             let credit = self.gate.credit.lock();
             let mut credit = credit.unwrap_or_else(PoisonError::into_inner);
@@ -210,6 +221,31 @@ mod tests {
         drop(second.await.unwrap());
 
         assert!(gate.inside.lock().unwrap().origins.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_made_us_work_for_long_is_held_up_and_who_made_us_ask_others_is_not() {
+        struct Since(tokio::time::Instant);
+        impl Clock for Since {
+            fn now(&self) -> Timestamp {
+                Timestamp(u64::try_from(self.0.elapsed().as_millis()).unwrap())
+            }
+        }
+        let begun = tokio::time::sleep(Duration::ZERO).deadline();
+        let clock = Arc::new(Since(begun));
+        let gate = Gate::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let minute = || tokio::time::sleep(Duration::from_mins(1));
+        let held = async |place: Place| {
+            let before = clock.now();
+            place.done(0).await;
+            clock.now().since(before)
+        };
+        let mut asks = gate.enter(&name!("asks"), false).await.unwrap();
+        asks.work(waiting::elsewhere(&*clock, minute())).await;
+        assert_eq!(held(asks).await, Duration::ZERO);
+        let mut works = gate.enter(&name!("works"), false).await.unwrap();
+        works.work(minute()).await;
+        assert!(held(works).await > Duration::from_secs(1));
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use self::{
     find::Finder,
     pool::Pool,
 };
-use super::{ListVersion, Lists};
+use super::{ListVersion, Lists, waiting};
 use crate::{
     base::{Clock, Rng, Timestamp},
     session::{
@@ -77,6 +77,7 @@ pub struct Outgoing {
     connector: Arc<Connector>,
     finder: Finder,
     pool: Arc<Pool>,
+    clock: Arc<dyn Clock>,
 }
 
 /// A request to another server.
@@ -296,13 +297,14 @@ impl Outgoing {
             lists: parts.lists,
             finder: Finder::new(Arc::clone(&connector), Arc::clone(&parts.clock), parts.rng),
             connector,
-            pool: Pool::new(parts.clock),
+            pool: Pool::new(Arc::clone(&parts.clock)),
+            clock: parts.clock,
         })
     }
 
     /// Asks another server.
     pub async fn ask(&self, server: &ServerName, ask: &Ask) -> Result<Told, AskError> {
-        let told = self.told(server, ask).await;
+        let told = waiting::elsewhere(&*self.clock, self.told(server, ask)).await;
         let result = match &told {
             Ok(told) => match told.status {
                 200..=299 => "answered",

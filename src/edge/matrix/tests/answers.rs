@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join;
 use ruma::server_name as name;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -17,7 +18,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::world::World;
-use crate::edge::matrix::outgoing::{Ask, AskError, ConnectError, ExchangeError};
+use crate::edge::matrix::{
+    outgoing::{Ask, AskError, ConnectError, ExchangeError},
+    waiting,
+};
 
 /// What a canned server does after it has answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -209,14 +213,13 @@ async fn a_server_that_drips_its_answer_is_given_up_in_time() {
     canned(&world, "b.example", 8448, begun, Then::Stay).await;
 
     let ask = Ask::get("/").within(Duration::from_millis(300));
-    let error = a
-        .federation
-        .outgoing
-        .ask(name!("b.example"), &ask)
-        .await
-        .unwrap_err();
+    let asking = a.federation.outgoing.ask(name!("b.example"), &ask);
+    let meanwhile = async { world.pass(Duration::from_secs(5)) };
+    let (told, waited) = waiting::counted(join(asking, meanwhile)).await;
 
+    let error = told.0.unwrap_err();
     assert!(matches!(error, AskError::Slow { .. }), "{error}");
+    assert_eq!(waited, Duration::from_secs(5));
 }
 
 #[tokio::test]

@@ -11,13 +11,14 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use ruma::{
-    EventId, OwnedEventId, OwnedServerName, ServerName, UInt,
+    EventId, OwnedEventId, OwnedServerName, OwnedUserId, ServerName, UInt,
     api::federation::{
         authorization::get_event_authorization,
         backfill::get_backfill,
         event::{get_event, get_room_state, get_room_state_ids},
     },
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -29,7 +30,9 @@ use crate::{
         Anchor, Hub,
         graph::{self, GraphError, Past},
     },
-    store::{EventRecord, Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of},
+    store::{
+        EventRecord, Kinds, Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of,
+    },
     wire::matrix::{Pdu, Version},
 };
 
@@ -68,6 +71,9 @@ const BOTTOMS_MAX: usize = 8;
 /// How many servers are asked for history before it is left: some are gone, and who joined lately has
 /// none.
 const SERVERS_MAX: usize = 8;
+
+/// Pieces of the state of a room that is looked through for who was in it at the time: some 50 ms.
+const LOOKED_THROUGH_MAX: u32 = 20_000;
 
 /// How long they may take together before no further one is asked: a reader waits for it.
 const ALL_PATIENCE: Duration = Duration::from_secs(40);
@@ -149,12 +155,16 @@ pub(in crate::hub::desk) async fn fetch(hub: &Hub, room: &RoomRecord, anchor: Se
 }
 
 async fn history(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<bool, OpenGap> {
-    let from = unknown_before(hub, room, anchor).await?;
+    let oldest = oldest(hub, room, anchor).await?;
+    let from = behind(hub, room, &oldest).await?;
     if from.is_empty() {
         return Ok(false);
     }
     let begun = hub.now();
-    for server in servers(hub, room).await?.into_iter().take(SERVERS_MAX) {
+    let mut servers = servers(hub, room).await?;
+    let were_there = servers_at(hub, room, oldest.first()).await?;
+    servers.sort_by_key(|server| !were_there.contains(server));
+    for server in servers.into_iter().take(SERVERS_MAX) {
         if hub.now().since(begun) >= ALL_PATIENCE {
             break;
         }
@@ -167,12 +177,8 @@ async fn history(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<bool, Open
     Ok(false)
 }
 
-/// What the oldest known events there follow, and is not known.
-async fn unknown_before(
-    hub: &Hub,
-    room: &RoomRecord,
-    anchor: Seq,
-) -> Result<Vec<OwnedEventId>, OpenGap> {
+/// The oldest known events before an entry.
+async fn oldest(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<Vec<EventRecord>, StoreError> {
     let count = u32::try_from(ENDS_MAX).unwrap_or(u32::MAX);
     let mut oldest = hub
         .store
@@ -194,7 +200,37 @@ async fn unknown_before(
             oldest.push(join);
         }
     }
-    behind(hub, room, &oldest).await
+    Ok(oldest)
+}
+
+/// The servers that had users in the room at an event: who came later was told nothing of what was
+/// before. Of a very large room, none.
+async fn servers_at(
+    hub: &Hub,
+    room: &RoomRecord,
+    event: Option<&EventRecord>,
+) -> Result<HashSet<OwnedServerName>, StoreError> {
+    #[derive(Deserialize)]
+    struct Member {
+        state_key: OwnedUserId,
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        membership: String,
+    }
+    let Some(event) = event.filter(|_| room.state.size <= LOOKED_THROUGH_MAX) else {
+        return Ok(HashSet::new());
+    };
+    let kinds = Kinds::Only(&["m.room.member"]);
+    let members = hub.store.state_events(room.nid, event.state_after, kinds);
+    let members = members.await?;
+    let joined = members.iter().filter_map(|event| {
+        let member: Member = serde_json::from_str(&event.json).ok()?;
+        let is_joined = member.content.membership == "join";
+        is_joined.then(|| member.state_key.server_name().to_owned())
+    });
+    Ok(joined.collect())
 }
 
 /// What events follow and is not known; behind rejected ones, which have no place, what those follow.

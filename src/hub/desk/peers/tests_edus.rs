@@ -5,12 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use ruma::{
     OneTimeKeyAlgorithm, OwnedUserId,
     api::{
-        client::keys::upload_keys,
+        client::{keys::upload_keys, to_device::send_event_to_device},
         federation::{
             device::get_devices,
             keys::{claim_keys, get_keys},
         },
     },
+    serde::Raw,
+    to_device::DeviceIdOrAllDevices,
 };
 use serde_json::{Value, json};
 
@@ -24,6 +26,7 @@ use crate::{
         },
         testing::{Person, TestHub, ask},
     },
+    store::Write,
 };
 
 fn direct(sender: &OwnedUserId, id: &str, messages: Value) -> Value {
@@ -221,6 +224,53 @@ async fn a_message_of_another_server_reaches_its_devices_once() {
         json!({ "type": "m.x", "sender": two.zed.user, "content": { "n": 1 } })
     );
     assert_eq!(told(&mail(&two.here, &tablet).await), [2]);
+}
+
+#[tokio::test]
+async fn a_server_that_fills_a_mailbox_leaves_room_for_others_and_for_users_here() {
+    let two = Two::apart().await;
+    let flood = |origin: &str, count: usize| {
+        let mail = Write::Mail {
+            user: two.ana.user.clone(),
+            device: two.ana.device.clone(),
+            origin: Some(origin.try_into().unwrap()),
+            json: "{}".to_owned(),
+        };
+        two.here.write(vec![mail; count])
+    };
+    let waiting = async || {
+        let store = two.here.hub.store();
+        let waiting = store.mail_waiting(&two.ana.user, two.ana.device.as_str(), None);
+        waiting.await.unwrap().all.count
+    };
+    let to_ana = |n: u32| json!({ two.ana.user.as_str(): { "PHONE": { "n": n } } });
+    let said = async |id: &str| {
+        let before = waiting().await;
+        let edu = direct(&two.zed.user, id, to_ana(1));
+        two.edus(&[edu]).await.unwrap();
+        waiting().await - before
+    };
+    // What is left free is as much as one server may have.
+    flood("evil.example", 1250).await;
+    assert_eq!(said("while another has half").await, 1);
+    flood("far.example", 623).await;
+    assert_eq!(said("as much as is free").await, 1);
+    assert_eq!(said("more than is free").await, 0);
+    flood("far.example", 625).await;
+    assert_eq!(said("nothing is free").await, 0);
+
+    let mut request = send_event_to_device::v3::Request::new_raw(
+        "1".into(),
+        "m.x".into(),
+        [(two.ana.user.clone(), BTreeMap::new())].into(),
+    );
+    let content = Raw::new(&json!({})).unwrap().cast_unchecked();
+    let devices = request.messages.get_mut(&two.ana.user).unwrap();
+    let phone = DeviceIdOrAllDevices::DeviceId(two.ana.device.clone());
+    devices.insert(phone, content);
+    let before = waiting().await;
+    ask!(two.here, two.ana.origin, SendToDevice(request)).unwrap();
+    assert_eq!(waiting().await - before, 1);
 }
 
 #[tokio::test]

@@ -51,6 +51,8 @@ struct Elder {
     /// How many events of history it gives at a time.
     page: usize,
     asked: AtomicUsize,
+    /// Who was asked for history, in turn. Another server has none.
+    asked_of: Mutex<Vec<String>>,
     /// Whether it says that the state is whatever event is asked for.
     lies: bool,
 }
@@ -82,7 +84,6 @@ impl Remote for Elder {
         command: PeerCommand,
         _patience: Duration,
     ) -> Result<PeerReply, RemoteError> {
-        assert_eq!(server, "hub");
         self.asked.fetch_add(1, Ordering::Relaxed);
         let unknown = RemoteError::Refused {
             server: server.to_string(),
@@ -90,6 +91,12 @@ impl Remote for Elder {
             code: "M_NOT_FOUND".to_owned(),
             message: String::new(),
         };
+        if let PeerCommand::Backfill(_) = &command {
+            self.asked_of.lock().unwrap().push(server.to_string());
+        }
+        if server != "hub" {
+            return Err(unknown);
+        }
         let now = MilliSecondsSinceUnixEpoch(UInt::from(1_u32));
         let ids = |events: &[Arc<Pdu>]| events.iter().map(|event| event.id().clone()).collect();
         Ok(match command {
@@ -261,6 +268,25 @@ async fn what_was_said_before_the_join_is_fetched_when_it_is_asked_for_and_only_
     assert_eq!(newcomer.read(50).await, olds(0..30));
     assert_eq!(newcomer.elder.asked.load(Ordering::Relaxed), asked);
     newcomer.must_be_whole().await;
+}
+
+#[tokio::test]
+async fn history_is_asked_of_those_who_were_there_before_those_who_are_many_now() {
+    let elder = Elder {
+        page: 100,
+        ..Elder::default()
+    };
+    let mut newcomer = Newcomer::after(20, elder).await;
+    for n in 0..8 {
+        let user = format!("@n{n}:crowd");
+        let join = member(&user, MemberChange::Join);
+        newcomer.table.take(&user, &join).unwrap();
+        let join = Arc::clone(newcomer.table.log.last().unwrap());
+        newcomer.told(&join).await.unwrap();
+    }
+    assert_eq!(newcomer.read(50).await, olds(0..20));
+    let asked_of = newcomer.elder.asked_of.lock().unwrap().clone();
+    assert_eq!(asked_of.first().unwrap(), "hub");
 }
 
 #[tokio::test]

@@ -266,6 +266,7 @@ async fn mail_is_told_again_until_the_next_token_says_it_arrived() {
     let mail = |n: u32| Write::Mail {
         user: ana.user.clone(),
         device: ana.device.clone(),
+        origin: None,
         json: json!({ "type": "m.test", "sender": ana.user, "content": { "n": n } }).to_string(),
     };
     let since = next(&hub.sync(&ana, None, json!({})).await);
@@ -292,6 +293,7 @@ async fn a_full_mailbox_is_emptied_over_several_syncs_and_loses_nothing() {
         let mails = (0..60).map(|n| Write::Mail {
             user: ana.user.clone(),
             device: ana.device.clone(),
+            origin: None,
             json: json!({ "type": "t", "sender": ana.user, "content": { "n": batch * 60 + n } })
                 .to_string(),
         });

@@ -385,6 +385,44 @@ async fn what_became_of_a_message_does_not_change_with_the_acl() {
 }
 
 #[tokio::test]
+async fn what_waited_until_its_room_kept_a_server_out_is_said_not_to_have_been_told() {
+    let world = World::with(&[FAR]).await;
+    let key = ("m.room.server_acl", "");
+    let acl = async |deny: serde_json::Value| {
+        let content = json!({ "allow": ["*"], "deny": deny });
+        let set = world.hub.set(&world.ana, &world.room, key, content).await;
+        set.unwrap();
+    };
+    world.others.mood(FAR, [Mood::Away]);
+    let tried = world.say("tried").await;
+    world
+        .others
+        .until(|others| !others.heard(FAR).is_empty())
+        .await;
+    let waited = world.say("waited").await;
+    acl(json!([FAR])).await;
+    let never = world.say("never for it").await;
+    world.others.mood(FAR, [Mood::Takes]);
+    world.wait(Duration::from_mins(1));
+    let told_acl = |others: &super::world::Others| {
+        let mut pdus = others.heard(FAR).into_iter().flat_map(|one| one.pdus);
+        pdus.any(|pdu| pdu["type"] == "m.room.server_acl")
+    };
+    world.others.until(told_acl).await;
+    acl(json!([])).await;
+    let again = world.say("again").await;
+    world.until_has(FAR, &["again"]).await;
+    world.until_noted(&again, &Delivery::Acked).await;
+
+    let reason = "the room's m.room.server_acl kept the server out when its turn came";
+    let withheld = [(FAR.to_owned(), Delivery::Refused(reason.to_owned()))];
+    for event in [&tried, &waited] {
+        assert_eq!(world.fate(event).await, withheld);
+    }
+    assert_eq!(world.fate(&never).await, []);
+}
+
+#[tokio::test]
 async fn parcels_are_told_once_and_in_order() {
     let world = World::with(&[FAR]).await;
     let parcel = |n: u32| Write::Parcel {
