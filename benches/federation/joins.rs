@@ -25,9 +25,9 @@ const LEFT_MAX: f64 = 10.0;
 /// How long Synapse may take until it has all of a room.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// After leaving: how long memory is given to come back. The store rests after three seconds, and
-/// the allocator gives back what is free for ten.
-const AFTER: Duration = Duration::from_secs(15);
+/// After leaving: how long memory is given to come back. The outbox notes where it is within some
+/// seconds, the store rests three later, and the allocator gives back what is free for ten.
+const AFTER: Duration = Duration::from_secs(30);
 
 /// What a join was.
 struct Joined {
