@@ -19,7 +19,7 @@ use super::{
     origin,
 };
 use crate::{
-    api::{Code, Command, MediaObject, Origin, Refusal, Reply, RequestId},
+    api::{Code, Command, MediaObject, Origin, PeerCommand, Refusal, Reply, RequestId},
     edge::{
         client_api::Answer,
         matrix::{
@@ -104,27 +104,33 @@ impl Https {
                 why.who.get_or_insert_with(|| from.origin().to_string());
             })
         };
-        let place = federation.incoming.place(&from, asked).await;
+        let bytes = body.len();
+        let place = federation.incoming.place(&from, asked, bytes).await;
         let mut place = place.map_err(named)?;
         let query = parts.uri.query().unwrap_or_default();
-        let bytes = body.len();
-        let command = aside(bytes, || asked.command(&from, query, &body)).map_err(named)?;
+        let command = aside(bytes, || asked.command(&from, query, &body)).map_err(named);
         drop((body, room)); // what is wanted of it is in the command
-        let origin = origin(peer, number, from.credentials());
+        let answer = match command {
+            Ok(command) => {
+                let origin = origin(peer, number, from.credentials());
+                place.work(self.asked(origin, command)).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        place.done().await;
+        answer
+    }
+
+    async fn asked(&self, origin: Origin, command: PeerCommand) -> Result<Answer, Refusal> {
         let command = Command::Peer(Box::new(command));
-        let reply = place.work(self.front.service.ask(origin, command)).await;
-        let body = reply.and_then(|reply| {
-            let Reply::Peer(reply) = reply else {
-                tracing::error!("another server's question was answered as a client's");
-                return Err(Refusal::internal());
-            };
-            endpoint::written(*reply).map_err(|error| {
-                tracing::error!(%error, "an answer could not be written as JSON");
-                Refusal::internal()
-            })
-        });
-        place.done(bytes).await;
-        let body = body?;
+        let Reply::Peer(reply) = self.front.service.ask(origin, command).await? else {
+            tracing::error!("another server's question was answered as a client's");
+            return Err(Refusal::internal());
+        };
+        let body = endpoint::written(*reply).map_err(|error| {
+            tracing::error!(%error, "an answer could not be written as JSON");
+            Refusal::internal()
+        })?;
         Ok(Answer {
             status: 200,
             body,

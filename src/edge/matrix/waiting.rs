@@ -1,13 +1,15 @@
-//! How long whoever works on something waited for other servers meanwhile: that costs nothing here,
+//! How long whoever works for a server waited for yet other servers meanwhile: that costs nothing here,
 //! and is not the fault of who asked for the work.
 //!
-//! What is asked in a task of its own counts for nobody. Nor does waiting for somebody else's question,
-//! or for the store.
+//! Waiting for that server itself does not count: it would be quicker if it liked. Nor does what is asked
+//! in a task of its own, waiting for somebody else's question, or for the store.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use ruma::{OwnedServerName, ServerName};
 
 use crate::base::{Clock, Timestamp};
 
@@ -15,8 +17,11 @@ tokio::task_local! {
     static WAITED: Arc<Waited>;
 }
 
-#[derive(Default)]
-struct Waited(Mutex<Spans>);
+struct Waited {
+    /// Who asked for the work.
+    origin: OwnedServerName,
+    spans: Mutex<Spans>,
+}
 
 #[derive(Default)]
 struct Spans {
@@ -29,25 +34,37 @@ struct Spans {
 
 impl Waited {
     fn spans(&self) -> MutexGuard<'_, Spans> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Does some work; gives with its outcome how long of it other servers were waited for.
-pub(super) async fn counted<T>(work: impl Future<Output = T>) -> (T, Duration) {
-    let waited = Arc::new(Waited::default());
+/// Does some work for `origin`; gives with its outcome how long of it yet other servers were waited for.
+pub(super) async fn counted<T>(
+    origin: &ServerName,
+    work: impl Future<Output = T>,
+) -> (T, Duration) {
+    let waited = Arc::new(Waited {
+        origin: origin.to_owned(),
+        spans: Mutex::default(),
+    });
     let done = WAITED.scope(Arc::clone(&waited), work).await;
     let total = waited.spans().total;
     (done, total)
 }
 
-/// Waits for another server.
-pub(super) async fn elsewhere<T>(clock: &dyn Clock, answer: impl Future<Output = T>) -> T {
-    let Ok(waited) = WAITED.try_with(Arc::clone) else {
-        return answer.await;
-    };
-    let _open = Open::begin(&waited, clock);
-    answer.await
+/// Waits for another server's answer.
+pub(super) async fn elsewhere<T>(
+    clock: &dyn Clock,
+    server: &ServerName,
+    answer: impl Future<Output = T>,
+) -> T {
+    match WAITED.try_with(Arc::clone) {
+        Ok(waited) if waited.origin != *server => {
+            let _open = Open::begin(&waited, clock);
+            answer.await
+        }
+        _ => answer.await,
+    }
 }
 
 /// A question that has no answer yet. Who gives it up has waited as well.
@@ -105,10 +122,15 @@ mod tests {
         }
     }
 
+    fn name(name: &str) -> OwnedServerName {
+        name.try_into().unwrap()
+    }
+
     #[tokio::test]
     async fn questions_side_by_side_count_once_and_work_between_them_not_at_all() {
         let clock = Seconds::default();
-        let ask = |count| elsewhere(&clock, clock.pass(count));
+        let other = name("other");
+        let ask = |count| elsewhere(&clock, &other, clock.pass(count));
         let work = async {
             clock.pass(100).await;
             ask(1).await;
@@ -116,22 +138,32 @@ mod tests {
             join(ask(10), ask(20)).await;
             "done"
         };
-        let (done, waited) = counted(work).await;
+        let (done, waited) = counted(&name("asks"), work).await;
         assert_eq!((done, waited), ("done", Duration::from_secs(31)));
+    }
+
+    #[tokio::test]
+    async fn who_lets_us_wait_for_itself_has_that_counted_as_work() {
+        let clock = Seconds::default();
+        let asks = name("asks");
+        let work = elsewhere(&clock, &asks, clock.pass(9));
+        let ((), waited) = counted(&asks, work).await;
+        assert_eq!(waited, Duration::ZERO);
     }
 
     #[tokio::test]
     async fn a_question_that_is_given_up_was_waited_for_as_well() {
         let clock = Seconds::default();
-        let never = elsewhere(&clock, std::future::pending::<()>());
+        let other = name("other");
+        let never = elsewhere(&clock, &other, std::future::pending::<()>());
         let work = select(Box::pin(never), Box::pin(clock.pass(7)));
-        let ((), waited) = counted(async { drop(work.await) }).await;
+        let ((), waited) = counted(&name("asks"), async { drop(work.await) }).await;
         assert_eq!(waited, Duration::from_secs(7));
     }
 
     #[tokio::test]
     async fn who_does_not_count_may_ask_all_the_same() {
         let clock = Seconds::default();
-        elsewhere(&clock, clock.pass(1)).await;
+        elsewhere(&clock, &name("other"), clock.pass(1)).await;
     }
 }

@@ -48,8 +48,8 @@ const WAITING_MAX: u64 = 5000;
 const WAITING_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// How much of both is for users of other servers, so that strangers cannot keep out who is at home.
-/// Of it each server may fill as much as all of them leave free: one alone half of it, the second a
-/// third, and there is something left for whoever comes last.
+/// Of it each server may fill as much as all of them leave free: one alone half of it, the next a
+/// quarter. Who has a dozen names fills it all the same, and still not what is for who is at home.
 const ELSEWHERE_ONE_IN: u64 = 2;
 
 /// How large the contents of one EDU are together, in bytes, unless a single one is larger: what

@@ -32,6 +32,9 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// ten thousand members fills its caches, and then it may be quiet for a day.
 const RESTS_AFTER: Duration = Duration::from_secs(3);
 
+/// How long after that it does so again: what is only read fills caches, too.
+const RESTS_AGAIN_AFTER: Duration = Duration::from_mins(1);
+
 /// How often the store is asked where it stands after a commit in doubt, and how long between.
 /// Together a second: nobody can decide anything before, and a drain must still end.
 const DOUBT_TRIES: u32 = 20;
@@ -120,15 +123,11 @@ impl Committer {
             let is_healthy = self.stats.healthy.load(Ordering::Acquire);
             let some = jobs.recv_many(&mut waiting, MERGED_MAX);
             let patience = match (is_healthy, rests) {
-                (false, _) => Some(TRY_AGAIN_AFTER),
-                (true, false) => Some(RESTS_AFTER),
-                (true, true) => None,
+                (false, _) => TRY_AGAIN_AFTER,
+                (true, false) => RESTS_AFTER,
+                (true, true) => RESTS_AGAIN_AFTER,
             };
-            let some = match patience {
-                Some(patience) => timeout(patience, some).await.ok(),
-                None => Some(some.await),
-            };
-            let Some(count) = some else {
+            let Ok(count) = timeout(patience, some).await else {
                 if is_healthy {
                     self.store.rest().await;
                 } else {

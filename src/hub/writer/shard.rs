@@ -9,10 +9,14 @@ mod stage;
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use ruma::OwnedRoomId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 
 pub(super) use self::ceiling::{Ceiling, HOT_STATE_MAX};
 use crate::{
@@ -47,6 +51,9 @@ const IN_FLIGHT_MAX: usize = 1024;
 
 /// How many rooms a shard keeps in memory; the longest unused go first.
 pub(super) const HOT_ROOMS_MAX: usize = 256;
+
+/// How long a shard that has nothing to do keeps what it holds beyond its share of all state.
+const LENT_FOR: Duration = Duration::from_mins(1);
 
 /// What a shard is asked.
 pub(super) enum Job {
@@ -171,6 +178,7 @@ impl Shard {
                     }
                     self.stage(&mut taken).await;
                 }
+                () = sleep(LENT_FOR), if self.ceiling.is_beyond_share() => self.give_back(),
             }
         }
         self.finish().await;
@@ -368,19 +376,33 @@ impl Shard {
         self.ceiling.holds(held);
     }
 
-    /// How many pieces of state its rooms hold.
+    /// How many pieces of state its rooms hold, but for those that stay whole only until they are stored:
+    /// what is lent to a room that arrives would be gone for all others.
     fn held(&self) -> usize {
-        self.rooms.values().map(|hot| hot.room.known_len()).sum()
+        let kept = self.rooms.values().filter(|hot| !hot.is_whole);
+        kept.map(|hot| hot.room.known_len()).sum()
     }
 
     /// Forgets the rooms longest unused when there are too many, or too much of them.
     fn make_room(&mut self) {
+        self.forget_until(|ceiling, held| ceiling.holds(held));
+    }
+
+    /// Forgets the rooms longest unused until others may have what is beyond its share.
+    fn give_back(&mut self) {
+        self.forget_until(|ceiling, held| {
+            ceiling.holds(held);
+            !ceiling.is_beyond_share()
+        });
+    }
+
+    fn forget_until(&mut self, fits: impl Fn(&mut Ceiling, usize) -> bool) {
         let staged = staged(&self.in_flight);
         let mut before = usize::MAX;
         // What is on its way stays.
         while self.rooms.len() < before {
             let held = self.held();
-            if self.ceiling.holds(held) && self.rooms.len() <= HOT_ROOMS_MAX {
+            if fits(&mut self.ceiling, held) && self.rooms.len() <= HOT_ROOMS_MAX {
                 return;
             }
             before = self.rooms.len();
@@ -390,6 +412,9 @@ impl Shard {
             self.rooms
                 .retain(|id, hot| hot.used > cut || staged.contains(id));
         }
+        // Nothing more can go: what is held is noted as it is.
+        let held = self.held();
+        self.ceiling.holds(held);
     }
 }
 

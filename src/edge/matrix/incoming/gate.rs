@@ -46,7 +46,10 @@ struct Origin {
 pub struct Place {
     gate: Arc<Gate>,
     origin: OwnedServerName,
-    began: Timestamp,
+    /// Bytes of the request.
+    bytes: usize,
+    /// None before it is in work, and once what it used is noted.
+    began: Option<Timestamp>,
     /// How long other servers were asked meanwhile.
     waited: Duration,
     held: Option<Held>,
@@ -69,18 +72,20 @@ impl Gate {
     }
 
     /// Waits for a place for a request of `origin`; for a transaction also until no other of that
-    /// server is in work.
+    /// server is in work. The request has so many bytes.
     pub(super) async fn enter(
         self: &Arc<Self>,
         origin: &OwnedServerName,
         in_turn: bool,
+        bytes: usize,
     ) -> Result<Place, Refusal> {
         let (places, turn) = self.count_in(origin)?;
         // made first: whoever gives up while waiting is counted out, too
         let mut place = Place {
             gate: Arc::clone(self),
             origin: origin.clone(),
-            began: Timestamp(0),
+            bytes,
+            began: None,
             waited: Duration::ZERO,
             held: None,
         };
@@ -100,7 +105,7 @@ impl Gate {
                     .map_err(closed)?,
             ),
         });
-        place.began = self.clock.now();
+        place.began = Some(self.clock.now());
         Ok(place)
     }
 
@@ -128,23 +133,17 @@ impl Gate {
 }
 
 impl Place {
-    /// Works on the request. What it takes other servers to answer is not its sender's fault.
+    /// Works on the request. What it takes yet other servers to answer is not its sender's fault.
     pub async fn work<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let (done, waited) = waiting::counted(work).await;
+        let (done, waited) = waiting::counted(&self.origin, work).await;
         self.waited += waited;
         done
     }
 
-    /// The request, of so many bytes, was worked on: waits for as long as its answer is to be held. It
+    /// The request was worked on, or could not be: waits for as long as its answer is to be held. It
     /// keeps its server's turn meanwhile, and lets go of what all share.
-    pub async fn done(mut self, bytes: usize) {
-        let now = self.gate.clock.now();
-        let took = now.since(self.began).saturating_sub(self.waited);
-        let hold = {
-            let credit = self.gate.credit.lock();
-            let mut credit = credit.unwrap_or_else(PoisonError::into_inner);
-            credit.used(&self.origin, (now, took, bytes))
-        };
+    pub async fn done(mut self) {
+        let hold = self.charged();
         if hold.is_zero() {
             return;
         }
@@ -154,10 +153,23 @@ impl Place {
         tracing::debug!(origin = %self.origin, ?hold, "an answer is held");
         tokio::time::sleep(hold).await;
     }
+
+    /// Notes what was used, once; gives for how long the answer is to be held.
+    fn charged(&mut self) -> Duration {
+        let Some(began) = self.began.take() else {
+            return Duration::ZERO;
+        };
+        let now = self.gate.clock.now();
+        let took = now.since(began).saturating_sub(self.waited);
+        let credit = self.gate.credit.lock();
+        let mut credit = credit.unwrap_or_else(PoisonError::into_inner);
+        credit.used(&self.origin, (now, took, self.bytes))
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.charged(); // whoever hung up has used it all the same
         drop(self.held.take());
         let inside = &mut *self
             .gate
@@ -211,12 +223,12 @@ mod tests {
     async fn transactions_of_one_server_take_turns_and_hold_nobody_else_up() {
         let gate = Gate::new(clock());
         let (a, b) = (name!("a"), name!("b"));
-        let first = gate.enter(&a, true).await.unwrap();
+        let first = gate.enter(&a, true, 0).await.unwrap();
 
-        let mut second = Box::pin(gate.enter(&a, true));
+        let mut second = Box::pin(gate.enter(&a, true, 0));
         assert!(second.as_mut().now_or_never().is_none());
-        gate.enter(&a, false).now_or_never().unwrap().unwrap();
-        gate.enter(&b, true).now_or_never().unwrap().unwrap();
+        gate.enter(&a, false, 0).now_or_never().unwrap().unwrap();
+        gate.enter(&b, true, 0).now_or_never().unwrap().unwrap();
         drop(first);
         drop(second.await.unwrap());
 
@@ -237,15 +249,34 @@ mod tests {
         let minute = || tokio::time::sleep(Duration::from_mins(1));
         let held = async |place: Place| {
             let before = clock.now();
-            place.done(0).await;
+            place.done().await;
             clock.now().since(before)
         };
-        let mut asks = gate.enter(&name!("asks"), false).await.unwrap();
-        asks.work(waiting::elsewhere(&*clock, minute())).await;
+        let mut asks = gate.enter(&name!("asks"), false, 0).await.unwrap();
+        let other = name!("other");
+        asks.work(waiting::elsewhere(&*clock, &other, minute()))
+            .await;
         assert_eq!(held(asks).await, Duration::ZERO);
-        let mut works = gate.enter(&name!("works"), false).await.unwrap();
+        let mut drips = gate.enter(&name!("drips"), false, 0).await.unwrap();
+        let itself = name!("drips");
+        drips
+            .work(waiting::elsewhere(&*clock, &itself, minute()))
+            .await;
+        assert!(held(drips).await > Duration::from_secs(1));
+        let mut works = gate.enter(&name!("works"), false, 0).await.unwrap();
         works.work(minute()).await;
         assert!(held(works).await > Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn who_hangs_up_has_used_it_all_the_same() {
+        let gate = Gate::new(clock());
+        let server = name!("large");
+        for _ in 0..3 {
+            drop(gate.enter(&server, false, 9_000_000).await.unwrap());
+        }
+        let mut place = gate.enter(&server, false, 0).await.unwrap();
+        assert!(place.charged() > Duration::ZERO);
     }
 
     #[tokio::test]
@@ -254,19 +285,19 @@ mod tests {
         let (a, b) = (name!("a"), name!("b"));
         let mut held = Vec::new();
         for _ in 0..IN_WORK_PER_ORIGIN_MAX {
-            held.push(gate.enter(&a, false).await.unwrap());
+            held.push(gate.enter(&a, false, 0).await.unwrap());
         }
         let mut waiting = Vec::new();
         for _ in held.len()..INSIDE_PER_ORIGIN_MAX {
-            let mut one = Box::pin(gate.enter(&a, false));
+            let mut one = Box::pin(gate.enter(&a, false, 0));
             assert!(one.as_mut().now_or_never().is_none());
             waiting.push(one);
         }
 
-        let refused = gate.enter(&a, false).now_or_never().unwrap();
+        let refused = gate.enter(&a, false, 0).now_or_never().unwrap();
 
         assert_eq!(refused.err().unwrap().status, 503);
-        gate.enter(&b, false).now_or_never().unwrap().unwrap();
+        gate.enter(&b, false, 0).now_or_never().unwrap().unwrap();
         drop(waiting); // they give up
         drop(held);
         let inside = gate.inside.lock().unwrap();

@@ -107,13 +107,18 @@ impl Incoming {
 
     /// Waits for a place for a request among those that are in work.
     pub async fn place_for_file(&self, from: &Authenticated) -> Result<Place, Refusal> {
-        self.gate.enter(from.origin(), false).await
+        self.gate.enter(from.origin(), false, 0).await
     }
 
-    /// The same for one of `api`'s list.
-    pub async fn place(&self, from: &Authenticated, asked: &Match) -> Result<Place, Refusal> {
+    /// The same for one of `api`'s list, with a body of so many bytes.
+    pub async fn place(
+        &self,
+        from: &Authenticated,
+        asked: &Match,
+        bytes: usize,
+    ) -> Result<Place, Refusal> {
         let in_turn = asked.endpoint == Endpoint::Transaction;
-        self.gate.enter(&from.origin, in_turn).await
+        self.gate.enter(&from.origin, in_turn, bytes).await
     }
 
     /// Which server sent a request.

@@ -304,7 +304,7 @@ impl Outgoing {
 
     /// Asks another server.
     pub async fn ask(&self, server: &ServerName, ask: &Ask) -> Result<Told, AskError> {
-        let told = waiting::elsewhere(&*self.clock, self.told(server, ask)).await;
+        let told = waiting::elsewhere(&*self.clock, server, self.told(server, ask)).await;
         let result = match &told {
             Ok(told) => match told.status {
                 200..=299 => "answered",

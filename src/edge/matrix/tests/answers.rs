@@ -215,7 +215,7 @@ async fn a_server_that_drips_its_answer_is_given_up_in_time() {
     let ask = Ask::get("/").within(Duration::from_millis(300));
     let asking = a.federation.outgoing.ask(name!("b.example"), &ask);
     let meanwhile = async { world.pass(Duration::from_secs(5)) };
-    let (told, waited) = waiting::counted(join(asking, meanwhile)).await;
+    let (told, waited) = waiting::counted(name!("c.example"), join(asking, meanwhile)).await;
 
     let error = told.0.unwrap_err();
     assert!(matches!(error, AskError::Slow { .. }), "{error}");

@@ -1,8 +1,8 @@
 //! How much state the hot rooms of all shards hold together.
 //!
-//! Shards do not wait for each other, and one that has nothing to do frees nothing. So half of the
-//! ceiling is split among them, and what one holds beyond its share it takes of the other half, as long
-//! as there is some: together they are never above the ceiling, and one large room fits in.
+//! Shards do not wait for each other. So half of the ceiling is split among them, and what one holds
+//! beyond its share it takes of the other half, as long as there is some: one large room fits in. Who has
+//! had nothing to do for a while gives that back. What is on its way to the store comes on top.
 
 use std::sync::{
     Arc,
@@ -42,12 +42,19 @@ impl Ceiling {
     /// Notes how much the shard holds. Whether it may; if not, it holds less and says so again.
     pub(in crate::hub::writer) fn holds(&mut self, held: usize) -> bool {
         let wanted = held.saturating_sub(self.share);
-        // First what is more, then what is less: `lent` is never below what is held.
-        self.lent.fetch_add(wanted, Ordering::AcqRel);
-        let before = self.lent.fetch_sub(self.mine, Ordering::AcqRel);
-        let lent = before.saturating_sub(self.mine);
+        let (more, less) = (
+            wanted.saturating_sub(self.mine),
+            self.mine.saturating_sub(wanted),
+        );
+        let before = self.lent.fetch_add(more, Ordering::AcqRel);
+        self.lent.fetch_sub(less, Ordering::AcqRel);
         self.mine = wanted;
-        wanted == 0 || lent <= self.lent_max
+        wanted == 0 || (before + more).saturating_sub(less) <= self.lent_max
+    }
+
+    /// Whether the shard holds more than its share.
+    pub(in crate::hub::writer) const fn is_beyond_share(&self) -> bool {
+        self.mine > 0
     }
 }
 
