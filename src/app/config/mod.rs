@@ -113,6 +113,9 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What is configured here otherwise than the hub that runs has it, whose values count above.
     pub otherwise: Vec<Setting>,
+    /// What counts above as it is configured here, though the hub that runs has another value, which
+    /// is too long to be told.
+    pub untold: Vec<&'static Key>,
 }
 
 impl Loaded {
@@ -184,6 +187,7 @@ fn load_over(inputs: &Inputs, running: &[Setting]) -> Result<Loaded, ConfigError
             settings: reader.settings,
             file: text.map(|_| path),
             otherwise: Vec::new(),
+            untold: Vec::new(),
         }),
         _ => {
             let mut errors = reader.errors;
