@@ -54,6 +54,7 @@ pub async fn run(inputs: &Inputs, out: &Path, format: Format) -> Result<(), Fail
         ));
     }
     let otherwise = loaded.otherwise.iter().map(|here| here.key.name);
+    let otherwise = otherwise.chain(loaded.untold.iter().map(|key| key.name));
     let otherwise = otherwise.collect::<Vec<_>>().join(", ");
     if !otherwise.is_empty() {
         output::note(&format!(

@@ -113,6 +113,9 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What is configured here otherwise than the hub that runs has it, whose values count above.
     pub otherwise: Vec<Setting>,
+    /// What counts above as it is configured here, though the hub that runs has another value, which
+    /// is too long to be told.
+    pub untold: Vec<&'static Key>,
 }
 
 impl Loaded {
@@ -184,6 +187,7 @@ fn load_over(inputs: &Inputs, running: &[Setting]) -> Result<Loaded, ConfigError
             settings: reader.settings,
             file: text.map(|_| path),
             otherwise: Vec::new(),
+            untold: Vec::new(),
         }),
         _ => {
             let mut errors = reader.errors;
@@ -247,8 +251,10 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
     })
 }
 
-/// A secret comes from one place, so that nobody changes the one that is not used.
+/// A secret comes from one place, so that nobody changes the one that is not used. What a running hub
+/// has is no such place: it tells its files and not its secrets, and nobody wrote both.
 fn check_secrets(reader: &mut Reader<'_>) {
+    let is_written = |source: &Source| !matches!(source, Source::Default | Source::Running(_));
     for (key, other) in [
         ("admin.token", "admin.token_file"),
         ("registration.token", "registration.token_file"),
@@ -258,7 +264,7 @@ fn check_secrets(reader: &mut Reader<'_>) {
         ),
     ] {
         let at = reader.source(key);
-        if at != Source::Default && reader.source(other) != Source::Default {
+        if is_written(&at) && is_written(&reader.source(other)) {
             reader.errors.push(ConfigError::Conflict {
                 key,
                 other,
