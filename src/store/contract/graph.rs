@@ -121,6 +121,10 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
         store.state(resolved).await.expect("read"),
         [creation, right_nid]
     );
+    for (state, wanted) in [(state_left.nid, left), (resolved, right_nid)] {
+        let found = store.in_state(state, &[left, right_nid]).await;
+        assert_eq!(found.expect("read"), [wanted]);
+    }
     an_outlier_is_placed(store, &mut room, *places.first().expect("there are three")).await;
 }
 

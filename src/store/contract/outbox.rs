@@ -224,6 +224,12 @@ pub(super) async fn a_mark_tells_what_was_told(store: &dyn Store) {
     assert_eq!(tell(1).await, (None, false));
     assert_eq!(tell(2).await, (Some("no".to_owned()), false));
     assert_eq!(tell(3).await, (None, true));
+    let lost = async || {
+        let seqs = [1, 2, 3, 99].map(Seq);
+        store.lost(room.nid, &seqs).await.expect("read")
+    };
+    assert_eq!(lost().await, [2, 3].map(Seq));
+    assert_eq!(store.lost(room.nid, &[]).await.expect("read"), []);
 
     let before = Timestamp(6);
     let forget = OutboxWrite::ForgetFailures { before };
@@ -231,6 +237,7 @@ pub(super) async fn a_mark_tells_what_was_told(store: &dyn Store) {
     assert_eq!(tell(2).await, (None, false));
     assert_eq!(tell(3).await, (None, false));
     assert!(!is_withheld(2).await);
+    assert_eq!(lost().await, []);
 }
 
 /// Parcels are kept in order until they are told.
