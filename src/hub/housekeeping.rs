@@ -25,8 +25,17 @@ const POLICY_DECISIONS: Duration = Duration::from_hours(24 * 90);
 /// for devices is remembered as long.
 const TRANSACTIONS: Duration = Duration::from_hours(24 * 31);
 
+/// How long it is remembered that another server did not take something, or was not told it in the end.
+pub(super) const FAILURES: Duration = TRANSACTIONS;
+
 /// How many of other servers' users are forgotten in one commit: each may have a list of 1 MiB.
 const STRANGERS_AT_ONCE: u32 = 100;
+
+/// So long before `now`.
+pub(super) fn ago(now: Timestamp, span: Duration) -> Timestamp {
+    let span = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    Timestamp(now.0.saturating_sub(span))
+}
 
 /// Keeps house until the hub is gone.
 pub(super) fn begin(hub: &Arc<Hub>) {
@@ -54,17 +63,16 @@ impl Hub {
     async fn keep_house(&self, before: Position) -> bool {
         self.forget_strangers().await;
         let changes = Write::ForgetDeviceChanges { before };
-        let span = u64::try_from(TRANSACTIONS.as_millis()).unwrap_or(u64::MAX);
-        let before = Timestamp(self.now().0.saturating_sub(span));
-        let span = u64::try_from(POLICY_DECISIONS.as_millis()).unwrap_or(u64::MAX);
-        let decided = Timestamp(self.now().0.saturating_sub(span));
+        let before = ago(self.now(), TRANSACTIONS);
+        let decided = ago(self.now(), POLICY_DECISIONS);
+        let failed = ago(self.now(), FAILURES);
         let batch = Batch {
             writes: vec![
                 Write::ForgetTxns { before },
                 Write::ForgetPolicyDecisions { before: decided },
                 Write::ForgetRemoteMessages { before },
                 changes,
-                Write::Outbox(OutboxWrite::ForgetFailures { before }),
+                Write::Outbox(OutboxWrite::ForgetFailures { before: failed }),
             ],
             may_conflict: false,
         };

@@ -210,6 +210,13 @@ pub trait Rooms: Send + Sync + 'static {
     /// The events that make up a state, as numbers, ascending.
     async fn state(&self, state: StateNid) -> Result<Vec<EventNid>, StoreError>;
 
+    /// Which of a few events are in a state, in no order.
+    async fn in_state(
+        &self,
+        state: StateNid,
+        events: &[EventNid],
+    ) -> Result<Vec<EventNid>, StoreError>;
+
     /// The events of a state of `room` by their type, ascending by number. What is of no wanted
     /// type costs nothing, or next to it.
     async fn state_events(

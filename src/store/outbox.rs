@@ -203,4 +203,8 @@ pub trait Destinations: Send + Sync + 'static {
 
     /// The servers that an entry is for, with what is known of each.
     async fn deliveries(&self, room: RoomNid, seq: Seq) -> Result<Vec<DeliveryRecord>, StoreError>;
+
+    /// Those of some entries, a few dozen, that a server that they may be for did not take or was not told
+    /// in the end.
+    async fn lost(&self, room: RoomNid, seqs: &[Seq]) -> Result<Vec<Seq>, StoreError>;
 }

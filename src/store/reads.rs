@@ -19,6 +19,7 @@ macro_rules! each_store_read {
             current(room: $crate::store::RoomNid, keys: &[$crate::room::StateKey]) -> Vec<Option<$crate::store::EventRecord>>;
             current_all(room: $crate::store::RoomNid, kind: Option<&str>) -> Vec<$crate::store::EventRecord>;
             state(state: $crate::store::StateNid) -> Vec<$crate::store::EventNid>;
+            in_state(state: $crate::store::StateNid, events: &[$crate::store::EventNid]) -> Vec<$crate::store::EventNid>;
             state_entries(room: $crate::store::RoomNid, state: $crate::store::StateNid, keys: &[$crate::room::StateKey]) -> Vec<Option<$crate::store::EventRecord>>;
             state_events(room: $crate::store::RoomNid, state: $crate::store::StateNid, kinds: $crate::store::Kinds<'_>) -> Vec<$crate::store::EventRecord>;
             log(room: $crate::store::RoomNid, from: $crate::base::Seq, to: $crate::base::Seq, order: $crate::store::Order, limit: u32) -> Vec<$crate::store::LogRecord>;
@@ -124,6 +125,7 @@ macro_rules! each_store_read {
             receipt_rooms(server: &ruma::ServerName, since: $crate::base::Position) -> Vec<$crate::store::RoomNid>;
             devices_changed_for(server: &ruma::ServerName, since: $crate::base::Position, to: $crate::base::Position) -> Vec<($crate::base::Position, ruma::OwnedUserId, $crate::store::KeysChange)>;
             deliveries(room: $crate::store::RoomNid, seq: $crate::base::Seq) -> Vec<$crate::store::DeliveryRecord>;
+            lost(room: $crate::store::RoomNid, seqs: &[$crate::base::Seq]) -> Vec<$crate::base::Seq>;
         }
 
         $reads! {

@@ -68,7 +68,7 @@ fn line(message: &Json, server: &Json) -> String {
             });
             format!("{}  {}{reason}{next}", visible(name), visible(&state))
         }
-        _ => "for nobody on another server".to_owned(),
+        _ => "for nobody on another server, or more than a month old".to_owned(),
     };
     let kind = message["type"].as_str().unwrap_or_default();
     let at = Timestamp(at).rfc3339();
@@ -100,7 +100,8 @@ mod tests {
             &json!({"server": "a.example", "state": "in_flight"}),
         );
         assert!(under_way.ends_with("a.example  in flight"), "{under_way}");
-        assert!(line(&message, &json!({})).ends_with("for nobody on another server"));
+        let of_nobody = line(&message, &json!({}));
+        assert!(of_nobody.contains("for nobody on another server, or more than a month old"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
 /// How many of the newest messages are told of.
 const MESSAGES_MAX: usize = 10;
 
-/// How many of the newest changes of state are looked at for one that a server did not take: each is a
+/// How many of the newest changes of state are looked at for one that a server did not take, all in one
 /// question to the store.
 const STATES_LOOKED_AT_MAX: usize = 50;
 
@@ -68,9 +68,44 @@ async fn newest(hub: &Hub, caller: &Caller, room: &RoomRecord) -> Result<Deliver
     let log = hub
         .store
         .log(room.nid, Seq::ZERO, head, Order::Backward, LOOKED_AT_MAX);
-    let mut sent = Vec::new();
+    let own = own(caller, room, log.await.map_err(ours)?);
+    let states = own.iter().filter(|one| one.is_state);
+    let states: Vec<Seq> = states.map(|one| one.entry.seq).collect();
+    let lost = hub.store.lost(room.nid, &states).await.map_err(ours)?;
+    let mut told = Vec::new();
+    for mut one in own {
+        if one.is_state && !lost.contains(&one.entry.seq) {
+            continue;
+        }
+        let mut servers = of_entry(hub, room, &one.entry).await?;
+        if one.is_state {
+            servers.retain(|server| server.delivery.is_lost());
+            if servers.is_empty() {
+                continue;
+            }
+        }
+        one.sent.servers = servers;
+        told.push(one.sent);
+    }
+    Ok(Delivered::Messages(told))
+}
+
+/// An entry of whoever asks.
+struct Own {
+    entry: LogRecord,
+    is_state: bool,
+    /// What is told of it, without the servers.
+    sent: Sent,
+}
+
+/// The first entries of whoever asks among these.
+fn own(caller: &Caller, room: &RoomRecord, log: Vec<LogRecord>) -> Vec<Own> {
+    let mut own = Vec::new();
     let (mut messages, mut states) = (0, 0);
-    for entry in log.await.map_err(ours)? {
+    for entry in log {
+        if messages == MESSAGES_MAX && states == STATES_LOOKED_AT_MAX {
+            break;
+        }
         let Logged::Event(event) = &entry.what else {
             continue;
         };
@@ -91,22 +126,20 @@ async fn newest(hub: &Hub, caller: &Caller, room: &RoomRecord) -> Result<Deliver
             continue;
         }
         *count += 1;
-        let mut servers = of_entry(hub, room, &entry).await?;
-        if is_state {
-            servers.retain(|one| one.delivery.is_lost());
-            if servers.is_empty() {
-                continue;
-            }
-        }
-        sent.push(Sent {
+        let sent = Sent {
             event_id: pdu.id().clone(),
             seq: entry.seq,
             origin_server_ts: fields.at.0,
             kind: fields.kind.clone(),
-            servers,
+            servers: Vec::new(),
+        };
+        own.push(Own {
+            entry,
+            is_state,
+            sent,
         });
     }
-    Ok(Delivered::Messages(sent))
+    own
 }
 
 async fn of_entry(

@@ -1,6 +1,7 @@
 //! What became of what was for other servers: for who sent it, and for who runs the hub.
 
 use ruma::{OwnedServerName, ServerName};
+use serde::Deserialize;
 
 use super::{
     Outbox,
@@ -10,8 +11,11 @@ use super::{
 use crate::{
     api::{DeliveredTo, Delivery, HeldUp},
     base::Timestamp,
-    hub::Hub,
-    store::{DestinationRecord, LogRecord, Mark, RoomNid, StoreError},
+    hub::{
+        Hub,
+        housekeeping::{FAILURES, ago},
+    },
+    store::{DestinationRecord, LogRecord, Logged, Mark, RoomNid, StoreError},
 };
 
 /// How many waiting events are counted; more are said to be at least so many.
@@ -117,7 +121,8 @@ impl Outbox {
             .collect()
     }
 
-    /// What became of an entry, for each server that it is for.
+    /// What became of an entry, for each server that it is for. Of one that is older than failures are
+    /// remembered, only what went wrong or is still to come is known.
     pub async fn deliveries(
         &self,
         room: RoomNid,
@@ -135,11 +140,16 @@ impl Outbox {
             acl(store, room, Some(entry.state)).await?,
             acl(store, room, None).await?,
         );
+        let records = store.deliveries(room, entry.seq).await?;
+        let remembered = ago(self.shared.parts.clock.now(), FAILURES);
+        let is_old = said_at(entry).is_none_or(|at| at < remembered);
+        let book = self.shared.book();
         let mut found = Vec::new();
-        for record in store.deliveries(room, entry.seq).await? {
+        for record in records {
             if record.server == self.shared.parts.ours {
                 continue;
             }
+            let known = book.all.get(&record.server);
             let delivery = if let Some(reason) = record.refused {
                 Delivery::Refused(reason)
             } else if record.expired {
@@ -149,16 +159,19 @@ impl Outbox {
             } else if record.withheld && !is_acl(entry) {
                 Delivery::Refused(WITHHELD.to_owned())
             } else if record.mark >= at {
+                if is_old {
+                    continue; // that it was not taken may have been forgotten
+                }
                 Delivery::Acked
             } else if !lets(now.as_ref(), &record.server) && !is_acl(entry) {
                 continue; // the room keeps it out by now
-            } else if self.is_under_way(&record.server, at) {
+            } else if known.is_some_and(|known| known.under_way.is_some_and(|upto| upto >= at)) {
                 Delivery::InFlight
             } else {
                 Delivery::Queued
             };
             let held_up = match delivery {
-                Delivery::Queued => self.held_up(&record.server),
+                Delivery::Queued => known.and_then(held_up),
                 _ => None,
             };
             found.push(DeliveredTo {
@@ -169,29 +182,34 @@ impl Outbox {
         }
         Ok(found)
     }
+}
 
-    /// Why a server is not told anything now; nothing where its turn will come.
-    fn held_up(&self, server: &ServerName) -> Option<HeldUp> {
-        let book = self.shared.book();
-        let known = book.all.get(server)?;
-        let reason = match (&known.last_error, known.record.failing_since) {
-            (Some(error), _) => error.code,
-            // It failed before this hub was started again.
-            (None, Some(_)) => "PEER_FAILING",
-            (None, None) => return None,
-        };
-        let next_try = match known.state {
-            State::Alone(until) => Some(until),
-            State::Idle | State::Ready | State::AtWork { .. } => None,
-        };
-        Some(HeldUp { reason, next_try })
+/// When an entry's event was made.
+fn said_at(entry: &LogRecord) -> Option<Timestamp> {
+    #[derive(Deserialize)]
+    struct Said {
+        origin_server_ts: u64,
     }
+    let Logged::Event(event) = &entry.what else {
+        return None;
+    };
+    let said: Said = serde_json::from_str(&event.json).ok()?;
+    Some(Timestamp(said.origin_server_ts))
+}
 
-    fn is_under_way(&self, server: &ServerName, at: Mark) -> bool {
-        let book = self.shared.book();
-        let known = book.all.get(server);
-        known.is_some_and(|known| known.under_way.is_some_and(|upto| upto >= at))
-    }
+/// Why a server is not told anything now; nothing where its turn will come.
+fn held_up(known: &Destination) -> Option<HeldUp> {
+    let reason = match (&known.last_error, known.record.failing_since) {
+        (Some(error), _) => error.code,
+        // It failed before this hub was started again.
+        (None, Some(_)) => "PEER_FAILING",
+        (None, None) => return None,
+    };
+    let next_try = match known.state {
+        State::Alone(until) => Some(until),
+        State::Idle | State::Ready | State::AtWork { .. } => None,
+    };
+    Some(HeldUp { reason, next_try })
 }
 
 fn status(known: &Destination) -> PeerStatus {

@@ -385,7 +385,7 @@ impl Shard {
 
     /// Forgets the rooms longest unused when there are too many, or too much of them.
     fn make_room(&mut self) {
-        self.forget_until(|ceiling, held| ceiling.holds(held));
+        self.forget_until(Ceiling::holds);
     }
 
     /// Forgets the rooms longest unused until others may have what is beyond its share.

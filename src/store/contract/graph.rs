@@ -121,7 +121,17 @@ pub(super) async fn a_forked_graph_is_loaded(store: &dyn Store) {
         store.state(resolved).await.expect("read"),
         [creation, right_nid]
     );
+    has_one_of(store, [(state_left.nid, left), (resolved, right_nid)]).await;
     an_outlier_is_placed(store, &mut room, *places.first().expect("there are three")).await;
+}
+
+/// Each of two states has its own event, and not the other's.
+async fn has_one_of(store: &dyn Store, states: [(StateNid, EventNid); 2]) {
+    let both = states.map(|(_, event)| event);
+    for (state, wanted) in states {
+        let found = store.in_state(state, &both).await;
+        assert_eq!(found.expect("read"), [wanted]);
+    }
 }
 
 async fn events_have_their_numbers(

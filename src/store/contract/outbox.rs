@@ -224,6 +224,7 @@ pub(super) async fn a_mark_tells_what_was_told(store: &dyn Store) {
     assert_eq!(tell(1).await, (None, false));
     assert_eq!(tell(2).await, (Some("no".to_owned()), false));
     assert_eq!(tell(3).await, (None, true));
+    assert_eq!(lost(store, room.nid).await, [2, 3].map(Seq));
 
     let before = Timestamp(6);
     let forget = OutboxWrite::ForgetFailures { before };
@@ -231,6 +232,13 @@ pub(super) async fn a_mark_tells_what_was_told(store: &dyn Store) {
     assert_eq!(tell(2).await, (None, false));
     assert_eq!(tell(3).await, (None, false));
     assert!(!is_withheld(2).await);
+    assert_eq!(lost(store, room.nid).await, []);
+}
+
+async fn lost(store: &dyn Store, room: RoomNid) -> Vec<Seq> {
+    assert_eq!(store.lost(room, &[]).await.expect("read"), []);
+    let seqs = [1, 2, 3, 99].map(Seq);
+    store.lost(room, &seqs).await.expect("read")
 }
 
 /// Parcels are kept in order until they are told.

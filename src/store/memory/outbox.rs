@@ -316,4 +316,28 @@ impl Destinations for Memory {
             })
             .collect())
     }
+
+    async fn lost(&self, room: RoomNid, seqs: &[Seq]) -> Result<Vec<Seq>, StoreError> {
+        let tables = self.tables();
+        let is_lost = |seq: &Seq| {
+            let Some(entry) = tables.log.get(&(room, *seq)) else {
+                return false;
+            };
+            let at = Mark {
+                position: entry.position,
+                room,
+                seq: *seq,
+            };
+            let mut refusals = tables.refusals.keys();
+            let mut withheld = tables.withheld.iter();
+            let mut lapses = tables.lapses.iter();
+            refusals.any(|(of, which, _)| (of, which) == (&room, seq))
+                || withheld.any(|((of, _, from), (to, _))| *of == room && from <= seq && seq <= to)
+                || lapses.any(|((server, from), (to, _))| {
+                    let key = (room, server.clone());
+                    *from < at && *to >= at && tables.residents.contains_key(&key)
+                })
+        };
+        Ok(seqs.iter().copied().filter(is_lost).collect())
+    }
 }

@@ -167,6 +167,17 @@ impl Rooms for Memory {
         Ok(self.tables().state_set(state).iter().copied().collect())
     }
 
+    async fn in_state(
+        &self,
+        state: StateNid,
+        events: &[EventNid],
+    ) -> Result<Vec<EventNid>, StoreError> {
+        let tables = self.tables();
+        let state = tables.state_set(state);
+        let present = events.iter().filter(|nid| state.contains(nid));
+        Ok(present.copied().collect())
+    }
+
     async fn state_events(
         &self,
         room: RoomNid,

@@ -206,6 +206,25 @@ impl Destinations for Sqlite {
             })
         })
     }
+
+    async fn lost(&self, room: RoomNid, seqs: &[Seq]) -> Result<Vec<Seq>, StoreError> {
+        const SQL: &str = "WITH gone AS MATERIALIZED (SELECT x.* FROM lapses x
+                WHERE x.server IN (SELECT server FROM residents WHERE room = ?1))
+            SELECT l.seq FROM json_each(?2) j CROSS JOIN log l ON l.room = ?1 AND l.seq = j.value
+            WHERE EXISTS (SELECT 1 FROM refusals f WHERE f.room = ?1 AND f.seq = l.seq)
+               OR EXISTS (SELECT 1 FROM withheld w
+                    WHERE w.room = ?1 AND w.seq <= l.seq AND w.to_seq >= l.seq)
+               OR EXISTS (SELECT 1 FROM gone x
+                    WHERE (x.position, x.room, x.seq) < (l.position, l.room, l.seq)
+                    AND (x.to_position, x.to_room, x.to_seq) >= (l.position, l.room, l.seq))";
+        if seqs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let list: Vec<i64> = seqs.iter().map(|seq| int(seq.0)).collect();
+        let list = serde_json::to_string(&list).expect("a list of numbers is JSON");
+        let statement = sqlx::query(SQL).bind(room.0).bind(list);
+        all(&self.rows(statement).await?, |row| Cells::of(row).seq())
+    }
 }
 
 fn mark(cells: &mut Cells<'_>) -> Result<Mark, StoreError> {

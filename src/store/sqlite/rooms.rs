@@ -147,6 +147,17 @@ impl Rooms for Sqlite {
         Ok(states::whole(&mut conn, state).await?.into_iter().collect())
     }
 
+    async fn in_state(
+        &self,
+        state: StateNid,
+        events: &[EventNid],
+    ) -> Result<Vec<EventNid>, StoreError> {
+        let mut conn = self.reader().await?;
+        let candidates = events.iter().copied().collect();
+        let present = states::which(&mut conn, state, &candidates).await?;
+        Ok(present.into_iter().collect())
+    }
+
     async fn state_entries(
         &self,
         room: RoomNid,

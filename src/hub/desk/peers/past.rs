@@ -11,14 +11,13 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use ruma::{
-    EventId, OwnedEventId, OwnedServerName, OwnedUserId, ServerName, UInt,
+    EventId, OwnedEventId, OwnedServerName, ServerName, UInt,
     api::federation::{
         authorization::get_event_authorization,
         backfill::get_backfill,
         event::{get_event, get_room_state, get_room_state_ids},
     },
 };
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -30,9 +29,7 @@ use crate::{
         Anchor, Hub,
         graph::{self, GraphError, Past},
     },
-    store::{
-        EventRecord, Kinds, Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of,
-    },
+    store::{EventRecord, Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of},
     wire::matrix::{Pdu, Version},
 };
 
@@ -72,8 +69,9 @@ const BOTTOMS_MAX: usize = 8;
 /// none.
 const SERVERS_MAX: usize = 8;
 
-/// Pieces of the state of a room that is looked through for who was in it at the time: some 50 ms.
-const LOOKED_THROUGH_MAX: u32 = 20_000;
+/// Of how many servers, those with the most users, it is looked up whether they were there at the time:
+/// each is a question to the store, and many more than are asked.
+const LOOKED_UP_MAX: usize = 64;
 
 /// How long they may take together before no further one is asked: a reader waits for it.
 const ALL_PATIENCE: Duration = Duration::from_secs(40);
@@ -155,14 +153,13 @@ pub(in crate::hub::desk) async fn fetch(hub: &Hub, room: &RoomRecord, anchor: Se
 }
 
 async fn history(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<bool, OpenGap> {
-    let oldest = oldest(hub, room, anchor).await?;
-    let from = behind(hub, room, &oldest).await?;
+    let from = unknown_before(hub, room, anchor).await?;
     if from.is_empty() {
         return Ok(false);
     }
     let begun = hub.now();
     let mut servers = servers(hub, room).await?;
-    let were_there = servers_at(hub, room, oldest.first()).await?;
+    let were_there = servers_at(hub, room, anchor, &servers).await?;
     servers.sort_by_key(|server| !were_there.contains(server));
     for server in servers.into_iter().take(SERVERS_MAX) {
         if hub.now().since(begun) >= ALL_PATIENCE {
@@ -177,8 +174,12 @@ async fn history(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<bool, Open
     Ok(false)
 }
 
-/// The oldest known events before an entry.
-async fn oldest(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<Vec<EventRecord>, StoreError> {
+/// What the oldest known events there follow, and is not known.
+async fn unknown_before(
+    hub: &Hub,
+    room: &RoomRecord,
+    anchor: Seq,
+) -> Result<Vec<OwnedEventId>, OpenGap> {
     let count = u32::try_from(ENDS_MAX).unwrap_or(u32::MAX);
     let mut oldest = hub
         .store
@@ -200,37 +201,28 @@ async fn oldest(hub: &Hub, room: &RoomRecord, anchor: Seq) -> Result<Vec<EventRe
             oldest.push(join);
         }
     }
-    Ok(oldest)
+    behind(hub, room, &oldest).await
 }
 
-/// The servers that had users in the room at an event: who came later was told nothing of what was
-/// before. Of a very large room, none.
+/// Those of the room's servers that had users in it when we came, or at another entry: who came later
+/// was told nothing of what was before.
 async fn servers_at(
     hub: &Hub,
     room: &RoomRecord,
-    event: Option<&EventRecord>,
+    anchor: Seq,
+    servers: &[OwnedServerName],
 ) -> Result<HashSet<OwnedServerName>, StoreError> {
-    #[derive(Deserialize)]
-    struct Member {
-        state_key: OwnedUserId,
-        content: Content,
+    // Where we came, our join follows the anchor, and who was there is noted with what follows that. Who
+    // came with this very entry is taken for one of them.
+    let at = anchor.next().next();
+    let mut were_there = HashSet::new();
+    for server in servers.iter().take(LOOKED_UP_MAX) {
+        let spans = hub.store.residencies(server, room.nid).await?;
+        if spans.iter().any(|span| span.covers(at)) {
+            were_there.insert(server.clone());
+        }
     }
-    #[derive(Deserialize)]
-    struct Content {
-        membership: String,
-    }
-    let Some(event) = event.filter(|_| room.state.size <= LOOKED_THROUGH_MAX) else {
-        return Ok(HashSet::new());
-    };
-    let kinds = Kinds::Only(&["m.room.member"]);
-    let members = hub.store.state_events(room.nid, event.state_after, kinds);
-    let members = members.await?;
-    let joined = members.iter().filter_map(|event| {
-        let member: Member = serde_json::from_str(&event.json).ok()?;
-        let is_joined = member.content.membership == "join";
-        is_joined.then(|| member.state_key.server_name().to_owned())
-    });
-    Ok(joined.collect())
+    Ok(were_there)
 }
 
 /// What events follow and is not known; behind rejected ones, which have no place, what those follow.

@@ -277,6 +277,9 @@ async fn history_is_asked_of_those_who_were_there_before_those_who_are_many_now(
         ..Elder::default()
     };
     let mut newcomer = Newcomer::after(20, elder).await;
+    newcomer.table.take(BEN, &message("old 20")).unwrap();
+    let said = Arc::clone(newcomer.table.log.last().unwrap());
+    newcomer.told(&said).await.unwrap();
     for n in 0..8 {
         let user = format!("@n{n}:crowd");
         let join = member(&user, MemberChange::Join);
@@ -284,7 +287,7 @@ async fn history_is_asked_of_those_who_were_there_before_those_who_are_many_now(
         let join = Arc::clone(newcomer.table.log.last().unwrap());
         newcomer.told(&join).await.unwrap();
     }
-    assert_eq!(newcomer.read(50).await, olds(0..20));
+    assert_eq!(newcomer.read(50).await, olds(0..21));
     let asked_of = newcomer.elder.asked_of.lock().unwrap().clone();
     assert_eq!(asked_of.first().unwrap(), "hub");
 }

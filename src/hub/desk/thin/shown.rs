@@ -67,7 +67,7 @@ impl Entry {
             }
         }
         if let ("m.room.member", Some(user)) = (facts.kind, facts.state_key) {
-            let was = before(hub, room, state, (event, user)).await?;
+            let was = before(hub, state, (event, &whole), user).await?;
             target = was.map(|was| was.number().into());
         }
         let at = whole.get("origin_server_ts").and_then(|at| match at {

@@ -10,6 +10,7 @@ use crate::{
     base::Seq,
     hub::{
         fanout::{ForServers, Touched},
+        housekeeping::{FAILURES, ago},
         outbox::PeerState,
     },
     store::{Batch, Order, OutboxWrite, Write, hash_of},
@@ -523,11 +524,22 @@ async fn what_went_wrong_is_forgotten_in_the_end() {
     world
         .until_noted(&bad, &Delivery::Refused("not that".to_owned()))
         .await;
-    world.wait(Duration::from_hours(1));
-    let before = world.hub.hub.now();
-    let forget = OutboxWrite::ForgetFailures { before };
-    world.hub.write(vec![Write::Outbox(forget)]).await;
-    assert_eq!(world.fate(&bad).await, [(FAR.to_owned(), Delivery::Acked)]);
+    let forget = async || {
+        let before = ago(world.hub.hub.now(), FAILURES);
+        let forget = OutboxWrite::ForgetFailures { before };
+        world.hub.write(vec![Write::Outbox(forget)]).await;
+    };
+    world.wait(FAILURES);
+    forget().await;
+    let refused = Delivery::Refused("not that".to_owned());
+    assert_eq!(world.fate(&bad).await, [(FAR.to_owned(), refused)]);
+    // From then on nobody says that the server has it.
+    world.wait(Duration::from_millis(1));
+    forget().await;
+    assert_eq!(world.fate(&bad).await, []);
+    let good = world.say("good").await;
+    world.until_noted(&good, &Delivery::Acked).await;
+    assert_eq!(world.fate(&good).await.len(), 1);
 }
 
 #[tokio::test]
