@@ -1,7 +1,8 @@
 //! `tramline fsck`: the check of the store and its files, as operators read it.
 //!
-//! It reads a snapshot itself and asks no running hub: nothing it does holds up the hub, and what a
-//! damaged store makes of the hub does not hold up the check. What it looks for is in
+//! A running hub was asked for its settings and no more, so that its files are those looked at
+//! (`in_force`). The store is read here, from a snapshot: nothing this does holds up the hub, and what
+//! a damaged store makes of the hub does not hold up the check. What it looks for is in
 //! [`fsck`](crate::store::fsck).
 
 use std::path::Path;

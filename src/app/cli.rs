@@ -498,13 +498,23 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
 }
 
 async fn show_config(inputs: &Inputs, format: Format) -> Result<(), Failure> {
-    let (loaded, running) = in_force::load(inputs).await?;
+    let (loaded, running) = in_force::look(inputs).await?;
     match format {
         Format::Text => output::line(config::as_text(&loaded).trim_end())?,
         Format::Json => {
             config::as_json(&loaded).try_for_each(|key| output::line(&key.to_string()))?;
         }
     }
+    let running = match running {
+        Ok(running) => running,
+        Err(failure) => {
+            format.explain(&failure);
+            if format == Format::Text {
+                output::note("as configured here: whether a hub runs is not known");
+            }
+            return Ok(());
+        }
+    };
     if format == Format::Text {
         let (said, otherwise) = (running.map(|hub| hub.silent), loaded.said_otherwise());
         match (said, otherwise) {

@@ -127,10 +127,11 @@ pub async fn run(inputs: &Inputs, peers: Vec<String>, format: Format) -> Result<
 }
 
 async fn look(inputs: &Inputs, peers: Vec<String>) -> Result<Vec<Finding>, Failure> {
-    let (loaded, mut running) = in_force::load(inputs).await?;
+    let (loaded, running) = in_force::look(inputs).await?;
     let config = &loaded.config;
     let mut findings = ours::of_files(config).await;
-    findings.push(hub_runs(&loaded, running.as_ref()));
+    findings.push(hub_runs(&loaded, &running));
+    let mut running = running.unwrap_or_default();
     let (peers, wrong) = named(peers);
     findings.extend(wrong);
     if config.federation.enabled {
@@ -162,9 +163,18 @@ fn named(peers: Vec<String>) -> (Vec<OwnedServerName>, Vec<Finding>) {
     (named, wrong)
 }
 
-fn hub_runs(loaded: &Loaded, running: Option<&Running>) -> Finding {
+fn hub_runs(loaded: &Loaded, running: &Result<Option<Running>, Failure>) -> Finding {
     let config = &loaded.config;
     let name = &config.server_name;
+    let running = match running {
+        Ok(running) => running,
+        Err(failure) => {
+            let mut finding = Finding::of_failure(name, failure);
+            finding.cause +=
+                ": whether a hub runs is not known, and settings are as configured here";
+            return finding.mended_by("run this as the user whom the hub runs as");
+        }
+    };
     let Some(running) = running else {
         let socket = config.admin.socket.as_ref().display();
         let cause = format!(
@@ -330,6 +340,19 @@ mod tests {
             options: options.iter().map(|&option| option.to_owned()).collect(),
             ..Inputs::default()
         }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_cannot_be_asked_is_said_and_is_no_hub_that_does_not_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let _config = config(dir.path(), &[]).await;
+        let socket = format!("admin.socket={}/tramline.toml/s", dir.path().display());
+
+        let findings = look(&inputs(dir.path(), &[&socket]), Vec::new()).await;
+
+        let findings = findings.unwrap();
+        assert_eq!(level(&findings, "OPERATOR_SOCKET"), Some(Level::Fail));
+        assert_eq!(level(&findings, "HUB_NOT_RUNNING"), None, "{findings:?}");
     }
 
     fn level(findings: &[Finding], code: &str) -> Option<Level> {

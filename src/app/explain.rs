@@ -9,17 +9,14 @@ use super::{
     config::Config,
     failure::Failure,
     operate,
-    operator::{self, Request},
+    operator::Request,
     output::{self, Format},
 };
 
 /// Explains one request, or lists the refusals of late.
 pub async fn run(config: &Config, id: Option<String>, format: Format) -> Result<(), Failure> {
     let path = config.admin.socket.as_ref();
-    let running = operator::Client::connect(path).await.map_err(|error| {
-        Failure::failed("OPERATOR_SOCKET", format!("{}: {error}", path.display()))
-    })?;
-    let Some(mut hub) = running else {
+    let Some(mut hub) = operate::running(config).await? else {
         return Err(Failure::failed(
             "HUB_NOT_RUNNING",
             format!(

@@ -198,12 +198,7 @@ pub(super) enum Desk {
 
 impl Desk {
     pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
-        let path = config.admin.socket.as_ref();
-        let running = operator::Client::connect(path).await.map_err(|error| {
-            let path = path.display();
-            Failure::failed("OPERATOR_SOCKET", format!("{path}: {error}"))
-        })?;
-        if let Some(running) = running {
+        if let Some(running) = running(config).await? {
             return Ok(Self::Running(running));
         }
         let material = Material::read(config)?;
@@ -256,6 +251,15 @@ impl Desk {
 
 /// How many steps of progress may wait to be printed.
 const PROGRESS_WAITING_MAX: usize = 16;
+
+/// The hub that runs; none where nobody answers on its socket.
+pub(super) async fn running(config: &Config) -> Result<Option<operator::Client>, Failure> {
+    let path = config.admin.socket.as_ref();
+    operator::Client::connect(path).await.map_err(|error| {
+        let path = path.display();
+        Failure::failed("OPERATOR_SOCKET", format!("{path}: {error}"))
+    })
+}
 
 pub(super) fn asked_in_vain(error: operator::ClientError) -> Failure {
     match error {

@@ -247,8 +247,10 @@ fn read_sections(reader: &mut Reader<'_>) -> Option<Config> {
     })
 }
 
-/// A secret comes from one place, so that nobody changes the one that is not used.
+/// A secret comes from one place, so that nobody changes the one that is not used. What a running hub
+/// has is no such place: it tells its files and not its secrets, and nobody wrote both.
 fn check_secrets(reader: &mut Reader<'_>) {
+    let is_written = |source: &Source| !matches!(source, Source::Default | Source::Running(_));
     for (key, other) in [
         ("admin.token", "admin.token_file"),
         ("registration.token", "registration.token_file"),
@@ -258,7 +260,7 @@ fn check_secrets(reader: &mut Reader<'_>) {
         ),
     ] {
         let at = reader.source(key);
-        if at != Source::Default && reader.source(other) != Source::Default {
+        if is_written(&at) && is_written(&reader.source(other)) {
             reader.errors.push(ConfigError::Conflict {
                 key,
                 other,

@@ -281,6 +281,35 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_that_moved_out_of_its_file_is_no_conflict_before_the_reload() {
+        for (key, file) in [
+            ("token", "[admin]\ntoken"),
+            ("token", "[registration]\ntoken"),
+            ("shared_secret", "[registration]\nshared_secret"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let hub = load(&inputs(dir.path(), &format!("{file}_file = \"x\""), &[])).unwrap();
+            let long = "a secret that is long enough to be one";
+            let edited = inputs(dir.path(), &format!("{file} = \"{long}\""), &[]);
+
+            let loaded = told(&in_force(&hub, &hub)).over(&edited).unwrap();
+
+            let said = loaded.said_otherwise().unwrap();
+            assert!(
+                said.contains(&format!("{key}_file (a reload takes it)")),
+                "{said}"
+            );
+            let both = inputs(
+                dir.path(),
+                &format!("{file} = \"{long}\"\n{key}_file = \"x\""),
+                &[],
+            );
+            let refused = told(&in_force(&hub, &hub)).over(&both).unwrap_err();
+            assert!(refused.to_string().contains("CONFIG_CONFLICT"), "{refused}");
+        }
+    }
+
+    #[test]
     fn every_setting_is_heard_as_it_was_told_however_many_answers_it_takes() {
         let dir = tempfile::tempdir().unwrap();
         let names: Vec<_> = (0..1300).map(|n| format!("\"s{n}.example\"")).collect();

@@ -28,6 +28,9 @@ impl Parameters<'_> {
         read: impl Fn(&str) -> Result<(), FromHttpRequestError>,
     ) -> Option<String> {
         self.in_path().or_else(|| {
+            if self.query.len() > QUERY_BYTES_MAX {
+                return None;
+            }
             let whole = said(read(self.query))?;
             let mut keys: Vec<&str> = self.query.split('&').map(key).collect();
             keys.sort_unstable();
@@ -98,5 +101,48 @@ fn as_the_specification_writes(name: &str) -> String {
 /// How many parameters are tried: no endpoint has more, and each costs reading the query once.
 const TRIES_MAX: usize = 16;
 
+/// In a longer query nothing is tried, in bytes: whoever asks is not known yet, and may make the hub
+/// read this 17 times and not more. What clients send is shorter, but for filters, which have a place
+/// of their own.
+const QUERY_BYTES_MAX: usize = 2048;
+
 /// Longer than the name of any that is known, in characters.
 const KEY_CHARS_MAX: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use ruma::api::{IncomingRequestExt as _, client::sync::sync_events::v3};
+
+    use super::*;
+
+    /// The name that is told of a Sync's query, and how often that was read.
+    fn told(query: &str) -> (Option<String>, usize) {
+        let read = Cell::new(0);
+        let parameters = Parameters {
+            path: "/_matrix/client/v3/sync",
+            arguments: &[],
+            query,
+        };
+        let wrong = parameters.wrong(|query| {
+            read.set(read.get() + 1);
+            let request = http::Request::get(format!("/?{query}"))
+                .body(&b""[..])
+                .unwrap();
+            v3::Request::try_from_http_request(request, &[]).map(drop)
+        });
+        (wrong, read.get())
+    }
+
+    #[test]
+    fn a_query_longer_than_any_that_is_meant_is_not_read_again() {
+        let fits = format!("timeout=x&a={}", "a".repeat(QUERY_BYTES_MAX - 12));
+        assert_eq!(fits.len(), QUERY_BYTES_MAX);
+
+        let (wrong, read) = told(&fits);
+        assert_eq!(wrong.as_deref(), Some("timeout"));
+        assert!(read > 1);
+        assert_eq!(told(&format!("{fits}a")), (None, 0));
+    }
+}
