@@ -40,7 +40,11 @@ use crate::{
 /// Makes a backup and says what is in it.
 pub async fn run(inputs: &Inputs, out: &Path, format: Format) -> Result<(), Failure> {
     // The hub that runs may have been given other files than are configured here.
-    let (loaded, _running) = in_force::load(inputs).await?;
+    let (loaded, running) = in_force::load(inputs).await?;
+    if let Some(broken) = running.and_then(|hub| hub.broken) {
+        let reason = "a backup has the configuration in it, which cannot be read: mend that first";
+        return Err(Failure::from(broken).and(Failure::failed("BACKUP", reason)));
+    }
     let manifest = tokio::select! {
         made = make(&loaded, out) => made?,
         // What was written goes with the future that is dropped.
