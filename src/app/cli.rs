@@ -476,8 +476,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             run::block_on(operate::list_peers(&config, args.server, format))
         }
         Verb::Explain(args) => {
-            let config = usable(args.hub.inputs(), format)?;
-            run::block_on(explain::run(&config, args.id, format))
+            let inputs = args.hub.inputs();
+            let file = inputs.file.clone();
+            let config = usable(inputs, format)?;
+            run::block_on(explain::run(&config, file.as_deref(), args.id, format))
         }
         Verb::Doctor(args) => run::block_on(doctor::run(&args.hub.inputs(), args.peers, format)),
         Verb::Client(args) => run::block_on(talk::client(args, format)),

@@ -8,18 +8,16 @@
 mod ours;
 mod reached;
 
-use std::path::Path;
-
 use futures_util::{StreamExt as _, stream};
 use ruma::{OwnedServerName, ServerName};
 use serde_json::{Value as Json, json};
 
 use super::{
     config::{Config, ConfigError, Inputs, Loaded},
+    explain::of_this_hub,
     failure::Failure,
     federation,
     in_force::{self, Running},
-    init::shell_word,
     operator::{Client, Request},
     output::{self, Format},
 };
@@ -155,17 +153,6 @@ async fn look(inputs: &Inputs, peers: Vec<String>) -> Result<Vec<Finding>, Failu
     Ok(findings)
 }
 
-/// A command of ours in an advice, with the configuration that was named here.
-fn of_this_hub(mend: &str, file: &Path) -> String {
-    let file = shell_word(&file.to_string_lossy());
-    let mut mend = mend.to_owned();
-    for verb in ["serve", "fsck"] {
-        let command = format!("tramline {verb}");
-        mend = mend.replace(&command, &format!("{command} --config {file}"));
-    }
-    mend
-}
-
 /// The servers that are named, and what is to be said of those whose names are none.
 fn named(peers: Vec<String>, own: &ServerName) -> (Vec<OwnedServerName>, Vec<Finding>) {
     let (mut named, mut wrong) = (Vec::new(), Vec::new());
@@ -181,8 +168,7 @@ fn named(peers: Vec<String>, own: &ServerName) -> (Vec<OwnedServerName>, Vec<Fin
             Ok(peer) => named.push(peer),
             Err(error) => {
                 let cause = format!("it is no server's name: {error}");
-                let finding =
-                    Finding::new("PEER_NAME", Level::Fail, format!("\"{peer}\""), cause);
+                let finding = Finding::new("PEER_NAME", Level::Fail, format!("\"{peer}\""), cause);
                 let mend = "write the name as it stands behind the colon of user ids";
                 wrong.push(finding.mended_by(mend));
             }
@@ -197,7 +183,8 @@ fn broken(running: &Running) -> Vec<Finding> {
     let finding = |error: &ConfigError| {
         let about = "the configuration";
         let finding = Finding::new(error.code(), Level::Fail, about, error.to_string());
-        finding.mended_by("mend it: the hub takes no reload of it, and would not start again with it")
+        finding
+            .mended_by("mend it: the hub takes no reload of it, and would not start again with it")
     };
     errors.map(finding).collect()
 }
@@ -361,6 +348,8 @@ fn print(findings: &[Finding], format: Format) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::app::{
         config::{FilePath, load},
@@ -441,10 +430,7 @@ mod tests {
             .iter()
             .map(|one| (one.level, one.about.as_str()))
             .collect();
-        assert_eq!(
-            about,
-            [(Level::Warn, "hub.example"), (Level::Fail, "\"\"")]
-        );
+        assert_eq!(about, [(Level::Warn, "hub.example"), (Level::Fail, "\"\"")]);
     }
 
     #[tokio::test]

@@ -69,10 +69,7 @@ pub async fn usable(inputs: &Inputs, format: Format) -> Result<Config, Failure> 
 
 /// What the hub that runs has, where what is configured here cannot be gone by; fails with what is
 /// wrong with that where no hub tells.
-async fn of_hub_alone(
-    inputs: &Inputs,
-    broken: ConfigErrors,
-) -> Result<(Loaded, Running), Failure> {
+async fn of_hub_alone(inputs: &Inputs, broken: ConfigErrors) -> Result<(Loaded, Running), Failure> {
     let Some(socket) = config::socket(inputs) else {
         return Err(broken.into());
     };
@@ -191,7 +188,7 @@ mod tests {
         let socket = dir.path().join("run/operator.sock");
         let server = Server::bind(&socket).await.unwrap();
         let told = config::in_force(&hub, &hub);
-        let hub = tokio::spawn(server.run(std::sync::Arc::new(Hub(told))));
+        let hub = tokio::spawn(server.run(Arc::new(Hub(told))));
 
         for (text, code) in [
             (Some(format!("{good}x = [")), "CONFIG_SYNTAX"),

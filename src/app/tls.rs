@@ -100,7 +100,10 @@ impl Certificate {
     /// Whether nobody vouches for it but itself, as for the one that `init` makes.
     pub fn is_self_issued(&self) -> bool {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.cert.first().is_some_and(|leaf| is_self_issued(leaf))
+        current
+            .cert
+            .first()
+            .is_some_and(|leaf| is_self_issued(leaf))
     }
 
     /// What a linked device has to know of the certificate in use.

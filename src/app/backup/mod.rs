@@ -23,7 +23,8 @@ use tempfile::TempDir;
 pub use self::archive::{
     BACKUP_FORMAT, CONFIG, Filled, Manifest, ManifestError, create, make_dirs, stream, sync_dirs,
 };
-use self::place::Places;
+pub use self::place::said_otherwise;
+use self::place::{Places, otherwise};
 use super::{
     check::place,
     clock::SystemClock,
@@ -57,12 +58,11 @@ pub async fn run(inputs: &Inputs, out: &Path, format: Format) -> Result<(), Fail
             manifest.media_missing.len()
         ));
     }
-    let otherwise = loaded.otherwise.iter().map(|here| here.key.name);
-    let otherwise = otherwise.collect::<Vec<_>>().join(", ");
+    let otherwise = otherwise(&loaded).join(", ");
     if !otherwise.is_empty() {
         output::note(&format!(
-            "the running hub was started with other settings than the configuration has, which is copied as \
-             it is but for the places of files: {otherwise}"
+            "the running hub has other settings than the configuration, whose values are those copied: \
+             {otherwise}"
         ));
     }
     format.print(&as_text(&manifest, out), &as_json(&manifest, out))

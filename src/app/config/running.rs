@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Admin, ConfigErrors, FilePath, Inputs, Loaded, Reload, Setting, Source, StoreUrl, load, load_over,
-    load_told, read::Reader, sections, value::Value as _,
+    Admin, ConfigErrors, FilePath, Inputs, Loaded, Reload, Setting, Source, StoreUrl, load,
+    load_over, load_told, read::Reader, sections, value::Value as _,
 };
 
 /// What counts in a hub that was started with the one and has reloaded the other.
@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    fn inputs(dir: &std::path::Path, text: &str, options: &[&str]) -> Inputs {
+    fn inputs(dir: &Path, text: &str, options: &[&str]) -> Inputs {
         let file = dir.join("tramline.toml");
         fs::write(&file, format!("server_name = \"hub.example\"\n{text}")).unwrap();
         Inputs {

@@ -334,7 +334,12 @@ mod tests {
         };
         let config = crate::app::config::load(&inputs).unwrap().config;
         let found = |code: &str| {
-            let found = Finding::new(code, Level::Fail, "hub.example", "unknown issuer".to_owned());
+            let found = Finding::new(
+                code,
+                Level::Fail,
+                "hub.example",
+                "unknown issuer".to_owned(),
+            );
             found.mended_by("name that in `federation.ca_file`")
         };
         let (mut tls, mut other) = (found("OUR_TLS"), found("OUR_DNS"));
@@ -343,7 +348,10 @@ mod tests {
         self_issued(&mut other, &config);
 
         let mend = tls.mend.unwrap();
-        assert!(mend.contains("that `init` made") && !mend.contains("ca_file"), "{mend}");
+        assert!(
+            mend.contains("that `init` made") && !mend.contains("ca_file"),
+            "{mend}"
+        );
         assert!(other.mend.unwrap().contains("ca_file"));
     }
 
