@@ -18,7 +18,7 @@ pub(super) const ACL: &str = "PUT /_matrix/client/v3/rooms/ROOM/state/m.room.ser
 
 /// What would let a request pass, and a command that helps, by the stable code. One row for each: what
 /// an operator reads must not depend on who wrote the refusal's words.
-pub(super) const ADVICE: [(&str, &str, Option<&str>); 42] = [
+pub(super) const ADVICE: [(&str, &str, Option<&str>); 45] = [
     (
         "FEDERATION_DENY",
         "no pattern of `federation.deny` matches the server's name",
@@ -125,6 +125,21 @@ pub(super) const ADVICE: [(&str, &str, Option<&str>); 42] = [
         Some(DOCTOR),
     ),
     ("PEER_UNREACHABLE", "the other server answers", Some(DOCTOR)),
+    (
+        "PEER_DNS",
+        "the other server's name has an address",
+        Some(DOCTOR),
+    ),
+    (
+        "PEER_PRIVATE_ADDRESS",
+        "the other server's name leads to the public internet, or `federation.allow_private_addresses` is true",
+        Some(DOCTOR),
+    ),
+    (
+        "PEER_TLS",
+        "the other server shows a certificate that is good for its name, of an authority that this hub believes (`federation.ca_file`)",
+        Some(DOCTOR),
+    ),
     (
         "KEY_CLAIMS",
         "the server has claimed fewer keys of this device within the hour, or the device has left a fallback key",

@@ -359,6 +359,9 @@ mod tests {
             "PEER_HAS_NOT",
             "PEER_IN_TROUBLE",
             "PEER_UNREACHABLE",
+            "PEER_DNS",
+            "PEER_PRIVATE_ADDRESS",
+            "PEER_TLS",
         ];
         let advice: std::collections::BTreeSet<_> =
             codes.iter().map(|code| advice(code).passes).collect();

@@ -206,6 +206,16 @@ pub enum RemoteError {
         /// Why.
         reason: String,
     },
+    /// No connection to it is made, for a reason with a name: what mends it is more than that it answers.
+    #[error("{server} is not reached: {reason}")]
+    Unconnected {
+        /// Who.
+        server: String,
+        /// Which reason.
+        code: &'static str,
+        /// The same in words.
+        reason: String,
+    },
     /// The operator does not let this hub speak with it.
     #[error("this hub does not speak with {server}")]
     NotAllowed {
@@ -247,6 +257,7 @@ impl RemoteError {
         match self {
             Self::Refused { server, .. }
             | Self::Unreachable { server, .. }
+            | Self::Unconnected { server, .. }
             | Self::NotAllowed { server, .. } => server,
         }
     }
@@ -260,6 +271,7 @@ impl RemoteError {
             Self::Refused { status, .. } if *status >= 500 => "PEER_IN_TROUBLE",
             Self::Refused { .. } => "PEER_REFUSED",
             Self::Unreachable { .. } => "PEER_UNREACHABLE",
+            Self::Unconnected { code, .. } => code,
         }
     }
 }
@@ -282,7 +294,9 @@ impl From<RemoteError> for Refusal {
             RemoteError::NotAllowed { why, .. } => {
                 Self::new(Code::Forbidden, message).because(why.of_server(server))
             }
-            RemoteError::Refused { .. } | RemoteError::Unreachable { .. } => {
+            RemoteError::Refused { .. }
+            | RemoteError::Unreachable { .. }
+            | RemoteError::Unconnected { .. } => {
                 let why = Why::of(reason).rule(&message).of_server(server);
                 let refusal = Self::new(Code::Unknown, message).with_status(502);
                 refusal.because(why)

@@ -218,7 +218,7 @@ fn hub_runs(loaded: &Loaded, running: &Result<Option<Running>, Failure>) -> Find
         return finding.mended_by("start the hub again, with the same version as this program");
     }
     let cause = match loaded.said_otherwise() {
-        _ if running.broken.is_some() => {
+        None if running.broken.is_some() => {
             "it answers on its socket; settings are as the running hub has them".to_owned()
         }
         None => "it answers on its socket; its settings are those configured here".to_owned(),

@@ -173,6 +173,9 @@ impl Hub {
     pub fn reconfigure(&self, settings: Settings) {
         self.policing.reconfigure(settings.policy.clone());
         self.desk.reconfigure(settings, &self.clock);
+        if let Some(outbox) = &self.outbox {
+            outbox.relisted(); // a reload may have replaced the lists, too
+        }
     }
 
     /// This hub, for what goes on when whoever asked hangs up; none while it is being dropped.

@@ -160,6 +160,7 @@ fn config_text(loaded: &Loaded, wanted: &[(&str, String)]) -> Result<String, Fai
 /// are written into that.
 pub(super) fn otherwise(loaded: &Loaded) -> Vec<&'static str> {
     let others = loaded.otherwise.iter().map(|here| here.key);
+    let others = others.chain(loaded.untold.iter().copied());
     let others = others.filter(|key| key.kind != PATH && key.name != "store.url");
     others.map(|key| key.name).collect()
 }

@@ -113,6 +113,9 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What is configured here otherwise than the hub that runs has it, whose values count above.
     pub otherwise: Vec<Setting>,
+    /// What counts above as it is configured here, though the hub that runs has another value, which
+    /// is too long to be told.
+    pub untold: Vec<&'static Key>,
 }
 
 impl Loaded {
@@ -210,6 +213,7 @@ fn checked(mut reader: Reader<'_>) -> Result<Loaded, ConfigErrors> {
             settings: reader.settings,
             file: None,
             otherwise: Vec::new(),
+            untold: Vec::new(),
         }),
         _ => Err(ConfigErrors(reader.errors)),
     }

@@ -7,9 +7,10 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{
-    Admin, ConfigErrors, FilePath, Inputs, Loaded, Reload, Setting, Source, StoreUrl, load,
+    Admin, ConfigErrors, FilePath, Inputs, Key, Loaded, Reload, Setting, Source, StoreUrl, load,
     load_over, load_told, read::Reader, sections, value::Value as _,
 };
 
@@ -61,7 +62,11 @@ pub fn socket(inputs: &Inputs) -> Option<PathBuf> {
 
 /// The settings as a hub told them.
 #[derive(Clone, Debug, Default)]
-pub struct Told(Vec<Setting>);
+pub struct Told {
+    settings: Vec<Setting>,
+    /// The keys of values that are too long to be told, and their hashes.
+    too_long: Vec<(&'static Key, String)>,
+}
 
 impl Told {
     /// One page of them as it goes over the operator's socket: those behind the key `after`, and
@@ -71,12 +76,16 @@ impl Told {
         let rest = settings
             .get(start.map_or(0, |at| at + 1)..)
             .unwrap_or_default();
-        let (mut page, mut bytes, mut next) = (Vec::new(), 0, None);
+        let (mut page, mut too_long) = (Vec::new(), Vec::new());
+        let (mut bytes, mut next) = (0, None);
         for (at, Setting { key, value, source }) in rest.iter().enumerate() {
             let one = json!({"key": key.name, "value": value, "from": source.json()});
             let size = one.to_string().len();
             if size > PAGE_BYTES_MAX {
-                continue; // a list of thousands is in a file, which whoever asks has
+                // a list of thousands is in a file, which whoever asks has; the few such keys with
+                // their hashes fit in the line beside a whole page
+                too_long.push(json!({"key": key.name, "sha256": hash(value)}));
+                continue;
             }
             bytes += size;
             if bytes > PAGE_BYTES_MAX {
@@ -85,25 +94,26 @@ impl Told {
             }
             page.push(one);
         }
-        json!({"settings": page, "next": next.map(|last| last.key.name)})
+        json!({"settings": page, "too_long": too_long, "next": next.map(|last| last.key.name)})
     }
 
     /// Reads a page, and gives where the next one begins.
     pub fn add(&mut self, page: &Json) -> Option<String> {
         let settings = page.get("settings").and_then(Json::as_array);
         for told in settings.into_iter().flatten() {
-            let name = told.get("key").and_then(Json::as_str);
-            let mut keys = sections().flat_map(|section| section.keys);
-            // a key that only another release knows says nothing here
-            let Some(key) = keys.find(|key| Some(key.name) == name) else {
-                continue;
-            };
-            self.0.push(Setting {
+            let Some(key) = key(told) else { continue };
+            self.settings.push(Setting {
                 key,
                 value: told.get("value").cloned().unwrap_or_default(),
                 source: source(told.get("from").unwrap_or(&Json::Null)),
             });
         }
+        let too_long = page.get("too_long").and_then(Json::as_array);
+        let too_long = too_long.into_iter().flatten();
+        self.too_long.extend(too_long.filter_map(|told| {
+            let hash = told.get("sha256").and_then(Json::as_str)?;
+            Some((key(told)?, hash.to_owned()))
+        }));
         page.get("next").and_then(Json::as_str).map(str::to_owned)
     }
 
@@ -112,7 +122,7 @@ impl Told {
         let here = load(inputs)?;
         let mut otherwise = Vec::new();
         let mut running = Vec::new();
-        for told in self.0 {
+        for told in self.settings {
             let mut settings = here.settings.iter();
             let Some(ours) = settings.find(|ours| ours.key.name == told.key.name) else {
                 continue;
@@ -129,18 +139,46 @@ impl Told {
         }
         let mut loaded = load_over(inputs, &running)?;
         loaded.otherwise = otherwise;
+        let is_same = |key: &Key, told: &str| {
+            let mut settings = here.settings.iter();
+            settings
+                .find(|ours| ours.key.name == key.name)
+                .is_some_and(|ours| ours.source == Source::Option || hash(&whole(ours)) == told)
+        };
+        let others = self.too_long.iter();
+        let others = others.filter(|(key, told)| !is_same(key, told));
+        loaded.untold = others.map(|(key, _)| *key).collect();
         Ok(loaded)
     }
 
     /// The same where what is configured here cannot be gone by.
     pub fn alone(self, inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
-        load_told(inputs, &self.0)
+        let mut loaded = load_told(inputs, &self.settings)?;
+        let is_said_here = |key: &Key| {
+            let mut settings = loaded.settings.iter();
+            settings.any(|ours| ours.key.name == key.name && ours.source == Source::Option)
+        };
+        let untold = self.too_long.iter().map(|(key, _)| *key);
+        loaded.untold = untold.filter(|key| !is_said_here(key)).collect();
+        Ok(loaded)
     }
 }
 
 /// Whether a value comes from the same place here and in the hub; the lines of a file move.
 fn is_same_place(here: &Source, hub: &Source) -> bool {
     matches!((here, hub), (Source::File { .. }, Source::File { .. })) || here == hub
+}
+
+/// Which setting is told; none that only another release knows, which says nothing here.
+fn key(told: &Json) -> Option<&'static Key> {
+    let name = told.get("key").and_then(Json::as_str);
+    let mut keys = sections().flat_map(|section| section.keys);
+    keys.find(|key| Some(key.name) == name)
+}
+
+/// By which a value that is too long is compared.
+fn hash(value: &Json) -> String {
+    hex::encode(Sha256::digest(value.to_string()))
 }
 
 /// Where a hub says that it has a value from.
@@ -162,7 +200,7 @@ fn source(told: &Json) -> Source {
 }
 
 impl Loaded {
-    /// What is configured here and does not count in the hub that runs, and why not yet, in words;
+    /// What is configured here and does not count in the hub that runs, and why not, in words;
     /// nothing where there is no such.
     pub fn said_otherwise(&self) -> Option<String> {
         let mut each: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -174,6 +212,10 @@ impl Loaded {
                 Some((_, keys)) => keys.push(here.key.name),
                 None => each.push((why, vec![here.key.name])),
             }
+        }
+        if !self.untold.is_empty() {
+            let keys = self.untold.iter().map(|key| key.name).collect();
+            each.push(("the running hub's is another, and too long to tell", keys));
         }
         let each = each.into_iter();
         let each: Vec<_> = each
@@ -373,5 +415,34 @@ mod tests {
         for (hub, here) in settings.iter().zip(in_force(&loaded, &loaded)) {
             assert_eq!(hub.value, here.value, "{}", hub.key.name);
         }
+    }
+
+    #[test]
+    fn a_setting_that_is_too_long_to_tell_is_named_where_it_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = |count| {
+            let names = (0..count).map(|n| format!("\"server{n}.example\""));
+            let names = names.collect::<Vec<_>>().join(", ");
+            format!("[federation]\ndeny = [{names}]\n")
+        };
+        let hub = load(&inputs(dir.path(), &list(3000), &["limits.shards=3"])).unwrap();
+        let settings = in_force(&hub, &hub);
+        let over = |text: &str, options: &[&str]| {
+            let here = inputs(dir.path(), text, options);
+            told(&settings).over(&here).unwrap()
+        };
+
+        let same = over(&list(3000), &[]);
+        let edited = over(&list(3001), &[]);
+        let given = over(&list(3001), &["federation.deny=evil.example"]);
+
+        let other = "limits.shards (the hub was given -O)";
+        assert_eq!(same.said_otherwise().as_deref(), Some(other));
+        assert_eq!(given.said_otherwise().as_deref(), Some(other));
+        let untold = "federation.deny (the running hub's is another, and too long to tell)";
+        assert_eq!(edited.said_otherwise(), Some(format!("{other}, {untold}")));
+        let mut json = super::super::as_json(&edited);
+        let deny = json.find(|key| key["key"] == "federation.deny").unwrap();
+        assert_eq!(deny["running_hub"], "another, too long to tell");
     }
 }

@@ -63,8 +63,13 @@ pub fn as_json(loaded: &Loaded) -> impl Iterator<Item = Json> {
             .otherwise
             .iter()
             .find(|here| here.key.name == key.name);
+        let is_untold = loaded.untold.iter().any(|untold| untold.name == key.name);
         if let (Some(here), Some(shown)) = (here, shown.as_object_mut()) {
             shown.insert("configured".to_owned(), here.value.clone());
+        }
+        if let (true, Some(shown)) = (is_untold, shown.as_object_mut()) {
+            let has = "another, too long to tell";
+            shown.insert("running_hub".to_owned(), has.into());
         }
         shown
     })

@@ -242,6 +242,23 @@ impl Book {
         for server in inbox.alive {
             self.alive(&server, now);
         }
+        if inbox.relisted {
+            self.relisted(now);
+        }
+    }
+
+    /// Those that were left alone because of this hub's own lists are tried again, as the first time.
+    fn relisted(&mut self, now: Timestamp) {
+        for (server, known) in &mut self.all {
+            if let State::Alone(until) = known.state
+                && known.last_error.as_ref().is_some_and(|error| error.is_ours)
+            {
+                known.failures = known.failures.min(1);
+                known.state = State::Alone(now);
+                self.alone.remove(&(until, server.clone()));
+                self.alone.insert((now, server.clone()));
+            }
+        }
     }
 
     /// A destination; a new one is told receipts from a commit on.
@@ -412,6 +429,9 @@ impl Book {
                 known.typing.clear();
                 known.present.clear();
                 known.txn = txn;
+                if known.failures == 0 {
+                    tracing::warn!(%server, code = error.code, why = error.text, "a server takes nothing");
+                }
                 known.last_error = Some(error);
                 known.failures = known.failures.saturating_add(1);
                 let factor = 1_u32 << known.failures.saturating_sub(1).min(20);
@@ -453,6 +473,9 @@ impl Book {
         known.rooms.merge(told.rest);
         known.beside |= told.more_beside;
         let save = if told.sent {
+            if known.failures > 0 {
+                tracing::info!(%server, "a server takes events again");
+            }
             known.failures = 0;
             known.record.failing_since = None;
             known.last_error = None;

@@ -46,6 +46,8 @@ pub(super) struct Inbox {
     pub(super) lost: bool,
     /// Servers that showed that they are there.
     pub(super) alive: BTreeSet<OwnedServerName>,
+    /// Whether this hub may speak with others now than it did.
+    pub(super) relisted: bool,
     /// Who types, for whom.
     pub(super) typing: Vec<(Servers, Typing)>,
     /// Who is there, for whom.
@@ -125,6 +127,11 @@ impl Hints {
 
     pub(super) fn alive(&self, server: &ServerName) {
         self.inbox().alive.insert(server.to_owned());
+        self.bell.notify_one();
+    }
+
+    pub(super) fn relisted(&self) {
+        self.inbox().relisted = true;
         self.bell.notify_one();
     }
 

@@ -122,6 +122,11 @@ impl Outbox {
         }
     }
 
+    /// The operator's lists may be others: those that were left alone for them are tried at once.
+    pub fn relisted(&self) {
+        self.shared.hints.relisted();
+    }
+
     /// Looks at the clock again.
     #[cfg(test)]
     pub(crate) fn look(&self) {

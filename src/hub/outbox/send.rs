@@ -83,12 +83,17 @@ pub(super) struct Trouble {
     pub(super) code: &'static str,
     /// In words, for the operator: they may name addresses.
     pub(super) text: String,
+    /// Whether it is a rule of this hub's operator.
+    pub(super) is_ours: bool,
 }
 
 impl Trouble {
     fn of(code: &'static str, text: impl ToString) -> Self {
-        let text = text.to_string();
-        Self { code, text }
+        Self {
+            code,
+            text: text.to_string(),
+            is_ours: false,
+        }
     }
 }
 
@@ -182,7 +187,10 @@ impl Sender<'_> {
             }
             Err(error) if is_about_content(&error) => self.refused(job, parcel, &error),
             Err(error) => {
-                let trouble = Trouble::of(error.code(), &error);
+                let trouble = Trouble {
+                    is_ours: matches!(error, RemoteError::NotAllowed { .. }),
+                    ..Trouble::of(error.code(), &error)
+                };
                 self.failed(job, parcel, trouble, (digest, id))
             }
         }

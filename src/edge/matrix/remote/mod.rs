@@ -13,7 +13,7 @@ use ruma::ServerName;
 pub(super) use self::verify::CHECKS_MAX;
 use super::{
     Barred, Federation, endpoint,
-    outgoing::{Ask, AskError},
+    outgoing::{Ask, AskError, ConnectError},
 };
 use crate::{
     api::{PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified, Why},
@@ -105,9 +105,30 @@ fn failed(server: &ServerName, error: AskError) -> RemoteError {
             code,
             message,
         },
+        AskError::Connect(error) => match unconnected(&error) {
+            Some(code) => RemoteError::Unconnected {
+                server,
+                code,
+                reason: error.to_string(),
+            },
+            None => RemoteError::Unreachable {
+                server,
+                reason: error.to_string(),
+            },
+        },
         other => RemoteError::Unreachable {
             server,
             reason: other.to_string(),
         },
+    }
+}
+
+/// Doctor's word for it, where that is another than that nobody answers.
+const fn unconnected(error: &ConnectError) -> Option<&'static str> {
+    match error {
+        ConnectError::NoAddress { .. } => Some("PEER_DNS"),
+        ConnectError::Private { .. } => Some("PEER_PRIVATE_ADDRESS"),
+        ConnectError::Tls { .. } => Some("PEER_TLS"),
+        ConnectError::Unreached { .. } | ConnectError::Proxy { .. } => None,
     }
 }

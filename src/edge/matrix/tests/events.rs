@@ -80,7 +80,13 @@ async fn a_question_of_the_hub_goes_out_signed_and_its_answer_comes_back() {
     let gone = a
         .federation
         .ask(name!("c.example"), command.clone(), PATIENCE);
-    assert!(matches!(gone.await, Err(RemoteError::Unreachable { .. })));
+    assert!(matches!(
+        gone.await,
+        Err(RemoteError::Unconnected {
+            code: "PEER_DNS",
+            ..
+        })
+    ));
     a.federation.lists.replace(ServerList {
         allow: None,
         deny: vec![Glob::new("b.*")],

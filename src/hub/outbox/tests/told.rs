@@ -196,6 +196,33 @@ async fn who_waits_for_a_server_is_told_why_and_until_when() {
 }
 
 #[tokio::test]
+async fn whom_the_operator_lets_in_again_is_tried_at_once_and_who_is_away_is_not() {
+    let world = World::with(&[FAR, WEST]).await;
+    world.others.mood(FAR, [Mood::Barred]);
+    world.others.mood(WEST, [Mood::Away]);
+    let said = world.say("one").await;
+    for server in [FAR, WEST] {
+        while !matches!(world.state(server).await, PeerState::Waiting(_)) {
+            tokio::task::yield_now().await;
+        }
+    }
+    let (away, heard) = (world.state(WEST).await, world.others.heard(FAR).len());
+
+    world.others.mood(FAR, [Mood::Takes]);
+    world.hub.hub.outbox().unwrap().relisted();
+
+    loop {
+        let told = world.told().await;
+        if told[0]["servers"][0]["state"] == "acked" {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(world.others.heard(FAR).len() > heard, "{said}");
+    assert_eq!(world.state(WEST).await, away);
+}
+
+#[tokio::test]
 async fn a_change_of_state_that_a_server_does_not_take_is_told_beside_the_messages() {
     let world = World::with(&[FAR]).await;
     world.others.mood(FAR, [Mood::Dislikes("bad")]);
