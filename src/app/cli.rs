@@ -13,7 +13,7 @@ use ruma::OwnedServerName;
 pub use self::client::{ClientArgs, ClientVerb, LinkClass, Login, LoginDoor, WantedDoor};
 use super::{
     backup, check,
-    config::{self, Inputs},
+    config::{self, Config, Inputs},
     doctor, explain,
     failure::{Exit, Failure},
     in_force,
@@ -439,7 +439,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Config(args) if args.markdown => output::line(&config::as_markdown()),
         Verb::Config(args) => run::block_on(show_config(&args.hub.inputs(), format)),
         Verb::User(UserArgs { verb }) => {
-            let config = config::load(&verb.hub().clone().inputs())?.config;
+            let config = usable(verb.hub().clone().inputs(), format)?;
             match users::request(&verb, &config.server_name)? {
                 Some(request) => run::block_on(operate::operate(&config, request, format)),
                 None => match verb {
@@ -452,12 +452,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             }
         }
         Verb::Link(args) => {
-            let config = config::load(&args.hub.clone().inputs())?.config;
+            let config = usable(args.hub.clone().inputs(), format)?;
             let name = users::checked_localpart(&args.localpart, &config.server_name)?;
             run::block_on(link::link(&config, name, &args, format))
         }
         Verb::Unlink(args) => {
-            let config = config::load(&args.hub.inputs())?.config;
+            let config = usable(args.hub.inputs(), format)?;
             let localpart = users::checked_localpart(&args.localpart, &config.server_name)?;
             let device = args.device;
             let request = Request::RemoveDevice { localpart, device };
@@ -472,12 +472,14 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Peer(PeerArgs {
             verb: PeerVerb::Status(args),
         }) => {
-            let config = config::load(&args.hub.inputs())?.config;
+            let config = usable(args.hub.inputs(), format)?;
             run::block_on(operate::list_peers(&config, args.server, format))
         }
         Verb::Explain(args) => {
-            let config = config::load(&args.hub.inputs())?.config;
-            run::block_on(explain::run(&config, args.id, format))
+            let inputs = args.hub.inputs();
+            let file = inputs.file.clone();
+            let config = usable(inputs, format)?;
+            run::block_on(explain::run(&config, file.as_deref(), args.id, format))
         }
         Verb::Doctor(args) => run::block_on(doctor::run(&args.hub.inputs(), args.peers, format)),
         Verb::Client(args) => run::block_on(talk::client(args, format)),
@@ -491,10 +493,17 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             run::block_on(restore::run(&args.backup, &args.dir, check, format))
         }
         Verb::Fsck(hub) => run::block_on(async {
-            let (loaded, _running) = in_force::load(&hub.inputs()).await?;
+            let (loaded, running) = in_force::load(&hub.inputs()).await?;
+            if let Some(broken) = running.and_then(|hub| hub.broken) {
+                in_force::tell_broken(broken, format);
+            }
             check::run(&loaded.config, format).await
         }),
     }
+}
+
+fn usable(inputs: Inputs, format: Format) -> Result<Config, Failure> {
+    run::block_on(async { in_force::usable(&inputs, format).await })
 }
 
 async fn show_config(inputs: &Inputs, format: Format) -> Result<(), Failure> {
@@ -514,6 +523,16 @@ async fn show_config(inputs: &Inputs, format: Format) -> Result<(), Failure> {
             }
             return Ok(());
         }
+    };
+    let running = match running {
+        Some(in_force::Running {
+            broken: Some(broken),
+            ..
+        }) => {
+            in_force::tell_broken(broken, format);
+            return Ok(());
+        }
+        other => other,
     };
     if format == Format::Text {
         let (said, otherwise) = (running.map(|hub| hub.silent), loaded.said_otherwise());

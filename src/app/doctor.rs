@@ -9,11 +9,12 @@ mod ours;
 mod reached;
 
 use futures_util::{StreamExt as _, stream};
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 use serde_json::{Value as Json, json};
 
 use super::{
-    config::{Config, Inputs, Loaded},
+    config::{Config, ConfigError, Inputs, Loaded},
+    explain::of_this_hub,
     failure::Failure,
     federation,
     in_force::{self, Running},
@@ -132,7 +133,8 @@ async fn look(inputs: &Inputs, peers: Vec<String>) -> Result<Vec<Finding>, Failu
     let mut findings = ours::of_files(config).await;
     findings.push(hub_runs(&loaded, &running));
     let mut running = running.unwrap_or_default();
-    let (peers, wrong) = named(peers);
+    findings.extend(running.iter().flat_map(broken));
+    let (peers, wrong) = named(peers, &config.server_name);
     findings.extend(wrong);
     if config.federation.enabled {
         findings.extend(among_others(config, peers, &mut running).await);
@@ -143,24 +145,48 @@ async fn look(inputs: &Inputs, peers: Vec<String>) -> Result<Vec<Finding>, Failu
         let off = |peer| Finding::skipped("PEER", peer, "federation is off");
         findings.extend(peers.iter().map(off));
     }
+    if let Some(file) = &inputs.file {
+        for mend in findings.iter_mut().filter_map(|one| one.mend.as_mut()) {
+            *mend = of_this_hub(mend, file);
+        }
+    }
     Ok(findings)
 }
 
 /// The servers that are named, and what is to be said of those whose names are none.
-fn named(peers: Vec<String>) -> (Vec<OwnedServerName>, Vec<Finding>) {
+fn named(peers: Vec<String>, own: &ServerName) -> (Vec<OwnedServerName>, Vec<Finding>) {
     let (mut named, mut wrong) = (Vec::new(), Vec::new());
     for peer in peers {
         match OwnedServerName::try_from(peer.as_str()) {
+            Ok(peer) if peer == own => {
+                let cause = "it is this hub's own name: what others see of it is looked at as OUR_, without \
+                             --peer"
+                    .to_owned();
+                let finding = Finding::new("PEER_NAME", Level::Warn, peer, cause);
+                wrong.push(finding.mended_by("name another server"));
+            }
             Ok(peer) => named.push(peer),
             Err(error) => {
                 let cause = format!("it is no server's name: {error}");
-                let finding = Finding::new("PEER_NAME", Level::Fail, peer, cause);
+                let finding = Finding::new("PEER_NAME", Level::Fail, format!("\"{peer}\""), cause);
                 let mend = "write the name as it stands behind the colon of user ids";
                 wrong.push(finding.mended_by(mend));
             }
         }
     }
     (named, wrong)
+}
+
+/// What keeps the configuration here from being gone by, while a hub runs that says what counts.
+fn broken(running: &Running) -> Vec<Finding> {
+    let errors = running.broken.iter().flat_map(|broken| &broken.0);
+    let finding = |error: &ConfigError| {
+        let about = "the configuration";
+        let finding = Finding::new(error.code(), Level::Fail, about, error.to_string());
+        finding
+            .mended_by("mend it: the hub takes no reload of it, and would not start again with it")
+    };
+    errors.map(finding).collect()
 }
 
 fn hub_runs(loaded: &Loaded, running: &Result<Option<Running>, Failure>) -> Finding {
@@ -192,6 +218,9 @@ fn hub_runs(loaded: &Loaded, running: &Result<Option<Running>, Failure>) -> Find
         return finding.mended_by("start the hub again, with the same version as this program");
     }
     let cause = match loaded.said_otherwise() {
+        None if running.broken.is_some() => {
+            "it answers on its socket; settings are as the running hub has them".to_owned()
+        }
         None => "it answers on its socket; its settings are those configured here".to_owned(),
         Some(otherwise) => format!(
             "it answers on its socket; settings are as the running hub has them, and configured otherwise \
@@ -376,6 +405,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_command_that_mends_something_names_the_configuration_that_was_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let _config = config(dir.path(), &[]).await;
+
+        let findings = look(&inputs(dir.path(), &[]), Vec::new()).await.unwrap();
+
+        let mut findings = findings.into_iter();
+        let stopped = findings.find(|one| one.code == "HUB_NOT_RUNNING").unwrap();
+        let file = dir.path().join("tramline.toml");
+        let command = format!("tramline serve --config {}", file.display());
+        assert_eq!(stopped.mend, Some(command));
+    }
+
+    #[test]
+    fn this_hubs_own_name_and_an_empty_one_are_said_to_be_no_peers() {
+        let own = ruma::server_name!("hub.example");
+        let given = ["hub.example", "", "a.example"].map(str::to_owned).to_vec();
+
+        let (peers, wrong) = named(given, own);
+
+        assert_eq!(peers, ["a.example"]);
+        let about: Vec<_> = wrong
+            .iter()
+            .map(|one| (one.level, one.about.as_str()))
+            .collect();
+        assert_eq!(about, [(Level::Warn, "hub.example"), (Level::Fail, "\"\"")]);
+    }
+
+    #[tokio::test]
     async fn one_name_that_is_none_and_a_wrong_authority_leave_the_rest_counted() {
         let dir = tempfile::tempdir().unwrap();
         let _config = config(dir.path(), &[]).await;
@@ -398,7 +456,7 @@ mod tests {
         };
         assert_eq!(
             (wrong.about.as_str(), wrong.level),
-            ("no name", Level::Fail)
+            ("\"no name\"", Level::Fail)
         );
         let [ca] = of("FEDERATION_CA")[..] else {
             panic!("{findings:?}")

@@ -3,18 +3,26 @@
 //! Refusals are in the memory of the hub that runs, so that one is asked; there is nothing to open
 //! where none runs.
 
+use std::path::Path;
+
 use serde_json::Value as Json;
 
 use super::{
     config::Config,
     failure::Failure,
+    init::shell_word,
     operate,
     operator::Request,
     output::{self, Format},
 };
 
 /// Explains one request, or lists the refusals of late.
-pub async fn run(config: &Config, id: Option<String>, format: Format) -> Result<(), Failure> {
+pub async fn run(
+    config: &Config,
+    file: Option<&Path>,
+    id: Option<String>,
+    format: Format,
+) -> Result<(), Failure> {
     let path = config.admin.socket.as_ref();
     let Some(mut hub) = operate::running(config).await? else {
         return Err(Failure::failed(
@@ -29,7 +37,10 @@ pub async fn run(config: &Config, id: Option<String>, format: Format) -> Result<
     let is_list = id.is_none();
     let request = id.map_or(Request::RecentRefusals, |id| Request::Explain { id });
     let told = hub.ask(&request, |_| {}).await;
-    let told = told.map_err(operate::asked_in_vain)?;
+    let mut told = told.map_err(operate::asked_in_vain)?;
+    if let Some(file) = file {
+        name_file(&mut told, file);
+    }
     let refusals = told.get("refusals").and_then(Json::as_array);
     for refusal in refusals.into_iter().flatten() {
         let text = if is_list {
@@ -56,6 +67,27 @@ pub async fn run(config: &Config, id: Option<String>, format: Format) -> Result<
         }
     }
     Ok(())
+}
+
+/// Adds the configuration that was named here to the commands that are advised.
+fn name_file(told: &mut Json, file: &Path) {
+    let refusals = told.get_mut("refusals").and_then(Json::as_array_mut);
+    for refusal in refusals.into_iter().flatten() {
+        if let Some(Json::String(advice)) = refusal.get_mut("do") {
+            *advice = of_this_hub(advice, file);
+        }
+    }
+}
+
+/// A command of ours in an advice, with the configuration that was named here.
+pub(super) fn of_this_hub(advice: &str, file: &Path) -> String {
+    let file = shell_word(&file.to_string_lossy());
+    let mut advice = advice.to_owned();
+    for verb in ["serve", "fsck", "doctor", "config"] {
+        let command = format!("tramline {verb}");
+        advice = advice.replace(&command, &format!("{command} --config {file}"));
+    }
+    advice
 }
 
 fn text<'a>(refusal: &'a Json, name: &str) -> Option<&'a str> {
@@ -118,6 +150,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_advised_command_names_the_configuration_that_was_named() {
+        let mut told =
+            json!({"refusals": [{"do": "tramline doctor --peer b.example"}, {"do": null}]});
+
+        name_file(&mut told, Path::new("the hub/tramline.toml"));
+
+        assert_eq!(
+            told["refusals"][0]["do"],
+            "tramline doctor --config 'the hub/tramline.toml' --peer b.example"
+        );
+    }
 
     #[test]
     fn a_refusal_is_told_with_all_that_is_known_and_nothing_that_is_not() {

@@ -13,10 +13,11 @@ use serde_json::Value as Json;
 use tokio::time::timeout;
 
 use super::{
-    config::{self, Inputs, Loaded, Setting, Told},
+    config::{self, Config, ConfigErrors, FilePath, Inputs, Loaded, Setting, Told},
     failure::Failure,
     operate,
     operator::{Client, Request},
+    output::{self, Format},
 };
 
 /// The settings that count in the hub of this process; a reload replaces them.
@@ -36,6 +37,62 @@ pub struct Running {
     pub https: Vec<SocketAddr>,
     /// Why it did not tell its settings, if so: then those configured here have to do.
     pub silent: Option<String>,
+    /// What is wrong with the configuration here, if it cannot be gone by: then the settings are all
+    /// the hub's.
+    pub broken: Option<ConfigErrors>,
+}
+
+/// Says on stderr that the configuration here was not gone by.
+pub fn tell_broken(broken: ConfigErrors, format: Format) {
+    format.explain(&broken.into());
+    if format == Format::Text {
+        output::note(
+            "as the running hub has it: what is configured here cannot be gone by, and the hub would not \
+             start again with it",
+        );
+    }
+}
+
+/// The configuration for who has something done by the hub that runs, or on the store of one that does
+/// not: as it is here. Where that cannot be gone by, the running hub's, and says so.
+pub async fn usable(inputs: &Inputs, format: Format) -> Result<Config, Failure> {
+    let broken = match config::load(inputs) {
+        Ok(loaded) => return Ok(loaded.config),
+        Err(broken) => broken,
+    };
+    let (loaded, running) = of_hub_alone(inputs, broken).await?;
+    if let Some(broken) = running.broken {
+        tell_broken(broken, format);
+    }
+    Ok(loaded.config)
+}
+
+/// What the hub that runs has, where what is configured here cannot be gone by; fails with what is
+/// wrong with that where no hub tells.
+async fn of_hub_alone(inputs: &Inputs, broken: ConfigErrors) -> Result<(Loaded, Running), Failure> {
+    let Some(socket) = config::socket(inputs) else {
+        return Err(broken.into());
+    };
+    let mut hub = match operate::running_at(&socket).await {
+        Ok(Some(hub)) => hub,
+        Ok(None) => return Err(broken.into()),
+        Err(failure) => return Err(Failure::from(broken).and(failure)),
+    };
+    let Ok(Ok((told, https))) = timeout(PATIENCE, told(&mut hub)).await else {
+        return Err(broken.into());
+    };
+    // An option that is wrong is among what is broken already.
+    let Ok(mut loaded) = told.alone(inputs) else {
+        return Err(broken.into());
+    };
+    loaded.config.admin.socket = FilePath(socket); // where it was reached
+    let running = Running {
+        hub,
+        https,
+        silent: None,
+        broken: Some(broken),
+    };
+    Ok((loaded, running))
 }
 
 /// The configuration as the hub that runs has it; where none runs, or none tells, as it is here. Fails
@@ -48,7 +105,13 @@ pub async fn load(inputs: &Inputs) -> Result<(Loaded, Option<Running>), Failure>
 /// The same for who shows what there is: where it cannot be known whether a hub runs, the
 /// configuration as it is here, and why.
 pub async fn look(inputs: &Inputs) -> Result<(Loaded, Result<Option<Running>, Failure>), Failure> {
-    let here = config::load(inputs)?;
+    let here = match config::load(inputs) {
+        Ok(here) => here,
+        Err(broken) => {
+            let (loaded, running) = of_hub_alone(inputs, broken).await?;
+            return Ok((loaded, Ok(Some(running))));
+        }
+    };
     let mut hub = match operate::running(&here.config).await {
         Ok(Some(hub)) => hub,
         Ok(None) => return Ok((here, Ok(None))),
@@ -60,7 +123,13 @@ pub async fn look(inputs: &Inputs) -> Result<(Loaded, Result<Option<Running>, Fa
         Ok((told, https)) => (told.over(inputs)?, https, None),
         Err(why) => (here, Vec::new(), Some(why)),
     };
-    Ok((loaded, Ok(Some(Running { hub, https, silent }))))
+    let running = Running {
+        hub,
+        https,
+        silent,
+        broken: None,
+    };
+    Ok((loaded, Ok(Some(running))))
 }
 
 async fn told(hub: &mut Client) -> Result<(Told, Vec<SocketAddr>), String> {
@@ -83,7 +152,73 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+
     use super::*;
+    use crate::{
+        api::Refusal,
+        app::operator::{Operator, Progress, Server},
+    };
+
+    /// Tells the settings it was started with.
+    struct Hub(Vec<Setting>);
+
+    #[async_trait]
+    impl Operator for Hub {
+        async fn ask(&self, request: Request, _: Progress) -> Result<Json, Refusal> {
+            match request {
+                Request::Settings { after } => Ok(Told::page(&self.0, after.as_deref())),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hub_that_runs_is_gone_by_where_the_file_is_broken_or_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tramline.toml");
+        let good = "server_name = \"hub.example\"\n[limits]\nshards = 3\n";
+        std::fs::write(&file, good).unwrap();
+        let inputs = |options: &[&str]| Inputs {
+            file: Some(file.clone()),
+            options: options.iter().map(ToString::to_string).collect(),
+            ..Inputs::default()
+        };
+        let hub = config::load(&inputs(&["log.level=debug"])).unwrap();
+        let socket = dir.path().join("run/operator.sock");
+        let server = Server::bind(&socket).await.unwrap();
+        let told = config::in_force(&hub, &hub);
+        let hub = tokio::spawn(server.run(Arc::new(Hub(told))));
+
+        for (text, code) in [
+            (Some(format!("{good}x = [")), "CONFIG_SYNTAX"),
+            (Some(format!("{good}quic = 1")), "CONFIG_UNKNOWN_KEY"),
+            (None, "CONFIG_UNREADABLE"),
+        ] {
+            match text {
+                Some(text) => std::fs::write(&file, text).unwrap(),
+                None => std::fs::remove_file(&file).unwrap(),
+            }
+            let (loaded, running) = load(&inputs(&["limits.shards=5"])).await.unwrap();
+            let usable = usable(&inputs(&[]), Format::Json).await.unwrap();
+            let wrong = load(&inputs(&["limits.shards=many"])).await;
+
+            let broken = running.and_then(|hub| hub.broken).unwrap();
+            assert_eq!(broken.0.first().unwrap().code(), code);
+            assert_eq!(loaded.config.limits.shards.0, 5, "what is said here counts");
+            assert_eq!(loaded.config.log.level.0, "debug");
+            assert_eq!(usable.limits.shards.0, 3);
+            assert_eq!(usable.admin.socket.0, socket);
+            assert_eq!(usable.store.media_dir.0, dir.path().join("store/media"));
+            let wrong = wrong.err().unwrap().to_string();
+            assert!(wrong.starts_with(&format!("error[{code}]")), "{wrong}");
+        }
+        hub.abort();
+        let _ = hub.await;
+        std::fs::remove_file(&socket).ok();
+        let alone = usable(&inputs(&[]), Format::Json).await.unwrap_err();
+        assert!(alone.to_string().contains("CONFIG_UNREADABLE"), "{alone}");
+    }
 
     #[tokio::test]
     async fn a_socket_that_cannot_be_asked_is_not_taken_for_no_hub() {

@@ -1,6 +1,8 @@
 //! The operator's verbs: asked of the running hub through its socket, or done on the store when
 //! there is none.
 
+use std::path::Path;
+
 use ruma::OwnedServerName;
 use serde_json::Value as Json;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -254,7 +256,11 @@ const PROGRESS_WAITING_MAX: usize = 16;
 
 /// The hub that runs; none where nobody answers on its socket.
 pub(super) async fn running(config: &Config) -> Result<Option<operator::Client>, Failure> {
-    let path = config.admin.socket.as_ref();
+    running_at(config.admin.socket.as_ref()).await
+}
+
+/// The hub that answers on a socket.
+pub(super) async fn running_at(path: &Path) -> Result<Option<operator::Client>, Failure> {
     operator::Client::connect(path).await.map_err(|error| {
         let path = path.display();
         Failure::failed("OPERATOR_SOCKET", format!("{path}: {error}"))

@@ -168,7 +168,8 @@ impl Reloader {
                 "reload accepted; what needs a restart keeps its old value until then"
             ),
             Err(failure) => {
-                tracing::error!(%failure, lists, "reload rejected; nothing changed");
+                let failure = failure.to_string().replace('\n', "; "); // one line of the log
+                tracing::error!(failure, lists, "reload rejected; nothing changed");
             }
         }
         outcome
@@ -201,6 +202,29 @@ mod tests {
             ..Replaceable::default()
         };
         Reloader::new(inputs, loaded, telemetry, taken)
+    }
+
+    #[test]
+    fn whatever_is_wrong_with_a_reload_is_one_line_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "");
+        let mut reloader = reloader(dir.path());
+        write(
+            dir.path(),
+            "limits.media_size = \"much\"\nlimits.shards = \"many\"",
+        );
+
+        crate::base::test_log::Log::begin();
+        reloader.reload_and_log().unwrap_err();
+        let log = crate::base::test_log::Log::text();
+
+        let line = log.lines().find(|line| line.contains("reload rejected"));
+        let line = line.unwrap_or_default();
+        assert!(
+            line.contains("limits.media_size") && line.contains("limits.shards"),
+            "{log}"
+        );
+        assert!(!line.contains("\\n"), "{log}");
     }
 
     #[test]

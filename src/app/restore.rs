@@ -14,7 +14,8 @@ use serde_json::{Value as Json, json};
 
 use super::{
     backup::{
-        CONFIG, Filled, Manifest, ManifestError, create, files, make_dirs, stream, sync_dirs,
+        CONFIG, Filled, Manifest, ManifestError, create, files, make_dirs, said_otherwise, stream,
+        sync_dirs,
     },
     check, clock,
     config::{self, Inputs},
@@ -37,6 +38,8 @@ pub struct Restored {
     manifest: Manifest,
     voided: Vec<Voided>,
     checked: Option<Progress>,
+    /// What the hub had otherwise than the restored configuration has it.
+    pub(super) otherwise: Option<String>,
 }
 
 /// Restores a backup and says what it made.
@@ -81,7 +84,9 @@ pub async fn restore(
         copy(backup, CONFIG, &file.sha256, &mut filled)?;
     }
     place.done().map_err(failed(dir))?;
+    let config = fs::read_to_string(dir.join(CONFIG)).unwrap_or_default(); // only to be told of
     Ok(Restored {
+        otherwise: said_otherwise(&config).map(str::to_owned),
         manifest,
         voided,
         checked,
@@ -291,7 +296,9 @@ fn as_json(restored: &Restored, dir: &Path) -> Json {
         manifest,
         voided,
         checked,
+        otherwise,
     } = restored;
+    let otherwise = otherwise.iter().flat_map(|keys| keys.split(", "));
     let voided: serde_json::Map<_, _> = voided
         .iter()
         .map(|voided| (voided.what.to_owned(), voided.rows.into()))
@@ -303,6 +310,7 @@ fn as_json(restored: &Restored, dir: &Path) -> Json {
         "media_missing": manifest.media_missing.len(), "voided": voided,
         "rooms_checked": checked.map(|checked| checked.rooms),
         "entries_checked": checked.map(|checked| checked.entries),
+        "otherwise": otherwise.collect::<Vec<_>>(),
     })
 }
 
@@ -311,7 +319,14 @@ fn as_text(restored: &Restored, dir: &Path) -> String {
         manifest,
         voided,
         checked,
+        otherwise,
     } = restored;
+    let otherwise = otherwise.as_ref().map_or_else(String::new, |keys| {
+        format!(
+            "The hub ran with other values than the restored configuration has (its -O, environment or \
+             an older file): see to {keys}.\n"
+        )
+    });
     let checked = checked.map_or("not checked".to_owned(), |checked| {
         format!(
             "{} and {} looked through, all right",
@@ -326,7 +341,7 @@ fn as_text(restored: &Restored, dir: &Path) -> String {
     format!(
         "{}: {} as it stood at {} ({}): {}, {checked}.\n\
          Voided: {}.\n\
-         Never run the original again. Next:\n  tramline serve --config {}",
+         {otherwise}Never run the original again. Next:\n  tramline serve --config {}",
         dir.display(),
         manifest.server_name,
         manifest.made,

@@ -2,7 +2,7 @@
 
 mod validity;
 
-pub use self::validity::{Validity, validity};
+pub use self::validity::{Validity, is_self_issued, validity};
 
 use std::{
     path::{Path, PathBuf},
@@ -95,6 +95,15 @@ impl Certificate {
         let is_good = ParsedCertificate::try_from(leaf)
             .is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok());
         (validity(leaf), is_good)
+    }
+
+    /// Whether nobody vouches for it but itself, as for the one that `init` makes.
+    pub fn is_self_issued(&self) -> bool {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current
+            .cert
+            .first()
+            .is_some_and(|leaf| is_self_issued(leaf))
     }
 
     /// What a linked device has to know of the certificate in use.

@@ -358,7 +358,20 @@ fn json_errors() -> Result<(), Failed> {
     without_ca.args(["client", "--login", &hub.https(), "ana"]);
     without_ca.arg("--password-file").arg(hub.config());
     let said = refused(without_ca.arg("rooms"), 1)?;
-    holds(&said, &["error[UNREACHABLE]", "give it with --ca FILE"])
+    holds(&said, &["error[UNREACHABLE]", "give it with --ca FILE"])?;
+    let other = Hub::init()?;
+    let mut of_another = tramline();
+    of_another.args(["client", "--login", &hub.https(), "ana"]);
+    of_another.arg("--password-file").arg(hub.config());
+    of_another.arg("--ca").arg(other.ca());
+    let said = refused(of_another.arg("rooms"), 1)?;
+    holds(
+        &said,
+        &[
+            "error[UNREACHABLE]",
+            "(given with --ca) does not vouch for the certificate this server shows",
+        ],
+    )
 }
 
 fn ports_in_use() -> Result<(), Failed> {

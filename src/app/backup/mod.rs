@@ -23,7 +23,8 @@ use tempfile::TempDir;
 pub use self::archive::{
     BACKUP_FORMAT, CONFIG, Filled, Manifest, ManifestError, create, make_dirs, stream, sync_dirs,
 };
-use self::place::Places;
+pub use self::place::said_otherwise;
+use self::place::{Places, otherwise};
 use super::{
     check::place,
     clock::SystemClock,
@@ -40,7 +41,11 @@ use crate::{
 /// Makes a backup and says what is in it.
 pub async fn run(inputs: &Inputs, out: &Path, format: Format) -> Result<(), Failure> {
     // The hub that runs may have been given other files than are configured here.
-    let (loaded, _running) = in_force::load(inputs).await?;
+    let (loaded, running) = in_force::load(inputs).await?;
+    if let Some(broken) = running.and_then(|hub| hub.broken) {
+        let reason = "a backup has the configuration in it, which cannot be read: mend that first";
+        return Err(Failure::from(broken).and(Failure::failed("BACKUP", reason)));
+    }
     let manifest = tokio::select! {
         made = make(&loaded, out) => made?,
         // What was written goes with the future that is dropped.
@@ -53,13 +58,11 @@ pub async fn run(inputs: &Inputs, out: &Path, format: Format) -> Result<(), Fail
             manifest.media_missing.len()
         ));
     }
-    let otherwise = loaded.otherwise.iter().map(|here| here.key.name);
-    let otherwise = otherwise.chain(loaded.untold.iter().map(|key| key.name));
-    let otherwise = otherwise.collect::<Vec<_>>().join(", ");
+    let otherwise = otherwise(&loaded).join(", ");
     if !otherwise.is_empty() {
         output::note(&format!(
-            "the running hub was started with other settings than the configuration has, which is copied as \
-             it is but for the places of files: {otherwise}"
+            "the running hub has other settings than the configuration, whose values are those copied: \
+             {otherwise}"
         ));
     }
     format.print(&as_text(&manifest, out), &as_json(&manifest, out))

@@ -65,7 +65,7 @@ impl Places {
             files.insert(to.clone(), path);
             wanted.push((name, to));
         }
-        let config = config_text(loaded, &wanted)?;
+        let config = with_otherwise(config_text(loaded, &wanted)?, &otherwise(loaded));
         Ok(Self {
             store,
             media,
@@ -156,6 +156,35 @@ fn config_text(loaded: &Loaded, wanted: &[(&str, String)]) -> Result<String, Fai
     Ok(format!("{CHANGED}{table}"))
 }
 
+/// What the running hub has otherwise than the copied configuration will have it. The places of files
+/// are written into that.
+pub(super) fn otherwise(loaded: &Loaded) -> Vec<&'static str> {
+    let others = loaded.otherwise.iter().map(|here| here.key);
+    let others = others.chain(loaded.untold.iter().copied());
+    let others = others.filter(|key| key.kind != PATH && key.name != "store.url");
+    others.map(|key| key.name).collect()
+}
+
+/// The text with a first line that keeps these for `restore`; one of an earlier backup goes.
+fn with_otherwise(text: String, otherwise: &[&str]) -> String {
+    let text = match (said_otherwise(&text), text.split_once('\n')) {
+        (Some(_), Some((_, rest))) => rest.to_owned(),
+        _ => text,
+    };
+    if otherwise.is_empty() {
+        return text;
+    }
+    format!("{OTHERWISE}{}\n{text}", otherwise.join(", "))
+}
+
+/// The settings that the hub of a copied configuration had otherwise, as its first line keeps them.
+pub fn said_otherwise(text: &str) -> Option<&str> {
+    text.lines().next()?.strip_prefix(OTHERWISE)
+}
+
+const OTHERWISE: &str =
+    "# Written by `tramline backup`: the hub ran with other values than these of: ";
+
 const CHANGED: &str =
     "# Written by `tramline backup`: the original names files by other paths.\n\n";
 
@@ -222,6 +251,28 @@ mod tests {
         ];
         assert_eq!(names, keys);
         assert_eq!(places.config, fs::read_to_string(&file).unwrap());
+    }
+
+    #[test]
+    fn what_the_hub_had_otherwise_is_kept_on_the_first_line_and_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        init::init("hub.example", dir.path()).unwrap();
+        let file = dir.path().join("tramline.toml");
+        let original = fs::read_to_string(&file).unwrap();
+        let mut loaded = load(&file, &[]);
+        let named = |one: &&config::Setting| {
+            ["limits.shards", "federation.enabled", "https.key_file"].contains(&one.key.name)
+        };
+        loaded.otherwise = loaded.settings.iter().filter(named).cloned().collect();
+
+        let with = Places::of(&loaded).unwrap().config;
+        fs::write(&file, &with).unwrap();
+        let again = Places::of(&load(&file, &[])).unwrap().config;
+
+        let said = said_otherwise(&with).unwrap();
+        assert_eq!(said, "federation.enabled, limits.shards");
+        assert!(with.ends_with(&original));
+        assert_eq!(again, original);
     }
 
     #[test]

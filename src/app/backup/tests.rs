@@ -119,6 +119,26 @@ async fn a_restored_hub_opens_with_everything_in_it() {
 }
 
 #[tokio::test]
+async fn a_restore_tells_what_the_hub_had_otherwise_than_its_configuration() {
+    let (dir, out, _) = backed_up().await;
+    let mut loaded = load(&dir.path().join("hub"));
+    let named = |one: &&config::Setting| one.key.name == "federation.enabled";
+    loaded.otherwise = loaded.settings.iter().filter(named).cloned().collect();
+    let other = dir.path().join("other");
+    make(&loaded, &other).await.unwrap();
+
+    let told = restore(&other, &dir.path().join("r1"), true, Format::Json).await;
+    let none = restore(&out, &dir.path().join("r2"), true, Format::Json).await;
+
+    assert_eq!(
+        told.unwrap().otherwise.as_deref(),
+        Some("federation.enabled")
+    );
+    assert_eq!(none.unwrap().otherwise, None);
+    load(&dir.path().join("r1"));
+}
+
+#[tokio::test]
 async fn a_flipped_byte_anywhere_in_a_backup_is_found_and_nothing_is_restored() {
     let (dir, out, _) = backed_up().await;
     let there = dir.path().join("restored");

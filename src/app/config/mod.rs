@@ -53,7 +53,7 @@ pub use public::PublicAddress;
 pub use quic::Quic;
 pub use read::{Inputs, Setting};
 pub use registration::Registration;
-pub use running::{Told, in_force};
+pub use running::{Told, in_force, socket};
 pub use show::{as_json, as_markdown, as_text, file_for};
 pub use store::Store;
 pub use value::{
@@ -176,6 +176,32 @@ fn load_over(inputs: &Inputs, running: &[Setting]) -> Result<Loaded, ConfigError
     reader.add_env(&inputs.env);
     reader.add_running(running);
     reader.add_options(&inputs.options);
+    let is_read = text.is_some();
+    match checked(reader) {
+        Ok(loaded) => Ok(Loaded {
+            file: is_read.then_some(path),
+            ..loaded
+        }),
+        Err(ConfigErrors(errors)) if !is_read => {
+            let errors = errors.into_iter().map(|error| without_file(error, &path));
+            Err(ConfigErrors(errors.collect()))
+        }
+        Err(errors) => Err(errors),
+    }
+}
+
+/// What the hub that runs tells and this command line says, where file and environment cannot be
+/// gone by.
+fn load_told(inputs: &Inputs, running: &[Setting]) -> Result<Loaded, ConfigErrors> {
+    let (path, _) = inputs.path();
+    let dir = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
+    let mut reader = Reader::new(&dir);
+    reader.add_running(running);
+    reader.add_options(&inputs.options);
+    checked(reader)
+}
+
+fn checked(mut reader: Reader<'_>) -> Result<Loaded, ConfigErrors> {
     let config = read_sections(&mut reader);
     if let Some(config) = &config {
         check_secrets(&mut reader);
@@ -185,20 +211,11 @@ fn load_over(inputs: &Inputs, running: &[Setting]) -> Result<Loaded, ConfigError
         Some(config) if reader.errors.is_empty() => Ok(Loaded {
             config,
             settings: reader.settings,
-            file: text.map(|_| path),
+            file: None,
             otherwise: Vec::new(),
             untold: Vec::new(),
         }),
-        _ => {
-            let mut errors = reader.errors;
-            if text.is_none() {
-                errors = errors
-                    .into_iter()
-                    .map(|error| without_file(error, &path))
-                    .collect();
-            }
-            Err(ConfigErrors(errors))
-        }
+        _ => Err(ConfigErrors(reader.errors)),
     }
 }
 

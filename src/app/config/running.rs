@@ -4,14 +4,14 @@
 //! start on. Whoever looks at a hub that runs goes by what that has. Secrets are not told: each verb
 //! has those that are configured where it runs. How they get here is `app::in_force`'s.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    ConfigErrors, FilePath, Inputs, Key, Loaded, Reload, Setting, Source, StoreUrl, load,
-    load_over, sections, value::Value as _,
+    Admin, ConfigErrors, FilePath, Inputs, Key, Loaded, Reload, Setting, Source, StoreUrl, load,
+    load_over, load_told, read::Reader, sections, value::Value as _,
 };
 
 /// What counts in a hub that was started with the one and has reloaded the other.
@@ -43,6 +43,21 @@ fn whole(setting: &Setting) -> Json {
         },
         (value, _) => value.clone(),
     }
+}
+
+/// Where a hub would be asked whose configuration here cannot be gone by: at the place that is
+/// written all the same, or at the default one beside the file.
+pub fn socket(inputs: &Inputs) -> Option<PathBuf> {
+    let (path, _) = inputs.path();
+    let dir = path.parent().unwrap_or_else(|| Path::new(""));
+    let mut reader = Reader::new(dir);
+    if let Ok(text) = std::fs::read_to_string(&path) {
+        let _ = reader.add_file(&path, &text); // what is wrong with it was told by who asks for this
+    }
+    reader.add_env(&inputs.env);
+    reader.add_options(&inputs.options);
+    let key = Admin::KEYS.iter().find(|key| key.name == "admin.socket")?;
+    reader.take::<FilePath>(key).map(|path| path.0)
 }
 
 /// The settings as a hub told them.
@@ -112,8 +127,13 @@ impl Told {
             let Some(ours) = settings.find(|ours| ours.key.name == told.key.name) else {
                 continue;
             };
-            if ours.source != Source::Option && whole(ours) != told.value {
+            if ours.source == Source::Option {
+                continue;
+            }
+            if whole(ours) != told.value {
                 otherwise.push(ours.clone());
+                running.push(told);
+            } else if !is_same_place(&ours.source, &told.source) {
                 running.push(told);
             }
         }
@@ -130,6 +150,23 @@ impl Told {
         loaded.untold = others.map(|(key, _)| *key).collect();
         Ok(loaded)
     }
+
+    /// The same where what is configured here cannot be gone by.
+    pub fn alone(self, inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
+        let mut loaded = load_told(inputs, &self.settings)?;
+        let is_said_here = |key: &Key| {
+            let mut settings = loaded.settings.iter();
+            settings.any(|ours| ours.key.name == key.name && ours.source == Source::Option)
+        };
+        let untold = self.too_long.iter().map(|(key, _)| *key);
+        loaded.untold = untold.filter(|key| !is_said_here(key)).collect();
+        Ok(loaded)
+    }
+}
+
+/// Whether a value comes from the same place here and in the hub; the lines of a file move.
+fn is_same_place(here: &Source, hub: &Source) -> bool {
+    matches!((here, hub), (Source::File { .. }, Source::File { .. })) || here == hub
 }
 
 /// Which setting is told; none that only another release knows, which says nothing here.
@@ -211,7 +248,7 @@ mod tests {
 
     use super::*;
 
-    fn inputs(dir: &std::path::Path, text: &str, options: &[&str]) -> Inputs {
+    fn inputs(dir: &Path, text: &str, options: &[&str]) -> Inputs {
         let file = dir.join("tramline.toml");
         fs::write(&file, format!("server_name = \"hub.example\"\n{text}")).unwrap();
         Inputs {
@@ -287,6 +324,23 @@ mod tests {
             (&key["value"], &key["configured"]),
             (&json!(true), &json!(false))
         );
+    }
+
+    #[test]
+    fn what_the_hub_was_given_and_the_file_says_too_is_from_where_the_hub_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "[limits]\nshards = 3\n";
+        let hub = load(&inputs(dir.path(), text, &["limits.shards=3"])).unwrap();
+        let here = inputs(dir.path(), text, &[]);
+
+        let loaded = told(&in_force(&hub, &hub)).over(&here).unwrap();
+
+        let shown = super::super::as_text(&loaded);
+        let line = shown.lines().find(|line| line.starts_with("limits.shards"));
+        assert!(line.unwrap().contains("-O of the running hub"), "{shown}");
+        let name = shown.lines().find(|line| line.starts_with("server_name"));
+        assert!(name.unwrap().contains("tramline.toml:1 "), "{shown}");
+        assert_eq!(loaded.said_otherwise(), None);
     }
 
     #[test]

@@ -187,6 +187,7 @@ pub(super) async fn from_outside(
     if !answers {
         for finding in findings.iter_mut().filter(|one| one.level == Level::Fail) {
             listens(finding, listening);
+            self_issued(finding, config);
         }
         let left = ["OUR_KEY", "OUR_WELL_KNOWN"];
         findings.extend(left.map(|code| Finding::skipped(code, own, UNREACHED)));
@@ -216,6 +217,20 @@ fn listens(finding: &mut Finding, listening: &[SocketAddr]) {
                     stands before the hub pass them on to";
         let before = finding.mend.take().unwrap_or_default();
         finding.mend = Some(format!("{here} {each}; then `{before}`"));
+    }
+}
+
+/// Nobody has an authority to name for a certificate that vouches for itself.
+fn self_issued(finding: &mut Finding, config: &Config) {
+    if finding.code == "OUR_TLS"
+        && Certificate::read(&config.https).is_ok_and(|shown| shown.is_self_issued())
+    {
+        let file: &Path = config.https.cert_file.as_ref();
+        finding.mend = Some(format!(
+            "{} is the certificate that `init` made, or one like it: no other server believes it; set \
+             `https.cert_file` and `https.key_file` to a pair that others believe, then `kill -HUP` the hub",
+            file.display()
+        ));
     }
 }
 
@@ -307,6 +322,37 @@ mod tests {
             "{mend}"
         );
         assert!(nowhere.cause.contains("no HTTPS door"), "{nowhere:?}");
+    }
+
+    #[test]
+    fn the_certificate_of_init_is_to_be_replaced_and_not_to_be_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::app::init::init("hub.example", dir.path()).unwrap();
+        let inputs = crate::app::config::Inputs {
+            file: Some(dir.path().join("tramline.toml")),
+            ..crate::app::config::Inputs::default()
+        };
+        let config = crate::app::config::load(&inputs).unwrap().config;
+        let found = |code: &str| {
+            let found = Finding::new(
+                code,
+                Level::Fail,
+                "hub.example",
+                "unknown issuer".to_owned(),
+            );
+            found.mended_by("name that in `federation.ca_file`")
+        };
+        let (mut tls, mut other) = (found("OUR_TLS"), found("OUR_DNS"));
+
+        self_issued(&mut tls, &config);
+        self_issued(&mut other, &config);
+
+        let mend = tls.mend.unwrap();
+        assert!(
+            mend.contains("that `init` made") && !mend.contains("ca_file"),
+            "{mend}"
+        );
+        assert!(other.mend.unwrap().contains("ca_file"));
     }
 
     #[test]

@@ -207,9 +207,12 @@ async fn log_in(args: &ClientArgs, user: &str) -> Result<(Client, Credentials), 
         Some(file) => users::password_from(file)?,
         None => users::prompt(&format!("Password of {user}"))?,
     };
-    let mut client = Client::open(&target, &world()).await.map_err(failed)?;
+    let failed_there = |error| failed_by(error, args.ca.as_deref());
+    let mut client = Client::open(&target, &world())
+        .await
+        .map_err(failed_there)?;
     let signed_in = client.login(user, password.reveal(), None).await;
-    let mut credentials = signed_in.map_err(failed)?;
+    let mut credentials = signed_in.map_err(failed_there)?;
     credentials.reached(&target);
     if let Some(file) = &args.save
         && let Err(error) = credentials.write(file)
@@ -313,6 +316,29 @@ const fn choice(door: WantedDoor) -> DoorChoice {
 }
 
 fn failed(error: ClientError) -> Failure {
+    failed_by(error, None)
+}
+
+/// The same with the file that was given with --ca, if one was.
+fn failed_by(error: ClientError, ca: Option<&Path>) -> Failure {
+    match (&error, ca) {
+        // what it is for a certificate of another authority, and for one of the same name
+        (ClientError::Unreachable { .. }, Some(ca))
+            if ["UnknownIssuer", "BadSignature"]
+                .iter()
+                .any(|word| error.to_string().contains(word)) =>
+        {
+            let hint = format!(
+                "{} (given with --ca) does not vouch for the certificate this server shows",
+                ca.display()
+            );
+            Failure::failed("UNREACHABLE", format!("{error}; {hint}"))
+        }
+        _ => failed_without_ca(error),
+    }
+}
+
+fn failed_without_ca(error: ClientError) -> Failure {
     match &error {
         ClientError::Refused { errcode, error, .. } => Failure::failed(errcode, error),
         // rustls' word for it; what a person does about it stands in the README's first example.

@@ -29,6 +29,26 @@ pub fn validity(certificate: &[u8]) -> Option<Validity> {
     Some(Validity { from, until })
 }
 
+/// Whether a certificate names itself as who issued it.
+pub fn is_self_issued(certificate: &[u8]) -> bool {
+    names(certificate).is_some_and(|(issuer, subject)| issuer == subject)
+}
+
+fn names(certificate: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (body, _) = element(certificate, SEQUENCE)?;
+    let (mut rest, _) = element(body, SEQUENCE)?;
+    if let Some((_, after)) = element(rest, VERSION) {
+        rest = after;
+    }
+    for tag in [INTEGER, SEQUENCE] {
+        (_, rest) = element(rest, tag)?; // serial number, algorithm
+    }
+    let (issuer, rest) = element(rest, SEQUENCE)?;
+    let (_, rest) = element(rest, SEQUENCE)?; // validity
+    let (subject, _) = element(rest, SEQUENCE)?;
+    Some((issuer, subject))
+}
+
 /// What is in the element that stands first, if it has this tag, and what is behind it.
 fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (found, rest) = der.split_first()?;
@@ -117,12 +137,28 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_of_an_authority_did_not_issue_itself() {
+        let authority = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        let name = rcgen::DnType::CommonName;
+        params.distinguished_name.push(name.clone(), "authority");
+        let issuer = rcgen::Issuer::new(params, authority);
+        let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.distinguished_name.push(name, "hub");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.signed_by(&key, &issuer).unwrap();
+
+        assert!(!is_self_issued(made.der()) && validity(made.der()).is_some());
+    }
+
+    #[test]
     fn what_is_cut_short_is_no_certificate() {
         let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
         let der = made.cert.der();
-        assert!(validity(der).is_some());
+        assert!(validity(der).is_some() && is_self_issued(der));
         for length in 0..der.len().min(80) {
-            assert_eq!(validity(der.get(..length).unwrap_or_default()), None);
+            let cut = der.get(..length).unwrap_or_default();
+            assert!(validity(cut).is_none() && !is_self_issued(cut), "{length}");
         }
     }
 }
