@@ -232,7 +232,8 @@ fn power_cuts(parameter: &str) -> Result<Vec<String>, Failed> {
         hub.env("POWERCUT_DIR", disk.display().to_string());
         hub.env("POWERCUT_SHADOW", kept.display().to_string());
         hub.env("POWERCUT_SEED", round.to_string());
-        hub.option(&format!("store.url=sqlite:store/tramline.db{parameter}"));
+        let store = disk.join("store/tramline.db");
+        hub.option(&format!("store.url=sqlite:{}{parameter}", store.display()));
         hub.start()?;
         let acked = block_on(async {
             let mut ana = hub.client("https", "ana").await?;
