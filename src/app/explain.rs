@@ -54,7 +54,7 @@ pub async fn run(
         let more = told.get("more").and_then(Json::as_u64).unwrap_or(0);
         let since = told.get("since").and_then(Json::as_str).unwrap_or_default();
         match (more, refusals.map_or(0, Vec::len)) {
-            (0, 0) => output::line(&format!("nothing was refused since {since}"))?,
+            (0, 0) => output::note(&format!("nothing was refused since {since}")),
             (0, 1) => {}
             (0, _) if is_list => output::note("newest first"),
             (0, _) => output::note("in the order in which they were refused"),

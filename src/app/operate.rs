@@ -55,14 +55,14 @@ async fn list(desk: &mut Desk, format: Format) -> Result<(), Failure> {
     }
     say_none(any, format, || {
         "there is no account yet: `tramline user add NAME` makes one".to_owned()
-    })
+    });
+    Ok(())
 }
 
 /// Says to people that a list has nothing in it; a program sees that.
-fn say_none(any: bool, format: Format, none: impl FnOnce() -> String) -> Result<(), Failure> {
-    match format {
-        Format::Text if !any => output::line(&none()),
-        _ => Ok(()),
+fn say_none(any: bool, format: Format, none: impl FnOnce() -> String) {
+    if !any && format == Format::Text {
+        output::note(&none());
     }
 }
 
@@ -85,7 +85,8 @@ pub async fn list_devices(
         let user = told.get("user_id").and_then(Json::as_str);
         let user = user.unwrap_or_default();
         format!("{user} has no device: it is logged in nowhere, and none is linked")
-    })
+    });
+    Ok(())
 }
 
 /// Prints how other servers take what is for them, a line each.
@@ -124,7 +125,8 @@ async fn peers(
     say_none(any, format, || match one {
         Some(one) => format!("{one} is not known: nothing was ever for it"),
         None => "no other server is known yet: nothing was for one".to_owned(),
-    })
+    });
+    Ok(())
 }
 
 /// One server for a person.

@@ -357,7 +357,9 @@ fn what_serve_was_given() -> Result<(), Failed> {
         ("user list", "there is no account yet"),
         ("explain --recent", "nothing was refused since"),
     ] {
-        let told = String::from_utf8(asked(line)?.stdout)?;
+        let found = asked(line)?;
+        assert!(found.stdout.is_empty(), "{line} has no lines");
+        let told = String::from_utf8(found.stderr)?;
         assert!(told.contains(said), "{line}: {told}");
         let json = asked(&format!("{line} --json"))?;
         assert!(json.stdout.is_empty(), "{line} --json has none");
