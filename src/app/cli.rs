@@ -514,41 +514,7 @@ async fn show_config(inputs: &Inputs, format: Format) -> Result<(), Failure> {
             config::as_json(&loaded).try_for_each(|key| output::line(&key.to_string()))?;
         }
     }
-    let running = match running {
-        Ok(running) => running,
-        Err(failure) => {
-            format.explain(&failure);
-            if format == Format::Text {
-                output::note("as configured here: whether a hub runs is not known");
-            }
-            return Ok(());
-        }
-    };
-    let running = match running {
-        Some(in_force::Running {
-            broken: Some(broken),
-            ..
-        }) => {
-            in_force::tell_broken(broken, format);
-            return Ok(());
-        }
-        other => other,
-    };
-    if format == Format::Text {
-        let (said, otherwise) = (running.map(|hub| hub.silent), loaded.said_otherwise());
-        match (said, otherwise) {
-            (None, _) => {}
-            (Some(Some(why)), _) => {
-                output::note(&format!(
-                    "as configured here: the running hub does not tell its settings: {why}"
-                ));
-            }
-            (Some(None), None) => output::note("as the running hub has it, and as configured here"),
-            (Some(None), Some(otherwise)) => output::note(&format!(
-                "as the running hub has it; configured otherwise here: {otherwise}"
-            )),
-        }
-    }
+    in_force::tell_whose(&loaded, running, format);
     Ok(())
 }
 

@@ -53,6 +53,33 @@ pub fn tell_broken(broken: ConfigErrors, format: Format) {
     }
 }
 
+/// Says on stderr whose settings were shown, and why not the others.
+pub fn tell_whose(loaded: &Loaded, running: Result<Option<Running>, Failure>, format: Format) {
+    let note = match running {
+        Ok(None) => return,
+        Ok(Some(Running {
+            broken: Some(broken),
+            ..
+        })) => return tell_broken(broken, format),
+        Err(failure) => {
+            format.explain(&failure);
+            "as configured here: whether a hub runs is not known".to_owned()
+        }
+        Ok(Some(Running {
+            silent: Some(why), ..
+        })) => format!("as configured here: the running hub does not tell its settings: {why}"),
+        Ok(Some(_)) => match loaded.said_otherwise() {
+            None => "as the running hub has it, and as configured here".to_owned(),
+            Some(otherwise) => {
+                format!("as the running hub has it; configured otherwise here: {otherwise}")
+            }
+        },
+    };
+    if format == Format::Text {
+        output::note(&note);
+    }
+}
+
 /// The configuration for who has something done by the hub that runs, or on the store of one that does
 /// not: as it is here. Where that cannot be gone by, the running hub's, and says so.
 pub async fn usable(inputs: &Inputs, format: Format) -> Result<Config, Failure> {
