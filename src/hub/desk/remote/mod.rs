@@ -15,7 +15,7 @@ mod outside;
 mod restricted;
 mod template;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 
