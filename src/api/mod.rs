@@ -24,7 +24,9 @@ pub use links::{
 };
 pub use peer_keys::PeerKeys;
 pub(crate) use peers::for_each_peer_endpoint;
-pub use peers::{Nobody, PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified};
+pub use peers::{
+    Nobody, PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified, not_reached,
+};
 pub use refusal::{Code, Refusal};
 pub use service::{ByteStream, MediaObject, Service, Upload};
 pub use thin::{Thin, ThinReply};

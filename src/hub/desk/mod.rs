@@ -8,6 +8,7 @@ mod account_data;
 mod account_end;
 mod accounts;
 mod aliases;
+mod canonical_alias;
 mod cross_signing;
 mod deliveries;
 mod devices;

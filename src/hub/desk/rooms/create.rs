@@ -5,7 +5,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
-    ServerName,
+    RoomAliasId, ServerName,
     api::client::room::{
         Visibility,
         create_room::v3::{Request, Response, RoomPreset},
@@ -18,7 +18,7 @@ use crate::{
     hub::{
         Hub, WriteError, Writer,
         desk::{
-            remote,
+            canonical_alias, remote,
             rooms::{content, must_be_here, no_third_party, profile},
         },
     },
@@ -227,6 +227,13 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
         must_be_here(hub, user).await?;
     }
     let alias = request.room_alias_name.as_deref();
+    let alias = alias
+        .map(|name| alias_of(name, hub.key.name()))
+        .transpose()?;
+    let initial_state = request.initial_state.iter().enumerate();
+    let initial_state = initial_state
+        .map(|(index, raw)| initial_state_of(index, content(raw)?, alias.as_deref()))
+        .collect::<Result<_, _>>()?;
     Ok(RoomWish {
         creator: caller.user.clone(),
         version,
@@ -234,15 +241,8 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
         creation_content: optional(request.creation_content.as_ref().map(content))?,
         profile: profile(hub, &caller.user).await?,
         power_levels: optional(request.power_level_content_override.as_ref().map(content))?,
-        alias: alias
-            .map(|name| alias_of(name, hub.key.name()))
-            .transpose()?,
-        initial_state: request
-            .initial_state
-            .iter()
-            .enumerate()
-            .map(|(index, raw)| initial_state(index, content(raw)?))
-            .collect::<Result<_, _>>()?,
+        alias,
+        initial_state,
         name: request.name,
         topic: request.topic,
         invite: request.invite,
@@ -275,7 +275,11 @@ fn preset(request: &Request) -> Result<Preset, Refusal> {
     }
 }
 
-fn initial_state(index: usize, mut entry: CanonicalJsonObject) -> Result<InitialState, Refusal> {
+fn initial_state_of(
+    index: usize,
+    mut entry: CanonicalJsonObject,
+    alias: Option<&RoomAliasId>,
+) -> Result<InitialState, Refusal> {
     let wrong = |what: &str| Refusal::bad_json(format!("`initial_state[{index}]` {what}"));
     let Some(CanonicalJsonValue::String(kind)) = entry.remove("type") else {
         return Err(wrong("needs a `type` that is a string"));
@@ -285,14 +289,17 @@ fn initial_state(index: usize, mut entry: CanonicalJsonObject) -> Result<Initial
         Some(CanonicalJsonValue::String(key)) => key,
         Some(_) => return Err(wrong("has a `state_key` that is not a string")),
     };
-    match entry.remove("content") {
-        Some(CanonicalJsonValue::Object(content)) => Ok(InitialState {
-            kind,
-            state_key,
-            content,
-        }),
-        _ => Err(wrong("needs a `content` that is an object")),
+    let Some(CanonicalJsonValue::Object(content)) = entry.remove("content") else {
+        return Err(wrong("needs a `content` that is an object"));
+    };
+    if kind == canonical_alias::KIND && state_key.is_empty() {
+        canonical_alias::check_first(index, &content, alias)?;
     }
+    Ok(InitialState {
+        kind,
+        state_key,
+        content,
+    })
 }
 
 fn alias_of(name: &str, server: &ServerName) -> Result<OwnedRoomAliasId, Refusal> {
