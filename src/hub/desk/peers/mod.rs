@@ -7,8 +7,10 @@
 pub(super) mod by_time;
 mod devices;
 mod edus;
+pub(super) mod gaps;
 mod joining;
 mod leaning;
+mod outcomes;
 pub(super) mod past;
 mod policy;
 mod reading;
