@@ -134,11 +134,7 @@ pub(super) const ADVICE: &[(&str, &str, Option<&str>)] = &[
         "`presence.enabled` is true, from the hub's next start on",
         None,
     ),
-    (
-        "EDU_NOBODY_HERE",
-        "it names a user of this hub",
-        None,
-    ),
+    ("EDU_NOBODY_HERE", "it names a user of this hub", None),
     (
         "GAP_TOO_LARGE",
         "less is missing than this hub fetches at once; a user here who leaves the room and joins it again makes it begin anew from the room as it is now",

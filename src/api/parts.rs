@@ -194,11 +194,11 @@ impl Transactions {
 
 /// Transactions of each kind that are remembered: at a hundred bytes a part that was taken, and half a
 /// kilobyte one that was not, they are some megabytes at most.
-pub const TRANSACTIONS_MAX: usize = 512;
+const TRANSACTIONS_MAX: usize = 512;
 
 /// Parts of one transaction that are kept: nearly all have fewer, and with texts of their full length
 /// they fit half of the operator's socket's line.
-pub const PARTS_MAX: usize = 50;
+const PARTS_MAX: usize = 50;
 
 /// The longest id or type that is kept of a part, in bytes: an event's id has 44.
 const WHAT_BYTES_MAX: usize = 64;

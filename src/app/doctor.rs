@@ -5,6 +5,7 @@
 //! made, keys fetched and lists read as it does that. Nothing is changed. The hub need not run; what
 //! needs it is left out, and said.
 
+mod gaps;
 mod ours;
 mod reached;
 
@@ -242,6 +243,7 @@ async fn among_others(
             Ok(known) => peers.extend(known),
             Err(error) => findings.push(Finding::new("PEERS", Level::Warn, "peers", error)),
         }
+        findings.extend(gaps::open(&mut running.hub).await);
     }
     peers.sort_unstable();
     peers.dedup();

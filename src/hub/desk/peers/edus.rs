@@ -249,15 +249,12 @@ async fn messages(
             post.add(hub, &told.sender, &kind, user, messages).await?;
         }
     }
-    budget.mail_bytes = budget
-        .mail_bytes
-        .checked_sub(post.bytes)
-        .ok_or_else(|| {
-            let said = format!(
-                "the messages of one transaction are more than {MAIL_BYTES_MAX} bytes for mailboxes"
-            );
-            Not::wanted("EDU_TOO_MUCH", said)
-        })?;
+    budget.mail_bytes = budget.mail_bytes.checked_sub(post.bytes).ok_or_else(|| {
+        let said = format!(
+            "the messages of one transaction are more than {MAIL_BYTES_MAX} bytes for mailboxes"
+        );
+        Not::wanted("EDU_TOO_MUCH", said)
+    })?;
     if !is_for_us {
         let said = "`messages` names no user of this hub".to_owned();
         return Ok(Took::Nothing("EDU_NOBODY_HERE", said));

@@ -26,6 +26,8 @@ mod tests_policy;
 #[cfg(test)]
 mod tests_spaces;
 #[cfg(test)]
+mod tests_told;
+#[cfg(test)]
 mod tests_tying;
 mod transaction;
 pub(super) mod tying;

@@ -211,7 +211,7 @@ async fn shut(
             match &outcome {
                 Ok(()) => parts.fine(what.0, what.1, Became::Taken),
                 Err(said) => {
-                    let why = Why::of("EDU_REFUSED").room(room);
+                    let why = Why::of("M_FORBIDDEN").room(room);
                     parts.not(what, Became::Refused, why, said.clone());
                 }
             }
