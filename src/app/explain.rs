@@ -110,12 +110,16 @@ const UNNAMED: &str = "somebody who is not named";
 fn line(refusal: &Json) -> String {
     let text = |name| text(refusal, name).unwrap_or("-");
     let status = refusal.get("status").and_then(Json::as_u64).unwrap_or(0);
+    let asked = match (self::text(refusal, "method"), self::text(refusal, "path")) {
+        (Some(method), Some(path)) => format!("{method} {path}"),
+        _ => text("endpoint").to_owned(),
+    };
     format!(
         "{}  {}  {} {}  {status} {}  {}",
         text("request"),
         text("at"),
         text("door"),
-        text("endpoint"),
+        output::visible(&asked),
         text("reason"),
         from(refusal),
     )
@@ -253,7 +257,12 @@ mod tests {
             ),
             "{told}"
         );
-        assert!(line(&nowhere).ends_with("  claims to be a.example"));
+        let line = line(&nowhere);
+        assert!(
+            line.contains(" PATCH /_matrix/federation/v1/x  404 "),
+            "{line}"
+        );
+        assert!(line.ends_with("  claims to be a.example"), "{line}");
     }
 
     #[test]

@@ -118,6 +118,8 @@ impl Failed {
 
 const fn of_incompatible(why: &PeerIncompatible) -> Failed {
     match why {
+        // which TLS 1.2 brought: it is looked for before the version is
+        PeerIncompatible::SignatureAlgorithmsExtensionRequired => Failed::Version,
         PeerIncompatible::SupportedVersionsExtensionRequired
         | PeerIncompatible::Tls12NotOffered
         | PeerIncompatible::Tls12NotOfferedOrEnabled => Failed::Version,
@@ -134,6 +136,8 @@ const fn of_alert(alert: AlertDescription) -> Failed {
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateUnknown
         | AlertDescription::AccessDenied
+        // the certificate's signature is not of the authority that the other side knows by this name
+        | AlertDescription::DecryptError
         | AlertDescription::UnrecognisedName
         | AlertDescription::BadCertificateStatusResponse => Failed::Disbelieved,
         AlertDescription::ProtocolVersion => Failed::Version,
