@@ -52,11 +52,7 @@ impl Faults {
 
     /// Notes why an event is not to be believed.
     pub(super) fn note_of(&mut self, event: Option<&Pdu>, error: &Unverified) {
-        let said = match event {
-            Some(event) => format!("{}: {error}", event.id()),
-            None => error.to_string(),
-        };
-        self.note(error.code(), said);
+        self.note(error.code(), of_event(event, error.to_string()));
     }
 
     pub(super) fn append(&mut self, other: Self) {
@@ -87,6 +83,14 @@ impl Faults {
                 Fault::new("GAP_NOT_TOLD", said)
             }
         }
+    }
+}
+
+/// What is said of an event, with its id, if it has one.
+pub(super) fn of_event(event: Option<&Pdu>, said: String) -> String {
+    match event {
+        Some(event) => format!("{}: {said}", event.id()),
+        None => said,
     }
 }
 

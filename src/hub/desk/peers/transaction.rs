@@ -485,10 +485,13 @@ impl<'a> Gate<'a> {
         let texts = answer.events.iter().take(count).map(|pdu| pdu.get());
         let texts: Vec<&str> = texts.collect();
         let mut events = Vec::new();
-        for checked in self.checked(peer, &texts).await {
+        for (json, checked) in texts.iter().zip(self.checked(peer, &texts).await) {
             match checked {
                 Ok(event) => events.push(event),
-                Err((code, said)) => faults.note(code, said),
+                Err((code, said)) => {
+                    let read = Pdu::read(json, room.version).ok();
+                    faults.note(code, gaps::of_event(read.as_ref(), said));
+                }
             }
         }
         events
