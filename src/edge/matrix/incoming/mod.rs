@@ -7,6 +7,7 @@
 mod bodies;
 mod credit;
 mod gate;
+mod invite;
 pub mod routes;
 mod strangers;
 
@@ -33,7 +34,7 @@ use super::{Barred, Lists, endpoint::Endpoint, keys::KeyRing};
 use crate::{
     api::{Credentials, Refusal, Why},
     base::Timestamp,
-    edge::client_api::Path,
+    edge::client_api::{Path, unreadable},
     wire::{
         json::{self as wire_json, SignedText},
         matrix::{Signed, XMatrix, server_name},
@@ -266,7 +267,7 @@ impl Incoming {
 
     /// The answer of `/_matrix/key/v2/query`.
     pub async fn query_many(&self, body: &[u8]) -> Result<Value, Refusal> {
-        let body = wire_json::read_lax(body).map_err(|error| not_json(&error))?;
+        let body = wire_json::read_lax(body).map_err(|error| unreadable(&error))?;
         let wanted = body.get("server_keys").and_then(Value::as_object);
         let wanted = wanted.ok_or_else(|| Refusal::bad_json("`server_keys` must be an object"))?;
         if wanted.len() > QUERIED_MAX {
@@ -308,15 +309,6 @@ fn value(object: ruma::CanonicalJsonObject) -> Value {
     )
 }
 
-fn not_json(error: &crate::wire::DecodeError) -> Refusal {
-    let code = if error.is_well_formed() {
-        crate::api::Code::BadJson
-    } else {
-        crate::api::Code::NotJson
-    };
-    Refusal::new(code, error.to_string())
-}
-
 /// A body as it was signed.
 ///
 /// Nearly everyone sends the very text. What it says is read by who knows that it is the sender's;
@@ -346,7 +338,7 @@ impl<'a> Body<'a> {
         } else {
             let _place = places.acquire().await;
             let text = aside(self.bytes.len(), || SignedText::of_body(self.bytes));
-            text.map_err(|error| not_json(&error))?
+            text.map_err(|error| unreadable(&error))?
         };
         Ok(self.rewritten.insert(text).as_str())
     }
