@@ -25,7 +25,7 @@ enum Form {
 
 /// Refuses the content of a state event with the empty key that is not of its form.
 ///
-/// spec: client-server-rooms §Room-events
+/// spec: client-server-rooms §Room-Events
 pub(super) fn check(kind: &str, content: &CanonicalJsonObject) -> Result<(), Refusal> {
     for (name, form) in forms(kind) {
         let Err(at) = form.check(content.get(*name)) else {

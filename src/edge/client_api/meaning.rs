@@ -2,9 +2,12 @@
 //! one that is on no list means nothing, and whoever sends it is told.
 
 use ruma::{
-    api::client::room::Visibility, events::room::member::MembershipState, presence::PresenceState,
+    api::client::{filter::FilterDefinition, room::Visibility, sync::sync_events::v3::Filter},
+    events::room::member::MembershipState,
+    presence::PresenceState,
 };
 
+use super::unread::not_inline;
 use crate::api::{Command, Refusal};
 
 /// The request, unless such a word stands in it.
@@ -30,7 +33,15 @@ pub(super) fn checked(command: Command) -> Result<Command, Refusal> {
         one_of(name, named, &known, words)
     };
     match &command {
-        Command::Sync(asked) => presence("set_presence", &asked.set_presence)?,
+        Command::Sync(asked) => {
+            presence("set_presence", &asked.set_presence)?;
+            // taken for an id where it is not read as a filter; no id looks like that
+            if let Some(Filter::FilterId(id)) = &asked.filter
+                && id.starts_with('{')
+            {
+                return Err(not_inline::<FilterDefinition>("filter", id));
+            }
+        }
         Command::SetPresence(asked) => presence("presence", &asked.presence)?,
         Command::CreateRoom(asked) => visibility(&asked.visibility)?,
         Command::SetRoomVisibility(asked) => visibility(&asked.visibility)?,

@@ -105,9 +105,12 @@ impl Match {
             arguments,
             query,
             body,
-            read: &|query, body| match self.request(query, body) {
-                Ok(request) => self.endpoint.command(request, arguments).map(drop),
-                Err(_) => Ok(()),
+            read: &|query, body| {
+                body::bearable(self.endpoint, body)?;
+                match self.request(query, body) {
+                    Ok(request) => self.endpoint.command(request, arguments).map(drop),
+                    Err(_) => Ok(()),
+                }
             },
         };
         unread.refusal(error)

@@ -71,6 +71,9 @@ pub(super) fn fault(
 
 /// The body, or of a large one the member at its top that the error is about, if that is small.
 fn value(body: &[u8], hint: &[Step]) -> Result<Option<Value>, DecodeError> {
+    if body.is_empty() {
+        return Ok(Some(Value::Object(Map::new()))); // so it is read
+    }
     if body.len() <= BODY_BYTES_MAX {
         return json::read_lax(body).map(Some);
     }
@@ -197,10 +200,13 @@ impl Trial<'_> {
     fn inside(&self, way: &[Step]) -> Option<Step> {
         let parts: Vec<Step> = steps(at(&self.text, way)?).collect();
         let kept = |count: usize| self.edited(way, |here| keep(here, count));
+        let few_members = matches!(parts.first(), Some(Step::Key(_))) && parts.len() <= ALONE_MAX;
         if parts.is_empty() || self.is_whole(kept(0).as_ref()) {
-            return None;
+            // one of several forms, of which none fits without any of them
+            let mut parts = parts.into_iter().filter(|_| few_members);
+            return parts.find(|part| self.is_replaceable(way, part));
         }
-        if matches!(parts.first(), Some(Step::Key(_))) && parts.len() <= ALONE_MAX {
+        if few_members {
             let alone = self.alone(way, &parts);
             if alone.is_some() {
                 return alone.cloned();
@@ -227,19 +233,20 @@ impl Trial<'_> {
             !self.is_whole(said.as_ref())
         };
         let those: Vec<&Step> = parts.iter().filter(matters).collect();
-        let replaceable = |part: &&&Step| {
-            let way = [way, &[(**part).clone()]].concat();
-            self.expected(&way).is_some()
-        };
         match those.as_slice() {
             [] => None,
             [one] => Some(one),
             more => more
                 .iter()
-                .find(replaceable)
+                .find(|part| self.is_replaceable(way, part))
                 .or_else(|| more.first())
                 .copied(),
         }
+    }
+
+    fn is_replaceable(&self, way: &[Step], part: &Step) -> bool {
+        let way = [way, std::slice::from_ref(part)].concat();
+        self.expected(&way).is_some()
     }
 
     /// What could stand there.

@@ -35,10 +35,13 @@ const NARROW_TEXTS: &[Kind] = &[
         "a key's id, such as `signed_curve25519:id`",
         r#""signed_curve25519:a""#,
     ),
+];
+
+/// Told where none of those before is right.
+const OTHER_TEXTS: &[Kind] = &[
     kind("base64", r#""YWJj""#),
     kind("a number in quotes", r#""1""#),
 ];
-
 const NUMBERS: &[Kind] = &[
     kind("a number", "1.5"),
     kind("a whole number", "-1"),
@@ -58,20 +61,56 @@ const fn kind(words: &'static str, json: &'static str) -> Kind {
 /// The words for all that `takes` takes, if it takes anything.
 pub(super) fn taken(mut takes: impl FnMut(Value) -> bool) -> Option<String> {
     let mut takes = |kind: &&Kind| serde_json::from_str(kind.json).is_ok_and(&mut takes);
-    let mut told: Vec<&str> = Vec::new();
+    let mut told = texts(&mut takes);
+    told.extend(NUMBERS.iter().find(&mut takes).map(|kind| kind.words));
+    told.extend(OTHERS.iter().filter(&mut takes).map(|kind| kind.words));
+    in_words(&told)
+}
+
+/// The same for a query, where all is text: what is taken as text is not told as something else.
+pub(super) fn taken_of_query(mut takes: impl FnMut(&str) -> bool) -> Option<String> {
+    let mut takes = |kind: &&Kind| match serde_json::from_str(kind.json) {
+        Ok(Value::String(text)) => takes(&text),
+        _ => takes(kind.json),
+    };
+    let number = NUMBERS.iter().find(&mut takes);
+    let truth = OTHERS.iter().find(|kind| kind.json == "true");
     let wide = TEXTS.iter().find(&mut takes);
-    match wide {
-        Some(kind) => told.push(kind.words),
-        None => told.extend(
+    let mut told: Vec<&str> = wide.map(|kind| kind.words).into_iter().collect();
+    if told.is_empty() {
+        told.extend(
             NARROW_TEXTS
                 .iter()
                 .filter(&mut takes)
                 .map(|kind| kind.words),
-        ),
+        );
     }
-    told.extend(NUMBERS.iter().find(&mut takes).map(|kind| kind.words));
-    told.extend(OTHERS.iter().filter(&mut takes).map(|kind| kind.words));
-    let told: Vec<String> = told.into_iter().map(str::to_owned).collect();
+    if told.is_empty() {
+        told.extend(number.map(|kind| kind.words));
+        told.extend(truth.filter(&mut takes).map(|kind| kind.words));
+    }
+    in_words(&told)
+}
+
+fn texts(mut takes: impl FnMut(&&Kind) -> bool) -> Vec<&'static str> {
+    if let Some(wide) = TEXTS.iter().find(&mut takes) {
+        return vec![wide.words];
+    }
+    for texts in [NARROW_TEXTS, OTHER_TEXTS] {
+        let told: Vec<&str> = texts
+            .iter()
+            .filter(&mut takes)
+            .map(|kind| kind.words)
+            .collect();
+        if !told.is_empty() {
+            return told;
+        }
+    }
+    Vec::new()
+}
+
+fn in_words(told: &[&str]) -> Option<String> {
+    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
     (!told.is_empty()).then(|| one_of(&told))
 }
 

@@ -18,6 +18,8 @@ use ruma::{
 
 use crate::api::{Code, Refusal};
 
+pub(super) use query::not_inline;
+
 /// A request that could not be read.
 pub(in crate::edge) struct Unread<'a> {
     /// The path, variables in braces.

@@ -1,9 +1,10 @@
 //! Which parameter of a query keeps it from being read, and why.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Fault, Said, Unread, body, kinds};
-use crate::edge::client_api::percent_decoded;
+use super::{Fault, Said, Unread, body, kinds, said_of, told};
+use crate::{api::Refusal, edge::client_api::percent_decoded, wire::json};
 
 /// The parameter and what is wrong with it. Lists have the index in the name.
 pub(super) fn fault(unread: &Unread<'_>, whole: &Said) -> Option<(String, Fault)> {
@@ -57,7 +58,8 @@ fn in_value(
     (shown, pair): (String, &str),
 ) -> (String, Fault) {
     let value = pair.split_once('=').map_or("", |(_, value)| value);
-    let value = percent_decoded(value).unwrap_or_default();
+    let value = value.replace('+', " ");
+    let value = percent_decoded(&value).unwrap_or_default();
     let with = |text: &str| {
         let own = format!("{}={}", key(pair), encoded(text));
         let pairs: Vec<&str> = others.iter().copied().chain([own.as_str()]).collect();
@@ -70,13 +72,8 @@ fn in_value(
     }
     let absent = unread.says(&others.join("&"), unread.body);
     let expected = whole.alternatives().or_else(|| {
-        kinds::taken(|value| {
-            let text = match value {
-                Value::String(text) => text,
-                Value::Bool(_) | Value::Number(_) => value.to_string(),
-                _ => return false,
-            };
-            let said = with(&text);
+        kinds::taken_of_query(|text| {
+            let said = with(text);
             said == Said::Nothing || (said == absent && said.missing().is_none())
         })
     });
@@ -86,6 +83,26 @@ fn in_value(
         "something else"
     };
     (shown, Fault::Other { expected, found })
+}
+
+/// What is wrong with an object that stands in the query, as JSON, and is not read as `T`.
+pub(in crate::edge::client_api) fn not_inline<T: DeserializeOwned>(
+    name: &str,
+    text: &str,
+) -> Refusal {
+    let says = |text: &str| match serde_json::from_str::<T>(text) {
+        Ok(_) => Said::Nothing,
+        Err(error) => said_of(&error.into()),
+    };
+    let object = match json::read_lax(text.as_bytes()) {
+        Ok(object) => object,
+        Err(error) => return Refusal::invalid_param(format!("`{name}`: {error}")),
+    };
+    let message = match body::fault(object, &says(text), &says) {
+        Some((place, fault)) => told(&format!("{name}.{place}"), &fault),
+        None => format!("`{name}`: not what is expected there"),
+    };
+    Refusal::invalid_param(message)
 }
 
 fn key(pair: &str) -> &str {
@@ -129,7 +146,7 @@ mod tests {
     use super::*;
 
     /// What is told of a Sync's query, and how often that was read.
-    fn told(query: &str) -> (String, usize) {
+    fn of_sync(query: &str) -> (String, usize) {
         let tries = Cell::new(0);
         let read = |query: &str, body: &[u8]| {
             tries.set(tries.get() + 1);
@@ -153,10 +170,10 @@ mod tests {
         let fits = format!("timeout=x&a={}", "a".repeat(QUERY_BYTES_MAX - 12));
         assert_eq!(fits.len(), QUERY_BYTES_MAX);
 
-        let (said, read) = told(&fits);
+        let (said, read) = of_sync(&fits);
         assert!(said.starts_with("`timeout`: "), "{said}");
         assert!((2..60).contains(&read), "{read}");
-        let (said, read) = told(&format!("{fits}a"));
+        let (said, read) = of_sync(&format!("{fits}a"));
         assert_eq!((&*said, read), ("the path or the query cannot be read", 0));
     }
 
@@ -176,15 +193,7 @@ mod tests {
                 "`full_state`: expected true or false, found nothing",
             ),
         ] {
-            assert_eq!(told(query).0, wanted, "{query}");
+            assert_eq!(of_sync(query).0, wanted, "{query}");
         }
-        let (said, _) = told(&format!(
-            "filter={}",
-            encoded(r#"{"room":{"timeline":{"limit":"x"}}}"#)
-        ));
-        assert_eq!(
-            said,
-            "`filter.room.timeline.limit`: expected a whole number from 0 on, found a text"
-        );
     }
 }

@@ -32,7 +32,7 @@ use self::{
 pub use self::{bodies::Room, gate::Place};
 use super::{Barred, Lists, endpoint::Endpoint, keys::KeyRing};
 use crate::{
-    api::{Credentials, Refusal, Why},
+    api::{Code, Credentials, Refusal, Why},
     base::Timestamp,
     edge::client_api::{Path, unreadable},
     wire::{
@@ -255,12 +255,17 @@ impl Incoming {
     pub async fn query(&self, server: &str, query: &str) -> Result<Value, Refusal> {
         let server = server_name(server)
             .map_err(|error| Refusal::invalid_param(format!("`serverName`: {error}")))?;
-        let until = query
+        let mut untils = query
             .split('&')
-            .find_map(|pair| pair.strip_prefix("minimum_valid_until_ts="));
-        let until = until.map(str::parse).transpose().map_err(|_| {
-            Refusal::invalid_param("`minimum_valid_until_ts` is not a number of milliseconds")
+            .filter_map(|pair| pair.strip_prefix("minimum_valid_until_ts="));
+        let until = untils.next().map(str::parse).transpose().map_err(|_| {
+            Refusal::invalid_param("`minimum_valid_until_ts`: expected a number of milliseconds")
         })?;
+        if untils.next().is_some() {
+            return Err(Refusal::invalid_param(
+                "`minimum_valid_until_ts` stands in the query twice, it may stand there once",
+            ));
+        }
         let found = self.keys.vouched(&server, until.map(Timestamp)).await;
         Ok(json!({ "server_keys": found.map(value).as_slice() }))
     }
@@ -268,8 +273,12 @@ impl Incoming {
     /// The answer of `/_matrix/key/v2/query`.
     pub async fn query_many(&self, body: &[u8]) -> Result<Value, Refusal> {
         let body = wire_json::read_lax(body).map_err(|error| unreadable(&error))?;
-        let wanted = body.get("server_keys").and_then(Value::as_object);
-        let wanted = wanted.ok_or_else(|| Refusal::bad_json("`server_keys` must be an object"))?;
+        let Some(wanted) = body.get("server_keys") else {
+            return Err(Refusal::new(Code::MissingParam, "`server_keys` is missing"));
+        };
+        let wanted = wanted.as_object();
+        let wanted =
+            wanted.ok_or_else(|| Refusal::bad_json("`server_keys`: expected an object"))?;
         if wanted.len() > QUERIED_MAX {
             let found = wanted.len();
             let message = format!("{found} servers in one question, at most {QUERIED_MAX}");
