@@ -166,6 +166,7 @@ impl Room {
                 content.remove("redacts"); // goes where the room version wants it
                 return self.decide_redaction(sender, &target, content, evidence);
             }
+            (_, Some("")) => super::content::check(kind, content)?,
             _ => {}
         }
         self.must_be_joined(sender)?;

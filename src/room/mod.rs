@@ -7,6 +7,7 @@
 
 mod acl;
 mod auth;
+mod content;
 mod decide;
 mod draft;
 mod found;

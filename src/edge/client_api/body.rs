@@ -1,12 +1,10 @@
-//! A request's body before ruma reads it, and what to say when ruma cannot.
-//!
-//! A refusal names the field and what was expected there. It never repeats a text: it may be a
-//! password.
+//! A request's body before ruma reads it. What to say when ruma cannot is [`super::unread`]'s.
 
-use ruma::api::error::{DeserializationError, FromHttpRequestError};
+use std::borrow::Cow;
+
 use serde_json::Value;
 
-use super::{endpoint::Endpoint, place};
+use super::endpoint::Endpoint;
 use crate::{
     api::{Code, Refusal},
     base::limits::BODY_BYTES_MAX,
@@ -15,17 +13,16 @@ use crate::{
 
 /// The body for ruma: strict JSON, an object, `{}` where it is absent and that means the same.
 // spec: client-server §API-Standards
-pub(super) fn checked(endpoint: Endpoint, body: &[u8]) -> Result<&[u8], Refusal> {
+pub(super) fn checked(endpoint: Endpoint, body: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
     if body.len() > BODY_BYTES_MAX {
         return Err(too_large(BODY_BYTES_MAX));
     }
     if endpoint.method() == http::Method::GET {
-        return Ok(b""); // a GET's body means nothing (rfc9110 9.3.1)
+        return Ok(Cow::Borrowed(b"")); // a GET's body means nothing (rfc9110 9.3.1)
     }
     let absent = body.is_empty() && !endpoint.keeps_body();
     let body = if absent { b"{}" } else { body };
-    strict(endpoint, body)?;
-    Ok(body)
+    strict(endpoint, body)
 }
 
 /// The refusal of a body beyond so many bytes.
@@ -37,27 +34,57 @@ pub(in crate::edge) fn too_large(max: usize) -> Refusal {
 }
 
 /// Whether it reads as an object, in one way only; and, if it becomes an event, as canonical JSON.
-fn strict(endpoint: Endpoint, body: &[u8]) -> Result<(), Refusal> {
+fn strict(endpoint: Endpoint, body: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
     if endpoint.makes_event() {
         return json::read_object(body)
-            .map(drop)
+            .map(|_| Cow::Borrowed(body))
             .map_err(|error| unreadable(&error));
     }
-    let Value::Object(object) = json::read_lax(body).map_err(|error| unreadable(&error))? else {
+    let Value::Object(mut object) = json::read_lax(body).map_err(|error| unreadable(&error))?
+    else {
         return Err(Refusal::bad_json("the body must be a JSON object"));
     };
+    match (endpoint, object.get("type"), object.get("typing")) {
+        (Endpoint::Login, None, _) => Err(Refusal::new(Code::MissingParam, "`type` is missing")),
+        (Endpoint::Login, Some(kind), _) if !kind.is_string() => {
+            Err(Refusal::bad_json("`type`: expected a text"))
+        }
+        // of this one ruma says only that it is of neither of two forms
+        (Endpoint::Invite, ..) if !INVITED.iter().any(|name| object.contains_key(*name)) => {
+            Err(Refusal::new(Code::MissingParam, "`user_id` is missing"))
+        }
+        // ruma wants it, the specification does not
+        // spec: client-server-sync §Typing-notifications
+        (Endpoint::Typing, _, Some(Value::Bool(true)))
+            if object.get("timeout").is_none_or(Value::is_null) =>
+        {
+            object.insert("timeout".to_owned(), TYPING_MS.into());
+            Ok(Cow::Owned(Value::Object(object).to_string().into_bytes()))
+        }
+        _ => Ok(Cow::Borrowed(body)),
+    }
+}
+
+/// Whether ruma bears to read it: ruma-client-api 0.25.2 panics over a login without a type.
+pub(super) fn bearable(endpoint: Endpoint, body: &[u8]) -> Result<(), serde_json::Error> {
     if endpoint == Endpoint::Login {
-        // ruma-client-api 0.25.2 panics over a login without a type
-        return match object.get("type") {
-            Some(Value::String(_)) => Ok(()),
-            Some(_) => Err(Refusal::bad_json("`type`: expected a string")),
-            None => Err(missing("`type`")),
-        };
+        let object: Value = serde_json::from_slice(body)?;
+        if !object.get("type").is_some_and(Value::is_string) {
+            return Err(serde::de::Error::missing_field("type"));
+        }
     }
     Ok(())
 }
 
-fn unreadable(error: &DecodeError) -> Refusal {
+/// By which an invite names whom it is for.
+const INVITED: [&str; 3] = ["user_id", "address", "medium"];
+
+/// For how long somebody types who does not say for how long, in milliseconds: as the specification's
+/// example says, and Synapse assumes.
+const TYPING_MS: u64 = 30_000;
+
+/// The refusal of a text that is not JSON, or says something twice, or cannot be kept.
+pub(in crate::edge) fn unreadable(error: &DecodeError) -> Refusal {
     let code = if error.is_well_formed() {
         Code::BadJson
     } else {
@@ -65,59 +92,3 @@ fn unreadable(error: &DecodeError) -> Refusal {
     };
     Refusal::new(code, error.to_string())
 }
-
-fn missing(what: &str) -> Refusal {
-    Refusal::new(Code::MissingParam, format!("{what} is missing"))
-}
-
-/// What ruma's error says to whoever sent `body`. `wrong` names the parameter that is meant where it is
-/// not the body.
-pub(in crate::edge) fn refusal(
-    error: FromHttpRequestError,
-    body: &[u8],
-    wrong: impl FnOnce() -> Option<String>,
-) -> Refusal {
-    let error = match error {
-        FromHttpRequestError::Deserialization(error) => error,
-        FromHttpRequestError::MethodMismatch { expected, .. } => {
-            return Refusal::wrong_method(&super::routes::allow([expected]));
-        }
-        _ => return Refusal::bad_json("the request cannot be read"),
-    };
-    let (code, message, field) = match error {
-        DeserializationError::Json(error) => {
-            let field = place::named(body, error.line(), error.column());
-            (Code::BadJson, error.to_string(), field)
-        }
-        other => (Code::InvalidParam, other.to_string(), wrong()),
-    };
-    let said = without_values(&message);
-    if let Some(field) = said.strip_prefix("missing field ") {
-        return missing(field);
-    }
-    match field {
-        Some(field) => Refusal::new(code, format!("`{field}`: {said}")),
-        None => Refusal::new(code, said),
-    }
-}
-
-/// serde's message without the value it met and without its line and column.
-fn without_values(message: &str) -> String {
-    let end = message.rfind(" at line ").unwrap_or(message.len());
-    let message = message.get(..end).unwrap_or(message);
-    let repeats_a_value = ["invalid type", "invalid value", "unknown variant"]
-        .iter()
-        .any(|start| message.starts_with(start));
-    if !repeats_a_value {
-        return message.chars().take(MESSAGE_CHARS_MAX).collect();
-    }
-    let expected = message
-        .rfind(", expected ")
-        .and_then(|at| message.get(at + 2..));
-    let expected = expected.unwrap_or("a value of another kind is expected here");
-    expected.chars().take(MESSAGE_CHARS_MAX).collect()
-}
-
-/// How much of a message of ruma's or serde's is passed on, in characters: more than any of
-/// theirs, unless it repeats something of the client's.
-const MESSAGE_CHARS_MAX: usize = 200;

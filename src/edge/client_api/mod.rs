@@ -7,24 +7,28 @@
 mod answer;
 mod body;
 mod endpoint;
-mod parameter;
+mod meaning;
 mod path;
 mod place;
+#[cfg(test)]
+pub(super) mod plain;
 pub(super) mod routes;
 pub mod token;
+mod unread;
 
 #[cfg(test)]
 mod tests;
 
 use http::Method;
+use ruma::api::error::FromHttpRequestError;
 
-use crate::api::{Code, Command, Refusal};
+use crate::api::{Command, Refusal};
 
 pub use answer::Answer;
-pub(super) use body::{refusal as read_refusal, too_large as body_too_large};
+pub(super) use body::{too_large as body_too_large, unreadable};
 pub use endpoint::Endpoint;
-pub(super) use parameter::Parameters;
 pub use path::{Path, percent_decoded};
+pub(super) use unread::Unread;
 
 /// The routes of the client API, built once.
 pub struct ClientApi {
@@ -68,16 +72,14 @@ impl Default for ClientApi {
 impl Match {
     /// Reads the rest of the request. `query` is as it stood in a URL, without the token.
     pub fn command(&self, query: &str, body: &[u8]) -> Result<Command, Refusal> {
-        let body = body::checked(self.endpoint, body)?;
+        let body = &*body::checked(self.endpoint, body)?;
         let request = self.request(query, body).map_err(|error| {
             Refusal::invalid_param(format!("the query is not valid in a URL: {error}"))
         })?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let read = self.endpoint.command(request, &arguments);
-        read.map_err(|error| {
-            let wrong = || self.wrong(&arguments, query);
-            with_repeated(body::refusal(error, body, wrong), query)
-        })
+        read.map_err(|error| self.unread(&arguments, query, body, &error))
+            .and_then(meaning::checked)
     }
 
     fn request<'a>(&self, query: &str, body: &'a [u8]) -> http::Result<http::Request<&'a [u8]>> {
@@ -85,38 +87,32 @@ impl Match {
         request.uri(format!("/?{query}")).body(body)
     }
 
-    /// The parameter of path or query that cannot be read.
-    fn wrong(&self, arguments: &[&str], query: &str) -> Option<String> {
-        let paths = self.endpoint.paths();
+    fn unread(
+        &self,
+        arguments: &[&str],
+        query: &str,
+        body: &[u8],
+        error: &FromHttpRequestError,
+    ) -> Refusal {
         let variables = |path: &&str| path.matches('{').count() == arguments.len();
-        let parameters = Parameters {
-            path: paths.into_iter().find(variables)?,
+        let unread = Unread {
+            path: self
+                .endpoint
+                .paths()
+                .into_iter()
+                .find(variables)
+                .unwrap_or_default(),
             arguments,
             query,
+            body,
+            read: &|query, body| {
+                body::bearable(self.endpoint, body)?;
+                match self.request(query, body) {
+                    Ok(request) => self.endpoint.command(request, arguments).map(drop),
+                    Err(_) => Ok(()),
+                }
+            },
         };
-        parameters.wrong(|query| match self.request(query, b"") {
-            Ok(request) => self.endpoint.command(request, arguments).map(drop),
-            Err(_) => Ok(()),
-        })
+        unread.refusal(error)
     }
-}
-
-/// The refusal, with the parameter that the query holds twice: the usual reason for ruma's
-/// «unsupported value».
-fn with_repeated(mut refusal: Refusal, query: &str) -> Refusal {
-    let mut keys: Vec<&str> = query
-        .split('&')
-        .filter_map(|pair| pair.split('=').next())
-        .collect();
-    keys.sort_unstable();
-    let pair = keys
-        .windows(2)
-        .find(|pair| matches!(pair, [a, b] if a == b && !a.is_empty()));
-    if let Some([key, _]) = pair
-        && refusal.code == Code::InvalidParam
-    {
-        let key: String = key.chars().take(40).collect(); // longer than any that is known
-        refusal.message = format!("{} (`{key}` stands in the query twice)", refusal.message);
-    }
-    refusal
 }

@@ -1,14 +1,25 @@
 //! Which member of a JSON text stands at a line and column, as `serde_json` counts them.
 //!
-//! ruma's errors say where, not what; people want `content.via[2]`.
+//! ruma's errors say where, and not always that; people want `content.via[2]`.
 
 use std::fmt::Write as _;
 
-/// The member that ends at or around that place; nothing for the top level, or without a place.
+/// One step into a JSON value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+/// The way to the member that ends at or around that place; empty for the top level.
 ///
-/// `text` is valid JSON. On any other text the answer is of no use, but there is one.
-pub(super) fn named(text: &[u8], line: usize, column: usize) -> Option<String> {
-    let offset = offset(text, line, column)?;
+/// `text` is valid JSON. On any other text the answer is of no use, but there is one. In a list it may
+/// be the item behind the one that is meant: `serde_json` looks for the end of the list before it
+/// counts.
+pub(super) fn steps(text: &[u8], line: usize, column: usize) -> Vec<Step> {
+    let Some(offset) = offset(text, line, column) else {
+        return Vec::new();
+    };
     let mut open: Vec<Level<'_>> = Vec::new();
     let mut at = 0;
     while let Some(&byte) = text.get(at).filter(|_| at < offset) {
@@ -40,7 +51,19 @@ pub(super) fn named(text: &[u8], line: usize, column: usize) -> Option<String> {
         }
         at += 1;
     }
-    Some(path(&open)).filter(|path| !path.is_empty())
+    let steps = open.iter().filter_map(|level| match level {
+        Level::Object { key, .. } => {
+            let key = serde_json::from_slice(&quoted((*key)?));
+            Some(Step::Key(key.unwrap_or_default()))
+        }
+        Level::Array { index } => Some(Step::Index(*index)),
+    });
+    steps.collect()
+}
+
+/// The key as it stood.
+fn quoted(key: &[u8]) -> Vec<u8> {
+    [b"\"", key, b"\""].concat()
 }
 
 enum Level<'a> {
@@ -77,22 +100,19 @@ fn string_end(text: &[u8], start: usize) -> usize {
     at
 }
 
-fn path(open: &[Level<'_>]) -> String {
+/// `content.via[2]`.
+pub(super) fn path(steps: &[Step]) -> String {
     let mut path = String::new();
-    for level in open {
-        match level {
-            Level::Object { key: Some(key), .. } => {
+    for step in steps {
+        match step {
+            Step::Key(key) => {
                 let dot = if path.is_empty() { "" } else { "." };
-                let key: String = String::from_utf8_lossy(key)
-                    .chars()
-                    .take(KEY_CHARS_MAX)
-                    .collect();
+                let key: String = key.chars().take(KEY_CHARS_MAX).collect();
                 let _ = write!(path, "{dot}{key}"); // writing to a String cannot fail
             }
-            Level::Array { index } => {
+            Step::Index(index) => {
                 let _ = write!(path, "[{index}]");
             }
-            Level::Object { key: None, .. } => {}
         }
     }
     path

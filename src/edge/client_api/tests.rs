@@ -1,3 +1,5 @@
+mod words;
+
 use http::Method;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -5,7 +7,7 @@ use serde_json::Value;
 use super::{ClientApi, Match, Path, token::credentials};
 use crate::{
     api::{Code, Command, Credentials, Refusal, Reply},
-    edge::client_api::Answer,
+    edge::client_api::{Answer, plain::assert_plain},
 };
 
 fn find(method: &str, path: &str) -> Result<Match, Refusal> {
@@ -267,7 +269,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn no_request_makes_reading_panic(
+    fn no_request_makes_reading_panic_or_speak_of_rust(
         body in any_object(any_json()),
         argument in "[@!$#]?[a-z%/]{1,5}(:[a-z]{1,3})?",
         query in "((since|filter|timeout|limit|kind|server_name|dir)=[a-z0-9%{}\"]{0,6}&){0,3}",
@@ -277,8 +279,9 @@ proptest! {
             let arguments = vec![argument.clone(); 4];
             for count in 0..=4 {
                 let found = Match { endpoint, arguments: arguments[..count].to_vec() };
-                if let Ok(command) = found.command(&query, body.as_bytes()) {
-                    assert_eq!(command.name(), endpoint.name());
+                match found.command(&query, body.as_bytes()) {
+                    Ok(command) => assert_eq!(command.name(), endpoint.name()),
+                    Err(refusal) => assert_plain(&refusal, &body),
                 }
             }
         }
@@ -302,7 +305,7 @@ proptest! {
     fn no_text_makes_naming_a_place_in_it_panic(
         text in "([\\[\\]{}\",:\\\\\n]|a|\\PC){0,24}", line in 0..6_usize, column in 0..40_usize,
     ) {
-        let _ = super::place::named(text.as_bytes(), line, column);
+        let _ = super::place::steps(text.as_bytes(), line, column);
     }
 
     #[test]
@@ -318,7 +321,10 @@ fn a_wrong_field_is_named_and_its_value_is_not_repeated() {
     let refusal = read("POST", "/_matrix/client/v3/register", body).unwrap_err();
 
     assert_eq!(refusal.code, Code::BadJson);
-    assert_eq!(refusal.message, "`inhibit_login`: expected a boolean");
+    assert_eq!(
+        refusal.message,
+        "`inhibit_login`: expected true or false, found a text"
+    );
 }
 
 #[test]
@@ -327,7 +333,10 @@ fn a_wrong_field_inside_is_named_with_its_way() {
 
     let refusal = read("POST", "/_matrix/client/v3/keys/query", body).unwrap_err();
 
-    assert_eq!(refusal.message, "`device_keys.@b:c[1]`: expected a string");
+    assert_eq!(
+        refusal.message,
+        "`device_keys.@b:c[1]`: expected a text, found a number"
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{Asked, Https, arriving::Arriving, json_response};
 use crate::{
     api::{Code, Command, Linked, Linking, Refusal, Reply, Secret},
     edge::{
-        client_api::{Answer, routes::allow},
+        client_api::{Answer, routes::allow, unreadable},
         credential_file::{HubFacts, credential_file},
     },
     wire::{json, link_code},
@@ -85,14 +85,7 @@ fn told(linked: Linked, facts: &HubFacts) -> Result<Value, Refusal> {
 }
 
 fn read(target: &Target, body: &[u8]) -> Result<Linking, Refusal> {
-    let body = json::read_lax(body).map_err(|error| {
-        let code = if error.is_well_formed() {
-            Code::BadJson
-        } else {
-            Code::NotJson
-        };
-        Refusal::new(code, error.to_string())
-    })?;
+    let body = json::read_lax(body).map_err(|error| unreadable(&error))?;
     let Value::Object(body) = body else {
         return Err(Refusal::bad_json("the body must be a JSON object"));
     };

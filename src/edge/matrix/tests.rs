@@ -194,6 +194,35 @@ async fn a_key_that_its_server_does_not_have_is_refused() {
 }
 
 #[tokio::test]
+async fn who_does_not_show_who_it_is_has_one_answer_whatever_is_wrong() {
+    let world = World::new();
+    let b = world.hub("b.example:8449").await;
+    let sig = "A".repeat(86);
+    let unknown = format!(r#"X-Matrix origin=nobody.example,key="ed25519:1",sig="{sig}""#);
+    for (header, said) in [
+        (None, "there is no Authorization header"),
+        (Some("X-Matrix"), "`sig` is missing"),
+        (Some("Bearer x"), "not of the scheme X-Matrix"),
+        (Some("X-Matrix origin=a"), "`sig` is missing"),
+        (Some(unknown.as_str()), "no key of nobody.example"),
+    ] {
+        let arrived = Arrived {
+            method: "GET",
+            uri: "/",
+            body: b"",
+        };
+        let headers = header.into_iter().map(str::as_bytes);
+        let incoming = &b.federation.incoming;
+        let outcome = incoming
+            .authenticate([127, 0, 0, 1].into(), arrived, headers)
+            .await;
+        let refusal = outcome.unwrap_err();
+        assert_eq!((refusal.status, refusal.code), (401, Code::Unauthorized));
+        assert!(refusal.message.contains(said), "{refusal}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_cannot_be_asked_for_its_key_is_refused_with_the_cause() {
     let world = World::new();
     let b = world.hub("b.example:8449").await;

@@ -56,8 +56,9 @@ impl Files {
 // spec: client-server-accounts §Media
 pub(super) async fn open(hub: &Hub, server: &str, id: &str) -> Result<MediaObject, Refusal> {
     let files = &hub.desk.files_elsewhere;
-    let server = ServerName::parse(server)
-        .map_err(|error| Refusal::invalid_param(format!("`serverName` {server}: {error}")))?;
+    let server = ServerName::parse(server).map_err(|_| {
+        Refusal::invalid_param(format!("`serverName`: {server:?} is no server's name"))
+    })?;
     if let Some(kept) = kept(files, &server, id).await? {
         return Ok(kept);
     }

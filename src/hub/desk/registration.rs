@@ -231,7 +231,7 @@ fn user_id(server: &ServerName, localpart: &str) -> Result<OwnedUserId, Refusal>
             "the user id would have {length} bytes, at most {USER_ID_BYTES_MAX} are allowed"
         ));
     }
-    OwnedUserId::try_from(id).or_else(|error| invalid(&error.to_string()))
+    OwnedUserId::try_from(id).or_else(|_| invalid("it makes no user id"))
 }
 
 fn taken(user: &UserId) -> Refusal {

@@ -16,9 +16,12 @@ use thiserror::Error;
 
 use crate::{
     base::{EventHash, Timestamp, limits::EVENT_BYTES_MAX},
-    wire::matrix::{
-        ServerKey, Version,
-        seal::{countersigned, seal, signed_by, template},
+    wire::{
+        DecodeError, json as text,
+        matrix::{
+            ServerKey, Version,
+            seal::{countersigned, seal, signed_by, template},
+        },
     },
 };
 
@@ -111,6 +114,9 @@ pub enum PduError {
     CreateWithRoomId,
     /// The bytes are not JSON of the canonical kind.
     #[error("not canonical JSON: {0}")]
+    Form(#[from] DecodeError),
+    /// The same where only the reader that is the quicker one finds fault.
+    #[error("not canonical JSON")]
     Json(#[from] serde_json::Error),
     /// It could not be redacted, so it has no hash.
     #[error("cannot be redacted: {0}")]
@@ -178,7 +184,7 @@ impl Pdu {
     /// does not check its hash or signatures.
     pub fn read(json: &str, version: Version) -> Result<Self, PduError> {
         check_size(json)?;
-        let object: CanonicalJsonObject = serde_json::from_str(json)?;
+        let object = object(json)?;
         let fields = from_object(&object, version)?;
         check_lengths(&fields)?;
         let is_create = fields.kind == "m.room.create";
@@ -277,6 +283,14 @@ impl Pdu {
             json,
         })
     }
+}
+
+/// Read by the quicker reader; of what that does not read, the other one says plainly what it is.
+fn object(json: &str) -> Result<CanonicalJsonObject, PduError> {
+    serde_json::from_str(json).map_err(|error| match text::read_object(json.as_bytes()) {
+        Err(error) => error.into(),
+        Ok(_) => error.into(),
+    })
 }
 
 fn check_size(json: &str) -> Result<(), PduError> {

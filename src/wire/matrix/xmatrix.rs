@@ -109,7 +109,7 @@ impl XMatrix {
         }
         let scheme = text.get(..SCHEME.len()).ok_or(XMatrixError::Scheme)?;
         let rest = text.get(SCHEME.len()..).unwrap_or_default();
-        if !scheme.eq_ignore_ascii_case(SCHEME) || !rest.starts_with(' ') {
+        if !scheme.eq_ignore_ascii_case(SCHEME) || !(rest.is_empty() || rest.starts_with(' ')) {
             return Err(XMatrixError::Scheme);
         }
         let mut found = Found::default();
@@ -353,7 +353,7 @@ mod tests {
     fn a_header_that_is_wrong_says_where() {
         for (header, error) in [
             ("Bearer abc", XMatrixError::Scheme),
-            ("X-Matrix", XMatrixError::Scheme),
+            ("X-Matrix", XMatrixError::Missing("sig")),
             ("X-Matrixorigin=a", XMatrixError::Scheme),
             ("X-Matrix ", XMatrixError::Missing("sig")),
             (

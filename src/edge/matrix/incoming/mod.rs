@@ -7,6 +7,7 @@
 mod bodies;
 mod credit;
 mod gate;
+mod invite;
 pub mod routes;
 mod strangers;
 
@@ -31,9 +32,9 @@ use self::{
 pub use self::{bodies::Room, gate::Place};
 use super::{Barred, Lists, endpoint::Endpoint, keys::KeyRing};
 use crate::{
-    api::{Credentials, Refusal, Why},
+    api::{Code, Credentials, Refusal, Why},
     base::Timestamp,
-    edge::client_api::Path,
+    edge::client_api::{Path, unreadable},
     wire::{
         json::{self as wire_json, SignedText},
         matrix::{Signed, XMatrix, server_name},
@@ -252,21 +253,30 @@ impl Incoming {
     pub async fn query(&self, server: &str, query: &str) -> Result<Value, Refusal> {
         let server = server_name(server)
             .map_err(|error| Refusal::invalid_param(format!("`serverName`: {error}")))?;
-        let until = query
+        let mut untils = query
             .split('&')
-            .find_map(|pair| pair.strip_prefix("minimum_valid_until_ts="));
-        let until = until.map(str::parse).transpose().map_err(|_| {
-            Refusal::invalid_param("`minimum_valid_until_ts` is not a number of milliseconds")
+            .filter_map(|pair| pair.strip_prefix("minimum_valid_until_ts="));
+        let until = untils.next().map(str::parse).transpose().map_err(|_| {
+            Refusal::invalid_param("`minimum_valid_until_ts`: expected a number of milliseconds")
         })?;
+        if untils.next().is_some() {
+            return Err(Refusal::invalid_param(
+                "`minimum_valid_until_ts` stands in the query twice, it may stand there once",
+            ));
+        }
         let found = self.keys.vouched(&server, until.map(Timestamp)).await;
         Ok(json!({ "server_keys": found.map(value).as_slice() }))
     }
 
     /// The answer of `/_matrix/key/v2/query`.
     pub async fn query_many(&self, body: &[u8]) -> Result<Value, Refusal> {
-        let body = wire_json::read_lax(body).map_err(|error| not_json(&error))?;
-        let wanted = body.get("server_keys").and_then(Value::as_object);
-        let wanted = wanted.ok_or_else(|| Refusal::bad_json("`server_keys` must be an object"))?;
+        let body = wire_json::read_lax(body).map_err(|error| unreadable(&error))?;
+        let Some(wanted) = body.get("server_keys") else {
+            return Err(Refusal::new(Code::MissingParam, "`server_keys` is missing"));
+        };
+        let wanted = wanted.as_object();
+        let wanted =
+            wanted.ok_or_else(|| Refusal::bad_json("`server_keys`: expected an object"))?;
         if wanted.len() > QUERIED_MAX {
             let found = wanted.len();
             let message = format!("{found} servers in one question, at most {QUERIED_MAX}");
@@ -306,15 +316,6 @@ fn value(object: ruma::CanonicalJsonObject) -> Value {
     )
 }
 
-fn not_json(error: &crate::wire::DecodeError) -> Refusal {
-    let code = if error.is_well_formed() {
-        crate::api::Code::BadJson
-    } else {
-        crate::api::Code::NotJson
-    };
-    Refusal::new(code, error.to_string())
-}
-
 /// A body as it was signed.
 ///
 /// Nearly everyone sends the very text. What it says is read by who knows that it is the sender's;
@@ -344,7 +345,7 @@ impl<'a> Body<'a> {
         } else {
             let _place = places.acquire().await;
             let text = aside(self.bytes.len(), || SignedText::of_body(self.bytes));
-            text.map_err(|error| not_json(&error))?
+            text.map_err(|error| unreadable(&error))?
         };
         Ok(self.rewritten.insert(text).as_str())
     }

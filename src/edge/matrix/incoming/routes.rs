@@ -1,12 +1,14 @@
 //! The paths of the server-to-server API.
 
+use std::borrow::Cow;
+
 use http::Method;
 
-use super::{Authenticated, bodies::elements};
+use super::{Authenticated, bodies::elements, invite};
 use crate::{
     api::{PeerCommand, Refusal},
     edge::{
-        client_api::{Parameters, Path, read_refusal, routes::Routes},
+        client_api::{Path, Unread, routes::Routes},
         matrix::endpoint::Endpoint,
     },
 };
@@ -53,24 +55,27 @@ impl Match {
             let message = format!("the body has more than {max} elements");
             return Err(Refusal::bad_json(message));
         }
+        let body = &*match self.endpoint {
+            Endpoint::InviteHere => invite::completed(body)?,
+            _ => Cow::Borrowed(body),
+        };
         let request = self.request(query, body).map_err(|error| {
             Refusal::invalid_param(format!("the query is not valid in a URL: {error}"))
         })?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let read = self.endpoint.command(request, &arguments);
         read.map_err(|error| {
-            let parameters = Parameters {
+            let unread = Unread {
                 path: self.endpoint.path(),
                 arguments: &arguments,
                 query,
-            };
-            let wrong = || {
-                parameters.wrong(|query| match self.request(query, b"") {
+                body,
+                read: &|query, body| match self.request(query, body) {
                     Ok(request) => self.endpoint.command(request, &arguments).map(drop),
                     Err(_) => Ok(()),
-                })
+                },
             };
-            read_refusal(error, body, wrong)
+            unread.refusal(&error)
         })
     }
 
@@ -182,7 +187,7 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Code;
+    use crate::{api::Code, edge::client_api::plain::assert_plain};
 
     fn of(method: Method, path: &str) -> Result<Option<Target>, u16> {
         let path = Path::of_url(path).unwrap();
@@ -253,7 +258,11 @@ mod tests {
         };
         for (path, query, said) in [
             ("backfill/%21r%3Aa", "v=%24e&limit=many", "`limit`: "),
-            ("backfill/%21r%3Aa", "v=%24e", "`limit` is missing"),
+            (
+                "backfill/%21r%3Aa",
+                "v=%24e",
+                "`limit` in the query is missing",
+            ),
             ("backfill/r", "v=%24e&limit=1", "`roomId`: "),
             ("event/e", "", "`eventId`: "),
             ("query/profile", "user_id=ana", "`user_id`: "),
@@ -266,6 +275,129 @@ mod tests {
                 panic!("{path} is read")
             };
             assert!(refusal.message.starts_with(said), "{path}: {refusal}");
+        }
+    }
+
+    /// What is said of a body that another server sent.
+    fn said(method: Method, path: &str, body: &str) -> Result<PeerCommand, Refusal> {
+        let from = Authenticated {
+            origin: ruma::owned_server_name!("a.example"),
+        };
+        let path = format!("/_matrix/federation/{path}");
+        let Ok(Some(Target::Peer(found))) = of(method, &path) else {
+            panic!("{path}")
+        };
+        found.command(&from, "", body.as_bytes())
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_read_says_where_and_what_is_right() {
+        let send = |body| ("v1/send/1", body);
+        let missing = |body| ("v1/get_missing_events/%21r%3Aa", body);
+        for ((path, body), told) in [
+            (
+                send(r#"{"origin":5,"origin_server_ts":1,"pdus":[]}"#),
+                "`origin`: expected a server's name, such as `server.example`, found a number",
+            ),
+            (
+                send(r#"{"origin":"a","origin_server_ts":"now","pdus":[]}"#),
+                "`origin_server_ts`: expected a whole number from 0 on, found a text",
+            ),
+            (
+                send(r#"{"origin":"a","origin_server_ts":1,"pdus":{}}"#),
+                "`pdus`: expected a list, found an object",
+            ),
+            (
+                send(r#"{"origin":"a","origin_server_ts":1,"pdus":[],"edus":"x"}"#),
+                "`edus`: expected a list, found a text",
+            ),
+            (
+                send(r#"{"origin":"a","pdus":[]}"#),
+                "`origin_server_ts` is missing",
+            ),
+            (send("[]"), "the body must be a JSON object"),
+            (
+                missing(r#"{"earliest_events":["$a"],"latest_events":["$a",5]}"#),
+                "`latest_events[1]`: expected an event id, which begins with `$`, found a number",
+            ),
+            (
+                missing(r#"{"earliest_events":["a"],"latest_events":["$a"]}"#),
+                "`earliest_events[0]`: expected an event id, which begins with `$`, found another text",
+            ),
+            (
+                missing(r#"{"earliest_events":[],"latest_events":["$a"],"limit":-3}"#),
+                "`limit`: expected a whole number from 0 on, found a negative number",
+            ),
+            (("v1/user/keys/query", "{}"), "`device_keys` is missing"),
+        ] {
+            let method = if path.contains("/send/") {
+                Method::PUT
+            } else {
+                Method::POST
+            };
+            let Err(refusal) = said(method, path, body) else {
+                panic!("{body} is read")
+            };
+            assert_eq!(refusal.message, told, "{body}");
+            let code = if told.ends_with("missing") {
+                Code::MissingParam
+            } else {
+                Code::BadJson
+            };
+            assert_eq!((refusal.status, refusal.code), (400, code), "{body}");
+            assert_plain(&refusal, body);
+        }
+    }
+
+    #[test]
+    fn a_large_transaction_says_where_and_one_bad_event_is_not_its_fault() {
+        let pdu = format!(r#"{{"x":"{}"}}"#, "a".repeat(60_000));
+        let pdus = vec![pdu; 40].join(",");
+        let body = format!(r#"{{"origin_server_ts":"x","origin":"a","pdus":[{pdus}]}}"#);
+        let Err(refusal) = said(Method::PUT, "v1/send/1", &body) else {
+            panic!("it is read")
+        };
+        assert_eq!(
+            refusal.message,
+            "`origin_server_ts`: expected a whole number from 0 on, found a text"
+        );
+        let body = r#"{"origin_server_ts":1,"origin":"a","pdus":[5,{"x":[]}],"edus":[7]}"#;
+        assert!(said(Method::PUT, "v1/send/1", body).is_ok());
+    }
+
+    #[test]
+    fn an_invite_need_not_show_its_room_and_its_version_is_looked_at_first() {
+        let invite = |body: &str| said(Method::PUT, "v2/invite/%21r%3Aa/%24e", body);
+        for body in [
+            r#"{"room_version":"10","event":{"a":1.50}}"#,
+            r#"{"room_version":"10","event":{"a":1.50},"invite_room_state":null}"#,
+        ] {
+            let Ok(PeerCommand::InviteHere(asked)) = invite(body) else {
+                panic!("{body}")
+            };
+            assert!(asked.invite_room_state.is_empty());
+            assert_eq!(asked.event.get(), r#"{"a":1.50}"#); // to the letter
+        }
+        for (body, code) in [
+            (
+                r#"{"room_version":"99","event":{}}"#,
+                Code::IncompatibleRoomVersion,
+            ),
+            (
+                r#"{"room_version":"99","invite_room_state":5}"#,
+                Code::IncompatibleRoomVersion,
+            ),
+            (r#"{"event":{}}"#, Code::MissingParam),
+            (
+                r#"{"room_version":"10","event":{},"invite_room_state":5}"#,
+                Code::BadJson,
+            ),
+        ] {
+            let Err(refusal) = invite(body) else {
+                panic!("{body} is read")
+            };
+            assert_eq!(refusal.code, code, "{body}: {refusal}");
+            assert_plain(&refusal, body);
         }
     }
 

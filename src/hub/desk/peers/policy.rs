@@ -19,7 +19,10 @@ use crate::{
     },
     room::{POLICY_KEY_VERSION, PolicyServer},
     store::{Batch, EventRecord, PolicyDecision, RoomRecord, Write},
-    wire::matrix::{Pdu, Version},
+    wire::{
+        json,
+        matrix::{Pdu, Version},
+    },
 };
 
 /// See `api::PeerCommand::PolicySign`.
@@ -218,7 +221,7 @@ pub(super) fn policy_why(said: &str, room: &RoomId) -> Why {
 }
 
 fn room_of(asked: &sign_event::v1::Request) -> Result<ruma::OwnedRoomId, Refusal> {
-    let event: CanonicalJsonObject = serde_json::from_str(asked.pdu.get())
+    let event = json::read_object(asked.pdu.get().as_bytes())
         .map_err(|error| Refusal::bad_json(format!("the event: {error}")))?;
     let room = event.get("room_id").and_then(|id| id.as_str());
     if let Some(room) = room.and_then(|id| ruma::OwnedRoomId::try_from(id).ok()) {

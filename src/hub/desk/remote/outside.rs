@@ -212,7 +212,8 @@ struct Piece {
 
 impl Piece {
     fn read(json: &str) -> Result<Self, String> {
-        let piece: Self = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let piece: Self = serde_json::from_str(json)
+            .map_err(|_| "`type`, `state_key`, `sender` or `content` is missing or wrong")?;
         let is_object = piece.content.get().starts_with('{');
         let is_short = [&piece.sender, &piece.state_key, &piece.kind]
             .into_iter()
@@ -243,12 +244,12 @@ pub(super) async fn shown(
     }
     let (mut pieces, mut seen) = (Vec::new(), BTreeSet::new());
     let mut bytes = 0_usize;
-    for told in &told {
+    for (index, told) in told.iter().enumerate() {
         let piece = match piece((hub, room, version), told).await {
             Ok(piece) => piece,
             Err(_) if !version.room_id_is_create_hash() => continue,
             Err(why) => {
-                let message = format!("what the room shows of itself: {why}");
+                let message = format!("what the room shows of itself: item {index}: {why}");
                 return Err(Refusal::invalid_param(message));
             }
         };

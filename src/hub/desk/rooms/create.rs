@@ -309,7 +309,8 @@ fn alias_of(name: &str, server: &ServerName) -> Result<OwnedRoomAliasId, Refusal
     if name.is_empty() || name.contains([':', '#', '\0']) || name.contains(char::is_whitespace) {
         return Err(wrong(&"only the part before `:`"));
     }
-    OwnedRoomAliasId::try_from(format!("#{name}:{server}")).map_err(|error| wrong(&error))
+    OwnedRoomAliasId::try_from(format!("#{name}:{server}"))
+        .map_err(|_| wrong(&"it makes no room alias"))
 }
 
 fn alone(write: Write) -> Batch {

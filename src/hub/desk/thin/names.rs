@@ -215,7 +215,11 @@ pub(super) async fn alias(
     let text = match kind {
         NameKind::Room => room_named(hub, caller, &text).await?.to_string(),
         NameKind::User => <&UserId>::try_from(text.as_str())
-            .map_err(|error| Refusal::invalid_param(format!("{text:?}: {error}")))?
+            .map_err(|_| {
+                Refusal::invalid_param(format!(
+                    "{text:?}: expected a user id, such as `@name:server.example`"
+                ))
+            })?
             .to_string(),
         NameKind::EventType => text,
     };
@@ -226,8 +230,11 @@ pub(super) async fn alias(
 /// A room the caller is in, was in or is invited to, by its id or an alias.
 async fn room_named(hub: &Hub, caller: &Caller, text: &str) -> Result<OwnedRoomId, Refusal> {
     let id = if text.starts_with('#') {
-        let alias = <&RoomAliasId>::try_from(text)
-            .map_err(|error| Refusal::invalid_param(format!("{text:?}: {error}")))?;
+        let alias = <&RoomAliasId>::try_from(text).map_err(|_| {
+            Refusal::invalid_param(format!(
+                "{text:?}: expected a room alias, such as `#name:server.example`"
+            ))
+        })?;
         if alias.server_name() == hub.key.name() {
             let record = hub.store.alias(alias).await.map_err(ours)?;
             let none = || Refusal::not_found(format!("no room has the alias {alias}"));
@@ -237,7 +244,11 @@ async fn room_named(hub: &Hub, caller: &Caller, text: &str) -> Result<OwnedRoomI
         }
     } else {
         <&RoomId>::try_from(text)
-            .map_err(|error| Refusal::invalid_param(format!("{text:?}: {error}")))?
+            .map_err(|_| {
+                Refusal::invalid_param(format!(
+                    "{text:?}: expected a room id, such as `!name:server.example`"
+                ))
+            })?
             .to_owned()
     };
     let elsewhere = remote::standing(hub, &caller.user, &id).await?;

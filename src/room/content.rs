@@ -1,0 +1,220 @@
+//! What the contents of known state events must look like that our own users send.
+//!
+//! Only what the specification gives a form, and only where another form would be of no use to anybody
+//! or against the rules: further members are whoever's they are, and what is absent is left absent.
+//! What other servers send is not looked at here.
+
+use ruma::{CanonicalJsonObject, CanonicalJsonValue as Value};
+
+use super::{Refusal, decide::wrong};
+
+/// What a member must be.
+enum Form {
+    Text,
+    Truth,
+    Integer,
+    /// A list of texts.
+    Texts,
+    /// A list of objects.
+    Objects,
+    /// An object of integers.
+    Integers,
+    /// Present, and one of these, or a word of somebody's own (with a dot in it).
+    Word(&'static [&'static str]),
+}
+
+/// Refuses the content of a state event with the empty key that is not of its form.
+///
+/// spec: client-server-rooms §Room-Events
+pub(super) fn check(kind: &str, content: &CanonicalJsonObject) -> Result<(), Refusal> {
+    for (name, form) in forms(kind) {
+        let Err(at) = form.check(content.get(*name)) else {
+            continue;
+        };
+        return Err(wrong(kind, &format!("`{name}{at}`"), &form.words()));
+    }
+    Ok(())
+}
+
+fn forms(kind: &str) -> &'static [(&'static str, Form)] {
+    match kind {
+        "m.room.name" => &[("name", Form::Text)],
+        "m.room.topic" => &[("topic", Form::Text)],
+        "m.room.tombstone" => &[("replacement_room", Form::Text)],
+        "m.room.encryption" => &[("algorithm", Form::Text)],
+        "m.room.join_rules" => &[
+            ("join_rule", Form::Word(JOIN_RULES)),
+            ("allow", Form::Objects),
+        ],
+        "m.room.history_visibility" => &[("history_visibility", Form::Word(VISIBILITIES))],
+        "m.room.guest_access" => &[("guest_access", Form::Word(&["can_join", "forbidden"]))],
+        "m.room.server_acl" => &[
+            ("allow", Form::Texts),
+            ("deny", Form::Texts),
+            ("allow_ip_literals", Form::Truth),
+        ],
+        "m.room.power_levels" => POWER_LEVELS,
+        _ => &[],
+    }
+}
+
+impl Form {
+    /// Where in the value something is of another form.
+    fn check(&self, value: Option<&Value>) -> Result<(), String> {
+        let here = |right| if right { Ok(()) } else { Err(String::new()) };
+        let Some(value) = value else {
+            return here(!matches!(self, Self::Word(_)));
+        };
+        match (self, value) {
+            (Self::Text, value) => here(value.is_string()),
+            (Self::Truth, value) => here(value.is_bool()),
+            (Self::Integer, value) => here(value.is_integer()),
+            (Self::Word(words), Value::String(word)) => {
+                here(words.contains(&word.as_str()) || word.contains('.'))
+            }
+            (Self::Texts, Value::Array(items)) => all(items, Value::is_string),
+            (Self::Objects, Value::Array(items)) => all(items, Value::is_object),
+            (Self::Integers, Value::Object(members)) => {
+                match members.iter().find(|(_, value)| !value.is_integer()) {
+                    Some((key, _)) => Err(format!(".{key}")),
+                    None => Ok(()),
+                }
+            }
+            _ => here(false),
+        }
+    }
+
+    fn words(&self) -> String {
+        let words = match self {
+            Self::Text => "a text",
+            Self::Truth => "true or false",
+            Self::Integer => "a whole number",
+            Self::Texts => "a text, in a list of texts",
+            Self::Objects => "an object, in a list of objects",
+            Self::Integers => "a whole number, in an object of them",
+            Self::Word(words) => {
+                let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+                return format!("one of {}", words.join(", "));
+            }
+        };
+        words.to_owned()
+    }
+}
+
+fn all(items: &[Value], is_right: fn(&Value) -> bool) -> Result<(), String> {
+    match items.iter().position(|item| !is_right(item)) {
+        Some(index) => Err(format!("[{index}]")),
+        None => Ok(()),
+    }
+}
+
+const JOIN_RULES: &[&str] = &[
+    "public",
+    "knock",
+    "invite",
+    "private",
+    "restricted",
+    "knock_restricted",
+];
+
+const VISIBILITIES: &[&str] = &["invited", "joined", "shared", "world_readable"];
+
+const POWER_LEVELS: &[(&str, Form)] = &[
+    ("ban", Form::Integer),
+    ("events_default", Form::Integer),
+    ("invite", Form::Integer),
+    ("kick", Form::Integer),
+    ("redact", Form::Integer),
+    ("state_default", Form::Integer),
+    ("users_default", Form::Integer),
+    ("events", Form::Integers),
+    ("notifications", Form::Integers),
+    ("users", Form::Integers),
+];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::wire::json::strict;
+
+    fn said(kind: &str, content: serde_json::Value) -> Option<String> {
+        let Ok(Value::Object(content)) = strict(content) else {
+            panic!("no object")
+        };
+        check(kind, &content)
+            .err()
+            .map(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn what_is_of_no_use_to_anybody_is_named() {
+        for (kind, content, named) in [
+            ("m.room.name", json!({"name": 5}), "`name` must be a text"),
+            (
+                "m.room.topic",
+                json!({"topic": ["x"]}),
+                "`topic` must be a text",
+            ),
+            (
+                "m.room.join_rules",
+                json!({"join_rule": "everybody"}),
+                "`join_rule` must be one of `public`, ",
+            ),
+            ("m.room.join_rules", json!({}), "`join_rule` must be"),
+            (
+                "m.room.join_rules",
+                json!({"join_rule": "restricted", "allow": [{}, 5]}),
+                "`allow[1]` must be an object",
+            ),
+            (
+                "m.room.history_visibility",
+                json!({"history_visibility": "all"}),
+                "`history_visibility` must be one of `invited`, ",
+            ),
+            (
+                "m.room.power_levels",
+                json!({"users": {"@a:b.example": "100"}}),
+                "`users.@a:b.example` must be a whole number",
+            ),
+            (
+                "m.room.power_levels",
+                json!({"ban": "50"}),
+                "`ban` must be a whole number",
+            ),
+            (
+                "m.room.server_acl",
+                json!({"allow": "*"}),
+                "`allow` must be a text, in a list",
+            ),
+            (
+                "m.room.server_acl",
+                json!({"allow": ["*"], "deny": ["a", 5]}),
+                "`deny[1]` must be",
+            ),
+        ] {
+            let said = said(kind, content.clone());
+            let said = said.unwrap_or_else(|| panic!("{kind} {content} is taken"));
+            assert!(said.contains(named), "{said}");
+            assert!(said.contains(kind), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_absent_or_of_somebodys_own_is_left_alone() {
+        for (kind, content) in [
+            ("m.room.name", json!({})),
+            ("m.room.topic", json!({"topic": "", "m.topic": 5})),
+            (
+                "m.room.join_rules",
+                json!({"join_rule": "org.example.rule", "org.example.x": [1]}),
+            ),
+            ("m.room.power_levels", json!({"org.example.x": "50"})),
+            ("m.room.server_acl", json!({})),
+            ("org.example.state", json!({"name": 5})),
+        ] {
+            assert_eq!(said(kind, content), None, "{kind}");
+        }
+    }
+}
