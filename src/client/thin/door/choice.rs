@@ -28,6 +28,23 @@ pub enum DoorChoice {
 /// even at 63 kB down and 73 kB up, and asking in blocks how large a file is takes 1.2 kB more.
 pub const QUIC_FROM_BYTES: u64 = 80_000;
 
+/// What comes with a file, from the same measurement: a connection over QUIC, and each kilobyte there; each
+/// block over OSCORE.
+const QUIC_BYTES: u64 = 4200;
+const QUIC_BYTES_PER_KILOBYTE: u64 = 61;
+const OSCORE_BYTES_PER_BLOCK: u64 = 118;
+
+/// About what a file of so many bytes takes, headers included, where a block has so many.
+pub(super) const fn file_cost(bytes: u64, is_quic: bool, block: u64) -> u64 {
+    let block = if block == 0 { 1024 } else { block };
+    let beside = if is_quic {
+        QUIC_BYTES.saturating_add(bytes.div_ceil(1024).saturating_mul(QUIC_BYTES_PER_KILOBYTE))
+    } else {
+        bytes.div_ceil(block).saturating_mul(OSCORE_BYTES_PER_BLOCK)
+    };
+    bytes.saturating_add(beside)
+}
+
 /// Whether a link of this class is for QUIC unasked: its first timer is a second, so that it sends its
 /// handshake of 1200 bytes several times where an answer takes longer.
 ///
