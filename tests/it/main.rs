@@ -25,6 +25,7 @@ mod peers;
 mod same_json;
 mod scripted;
 mod thin_client;
+mod thin_words;
 mod verbs;
 mod wake;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         oracle::trials(),
         same_json::trials(),
         thin_client::trials(),
+        thin_words::trials(),
         verbs::trials(),
         wake::trials(),
     ]

@@ -57,7 +57,7 @@ pub(crate) fn link(hub: &Hub, user: &str) -> Result<PathBuf, Failed> {
     Ok(file)
 }
 
-fn client(file: &PathBuf, args: &[&str]) -> Command {
+pub(crate) fn client(file: &PathBuf, args: &[&str]) -> Command {
     let mut command = tramline();
     command.args(["client", "--json", "--credentials"]);
     command.arg(file).args(args);
@@ -76,7 +76,7 @@ pub(crate) fn texts(lines: &[Value]) -> Vec<String> {
     texts.map(str::to_owned).collect()
 }
 
-fn equal<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T) -> Result<(), Failed> {
+pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T) -> Result<(), Failed> {
     if found == wanted {
         Ok(())
     } else {
@@ -385,7 +385,7 @@ fn by_code() -> Result<(), Failed> {
 }
 
 /// What a verb says to a person, on stdout and on stderr.
-fn said_to_a_person(file: &PathBuf, args: &[&str]) -> Result<[String; 2], Failed> {
+pub(crate) fn said_to_a_person(file: &PathBuf, args: &[&str]) -> Result<[String; 2], Failed> {
     let mut command = tramline();
     command.args(["client", "--credentials"]).arg(file);
     let output = output(command.args(args))?;
@@ -395,7 +395,7 @@ fn said_to_a_person(file: &PathBuf, args: &[&str]) -> Result<[String; 2], Failed
     Ok(said)
 }
 
-fn holds(said: &str, wanted: &str) -> Result<(), Failed> {
+pub(crate) fn holds(said: &str, wanted: &str) -> Result<(), Failed> {
     if said.contains(wanted) {
         return Ok(());
     }
@@ -431,19 +431,25 @@ fn removed() -> Result<(), Failed> {
     let unnamed = make(json!({ "invite": [guest] }))?;
     let [news, _] = said_to_a_person(&bob, &["sync"])?;
     let headings: Vec<_> = news.lines().filter(|line| line.starts_with('!')).collect();
-    equal(&headings, &vec![named.as_str(), unnamed.as_str()])?;
-    let invited = format!("@ana:{NAME} invited {guest}");
+    let crew = format!("{named} \"Crew\"");
+    equal(&headings, &vec![crew.as_str(), unnamed.as_str()])?;
+    let invited = format!("@ana:{NAME} invites you: `join` it, or `leave` it");
     equal(&news.matches(&invited).count(), &2)?;
 
     ana(&["rooms", &unnamed, "kick"], json!({}))?;
     let [news, _] = said_to_a_person(&bob, &["sync"])?;
     holds(
         &news,
-        &format!("@ana:{NAME} took back the invitation of {guest}"),
+        &format!("your invitation to {unnamed} was taken back by @ana:{NAME}"),
     )?;
-    let refused = output(&mut client(&bob, &["read", &unnamed]))?;
-    equal(&refused.status.code(), &Some(1))?;
-    holds(&String::from_utf8_lossy(&refused.stderr), "M_FORBIDDEN")?;
+    for verb in ["read", "leave", "status"] {
+        let refused = output(&mut client(&bob, &[verb, &unnamed]))?;
+        equal(&refused.status.code(), &Some(1))?;
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        holds(&why, "M_FORBIDDEN")?;
+        let back = format!("your invitation to {unnamed} was taken back");
+        holds(&why, &back)?;
+    }
 
     done(&bob, &["join", &named])?;
     done(&bob, &["send", &named, "hello"])?;

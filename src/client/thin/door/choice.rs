@@ -132,6 +132,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_file_takes_is_more_than_its_bytes_and_least_by_the_door_that_is_taken() {
+        assert_eq!(file_cost(3000, false, 1024), 3000 + 3 * 118);
+        assert_eq!(file_cost(3000, false, 128), 3000 + 24 * 118);
+        let [small, large] = [3000, 200_000].map(|bytes| {
+            let by = |is_quic| file_cost(bytes, is_quic, 1024);
+            (by(true), by(false))
+        });
+        assert!(small.0 > small.1 && large.0 < large.1);
+        assert_eq!(file_cost(u64::MAX, true, 0), u64::MAX);
+    }
+
+    #[test]
     fn radio_links_keep_to_oscore() {
         let quick = (0..=6).filter(|class| is_quick(*class));
         assert_eq!(quick.collect::<Vec<u8>>(), [0, 5, 6]);

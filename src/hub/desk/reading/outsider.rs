@@ -127,7 +127,10 @@ pub(in crate::hub::desk) fn outside(room: &RoomId, now: Membership, out: Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::Code, hub::testing};
+    use crate::{
+        api::{Code, Command, Deliveries},
+        hub::testing,
+    };
 
     #[tokio::test]
     async fn who_is_out_is_told_how_that_came_and_not_the_number_of_a_rule() {
@@ -166,6 +169,15 @@ mod tests {
         test.join(&bob, &room).await.unwrap();
         test.kick(&ana, &room, &bob).await.unwrap();
         expect(refused("4").await, "you were removed from ROOM", true);
+        // What became of what one had said there is told all the same.
+        let event = None;
+        let room_id = room.clone();
+        let asked = Deliveries {
+            room: room_id,
+            event,
+        };
+        let told = test.ask(&bob.origin, Command::Deliveries(asked)).await;
+        told.unwrap();
         test.join(&bob, &room).await.unwrap();
         test.leave(&bob, &room).await.unwrap();
         expect(refused("5").await, "you have left ROOM", true);
