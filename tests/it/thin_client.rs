@@ -85,18 +85,18 @@ pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T) -> Re
 }
 
 /// `client sync --follow`, and what it prints.
-struct Follower {
+pub(crate) struct Follower {
     child: Child,
     lines: mpsc::Receiver<Value>,
 }
 
 impl Follower {
-    fn of(file: &PathBuf) -> Result<Self, Failed> {
+    pub(crate) fn of(file: &PathBuf) -> Result<Self, Failed> {
         Self::over(file, "auto")
     }
 
     fn over(file: &PathBuf, door: &str) -> Result<Self, Failed> {
-        let mut command = client(file, &["--door", door, "sync", "--follow"]);
+        let mut command = client(file, &["-v", "--door", door, "sync", "--follow"]);
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let (tell, lines) = mpsc::channel();
@@ -113,7 +113,7 @@ impl Follower {
         clippy::disallowed_methods,
         reason = "how long a real program may take"
     )]
-    fn texts_until(&self, last: &str) -> Result<Vec<String>, Failed> {
+    pub(crate) fn texts_until(&self, last: &str) -> Result<Vec<String>, Failed> {
         let until = Instant::now() + SHOWN;
         let mut lines = Vec::new();
         while !texts(&lines).iter().any(|text| text == last) {
@@ -122,6 +122,14 @@ impl Follower {
             lines.push(line.map_err(|_| format!("{last:?} was not shown, only {lines:?}"))?);
         }
         Ok(texts(&lines))
+    }
+
+    /// SIGTERM; it must end with 0. Gives the lines that were not read yet.
+    pub(crate) fn terminated(mut self) -> Result<Vec<Value>, Failed> {
+        let id = self.child.id().to_string();
+        run(Command::new("kill").arg("-TERM").arg(id))?;
+        equal(&ended(&mut self.child)?.code(), &Some(0))?;
+        Ok(self.lines.iter().collect())
     }
 
     /// SIGINT, as Ctrl-C does; it must end with 0.
