@@ -136,6 +136,14 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", lines(text));
 }
 
+/// Tells on stderr what a program has to hear as well.
+pub fn tell(format: Format, text: &str) {
+    match format {
+        Format::Text => note(text),
+        Format::Json => note(&serde_json::json!({ "note": text }).to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -42,20 +42,30 @@ impl Signals {
     }
 }
 
-/// Ctrl-C to a verb that goes on until then. Make one before the loop, and ask only that one: an
+/// Ctrl-C, or SIGTERM, to a verb that goes on until then. Make one before the loop, and ask only that one: an
 /// interrupt that comes while nobody listens is lost.
-pub struct Interrupts(Stream);
+pub struct Interrupts {
+    interrupt: Stream,
+    terminate: Stream,
+}
 
 impl Interrupts {
     /// Begins to listen. From here on an interrupt no longer ends the process.
     pub fn listen() -> Result<Self, Failure> {
-        signal(SignalKind::interrupt())
-            .map(Self)
-            .map_err(|error| Failure::failed("SIGNALS", error.to_string()))
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::failed("SIGNALS", error.to_string()));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            // What a shell starts with & does not hear the other one.
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 
     /// Waits for one.
     pub async fn next(&mut self) {
-        self.0.recv().await;
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }

@@ -20,7 +20,7 @@ pub const ALIASES_MAX: u64 = 65_536;
 /// event types are the same everywhere.
 pub const fn first_alias(kind: NameKind) -> Alias {
     match kind {
-        NameKind::Room => 0,
+        NameKind::Room | NameKind::RoomName => 0,
         NameKind::User => 1,
         NameKind::EventType => FIRST_OWN_EVENT_TYPE,
     }

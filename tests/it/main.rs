@@ -26,6 +26,7 @@ mod peers;
 mod same_json;
 mod scripted;
 mod thin_client;
+mod thin_words;
 mod verbs;
 mod wake;
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         same_json::trials(),
         thin_client::trials(),
         aliases::trials(),
+        thin_words::trials(),
         verbs::trials(),
         wake::trials(),
     ]

@@ -57,7 +57,7 @@ pub(crate) fn link(hub: &Hub, user: &str) -> Result<PathBuf, Failed> {
     Ok(file)
 }
 
-fn client(file: &PathBuf, args: &[&str]) -> Command {
+pub(crate) fn client(file: &PathBuf, args: &[&str]) -> Command {
     let mut command = tramline();
     command.args(["client", "--json", "--credentials"]);
     command.arg(file).args(args);
@@ -76,7 +76,7 @@ pub(crate) fn texts(lines: &[Value]) -> Vec<String> {
     texts.map(str::to_owned).collect()
 }
 
-fn equal<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T) -> Result<(), Failed> {
+pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T) -> Result<(), Failed> {
     if found == wanted {
         Ok(())
     } else {
@@ -85,18 +85,18 @@ fn equal<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T) -> Result<(), Fa
 }
 
 /// `client sync --follow`, and what it prints.
-struct Follower {
+pub(crate) struct Follower {
     child: Child,
     lines: mpsc::Receiver<Value>,
 }
 
 impl Follower {
-    fn of(file: &PathBuf) -> Result<Self, Failed> {
+    pub(crate) fn of(file: &PathBuf) -> Result<Self, Failed> {
         Self::over(file, "auto")
     }
 
     fn over(file: &PathBuf, door: &str) -> Result<Self, Failed> {
-        let mut command = client(file, &["--door", door, "sync", "--follow"]);
+        let mut command = client(file, &["-v", "--door", door, "sync", "--follow"]);
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let (tell, lines) = mpsc::channel();
@@ -113,7 +113,7 @@ impl Follower {
         clippy::disallowed_methods,
         reason = "how long a real program may take"
     )]
-    fn texts_until(&self, last: &str) -> Result<Vec<String>, Failed> {
+    pub(crate) fn texts_until(&self, last: &str) -> Result<Vec<String>, Failed> {
         let until = Instant::now() + SHOWN;
         let mut lines = Vec::new();
         while !texts(&lines).iter().any(|text| text == last) {
@@ -122,6 +122,14 @@ impl Follower {
             lines.push(line.map_err(|_| format!("{last:?} was not shown, only {lines:?}"))?);
         }
         Ok(texts(&lines))
+    }
+
+    /// SIGTERM; it must end with 0. Gives the lines that were not read yet.
+    pub(crate) fn terminated(mut self) -> Result<Vec<Value>, Failed> {
+        let id = self.child.id().to_string();
+        run(Command::new("kill").arg("-TERM").arg(id))?;
+        equal(&ended(&mut self.child)?.code(), &Some(0))?;
+        Ok(self.lines.iter().collect())
     }
 
     /// SIGINT, as Ctrl-C does; it must end with 0.
@@ -385,7 +393,7 @@ fn by_code() -> Result<(), Failed> {
 }
 
 /// What a verb says to a person, on stdout and on stderr.
-fn said_to_a_person(file: &PathBuf, args: &[&str]) -> Result<[String; 2], Failed> {
+pub(crate) fn said_to_a_person(file: &PathBuf, args: &[&str]) -> Result<[String; 2], Failed> {
     let mut command = tramline();
     command.args(["client", "--credentials"]).arg(file);
     let output = output(command.args(args))?;
@@ -395,7 +403,7 @@ fn said_to_a_person(file: &PathBuf, args: &[&str]) -> Result<[String; 2], Failed
     Ok(said)
 }
 
-fn holds(said: &str, wanted: &str) -> Result<(), Failed> {
+pub(crate) fn holds(said: &str, wanted: &str) -> Result<(), Failed> {
     if said.contains(wanted) {
         return Ok(());
     }
@@ -431,19 +439,25 @@ fn removed() -> Result<(), Failed> {
     let unnamed = make(json!({ "invite": [guest] }))?;
     let [news, _] = said_to_a_person(&bob, &["sync"])?;
     let headings: Vec<_> = news.lines().filter(|line| line.starts_with('!')).collect();
-    equal(&headings, &vec![named.as_str(), unnamed.as_str()])?;
-    let invited = format!("@ana:{NAME} invited {guest}");
+    let crew = format!("{named} \"Crew\"");
+    equal(&headings, &vec![crew.as_str(), unnamed.as_str()])?;
+    let invited = format!("@ana:{NAME} invites you: `join` it, or `leave` it");
     equal(&news.matches(&invited).count(), &2)?;
 
     ana(&["rooms", &unnamed, "kick"], json!({}))?;
     let [news, _] = said_to_a_person(&bob, &["sync"])?;
     holds(
         &news,
-        &format!("@ana:{NAME} took back the invitation of {guest}"),
+        &format!("your invitation to {unnamed} was taken back by @ana:{NAME}"),
     )?;
-    let refused = output(&mut client(&bob, &["read", &unnamed]))?;
-    equal(&refused.status.code(), &Some(1))?;
-    holds(&String::from_utf8_lossy(&refused.stderr), "M_FORBIDDEN")?;
+    for verb in ["read", "leave", "status"] {
+        let refused = output(&mut client(&bob, &[verb, &unnamed]))?;
+        equal(&refused.status.code(), &Some(1))?;
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        holds(&why, "M_FORBIDDEN")?;
+        let back = format!("your invitation to {unnamed} was taken back");
+        holds(&why, &back)?;
+    }
 
     done(&bob, &["join", &named])?;
     done(&bob, &["send", &named, "hello"])?;

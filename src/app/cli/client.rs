@@ -174,7 +174,8 @@ pub enum ClientVerb {
                       While a linked device follows, no other verb can use its file: end it first, with Ctrl-C."
     )]
     Sync {
-        /// Since this place; without it from the beginning
+        /// Since this place; without it a session gets the newest of each room. A linked device goes on by itself
+        /// from where it was, and the first time only notes where that is
         #[arg(long, value_name = "TOKEN")]
         since: Option<String>,
         /// Wait so many seconds for something new
@@ -236,7 +237,8 @@ pub enum ClientVerb {
         /// The kind of link; timers, block sizes and how long to gather records follow from it
         class: LinkClass,
         /// Kilobytes a day, headers included; near it the hub leaves out receipts and typing, then
-        /// profiles, then reactions, never messages. 0 for no limit [default: as it was]
+        /// profiles, then reactions, never messages, and a file that takes more than is left goes only with
+        /// --beyond-limit. 0 for no limit [default: as it was]
         #[arg(long, value_name = "KB", allow_negative_numbers = true,
             value_parser = daily_kilobytes)]
         daily_kilobytes: Option<u64>,
@@ -255,6 +257,9 @@ pub enum ClientVerb {
         /// What others are to call it [default: nothing]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
+        /// Send it also where it takes more than is left of the daily limit
+        #[arg(long)]
+        beyond_limit: bool,
     },
     /// Download a file to a linked device
     #[command(
@@ -267,6 +272,9 @@ pub enum ClientVerb {
         /// The file to write; never over one that is there
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Fetch it also where it takes more than is left of the daily limit
+        #[arg(long)]
+        beyond_limit: bool,
     },
     /// End the session on the hub and take the access token out of the credential file
     #[command(after_help = "Example:\n  tramline client --credentials ana.json logout")]

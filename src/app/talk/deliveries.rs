@@ -4,7 +4,7 @@
 use ruma::RoomId;
 use serde_json::{Value as Json, json};
 
-use super::{Said, failed};
+use super::{Said, failed, tell};
 use crate::{
     app::{
         failure::Failure,
@@ -24,13 +24,16 @@ pub(super) async fn of_room(
     let call = Call::get(&path, Vec::new());
     let answer = client.call("deliveries", call).await.map_err(failed)?;
     let messages = answer["messages"].as_array();
+    // By what `send` and `read` have said of it over this door.
+    let is_numbered = client.thin().is_some();
     for message in messages.into_iter().flatten().rev() {
         let servers = message["servers"].as_array();
         let servers = servers.map_or(&[] as &[Json], Vec::as_slice);
         let nobody = json!({});
         let alone = servers.is_empty().then_some(&nobody);
         for server in servers.iter().chain(alone) {
-            format.print(&line(message, server), &told(room, message, server))?;
+            let line = line(message, server, is_numbered);
+            format.print(&line, &told(room, message, server))?;
         }
     }
     if format == Format::Text && messages.is_none_or(Vec::is_empty) {
@@ -53,10 +56,12 @@ fn told(room: &RoomId, message: &Json, server: &Json) -> Json {
     })
 }
 
-fn line(message: &Json, server: &Json) -> String {
+fn line(message: &Json, server: &Json, is_numbered: bool) -> String {
     let at = message["origin_server_ts"].as_u64().unwrap_or_default();
-    let event = message["event_id"].as_str().unwrap_or_default();
-    let event: String = event.chars().take(ID_CHARS).collect();
+    let event = match message["seq"].as_u64().filter(|_| is_numbered) {
+        Some(seq) => format!("number {seq}"),
+        None => tell::short(&message["event_id"]),
+    };
     let became = match (server["server"].as_str(), server["state"].as_str()) {
         (Some(name), Some(state)) => {
             let state = state.replace('_', " ");
@@ -72,11 +77,8 @@ fn line(message: &Json, server: &Json) -> String {
     };
     let kind = message["type"].as_str().unwrap_or_default();
     let at = Timestamp(at).rfc3339();
-    format!("{at}  {}  {}  {became}", visible(&event), visible(kind))
+    format!("{event}  {at}  {}  {became}", visible(kind))
 }
-
-/// How much of an event's id tells it from the others of a room.
-const ID_CHARS: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -89,19 +91,33 @@ mod tests {
         let server =
             json!({"server": "a.example", "state": "refused", "reason": "too\u{1b}[2J large"});
 
-        let said = line(&message, &server);
+        let said = line(&message, &server, false);
 
-        assert!(said.starts_with(
-            "1970-01-01T00:00:05Z  $abcdefg  m.room.message  a.example  refused: too"
-        ));
+        let wanted = "$abcdefgh…  1970-01-01T00:00:05Z  m.room.message  a.example  refused: too";
+        assert!(said.starts_with(wanted), "{said}");
         assert!(!said.contains('\u{1b}'), "{said}");
         let under_way = line(
             &message,
             &json!({"server": "a.example", "state": "in_flight"}),
+            false,
         );
         assert!(under_way.ends_with("a.example  in flight"), "{under_way}");
-        let of_nobody = line(&message, &json!({}));
+        let of_nobody = line(&message, &json!({}), false);
         assert!(of_nobody.contains("for nobody on another server, or more than a month old"));
+    }
+
+    #[test]
+    fn a_message_is_called_as_send_and_read_call_it_at_the_same_door() {
+        let message = json!({"event_id": "$abcdefghijk", "seq": 8, "origin_server_ts": 5000,
+            "type": "m.room.message"});
+
+        let [linked, session] = [true, false].map(|door| line(&message, &json!({}), door));
+
+        assert!(linked.starts_with("number 8  1970-"), "{linked}");
+        assert!(!linked.contains('$'), "{linked}");
+        let read = tell::event(&message);
+        let id = read.split(' ').nth(1).unwrap();
+        assert!(session.starts_with(&format!("{id}  1970-")), "{session}");
     }
 
     #[test]
@@ -110,7 +126,7 @@ mod tests {
         let server = json!({"server": "a.example", "state": "queued",
             "reason": "PEER_UNREACHABLE", "next_try_ts": 60_000});
 
-        let said = line(&message, &server);
+        let said = line(&message, &server, false);
 
         let wanted = "a.example  queued: PEER_UNREACHABLE, next try at 1970-01-01T00:01:00Z";
         assert!(said.ends_with(wanted), "{said}");

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A room's name and main alias; empty where it has none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Label {
     pub(super) name: String,
     pub(super) alias: String,

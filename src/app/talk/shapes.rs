@@ -4,7 +4,7 @@
 
 use ruma::{RoomAliasId, RoomId, ServerName, UserId};
 
-use crate::app::{cli::ClientVerb, failure::Failure};
+use crate::app::{cli::ClientVerb, failure::Failure, output::visible};
 
 /// Checks every id that a verb was given.
 pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
@@ -143,15 +143,28 @@ fn alias(given: &str) -> Result<(), Failure> {
 }
 
 fn alias_localpart(given: &str) -> Result<(), Failure> {
-    if !given.is_empty() && !given.contains(['#', ':', '\0']) {
+    let is_bare = !given.contains(['#', ':', '\0']);
+    let is_spaced = given.contains(char::is_whitespace);
+    if !given.is_empty() && is_bare && !is_spaced {
         return Ok(());
     }
     let bare = given.trim_start_matches('#').split(':').next();
-    let bare = bare.filter(|bare| !bare.is_empty()).unwrap_or("crew");
-    let reason = format!(
-        "--alias {given:?}: it takes only what stands between # and the colon; the hub adds its name: \
-         --alias {bare}"
-    );
+    let words: Vec<_> = bare.unwrap_or_default().split_whitespace().collect();
+    // What is proposed must be taken.
+    let bare = words.join("-").replace(['#', '\0'], "");
+    let bare = if bare.is_empty() { "crew" } else { &bare };
+    let reason = if is_spaced {
+        format!(
+            "--alias {given:?}: an alias has no spaces: --alias {}",
+            visible(bare)
+        )
+    } else {
+        format!(
+            "--alias {given:?}: it takes only what stands between # and the colon; the hub adds its name: \
+             --alias {}",
+            visible(bare)
+        )
+    };
     Err(Failure::usage("ALIAS", reason))
 }
 
@@ -228,9 +241,22 @@ mod tests {
             via.contains("--via \"synapse/example\" is no server"),
             "{via}"
         );
-        for given in ["#crew:hub.example", "#crew", "crew:hub.example", ""] {
+        for given in [
+            "#crew:hub.example",
+            "#crew",
+            "crew:hub.example",
+            "",
+            "#",
+            " ",
+        ] {
             let said = said(alias_localpart(given));
             assert!(said.ends_with("--alias crew"), "{said}");
+        }
+        // Advice that is followed leads somewhere.
+        for given in ["the crew", "#the crew:hub.example", "#the#crew:h", "a\tb"] {
+            let said = said(alias_localpart(given));
+            let (_, advised) = said.rsplit_once("--alias ").unwrap();
+            assert_eq!(alias_localpart(advised), Ok(()), "{said}");
         }
     }
 

@@ -26,6 +26,44 @@ pub(super) fn inviter(events: &[Json]) -> Option<String> {
     invite["sender"].as_str().map(ToOwned::to_owned)
 }
 
+/// Where entries of a room are not told because one was not in it, as they come.
+///
+/// Between being out and being in again others may have spoken; if anything of that is shown, all of it is
+/// that one may read.
+#[derive(Default)]
+pub(super) struct Absence {
+    is_out: bool,
+}
+
+/// Said where that ends.
+pub(super) const ABSENT: &str = "(messages while you were not in the room are not shown)";
+
+impl Absence {
+    /// Takes the next event of the room; tells whether something is left out before it.
+    pub(super) fn ends_with(&mut self, event: &Json, me: &str) -> bool {
+        let is_own = event["type"] == "m.room.member" && event["state_key"] == me;
+        let was_out = self.is_out;
+        self.is_out = match event["content"]["membership"].as_str().filter(|_| is_own) {
+            Some("leave" | "ban") => true,
+            Some("invite" | "knock") => was_out,
+            _ => false,
+        };
+        is_own && was_out && !self.is_out
+    }
+}
+
+/// Since when one is in a room no more, where these are the last events that one may read of it.
+pub(super) fn ended(events: &[Json], me: &str) -> Option<String> {
+    let mut of_member = events
+        .iter()
+        .rev()
+        .filter(|event| event["type"] == "m.room.member" && event["state_key"] == me);
+    let last = of_member.next()?;
+    let is_out = ["leave", "ban"].contains(&last["content"]["membership"].as_str()?);
+    let since = Timestamp(last["origin_server_ts"].as_u64()?).rfc3339();
+    is_out.then(|| format!("-- you are not in this room any more, since {since}"))
+}
+
 /// Who did what, without when.
 pub(super) fn words(event: &Json) -> String {
     let who = plain(&event["sender"]);
@@ -65,6 +103,10 @@ fn message(who: &str, content: &Json) -> String {
         return format!("{who}: {}", if empty { "(redacted)" } else { "(no text)" });
     };
     let body = visible(body);
+    let relation = &content["m.relates_to"];
+    if relation["rel_type"] == "m.replace" {
+        return edit(who, &short(&relation["event_id"]), content);
+    }
     match content["msgtype"].as_str() {
         Some("m.emote") => format!("* {who} {body}"),
         Some(kind @ ("m.image" | "m.file" | "m.audio" | "m.video" | "m.location")) => {
@@ -73,6 +115,13 @@ fn message(who: &str, content: &Json) -> String {
         }
         _ => format!("{who}: {body}"),
     }
+}
+
+/// What somebody wrote in the place of something else.
+pub(super) fn edit(who: &str, what: &str, content: &Json) -> String {
+    let new = [&content["m.new_content"]["body"], &content["body"]];
+    let new = new.into_iter().find_map(Json::as_str).unwrap_or_default();
+    format!("{who} edited {what}: {}", visible(new))
 }
 
 /// A membership changed: who it is told of is not always who did it.
@@ -195,7 +244,7 @@ fn power_levels(event: &Json) -> String {
 /// How many changed power levels are named in one line.
 const POWER_LEVELS_SHOWN: usize = 5;
 
-fn because(content: &Json) -> String {
+pub(super) fn because(content: &Json) -> String {
     match content["reason"].as_str() {
         None | Some("") => String::new(),
         Some(_) => format!(": {}", quoted(&content["reason"])),
@@ -203,7 +252,7 @@ fn because(content: &Json) -> String {
 }
 
 /// The beginning of an event's id: enough to tell the events on a screen apart.
-fn short(id: &Json) -> String {
+pub(super) fn short(id: &Json) -> String {
     let id = id.as_str().unwrap_or("(no id)");
     let start: String = id.chars().take(ID_CHARS_SHOWN).collect();
     let more = if start.len() < id.len() { "…" } else { "" };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use self::show::show;
+use self::show::{From, show};
 use super::{Said, cost::Spent, files, happened};
 use crate::{
     app::{
@@ -88,14 +88,14 @@ async fn verb_by(
         }
         ClientVerb::Sync { .. } => {
             let news = door.news().await.map_err(wrong)?;
-            show(door, me, &news, format).await?;
+            show(door, me, (&news, From::News), format).await?;
             if news.is_empty() {
                 note(format, "-- nothing new");
             }
             door.keep_places().map_err(wrong)?;
             end_of_sync(format)
         }
-        ClientVerb::Status { room: None } => status(door, me).await?,
+        ClientVerb::Status { room: None } => status(door, me, wants_cost).await?,
         ClientVerb::LinkClass {
             class,
             daily_kilobytes,
@@ -104,7 +104,9 @@ async fn verb_by(
             file,
             media_type,
             name,
+            beyond_limit,
         } => {
+            door.keep_to_limit(!*beyond_limit);
             let file = FileToSend {
                 path: file,
                 media_type: media_type.as_deref(),
@@ -112,7 +114,14 @@ async fn verb_by(
             };
             files::upload(door, file, format).await?
         }
-        ClientVerb::Download { uri, out } => files::download(door, uri, out, format).await?,
+        ClientVerb::Download {
+            uri,
+            out,
+            beyond_limit,
+        } => {
+            door.keep_to_limit(!*beyond_limit);
+            files::download(door, uri, out, format).await?
+        }
         _ => return Ok(None),
     }))
 }
@@ -129,7 +138,11 @@ async fn send(
     let flushed = flush(door, Some(counter), format).await;
     if format == Format::Json && door.has_waiting(counter) {
         // For a program that would send it again.
-        format.print("", &sent(door, room, counter, None))?;
+        let mut queued = sent(door, room, counter, None);
+        if let Some(queued) = queued.as_object_mut() {
+            queued.insert("cost".to_owned(), Spent::of(door).json());
+        }
+        format.print("", &queued)?;
     }
     match flushed {
         Ok(Some(seq)) => Ok(Said::one(
@@ -201,14 +214,6 @@ async fn flush(
     }
 }
 
-/// What a program has to hear as well, and will find on stderr.
-fn tell(format: Format, text: &str) {
-    match format {
-        Format::Text => output::note(text),
-        Format::Json => output::note(&json!({ "note": text }).to_string()),
-    }
-}
-
 fn note(format: Format, text: &str) {
     match format {
         Format::Text => output::note(text),
@@ -232,12 +237,12 @@ async fn read(
     };
     let from = through.saturating_sub(u64::from(limit)).saturating_add(1);
     let records = door.log(alias, from, through).await.map_err(wrong)?;
-    show(door, me, &records, format).await?;
+    show(door, me, (&records, From::Page), format).await?;
     if records.is_empty() {
         note(format, "-- nothing that you may read here");
     }
     if let Some(ended) = show::ended_in(door, me, &records).filter(|_| before.is_none()) {
-        tell(format, &ended);
+        output::tell(format, &ended);
     }
     if from > 1 {
         let end = json!({ "end": from.to_string() });
@@ -264,7 +269,7 @@ async fn follow(
     let before = door.door().0;
     tokio::select! {
         biased;
-        () = interrupts.next() => return Ok(Said::Lines),
+        () = interrupts.next() => return Ok(end_of_sync(format)),
         followed = door.follow() => followed.map_err(wrong)?,
     }
     tell_other_way(door, before, format);
@@ -283,7 +288,7 @@ async fn follow(
             Some(Event::News(records)) => {
                 tokio::select! {
                     biased;
-                    shown = show(door, me, &records, format) => shown?,
+                    shown = show(door, me, (&records, From::News), format) => shown?,
                     // What was cut short is told again the next time.
                     () = interrupts.next() => break,
                 }
@@ -301,16 +306,13 @@ async fn follow(
                 }
             }
             Some(Event::Unfollowed(error)) => return Err(wrong(error.into())),
-            Some(Event::Silent) => tell(format, "-- the hub does not answer; trying on"),
-            Some(Event::Back) => tell(format, "-- the hub answers again"),
+            Some(Event::Silent) => output::tell(format, "-- the hub does not answer; trying on"),
+            Some(Event::Back) => output::tell(format, "-- the hub answers again"),
             Some(Event::Answered { .. } | Event::Hint(_)) => {}
         }
     }
     door.unfollow().await.map_err(wrong)?;
-    Ok(match within {
-        Some(_) => end_of_sync(format),
-        None => Said::Lines,
-    })
+    Ok(end_of_sync(format))
 }
 
 /// The last line of a sync, for programs: where it goes on is the device's to know.
@@ -336,7 +338,8 @@ fn end_of_batch(round: &Spent, wants_cost: bool, format: Format) -> Result<(), F
     Ok(())
 }
 
-async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> {
+/// `wants_cost` has the cost told anyway.
+async fn status(door: &mut ThinDoor, me: &Credentials, wants_cost: bool) -> Result<Said, Failure> {
     let answer = door.ask("hello", Ask::Hello).await.map_err(wrong)?;
     let Answer::Hello(hello) = answer else {
         return Err(wrong(ThinError::OtherAnswer));
@@ -347,7 +350,7 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
     let today = SystemClock::new().now();
     let used = door.book().on(today);
     let limit = state.link().daily_kilobytes;
-    let text = [
+    let mut text = vec![
         format!("user: {}", visible(&me.user_id)),
         format!("device: {}", visible(&me.device_id)),
         format!("door: {name}, {address}"),
@@ -366,11 +369,13 @@ async fn status(door: &mut ThinDoor, me: &Credentials) -> Result<Said, Failure> 
             |nat| format!("NAT timer: {nat} s"),
         ),
         format!("waiting to be sent: {}", door.waiting()),
-        format!(
+    ];
+    if !wants_cost {
+        text.push(format!(
             "this question cost: {} bytes up, {} down",
             spent.up, spent.down
-        ),
-    ];
+        ));
+    }
     Ok(Said::one(
         text.join("\n"),
         json!({"user_id": me.user_id, "device_id": me.device_id, "door": name,
@@ -464,6 +469,7 @@ pub(super) fn failed(error: &ThinError) -> Failure {
         ThinError::Quic(_) => "QUIC",
         ThinError::NeedsQuic { .. } => "NEEDS_QUIC",
         ThinError::BrokeOff { .. } => "BROKE_OFF",
+        ThinError::BeyondLimit { .. } => "DAILY_LIMIT",
     };
     Failure::failed(code, error)
 }

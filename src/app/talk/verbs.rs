@@ -11,7 +11,9 @@ use super::{
     deliveries, failed,
     happened::{Happened, end_of_sync, lines_of_sync},
     labels::Labels,
-    link, rooms, tell, thin,
+    link, rooms,
+    tell::{self, Absence},
+    thin,
 };
 use crate::{
     app::{
@@ -19,9 +21,10 @@ use crate::{
         clock,
         failure::Failure,
         output::{self, Format, visible},
+        signals::Interrupts,
     },
     base::{Clock as _, Rng as _},
-    client::{Call, Client, ClientError, Credentials, Method},
+    client::{Call, Client, ClientError, Cost, Credentials, Method},
 };
 
 const NOT_LINKED: &str = "this is for linked devices, and these credentials are a session: `tramline client approve` makes a code for a device, and `tramline client link` makes it one";
@@ -108,7 +111,8 @@ pub(super) async fn verb(
         }
         ClientVerb::Read { room, limit, from } => {
             let room = room_id(client, &room).await?;
-            read(client, &room, limit, from.as_deref(), format).await
+            let asked = (&room, limit, from.as_deref());
+            read(client, &me.user_id, asked, format).await
         }
         ClientVerb::Sync {
             since,
@@ -122,11 +126,11 @@ pub(super) async fn verb(
                 wants_cost,
             };
             if follow {
-                return self::follow(client, wish, format).await;
+                return self::follow(client, &me.user_id, wish, format).await;
             }
-            once(client, wish, format).await
+            once(client, &me.user_id, wish, format).await
         }
-        ClientVerb::Status { room: None } => status(client, me).await,
+        ClientVerb::Status { room: None } => status(client, me, wants_cost).await,
         ClientVerb::Status { room: Some(room) } => {
             let room = room_id(client, &room).await?;
             deliveries::of_room(client, &room, format).await
@@ -152,26 +156,38 @@ async fn create(
             wish[key] = value.into();
         }
     }
+    let is_plain = wish["room_alias_name"].is_null();
+    let name = wish["name"].as_str().unwrap_or_default().to_owned();
     let room = client.create_room(wish).await.map_err(failed)?;
+    if let Some(door) = client.thin().filter(|_| is_plain) {
+        door.made(room.as_str(), &name).map_err(thin::wrong)?;
+    }
     Ok(Said::one(room.as_str(), json!({ "room_id": room })))
 }
 
 async fn read(
     client: &mut Client,
-    room: &OwnedRoomId,
-    limit: u32,
-    from: Option<&str>,
+    me: &str,
+    (room, limit, from): (&OwnedRoomId, u32, Option<&str>),
     format: Format,
 ) -> Result<Said, Failure> {
     let page = client.messages(room, from, true, limit).await;
     let page = page.map_err(|error| about("--from", from, error))?;
-    let events = events_of(&page["chunk"]);
+    let mut events = events_of(&page["chunk"]);
+    events.reverse();
     if events.is_empty() && format == Format::Text {
         output::note("-- nothing that you may read here");
     }
-    for event in events.iter().rev() {
+    let mut absence = Absence::default();
+    for event in &events {
+        if absence.ends_with(event, me) && format == Format::Text {
+            output::line(tell::ABSENT)?;
+        }
         let json = Happened::by_event(room.as_str(), event).json();
         format.print(&tell::event(event), &json)?;
+    }
+    if let Some(ended) = tell::ended(&events, me).filter(|_| from.is_none()) {
+        output::tell(format, &ended);
     }
     if let Some(end) = page["end"].as_str() {
         let text = format!("-- older: --from {end}");
@@ -201,7 +217,7 @@ struct Wish {
     wants_cost: bool,
 }
 
-async fn once(client: &mut Client, wish: Wish, format: Format) -> Result<Said, Failure> {
+async fn once(client: &mut Client, me: &str, wish: Wish, format: Format) -> Result<Said, Failure> {
     let news = client.sync(wish.since.as_deref(), wish.wait_ms).await;
     let news = news.map_err(|error| about("--since", wish.since.as_deref(), error))?;
     match format {
@@ -211,7 +227,7 @@ async fn once(client: &mut Client, wish: Wish, format: Format) -> Result<Said, F
             }
         }
         Format::Text => {
-            for line in told(client, &news, &mut Labels::default()).await {
+            for line in told(client, me, &news, &mut Labels::default()).await {
                 output::line(&line)?;
             }
         }
@@ -224,7 +240,13 @@ async fn once(client: &mut Client, wish: Wish, format: Format) -> Result<Said, F
 }
 
 /// Prints what is new until it is interrupted, and what each round cost where that is wanted.
-async fn follow(client: &mut Client, wish: Wish, format: Format) -> Result<Said, Failure> {
+async fn follow(
+    client: &mut Client,
+    me: &str,
+    wish: Wish,
+    format: Format,
+) -> Result<Said, Failure> {
+    let mut interrupts = Interrupts::listen()?;
     let mut since = wish.since;
     let mut labels = Labels::default();
     let mut spent: Option<Spent> = None;
@@ -234,18 +256,26 @@ async fn follow(client: &mut Client, wish: Wish, format: Format) -> Result<Said,
         wish.wait_ms
     };
     loop {
-        let news = match client.sync(since.as_deref(), wait).await {
+        let news = tokio::select! {
+            biased;
+            () = interrupts.next() => return Ok(end(format, since)),
+            news = client.sync(since.as_deref(), wait) => news,
+        };
+        let news = match news {
             Ok(news) => news,
             Err(error) if error.is_temporary() => {
                 output::note(&format!("-- {error}; trying again"));
-                tokio::time::sleep(FOLLOW_PAUSE).await;
-                continue;
+                tokio::select! {
+                    biased;
+                    () = interrupts.next() => return Ok(end(format, since)),
+                    () = tokio::time::sleep(FOLLOW_PAUSE) => continue,
+                }
             }
             Err(error) => return Err(about("--since", since.as_deref(), error)),
         };
         since = news["next_batch"].as_str().map(ToOwned::to_owned);
         let lines = match format {
-            Format::Text => told(client, &news, &mut labels).await,
+            Format::Text => told(client, me, &news, &mut labels).await,
             Format::Json => Vec::new(),
         };
         for line in lines {
@@ -277,8 +307,16 @@ async fn follow(client: &mut Client, wish: Wish, format: Format) -> Result<Said,
     }
 }
 
+/// The last line of what was followed.
+fn end(format: Format, since: Option<String>) -> Said {
+    match format {
+        Format::Text => Said::Lines,
+        Format::Json => Said::one("", end_of_sync(since.into())),
+    }
+}
+
 /// What a sync tells a person, room by room: invites and knocks, then what happened.
-async fn told(client: &mut Client, news: &Json, labels: &mut Labels) -> Vec<String> {
+async fn told(client: &mut Client, me: &str, news: &Json, labels: &mut Labels) -> Vec<String> {
     let mut lines = Vec::new();
     for (room, invited) in section_of(news, "invite") {
         let events = events_of(&invited["invite_state"]);
@@ -306,11 +344,13 @@ async fn told(client: &mut Client, news: &Json, labels: &mut Labels) -> Vec<Stri
             if told["timeline"]["limited"] == true {
                 lines.push("  ... (there is more than fits: `read` shows it)".to_owned());
             }
-            lines.extend(
-                timeline
-                    .iter()
-                    .map(|event| format!("  {}", tell::event(event))),
-            );
+            let mut absence = Absence::default();
+            for event in &timeline {
+                if absence.ends_with(event, me) {
+                    lines.push(format!("  {}", tell::ABSENT));
+                }
+                lines.push(format!("  {}", tell::event(event)));
+            }
             if timeline.is_empty() {
                 lines.push(nothing.to_owned());
             }
@@ -343,7 +383,8 @@ const FOLLOW_PAUSE: Duration = Duration::from_secs(2);
 /// How long one round of `sync --follow` waits for news.
 const FOLLOW_WAIT_MS: u64 = 30_000;
 
-async fn status(client: &mut Client, me: &Credentials) -> Result<Said, Failure> {
+/// `wants_cost` has the cost told anyway.
+async fn status(client: &mut Client, me: &Credentials, wants_cost: bool) -> Result<Said, Failure> {
     let answer = client.whoami().await.map_err(failed)?;
     let cost = client
         .ledger()
@@ -362,11 +403,11 @@ async fn status(client: &mut Client, me: &Credentials) -> Result<Said, Failure> 
         (Some(coap), _) => ("coap", Some(coap)),
         (None, https) => ("https", https.as_ref()),
     };
-    let _ = write!(
-        text,
-        "door: {door}\nthis question cost: {} bytes up, {} down",
-        cost.up, cost.down
-    );
+    let _ = write!(text, "door: {door}"); // a String takes it
+    if !wants_cost {
+        let Cost { up, down, .. } = cost;
+        let _ = write!(text, "\nthis question cost: {up} bytes up, {down} down");
+    }
     Ok(Said::one(
         text,
         // A session has neither a link class nor a queue of its own.

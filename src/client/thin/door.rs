@@ -52,6 +52,8 @@ pub struct ThinDoor {
     /// Where QUIC leads, while it is not the way of everything.
     beside: Option<QuicDoor>,
     is_following: bool,
+    /// Whether files that take more than is left of the daily limit are left alone.
+    keeps_to_limit: bool,
 }
 
 /// The way everything goes that is not large.
@@ -101,6 +103,7 @@ impl ThinDoor {
             way,
             beside,
             is_following: false,
+            keeps_to_limit: true,
         })
     }
 

@@ -81,6 +81,19 @@ pub enum ThinError {
         /// Why there is no QUIC.
         why: String,
     },
+    /// A file that takes more than is left of the daily limit.
+    #[error(
+        "this takes about {} kB, and of today's {limit_kb} kB {} kB are left: --beyond-limit goes on all the same",
+        needs.div_ceil(1000), left / 1000
+    )]
+    BeyondLimit {
+        /// About how many bytes it takes, headers included.
+        needs: u64,
+        /// How many are left today.
+        left: u64,
+        /// Kilobytes that a day has.
+        limit_kb: u64,
+    },
     /// A file of which less came than was said.
     #[error("the file broke off: {came} bytes of {said}")]
     BrokeOff {

@@ -49,6 +49,9 @@ pub struct State {
     users: BTreeMap<Alias, String>,
     #[serde(default)]
     event_types: BTreeMap<Alias, String>,
+    /// What rooms are called of which that alone is known, by their aliases.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    called: BTreeMap<Alias, String>,
     /// What was dealt with, without a gap, per room.
     #[serde(default)]
     pub through: BTreeMap<Alias, u64>,
@@ -72,6 +75,22 @@ pub(super) struct Titles {
     pub(super) told_ms: u64,
     /// By the room's id: its name and its main alias, empty where it has none.
     pub(super) rooms: BTreeMap<String, (String, String)>,
+    /// Rooms that the user is invited to, or has asked to join.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) open: BTreeMap<String, OpenRoom>,
+}
+
+/// A room that the user is not in yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenRoom {
+    /// Its name, empty where it has none.
+    pub name: String,
+    /// Its main alias, empty where it has none.
+    pub alias: String,
+    /// Who invites; none where the user has asked to join.
+    pub inviter: Option<String>,
+    /// What the user is to it: `invite` or `knock`.
+    pub membership: String,
 }
 
 /// Why the state of a credential file cannot be used.
@@ -219,6 +238,7 @@ impl StateDir {
             rooms: BTreeMap::new(),
             users: BTreeMap::new(),
             event_types: BTreeMap::new(),
+            called: BTreeMap::new(),
             through: BTreeMap::new(),
             inbox: None,
             link: (0, 0),
@@ -352,6 +372,7 @@ impl StateDir {
                 state.rooms.clear();
                 state.users.clear();
                 state.event_types.clear();
+                state.called.clear();
                 state.through.clear();
                 state.inbox = None;
             }
@@ -392,6 +413,7 @@ impl State {
             NameKind::Room => &self.rooms,
             NameKind::User => &self.users,
             NameKind::EventType => &self.event_types,
+            NameKind::RoomName => &self.called,
         };
         names.get(&alias).map(String::as_str)
     }
@@ -402,6 +424,7 @@ impl State {
             NameKind::Room => &self.rooms,
             NameKind::User => &self.users,
             NameKind::EventType => &self.event_types,
+            NameKind::RoomName => &self.called,
         };
         let found = names.iter().find(|(_, name)| *name == text);
         found.map(|(alias, _)| *alias)
@@ -412,6 +435,16 @@ impl State {
             NameKind::Room => &mut self.rooms,
             NameKind::User => &mut self.users,
             NameKind::EventType => &mut self.event_types,
+            NameKind::RoomName => &mut self.called,
+        }
+    }
+
+    /// A room is called this now; an empty name is none.
+    pub(super) fn call(&mut self, room: Alias, name: String) {
+        if name.is_empty() {
+            self.called.remove(&room);
+        } else if self.called.len() < NAMES_MAX || self.called.contains_key(&room) {
+            self.called.insert(room, name);
         }
     }
 

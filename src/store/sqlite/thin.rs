@@ -79,6 +79,7 @@ const fn code(kind: NameKind) -> i64 {
         NameKind::Room => 0,
         NameKind::User => 1,
         NameKind::EventType => 2,
+        NameKind::RoomName => 3, // none is stored: the room's state has it
     }
 }
 

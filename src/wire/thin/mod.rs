@@ -36,6 +36,8 @@ pub enum NameKind {
     User,
     /// An event type.
     EventType,
+    /// What a room is called; its alias is that of the room, and nobody asks for it by the text.
+    RoomName,
 }
 
 /// An alias and its meaning. spec: thin-profile §9

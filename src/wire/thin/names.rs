@@ -52,6 +52,7 @@ impl NameKind {
             Self::Room => 0,
             Self::User => 1,
             Self::EventType => 2,
+            Self::RoomName => 3,
         }
     }
 
@@ -60,6 +61,7 @@ impl NameKind {
             0 => Ok(Self::Room),
             1 => Ok(Self::User),
             2 => Ok(Self::EventType),
+            3 => Ok(Self::RoomName),
             _ => Err(reader.fault(ThinFault::NameKind)),
         }
     }

@@ -228,3 +228,41 @@ fn the_inviter_is_who_sent_the_invite() {
     ];
     assert_eq!(inviter(&events).as_deref(), Some("@ana:hub.example"));
 }
+
+#[test]
+fn an_edit_says_what_it_replaces() {
+    let content = json!({"msgtype": "m.text", "body": "* better",
+        "m.new_content": {"msgtype": "m.text", "body": "better"},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": "$abcdefghijkl"}});
+
+    assert_eq!(message(content), "@ana edited $abcdefgh…: better");
+}
+
+#[test]
+fn only_where_one_was_out_and_nothing_is_told_of_it_something_is_left_out() {
+    let member = |membership: &str| {
+        json!({"type": "m.room.member", "state_key": "@me:h",
+            "content": {"membership": membership}})
+    };
+    let told = |events: &[Json]| -> Vec<bool> {
+        let mut absence = Absence::default();
+        let ends = events.iter().map(|event| absence.ends_with(event, "@me:h"));
+        ends.collect()
+    };
+    let said = json!({"type": "m.room.message", "content": {"body": "hi"}});
+    let [leave, invite, join] = ["leave", "invite", "join"].map(member);
+    let back = [leave.clone(), invite.clone(), join.clone(), said.clone()];
+    assert_eq!(told(&back), [false, false, true, false]);
+    assert_eq!(told(&[leave.clone(), said, join.clone()]), [false; 3]);
+    assert_eq!(told(&[invite, join.clone(), join]), [false; 3]);
+    let at = |mut event: Json| {
+        event["origin_server_ts"] = 5000.into();
+        event
+    };
+    let since = ended(&[at(leave.clone())], "@me:h").unwrap();
+    assert_eq!(
+        since,
+        "-- you are not in this room any more, since 1970-01-01T00:00:05Z"
+    );
+    assert_eq!(ended(&[at(leave)], "@you:h"), None);
+}

@@ -1,5 +1,7 @@
 //! What a linked device is told, for a person and for a program.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -24,25 +26,45 @@ use crate::{
     wire::{
         cbor,
         thin::{
-            Alias, Body, FIXED_EVENT_TYPES, Membership, NameKind, Record, Shown, deflate::inflate,
+            Alias, Body, FIXED_EVENT_TYPES, MEMBER, Membership, NameKind, Record, Shown,
+            deflate::inflate,
         },
     },
 };
+
+/// Where records come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// They are what came since the last time.
+    News,
+    /// They are a page of a room's log.
+    Page,
+}
 
 /// Prints records, with the names they speak of.
 pub(super) async fn show(
     door: &mut ThinDoor,
     me: &Credentials,
-    records: &[Record],
+    (records, from): (&[Record], From),
     format: Format,
 ) -> Result<(), Failure> {
-    door.learn(&aliases_of(records)).await.map_err(wrong)?;
-    if records.iter().any(is_title) {
+    learn(door, me, records).await?;
+    for (room, title) in records.iter().filter_map(title) {
+        retitle(door, room, title)?;
+    }
+    if records.iter().any(|record| is_own(me, record, "knock")) {
         door.forget_titles().map_err(wrong)?;
     }
     let now = SystemClock::new().now();
     let mut heading = String::new();
+    let mut gaps = match from {
+        From::News => Gaps(door.state().through.clone()),
+        From::Page => Gaps::default(),
+    };
     for record in records {
+        if gaps.end_with(me, record) && format == Format::Text {
+            output::line(&format!("  {}", tell::ABSENT))?;
+        }
         let record = whole(door, record, format).await?;
         let Some((text, json)) = told(door, me, &record, now) else {
             continue;
@@ -61,17 +83,98 @@ pub(super) async fn show(
 /// Since when the user is in the room no more, where these are the last entries they may read of it.
 pub(super) fn ended_in(door: &ThinDoor, me: &Credentials, records: &[Record]) -> Option<String> {
     let now = SystemClock::new().now();
-    let told = records
-        .iter()
-        .rev()
-        .filter_map(|one| told(door, me, one, now));
-    let mut of_member = told
-        .map(|(_, json)| json)
-        .filter(|json| json["type"] == "m.room.member" && json["state_key"] == me.user_id.as_str());
-    let last = of_member.next()?;
-    let is_out = ["leave", "ban"].contains(&last["content"]["membership"].as_str()?);
-    let since = Timestamp(last["origin_server_ts"].as_u64()?).rfc3339();
-    is_out.then(|| format!("-- you are not in this room any more, since {since}"))
+    let told = records.iter().filter_map(|one| told(door, me, one, now));
+    let told: Vec<_> = told.map(|(_, json)| json).collect();
+    tell::ended(&told, &me.user_id)
+}
+
+/// Learns the names that records speak of: also what the rooms are called that the user is invited to, which
+/// nothing else tells.
+async fn learn(door: &mut ThinDoor, me: &Credentials, records: &[Record]) -> Result<(), Failure> {
+    let mut aliases = aliases_of(records);
+    let invited = records.iter().filter(|record| is_own(me, record, "invite"));
+    for room in invited.filter_map(|record| record.room) {
+        let known = door.state().name(NameKind::Room, room);
+        if known.is_none_or(|known| door.called(known).is_none()) {
+            aliases.push((NameKind::RoomName, room));
+        }
+    }
+    door.learn(&aliases).await.map_err(wrong)
+}
+
+/// Whether a record makes this of the device's own user, in a room of the hub.
+fn is_own(me: &Credentials, record: &Record, wanted: &str) -> bool {
+    let Shown::Entry { body, .. } = &record.what else {
+        return false;
+    };
+    match body {
+        Body::Member {
+            user, membership, ..
+        } => *user == 0 && membership_name(*membership) == wanted,
+        Body::State {
+            event_type: MEMBER,
+            state_key,
+            content,
+            deflated,
+        } => *state_key == me.user_id && content_of(content, *deflated)["membership"] == wanted,
+        _ => false,
+    }
+}
+
+/// How far each room was told, to see where entries are left out because the user was not in.
+#[derive(Default)]
+struct Gaps(BTreeMap<Alias, u64>);
+
+impl Gaps {
+    /// Whether the user comes in with this record, and something before it is not told.
+    fn end_with(&mut self, me: &Credentials, record: &Record) -> bool {
+        let (Some(room), Shown::Entry { seq, .. }) = (record.room, &record.what) else {
+            return false;
+        };
+        let last = self.0.get(&room).copied();
+        let is_gap = last.is_some_and(|last| last.saturating_add(1) < *seq);
+        // Being invited is told although what comes before it is not.
+        let waits = is_own(me, record, "invite") || is_own(me, record, "knock");
+        if !(is_gap && waits) {
+            self.0.insert(room, *seq);
+        }
+        let changed = record.what.membership_before() == Some(Membership::Join);
+        is_gap && is_own(me, record, "join") && !changed
+    }
+}
+
+/// The room that has another name or main alias, and which.
+fn title(record: &Record) -> Option<(Alias, (&'static str, String))> {
+    let Shown::Entry {
+        body:
+            Body::State {
+                event_type,
+                content,
+                deflated,
+                ..
+            },
+        ..
+    } = &record.what
+    else {
+        return None;
+    };
+    let event_type = FIXED_EVENT_TYPES.get(usize::try_from(*event_type).ok()?)?;
+    let field = match *event_type {
+        "m.room.name" => "name",
+        "m.room.canonical_alias" => "alias",
+        _ => return None,
+    };
+    let content = content_of(content, *deflated);
+    let text = content[field].as_str().unwrap_or_default();
+    Some((record.room?, (field, text.to_owned())))
+}
+
+fn retitle(door: &mut ThinDoor, room: Alias, (field, text): (&str, String)) -> Result<(), Failure> {
+    let changed = door.retitle(room, |(name, alias)| match field {
+        "name" => *name = text,
+        _ => *alias = text,
+    });
+    changed.map_err(wrong)
 }
 
 /// The entry itself, where its record says only that it is large.
@@ -125,7 +228,7 @@ fn heading_of(door: &ThinDoor, record: &Record) -> String {
         Shown::Entry { body, .. } => elsewhere(body).map(|(_, content)| content_of(content, false)),
         _ => None,
     };
-    heading(&room, told.as_ref(), door.title(&room))
+    heading(&room, told.as_ref(), door.called(&room))
 }
 
 /// `elsewhere` is what is told of a room that the hub is not in.
@@ -185,7 +288,7 @@ fn told(
                 None => event_of(door, body, &user),
             };
             let happened = Happened {
-                room_id: room_id.into(),
+                room_id: room_id.as_str().into(),
                 // Of a room elsewhere nobody here knows how far its log is.
                 seq: elsewhere(body).map_or_else(|| (*seq).into(), |_| Json::Null),
                 sender: sender.as_str().into(),
@@ -197,10 +300,14 @@ fn told(
                 target_seq: target.into(),
                 ..Happened::default()
             };
-            let words = match elsewhere(body) {
-                Some(_) => words_elsewhere(&happened),
-                None => words(body, &happened, target),
+            let is_elsewhere = elsewhere(body).is_some();
+            let called = door.called(&room_id).map(|(name, _)| name);
+            let room = match called.filter(|name| !name.is_empty()) {
+                Some(name) => format!("\"{}\"", visible(&name)),
+                None => visible(&room_id),
             };
+            let words = invitation(&happened, (&me.user_id, &room), is_elsewhere)
+                .unwrap_or_else(|| words(body, &happened, target));
             let number = match elsewhere(body) {
                 Some(_) => String::new(),
                 None => format!(" {seq}"),
@@ -229,16 +336,28 @@ fn ended(was: Membership) -> Json {
     json!({"prev_content": {"membership": membership_name(was)}})
 }
 
-/// What the user is to a room that the hub is not in.
-fn words_elsewhere(happened: &Happened) -> String {
+/// An invitation of the device's user, and its end by another one; nothing for anything else.
+fn invitation(happened: &Happened, (me, room): (&str, &str), is_elsewhere: bool) -> Option<String> {
+    if happened.event_type != "m.room.member" || happened.state_key != me {
+        return None;
+    }
     let who = visible(happened.sender.as_str().unwrap_or_default());
-    match happened.content["membership"].as_str() {
-        Some("invite") => format!("{who} invites you: `join` it, or `leave` it"),
-        // Earlier hubs do not say what has ended; mostly it was an invitation.
-        Some("leave" | "ban") if happened.unsigned.is_null() => {
-            tell::words(&event(happened, &ended(Membership::Invite)))
+    let why = tell::because(&happened.content);
+    let was = &happened.unsigned["prev_content"]["membership"];
+    // Earlier hubs do not say what has ended elsewhere; mostly it was an invitation.
+    let was_invited = was == "invite" || (is_elsewhere && was.is_null());
+    match happened.content["membership"].as_str()? {
+        "invite" if was == "knock" => {
+            Some(format!("{who} lets you in: `join` it, or `leave` it{why}"))
         }
-        _ => tell::words(&event(happened, &happened.unsigned)),
+        "invite" => Some(format!("{who} invites you: `join` it, or `leave` it{why}")),
+        "leave" | "ban" if happened.sender == me && was_invited => {
+            Some(format!("you declined the invitation to {room}{why}"))
+        }
+        "leave" if was_invited => Some(format!(
+            "your invitation to {room} was taken back by {who}{why}"
+        )),
+        _ => None,
     }
 }
 
@@ -259,6 +378,10 @@ fn words(body: &Body, happened: &Happened, target: Option<u64>) -> String {
             let name = happened.content["displayname"].as_str();
             let name = name.map_or_else(String::new, |name| format!(", \"{}\"", visible(name)));
             format!("{who} changed their name or picture{name}")
+        }
+        Body::Event { .. } if target.is_some() => {
+            let target = target.unwrap_or_default().to_string();
+            tell::edit(&sender, &target, &happened.content)
         }
         Body::Member { .. } | Body::State { .. } | Body::Event { .. } => {
             tell::words(&event(happened, &happened.unsigned))
@@ -346,20 +469,6 @@ fn content_of(content: &[u8], deflated: bool) -> Json {
         content.to_vec()
     };
     cbor::decode(&inflated).map_or(Json::Null, |body| body.value)
-}
-
-/// Whether it says what a room is called.
-fn is_title(record: &Record) -> bool {
-    let Shown::Entry {
-        body: Body::State { event_type, .. },
-        ..
-    } = &record.what
-    else {
-        return false;
-    };
-    let event_type = usize::try_from(*event_type).ok();
-    let event_type = event_type.and_then(|at| FIXED_EVENT_TYPES.get(at));
-    event_type.is_some_and(|fixed| ["m.room.name", "m.room.canonical_alias"].contains(fixed))
 }
 
 const fn membership_name(membership: Membership) -> &'static str {
@@ -457,25 +566,97 @@ mod tests {
     }
 
     #[test]
-    fn an_invitation_elsewhere_that_has_ended_is_not_the_inviter_leaving() {
-        let told = |sender, membership: &str, was| {
-            words_elsewhere(&member(
-                sender,
-                "@me:h",
-                json!({ "membership": membership }),
-                was,
-            ))
+    fn an_invitation_says_who_invites_you_and_what_to_do_wherever_it_is_from() {
+        for is_elsewhere in [true, false] {
+            let told = |sender, membership: &str, was| {
+                let content = json!({ "membership": membership });
+                let happened = member(sender, "@me:h", content, was);
+                invitation(&happened, ("@me:h", "\"Tea\""), is_elsewhere)
+            };
+            let told = |sender, membership, was| told(sender, membership, was).unwrap();
+            let zed = "@zed:far";
+            let invited = "@zed:far invites you: `join` it, or `leave` it";
+            assert_eq!(told(zed, "invite", None), invited);
+            let let_in = "@zed:far lets you in: `join` it, or `leave` it";
+            assert_eq!(told(zed, "invite", Some(Membership::Knock)), let_in);
+            let back = "your invitation to \"Tea\" was taken back by @zed:far";
+            assert_eq!(told(zed, "leave", Some(Membership::Invite)), back);
+            let declined = "you declined the invitation to \"Tea\"";
+            assert_eq!(told("@me:h", "leave", Some(Membership::Invite)), declined);
+        }
+        let of = |whom, membership: &str, was, is_elsewhere| {
+            let content = json!({ "membership": membership });
+            invitation(
+                &member("@zed:far", whom, content, was),
+                ("@me:h", "!r"),
+                is_elsewhere,
+            )
         };
-        let zed = "@zed:far";
-        assert!(told(zed, "invite", None).starts_with("@zed:far invites you: "));
-        let back = "@zed:far took back the invitation of @me:h";
-        assert_eq!(told(zed, "leave", Some(Membership::Invite)), back);
-        assert_eq!(told(zed, "leave", None), back);
-        let shut = "@zed:far did not let @me:h in";
-        assert_eq!(told(zed, "leave", Some(Membership::Knock)), shut);
-        let declined = "@me:h declined the invitation";
-        assert_eq!(told("@me:h", "leave", Some(Membership::Invite)), declined);
-        assert_eq!(told("@me:h", "knock", None), "@me:h asked to join");
+        assert!(of("@me:h", "leave", None, true).is_some(), "an earlier hub");
+        assert_eq!(of("@me:h", "leave", None, false), None, "removed");
+        assert_eq!(of("@me:h", "leave", Some(Membership::Knock), true), None);
+        assert_eq!(of("@bob:h", "invite", None, false), None);
+    }
+
+    fn me() -> Credentials {
+        Credentials::new("@me:h".to_owned(), "D".to_owned(), String::new())
+    }
+
+    fn entry(seq: u64, body: Body) -> Record {
+        let what = Shown::Entry {
+            seq,
+            sender: 1,
+            age: 0,
+            target: None,
+            counter: None,
+            body,
+        };
+        Record {
+            room: Some(7),
+            what,
+        }
+    }
+
+    #[test]
+    fn what_was_said_while_one_was_out_is_said_to_be_left_out() {
+        let own = |seq, membership| {
+            let display_name = String::new();
+            let user = 0;
+            entry(
+                seq,
+                Body::Member {
+                    user,
+                    membership,
+                    display_name,
+                },
+            )
+        };
+        let text = |seq| entry(seq, Body::Text("hi".to_owned()));
+        let told = |mut gaps: Gaps, records: &[Record]| -> Vec<bool> {
+            records
+                .iter()
+                .map(|record| gaps.end_with(&me(), record))
+                .collect()
+        };
+        use Membership::{Invite, Join, Leave};
+        let kicked = [
+            text(4),
+            own(5, Leave),
+            own(8, Invite),
+            own(9, Join),
+            text(10),
+        ];
+        assert_eq!(
+            told(Gaps::default(), &kicked),
+            [false, false, false, true, false]
+        );
+        // The last that was told may be of an earlier run.
+        let later = Gaps(BTreeMap::from([(7, 5)]));
+        assert_eq!(told(later, &kicked[2..]), [false, true, false]);
+        let nothing_said = [own(5, Leave), own(6, Invite), own(7, Join)];
+        assert_eq!(told(Gaps::default(), &nothing_said), [false; 3]);
+        let seen = [own(5, Leave), text(6), own(7, Join), text(9)];
+        assert_eq!(told(Gaps::default(), &seen), [false; 4]);
     }
 
     #[test]

@@ -28,6 +28,23 @@ pub enum DoorChoice {
 /// even at 63 kB down and 73 kB up, and asking in blocks how large a file is takes 1.2 kB more.
 pub const QUIC_FROM_BYTES: u64 = 80_000;
 
+/// What comes with a file, from the same measurement: a connection over QUIC, and each kilobyte there; each
+/// block over OSCORE.
+const QUIC_BYTES: u64 = 4200;
+const QUIC_BYTES_PER_KILOBYTE: u64 = 61;
+const OSCORE_BYTES_PER_BLOCK: u64 = 118;
+
+/// About what a file of so many bytes takes, headers included, where a block has so many.
+pub(super) const fn file_cost(bytes: u64, is_quic: bool, block: u64) -> u64 {
+    let block = if block == 0 { 1024 } else { block };
+    let beside = if is_quic {
+        QUIC_BYTES.saturating_add(bytes.div_ceil(1024).saturating_mul(QUIC_BYTES_PER_KILOBYTE))
+    } else {
+        bytes.div_ceil(block).saturating_mul(OSCORE_BYTES_PER_BLOCK)
+    };
+    bytes.saturating_add(beside)
+}
+
 /// Whether a link of this class is for QUIC unasked: its first timer is a second, so that it sends its
 /// handshake of 1200 bytes several times where an answer takes longer.
 ///
@@ -112,6 +129,18 @@ mod tests {
             QuicDoor::of(&credentials).unwrap().open(),
             Err(ThinError::Quic(_))
         ));
+    }
+
+    #[test]
+    fn what_a_file_takes_is_more_than_its_bytes_and_least_by_the_door_that_is_taken() {
+        assert_eq!(file_cost(3000, false, 1024), 3000 + 3 * 118);
+        assert_eq!(file_cost(3000, false, 128), 3000 + 24 * 118);
+        let [small, large] = [3000, 200_000].map(|bytes| {
+            let by = |is_quic| file_cost(bytes, is_quic, 1024);
+            (by(true), by(false))
+        });
+        assert!(small.0 > small.1 && large.0 < large.1);
+        assert_eq!(file_cost(u64::MAX, true, 0), u64::MAX);
     }
 
     #[test]

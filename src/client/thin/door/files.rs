@@ -10,13 +10,16 @@ use tokio::{fs::File, io::AsyncReadExt as _};
 use super::{
     super::ask::{Answer, Ask, AskError, refusal},
     QUIC_FROM_BYTES, QuicWay, ThinDoor, ThinError, Way,
-    choice::is_quick,
+    choice::{file_cost, is_quick},
     kept::Kept,
 };
 use crate::{
     base::limits::BODY_BYTES_MAX,
     client::{coap, quic::QuicError},
-    session::coap::{Progress, RESPONSE_BYTES_MAX, Request, Response},
+    session::{
+        coap::{Progress, RESPONSE_BYTES_MAX, Request, Response},
+        link::LinkClass,
+    },
     wire::coap::{Code, options::number},
 };
 
@@ -74,6 +77,7 @@ impl ThinDoor {
             }
         }
         let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= BODY_BYTES_MAX);
+        self.must_be_left(bytes, fits)?;
         if !fits {
             self.must_be_taken(bytes).await?;
         }
@@ -100,6 +104,47 @@ impl ThinDoor {
             return Err(refusal(&response).into());
         }
         String::from_utf8(response.payload.into()).map_err(|_| ThinError::OtherAnswer)
+    }
+
+    /// Whether files that take more than is left of the daily limit are left alone; they are unless this is
+    /// said.
+    pub const fn keep_to_limit(&mut self, keeps: bool) {
+        self.keeps_to_limit = keeps;
+    }
+
+    /// What is left of today's limit, where there is one that is to be kept: the limit, and the bytes.
+    fn left(&self) -> Option<(u64, u64)> {
+        let limit_kb = self.state().link().daily_kilobytes;
+        let used = self.book().on(self.kept.now());
+        let left = limit_kb.saturating_mul(1000).saturating_sub(used);
+        (self.keeps_to_limit && limit_kb > 0).then_some((limit_kb, left))
+    }
+
+    /// Refuses a file, before it is paid for, that takes more than is left of today.
+    fn must_be_left(&self, bytes: u64, fits: bool) -> Result<(), ThinError> {
+        let Some((limit_kb, left)) = self.left() else {
+            return Ok(());
+        };
+        let is_quic = matches!(self.way, Way::Quic(_))
+            || (self.beside.is_some() && self.wants_quic(bytes, fits));
+        let needs = file_cost(bytes, is_quic, self.block_bytes());
+        if needs <= left {
+            return Ok(());
+        }
+        Err(ThinError::BeyondLimit {
+            needs,
+            left,
+            limit_kb,
+        })
+    }
+
+    /// How many bytes a block of this link has.
+    fn block_bytes(&self) -> u64 {
+        LinkClass::of(self.state().link().class).block.bytes() as u64
+    }
+
+    fn wants_quic(&self, bytes: u64, fits: bool) -> bool {
+        !fits || (bytes >= QUIC_FROM_BYTES && is_quick(self.state().link().class))
     }
 
     /// Asks, before a large file is paid for, whether the hub takes one of so many bytes. What it says to the
@@ -163,15 +208,28 @@ impl ThinDoor {
     ) -> Result<u64, ThinError> {
         self.meet().await?;
         let request = Request::new(Code::GET, &[FILES, server, media_id]);
+        let left = self.left();
         if let Way::Quic(way) = &mut self.way {
-            return way.download(&mut self.kept, &request, to, told).await;
+            return way
+                .download(&mut self.kept, (&request, left), to, told)
+                .await;
         }
         // How large it is, its first block tells.
         let mut large = None;
         let can_change = self.beside.is_some();
         let is_quick = is_quick(self.state().link().class);
+        let mut is_beyond = None;
+        let block = self.block_bytes();
         let mut watcher = |progress: Progress| {
             let progress = Transferred::from(progress);
+            let goes_on = progress.total.filter(|total| progress.done < *total);
+            is_beyond = goes_on.filter(|total| {
+                let is_quic = can_change && is_quick && *total >= QUIC_FROM_BYTES;
+                left.is_some_and(|(_, left)| file_cost(*total, is_quic, block) > left)
+            });
+            if is_beyond.is_some() {
+                return ControlFlow::Break(());
+            }
             let total = progress.total.filter(|_| can_change && is_quick);
             large = total.filter(|total| *total >= QUIC_FROM_BYTES);
             if large.is_some() {
@@ -181,13 +239,17 @@ impl ThinDoor {
             ControlFlow::Continue(())
         };
         let answer = self.in_blocks(&request, &mut watcher).await?;
+        if let Some(bytes) = is_beyond {
+            self.must_be_left(bytes, true)?;
+        }
         let is_too_large = answer.as_ref().is_some_and(|it| it.code == Code::TOO_LARGE);
         let bytes = large.unwrap_or(RESPONSE_BYTES_MAX as u64 + 1);
         let answer = match answer {
             Some(answer) if !(is_too_large && can_change) => Some(answer),
             _ => match self.road(bytes, !is_too_large).await? {
                 Road::Quic(mut way) => {
-                    let came = way.download(&mut self.kept, &request, to, told).await;
+                    let asked = (&request, left);
+                    let came = way.download(&mut self.kept, asked, to, told).await;
                     way.close(&mut self.kept).await?;
                     return came;
                 }
@@ -228,9 +290,7 @@ impl ThinDoor {
     /// How a file of so many bytes is to go. One that blocks do not carry (`!fits`) goes over QUIC or not
     /// at all.
     async fn road(&mut self, bytes: u64, fits: bool) -> Result<Road, ThinError> {
-        let is_quick = is_quick(self.state().link().class);
-        let wants_quic = !fits || (bytes >= QUIC_FROM_BYTES && is_quick);
-        if !wants_quic || matches!(self.way, Way::Quic(_)) {
+        if !self.wants_quic(bytes, fits) || matches!(self.way, Way::Quic(_)) {
             return Ok(Road::TheWay);
         }
         let why = match &self.beside {
@@ -289,18 +349,29 @@ impl QuicWay {
     async fn download(
         &mut self,
         kept: &mut Kept,
-        request: &Request,
+        (request, left): (&Request, Option<(u64, u64)>),
         to: &mut (dyn Write + Send),
         told: Teller<'_>,
     ) -> Result<u64, ThinError> {
         let session = self.connected(kept).await?;
-        let mut done = 0;
+        let (mut done, mut is_beyond) = (0, None);
         let mut refused = Vec::new();
         let mut keep = |head: &Response, piece: Bytes| {
             if !head.code.is_success() {
                 let room = REFUSAL_BYTES_MAX.saturating_sub(refused.len());
                 refused.extend(piece.iter().take(room));
                 return Ok(());
+            }
+            if let (0, Some(bytes), Some((limit_kb, left))) = (done, size_of(head), left) {
+                let needs = file_cost(bytes, true, 0);
+                if needs > left {
+                    is_beyond = Some(ThinError::BeyondLimit {
+                        needs,
+                        left,
+                        limit_kb,
+                    });
+                    return Err(QuicError::File(io::Error::other("beyond the daily limit")));
+                }
             }
             done += piece.len() as u64;
             to.write_all(&piece).map_err(QuicError::File)?;
@@ -311,6 +382,9 @@ impl QuicWay {
         let work = session.receive(request, &mut keep);
         let head = self.attend(kept, &session, work, |_| ()).await;
         self.over(kept, DOWNLOAD)?;
+        if let Some(beyond) = is_beyond {
+            return Err(beyond);
+        }
         let mut head = head?;
         if !head.code.is_success() {
             head.payload = refused.into();

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{
     super::{
-        ask::{Answer, Ask},
-        state::{NAMES_MAX, Titles},
+        ask::{Answer, Ask, AskError},
+        state::{NAMES_MAX, OpenRoom, Titles},
     },
     ThinDoor, ThinError,
 };
+use crate::wire::coap::Code;
 use crate::wire::thin::{Alias, Body, LinkProfile, NameKind, Record, Shown};
 
 impl ThinDoor {
@@ -58,17 +59,23 @@ impl ThinDoor {
         Ok(names.into_iter().map(|one| (one.alias, one.text)).collect())
     }
 
-    /// Keeps what rooms are called: name and main alias by the room's id.
+    /// Keeps what rooms are called: name and main alias by the room's id; and those that the user is not in
+    /// yet.
     pub fn keep_titles(
         &mut self,
         mut rooms: BTreeMap<String, (String, String)>,
+        mut open: BTreeMap<String, OpenRoom>,
     ) -> Result<(), ThinError> {
         while rooms.len() > NAMES_MAX {
             rooms.pop_last();
         }
+        while open.len() > NAMES_MAX {
+            open.pop_last();
+        }
         let titles = Titles {
             told_ms: self.kept.now().0,
             rooms,
+            open,
         };
         Ok(self
             .kept
@@ -76,15 +83,73 @@ impl ThinDoor {
             .change(|state| state.titles = Some(titles))?)
     }
 
-    /// Whether names of rooms are known, and were told lately.
+    /// Whether names of rooms are known, and were told lately. Who has asked to join a room is not told by
+    /// the list of rooms whether that still stands.
     pub fn has_titles(&self) -> bool {
-        let told = self.state().titles.as_ref().map(|titles| titles.told_ms);
-        told.is_some_and(|told| self.kept.now().0.saturating_sub(told) < TITLES_FOR_MS)
+        self.state().titles.as_ref().is_some_and(|titles| {
+            let is_fresh = self.kept.now().0.saturating_sub(titles.told_ms) < TITLES_FOR_MS;
+            is_fresh && titles.open.values().all(|open| open.membership == "invite")
+        })
     }
 
-    /// What a room is called: its name and its main alias, where that is known.
+    /// What a room is called that the user is in: its name and its main alias, where that is known.
     pub fn title(&self, room: &str) -> Option<(String, String)> {
         self.state().titles.as_ref()?.rooms.get(room).cloned()
+    }
+
+    /// A room that the user is invited to, where that is known.
+    pub fn open_room(&self, room: &str) -> Option<&OpenRoom> {
+        self.state().titles.as_ref()?.open.get(room)
+    }
+
+    /// What a room is called, whatever the user is to it: its name and its main alias, where that is known.
+    pub fn called(&self, room: &str) -> Option<(String, String)> {
+        let open = || {
+            let open = self.open_room(room)?;
+            Some((open.name.clone(), open.alias.clone()))
+        };
+        let by_number = || {
+            let alias = self.state().alias(NameKind::Room, room)?;
+            let name = self.state().name(NameKind::RoomName, alias)?;
+            Some((name.to_owned(), String::new()))
+        };
+        self.title(room).or_else(open).or_else(by_number)
+    }
+
+    /// A room has another name or main alias now, or a first one.
+    pub fn retitle(
+        &mut self,
+        room: Alias,
+        change: impl FnOnce(&mut (String, String)),
+    ) -> Result<(), ThinError> {
+        let state = self.state();
+        let id = state.name(NameKind::Room, room).unwrap_or_default();
+        let mut title = self.called(id).unwrap_or_default();
+        let id = id.to_owned();
+        change(&mut title);
+        Ok(self.kept.state.change(|state| {
+            let rooms = state.titles.as_mut().map(|titles| &mut titles.rooms);
+            if let Some(known) = rooms.and_then(|rooms| rooms.get_mut(&id)) {
+                *known = title.clone();
+            } else {
+                state.titles = None; // what is told of it then is the whole
+            }
+            state.call(room, title.0);
+        })?)
+    }
+
+    /// A room that was just made has this name, and no alias.
+    pub fn made(&mut self, room: &str, name: &str) -> Result<(), ThinError> {
+        let is_known = self.state().titles.is_some();
+        if !is_known {
+            return Ok(());
+        }
+        Ok(self.kept.state.change(|state| {
+            let rooms = state.titles.as_mut().map(|titles| &mut titles.rooms);
+            if let Some(rooms) = rooms.filter(|rooms| rooms.len() < NAMES_MAX) {
+                rooms.insert(room.to_owned(), (name.to_owned(), String::new()));
+            }
+        })?)
     }
 
     /// One of the rooms has another name now, perhaps.
@@ -95,8 +160,23 @@ impl ThinDoor {
         Ok(self.kept.state.change(|state| state.titles = None)?)
     }
 
-    async fn names(&mut self, wanted: Vec<(NameKind, Alias)>) -> Result<(), ThinError> {
-        match self.ask("names", Ask::Names(wanted)).await? {
+    async fn names(&mut self, mut wanted: Vec<(NameKind, Alias)>) -> Result<(), ThinError> {
+        let asked = self.ask("names", Ask::Names(wanted.clone())).await;
+        let is_newer = |(kind, _): &(NameKind, Alias)| *kind == NameKind::RoomName;
+        let answer = match asked {
+            // Earlier hubs do not know what that is.
+            Err(ThinError::Ask(AskError::Refused { code, .. }))
+                if code == Code::BAD_REQUEST && wanted.iter().any(is_newer) =>
+            {
+                wanted.retain(|one| !is_newer(one));
+                if wanted.is_empty() {
+                    return Ok(());
+                }
+                self.ask("names", Ask::Names(wanted)).await?
+            }
+            answer => answer?,
+        };
+        match answer {
             Answer::Names(names) => {
                 let all = names.into_iter().map(|one| (one.kind, one.alias, one.text));
                 Ok(self.kept.state.named(all)?)

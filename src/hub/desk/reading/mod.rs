@@ -7,6 +7,7 @@ mod context;
 mod event;
 mod members;
 mod messages;
+pub(super) mod outsider;
 pub(super) mod page;
 mod state;
 #[cfg(test)]
@@ -99,7 +100,7 @@ pub(super) async fn members_of(
 }
 
 async fn standing(hub: &Hub, caller: &Caller, room: &RoomId) -> Result<Standing, Refusal> {
-    Standing::of(&hub.store, &caller.user, room).await
+    outsider::standing(hub, &caller.user, room).await
 }
 
 fn viewer<'a>(hub: &Hub, caller: &'a Caller, standing: &'a Standing) -> Viewer<'a> {

@@ -8,7 +8,11 @@ use ruma::{OwnedUserId, RoomId, UserId};
 use crate::{
     api::Refusal,
     base::Seq,
-    hub::desk::{access::ours, reading::pieces, sync::view::Stored},
+    hub::desk::{
+        access::ours,
+        reading::{outsider::outside, pieces},
+        sync::view::Stored,
+    },
     room::{HistoryVisibility, Membership, Reader, StateKey, may_see, may_see_change},
     store::{
         EventRecord, MembershipRecord, Order, RoomNid, RoomRecord, SharedStore, StateNid,
@@ -34,6 +38,17 @@ pub(in crate::hub::desk) struct Standing {
     last_join: Option<Seq>,
     /// The event that ended that.
     pub(in crate::hub::desk) ended: Option<EventRecord>,
+    /// How they came to be out, where they are.
+    pub(in crate::hub::desk) out: Option<Out>,
+}
+
+/// What made somebody an outsider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::hub::desk) struct Out {
+    /// Whether they did it themselves.
+    pub(in crate::hub::desk) is_own: bool,
+    /// What they were before.
+    pub(in crate::hub::desk) was: Membership,
 }
 
 /// Which state of a room a reader may ask for.
@@ -75,6 +90,7 @@ impl Standing {
             joined_after: None,
             last_join: None,
             ended: None,
+            out: None,
         };
         let Some(record) = membership.filter(|record| !record.forgotten) else {
             return Ok(standing);
@@ -97,6 +113,7 @@ impl Standing {
             joined_after: seq,
             last_join: None,
             ended: None,
+            out: None,
         }
     }
 
@@ -107,7 +124,12 @@ impl Standing {
         newest: EventRecord,
     ) -> Result<(), StoreError> {
         let key = StateKey::member(&self.user);
-        let mut later = newest;
+        let sender = Stored::read(&newest).map(|stored| stored.sender.into_owned());
+        self.out = Some(Out {
+            is_own: sender.as_deref() == Some(self.user.as_str()),
+            was: Membership::Leave,
+        });
+        let (mut later, mut is_newest) = (newest, true);
         for _ in 0..MEMBERSHIPS_BACK_MAX {
             let Some(seq) = later.seq else { break };
             let before = state_at(store, self.room.nid, Seq(seq.0.saturating_sub(1))).await?;
@@ -116,6 +138,10 @@ impl Standing {
             let Some(earlier) = found.into_iter().flatten().next() else {
                 break;
             };
+            if let Some(out) = self.out.as_mut().filter(|_| is_newest) {
+                out.was = membership_in(&earlier);
+            }
+            is_newest = false;
             if membership_in(&earlier) == Membership::Join {
                 self.last_join = earlier.seq;
                 self.ended = Some(later);
@@ -141,7 +167,7 @@ impl Standing {
         }
         match &self.ended {
             Some(event) => Ok(Horizon::Left(Box::new(event.clone()))),
-            None => Err(not_in(&self.room.id)),
+            None => Err(outside(&self.room.id, self.now, self.out)),
         }
     }
 
@@ -150,7 +176,7 @@ impl Standing {
         if self.now == Membership::Join {
             return Ok(());
         }
-        Err(not_in(&self.room.id))
+        Err(outside(&self.room.id, self.now, self.out))
     }
 
     /// The reader's view of one event that is on no page: the state before it and their membership

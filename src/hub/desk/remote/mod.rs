@@ -30,7 +30,7 @@ pub(super) use self::{
     knock::knock,
     leave::{leave, out},
     names::{alias, profile, shown_profile},
-    outside::{forget, standing, standings},
+    outside::{forget, standing, standings, was},
     restricted::join_restricted,
 };
 use super::access::ours;

@@ -200,6 +200,20 @@ pub(super) fn only_own(own: &Pdu) -> String {
     serde_json::to_string(&own).unwrap_or_else(|_| "[]".to_owned())
 }
 
+/// What the user was to a room that they are out of, or asks to be in.
+pub(in crate::hub::desk) fn was(record: &OutsideRecord) -> Option<Membership> {
+    #[derive(Deserialize)]
+    struct Member {
+        membership: String,
+    }
+    let shown: Vec<Piece> = serde_json::from_str(&record.state).ok()?;
+    let is_own =
+        |piece: &&Piece| piece.kind == "m.room.member" && piece.state_key == record.user.as_str();
+    let own = shown.iter().find(is_own)?;
+    let member: Member = serde_json::from_str(own.content.get()).ok()?;
+    member.membership.parse().ok()
+}
+
 /// A piece of state as it is shown to somebody outside.
 #[derive(Deserialize, Serialize)]
 struct Piece {

@@ -23,7 +23,7 @@ use crate::{
         Hub,
         desk::{
             access::ours,
-            reading::visibility::not_in,
+            reading::{outsider::nothing_to_leave, visibility::not_in},
             remote::{self, Place},
             rooms::{Name, must_be_here, named, no_third_party, profile, submit},
         },
@@ -85,6 +85,9 @@ pub(in crate::hub::desk) async fn leave(
 ) -> Result<leaving::Response, Refusal> {
     let user = caller.user.clone();
     let content = reasoned(request.reason);
+    if let Some(refusal) = nothing_to_leave(hub, &user, &request.room_id).await? {
+        return Err(refusal);
+    }
     if remote::leave(hub, &user, &request.room_id, content.clone()).await? {
         return Ok(leaving::Response::new());
     }

@@ -25,9 +25,13 @@ use crate::{
     api::{Caller, Code, Refusal},
     hub::{
         Hub, Submission, Submitted, WriteError,
-        desk::{access::ours, remote},
+        desk::{
+            access::ours,
+            reading::outsider::{is_banned, outsider},
+            remote,
+        },
     },
-    room::{Draft, Part},
+    room::{self, Draft, MemberChange, Part},
     wire::json,
 };
 
@@ -47,21 +51,44 @@ pub(super) async fn submit(
         txn: None,
         sent_by: None,
     };
-    hub.writer
-        .submit(room, submission)
-        .await
-        .map_err(|error| refusal(error, hub, room))
+    let is_entering = matches!(
+        &submission.draft.parts[..],
+        [Part::Member {
+            change: MemberChange::Join | MemberChange::Knock,
+            ..
+        }]
+    );
+    match hub.writer.submit(room, submission).await {
+        Ok(done) => Ok(done),
+        Err(WriteError::NoSuchRoom(_))
+            if is_entering && room.server_name().is_none_or(|name| name != hub.key.name()) =>
+        {
+            Err(elsewhere(room.as_str()))
+        }
+        Err(error) => Err(refusal(error, hub, caller, room).await),
+    }
 }
 
-/// The refusal for a write; of a room that may be elsewhere it says what is missing.
-fn refusal(error: WriteError, hub: &Hub, room: &RoomId) -> Refusal {
-    match error {
-        WriteError::NoSuchRoom(_)
-            if room.server_name().is_none_or(|name| name != hub.key.name()) =>
-        {
-            elsewhere(room.as_str())
+/// The refusal for a write: whoever is not in the room is told why, rather than by which rule.
+pub(in crate::hub::desk) async fn refusal(
+    error: WriteError,
+    hub: &Hub,
+    caller: &Caller,
+    room: &RoomId,
+) -> Refusal {
+    let user = &caller.user;
+    match &error {
+        WriteError::Refused(room::Refusal::NotMember(who)) if who == user => {
+            outsider(hub, user, room).await
         }
-        error => error.into(),
+        WriteError::Refused(room::Refusal::Rules(_)) if is_banned(hub, user, room).await => {
+            outsider(hub, user, room).await
+        }
+        WriteError::NoSuchRoom(_) => {
+            let said = outsider(hub, user, room).await.message;
+            Refusal::not_found(said)
+        }
+        _ => error.into(),
     }
 }
 

@@ -97,12 +97,10 @@ async fn once(
             txn,
         }),
     };
-    let done = hub
-        .writer
-        .submit(room, submission)
-        .await
-        .map_err(|error| refusal(error, hub, room))?;
-    first(done.events)
+    match hub.writer.submit(room, submission).await {
+        Ok(done) => first(done.events),
+        Err(error) => Err(refusal(error, hub, caller, room).await),
+    }
 }
 
 fn first(events: Vec<(OwnedEventId, Option<crate::base::Seq>)>) -> Result<OwnedEventId, Refusal> {

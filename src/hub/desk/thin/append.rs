@@ -19,7 +19,10 @@ use crate::{
     base::Seq,
     hub::{
         Hub, Submission, WriteError,
-        desk::{access::ours, canonical_alias, reading::visibility::Standing, sync::view::Stored},
+        desk::{
+            access::ours, canonical_alias, reading::visibility::Standing, rooms::refusal,
+            sync::view::Stored,
+        },
     },
     room::{Draft as Wanted, Part},
     store::{EventRecord, SentBy, TxnAnswer, TxnKey, hash_of},
@@ -96,12 +99,13 @@ async fn once(
         }),
         txn: Some(key),
     };
-    submit(hub, room, submission, turn).await
+    submit(hub, caller, room, submission, turn).await
 }
 
 /// Appends in a turn, which ends only when the outcome is stored: also when whoever asked goes.
 async fn submit(
     hub: &Hub,
+    caller: &Caller,
     room: &RoomId,
     submission: Submission,
     turn: crate::hub::desk::turns::Turn,
@@ -112,7 +116,10 @@ async fn submit(
         drop(turn);
         submitted
     });
-    let submitted = submitted.await.map_err(|_| WriteError::Busy)??;
+    let submitted = match submitted.await.map_err(|_| WriteError::Busy)? {
+        Ok(submitted) => submitted,
+        Err(error) => return Err(refusal(error, hub, caller, room).await),
+    };
     match submitted.events.into_iter().next() {
         Some((_, Some(seq))) => Ok(seq),
         Some((id, None)) => {

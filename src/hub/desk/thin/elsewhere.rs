@@ -29,7 +29,7 @@ pub(super) const NAME: &str = "+";
 pub(super) const LAST: RoomNid = RoomNid(i64::MAX);
 
 /// How much is told of a room's name, in characters: the rest is told once the user is in.
-const NAME_CHARS_MAX: usize = 40;
+pub(super) const NAME_CHARS_MAX: usize = 40;
 
 /// One invitation, or its end.
 pub(super) struct Notice {
@@ -77,7 +77,7 @@ fn notice(record: &OutsideRecord) -> Option<Notice> {
 }
 
 /// What the room calls itself, in another server's words.
-fn name(state: &str) -> Option<String> {
+pub(super) fn name(state: &str) -> Option<String> {
     let name = said(state, "m.room.name", "", "name")?;
     let name: String = name.chars().take(NAME_CHARS_MAX).collect();
     (!name.is_empty()).then_some(name)
@@ -85,13 +85,7 @@ fn name(state: &str) -> Option<String> {
 
 /// What the user was to the room before: kept beside the end of it.
 fn was(record: &OutsideRecord) -> Option<thin::Membership> {
-    let was = said(
-        &record.state,
-        "m.room.member",
-        record.user.as_str(),
-        "membership",
-    )?;
-    before::told(was.parse().ok()?, record.membership)
+    before::told(remote::was(record)?, record.membership)
 }
 
 /// A text in what is kept of a room's state.

@@ -14,6 +14,7 @@ use crate::{
         desk::{
             access::ours,
             reading::{
+                outsider,
                 page::{self, Span},
                 visibility::Standing,
             },
@@ -34,7 +35,7 @@ pub(super) async fn log(
     bytes_max: u32,
 ) -> Result<ThinReply, Refusal> {
     let room = names::room(hub, caller, alias).await?;
-    let standing = Standing::of(&hub.store, &caller.user, &room).await?;
+    let standing = outsider::standing(hub, &caller.user, &room).await?;
     let head = standing.horizon(&hub.store).await?.seq(&standing);
     let before = from.0.saturating_sub(1).min(head.0);
     let span = Span {

@@ -2,11 +2,12 @@
 //!
 //! `names` knows what a device's numbers stand for. A draft becomes an event in `append`; an event
 //! becomes a record in `shown`; both by the table of kinds in `shape`. `log`, `inbox` and `entry`
-//! read, `beside` has what is in no log, `elsewhere` invitations of other servers, `before` what a membership ended, `marks` the rest. Who may see and do what is decided where it always is.
+//! read, `beside` has what is in no log, `elsewhere` invitations of other servers, `called` what a room is called, `before` what a membership ended, `marks` the rest. Who may see and do what is decided where it always is.
 
 mod append;
 mod before;
 mod beside;
+mod called;
 mod content;
 mod elsewhere;
 mod entry;

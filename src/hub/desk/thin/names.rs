@@ -6,12 +6,13 @@ use std::collections::{HashMap, HashSet};
 
 use ruma::{OwnedRoomId, RoomAliasId, RoomId, UserId};
 
+use super::called;
 use crate::{
     api::{Caller, Code, Refusal},
     base::Position,
     hub::{
         Hub,
-        desk::{access::ours, keep, reading::visibility::not_in, remote},
+        desk::{access::ours, keep, reading::outsider::outsider, remote},
     },
     room::Membership,
     store::{ALIASES_MAX, Write},
@@ -20,6 +21,9 @@ use crate::{
 
 /// The longest name, in bytes: Matrix allows no longer id or event type.
 const NAME_BYTES_MAX: usize = 255;
+
+/// How many rooms one question learns the names of: each is some reads of the store.
+const ROOM_NAMES_MAX: usize = 64;
 
 /// The numbers of some names.
 pub(super) struct Numbers(HashMap<(NameKind, String), Alias>);
@@ -95,7 +99,7 @@ async fn look_up(
 /// What needs no table.
 fn well_known(caller: &Caller, kind: NameKind, name: &str) -> Option<Alias> {
     match kind {
-        NameKind::Room => None,
+        NameKind::Room | NameKind::RoomName => None,
         NameKind::User => (caller.user == name).then_some(0),
         NameKind::EventType => FIXED_EVENT_TYPES
             .iter()
@@ -167,7 +171,19 @@ pub(super) async fn names(
             text,
         })
     });
-    Ok(names.collect())
+    let mut names: Vec<_> = names.collect();
+    let called = wanted
+        .iter()
+        .filter(|(kind, _)| *kind == NameKind::RoomName);
+    for (kind, alias) in called.take(ROOM_NAMES_MAX) {
+        let text = called::room(hub, caller, *alias).await?;
+        names.extend(text.map(|text| Name {
+            kind: *kind,
+            alias: *alias,
+            text,
+        }));
+    }
+    Ok(names)
 }
 
 /// The rooms the device is in or invited to.
@@ -222,6 +238,10 @@ pub(super) async fn alias(
             })?
             .to_string(),
         NameKind::EventType => text,
+        NameKind::RoomName => {
+            let message = "a room has a number by its id or alias, not by what it is called";
+            return Err(Refusal::invalid_param(message));
+        }
     };
     let numbers = Numbers::of(hub, caller, vec![(kind, text.clone())]).await?;
     numbers.get(kind, &text)
@@ -255,12 +275,13 @@ async fn room_named(hub: &Hub, caller: &Caller, text: &str) -> Result<OwnedRoomI
     if elsewhere.is_some_and(|record| record.membership == Membership::Invite) {
         return Ok(id);
     }
-    let record = hub.store.room(&id).await.map_err(ours)?;
-    let record = record.ok_or_else(|| not_in(&id))?;
+    let Some(record) = hub.store.room(&id).await.map_err(ours)? else {
+        return Err(outsider(hub, &caller.user, &id).await);
+    };
     let membership = hub.store.membership(&caller.user, record.nid).await;
     match membership.map_err(ours)? {
         // Who was in reads on, as far as they were.
         Some(known) if !known.forgotten => Ok(id),
-        _ => Err(not_in(&id)),
+        _ => Err(outsider(hub, &caller.user, &id).await),
     }
 }

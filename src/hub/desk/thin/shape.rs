@@ -85,7 +85,19 @@ pub(super) fn of(facts: &Facts<'_>) -> Shape {
         ("m.room.member", Some(user)) => member(user, facts.content),
         _ => None,
     };
-    exact.unwrap_or_else(|| general(facts))
+    exact.unwrap_or_else(|| Shape {
+        target: edited(facts).map(ToOwned::to_owned),
+        ..general(facts)
+    })
+}
+
+/// What a message replaces. spec: thin-profile §7
+fn edited<'a>(facts: &Facts<'a>) -> Option<&'a str> {
+    let relates = relates(facts.content)?;
+    let is_edit = facts.kind == "m.room.message"
+        && facts.state_key.is_none()
+        && str_in(relates, "rel_type") == Some("m.replace");
+    str_in(relates, "event_id").filter(|_| is_edit)
 }
 
 /// Kinds 7 to 10, which show any event.

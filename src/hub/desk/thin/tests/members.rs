@@ -95,3 +95,69 @@ async fn who_was_removed_reads_on_up_to_there_also_on_a_new_device() {
     let refused = test.alias(&bob, NameKind::Room, room.as_str()).await;
     assert_eq!(refused.unwrap_err().code, Code::Forbidden);
 }
+
+#[tokio::test]
+async fn who_is_invited_learns_what_the_room_is_called_and_an_outsider_does_not() {
+    let test = testing::hub().await;
+    let [ana, bob] = [test.account("ana").await, test.account("bob").await];
+    let room = test.public_room(&ana, &[]).await;
+    let called = async |who: &Person, alias: Alias| {
+        let wanted = vec![(NameKind::Room, alias), (NameKind::RoomName, alias)];
+        match test.thin(who, Thin::Names(wanted)).await.unwrap() {
+            ThinReply::Names(names) => names
+                .into_iter()
+                .filter(|name| name.kind == NameKind::RoomName)
+                .map(|name| (name.alias, name.text))
+                .next(),
+            other => panic!("{other:?}"),
+        }
+    };
+    test.invite(&ana, &room, &bob).await.unwrap();
+    let alias = test.room_alias(&bob, &room).await;
+    assert_eq!(called(&bob, alias).await, None, "it has none");
+    let long = "n".repeat(50);
+    let name = ("m.room.name", "");
+    let set = test.set(&ana, &room, name, json!({ "name": long })).await;
+    set.unwrap();
+    assert_eq!(called(&bob, alias).await, Some((alias, "n".repeat(40))));
+    test.kick(&ana, &room, &bob).await.unwrap();
+    assert_eq!(called(&bob, alias).await, None);
+    assert_eq!(called(&bob, 999).await, None);
+    let by_name = test.alias(&bob, NameKind::RoomName, "n").await;
+    assert_eq!(by_name.unwrap_err().code, Code::InvalidParam);
+}
+
+#[tokio::test]
+async fn an_edit_is_shown_with_the_number_of_what_it_replaces() {
+    let test = testing::hub().await;
+    let ana = test.account("ana").await;
+    let room = test.public_room(&ana, &[]).await;
+    let alias = test.room_alias(&ana, &room).await;
+    let first = test.say(&ana, &room, "one").await;
+    for (n, what) in [
+        ("1", first.as_str()),
+        ("2", "$31hneApxJ_1o-63DmFrpeqnkFFWppnzWso1JvH3ogLM"),
+    ] {
+        let content = json!({"msgtype": "m.text", "body": "* two",
+            "m.new_content": {"msgtype": "m.text", "body": "two"},
+            "m.relates_to": {"rel_type": "m.replace", "event_id": what}});
+        let content = content.to_string();
+        let sent = test.send(&ana, &room, "m.room.message", n, &content).await;
+        sent.unwrap();
+    }
+    let shown = test.log(&ana, alias, 1, 9000).await;
+    let targets: Vec<_> = shown
+        .records
+        .iter()
+        .filter_map(|record| match &record.what {
+            Shown::Entry {
+                seq, target, body, ..
+            } if matches!(body, Body::Event { .. } | Body::Text(_)) => Some((*seq, *target)),
+            _ => None,
+        })
+        .collect();
+    let [(one, None), (_, Some(edited)), (_, None)] = targets[..] else {
+        panic!("{targets:?}")
+    };
+    assert_eq!(edited, one);
+}
