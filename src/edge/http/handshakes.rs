@@ -118,9 +118,9 @@ impl Failed {
 
 const fn of_incompatible(why: &PeerIncompatible) -> Failed {
     match why {
-        // which TLS 1.2 brought: it is looked for before the version is
-        PeerIncompatible::SignatureAlgorithmsExtensionRequired => Failed::Version,
         PeerIncompatible::SupportedVersionsExtensionRequired
+        // which TLS 1.2 brought: it is looked for before the version is
+        | PeerIncompatible::SignatureAlgorithmsExtensionRequired
         | PeerIncompatible::Tls12NotOffered
         | PeerIncompatible::Tls12NotOfferedOrEnabled => Failed::Version,
         _ => Failed::Ciphers,

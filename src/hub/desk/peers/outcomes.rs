@@ -124,10 +124,11 @@ impl Outcomes {
             return;
         }
         let named: Vec<String> = refused.take(LOGGED_MAX).map(in_a_line).collect();
-        let mut parts = named.join("; ");
-        if count > LOGGED_MAX {
-            parts += &format!("; and {} more", count - LOGGED_MAX);
-        }
+        let parts = named.join("; ");
+        let parts = match count.saturating_sub(LOGGED_MAX) {
+            0 => parts,
+            more => format!("{parts}; and {more} more"),
+        };
         tracing::info!(%peer, refused = count, of, parts, "parts of a transaction are not taken");
     }
 
