@@ -3,7 +3,7 @@
 use ruma::{OwnedRoomId, RoomAliasId, UserId};
 use serde_json::{Value as Json, json};
 
-use super::{Said, failed, verbs::room_id};
+use super::{Said, failed, thin::wrong, verbs::room_id};
 use crate::{
     app::{
         failure::Failure,
@@ -32,6 +32,10 @@ pub(super) async fn alias(
     let alias = whole(alias, user);
     let is_ours = <&RoomAliasId>::try_from(alias.as_str())
         .is_ok_and(|alias| alias.server_name() == user.server_name());
+    // A linked device keeps what rooms are called, and must ask again.
+    if let Some(door) = client.thin() {
+        door.forget_titles().map_err(wrong)?;
+    }
     if remove {
         return take(client, room, (&alias, is_ours)).await;
     }
