@@ -6,6 +6,7 @@
 //! needs it is left out, and said.
 
 mod behind;
+mod gaps;
 mod ours;
 mod reached;
 
@@ -263,6 +264,7 @@ async fn among_others(
             }
             Err(error) => findings.push(Finding::new("PEERS", Level::Warn, "peers", error)),
         }
+        findings.extend(gaps::open(&mut running.hub).await);
     }
     peers.sort_unstable();
     peers.dedup();

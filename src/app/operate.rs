@@ -322,6 +322,7 @@ fn as_sentence(request: &Request, result: &Json) -> String {
         | Request::LinkDevice { .. }
         | Request::Explain { .. }
         | Request::RecentRefusals
+        | Request::ListGaps
         | Request::Settings { .. }
         | Request::ListDevices { .. } => as_lines(result),
     }

@@ -79,7 +79,9 @@ pub(in crate::edge) fn refusal(
 ) -> Refusal {
     let error = match error {
         FromHttpRequestError::Deserialization(error) => error,
-        FromHttpRequestError::MethodMismatch { .. } => return super::routes::wrong_method(),
+        FromHttpRequestError::MethodMismatch { expected, .. } => {
+            return Refusal::wrong_method(&super::routes::allow([expected]));
+        }
         _ => return Refusal::bad_json("the request cannot be read"),
     };
     let (code, message, field) = match error {
