@@ -73,6 +73,7 @@ fn aliases() -> Result<(), Failed> {
         let name = |what: &str| format!("{what}{}", usize::from(file == &phone));
         let (one, two) = (name("one"), name("two"));
 
+        done(file, &["rooms"])?; // a linked device keeps what rooms are called
         done(file, &["alias", room, &one])?;
         done(file, &["alias", room, &format!("#{two}")])?;
         done(file, &["alias", room, &whole(&two)])?; // it is so already
@@ -80,12 +81,12 @@ fn aliases() -> Result<(), Failed> {
         if listed(other, room)? != both {
             return Err(format!("{:?}", listed(other, room)).into());
         }
-        let rooms = done(other, &["rooms"])?;
-        if !rooms
-            .iter()
-            .any(|known| known["alias"] == whole(&two).as_str())
-        {
-            return Err(format!("{rooms:#?}").into());
+        for asked in [file, other] {
+            let rooms = done(asked, &["rooms"])?;
+            let is_it = |known: &Value| known["alias"] == whole(&two).as_str();
+            if !rooms.iter().any(is_it) {
+                return Err(format!("{rooms:#?}").into());
+            }
         }
         done(other, &["alias", &whole(&one), &two, "--remove"])?;
         if listed(file, room)? != [(whole(&one), false)] {

@@ -3,7 +3,7 @@
 use ruma::{OwnedRoomId, RoomAliasId, UserId};
 use serde_json::{Value as Json, json};
 
-use super::{Said, failed};
+use super::{Said, failed, thin::wrong, verbs::room_id};
 use crate::{
     app::{
         failure::Failure,
@@ -19,10 +19,10 @@ const KIND: &str = "m.room.canonical_alias";
 pub(super) async fn alias(
     client: &mut Client,
     me: &Credentials,
-    room: &OwnedRoomId,
-    (alias, remove): (Option<&str>, bool),
+    (room, alias, remove): (&str, Option<&str>, bool),
     format: Format,
 ) -> Result<Said, Failure> {
+    let room = &room_id(client, room).await?;
     let Some(alias) = alias else {
         return list(client, room, format).await;
     };
@@ -32,6 +32,10 @@ pub(super) async fn alias(
     let alias = whole(alias, user);
     let is_ours = <&RoomAliasId>::try_from(alias.as_str())
         .is_ok_and(|alias| alias.server_name() == user.server_name());
+    // A linked device keeps what rooms are called, and must ask again.
+    if let Some(door) = client.thin() {
+        door.forget_titles().map_err(wrong)?;
+    }
     if remove {
         return take(client, room, (&alias, is_ours)).await;
     }
@@ -74,7 +78,7 @@ fn half(alias: &str, is_made: bool, error: ClientError) -> Failure {
     }
 }
 
-fn call<'a>(method: Method, path: Vec<&'a str>, body: Option<Json>) -> Call<'a> {
+fn call(method: Method, path: Vec<&str>, body: Option<Json>) -> Call<'_> {
     Call {
         method,
         path,

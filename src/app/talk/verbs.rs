@@ -68,14 +68,7 @@ pub(super) async fn verb(
             )
             .await
         }
-        ClientVerb::Invite { room, user } => {
-            let room = room_id(client, &room).await?;
-            let user = OwnedUserId::try_from(user.as_str())
-                .map_err(|error| Failure::usage("USER_ID", error))?;
-            client.invite(&room, &user).await.map_err(failed)?;
-            let said = json!({"room_id": room, "user_id": user});
-            Ok(Said::one(format!("invited {user}"), said))
-        }
+        ClientVerb::Invite { room, user } => invite(client, &room, &user).await,
         ClientVerb::Join { room, via } => {
             let room = client.join_via(&room, &via).await.map_err(failed)?;
             Ok(Said::one(
@@ -88,9 +81,8 @@ pub(super) async fn verb(
             alias,
             remove,
         } => {
-            let room = room_id(client, &room).await?;
-            let wish = (alias.as_deref(), remove);
-            super::alias::alias(client, me, &room, wish, format).await
+            let wish = (&*room, alias.as_deref(), remove);
+            super::alias::alias(client, me, wish, format).await
         }
         ClientVerb::Leave { room } => {
             let room = room_id(client, &room).await?;
@@ -144,6 +136,14 @@ pub(super) async fn verb(
             Err(Failure::failed("CLIENT_VERB", "this is done elsewhere"))
         }
     }
+}
+
+async fn invite(client: &mut Client, room: &str, user: &str) -> Result<Said, Failure> {
+    let room = room_id(client, room).await?;
+    let user = OwnedUserId::try_from(user).map_err(|error| Failure::usage("USER_ID", error))?;
+    client.invite(&room, &user).await.map_err(failed)?;
+    let said = json!({"room_id": room, "user_id": user});
+    Ok(Said::one(format!("invited {user}"), said))
 }
 
 async fn create(
@@ -419,7 +419,7 @@ async fn status(client: &mut Client, me: &Credentials, wants_cost: bool) -> Resu
 }
 
 /// The room a user means: an id, or an alias to look up.
-async fn room_id(client: &mut Client, room: &str) -> Result<OwnedRoomId, Failure> {
+pub(super) async fn room_id(client: &mut Client, room: &str) -> Result<OwnedRoomId, Failure> {
     if let Ok(id) = OwnedRoomId::try_from(room) {
         return Ok(id);
     }
