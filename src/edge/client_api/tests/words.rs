@@ -83,7 +83,7 @@ fn a_body_that_cannot_be_read_says_where_and_what_is_right() {
             "POST",
             "keys/query",
             r#"{"device_keys":{"@a:b":["D"],"nobody":[]}}"#,
-            "`device_keys.nobody`: an object that cannot stand here",
+            "`device_keys.nobody`: expected a user id, such as `@name:server.example` as the name",
         ),
         (
             "POST",

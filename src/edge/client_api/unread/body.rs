@@ -64,7 +64,15 @@ pub(super) fn fault(
     }
     let way = trial.way();
     let wrong = at(&trial.text, &way).filter(|_| !way.is_empty())?;
-    let expected = trial.whole.alternatives().or_else(|| trial.expected(&way));
+    let expected = trial.whole.alternatives().or_else(|| {
+        let expected = trial.expected(&way);
+        expected.filter(|expected| !kinds::is_of(expected, wrong))
+    });
+    if expected.is_none()
+        && let Some(name) = trial.expected_name(&way)
+    {
+        return Some((place::path(&way), Fault::Name(name)));
+    }
     let found = kinds::found_beside(expected.as_deref(), wrong);
     Some((place::path(&way), Fault::Other { expected, found }))
 }
@@ -246,7 +254,24 @@ impl Trial<'_> {
 
     fn is_replaceable(&self, way: &[Step], part: &Step) -> bool {
         let way = [way, std::slice::from_ref(part)].concat();
-        self.expected(&way).is_some()
+        let (Some(expected), Some(here)) = (self.expected(&way), at(&self.text, &way)) else {
+            return false;
+        };
+        !kinds::is_of(&expected, here)
+    }
+
+    /// What the name of the member could be with which its value can stand there.
+    fn expected_name(&self, way: &[Step]) -> Option<String> {
+        let (last, around) = way.split_last()?;
+        let Step::Key(_) = last else { return None };
+        let inner = at(&self.text, way)?;
+        kinds::taken_as_name(|name| {
+            let said = self.edited(around, |here| {
+                remove(here, last);
+                insert(here, name, inner.clone());
+            });
+            said == Some(Said::Nothing)
+        })
     }
 
     /// What could stand there.

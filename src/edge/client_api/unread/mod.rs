@@ -48,6 +48,8 @@ enum Said {
 enum Fault {
     /// Nothing stands there.
     Missing,
+    /// A member of this name cannot stand there; what its name should be.
+    Name(String),
     /// It stands in the query so many times.
     Repeated(usize),
     /// Something else is expected there, if it could be found out what; and what was found.
@@ -142,6 +144,7 @@ fn missing(name: &str) -> Refusal {
 fn told(place: &str, fault: &Fault) -> String {
     match fault {
         Fault::Missing => format!("`{place}` is missing"),
+        Fault::Name(expected) => format!("`{place}`: expected {expected} as the name"),
         Fault::Repeated(times) => {
             format!("`{place}` stands in the query {times} times, it may stand there once")
         }
