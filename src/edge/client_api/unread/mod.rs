@@ -20,6 +20,9 @@ use crate::api::{Code, Refusal};
 
 pub(super) use query::not_inline;
 
+/// Reads a request with this query and this body.
+type Read<'a> = dyn Fn(&str, &[u8]) -> Result<(), FromHttpRequestError> + 'a;
+
 /// A request that could not be read.
 pub(in crate::edge) struct Unread<'a> {
     /// The path, variables in braces.
@@ -31,7 +34,7 @@ pub(in crate::edge) struct Unread<'a> {
     /// The body.
     pub(in crate::edge) body: &'a [u8],
     /// Reads the same with another query and another body.
-    pub(in crate::edge) read: &'a dyn Fn(&str, &[u8]) -> Result<(), FromHttpRequestError>,
+    pub(in crate::edge) read: &'a Read<'a>,
 }
 
 /// What reading says, without where: the same for the same fault.

@@ -276,14 +276,23 @@ fn preset(request: &Request) -> Result<Preset, Refusal> {
 }
 
 fn initial_state(index: usize, mut entry: CanonicalJsonObject) -> Result<InitialState, Refusal> {
-    let wrong = |what: &str| Refusal::bad_json(format!("`initial_state[{index}]` {what}"));
-    let Some(CanonicalJsonValue::String(kind)) = entry.remove("type") else {
-        return Err(wrong("needs a `type` that is a string"));
+    let wrong = |name: &str, right: &str| {
+        let message = format!("`initial_state[{index}].{name}`: expected {right}");
+        Refusal::bad_json(message)
+    };
+    let missing = |name: &str| {
+        let message = format!("`initial_state[{index}].{name}` is missing");
+        Refusal::new(Code::MissingParam, message)
+    };
+    let kind = match entry.remove("type") {
+        Some(CanonicalJsonValue::String(kind)) => kind,
+        Some(_) => return Err(wrong("type", "a text")),
+        None => return Err(missing("type")),
     };
     let state_key = match entry.remove("state_key") {
         None => String::new(),
         Some(CanonicalJsonValue::String(key)) => key,
-        Some(_) => return Err(wrong("has a `state_key` that is not a string")),
+        Some(_) => return Err(wrong("state_key", "a text")),
     };
     match entry.remove("content") {
         Some(CanonicalJsonValue::Object(content)) => Ok(InitialState {
@@ -291,7 +300,8 @@ fn initial_state(index: usize, mut entry: CanonicalJsonObject) -> Result<Initial
             state_key,
             content,
         }),
-        _ => Err(wrong("needs a `content` that is an object")),
+        Some(_) => Err(wrong("content", "an object")),
+        None => Err(missing("content")),
     }
 }
 
@@ -336,4 +346,34 @@ fn optional(
     content: Option<Result<CanonicalJsonObject, Refusal>>,
 ) -> Result<CanonicalJsonObject, Refusal> {
     content.unwrap_or_else(|| Ok(CanonicalJsonObject::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_of_the_first_state_that_is_wrong_is_named() {
+        for (entry, code, said) in [
+            (
+                "{}",
+                Code::MissingParam,
+                "`initial_state[3].type` is missing",
+            ),
+            (
+                r#"{"type":5}"#,
+                Code::BadJson,
+                "`initial_state[3].type`: expected a text",
+            ),
+            (
+                r#"{"type":"m.x"}"#,
+                Code::MissingParam,
+                "`initial_state[3].content` is missing",
+            ),
+        ] {
+            let entry = serde_json::from_str(entry).unwrap();
+            let refusal = initial_state(3, entry).err().unwrap();
+            assert_eq!((refusal.code, &*refusal.message), (code, said));
+        }
+    }
 }
