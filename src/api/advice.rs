@@ -18,7 +18,7 @@ pub(super) const ACL: &str = "PUT /_matrix/client/v3/rooms/ROOM/state/m.room.ser
 
 /// What would let a request pass, and a command that helps, by the stable code. One row for each: what
 /// an operator reads must not depend on who wrote the refusal's words.
-pub(super) const ADVICE: [(&str, &str, Option<&str>); 45] = [
+pub(super) const ADVICE: &[(&str, &str, Option<&str>)] = &[
     (
         "FEDERATION_DENY",
         "no pattern of `federation.deny` matches the server's name",
@@ -97,6 +97,52 @@ pub(super) const ADVICE: [(&str, &str, Option<&str>); 45] = [
     (
         "EVENTS_MISSING",
         "the events before it can be had from the server that sent it",
+        Some(DOCTOR),
+    ),
+    (
+        "EDU_FORM",
+        "it is an object with a text `edu_type` and a `content` as that type has it; who maintains the server that made it knows why it is not",
+        None,
+    ),
+    (
+        "EDU_SENDER",
+        "it is sent by the server of the user whom it is about",
+        None,
+    ),
+    (
+        "EDU_NOT_JOINED",
+        "the user whom it is about has joined the room",
+        None,
+    ),
+    (
+        "EDU_TOO_MUCH",
+        "the transaction has less of it: the ceilings are the same for all servers, and fixed",
+        None,
+    ),
+    (
+        "EDU_REFUSED",
+        "it says what such a one can say; the words beside this code name what is wrong",
+        None,
+    ),
+    (
+        "EDU_UNKNOWN",
+        "nothing need be done: this hub does nothing with this type",
+        None,
+    ),
+    (
+        "EDU_PRESENCE_OFF",
+        "`presence.enabled` is true, from the hub's next start on",
+        None,
+    ),
+    ("EDU_NOBODY_HERE", "it names a user of this hub", None),
+    (
+        "GAP_TOO_LARGE",
+        "less is missing than this hub fetches at once; a user here who leaves the room and joins it again makes it begin anew from the room as it is now",
+        None,
+    ),
+    (
+        "GAP_NOT_TOLD",
+        "the other server tells the events that it builds on; its operator knows why it does not",
         Some(DOCTOR),
     ),
     (
@@ -230,6 +276,11 @@ pub(super) const ADVICE: [(&str, &str, Option<&str>); 45] = [
 
 const POLICY: &str =
     "edit the setting under `policy`, then `kill -HUP` the hub; what was decided stays decided";
+
+/// What would let something pass, in words, by the stable code of what kept it.
+pub fn passes_when(code: &str) -> &'static str {
+    advice(code).passes
+}
 
 /// The row of a code.
 pub(super) fn advice(code: &str) -> Advice {

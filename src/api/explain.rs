@@ -12,8 +12,9 @@ use std::{
 use serde_json::{Value as Json, json};
 
 use super::{
-    Door, Refusal, RequestId,
+    Door, PartId, Refusal, RequestId, Transaction,
     advice::{ACL, DOCTOR, ENABLE, advice},
+    parts::Transactions,
 };
 use crate::base::Timestamp;
 
@@ -28,6 +29,14 @@ pub struct Why {
     pub list: Option<String>,
     /// Who asked: a user or a server.
     pub who: Option<String>,
+    /// Whether that is only what whoever asked says: no signature was checked, or found right.
+    pub is_claimed: bool,
+    /// The method and the path that were asked with, where nothing is served by them.
+    pub asked: Option<(String, String)>,
+    /// Which part of a transaction.
+    pub part: Option<PartId>,
+    /// What lies behind it, where the reason itself is the same for many causes.
+    pub cause: Option<String>,
     /// The other server that is the reason, where it is not the one that asked.
     pub server: Option<String>,
     /// The room in question.
@@ -56,6 +65,14 @@ impl Why {
     #[must_use]
     pub fn of_server(mut self, server: impl ToString) -> Self {
         self.server = Some(server.to_string());
+        self
+    }
+
+    /// The same with who it says to be that asked.
+    #[must_use]
+    pub fn claimed_by(mut self, server: impl ToString) -> Self {
+        self.who = Some(server.to_string());
+        self.is_claimed = true;
         self
     }
 
@@ -117,11 +134,14 @@ impl Refused {
             &mut why.server,
             &mut why.room,
             &mut why.event,
+            &mut why.cause,
         ];
-        for text in optional.into_iter().flatten() {
-            *text = cut(text);
+        let asked = why.asked.iter_mut();
+        let asked = asked.flat_map(|(method, path)| [method, path]);
+        for text in optional.into_iter().flatten().chain(asked) {
+            *text = cut(text, TEXT_BYTES_MAX);
         }
-        self.message = cut(&self.message);
+        self.message = cut(&self.message, TEXT_BYTES_MAX);
         self
     }
 
@@ -154,12 +174,17 @@ impl Refused {
             "request": self.request.to_string(),
             "at": at.rfc3339(),
             "from": why.who,
+            "from_is_claimed": why.is_claimed,
             "door": self.door.as_str(),
             "endpoint": self.endpoint,
+            "method": why.asked.as_ref().map(|(method, _)| method),
+            "path": why.asked.as_ref().map(|(_, path)| path),
+            "part": why.part.map(|part| part.to_string()),
             "status": self.status,
             "errcode": self.errcode,
             "said": self.message,
             "reason": self.code(),
+            "cause": why.cause,
             "rule": why.rule,
             "list_version": why.list,
             "room_id": why.room,
@@ -171,11 +196,11 @@ impl Refused {
 }
 
 /// At most so many bytes, and nothing that steers what reads it.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str, max: usize) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut cut = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
+    let mut cut = String::with_capacity(text.len().min(max));
     for c in clean {
-        if cut.len() + c.len_utf8() > TEXT_BYTES_MAX {
+        if cut.len() + c.len_utf8() > max {
             break;
         }
         cut.push(c);
@@ -183,10 +208,11 @@ fn cut(text: &str) -> String {
     cut
 }
 
-/// The latest refusals.
+/// The latest refusals, and what became of the parts of the latest transactions.
 pub struct Refusals {
     since: Timestamp,
     kept: Mutex<VecDeque<(Timestamp, Refused)>>,
+    transactions: Mutex<Transactions>,
 }
 
 impl Refusals {
@@ -195,6 +221,7 @@ impl Refusals {
         Self {
             since,
             kept: Mutex::default(),
+            transactions: Mutex::default(),
         }
     }
 
@@ -208,17 +235,20 @@ impl Refusals {
         kept.push_back((at, refused));
     }
 
-    /// What was refused of a request: the answer, or events of it.
+    /// Remembers what became of the parts of a transaction.
+    pub fn remember_parts(&self, at: Timestamp, transaction: Transaction) {
+        self.transactions().remember(at, transaction);
+    }
+
+    /// What was refused of a request: the answer, or parts of it; and what became of each part.
     pub fn explain(&self, request: &str) -> Result<Json, Refusal> {
         let id: RequestId = request.parse()?;
+        let transaction = self.transactions().of(id);
         let kept = self.kept();
         let of_it = kept.iter().filter(|(_, refused)| refused.request == id);
         let all = of_it.clone().count();
-        let told: Vec<Json> = of_it
-            .take(TOLD_MAX)
-            .map(|(at, one)| one.json(*at))
-            .collect();
-        if told.is_empty() {
+        let told = told(of_it);
+        if told.is_empty() && transaction.is_none() {
             return Err(Refusal::not_found(format!(
                 "no refusal of the request {id} is remembered: the hub keeps the latest {REFUSALS_MAX} in \
                  memory, since its start at {}, and has {} of them; request ids begin anew with each start",
@@ -227,14 +257,15 @@ impl Refusals {
             )));
         }
         let more = all - told.len();
-        Ok(json!({"refusals": told, "more": more, "since": self.since.rfc3339()}))
+        Ok(json!({
+            "refusals": told, "more": more, "since": self.since.rfc3339(), "transaction": transaction,
+        }))
     }
 
     /// The last ones, newest first.
     pub fn recent(&self) -> Json {
         let kept = self.kept();
-        let told = kept.iter().rev().take(TOLD_MAX);
-        let told: Vec<Json> = told.map(|(at, one)| one.json(*at)).collect();
+        let told = told(kept.iter().rev());
         let more = kept.len() - told.len();
         json!({"refusals": told, "more": more, "since": self.since.rfc3339()})
     }
@@ -242,13 +273,33 @@ impl Refusals {
     fn kept(&self) -> MutexGuard<'_, VecDeque<(Timestamp, Refused)>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn transactions(&self) -> MutexGuard<'_, Transactions> {
+        let transactions = self.transactions.lock();
+        transactions.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As many as one answer has room for.
+fn told<'a>(refused: impl Iterator<Item = &'a (Timestamp, Refused)>) -> Vec<Json> {
+    let mut bytes = 0;
+    let told = refused.take(TOLD_MAX).map(|(at, one)| one.json(*at));
+    told.take_while(|one| {
+        bytes += one.to_string().len();
+        bytes <= TOLD_BYTES_MAX
+    })
+    .collect()
 }
 
 /// Refusals that are remembered: at a kilobyte each, and at most two, they are a few megabytes.
 pub const REFUSALS_MAX: usize = 4096;
 
-/// Refusals in one answer: with texts of their full length they fit the operator's socket's line.
+/// Refusals in one answer.
 const TOLD_MAX: usize = 16;
+
+/// The same in bytes of JSON: half of what the operator's socket's line has room for. The other half is
+/// a transaction's.
+const TOLD_BYTES_MAX: usize = 30 * 1024;
 
 /// The longest text that is remembered of a refusal, in bytes: a room's id, or an event's.
 const TEXT_BYTES_MAX: usize = 256;

@@ -7,12 +7,14 @@ mod command;
 mod deliveries;
 mod explain;
 mod links;
+mod parts;
 mod peer_keys;
 mod peers;
 mod refusal;
 mod service;
 mod thin;
 
+pub use advice::passes_when;
 pub use caller::{Caller, Credentials, Door, Origin, RequestId};
 pub(crate) use command::for_each_endpoint;
 pub use command::{Command, Reply, SecretRegistration};
@@ -22,9 +24,12 @@ pub use links::{
     Beside, Deliver, DeviceCredentials, DeviceName, EdhocLink, Linked, Linking, Links, OscoreLink,
     Registration, Secret,
 };
+pub use parts::{Became, List, Part, PartId, Transaction};
 pub use peer_keys::PeerKeys;
 pub(crate) use peers::for_each_peer_endpoint;
-pub use peers::{Nobody, PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified};
+pub use peers::{
+    Nobody, PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified, not_reached,
+};
 pub use refusal::{Code, Refusal};
 pub use service::{ByteStream, MediaObject, Service, Upload};
 pub use thin::{Thin, ThinReply};

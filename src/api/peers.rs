@@ -276,10 +276,43 @@ impl RemoteError {
     }
 }
 
+impl RemoteError {
+    /// What whoever waits for it is told: which server, and why, with the code that the operator
+    /// sees, too. What the system or a library said, and addresses, are the operator's alone.
+    pub fn told(&self) -> String {
+        let what = match self {
+            Self::NotAllowed { .. } => return self.to_string(),
+            Self::Refused { status, .. } if *status < 500 => return self.to_string(),
+            Self::Refused { status, .. } => {
+                format!("it answered with an error of its own (HTTP {status})")
+            }
+            Self::Unreachable { .. } => {
+                "it does not answer, or not as a Matrix server does".to_owned()
+            }
+            Self::Unconnected { code, .. } => match *code {
+                "PEER_DNS" => "its name has no address",
+                "PEER_PRIVATE_ADDRESS" => {
+                    "its name leads to an address that is not of the public internet"
+                }
+                "PEER_TLS" => "it shows no certificate that is good for its name and believed here",
+                _ => "no connection to it can be made",
+            }
+            .to_owned(),
+        };
+        not_reached(self.server(), self.code(), &what)
+    }
+}
+
+/// The words for a server from which no answer was to be had.
+pub fn not_reached(server: &str, code: &str, what: &str) -> String {
+    format!("{server} is not reached ({code}): {what}")
+}
+
 impl From<RemoteError> for Refusal {
     fn from(error: RemoteError) -> Self {
         use super::Code;
         let (message, reason) = (error.to_string(), error.code());
+        let told = error.told();
         let server = error.server().to_owned();
         match error {
             RemoteError::Refused { status, code, .. } if status < 500 => {
@@ -298,7 +331,7 @@ impl From<RemoteError> for Refusal {
             | RemoteError::Unreachable { .. }
             | RemoteError::Unconnected { .. } => {
                 let why = Why::of(reason).rule(&message).of_server(server);
-                let refusal = Self::new(Code::Unknown, message).with_status(502);
+                let refusal = Self::new(Code::Unknown, told).with_status(502);
                 refusal.because(why)
             }
         }
@@ -329,5 +362,51 @@ impl Remote for Nobody {
 
     async fn verified(&self, _json: &str, _version: Version) -> Result<Pdu, Unverified> {
         Err(Unverified::NoKey("this hub does not federate".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSTEM: &str = "Connection refused (os error 111) at 203.0.113.7:8448";
+
+    #[test]
+    fn who_waits_for_a_server_is_told_its_name_and_the_code_and_nothing_of_the_system() {
+        let server = || "far.example".to_owned();
+        let unconnected = |code| RemoteError::Unconnected {
+            server: server(),
+            code,
+            reason: SYSTEM.to_owned(),
+        };
+        let silent = RemoteError::Unreachable {
+            server: server(),
+            reason: SYSTEM.to_owned(),
+        };
+        let ill = RemoteError::Refused {
+            server: server(),
+            status: 500,
+            code: "M_UNKNOWN".to_owned(),
+            message: SYSTEM.to_owned(),
+        };
+        for (error, code) in [
+            (silent, "PEER_UNREACHABLE"),
+            (unconnected("PEER_DNS"), "PEER_DNS"),
+            (unconnected("PEER_TLS"), "PEER_TLS"),
+            (unconnected("PEER_PRIVATE_ADDRESS"), "PEER_PRIVATE_ADDRESS"),
+            (ill, "PEER_IN_TROUBLE"),
+        ] {
+            let refusal = Refusal::from(error);
+            let wanted = format!("far.example is not reached ({code}): ");
+            assert!(refusal.message.starts_with(&wanted), "{refusal}");
+            for secret in ["os error", "203.0.113.7"] {
+                assert!(!refusal.message.contains(secret), "{refusal}");
+            }
+            assert_eq!((refusal.code.errcode(), refusal.status), ("M_UNKNOWN", 502));
+            // The operator is told all of it.
+            let why = refusal.why.unwrap();
+            assert_eq!(why.code, Some(code));
+            assert!(why.rule.unwrap().contains("os error"));
+        }
     }
 }

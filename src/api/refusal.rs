@@ -31,6 +31,7 @@ pub enum Code {
     UnsupportedRoomVersion,
     IncompatibleRoomVersion,
     BadState,
+    BadAlias,
     GuestAccessForbidden,
     MissingParam,
     InvalidParam,
@@ -66,6 +67,7 @@ impl Code {
             Self::UnsupportedRoomVersion => "M_UNSUPPORTED_ROOM_VERSION",
             Self::IncompatibleRoomVersion => "M_INCOMPATIBLE_ROOM_VERSION",
             Self::BadState => "M_BAD_STATE",
+            Self::BadAlias => "M_BAD_ALIAS",
             Self::GuestAccessForbidden => "M_GUEST_ACCESS_FORBIDDEN",
             Self::MissingParam => "M_MISSING_PARAM",
             Self::InvalidParam => "M_INVALID_PARAM",
@@ -112,6 +114,8 @@ pub struct Refusal {
     /// Further members of the error body (user-interactive authentication, `soft_logout`,
     /// `room_version`).
     pub body: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The methods that a path knows, where it was asked by another one; as HTTP writes them.
+    pub allow: Option<Box<str>>,
     /// What only the operator is told.
     pub why: Option<Box<Why>>,
 }
@@ -133,6 +137,7 @@ impl Refusal {
             message: message.into(),
             retry_after: None,
             body: None,
+            allow: None,
             why: None,
         }
     }
@@ -171,6 +176,15 @@ impl Refusal {
         let body = self.body.get_or_insert_default();
         body.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Something is served at this path, by these methods only, and it was asked by another one.
+    // spec: client-server §Common-error-codes
+    pub fn wrong_method(allow: &str) -> Self {
+        let message = "this path does not take this method";
+        let mut refusal = Self::new(Code::Unrecognized, message).with_status(405);
+        refusal.allow = Some(allow.into());
+        refusal
     }
 
     /// `M_FORBIDDEN`.

@@ -305,7 +305,12 @@ pub struct PeerArgs {
 #[derive(Debug, Subcommand)]
 pub enum PeerVerb {
     /// List them: whether they are told what is for them, how much waits, and why it does
-    #[command(after_help = "Example:\n  tramline peer status matrix.example --json")]
+    #[command(
+        after_help = "Example:\n  tramline peer status matrix.example --json\n\n\
+        A server is up to date, queued (its turn comes), in flight (it is being told), backing off (it took nothing, \
+        and is tried again later) or at rest (no hub runs, or it runs without federation: nothing is sent). One that \
+        was never heard of is an error, PEER_UNKNOWN."
+    )]
     Status(PeerStatusArgs),
 }
 

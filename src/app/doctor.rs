@@ -5,6 +5,8 @@
 //! made, keys fetched and lists read as it does that. Nothing is changed. The hub need not run; what
 //! needs it is left out, and said.
 
+mod behind;
+mod gaps;
 mod ours;
 mod reached;
 
@@ -56,6 +58,8 @@ pub struct Finding {
     about: String,
     /// What was found.
     cause: String,
+    /// What it is about in single, a line each for people.
+    each: Vec<String>,
     /// A command or setting that mends it.
     mend: Option<String>,
 }
@@ -67,6 +71,7 @@ impl Finding {
             level,
             about: about.to_string(),
             cause,
+            each: Vec::new(),
             mend: None,
         }
     }
@@ -97,8 +102,15 @@ impl Finding {
     fn json(&self) -> Json {
         json!({
             "event": "finding", "code": self.code, "level": self.level.as_str(),
-            "about": self.about, "cause": self.cause, "do": self.mend,
+            "about": self.about, "cause": self.whole_cause(), "do": self.mend,
         })
+    }
+
+    fn whole_cause(&self) -> String {
+        if self.each.is_empty() {
+            return self.cause.clone();
+        }
+        format!("{} {}", self.cause, self.each.join(", "))
     }
 
     fn text(&self) -> String {
@@ -106,7 +118,10 @@ impl Finding {
             code, about, cause, ..
         } = self;
         let (about, cause) = (output::visible(about), output::visible(cause));
-        let line = format!("{:<4}  {code} {about}: {cause}", self.level.as_str());
+        let mut line = format!("{:<4}  {code} {about}: {cause}", self.level.as_str());
+        for one in &self.each {
+            line = format!("{line}\n        {}", output::visible(one));
+        }
         match &self.mend {
             Some(mend) => format!("{line}\n      do: {}", output::visible(mend)),
             None => line,
@@ -217,17 +232,19 @@ fn hub_runs(loaded: &Loaded, running: &Result<Option<Running>, Failure>) -> Find
         let finding = Finding::new("HUB_RUNS", Level::Warn, name, cause);
         return finding.mended_by("start the hub again, with the same version as this program");
     }
-    let cause = match loaded.said_otherwise() {
-        None if running.broken.is_some() => {
+    let otherwise = loaded.said_otherwise();
+    let cause = match otherwise.len() {
+        0 if running.broken.is_some() => {
             "it answers on its socket; settings are as the running hub has them".to_owned()
         }
-        None => "it answers on its socket; its settings are those configured here".to_owned(),
-        Some(otherwise) => format!(
-            "it answers on its socket; settings are as the running hub has them, and configured otherwise \
-             here: {otherwise}"
-        ),
+        0 => "it answers on its socket; its settings are those configured here".to_owned(),
+        _ => "it answers on its socket; settings are as the running hub has them, and configured otherwise here:"
+            .to_owned(),
     };
-    Finding::ok("HUB_RUNS", name, cause)
+    Finding {
+        each: otherwise,
+        ..Finding::ok("HUB_RUNS", name, cause)
+    }
 }
 
 /// What is to be seen from the network.
@@ -236,12 +253,18 @@ async fn among_others(
     mut peers: Vec<OwnedServerName>,
     running: &mut Option<Running>,
 ) -> Vec<Finding> {
-    let mut findings = vec![authorities(config)];
+    let mut findings = vec![authorities(config), behind::lists(config)];
     if let Some(running) = running {
         match known_peers(&mut running.hub).await {
-            Ok(known) => peers.extend(known),
+            Ok(known) => {
+                findings.extend(behind::behind(&known));
+                let names = known.iter();
+                let names = names.filter_map(|peer| peer.get("server")?.as_str()?.try_into().ok());
+                peers.extend(names);
+            }
             Err(error) => findings.push(Finding::new("PEERS", Level::Warn, "peers", error)),
         }
+        findings.extend(gaps::open(&mut running.hub).await);
     }
     peers.sort_unstable();
     peers.dedup();
@@ -298,8 +321,8 @@ fn authorities(config: &Config) -> Finding {
     }
 }
 
-/// The servers that the hub has told something or is to.
-async fn known_peers(hub: &mut Client) -> Result<Vec<OwnedServerName>, String> {
+/// The servers that the hub has told something or is to, and how they fare.
+async fn known_peers(hub: &mut Client) -> Result<Vec<Json>, String> {
     let mut known = Vec::new();
     let mut after = None;
     loop {
@@ -310,9 +333,7 @@ async fn known_peers(hub: &mut Client) -> Result<Vec<OwnedServerName>, String> {
         let page = hub.ask(&asked, |_| {}).await;
         let page = page.map_err(|error| error.to_string())?;
         let peers = page.get("peers").and_then(Json::as_array);
-        let names = peers.into_iter().flatten();
-        let names = names.filter_map(|peer| peer.get("server")?.as_str()?.try_into().ok());
-        known.extend(names);
+        known.extend(peers.into_iter().flatten().cloned());
         let next = page.get("next").and_then(Json::as_str);
         after = match next.map(OwnedServerName::try_from) {
             Some(Ok(next)) if known.len() < PEERS_MAX => Some(next),

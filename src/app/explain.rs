@@ -50,10 +50,19 @@ pub async fn run(
         };
         format.print(&text, refusal)?;
     }
+    let transaction = told.get("transaction").filter(|found| found.is_object());
+    if let Some(transaction) = transaction {
+        let mut line = transaction.clone();
+        if let Some(line) = line.as_object_mut() {
+            line.insert("event".to_owned(), "transaction".into());
+        }
+        format.print(&parts(transaction), &line)?;
+    }
     if format == Format::Text {
         let more = told.get("more").and_then(Json::as_u64).unwrap_or(0);
         let since = told.get("since").and_then(Json::as_str).unwrap_or_default();
         match (more, refusals.map_or(0, Vec::len)) {
+            (0, 0) if transaction.is_some() => output::note("nothing of it was refused"),
             (0, 0) => output::note(&format!("nothing was refused since {since}")),
             (0, 1) => {}
             (0, _) if is_list => output::note("newest first"),
@@ -101,15 +110,57 @@ const UNNAMED: &str = "somebody who is not named";
 fn line(refusal: &Json) -> String {
     let text = |name| text(refusal, name).unwrap_or("-");
     let status = refusal.get("status").and_then(Json::as_u64).unwrap_or(0);
+    let asked = match (self::text(refusal, "method"), self::text(refusal, "path")) {
+        (Some(method), Some(path)) => format!("{method} {path}"),
+        _ => text("endpoint").to_owned(),
+    };
     format!(
         "{}  {}  {} {}  {status} {}  {}",
         text("request"),
         text("at"),
         text("door"),
-        text("endpoint"),
+        output::visible(&asked),
         text("reason"),
-        self::text(refusal, "from").unwrap_or(UNNAMED),
+        from(refusal),
     )
+}
+
+/// Who asked, as far as that is known.
+fn from(refusal: &Json) -> String {
+    let is_claimed = refusal.get("from_is_claimed").and_then(Json::as_bool);
+    match (text(refusal, "from"), is_claimed) {
+        (None, _) => UNNAMED.to_owned(),
+        (Some(from), Some(true)) => format!("claims to be {from}"),
+        (Some(from), _) => from.to_owned(),
+    }
+}
+
+/// What became of the parts of a transaction, a line each.
+fn parts(transaction: &Json) -> String {
+    let parts = transaction.get("parts").and_then(Json::as_array);
+    let mut lines = vec![format!(
+        "transaction of {} in the order in which its parts were sent:",
+        text(transaction, "from").unwrap_or(UNNAMED)
+    )];
+    for part in parts.into_iter().flatten() {
+        let shown = |name| text(part, name).map(output::visible);
+        let what = shown("event_id").or_else(|| shown("type"));
+        let what = what.map(|what| format!(" {what}")).unwrap_or_default();
+        let reason = shown("reason").map(|reason| format!(" {reason}"));
+        let said = shown("said").map(|said| format!(": {said}"));
+        lines.push(format!(
+            "  {}{what}: {}{}{}",
+            text(part, "part").unwrap_or("-"),
+            text(part, "outcome").unwrap_or("-"),
+            reason.unwrap_or_default(),
+            said.unwrap_or_default(),
+        ));
+    }
+    let more = transaction.get("more").and_then(Json::as_u64);
+    if let Some(more) = more.filter(|more| *more > 0) {
+        lines.push(format!("  and {more} more"));
+    }
+    lines.join("\n")
 }
 
 /// One refusal with all that is known of it, a line each.
@@ -127,10 +178,16 @@ fn whole(refusal: &Json) -> String {
         Some(errcode) => format!("{status} {errcode}: {}", shown("said")),
         None => format!("{status}, and of this event: {}", shown("said")),
     };
+    let from = from(refusal);
+    let asked = text(refusal, "method").zip(text(refusal, "path"));
+    let asked = asked.map(|(method, path)| format!("{method} {path}"));
     for (name, value) in [
-        ("from", Some(text(refusal, "from").unwrap_or(UNNAMED))),
+        ("from", Some(from.as_str())),
+        ("asked", asked.as_deref()),
+        ("part", text(refusal, "part")),
         ("answer", Some(answer.as_str())),
         ("reason", text(refusal, "reason")),
+        ("cause", text(refusal, "cause")),
         ("rule", text(refusal, "rule")),
         ("list version", text(refusal, "list_version")),
         ("room", text(refusal, "room_id")),
@@ -184,5 +241,46 @@ mod tests {
         let nobody = json!({"request": "0000002a", "from": null});
         assert!(line(&nobody).ends_with("  somebody who is not named"));
         assert!(whole(&nobody).contains("\n  from: somebody who is not named\n"));
+    }
+
+    #[test]
+    fn who_is_not_verified_only_claims_to_be_somebody_and_what_was_asked_is_named() {
+        let nowhere = json!({"request": "0000002a", "from": "a.example", "from_is_claimed": true,
+            "method": "PATCH", "path": "/_matrix/federation/v1/x", "status": 404,
+            "errcode": "M_UNRECOGNIZED", "said": "nothing is served at this path"});
+
+        let told = whole(&nowhere);
+
+        assert!(
+            told.contains(
+                "\n  from: claims to be a.example\n  asked: PATCH /_matrix/federation/v1/x\n"
+            ),
+            "{told}"
+        );
+        let line = line(&nowhere);
+        assert!(
+            line.contains(" PATCH /_matrix/federation/v1/x  404 "),
+            "{line}"
+        );
+        assert!(line.ends_with("  claims to be a.example"), "{line}");
+    }
+
+    #[test]
+    fn the_parts_of_a_transaction_are_told_a_line_each() {
+        let transaction = json!({"from": "a.example", "more": 3, "parts": [
+            {"part": "pdus[0]", "event_id": "$e", "outcome": "taken", "reason": null, "said": null},
+            {"part": "pdus[1]", "event_id": null, "outcome": "refused", "reason": "EVENT_FORM",
+                "said": "it is a number, not an object"},
+            {"part": "edus[0]", "type": "m.\nx", "outcome": "ignored", "reason": "EDU_UNKNOWN",
+                "said": "nothing is done"}]});
+
+        assert_eq!(
+            parts(&transaction),
+            "transaction of a.example in the order in which its parts were sent:\n  \
+             pdus[0] $e: taken\n  \
+             pdus[1]: refused EVENT_FORM: it is a number, not an object\n  \
+             edus[0] m.\\nx: ignored EDU_UNKNOWN: nothing is done\n  \
+             and 3 more"
+        );
     }
 }

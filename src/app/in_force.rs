@@ -68,11 +68,12 @@ pub fn tell_whose(loaded: &Loaded, running: Result<Option<Running>, Failure>, fo
         Ok(Some(Running {
             silent: Some(why), ..
         })) => format!("as configured here: the running hub does not tell its settings: {why}"),
-        Ok(Some(_)) => match loaded.said_otherwise() {
-            None => "as the running hub has it, and as configured here".to_owned(),
-            Some(otherwise) => {
-                format!("as the running hub has it; configured otherwise here: {otherwise}")
-            }
+        Ok(Some(_)) => match &loaded.said_otherwise()[..] {
+            [] => "as the running hub has it, and as configured here".to_owned(),
+            each => format!(
+                "as the running hub has it; configured otherwise here:\n  {}",
+                each.join("\n  ")
+            ),
         },
     };
     if format == Format::Text {

@@ -60,6 +60,11 @@ pub fn init(server_name: &str, dir: &Path) -> Result<Initialised, Failure> {
         let fix = "write a host name like hub.example";
         Failure::usage("SERVER_NAME", format!("{server_name:?}: {error}; {fix}"))
     })?;
+    if server_name.chars().any(|c| c.is_ascii_uppercase()) {
+        let fix = format!("write {}", server_name.to_ascii_lowercase());
+        let reason = format!("{server_name:?}: a server's name has no capital letters; {fix}");
+        return Err(Failure::usage("SERVER_NAME", reason));
+    }
     let items = contents(&name)?;
     refuse_to_overwrite(dir, &items)?;
     let mut made = Vec::new();
@@ -347,6 +352,17 @@ mod tests {
 
         assert_eq!(failure.exit, super::super::failure::Exit::Usage);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_name_with_capital_letters_is_refused_with_the_one_that_is_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = init("Hub.EXAMPLE:8448", dir.path())
+            .unwrap_err()
+            .to_string();
+        assert!(refused.starts_with("error[SERVER_NAME]"), "{refused}");
+        assert!(refused.contains("write hub.example:8448"), "{refused}");
+        assert!(!dir.path().join("tramline.toml").exists());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 use serde_json::Value as Json;
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -106,7 +106,7 @@ async fn peers(
     server: Option<OwnedServerName>,
     format: Format,
 ) -> Result<(), Failure> {
-    let (mut after, mut any) = (None, false);
+    let (mut after, mut any, mut at_rest) = (None, false, false);
     let one = server;
     loop {
         let server = one.clone();
@@ -115,6 +115,7 @@ async fn peers(
         for peer in peers.into_iter().flatten() {
             format.print(&peer_line(peer), peer)?;
             any = true;
+            at_rest |= peer.get("state").and_then(Json::as_str) == Some("at rest");
         }
         let next = page.get("next").and_then(Json::as_str);
         after = match next.map(OwnedServerName::try_from) {
@@ -122,12 +123,27 @@ async fn peers(
             _ => break,
         };
     }
-    say_none(any, format, || match one {
-        Some(one) => format!("{one} is not known: nothing was ever for it"),
-        None => "no other server is known yet: nothing was for one".to_owned(),
+    if let (Some(one), false) = (&one, any) {
+        return Err(Failure::failed("PEER_UNKNOWN", never_heard_of(one)));
+    }
+    say_none(any, format, || {
+        "no other server is known yet: nothing was for one".to_owned()
     });
+    if at_rest && format == Format::Text {
+        output::note(AT_REST);
+    }
     Ok(())
 }
+
+fn never_heard_of(server: &ServerName) -> String {
+    format!(
+        "{server} was never heard of: nothing was ever for it; whether it can be reached, \
+         `tramline doctor --peer {server}` says"
+    )
+}
+
+/// What the state means: nobody sends, so that nothing more can be said.
+const AT_REST: &str = "-- at rest: no hub runs here, or it runs with `federation.enabled = false`; nothing is sent, and what waits goes out when it is started with it";
 
 /// One server for a person.
 fn peer_line(peer: &Json) -> String {
@@ -306,6 +322,7 @@ fn as_sentence(request: &Request, result: &Json) -> String {
         | Request::LinkDevice { .. }
         | Request::Explain { .. }
         | Request::RecentRefusals
+        | Request::ListGaps
         | Request::Settings { .. }
         | Request::ListDevices { .. } => as_lines(result),
     }
@@ -328,6 +345,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_was_never_heard_of_is_an_error_and_no_servers_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::app::init::init("hub.example", dir.path()).unwrap();
+        let file = dir.path().join("tramline.toml");
+        crate::app::open::create(&file).await.unwrap();
+        let inputs = crate::app::config::Inputs {
+            file: Some(file),
+            ..Default::default()
+        };
+        let config = crate::app::config::load(&inputs).unwrap().config;
+
+        let one = OwnedServerName::try_from("far.example").unwrap();
+        let failure = list_peers(&config, Some(one), Format::Json).await;
+        list_peers(&config, None, Format::Json).await.unwrap();
+
+        let said = failure.unwrap_err().to_string();
+        assert!(
+            said.starts_with("error[PEER_UNKNOWN]: far.example was never heard of"),
+            "{said}"
+        );
+    }
 
     #[test]
     fn what_was_done_is_a_sentence() {

@@ -5,7 +5,7 @@
 use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
-use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -14,11 +14,11 @@ use super::{
     operator::{Operator, Progress, Request},
 };
 use crate::{
-    api::Refusal,
+    api::{Refusal, passes_when},
     base::Timestamp,
     edge::credential_file::{HubFacts, credential_file},
     hub::{
-        AccountWish, Hub, LinkWish,
+        AccountWish, Gap, Hub, LinkWish,
         outbox::{PeerState, PeerStatus},
     },
     store::{StoreError, UserSummary},
@@ -103,6 +103,7 @@ impl Operator for Operations {
             }
             Request::Explain { id } => self.hub.refusals().explain(&id),
             Request::RecentRefusals => Ok(self.hub.refusals().recent()),
+            Request::ListGaps => self.gaps().await,
             Request::Settings { after } => self.settings(after.as_deref()),
             Request::ListDevices { localpart } => self.devices(&self.user(&localpart)?).await,
         }
@@ -122,6 +123,14 @@ impl Operations {
         let next = page.last().filter(|_| whole).map(|last| last.user.clone());
         let told: Vec<_> = page.iter().map(account).collect();
         Ok(json!({"users": told, "next": next}))
+    }
+
+    async fn gaps(&self) -> Result<Json, Refusal> {
+        let open = self.hub.open_gaps().await;
+        let open = open.map_err(|error| unread(&error))?;
+        let told: Vec<_> = open.iter().take(GAPS_TOLD_MAX).map(gap).collect();
+        let more = open.len() - told.len();
+        Ok(json!({"gaps": told, "more": more}))
     }
 
     async fn devices(&self, user: &UserId) -> Result<Json, Refusal> {
@@ -217,10 +226,26 @@ fn peer(known: &PeerStatus) -> Json {
     })
 }
 
+fn gap((room, gap): &(OwnedRoomId, Gap)) -> Json {
+    let cause: String = gap.cause.chars().take(CAUSE_CHARS_MAX).collect();
+    json!({
+        "room_id": room, "server": gap.server, "missing": gap.missing, "reason": gap.code,
+        "cause": cause, "passes_when": passes_when(gap.code),
+        "since": gap.since.rfc3339(), "last": gap.last.rfc3339(),
+        "request": gap.request.map(|request| request.to_string()),
+    })
+}
+
 fn unread(error: &StoreError) -> Refusal {
     tracing::error!(%error, "the store failed");
     Refusal::internal()
 }
+
+/// How many rooms with gaps one answer tells: at two kilobytes at most each they fit the socket's line.
+const GAPS_TOLD_MAX: usize = 20;
+
+/// How much of a gap's cause is told, in characters.
+const CAUSE_CHARS_MAX: usize = 300;
 
 /// How many servers one answer tells: an error may have some hundred bytes.
 const PEERS_PER_PAGE: usize = 50;

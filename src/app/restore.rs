@@ -323,8 +323,10 @@ fn as_text(restored: &Restored, dir: &Path) -> String {
     } = restored;
     let otherwise = otherwise.as_ref().map_or_else(String::new, |keys| {
         format!(
-            "The hub ran with other values than the restored configuration has (its -O, environment or \
-             an older file): see to {keys}.\n"
+            "Not in the backup: the values that the hub had from its -O, its environment or an older file, of\n  \
+             {}\nWrite them into {} before you start it, or give them again with -O.\n",
+            keys.replace(", ", "\n  "),
+            dir.join(CONFIG).display(),
         )
     });
     let checked = checked.map_or("not checked".to_owned(), |checked| {

@@ -37,6 +37,12 @@ impl Log {
         LOGGED.set(Some(Vec::new()));
     }
 
+    /// What this thread has logged by now; it goes on.
+    pub(crate) fn so_far() -> String {
+        let logged = LOGGED.with_borrow(|logged| logged.clone().unwrap());
+        String::from_utf8(logged).unwrap()
+    }
+
     /// What this thread has logged since.
     pub(crate) fn text() -> String {
         String::from_utf8(LOGGED.take().unwrap()).unwrap()

@@ -40,6 +40,8 @@ pub(super) struct Fake {
     pub(super) left: Notify,
     /// Endpoints of what is remembered as refused.
     pub(super) refused: Mutex<Vec<&'static str>>,
+    /// The last one of these.
+    pub(super) refusal: Mutex<Option<Refused>>,
     pub(super) draining: AtomicBool,
     pub(super) revoked: AtomicBool,
 }
@@ -222,5 +224,6 @@ impl Service for Fake {
 
     fn refused(&self, refused: Refused) {
         self.refused.lock().unwrap().push(refused.endpoint);
+        *self.refusal.lock().unwrap() = Some(refused);
     }
 }

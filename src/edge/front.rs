@@ -88,11 +88,13 @@ impl Front {
     ) -> R {
         let (door, endpoint) = (asked.door.as_str(), asked.endpoint);
         // An error's span, so that a hub that logs errors only still says whose they were. The desk
-        // fills in the user, and what checks signatures the server.
+        // fills in the user, and what checks signatures the server. Method and path are those of a
+        // request that nothing is served for.
         let span = tracing::error_span!(
             "request",
             request = %asked.number, door, endpoint, user = tracing::field::Empty,
-            server = tracing::field::Empty, server_unverified = tracing::field::Empty
+            server = tracing::field::Empty, server_unverified = tracing::field::Empty,
+            method = tracing::field::Empty, path = tracing::field::Empty
         );
         let started = stopwatch();
         let (answer, told) = async {
@@ -143,7 +145,8 @@ pub struct Told {
 }
 
 impl Asked {
-    /// The one line per request. Nothing in it is the client's own words.
+    /// The one line per request. Nothing in it is the client's own words, but for a path at which
+    /// nothing is served.
     fn log(&self, told: &Told, code: Option<&'static str>, took: Duration) {
         let &Told { status, bytes_out } = told;
         let bytes_in = self.bytes_in.load(Ordering::Relaxed);
@@ -180,7 +183,7 @@ const REQUESTS: &str = "tramline::request";
     clippy::disallowed_methods,
     reason = "it measures how long a request took, decides nothing, and a clock of milliseconds is too coarse"
 )]
-fn stopwatch() -> Instant {
+pub(super) fn stopwatch() -> Instant {
     Instant::now()
 }
 

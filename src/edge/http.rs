@@ -6,8 +6,10 @@
 
 mod arriving;
 mod federation;
+mod handshakes;
 mod link;
 mod media;
+mod nowhere;
 mod serve;
 mod stall;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use serde_json::{Value, json};
 
 use self::{arriving::Arriving, traffic::Traffic, upgrade::Upgrades};
 use super::{
-    client_api::{Answer, Path, token},
+    client_api::{Answer, Path, routes::allow, token},
     credential_file::HubFacts,
     front::{self, Front, Told},
     matrix::{Federation, incoming::routes},
@@ -125,6 +127,17 @@ enum Target {
 }
 
 impl Target {
+    /// What a path beneath `/.well-known` means here.
+    fn well_known(path: &[&str]) -> Option<Self> {
+        match path {
+            [".well-known", "matrix", "client"] => Some(Self::WellKnownClient),
+            [".well-known", "matrix", "server"] => Some(Self::WellKnownServer),
+            [".well-known", "matrix", "policy_server"] => Some(Self::WellKnownPolicyServer),
+            [".well-known", "coap"] => Some(Self::WebSocket),
+            _ => None,
+        }
+    }
+
     const fn name(&self) -> &'static str {
         match self {
             Self::Api(found) => found.endpoint.name(),
@@ -163,7 +176,7 @@ impl Https {
             fits(&parts)?;
             one_host(parts.version, &parts.headers)?;
             // Before it is looked at who asks: to servers, too, which show no token.
-            let target = target?;
+            let target = target.map_err(|refusal| nowhere::told(refusal, &parts))?;
             if let Target::WebSocket = target {
                 return self.upgrade(peer, number, parts, upgrades).await;
             }
@@ -212,15 +225,10 @@ impl Https {
         if path.plain_segments() < texts.len().min(FIXED_SEGMENTS) {
             return self.front.api.find(method, &path).map(Target::Api);
         }
-        let get = method == Method::GET || method == Method::HEAD;
-        match texts.as_slice() {
-            [".well-known", "matrix", "client"] if get => return Ok(Target::WellKnownClient),
-            [".well-known", "matrix", "server"] if get => return Ok(Target::WellKnownServer),
-            [".well-known", "matrix", "policy_server"] if get => {
-                return Ok(Target::WellKnownPolicyServer);
-            }
-            [".well-known", "coap"] if get => return Ok(Target::WebSocket),
-            _ => {}
+        if let Some(target) = Target::well_known(&texts) {
+            let is_get = method == Method::GET || method == Method::HEAD;
+            let wrong = || Refusal::wrong_method(&allow([Method::GET]));
+            return is_get.then_some(target).ok_or_else(wrong);
         }
         if let Some(media) = media::Target::of(method, &texts)? {
             return Ok(Target::Media(media));
@@ -370,6 +378,10 @@ fn json_response(answer: Answer) -> Response<Body> {
     );
     // answers hold what only the caller may see, and change
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let allow = answer.allow.map(|allow| HeaderValue::from_str(&allow));
+    if let Some(Ok(allow)) = allow {
+        headers.insert(header::ALLOW, allow);
+    }
     if let Some(after) = answer.retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     api::{Beside, Deliver, DeviceName},
-    base::Position,
+    base::{Position, Seq},
     hub::outbox::{Hints, Present, Servers, Typing},
     store::RoomNid,
 };
@@ -34,8 +34,8 @@ pub enum Touched {
 /// What there is for other servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForServers {
-    /// Entries of this room's log.
-    Entries(RoomNid),
+    /// Entries of this room's log, from this one on.
+    Entries(RoomNid, Seq),
     /// What is in no log: receipts, changed devices, parcels.
     Beside,
 }

@@ -25,7 +25,7 @@ use std::sync::{
 use async_trait::async_trait;
 use rand::RngCore;
 
-pub use desk::{AccountWish, Desk, LinkWish};
+pub use desk::{AccountWish, Desk, Gap, LinkWish};
 pub use fanout::Fanout;
 use outbox::{Outbox, OutboxParts};
 pub use policing::{NotVouchedFor, Policing};

@@ -48,6 +48,31 @@ impl ServerList {
             _ => Ok(()),
         }
     }
+
+    /// Why no server at all can pass, as far as that is to be seen from the patterns; nothing where
+    /// some can.
+    pub fn why_nobody(&self) -> Option<&'static str> {
+        let is_all = |pattern: &Glob| {
+            let pattern = pattern.as_str();
+            !pattern.is_empty() && pattern.chars().all(|c| c == '*')
+        };
+        if self.deny.iter().any(is_all) {
+            return Some("`federation.deny` refuses every server");
+        }
+        let allow = self.allow.as_ref()?;
+        if allow.is_empty() {
+            return Some("`federation.allow` is an empty list, which names nobody");
+        }
+        // Of a pattern with wildcards, some name will be left that no other pattern matches.
+        let is_refused = |pattern: &Glob| {
+            let name = <&ServerName>::try_from(pattern.as_str());
+            !pattern.as_str().contains(['*', '?'])
+                && name.is_ok_and(|name| self.welcomes(name).is_err())
+        };
+        let all_refused = allow.iter().all(is_refused);
+        all_refused
+            .then_some("`federation.deny` refuses every server that `federation.allow` names")
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
     reason = "the test allowances of clippy do not reach helpers in this binary"
 )]
 
+mod aliases;
 mod backup;
 mod clients;
 mod command_line;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         oracle::trials(),
         same_json::trials(),
         thin_client::trials(),
+        aliases::trials(),
         verbs::trials(),
         wake::trials(),
     ]

@@ -137,23 +137,67 @@ fn config_text(loaded: &Loaded, wanted: &[(&str, String)]) -> Result<String, Fai
     };
     let unread = |error: &dyn std::fmt::Display| Failure::failed("BACKUP", error);
     let mut table: toml::Table = text.parse().map_err(|error| unread(&error))?;
-    let mut changed = false;
+    let mut edited = text.clone();
+    let mut change = |table: &mut toml::Table, key: &str, value: &str| {
+        set(table, key, value);
+        edited = with_set(&edited, key, value);
+    };
     if table.get("server_name").is_none() {
-        let name = name.to_string();
-        table.insert("server_name".to_owned(), name.into());
-        changed = true;
+        change(&mut table, "server_name", name.as_str());
     }
     for (key, value) in wanted {
         if said(&table, key).as_deref() != Some(value) {
-            set(&mut table, key, value);
-            changed = true;
+            change(&mut table, key, value);
         }
     }
-    if !changed {
+    if edited == text {
         return Ok(text);
     }
-    let table = toml::to_string_pretty(&table).map_err(|error| unread(&error))?;
-    Ok(format!("{CHANGED}{table}"))
+    // Inline tables, dotted keys and texts of several lines are no lines to be replaced.
+    if edited.parse::<toml::Table>().ok().as_ref() != Some(&table) {
+        edited = toml::to_string_pretty(&table).map_err(|error| unread(&error))?;
+    }
+    let edited = edited.strip_prefix(CHANGED).unwrap_or(&edited);
+    Ok(format!("{CHANGED}{edited}"))
+}
+
+/// The text with another value for a key: everything else stays as it was written, and the line of
+/// before stays as a comment.
+fn with_set(text: &str, key: &str, value: &str) -> String {
+    let (section, short) = key.split_once('.').unwrap_or(("", key));
+    let line = format!("{short} = {}", toml::Value::from(value));
+    let is_it = |line: &str| {
+        let rest = line.trim_start().strip_prefix(short);
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    let mut lines = Vec::new();
+    let (mut here, mut head, mut is_done) = ("", None, false);
+    for old in text.lines() {
+        let name = old
+            .trim()
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'));
+        if let Some((name, _)) = name {
+            here = name.trim();
+        }
+        if here == section && !is_done && is_it(old) {
+            lines.push(format!("# before: {}", old.trim_start()));
+            lines.push(line.clone());
+            is_done = true;
+            continue;
+        }
+        lines.push(old.to_owned());
+        if here == section && name.is_some() {
+            head = Some(lines.len());
+        }
+    }
+    match (is_done, section, head) {
+        (true, ..) => {}
+        (false, _, Some(head)) => lines.insert(head, line),
+        (false, "", None) => lines.insert(0, line),
+        (false, section, None) => lines.extend([String::new(), format!("[{section}]"), line]),
+    }
+    lines.join("\n") + "\n"
 }
 
 /// What the running hub has otherwise than the copied configuration will have it. The places of files
@@ -303,5 +347,22 @@ mod tests {
         assert_eq!(config.https.key_file.as_ref(), within(moved));
         assert_eq!(config.store.media_dir.as_ref(), within("media"));
         assert_eq!(open::store_file(&config), within("store/tramline.db"));
+        // Nothing of what the operator wrote is gone.
+        let original = fs::read_to_string(dir.path().join("tramline.toml")).unwrap();
+        for line in original.lines() {
+            assert!(places.config.contains(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_replaced_leaves_what_stood_there_as_a_comment() {
+        let text = "# ours\nserver_name = \"h\" # us\n[https]\n# key\nkey_file = \"/a/b\" # old\n[quic]\nkey_file = \"c\"\n";
+
+        let text = with_set(text, "https.key_file", "keys/k");
+        let text = with_set(&text, "store.media_dir", "media");
+        let text = with_set(&text, "quic.listen", "off");
+
+        let wanted = "# ours\nserver_name = \"h\" # us\n[https]\n# key\n# before: key_file = \"/a/b\" # old\nkey_file = \"keys/k\"\n[quic]\nlisten = \"off\"\nkey_file = \"c\"\n\n[store]\nmedia_dir = \"media\"\n";
+        assert_eq!(text, wanted);
     }
 }

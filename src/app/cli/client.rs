@@ -114,6 +114,24 @@ pub enum ClientVerb {
         #[arg(long, value_name = "SERVER")]
         via: Vec<String>,
     },
+    /// Give a room an alias and make it its main one; or take one away, or list them
+    #[command(
+        after_help = "Example:\n  tramline client --credentials ana.json alias '!room' '#crew'\n  \
+                      tramline client --credentials ana.json alias '!room'\n\n\
+                      The alias is made in your own server's directory, unless it names the room already; an alias of another \
+                      server must name the room there. The main alias of before stays, and is shown beside it. \
+                      --remove takes an alias out of what the room shows, and one of your own server out of its directory."
+    )]
+    Alias {
+        /// The room's id or alias
+        room: String,
+        /// The alias; one without a server's name is of your own server. Without it, all are listed
+        #[arg(value_name = "ALIAS")]
+        alias: Option<String>,
+        /// Take it away
+        #[arg(long, requires = "alias")]
+        remove: bool,
+    },
     /// Leave a room, or decline an invitation
     #[command(
         after_help = "Example:\n  tramline client --credentials bob.json leave '#crew:hub.example'"

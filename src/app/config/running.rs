@@ -200,28 +200,19 @@ fn source(told: &Json) -> Source {
 }
 
 impl Loaded {
-    /// What is configured here and does not count in the hub that runs, and why not, in words;
-    /// nothing where there is no such.
-    pub fn said_otherwise(&self) -> Option<String> {
-        let mut each: Vec<(&str, Vec<&str>)> = Vec::new();
-        for here in &self.otherwise {
+    /// What is configured here and does not count in the hub that runs: each key, and why not.
+    pub fn said_otherwise(&self) -> Vec<String> {
+        let said = self.otherwise.iter().map(|here| {
             let mut settings = self.settings.iter();
             let hub = settings.find(|one| one.key.name == here.key.name);
             let why = hub.map_or("", |hub| why_otherwise(here, &hub.source));
-            match each.iter_mut().find(|(known, _)| *known == why) {
-                Some((_, keys)) => keys.push(here.key.name),
-                None => each.push((why, vec![here.key.name])),
-            }
-        }
-        if !self.untold.is_empty() {
-            let keys = self.untold.iter().map(|key| key.name).collect();
-            each.push(("the running hub's is another, and too long to tell", keys));
-        }
-        let each = each.into_iter();
-        let each: Vec<_> = each
-            .map(|(why, keys)| format!("{} ({why})", keys.join(", ")))
-            .collect();
-        (!each.is_empty()).then(|| each.join(", "))
+            format!("{} ({why})", here.key.name)
+        });
+        let untold = self.untold.iter().map(|key| {
+            let why = "the running hub's is another, and too long to tell";
+            format!("{} ({why})", key.name)
+        });
+        said.chain(untold).collect()
     }
 }
 
@@ -309,7 +300,7 @@ mod tests {
             loaded.config.limits.shards.0, 5,
             "what is said here is stronger"
         );
-        let otherwise = loaded.said_otherwise().unwrap();
+        let otherwise = loaded.said_otherwise().join("; ");
         assert!(otherwise.contains("federation.deny (the hub was given -O)"));
         assert!(otherwise.contains("federation.enabled") && !otherwise.contains("shards"));
         let shown = super::super::as_text(&loaded);
@@ -340,7 +331,7 @@ mod tests {
         assert!(line.unwrap().contains("-O of the running hub"), "{shown}");
         let name = shown.lines().find(|line| line.starts_with("server_name"));
         assert!(name.unwrap().contains("tramline.toml:1 "), "{shown}");
-        assert_eq!(loaded.said_otherwise(), None);
+        assert_eq!(loaded.said_otherwise(), [""; 0]);
     }
 
     #[test]
@@ -356,7 +347,7 @@ mod tests {
         let reloaded = told(&in_force(&started, &current)).over(&edited).unwrap();
 
         assert_eq!(value(&not_yet, "limits.media_size"), "1MiB");
-        let said = not_yet.said_otherwise().unwrap();
+        let said = not_yet.said_otherwise().join("; ");
         assert!(
             said.contains("limits.media_size (a reload takes it)"),
             "{said}"
@@ -364,8 +355,8 @@ mod tests {
         assert_eq!(value(&reloaded, "limits.media_size"), "2MiB");
         assert_eq!(value(&reloaded, "limits.shards"), 2);
         assert_eq!(
-            reloaded.said_otherwise().as_deref(),
-            Some("limits.shards (the next start takes it)")
+            reloaded.said_otherwise(),
+            ["limits.shards (the next start takes it)"]
         );
     }
 
@@ -383,7 +374,7 @@ mod tests {
 
             let loaded = told(&in_force(&hub, &hub)).over(&edited).unwrap();
 
-            let said = loaded.said_otherwise().unwrap();
+            let said = loaded.said_otherwise().join("; ");
             assert!(
                 said.contains(&format!("{key}_file (a reload takes it)")),
                 "{said}"
@@ -437,10 +428,10 @@ mod tests {
         let given = over(&list(3001), &["federation.deny=evil.example"]);
 
         let other = "limits.shards (the hub was given -O)";
-        assert_eq!(same.said_otherwise().as_deref(), Some(other));
-        assert_eq!(given.said_otherwise().as_deref(), Some(other));
+        assert_eq!(same.said_otherwise(), [other]);
+        assert_eq!(given.said_otherwise(), [other]);
         let untold = "federation.deny (the running hub's is another, and too long to tell)";
-        assert_eq!(edited.said_otherwise(), Some(format!("{other}, {untold}")));
+        assert_eq!(edited.said_otherwise(), [other, untold]);
         let mut json = super::super::as_json(&edited);
         let deny = json.find(|key| key["key"] == "federation.deny").unwrap();
         assert_eq!(deny["running_hub"], "another, too long to tell");

@@ -143,6 +143,7 @@ pub fn as_markdown() -> String {
 
 fn default_line(key: &Key) -> String {
     match (key.default_json)() {
+        Json::Null if key.kind.starts_with("list") => format!("# {} = [\"…\"]\n", key.short()),
         Json::Null => format!("# {} = \"…\"\n", key.short()),
         value => format!("# {} = {}\n", key.short(), toml_of(&value)),
     }

@@ -560,6 +560,10 @@ fn every_default_reads_back_as_what_it_shows() {
 fn the_file_of_init_loads_as_it_is_and_with_every_line_switched_on() {
     let text = file_for("hub.example", &[]);
     assert!(case(&text).load().is_ok());
+    for list in ["allow", "deny", "notaries", "pinned_keys", "old_keys"] {
+        let line = format!("\n# {list} = [\"…\"]\n");
+        assert!(text.contains(&line), "{list} is a list, and shown as one");
+    }
 
     let on: String = text
         .lines()

@@ -102,6 +102,8 @@ pub enum Request {
     },
     /// Tell what was refused lately.
     RecentRefusals,
+    /// Tell the rooms in which events are missing that were not to be had.
+    ListGaps,
     /// Tell the settings that count, a page at a time.
     Settings {
         /// The key that the page before ended with.

@@ -20,6 +20,7 @@ impl Operator for Desk {
             Request::ListUsers { .. } => Ok(json!({"users": [], "next": null})),
             Request::ListDevices { .. } => Ok(json!({"devices": []})),
             Request::ListPeers { .. } => Ok(json!({"peers": []})),
+            Request::ListGaps => Ok(json!({"gaps": [], "more": 0})),
             Request::Settings { .. } => Ok(json!({"settings": []})),
             Request::Explain { .. } | Request::RecentRefusals => Ok(json!({"refusals": []})),
             Request::AddUser { localpart, .. }

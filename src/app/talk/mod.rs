@@ -1,13 +1,14 @@
 //! The client's verbs: sign in or take a credential file, do the verb, say what came of it and
 //! what it cost.
 //!
-//! `verbs` has the verbs, `rooms` and `deliveries` two of them, `thin` and `files` those of linked devices, `shapes` what an id looks like, `tell` the words for what happened in a
+//! `verbs` has the verbs, `rooms`, `alias` and `deliveries` three of them, `thin` and `files` those of linked devices, `shapes` what an id looks like, `tell` the words for what happened in a
 //! room and `happened` the JSON, `labels` the names of rooms, `cost` the price.
 #![expect(
     clippy::indexing_slicing,
     reason = "indexing a JSON value gives null where there is nothing"
 )]
 
+mod alias;
 mod cost;
 mod deliveries;
 mod files;

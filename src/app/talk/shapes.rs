@@ -24,6 +24,14 @@ pub(super) fn check(verb: &ClientVerb) -> Result<(), Failure> {
             room(id)?;
             via.iter().try_for_each(|name| server(name))
         }
+        ClientVerb::Alias {
+            room: id,
+            alias: given,
+            ..
+        } => {
+            room(id)?;
+            given.iter().try_for_each(|given| alias(given))
+        }
         ClientVerb::Leave { room: id }
         | ClientVerb::Read { room: id, .. }
         | ClientVerb::Status { room: Some(id) } => room(id),
@@ -111,6 +119,27 @@ pub(super) fn file(given: &str) -> Result<(&str, &str), Failure> {
         );
         Failure::usage("MXC", reason)
     })
+}
+
+/// An alias, of which # and the server's name may be left out.
+fn alias(given: &str) -> Result<(), Failure> {
+    let name = given.strip_prefix('#').unwrap_or(given);
+    let whole = if name.contains(':') {
+        format!("#{name}")
+    } else {
+        format!("#{name}:hub.example")
+    };
+    let is_odd = |c: char| c.is_control() || c.is_whitespace();
+    if RoomAliasId::parse(&*whole).is_ok_and(|alias| !alias.alias().is_empty())
+        && !whole.contains(is_odd)
+    {
+        return Ok(());
+    }
+    let reason = format!(
+        "ALIAS {given:?} is no alias: it is # and a name, and may end with a colon and the server's name, as in \
+         '#crew' or '#crew:hub.example'"
+    );
+    Err(Failure::usage("ALIAS", reason))
 }
 
 fn alias_localpart(given: &str) -> Result<(), Failure> {

@@ -80,6 +80,15 @@ pub(super) async fn verb(
                 json!({ "room_id": room }),
             ))
         }
+        ClientVerb::Alias {
+            room,
+            alias,
+            remove,
+        } => {
+            let room = room_id(client, &room).await?;
+            let wish = (alias.as_deref(), remove);
+            super::alias::alias(client, me, &room, wish, format).await
+        }
         ClientVerb::Leave { room } => {
             let room = room_id(client, &room).await?;
             client.leave(&room).await.map_err(failed)?;

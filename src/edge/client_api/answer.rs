@@ -16,6 +16,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// When to try again, for the header or option that says so.
     pub retry_after: Option<Duration>,
+    /// The methods that the path knows, for the header that says so.
+    pub allow: Option<Box<str>>,
 }
 
 impl Answer {
@@ -28,6 +30,7 @@ impl Answer {
                         status,
                         body,
                         retry_after: None,
+                        allow: None,
                     };
                 }
                 Err(error) => {
@@ -56,6 +59,7 @@ impl Answer {
             status: refusal.status,
             body: Value::Object(body).to_string().into_bytes(),
             retry_after: refusal.retry_after,
+            allow: refusal.allow,
         }
     }
 
@@ -65,6 +69,7 @@ impl Answer {
             status: 200,
             body: object.to_string().into_bytes(),
             retry_after: None,
+            allow: None,
         }
     }
 }

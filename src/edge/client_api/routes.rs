@@ -64,13 +64,13 @@ impl<E: Copy> Routes<E> {
         };
         let mut search = Search {
             method: asked,
-            path_exists: false,
+            known: Vec::new(),
             arguments: Vec::new(),
         };
         match search.walk(&self.root, &path.segments) {
             Some(endpoint) => Ok((endpoint, search.arguments)),
-            None if search.path_exists => Err(wrong_method()),
-            None => Err(unknown_path()),
+            None if search.known.is_empty() => Err(unknown_path()),
+            None => Err(Refusal::wrong_method(&allow(search.known))),
         }
     }
 }
@@ -116,7 +116,8 @@ fn variants(path: &'static str) -> Vec<&'static str> {
 
 struct Search<'m> {
     method: &'m Method,
-    path_exists: bool,
+    /// The methods that the path is served by.
+    known: Vec<Method>,
     arguments: Vec<String>,
 }
 
@@ -124,7 +125,8 @@ impl Search<'_> {
     /// As deep as the path has segments, of which [`Path`] has a bounded number.
     fn walk<E: Copy>(&mut self, node: &Node<E>, rest: &[Segment<'_>]) -> Option<E> {
         let Some((segment, rest)) = rest.split_first() else {
-            self.path_exists |= !node.endpoints.is_empty();
+            let known = node.endpoints.iter().map(|(method, _)| method.clone());
+            self.known.extend(known);
             let mut endpoints = node.endpoints.iter();
             return endpoints
                 .find(|(method, _)| method == self.method)
@@ -154,6 +156,14 @@ pub(super) fn unknown_path() -> Refusal {
     Refusal::new(Code::Unrecognized, "nothing is served at this path")
 }
 
-pub(super) fn wrong_method() -> Refusal {
-    Refusal::new(Code::Unrecognized, "this path does not take this method").with_status(405)
+/// Methods as the header `Allow` names them, with those that come with others.
+pub(in crate::edge) fn allow(known: impl IntoIterator<Item = Method>) -> String {
+    let mut all: Vec<String> = known.into_iter().map(|method| method.to_string()).collect();
+    if all.iter().any(|method| method == Method::GET.as_str()) {
+        all.push(Method::HEAD.to_string());
+    }
+    all.push(Method::OPTIONS.to_string()); // answered at any path
+    all.sort_unstable();
+    all.dedup();
+    all.join(", ")
 }

@@ -135,6 +135,7 @@ impl Https {
             status: 200,
             body,
             retry_after: None,
+            allow: None,
         })
     }
 }

@@ -13,7 +13,7 @@ use super::{Asked, Https, arriving::Arriving, json_response};
 use crate::{
     api::{Code, Command, Linked, Linking, Refusal, Reply, Secret},
     edge::{
-        client_api::{Answer, unreadable},
+        client_api::{Answer, routes::allow, unreadable},
         credential_file::{HubFacts, credential_file},
     },
     wire::{json, link_code},
@@ -39,8 +39,7 @@ impl Target {
         if method == Method::POST {
             return Ok(Some(target));
         }
-        let message = "this path does not take this method";
-        Err(Refusal::new(Code::Unrecognized, message).with_status(405))
+        Err(Refusal::wrong_method(&allow([Method::POST])))
     }
 
     pub(super) const fn name(&self) -> &'static str {

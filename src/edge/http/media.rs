@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::{Asked, Https, arriving::Arriving, json_response};
 use crate::{
-    api::{ByteStream, Code, MediaObject, Refusal, Upload},
-    edge::client_api::{Answer, percent_decoded},
+    api::{ByteStream, MediaObject, Refusal, Upload},
+    edge::client_api::{Answer, percent_decoded, routes::allow},
 };
 
 /// What is done with which file.
@@ -74,10 +74,7 @@ impl Target {
             _ => return Ok(None),
         };
         if method != asked_with && !(method == Method::HEAD && asked_with == Method::GET) {
-            return Err(
-                Refusal::new(Code::Unrecognized, "this path does not take this method")
-                    .with_status(405),
-            );
+            return Err(Refusal::wrong_method(&allow([asked_with])));
         }
         Ok(Some(target))
     }

@@ -23,15 +23,17 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Https, Limits,
+    handshakes::{Failed, Handshakes},
     stall::Stall,
     tls::HTTP2,
     traffic::{Counted, Traffic},
     upgrade::Upgraded,
 };
+use crate::edge::front::stopwatch;
 
 /// Serves until `shutdown` becomes true (or its sender is gone), then drains.
 ///
@@ -46,6 +48,7 @@ pub async fn serve(
     let door = Arc::new(door);
     let places = Arc::new(Semaphore::new(door.limits.connections_max));
     let crowd = Arc::new(Crowd::default());
+    let handshakes = Arc::new(Handshakes::default());
     let acceptor = TlsAcceptor::from(tls);
     let stopping = shutdown.clone();
     let mut connections = JoinSet::new();
@@ -66,6 +69,7 @@ pub async fn serve(
             door: Arc::clone(&door),
             peer,
             stopping: stopping.clone(),
+            handshakes: Arc::clone(&handshakes),
             _held: (place, seat),
         };
         connections.spawn(connection.run(stream));
@@ -147,6 +151,7 @@ struct Connection {
     door: Arc<Https>,
     peer: SocketAddr,
     stopping: watch::Receiver<bool>,
+    handshakes: Arc<Handshakes>,
     _held: (OwnedSemaphorePermit, Seat),
 }
 
@@ -158,11 +163,20 @@ impl Connection {
         let stream = Counted::new(stream, Arc::clone(&traffic));
         let stream = Stall::new(stream, self.door.limits.body);
         let handshake = self.acceptor.accept(stream);
-        let stream = match tokio::time::timeout(self.door.limits.handshake, handshake).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-            Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+        let made = tokio::time::timeout(self.door.limits.handshake, handshake).await;
+        let (failed, detail) = match made {
+            Ok(Ok(stream)) => return self.serve(stream, traffic).await,
+            Ok(Err(error)) => (Failed::of(&error, &traffic), error.to_string()),
+            Err(_) if traffic.first().is_none() => (Failed::Silent, String::new()),
+            Err(_) => (Failed::Late, String::new()),
         };
+        let now = stopwatch();
+        self.handshakes.failed(peer, failed, &detail, now);
+    }
+
+    /// The handshake is done.
+    async fn serve(self, stream: TlsStream<Stall<Counted<TcpStream>>>, traffic: Arc<Traffic>) {
+        let peer = self.peer;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
         let (upgrades, mut taken_over) = mpsc::channel(1);
         let door = Arc::clone(&self.door);

@@ -90,6 +90,10 @@ async fn running(limits: Limits) -> Running {
 
 impl Running {
     async fn connect(&self, alpn: &[u8]) -> TlsStream<TcpStream> {
+        self.try_connect(alpn).await.unwrap()
+    }
+
+    async fn try_connect(&self, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -101,7 +105,6 @@ impl Running {
         TlsConnector::from(Arc::new(config))
             .connect(name, stream)
             .await
-            .unwrap()
     }
 
     /// Sends the text of a request on a connection of its own; gives head and body of the answer.
@@ -229,6 +232,91 @@ async fn unknown_paths_are_404_and_wrong_methods_405() {
     assert_eq!((wrong.status(), &*wrong.errcode()), (405, "M_UNRECOGNIZED"));
     let wrong = door.as_ana("GET /_matrix/media/v3/upload", "").await;
     assert_eq!((wrong.status(), &*wrong.errcode()), (405, "M_UNRECOGNIZED"));
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_methods_that_the_path_knows() {
+    let door = running(Limits::default()).await;
+
+    for (line, allow) in [
+        ("PATCH /_matrix/client/v3/sync", "GET, HEAD, OPTIONS"),
+        ("GET /_matrix/media/v3/upload", "OPTIONS, POST"),
+        (
+            "DELETE /_matrix/client/v1/media/download/a/b",
+            "GET, HEAD, OPTIONS",
+        ),
+        ("PUT /.well-known/matrix/server", "GET, HEAD, OPTIONS"),
+        ("GET /_tramline/client/v1/link/redeem", "OPTIONS, POST"),
+        ("PATCH /_matrix/client/v3/login", "GET, HEAD, OPTIONS, POST"),
+    ] {
+        let got = door.as_ana(line, "").await;
+
+        assert_eq!(
+            (got.status(), &*got.errcode()),
+            (405, "M_UNRECOGNIZED"),
+            "{line}"
+        );
+        let allow = allow.to_lowercase();
+        assert_eq!(got.header("allow"), Some(allow.as_str()), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn the_operator_is_told_path_method_and_who_claims_to_ask_for_what_is_not_served() {
+    let door = running(Limits::default()).await;
+    let sig = "A".repeat(86);
+    let signed = format!(
+        "Authorization: X-Matrix origin=\"far.example\",key=\"ed25519:1\",sig=\"{sig}\"\r\n"
+    );
+    Log::begin();
+
+    let got = door
+        .ask("PUT /_matrix/federation/v1/no_%0a?q=hunter2", &signed, "")
+        .await;
+
+    let log = Log::text();
+    assert_eq!(got.status(), 404);
+    let refused = door.hub.refusal.lock().unwrap().take().unwrap();
+    let asked = ("PUT".to_owned(), "/_matrix/federation/v1/no_%0a".to_owned());
+    assert_eq!(refused.why.asked, Some(asked));
+    assert_eq!(refused.why.who.as_deref(), Some("far.example"));
+    assert!(refused.why.is_claimed);
+    let line = log.lines().find(|line| line.contains("answered")).unwrap();
+    for part in [
+        "method=\"PUT\"",
+        "path=\"/_matrix/federation/v1/no_%0a\"",
+        "server_unverified=\"far.example\"",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
+#[tokio::test]
+async fn a_path_with_a_slash_at_its_end_is_unknown_in_the_ordinary_words() {
+    let door = running(Limits::default()).await;
+
+    for path in [
+        "/_matrix/federation/v1/version/",
+        "/_matrix/key/v2/server/",
+        "/_matrix/",
+        "/_matrix",
+        "/_matrix//",
+        "//_matrix/federation/v1/version",
+    ] {
+        let got = door.ask(&format!("GET {path}"), "", "").await;
+
+        assert_eq!(
+            (got.status(), &*got.errcode()),
+            (404, "M_UNRECOGNIZED"),
+            "{path}"
+        );
+        assert_eq!(
+            got.header("content-type"),
+            Some("application/json"),
+            "{path}"
+        );
+    }
 }
 
 #[tokio::test]

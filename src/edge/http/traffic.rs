@@ -20,6 +20,8 @@ pub(super) struct Traffic {
     received: AtomicU64,
     sent: AtomicU64,
     is_peers: AtomicBool,
+    /// The first bytes that came; zeros before.
+    first: AtomicU64,
 }
 
 impl Traffic {
@@ -27,6 +29,23 @@ impl Traffic {
     pub(super) fn is_a_peers(&self) {
         self.is_peers.store(true, Ordering::Relaxed);
         self.tell();
+    }
+
+    /// The first bytes that came, filled up with zeros; none if none came.
+    pub(super) fn first(&self) -> Option<[u8; 8]> {
+        let first = self.first.load(Ordering::Relaxed);
+        (first != 0).then(|| first.to_be_bytes())
+    }
+
+    fn begins_with(&self, bytes: &[u8]) {
+        if self.first.load(Ordering::Relaxed) == 0 {
+            let mut first = [0; 8];
+            for (to, from) in first.iter_mut().zip(bytes) {
+                *to = *from;
+            }
+            let first = u64::from_be_bytes(first);
+            self.first.store(first, Ordering::Relaxed);
+        }
     }
 
     fn add(&self, to: &AtomicU64, bytes: usize) {
@@ -72,8 +91,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let bytes = buffer.filled().len().saturating_sub(before);
-        self.traffic.add(&self.traffic.received, bytes);
+        let came = buffer.filled().get(before..).unwrap_or_default();
+        self.traffic.begins_with(came);
+        self.traffic.add(&self.traffic.received, came.len());
         read
     }
 }
@@ -116,6 +136,7 @@ mod tests {
         far.write_all(&[0; 7]).await.unwrap();
         stream.read_exact(&mut [0; 7]).await.unwrap();
         assert_eq!(waiting(&traffic), [7, 30]);
+        assert_eq!(traffic.first(), None, "zeros are as good as nothing");
 
         traffic.is_a_peers();
         stream.write_all(&[0; 5]).await.unwrap();

@@ -477,6 +477,7 @@ async fn our_own_answer_is_read_by_others_through_the_door() {
     let (_, version) = get("/_matrix/federation/v1/version").await;
     let (unknown, body) = get("/_matrix/federation/v1/no_join/a/b").await;
     let (wrong_method, _) = get("/_matrix/key/v2/query").await;
+    let (slash, told) = get("/_matrix/federation/v1/version/").await;
 
     assert_eq!(keys["server_name"], "b.example:8449");
     assert_eq!(
@@ -489,4 +490,5 @@ async fn our_own_answer_is_read_by_others_through_the_door() {
         (404, Some("M_UNRECOGNIZED"))
     );
     assert_eq!(wrong_method, 405);
+    assert_eq!((slash, told), (404, body));
 }

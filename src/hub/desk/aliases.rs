@@ -13,12 +13,12 @@ use serde_json::Value;
 use super::{
     access::{self, ours},
     accounts::contested,
-    remote,
+    canonical_alias, remote, rooms,
 };
 use crate::{
     api::{Caller, Code, Origin, Refusal},
     hub::{Hub, WriteError},
-    room::{Membership, StateKey},
+    room::{Membership, Part, StateKey},
     store::{AliasRecord, EventRecord, RoomNid, RoomRecord, Write},
 };
 
@@ -26,7 +26,7 @@ use crate::{
 const ALIAS_BYTES_MAX: usize = 255;
 
 /// How many aliases a room may have.
-const ALIASES_PER_ROOM_MAX: usize = 100;
+pub(super) const ALIASES_PER_ROOM_MAX: usize = 100;
 
 /// See `api::Command::CreateAlias`.
 // spec: client-server-accounts §Room-aliases
@@ -104,10 +104,33 @@ pub(super) async fn delete_alias(
         alias: request.room_alias,
     };
     match hub.writer.write(contested(vec![write]), Vec::new()).await {
-        Ok(_) => Ok(alias::delete_alias::v3::Response::new()),
+        Ok(_) => {
+            // The alias is gone, whether or not the room can be told.
+            if let Err(refusal) = no_longer_shown(hub, caller, &record).await {
+                tracing::debug!(%refusal, alias = %record.alias, "the room shows an alias that is gone");
+            }
+            Ok(alias::delete_alias::v3::Response::new())
+        }
         Err(WriteError::Conflict(_)) => Err(unknown(&record.alias)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Takes an alias that is gone out of the room's state, where the caller may.
+async fn no_longer_shown(hub: &Hub, caller: &Caller, gone: &AliasRecord) -> Result<(), Refusal> {
+    let room = hub.store.room_by_nid(gone.room).await.map_err(ours)?;
+    let Some(room) = room else { return Ok(()) };
+    let Some(content) = canonical_alias::without(hub, &room, &gone.alias).await? else {
+        return Ok(());
+    };
+    let part = Part::Event {
+        kind: canonical_alias::KIND.to_owned(),
+        state_key: Some(String::new()),
+        content,
+    };
+    rooms::submit(hub, caller, &gone.room_id, part)
+        .await
+        .map(drop)
 }
 
 /// See `api::Command::Alias`.
@@ -190,7 +213,8 @@ fn power_levels(
     Ok(RoomPowerLevels::new(source, rules, creators))
 }
 
-fn field(event: &EventRecord, name: &str) -> Result<Value, Refusal> {
+/// A field of a stored event.
+pub(super) fn field(event: &EventRecord, name: &str) -> Result<Value, Refusal> {
     let mut event: Value = serde_json::from_str(&event.json).map_err(|error| damaged(&error))?;
     Ok(event.get_mut(name).map_or(Value::Null, Value::take))
 }

@@ -132,10 +132,12 @@ async fn fetch(hub: &Hub, server: &ServerName, id: &str) -> Result<(), Refusal> 
     }
 }
 
+/// `why` is for the operator: it may be in the words of a library.
 fn cut(server: &ServerName, why: &str) -> Refusal {
     let message = format!("{server} did not give the whole file: {why}");
+    let told = format!("{server} did not give the whole file (PEER_UNREACHABLE)");
     let why = Why::of("PEER_UNREACHABLE").rule(&message).of_server(server);
-    let refusal = Refusal::new(Code::Unknown, message).with_status(502);
+    let refusal = Refusal::new(Code::Unknown, told).with_status(502);
     refusal.because(why)
 }
 

@@ -8,6 +8,7 @@ mod account_data;
 mod account_end;
 mod accounts;
 mod aliases;
+mod canonical_alias;
 mod cross_signing;
 mod deliveries;
 mod devices;
@@ -55,6 +56,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 pub(super) use access::{ours, who};
 pub use linking::LinkWish;
+pub use peers::gaps::Gap;
 pub use registration::AccountWish;
 
 use crate::{
@@ -76,6 +78,7 @@ pub struct Desk {
     codes: linking::Codes,
     turns: Arc<turns::Turns>,
     resting: peers::past::Resting,
+    gaps: peers::gaps::Gaps,
     tied: peers::tying::Tied,
     typing: receipts::TypingBoard,
     /// None where nobody sees who is there.
@@ -110,6 +113,7 @@ impl Desk {
             codes: linking::Codes::default(),
             turns: Arc::new(turns::Turns::new(seed)),
             resting: peers::past::Resting::default(),
+            gaps: peers::gaps::Gaps::default(),
             tied: peers::tying::Tied::default(),
             typing,
             presences,

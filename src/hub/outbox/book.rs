@@ -214,9 +214,9 @@ impl Book {
     /// Takes what was noted.
     pub(super) fn note(&mut self, inbox: Inbox, now: Timestamp) {
         let at = inbox.position;
-        for (room, (position, servers)) in inbox.rooms {
+        for (room, (start, servers)) in inbox.rooms {
             for server in servers.iter() {
-                self.known(server, position).rooms.add(room, position);
+                self.known(server, start.position).rooms.add(room, start);
                 self.wake(server);
             }
         }

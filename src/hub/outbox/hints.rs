@@ -12,6 +12,7 @@ use std::{
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, ServerName};
 use tokio::sync::Notify;
 
+use super::read::Start;
 use crate::{
     base::Position,
     hub::fanout::{ForServers, Touched},
@@ -38,8 +39,8 @@ pub struct Hints {
 pub(super) struct Inbox {
     /// The last commit of which the notes are here.
     pub(super) position: Position,
-    /// Rooms with new entries, with the first commit of these.
-    pub(super) rooms: BTreeMap<RoomNid, (Position, Servers)>,
+    /// Rooms with new entries, and the first of these.
+    pub(super) rooms: BTreeMap<RoomNid, (Start, Servers)>,
     /// Servers for which there may be something that is in no log.
     pub(super) beside: Vec<Servers>,
     /// Whether notes were lost: there may be something for everyone.
@@ -77,10 +78,16 @@ pub struct Present {
 impl Inbox {
     fn touch(&mut self, position: Position, servers: &Servers, what: ForServers) {
         match what {
-            ForServers::Entries(room) => match self.rooms.get_mut(&room) {
+            ForServers::Entries(room, entry) => match self.rooms.get_mut(&room) {
                 Some((_, known)) if Arc::ptr_eq(known, servers) => {}
                 Some((_, known)) => Arc::make_mut(known).extend(servers.iter().cloned()),
-                None => drop(self.rooms.insert(room, (position, Arc::clone(servers)))),
+                None => {
+                    let start = Start {
+                        position,
+                        entry: Some(entry),
+                    };
+                    self.rooms.insert(room, (start, Arc::clone(servers)));
+                }
             },
             ForServers::Beside => self.beside.push(Arc::clone(servers)),
         }

@@ -32,10 +32,19 @@ const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Where there may be something for a destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Rooms {
-    /// In these, not before these commits.
-    These(BTreeMap<RoomNid, Position>),
+    /// In these, not before these.
+    These(BTreeMap<RoomNid, Start>),
     /// In any that it is in: the store is asked.
     Any,
+}
+
+/// From where on a room may have something for a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Start {
+    /// The commit that may have it.
+    pub(super) position: Position,
+    /// The first entry that may be for it, where that is known: to find it is a search in the store.
+    pub(super) entry: Option<Seq>,
 }
 
 impl Default for Rooms {
@@ -49,17 +58,20 @@ impl Rooms {
         matches!(self, Self::These(rooms) if rooms.is_empty())
     }
 
-    pub(super) fn add(&mut self, room: RoomNid, position: Position) {
+    pub(super) fn add(&mut self, room: RoomNid, start: Start) {
         if let Self::These(rooms) = self {
-            let first = rooms.entry(room).or_insert(position);
-            *first = position.min(*first);
+            // Of one commit, who does not know the entry comes first.
+            let first = rooms.entry(room).or_insert(start);
+            *first = start.min(*first);
         }
     }
 
     pub(super) fn merge(&mut self, other: Self) {
         match other {
             Self::Any => *self = Self::Any,
-            Self::These(rooms) => rooms.into_iter().for_each(|(room, at)| self.add(room, at)),
+            Self::These(rooms) => rooms
+                .into_iter()
+                .for_each(|(room, start)| self.add(room, start)),
         }
     }
 
@@ -151,7 +163,10 @@ impl Reader<'_> {
         if waiting.is_empty() {
             page.mark = page.mark.max(Mark::after(self.upto));
         }
-        let rest = waiting.into_keys().map(|(position, room)| (room, position));
+        let rest = waiting.into_iter().map(|((position, room), seen)| {
+            let entry = seen.map(|seq| Seq(seq.0.saturating_add(1)));
+            (room, Start { position, entry })
+        });
         page.rest = Rooms::These(rest.collect());
         Ok(page)
     }
@@ -161,15 +176,20 @@ impl Reader<'_> {
             Rooms::These(rooms) => rooms,
             Rooms::Any => {
                 let found = self.store.backlog(Some(self.server)).await?;
-                let at = self.mark.position;
-                found.into_iter().map(|(_, room)| (room, at)).collect()
+                let start = Start {
+                    position: self.mark.position,
+                    entry: None,
+                };
+                found.into_iter().map(|(_, room)| (room, start)).collect()
             }
         };
-        let first = |position: Position| position.max(self.mark.position);
-        Ok(rooms
-            .into_iter()
-            .map(|(room, position)| ((first(position), room), None))
-            .collect())
+        let place = |(room, start): (RoomNid, Start)| {
+            // What the mark has passed may reach into the room.
+            let entry = start.entry.filter(|_| start.position > self.mark.position);
+            let seen = entry.map(|entry| Seq(entry.0.saturating_sub(1)));
+            ((start.position.max(self.mark.position), room), seen)
+        };
+        Ok(rooms.into_iter().map(place).collect())
     }
 
     /// Takes what is next of one room, until another room's turn comes.
@@ -192,10 +212,12 @@ impl Reader<'_> {
         let log = &self.store;
         let entries = log.log(room, from, head, Order::Forward, limit).await?;
         let count = entries.len();
+        let entries: Vec<_> = entries.into_iter().map(Candidate::of).collect();
         let next = filling.waiting.first_key_value().map(|(key, _)| *key);
         let mut rules = None;
         let mut last = from;
-        for entry in entries {
+        for candidate in &entries {
+            let entry = &candidate.entry;
             if entry.position > self.upto {
                 return Ok(()); // there will be a note of it
             }
@@ -211,11 +233,11 @@ impl Reader<'_> {
                 return Ok(());
             }
             if rules.is_none() {
-                rules = Some(self.rules(room, (entry.seq, limit)).await?);
+                rules = Some(self.rules(room, &entries).await?);
             }
-            let turn = rules.as_ref().map(|rules| self.turn(at, &entry, rules));
+            let turn = rules.as_ref().map(|rules| self.turn(at, candidate, rules));
             if let (Some(rules), Some(Turn::Kept)) = (&mut rules, &turn)
-                && rules.let_it_then(self, &entry).await?
+                && rules.let_it_then(self, entry).await?
             {
                 rules.withhold(at, &mut filling.page.withheld);
             }
@@ -256,15 +278,21 @@ impl Reader<'_> {
         self.store.seq_at(room, before).await
     }
 
-    async fn rules(&self, room: RoomNid, (first, count): (Seq, u32)) -> Result<Rules, StoreError> {
-        let to = Seq(first.0.saturating_add(u64::from(count)));
+    /// What decides over these entries of a room.
+    async fn rules(&self, room: RoomNid, entries: &[Candidate]) -> Result<Rules, StoreError> {
         let residencies = self.store.residencies(self.server, room).await?;
-        let relayed = if residencies.is_empty() {
-            BTreeSet::new()
-        } else {
-            let relayed = self.store.relayed(room, first, to).await?;
-            relayed.into_iter().collect()
+        let is_others = |candidate: &&Candidate| {
+            let sender = candidate.sender();
+            sender.is_some_and(|sender| sender != self.ours && sender != self.server)
         };
+        let others = || entries.iter().filter(is_others);
+        let mut relayed = BTreeSet::new();
+        if !residencies.is_empty()
+            && let (Some(first), Some(last)) = (others().next(), others().next_back())
+        {
+            let (first, last) = (first.entry.seq, last.entry.seq);
+            relayed.extend(self.store.relayed(room, first, last).await?);
+        }
         Ok(Rules {
             may_be_told: lets(acl(self.store, room, None).await?.as_ref(), self.server),
             let_then: None,
@@ -274,8 +302,8 @@ impl Reader<'_> {
         })
     }
 
-    fn turn(&self, at: Mark, entry: &LogRecord, rules: &Rules) -> Turn {
-        let Some((item, kind)) = self.item(at, entry, rules) else {
+    fn turn(&self, at: Mark, candidate: &Candidate, rules: &Rules) -> Turn {
+        let Some((item, kind)) = self.item(at, candidate, rules) else {
             return Turn::NotForIt;
         };
         // Who is kept out is told so.
@@ -287,8 +315,14 @@ impl Reader<'_> {
     }
 
     /// An entry that is for the destination but for the room's ACL, and its type.
-    fn item(&self, at: Mark, entry: &LogRecord, rules: &Rules) -> Option<(Item, String)> {
-        let Logged::Event(event) = &entry.what else {
+    fn item<'a>(
+        &self,
+        at: Mark,
+        candidate: &'a Candidate,
+        rules: &Rules,
+    ) -> Option<(Item, &'a str)> {
+        let Candidate { entry, outline } = candidate;
+        let (Logged::Event(event), Some(outline)) = (&entry.what, outline) else {
             return None;
         };
         if event.soft_failed
@@ -297,7 +331,6 @@ impl Reader<'_> {
         {
             return None;
         }
-        let outline: Outline = serde_json::from_str(&event.json).ok()?;
         let sender = outline.sender.server_name();
         let is_relayed = rules.relayed.contains(&at.seq);
         let is_for_it = sender != self.server && (sender == self.ours || is_relayed);
@@ -306,7 +339,25 @@ impl Reader<'_> {
             event: event.clone(),
             made: Timestamp(outline.origin_server_ts),
         };
-        is_for_it.then(|| (item(), outline.kind))
+        is_for_it.then(|| (item(), outline.kind.as_str()))
+    }
+}
+
+/// An entry that may be for a destination.
+struct Candidate {
+    entry: LogRecord,
+    /// Of an event that can be read.
+    outline: Option<Outline>,
+}
+
+impl Candidate {
+    fn of(entry: LogRecord) -> Self {
+        let outline = outline(&entry);
+        Self { entry, outline }
+    }
+
+    fn sender(&self) -> Option<&ServerName> {
+        Some(self.outline.as_ref()?.sender.server_name())
     }
 }
 
@@ -379,11 +430,14 @@ const ACL: &str = "m.room.server_acl";
 
 /// Whether an entry is a room's ACL: who is kept out by it is told so.
 pub(super) fn is_acl(entry: &LogRecord) -> bool {
+    outline(entry).is_some_and(|outline| outline.kind == ACL)
+}
+
+fn outline(entry: &LogRecord) -> Option<Outline> {
     let Logged::Event(event) = &entry.what else {
-        return false;
+        return None;
     };
-    let outline = serde_json::from_str::<Outline>(&event.json);
-    outline.is_ok_and(|outline| outline.kind == ACL)
+    serde_json::from_str(&event.json).ok()
 }
 
 /// Whether a room with this ACL may be told to a server.

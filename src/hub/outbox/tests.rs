@@ -3,6 +3,7 @@
 
 mod keys;
 mod present;
+mod reading;
 mod told;
 mod whatever_happens;
 mod world;

@@ -169,6 +169,12 @@ fn not_vouched_for(why: &NotVouchedFor) -> Refusal {
         NotVouchedFor::Elsewhere(RemoteError::Refused { status, .. }) if *status < 500 => {
             Refusal::forbidden(said).because(elsewhere)
         }
+        NotVouchedFor::Elsewhere(error) => {
+            let told = format!("the room's policy server: {}", error.told());
+            Refusal::new(Code::Unknown, told)
+                .with_status(502)
+                .because(elsewhere)
+        }
         _ => Refusal::new(Code::Unknown, said)
             .with_status(502)
             .because(elsewhere),

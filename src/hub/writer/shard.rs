@@ -7,12 +7,12 @@ mod ceiling;
 mod stage;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, RoomId};
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
@@ -20,7 +20,7 @@ use tokio::{
 
 pub(super) use self::ceiling::{Ceiling, HOT_STATE_MAX};
 use crate::{
-    base::{Clock, Position},
+    base::{Clock, Position, Seq},
     hub::{
         fanout::{ForServers, Touched},
         policing::Policing,
@@ -123,11 +123,18 @@ struct Staging {
     answers: Vec<Answer>,
     changed: BTreeSet<OwnedRoomId>,
     touched: Vec<Touched>,
-    /// The rooms of `changed` of which other servers are to be told.
-    told: BTreeSet<OwnedRoomId>,
+    /// The rooms of `changed` of which other servers are to be told, and the first entry of each.
+    told: BTreeMap<OwnedRoomId, Seq>,
 }
 
 impl Staging {
+    /// Other servers are to be told of an entry. One that is taken back leaves its number to the next.
+    fn tell(&mut self, room: &RoomId, entry: Seq) {
+        if !self.told.contains_key(room) {
+            self.told.insert(room.to_owned(), entry);
+        }
+    }
+
     fn mark(&self) -> (usize, usize) {
         (self.writes.len(), self.touched.len())
     }
@@ -281,8 +288,10 @@ impl Shard {
                 staging
                     .touched
                     .push(Touched::Many(Arc::clone(&hot.audience)));
-                if staging.told.contains(id) && !hot.servers.is_empty() {
-                    let what = ForServers::Entries(hot.nid);
+                if let Some(first) = staging.told.get(id)
+                    && !hot.servers.is_empty()
+                {
+                    let what = ForServers::Entries(hot.nid, *first);
                     let servers = Touched::Servers(Arc::clone(&hot.servers), what);
                     staging.touched.push(servers);
                 }

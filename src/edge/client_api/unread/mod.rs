@@ -68,7 +68,9 @@ impl Unread<'_> {
     pub(in crate::edge) fn refusal(&self, error: &FromHttpRequestError) -> Refusal {
         let error = match error {
             FromHttpRequestError::Deserialization(error) => error,
-            FromHttpRequestError::MethodMismatch { .. } => return super::routes::wrong_method(),
+            FromHttpRequestError::MethodMismatch { expected, .. } => {
+                return Refusal::wrong_method(&super::routes::allow([expected.clone()]));
+            }
             _ => return Refusal::bad_json("the request cannot be read"),
         };
         let said = said_of(error);

@@ -19,6 +19,80 @@ async fn a_client_that_breaks_the_handshake_harms_nobody() {
     );
 }
 
+/// What the log says of handshakes after somebody wrote these bytes.
+async fn told_of(door: &Running, bytes: &[u8]) -> String {
+    Log::begin();
+    let mut stream = TcpStream::connect(door.address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    lines_of(&Log::text())
+}
+
+/// What an operator reads of them.
+fn lines_of(log: &str) -> String {
+    let lines = log.lines().filter(|line| line.contains("TLS handshake"));
+    let told: Vec<_> = lines.filter(|line| !line.contains("DEBUG")).collect();
+    told.join("\n")
+}
+
+/// The first message of a client that speaks nothing newer than TLS 1.1.
+fn old_hello() -> Vec<u8> {
+    let mut hello = vec![3, 2];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x13, 1, 0]);
+    let length = u8::try_from(hello.len()).unwrap();
+    let mut record = vec![0x16, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(hello);
+    record
+}
+
+#[tokio::test]
+async fn a_handshake_that_fails_is_told_with_its_cause_once_a_minute_for_an_address() {
+    for (bytes, code, level) in [
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "TLS_PLAIN_HTTP", "INFO"),
+        (b"SSH-2.0-x\r\n".to_vec(), "TLS_NOT_TLS", "INFO"),
+        (old_hello(), "TLS_VERSION", "WARN"),
+    ] {
+        let door = running(Limits::default()).await;
+
+        let first = told_of(&door, &bytes).await;
+        let second = told_of(&door, &bytes).await;
+
+        assert!(
+            first.contains(code) && first.contains(level),
+            "{code}: {first}"
+        );
+        assert!(first.contains("peer=127.0.0.1:"), "{first}");
+        assert_eq!(second, "", "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_believe_the_certificate_is_told_to_the_operator() {
+    for roots in [certificate().1, RootCertStore::empty()] {
+        let mut door = running(Limits::default()).await;
+        door.roots = roots;
+        Log::begin();
+
+        let connected = door.try_connect(b"http/1.1").await;
+
+        assert!(connected.is_err());
+        // its alert is on the way
+        let log = loop {
+            let log = lines_of(&Log::so_far());
+            if !log.is_empty() {
+                break log;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert!(
+            log.contains("WARN") && log.contains("TLS_CERT_REFUSED"),
+            "{log}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_drips_its_headers_or_handshake_is_cut_off() {
     let short = Duration::from_millis(50);

@@ -184,7 +184,7 @@ impl Incoming {
         let mut why = Why::of(code);
         if let Some(claimed) = claimed {
             log_claimed(&claimed);
-            why.who = Some(claimed.to_string()); // by its own word
+            why = why.claimed_by(claimed);
         }
         // Whoever it is used our time: the next one over this connection comes later.
         let mebibytes = u32::try_from(arrived.body.len() / (1024 * 1024)).unwrap_or(u32::MAX);
@@ -224,8 +224,7 @@ impl Incoming {
             if let Some(other) = meant_for.filter(|destination| *destination != ours) {
                 log_claimed(&first.origin);
                 let message = format!("the request is for {other}, this is {ours}");
-                let mut why = Why::of("SIGNATURE_DESTINATION");
-                why.who = Some(first.origin.to_string()); // by its own word
+                let why = Why::of("SIGNATURE_DESTINATION").claimed_by(&first.origin);
                 return Err(Refusal::unauthorized(message).because(why));
             }
         }
@@ -239,8 +238,7 @@ impl Incoming {
             tracing::info!(%rule, lists = %version, "a request was refused by the lists");
             // which patterns there are is nobody's business but the operator's
             Refusal::forbidden(format!("this server does not speak with {}", first.origin))
-                .because(barred.why())
-                .known(|why| why.who = Some(first.origin.to_string())) // by its own word
+                .because(barred.why().claimed_by(&first.origin))
         })?;
         Ok(headers)
     }

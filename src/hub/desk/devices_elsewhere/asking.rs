@@ -20,7 +20,7 @@ use super::{
     lists::{self, LISTS_AT_ONCE, LISTS_MAX},
 };
 use crate::{
-    api::{Caller, PeerCommand, PeerReply, Refusal, Why},
+    api::{Caller, PeerCommand, PeerReply, Refusal, Why, not_reached},
     hub::{
         Hub,
         desk::{access::ours, keys},
@@ -122,8 +122,9 @@ async fn of_server(
 }
 
 fn late(server: &OwnedServerName) -> Refusal {
-    let message = format!("{server} does not answer in time");
-    let why = Why::of("PEER_UNREACHABLE").rule(&message).of_server(server);
+    let code = "PEER_UNREACHABLE";
+    let message = not_reached(server.as_str(), code, "it does not answer in time");
+    let why = Why::of(code).rule(&message).of_server(server);
     let refusal = Refusal::new(crate::api::Code::Unknown, message).with_status(504);
     refusal.because(why)
 }

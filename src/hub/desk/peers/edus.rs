@@ -5,16 +5,20 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedServerName, OwnedUserId, UserId,
+    OwnedServerName, OwnedUserId, RoomId, UserId,
     api::federation::transactions::edu::{
         DirectDeviceContent, Edu, ReceiptContent, ReceiptData, TypingContent,
     },
     serde::Raw,
 };
+use serde_json::value::RawValue;
 
-use super::{must_be_of, room_for};
+use super::{
+    outcomes::{Outcomes, edu as part, kind_of},
+    room_for,
+};
 use crate::{
-    api::Refusal,
+    api::{Became, Refusal, Why},
     base::{Position, Timestamp},
     hub::{
         Hub, WriteError,
@@ -57,21 +61,47 @@ struct Budget {
     mail_bytes: usize,
 }
 
+/// What became of an EDU that could be read.
+enum Took {
+    All,
+    /// What of it was not taken, in words.
+    NotAll(String),
+    /// This hub does nothing with it: the stable reason, and in words.
+    Nothing(&'static str, String),
+}
+
 /// Why an EDU was not taken.
 enum Not {
-    /// It is wrong, or not for us; the others go on.
-    Wanted(String),
+    /// It is wrong, or not for us; the others go on. The words are for the operator.
+    Wanted(Box<Why>, String),
     /// It could not be stored: the whole transaction has to come again.
     Stored(Refusal),
+}
+
+impl Not {
+    fn wanted(code: &'static str, said: impl Into<String>) -> Self {
+        Self::Wanted(Box::new(Why::of(code)), said.into())
+    }
+
+    /// The same with the room.
+    fn in_room(self, room: &RoomId) -> Self {
+        match self {
+            Self::Wanted(why, said) if why.room.is_none() => {
+                Self::Wanted(Box::new(why.room(room)), said)
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<Refusal> for Not {
     fn from(refusal: Refusal) -> Self {
         if refusal.status >= 500 || refusal.retry_after.is_some() {
-            Self::Stored(refusal)
-        } else {
-            Self::Wanted(refusal.message)
+            return Self::Stored(refusal);
         }
+        let mut why = refusal.why.unwrap_or_default();
+        why.code.get_or_insert("EDU_REFUSED");
+        Self::Wanted(why, refusal.message)
     }
 }
 
@@ -82,54 +112,118 @@ pub(super) async fn receive(
     hub: &Hub,
     peer: &OwnedServerName,
     edus: &[Raw<Edu>],
+    outcomes: &mut Outcomes,
 ) -> Result<(), Refusal> {
     let mut budget = Budget {
         receipts: RECEIPTS_MAX,
         mail_bytes: MAIL_BYTES_MAX,
     };
-    for edu in edus {
-        match one(hub, peer, edu, &mut budget).await {
-            Ok(()) => {}
-            Err(Not::Wanted(why)) => tracing::debug!(%peer, why, "an EDU is not taken"),
+    for (at, edu) in edus.iter().enumerate() {
+        let kind = kind(edu);
+        let id = (part(at), kind.as_ref().ok().cloned());
+        let took = match kind {
+            Ok(kind) => one(hub, peer, (edu, &kind), &mut budget).await,
+            Err(not) => Err(not),
+        };
+        match took {
+            Ok(Took::All) => outcomes.fine(id.0, id.1, Became::Taken),
+            Ok(Took::NotAll(said)) => {
+                outcomes.not(id, Became::Taken, Why::default(), said);
+            }
+            Ok(Took::Nothing(code, said)) => {
+                outcomes.not(id, Became::Ignored, Why::of(code), said);
+            }
+            Err(Not::Wanted(why, said)) => outcomes.not(id, Became::Refused, *why, said),
             Err(Not::Stored(refusal)) => return Err(refusal),
         }
     }
     Ok(())
 }
 
+/// The type of an EDU.
+fn kind(edu: &Raw<Edu>) -> Result<String, Not> {
+    let json = edu.json();
+    let bytes = json.get().len();
+    if bytes > EDU_BYTES_MAX {
+        let said = format!("it has {bytes} bytes where {EDU_BYTES_MAX} are the most");
+        return Err(Not::wanted("EDU_TOO_MUCH", said));
+    }
+    let wrong = |said: String| Not::wanted("EDU_FORM", said);
+    let what = kind_of(json);
+    if what != "an object" {
+        return Err(wrong(format!("it is {what}, not an object")));
+    }
+    match edu.get_field::<Box<RawValue>>("edu_type") {
+        Ok(Some(kind)) => serde_json::from_str(kind.get()).map_err(|_| {
+            let what = kind_of(&kind);
+            wrong(format!("`edu_type` is {what}, not a text"))
+        }),
+        Ok(None) => Err(wrong("`edu_type` is missing".to_owned())),
+        Err(_) => Err(wrong("`edu_type` is there twice".to_owned())),
+    }
+}
+
 async fn one(
     hub: &Hub,
     peer: &OwnedServerName,
-    edu: &Raw<Edu>,
+    (edu, kind): (&Raw<Edu>, &str),
     budget: &mut Budget,
-) -> Result<(), Not> {
-    let bytes = edu.json().get().len();
-    if bytes > EDU_BYTES_MAX {
-        return Err(Not::Wanted(format!(
-            "{bytes} bytes where {EDU_BYTES_MAX} are the most"
-        )));
+) -> Result<Took, Not> {
+    if kind == PRESENCE {
+        return present(hub, peer, edu).await;
     }
-    if hub.desk.presences.is_some()
-        && matches!(edu.get_field::<String>("edu_type"), Ok(Some(kind)) if kind == PRESENCE)
-    {
-        presence::elsewhere::hears(hub, peer, edu.json().get()).await;
-        return Ok(());
-    }
-    let edu = edu.deserialize();
-    match edu.map_err(|error| Not::Wanted(error.to_string()))? {
+    let read = edu.deserialize();
+    match read.map_err(|error| Not::wanted("EDU_FORM", unlike(&error, kind)))? {
         Edu::DirectToDevice(told) => messages(hub, peer, told, budget).await,
         Edu::DeviceListUpdate(told) => {
             must_be_of(peer, &told.user_id)?;
-            Ok(lists::device_changed(hub, told).await?)
+            lists::device_changed(hub, told).await?;
+            Ok(Took::All)
         }
         Edu::SigningKeyUpdate(told) => {
             must_be_of(peer, &told.user_id)?;
-            Ok(lists::signing_key_changed(hub, told).await?)
+            lists::signing_key_changed(hub, told).await?;
+            Ok(Took::All)
         }
         Edu::Typing(told) => typing(hub, peer, told).await,
-        Edu::Receipt(told) => read(hub, peer, told, budget).await,
-        _ => Ok(()),
+        Edu::Receipt(told) => read_up_to(hub, peer, told, budget).await,
+        _ => Ok(Took::Nothing(
+            "EDU_UNKNOWN",
+            "this hub does nothing with this type".to_owned(),
+        )),
     }
+}
+
+/// What is wrong with one whose type is known.
+fn unlike(error: &serde_json::Error, kind: &str) -> String {
+    let said = error.to_string();
+    let missing = said.strip_prefix("missing field ");
+    match missing.and_then(|rest| rest.split(" at line ").next()) {
+        Some(field) => format!("{field} is missing, which {kind} must have"),
+        None => format!(
+            "a value of it is none that {kind} has there, before character {} of line {} of its `content`",
+            error.column(),
+            error.line()
+        ),
+    }
+}
+
+async fn present(hub: &Hub, peer: &OwnedServerName, edu: &Raw<Edu>) -> Result<Took, Not> {
+    if hub.desk.presences.is_none() {
+        let said = "`presence.enabled` is false here".to_owned();
+        return Ok(Took::Nothing("EDU_PRESENCE_OFF", said));
+    }
+    match presence::elsewhere::hears(hub, peer, edu.json().get()).await {
+        Ok(None) => Ok(Took::All),
+        Ok(Some(said)) => Ok(Took::NotAll(said)),
+        Err(error) => Err(Not::wanted("EDU_FORM", unlike(&error, PRESENCE))),
+    }
+}
+
+/// A user that a server speaks for must be its own.
+fn must_be_of(peer: &OwnedServerName, user: &UserId) -> Result<(), Not> {
+    let refused = super::must_be_of(peer, user);
+    refused.map_err(|refusal| Not::wanted("EDU_SENDER", refusal.message))
 }
 
 /// Messages for devices here, into their mailboxes; once, however often they come.
@@ -139,26 +233,35 @@ async fn messages(
     peer: &OwnedServerName,
     told: DirectDeviceContent,
     budget: &mut Budget,
-) -> Result<(), Not> {
+) -> Result<Took, Not> {
     must_be_of(peer, &told.sender)?;
     let kind = told.ev_type.to_string();
     let id = told.message_id.as_str();
     if kind.len() > TYPE_BYTES_MAX || id.len() > TXN_BYTES_MAX {
-        let why = "type and id have at most 255 bytes each";
-        return Err(Not::Wanted(why.to_owned()));
+        let said = "`type` and `message_id` have at most 255 bytes each";
+        return Err(Not::wanted("EDU_TOO_MUCH", said));
     }
     let mut post = Post::of(Full::PassOver);
+    let mut is_for_us = false;
     for (user, messages) in told.messages {
         if keys::is_ours(hub, &user) {
+            is_for_us = true;
             post.add(hub, &told.sender, &kind, user, messages).await?;
         }
     }
-    budget.mail_bytes = budget
-        .mail_bytes
-        .checked_sub(post.bytes)
-        .ok_or_else(|| Not::Wanted("too much for mailboxes at once".to_owned()))?;
+    budget.mail_bytes = budget.mail_bytes.checked_sub(post.bytes).ok_or_else(|| {
+        let said = format!(
+            "the messages of one transaction are more than {MAIL_BYTES_MAX} bytes for mailboxes"
+        );
+        Not::wanted("EDU_TOO_MUCH", said)
+    })?;
+    if !is_for_us {
+        let said = "`messages` names no user of this hub".to_owned();
+        return Ok(Took::Nothing("EDU_NOBODY_HERE", said));
+    }
     if post.writes.is_empty() {
-        return Ok(());
+        let said = "no message found a device, or room in its mailbox".to_owned();
+        return Ok(Took::NotAll(said));
     }
     let mut writes = post.writes;
     writes.push(Write::RemoteMessage {
@@ -167,18 +270,19 @@ async fn messages(
         at: hub.now(),
     });
     match hub.writer.write(contested(writes), post.touched).await {
-        Ok(_) | Err(WriteError::Conflict(_)) => Ok(()),
+        Ok(_) | Err(WriteError::Conflict(_)) => Ok(Took::All),
         Err(error) => Err(Not::Stored(error.into())),
     }
 }
 
 /// spec: server-server §Typing-Notifications
-async fn typing(hub: &Hub, peer: &OwnedServerName, told: TypingContent) -> Result<(), Not> {
-    must_be_of(peer, &told.user_id)?;
+async fn typing(hub: &Hub, peer: &OwnedServerName, told: TypingContent) -> Result<Took, Not> {
+    must_be_of(peer, &told.user_id).map_err(|not| not.in_room(&told.room_id))?;
     let room = room_for(hub, peer, &told.room_id).await?;
     must_be_joined(hub, &room, &told.user_id).await?;
     let until = told.typing.then(|| hub.now() + TYPING);
-    Ok(receipts::types(hub, &room, &told.user_id, until).await?)
+    receipts::types(hub, &room, &told.user_id, until).await?;
+    Ok(Took::All)
 }
 
 async fn must_be_joined(hub: &Hub, room: &RoomRecord, user: &UserId) -> Result<(), Not> {
@@ -186,50 +290,84 @@ async fn must_be_joined(hub: &Hub, room: &RoomRecord, user: &UserId) -> Result<(
     if membership.is_some_and(|record| record.membership == Membership::Join) {
         return Ok(());
     }
-    Err(Not::Wanted(format!("{user} is not in {}", room.id)))
+    let said = format!("{user} is not in {}", room.id);
+    Err(Not::wanted("EDU_NOT_JOINED", said).in_room(&room.id))
+}
+
+/// Receipts of one EDU that were not taken.
+#[derive(Default)]
+struct Left {
+    count: usize,
+    first: Option<(Box<Why>, String)>,
+}
+
+impl Left {
+    fn note(&mut self, count: usize, why: Box<Why>, said: String) {
+        self.count += count;
+        self.first.get_or_insert((why, said));
+    }
 }
 
 /// spec: server-server §Receipts
-async fn read(
+async fn read_up_to(
     hub: &Hub,
     peer: &OwnedServerName,
     told: ReceiptContent,
     budget: &mut Budget,
-) -> Result<(), Not> {
+) -> Result<Took, Not> {
+    let all = told.receipts.values().map(|told| told.read.len()).sum();
+    let mut left = Left::default();
     for (room, told) in told.receipts {
-        if budget.receipts == 0 {
-            return Err(Not::Wanted("too many receipts at once".to_owned()));
-        }
-        match read_in(hub, peer, &room, told.read, budget).await {
-            Err(Not::Wanted(why)) => tracing::debug!(%peer, %room, why, "receipts not taken"),
+        let count = told.read.len();
+        match read_in(hub, peer, &room, told.read, (budget, &mut left)).await {
+            Err(Not::Wanted(why, said)) => left.note(count, why, said),
             other => other?,
         }
     }
-    Ok(())
+    let Left { count, first } = left;
+    match first {
+        None => Ok(Took::All),
+        Some((why, said)) if count >= all => Err(Not::Wanted(why, said)),
+        Some((_, said)) => Ok(Took::NotAll(format!(
+            "{count} of its {all} receipts were not; the first: {said}"
+        ))),
+    }
 }
 
 async fn read_in(
     hub: &Hub,
     peer: &OwnedServerName,
-    room: &ruma::RoomId,
+    room: &RoomId,
     told: BTreeMap<OwnedUserId, ReceiptData>,
-    budget: &mut Budget,
+    (budget, left): (&mut Budget, &mut Left),
 ) -> Result<(), Not> {
-    budget.receipts = budget.receipts.saturating_sub(1); // the look at the room
+    // The look at the room costs as much as one of them.
+    let Some(rest) = budget.receipts.checked_sub(1) else {
+        return Err(too_many());
+    };
+    budget.receipts = rest;
     let room = room_for(hub, peer, room).await?;
     let mut taken = Vec::new();
     for (user, told) in told {
-        let Some(left) = budget.receipts.checked_sub(1) else {
-            break;
+        let one = match budget.receipts.checked_sub(1) {
+            Some(rest) => {
+                budget.receipts = rest;
+                receipt(hub, peer, &room, user, told).await
+            }
+            None => Err(too_many()),
         };
-        budget.receipts = left;
-        match receipt(hub, peer, &room, user, told).await {
+        match one.map_err(|not| not.in_room(&room.id)) {
             Ok(receipt) => taken.push(receipt),
-            Err(Not::Wanted(why)) => tracing::debug!(%peer, why, "a receipt is not taken"),
+            Err(Not::Wanted(why, said)) => left.note(1, why, said),
             Err(error) => return Err(error),
         }
     }
     Ok(receipts::read_elsewhere(hub, room.nid, taken).await?)
+}
+
+fn too_many() -> Not {
+    let said = format!("the receipts of one transaction are more than {RECEIPTS_MAX}");
+    Not::wanted("EDU_TOO_MUCH", said)
 }
 
 async fn receipt(
@@ -246,7 +384,10 @@ async fn receipt(
     let event = told.event_ids.into_iter().next_back();
     let event = event.filter(|event| event.as_str().len() <= ID_BYTES_MAX);
     let event = event.filter(|_| thread.len() <= ID_BYTES_MAX);
-    let event = event.ok_or_else(|| Not::Wanted("a receipt names an event".to_owned()))?;
+    let event = event.ok_or_else(|| {
+        let said = format!("the receipt of {user} names no event, or one with too long an id");
+        Not::wanted("EDU_FORM", said)
+    })?;
     let at = told
         .data
         .ts

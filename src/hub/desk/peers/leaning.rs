@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use ruma::{OwnedEventId, RoomId, ServerName, api::federation::event::get_event};
 use serde_json::value::RawValue;
 
+use super::gaps::Faults;
 use crate::{
     api::{PeerCommand, PeerReply},
     hub::Hub,
@@ -49,6 +50,8 @@ pub(in crate::hub::desk) struct Teller<'a> {
 pub(in crate::hub::desk) struct Told {
     pub(in crate::hub::desk) events: Vec<Arc<Pdu>>,
     pub(in crate::hub::desk) refused: HashSet<OwnedEventId>,
+    /// What was wrong with these.
+    pub(in crate::hub::desk) faults: Faults,
 }
 
 impl Teller<'_> {
@@ -68,11 +71,14 @@ impl Teller<'_> {
                 Ok(event) => {
                     let of = &event.fields().room_id;
                     tracing::info!(event = %event.id(), %of, %room, %peer, "an event of another room");
+                    let said = format!("{} is of room {of}", event.id());
+                    told.faults.note("EVENT_ROOM", said);
                     Some(event.id().clone())
                 }
                 Err(error) => {
                     tracing::info!(%room, %peer, %error, "an event is not to be believed");
                     let read = Pdu::read(json, self.version).ok();
+                    told.faults.note_of(read.as_ref(), &error);
                     read.map(|event| event.id().clone())
                 }
             };

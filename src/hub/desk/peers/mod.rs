@@ -7,8 +7,10 @@
 pub(super) mod by_time;
 mod devices;
 mod edus;
+pub(super) mod gaps;
 mod joining;
 mod leaning;
+mod outcomes;
 pub(super) mod past;
 mod policy;
 mod reading;
@@ -23,6 +25,8 @@ mod tests_past;
 mod tests_policy;
 #[cfg(test)]
 mod tests_spaces;
+#[cfg(test)]
+mod tests_told;
 #[cfg(test)]
 mod tests_tying;
 mod transaction;

@@ -21,13 +21,16 @@ use ruma::{
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use super::leaning::{Teller, unknown};
+use super::{
+    gaps::{Fault, Faults},
+    leaning::{Teller, unknown},
+};
 use crate::{
     api::{PeerCommand, PeerReply, RemoteError},
     base::{Seq, Timestamp},
     hub::{
         Anchor, Hub,
-        graph::{self, GraphError, Past},
+        graph::{self, Fate, GraphError, Past},
     },
     store::{EventRecord, Logged, Marker, Order, RoomNid, RoomRecord, Status, StoreError, hash_of},
     wire::matrix::{Pdu, Version},
@@ -95,14 +98,30 @@ pub(super) enum OpenGap {
     Remote(#[from] RemoteError),
     #[error("{0} answered something else")]
     Answer(OwnedServerName),
-    #[error("{id} is not to be believed: {why}")]
-    Wrong { id: OwnedEventId, why: String },
+    #[error("{id} is not to be believed: {}", fault.said)]
+    Wrong { id: OwnedEventId, fault: Fault },
     #[error("its state has {0} events, at most {STATE_MAX}")]
     Large(usize),
     #[error(transparent)]
     Graph(#[from] GraphError),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl OpenGap {
+    /// The same with its stable reason, for the operator.
+    pub(super) fn fault(&self) -> Fault {
+        let code = match self {
+            Self::TooMany(_) | Self::Large(_) => "GAP_TOO_LARGE",
+            Self::Remote(error) => error.code(),
+            Self::Wrong { fault, .. } => fault.code,
+            Self::Answer(_) | Self::Graph(GraphError::NotAsTold(_) | GraphError::Missing(_)) => {
+                "PEER_ANSWER"
+            }
+            Self::Graph(_) | Self::Store(_) => "M_UNKNOWN",
+        };
+        Fault::new(code, self.to_string())
+    }
 }
 
 /// Takes in the events before a gap, with the room as it was there in the other server's words, and
@@ -112,23 +131,22 @@ pub(super) async fn close(
     hub: &Hub,
     peer: &OwnedServerName,
     room: &RoomRecord,
-    ends: &OpenEnds,
+    (ends, faults): (&OpenEnds, &mut Faults),
 ) -> Result<(), OpenGap> {
     let count = ends.prev.len() + ends.leaning.len();
     if count > ENDS_MAX {
         return Err(OpenGap::TooMany(count));
     }
     let mut told = Telling::of(hub, peer, room, Anchor::Next);
-    for id in &ends.leaning {
-        told.leans_on(id).await?;
+    let closed = told.close(ends).await;
+    faults.append(std::mem::take(&mut told.faults));
+    closed?;
+    let (fates, _) = graph::remember(&hub.store, &hub.writer, &room.id, &told.past).await?;
+    for (event, fate) in told.past.events.iter().zip(fates) {
+        if let Fate::Refused(why) = fate {
+            faults.note("EVENT_AUTH", format!("{}: {why}", event.id()));
+        }
     }
-    for id in &ends.prev {
-        let event = told.event(id).await?;
-        told.state_before(id).await?;
-        told.past.events.push(event);
-    }
-    told.complete().await?;
-    graph::remember(&hub.store, &hub.writer, &room.id, &told.past).await?;
     Ok(())
 }
 
@@ -261,7 +279,7 @@ async fn behind(
 }
 
 /// Whether an event is part of its room's graph here.
-async fn is_known(hub: &Hub, id: &EventId) -> Result<bool, StoreError> {
+pub(super) async fn is_known(hub: &Hub, id: &EventId) -> Result<bool, StoreError> {
     let Some(hash) = hash_of(id) else {
         return Ok(false);
     };
@@ -353,6 +371,8 @@ struct Telling<'a> {
     past: Past,
     /// Events that were told and are not to be believed.
     refused: HashSet<OwnedEventId>,
+    /// What was wrong with them.
+    faults: Faults,
 }
 
 impl<'a> Telling<'a> {
@@ -368,7 +388,21 @@ impl<'a> Telling<'a> {
                 anchor,
             },
             refused: HashSet::new(),
+            faults: Faults::default(),
         }
+    }
+
+    /// Asks for what lies behind the open ends.
+    async fn close(&mut self, ends: &OpenEnds) -> Result<(), OpenGap> {
+        for id in &ends.leaning {
+            self.leans_on(id).await?;
+        }
+        for id in &ends.prev {
+            let event = self.event(id).await?;
+            self.state_before(id).await?;
+            self.past.events.push(event);
+        }
+        self.complete().await
     }
 
     fn teller(&self) -> Teller<'a> {
@@ -390,20 +424,21 @@ impl<'a> Telling<'a> {
 
     /// An event; what it may not do is checked where it is woven in.
     async fn event(&self, id: &OwnedEventId) -> Result<Arc<Pdu>, OpenGap> {
-        let wrong = |why: String| OpenGap::Wrong {
+        let wrong = |fault: Fault| OpenGap::Wrong {
             id: id.clone(),
-            why,
+            fault,
         };
         let asked = get_event::v1::Request::new(id.clone());
         let PeerReply::PeerEvent(told) = self.ask(PeerCommand::PeerEvent(Box::new(asked))).await?
         else {
             return Err(self.other());
         };
-        let told = self.teller().believable(&[&told.pdu]).await.events;
-        let event = told.into_iter().next();
-        let event = event.ok_or_else(|| wrong("what was told for it is not".to_owned()))?;
+        let told = self.teller().believable(&[&told.pdu]).await;
+        let event = told.events.into_iter().next();
+        let event = event.ok_or_else(|| wrong(told.faults.first_or_other()))?;
         if event.id() != id {
-            return Err(wrong(format!("{} was told for it", event.id())));
+            let said = format!("{} was told for it", event.id());
+            return Err(wrong(Fault::new("PEER_ANSWER", said)));
         }
         Ok(event)
     }
@@ -424,6 +459,7 @@ impl<'a> Telling<'a> {
         let pdus: Vec<&RawValue> = pdus.iter().map(|pdu| &**pdu).collect();
         let told = self.teller().believable(&pdus).await;
         self.refused.extend(told.refused);
+        self.faults.append(told.faults);
         self.past.outliers.extend(told.events);
     }
 
@@ -464,7 +500,11 @@ impl<'a> Telling<'a> {
             for event in fetched {
                 match event {
                     Ok(event) => self.past.outliers.push(event),
-                    Err(error) => tracing::debug!(%error, "an event of a state is not taken"),
+                    Err(error) => {
+                        tracing::debug!(%error, "an event of a state is not taken");
+                        let Fault { code, said } = error.fault();
+                        self.faults.note(code, said);
+                    }
                 }
             }
         }

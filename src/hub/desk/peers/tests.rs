@@ -42,7 +42,9 @@ const ZED: &str = "@zed:far";
 #[derive(Default)]
 pub(super) struct Far {
     /// What it would tell of a gap.
-    missing: Mutex<Vec<String>>,
+    pub(super) missing: Mutex<Vec<String>>,
+    /// The events whose signatures are wrong.
+    pub(super) forged: Mutex<Vec<String>>,
     /// A server that the operator has nothing to do with.
     unwelcome: Mutex<Option<&'static str>>,
 }
@@ -75,7 +77,18 @@ impl Remote for Far {
     }
 
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified> {
-        Pdu::read(json, version).map_err(|error| Unverified::Wrong(error.to_string()))
+        if self
+            .forged
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|forged| forged == json)
+        {
+            return Err(Unverified::Wrong(
+                "the signature of far is wrong".to_owned(),
+            ));
+        }
+        Pdu::read(json, version).map_err(|error| Unverified::Form(error.to_string()))
     }
 
     fn welcomes(&self, server: &ServerName) -> Result<(), Box<Why>> {
@@ -91,7 +104,7 @@ impl Remote for Far {
 /// Ana's room on this hub, and that server.
 pub(super) struct Shared {
     pub(super) hub: TestHub,
-    far: Arc<Far>,
+    pub(super) far: Arc<Far>,
     pub(super) ana: Person,
     pub(super) room: OwnedRoomId,
 }
@@ -110,7 +123,11 @@ impl Shared {
         }
     }
 
-    async fn ask(&self, server: &str, command: PeerCommand) -> Result<PeerReply, Refusal> {
+    pub(super) async fn ask(
+        &self,
+        server: &str,
+        command: PeerCommand,
+    ) -> Result<PeerReply, Refusal> {
         let origin = Origin {
             credentials: Credentials::Server(OwnedServerName::try_from(server).unwrap()),
             ..testing::stranger()

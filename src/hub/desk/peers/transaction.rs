@@ -13,9 +13,17 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Acl, edus, is_in, past, policy, tying, unknown};
+use super::{
+    Acl, edus,
+    gaps::{self, Fault, Faults},
+    is_in,
+    outcomes::{self, Outcomes, kind_of},
+    past, policy, tying, unknown,
+};
 use crate::{
-    api::{Code, Origin, PeerCommand, PeerReply, Refusal, Refused, Service as _, Unverified, Why},
+    api::{
+        Became, Code, Origin, PartId, PeerCommand, PeerReply, Refusal, RequestId, Unverified, Why,
+    },
     hub::{
         Hub,
         desk::{access::ours, remote},
@@ -57,77 +65,120 @@ pub(super) async fn receive(
         let message = format!("a transaction has at most {EVENTS_MAX} PDUs and {EDUS_MAX} EDUs");
         return Err(Refusal::invalid_param(message));
     }
-    let mut rooms: BTreeMap<OwnedRoomId, Vec<&RawValue>> = BTreeMap::new();
-    for pdu in &asked.pdus {
-        // What names no room has no id that could be answered for either.
-        match serde_json::from_str::<Named>(pdu.get()) {
-            Ok(named) => rooms.entry(named.room_id).or_default().push(pdu),
-            Err(error) => {
-                let said = format!("an event that names no room: {error}");
-                remember(hub, (peer, origin), Why::of("EVENT_FORM"), said);
-            }
-        }
-    }
+    let mut parts = Outcomes::default();
     let mut outcomes = BTreeMap::new();
-    for (room, pdus) in rooms {
-        in_room(hub, (peer, origin), &room, &pdus, &mut outcomes).await?;
-    }
-    // After the events: a receipt is often for one of them.
-    edus::receive(hub, peer, &asked.edus).await?;
+    let taken = take(hub, (peer, origin), &asked, (&mut outcomes, &mut parts)).await;
+    parts.told(hub, origin, peer.as_str());
+    taken?;
     Ok(send_transaction_message::v1::Response::new(outcomes))
 }
 
-#[derive(Deserialize)]
-struct Named {
-    room_id: OwnedRoomId,
+/// Takes what can be taken, and notes what became of each part. Fails where the whole of it has to come
+/// again.
+async fn take(
+    hub: &Hub,
+    (peer, origin): (&OwnedServerName, &Origin),
+    asked: &send_transaction_message::v1::Request,
+    (outcomes, parts): (&mut BTreeMap<OwnedEventId, Outcome>, &mut Outcomes),
+) -> Result<(), Refusal> {
+    let mut rooms: BTreeMap<OwnedRoomId, Vec<Sent<'_>>> = BTreeMap::new();
+    for (at, pdu) in asked.pdus.iter().enumerate() {
+        let id = outcomes::pdu(at);
+        // What names no room has no id that could be answered for either.
+        match room_of(pdu) {
+            Ok(room) => rooms.entry(room).or_default().push((id, pdu)),
+            Err(said) => {
+                let why = Why::of("EVENT_FORM");
+                parts.not((id, None), Became::Refused, why, said);
+            }
+        }
+    }
+    for (room, pdus) in rooms {
+        let request = origin.request;
+        in_room(hub, (peer, request), (&room, &pdus), outcomes, parts).await?;
+    }
+    // After the events: a receipt is often for one of them.
+    edus::receive(hub, peer, &asked.edus, parts).await
 }
+
+/// An event as it was sent, and where in the list.
+type Sent<'a> = (PartId, &'a RawValue);
+
+/// The room that an event is of; if it names none, what is wrong with it.
+fn room_of(pdu: &RawValue) -> Result<OwnedRoomId, String> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        room_id: Option<&'a RawValue>,
+    }
+    let what = kind_of(pdu);
+    if what != "an object" {
+        return Err(format!("it is {what}, not an object"));
+    }
+    let named: Named<'_> =
+        serde_json::from_str(pdu.get()).map_err(|_| "`room_id` is there twice".to_owned())?;
+    let named = named
+        .room_id
+        .ok_or_else(|| "`room_id` is missing".to_owned())?;
+    let room: String = serde_json::from_str(named.get())
+        .map_err(|_| format!("`room_id` is {}, not a text", kind_of(named)))?;
+    OwnedRoomId::try_from(room.as_str()).map_err(|_| {
+        let room: String = room.chars().take(ROOM_TOLD_CHARS_MAX).collect();
+        format!("`room_id` is no room's id, which begins with `!`: {room:?}")
+    })
+}
+
+/// Of what should be a room's id and is none, so many characters are told.
+const ROOM_TOLD_CHARS_MAX: usize = 60;
 
 /// Takes the events of one room.
 async fn in_room(
     hub: &Hub,
-    (peer, origin): (&OwnedServerName, &Origin),
-    room: &RoomId,
-    pdus: &[&RawValue],
+    (peer, request): (&OwnedServerName, RequestId),
+    (room, pdus): (&RoomId, &[Sent<'_>]),
     outcomes: &mut BTreeMap<OwnedEventId, Outcome>,
+    parts: &mut Outcomes,
 ) -> Result<(), Refusal> {
     let gate = match Gate::of(hub, peer, room).await {
         Ok(gate) => gate,
-        Err(Closed { version, refusal }) => {
-            let why = refusal.message;
-            tracing::debug!(%peer, %room, why, "events of this room are not taken");
-            let read = |pdu: &&RawValue| Pdu::read(pdu.get(), version?).ok();
-            let ids = pdus.iter().filter_map(read).map(|event| event.id().clone());
-            outcomes.extend(ids.map(|id| (id, Err(why.clone()))));
-            // one for all of them: what is told of it is the room's
-            let reason = refusal.why.map_or_else(Why::default, |why| *why);
-            remember(hub, (peer, origin), reason.room(room), why);
-            // All that is heard of a room that we are not in is that an invite is taken back.
-            for pdu in pdus {
-                outcomes.extend(remote::out(hub, peer, pdu.get()).await);
-            }
+        Err(closed) => {
+            shut(hub, peer, (room, pdus), closed, (outcomes, parts)).await;
             return Ok(());
         }
     };
-    let mut events = Vec::new();
-    let texts: Vec<&str> = pdus.iter().map(|pdu| pdu.get()).collect();
-    for (json, checked) in texts.iter().zip(gate.checked(peer, &texts).await) {
+    let (mut events, mut ids) = (Vec::new(), Vec::new());
+    let texts: Vec<&str> = pdus.iter().map(|(_, pdu)| pdu.get()).collect();
+    for ((id, pdu), checked) in pdus.iter().zip(gate.checked(peer, &texts).await) {
         match checked {
-            Ok(event) => events.push(event),
-            Err((code, why)) => {
+            Ok(event) => {
+                events.push(event);
+                ids.push(*id);
+            }
+            Err((code, said)) => {
                 // what cannot be read has no id under which it could be answered
-                let mut reason = Why::of(code).room(room);
-                if let Ok(read) = Pdu::read(json, gate.room.version) {
-                    reason.event = Some(read.id().to_string());
-                    outcomes.insert(read.id().clone(), Err(why.clone()));
+                let read = Pdu::read(pdu.get(), gate.room.version).ok();
+                let what = read.as_ref().map(|read| read.id().to_string());
+                if let Some(read) = read {
+                    outcomes.insert(read.id().clone(), Err(said.clone()));
                 }
-                remember(hub, (peer, origin), reason, why);
+                let why = Why::of(code).room(room);
+                parts.not((*id, what), Became::Refused, why, said);
             }
         }
     }
-    let fates = gate.weave(peer, &events).await?;
-    for (received, fate) in events.iter().zip(fates) {
-        if let Some((reason, said)) = gate.reason(received, &fate) {
-            remember(hub, (peer, origin), reason, said);
+    let woven = gate.weave(peer, &events, Some(request)).await?;
+    for ((received, fate), id) in events.iter().zip(woven.fates).zip(ids) {
+        let event = received.event.id();
+        let id = (id, Some(event.to_string()));
+        let became = match fate {
+            Fate::Accepted => Became::Taken,
+            Fate::Known => Became::Known,
+            Fate::SoftFailed(_) => Became::Hidden,
+            Fate::Refused(_) | Fate::Lacks { .. } => Became::Refused,
+        };
+        match gate.reason(received, &fate, woven.gap.as_ref()) {
+            Some((reason, said)) => parts.not(id, became, reason, said),
+            None => parts.fine(id.0, id.1, became),
         }
         let outcome = match fate {
             // What is hidden was taken all the same: the sender need not send it again.
@@ -135,23 +186,46 @@ async fn in_room(
             Fate::Refused(why) => Err(why),
             Fate::Lacks { .. } => Err("events before it could not be had".to_owned()),
         };
-        outcomes.insert(received.event.id().clone(), outcome);
+        outcomes.insert(event.clone(), outcome);
     }
     Ok(())
 }
 
-/// Remembers what became of an event under the number of the transaction that brought it.
-fn remember(hub: &Hub, (peer, origin): (&OwnedServerName, &Origin), mut why: Why, said: String) {
-    why.who = Some(peer.to_string());
-    hub.refused(Refused {
-        request: origin.request,
-        door: origin.door,
-        endpoint: "Transaction",
-        status: 200, // the transaction's: one bad event spoils none of the others
-        errcode: None,
-        message: said,
-        why,
-    });
+/// No event of the room is taken: all that is heard of a room that we are not in is that an invite is
+/// taken back.
+async fn shut(
+    hub: &Hub,
+    peer: &OwnedServerName,
+    (room, pdus): (&RoomId, &[Sent<'_>]),
+    Closed { version, refusal }: Closed,
+    (outcomes, parts): (&mut BTreeMap<OwnedEventId, Outcome>, &mut Outcomes),
+) {
+    let said = refusal.message;
+    let why = refusal.why.map_or_else(Why::default, |why| *why).room(room);
+    let mut is_first = true;
+    for (id, pdu) in pdus {
+        let read = version.and_then(|version| Pdu::read(pdu.get(), version).ok());
+        let event = read.map(|event| event.id().clone());
+        if let Some((event, outcome)) = remote::out(hub, peer, pdu.get()).await {
+            let what = (*id, Some(event.to_string()));
+            match &outcome {
+                Ok(()) => parts.fine(what.0, what.1, Became::Taken),
+                Err(said) => {
+                    let why = Why::of("M_FORBIDDEN").room(room);
+                    parts.not(what, Became::Refused, why, said.clone());
+                }
+            }
+            outcomes.insert(event, outcome);
+            continue;
+        }
+        let what = (*id, event.as_ref().map(ToString::to_string));
+        if std::mem::take(&mut is_first) {
+            parts.not(what, Became::Refused, why.clone(), said.clone());
+        } else {
+            parts.nor(what, why.clone(), said.clone());
+        }
+        outcomes.extend(event.map(|event| (event, Err(said.clone()))));
+    }
 }
 
 /// Takes one event of ours that a server of the room has helped to make; what it follows and has not
@@ -164,13 +238,14 @@ pub(in crate::hub::desk) async fn take_in(
 ) -> Result<(), Refusal> {
     let gate = Gate::of(hub, helper, room).await;
     let gate = gate.map_err(|closed| closed.refusal)?;
-    let fates = gate.weave(helper, &[event.into()]).await?;
-    match fates.into_iter().next() {
+    let woven = gate.weave(helper, &[event.into()], None).await?;
+    match woven.fates.into_iter().next() {
         Some(Fate::Accepted | Fate::Known) => Ok(()),
         Some(Fate::SoftFailed(why) | Fate::Refused(why)) => Err(Refusal::forbidden(why)),
         Some(Fate::Lacks { .. }) | None => {
             let message = "it follows events that could not be had";
-            let why = Why::of("EVENTS_MISSING").room(room).of_server(helper);
+            let mut why = Why::of("EVENTS_MISSING").room(room).of_server(helper);
+            why.cause = woven.gap.as_ref().map(told_cause);
             let refusal = Refusal::new(Code::Unknown, message).with_status(502);
             Err(refusal.because(why))
         }
@@ -272,7 +347,12 @@ impl<'a> Gate<'a> {
     }
 
     /// Why an event is hidden or was not taken, if so, for whoever asks about it later.
-    fn reason(&self, received: &Received, fate: &Fate) -> Option<(Why, String)> {
+    fn reason(
+        &self,
+        received: &Received,
+        fate: &Fate,
+        gap: Option<&Fault>,
+    ) -> Option<(Why, String)> {
         let (code, said) = match fate {
             Fate::Accepted | Fate::Known => return None,
             Fate::SoftFailed(said) => ("EVENT_SOFT_FAILED", said.clone()),
@@ -290,6 +370,9 @@ impl<'a> Gate<'a> {
             }
             _ => (Why::of(code), said),
         };
+        if matches!(fate, Fate::Lacks { .. }) {
+            why.cause = gap.map(told_cause);
+        }
         why.event = Some(received.event.id().to_string());
         Some((why.room(&self.room.id), said))
     }
@@ -300,12 +383,15 @@ impl<'a> Gate<'a> {
         &self,
         peer: &OwnedServerName,
         events: &[Received],
-    ) -> Result<Vec<Fate>, Refusal> {
+        request: Option<RequestId>,
+    ) -> Result<Woven, Refusal> {
+        let mut woven = Woven::default();
         if events.is_empty() {
-            return Ok(Vec::new());
+            return Ok(woven);
         }
         let mut all = events.to_vec();
         let mut fates = self.woven(&all).await?;
+        let (mut faults, mut closing) = (Faults::default(), None);
         for step in [Step::Between, Step::Before] {
             let lacking: Vec<&Received> = all
                 .iter()
@@ -319,16 +405,14 @@ impl<'a> Gate<'a> {
             let more = match step {
                 Step::Between => {
                     let latest = lacking.iter().map(|one| one.event.id().clone());
-                    self.missing(peer, latest.collect()).await
+                    self.missing(peer, latest.collect(), &mut faults).await
                 }
                 Step::Before => {
                     let open = open_ends(&all, &fates);
-                    match past::close(self.hub, peer, &self.room, &open).await {
-                        Ok(()) => {}
-                        Err(why) => {
-                            tracing::info!(%peer, room = %self.room.id, %why, "a gap stays open");
-                            break;
-                        }
+                    let behind = (&open, &mut faults);
+                    if let Err(why) = past::close(self.hub, peer, &self.room, behind).await {
+                        closing = Some(why.fault());
+                        break;
                     }
                     Vec::new()
                 }
@@ -350,8 +434,15 @@ impl<'a> Gate<'a> {
         if self.room.heads.tips.len() + all.len() > PREV_EVENTS_MAX {
             tying::tie(self.hub, &self.room.id).await;
         }
+        let ends = open_ends(&all, &fates);
         fates.truncate(events.len());
-        Ok(fates)
+        if fates.iter().any(|fate| matches!(fate, Fate::Lacks { .. })) {
+            let cause = faults.cause(peer, closing);
+            gaps::stays_open(self.hub, (&self.room.id, peer), &ends, request, &cause);
+            woven.gap = Some(cause);
+        }
+        woven.fates = fates;
+        Ok(woven)
     }
 
     /// What became of each. What is ours to mend is not told as the events' fault: their sender is to
@@ -371,7 +462,12 @@ impl<'a> Gate<'a> {
     }
 
     /// Events between what is known here and what was sent.
-    async fn missing(&self, peer: &OwnedServerName, latest: Vec<OwnedEventId>) -> Vec<Received> {
+    async fn missing(
+        &self,
+        peer: &OwnedServerName,
+        latest: Vec<OwnedEventId>,
+        faults: &mut Faults,
+    ) -> Vec<Received> {
         let (hub, room) = (self.hub, &self.room);
         let known = room.heads.tips.iter().map(|(id, _)| id.clone()).collect();
         let mut asked = get_missing_events::v1::Request::new(room.id.clone(), known, latest);
@@ -389,14 +485,29 @@ impl<'a> Gate<'a> {
         let texts = answer.events.iter().take(count).map(|pdu| pdu.get());
         let texts: Vec<&str> = texts.collect();
         let mut events = Vec::new();
-        for checked in self.checked(peer, &texts).await {
+        for (json, checked) in texts.iter().zip(self.checked(peer, &texts).await) {
             match checked {
                 Ok(event) => events.push(event),
-                Err((_, why)) => tracing::debug!(why, "an event of a gap is not taken"),
+                Err((code, said)) => {
+                    let read = Pdu::read(json, room.version).ok();
+                    faults.note(code, gaps::of_event(read.as_ref(), said));
+                }
             }
         }
         events
     }
+}
+
+/// What became of events, and why a gap before some of them stays open, if one does.
+#[derive(Default)]
+struct Woven {
+    fates: Vec<Fate>,
+    gap: Option<Fault>,
+}
+
+/// `EVENT_SIGNATURE: far told an event that is not taken: …`.
+fn told_cause(fault: &Fault) -> String {
+    format!("{}: {}", fault.code, fault.said)
 }
 
 /// Why an event is not even looked at: the stable reason, and in words.

@@ -41,32 +41,44 @@ struct Update {
     currently_active: bool,
 }
 
-/// Takes an `m.presence` EDU of a server. What is wrong in it spoils nothing beside it.
+/// Takes an `m.presence` EDU of a server. What is wrong in it spoils nothing beside it; what of it was
+/// not taken is given in words.
 // spec: server-server §Presence
-pub(in crate::hub::desk) async fn hears(hub: &Hub, peer: &OwnedServerName, edu: &str) {
-    let edu: Edu<'_> = match serde_json::from_str(edu) {
-        Ok(edu) => edu,
-        Err(error) => {
-            tracing::debug!(%peer, %error, "presence is not taken");
-            return;
-        }
-    };
+pub(in crate::hub::desk) async fn hears(
+    hub: &Hub,
+    peer: &OwnedServerName,
+    edu: &str,
+) -> Result<Option<String>, serde_json::Error> {
+    let edu: Edu<'_> = serde_json::from_str(edu)?;
+    let (all, mut taken, mut first) = (edu.content.push.len(), 0, None);
     for update in edu.content.push.into_iter().take(UPDATES_MAX) {
         if let Err(refusal) = hub.desk.rates().presence(peer) {
-            tracing::debug!(%peer, why = refusal.message, "presence is not taken");
-            return;
+            first.get_or_insert(refusal.message);
+            break;
         }
-        if let Err(why) = one(hub, peer, update).await {
-            tracing::debug!(%peer, why, "a user's presence is not taken");
+        match one(hub, peer, update).await {
+            Ok(()) => taken += 1,
+            Err(why) => {
+                first.get_or_insert(why);
+            }
         }
     }
+    if taken == all {
+        return Ok(None);
+    }
+    let first = first.unwrap_or_else(|| format!("at most {UPDATES_MAX} are looked at"));
+    let not = all - taken;
+    Ok(Some(format!(
+        "{not} of its {all} updates were not; the first: {first}"
+    )))
 }
 
 async fn one(hub: &Hub, peer: &OwnedServerName, update: &RawValue) -> Result<(), String> {
     let Some(presences) = &hub.desk.presences else {
         return Ok(());
     };
-    let update: Update = serde_json::from_str(update.get()).map_err(|error| error.to_string())?;
+    let update: Update = serde_json::from_str(update.get())
+        .map_err(|_| "its `user_id` or `presence` is missing or none".to_owned())?;
     let user = update.user_id.clone();
     if user.server_name() != peer {
         return Err(format!("{peer} does not speak for {user}"));

@@ -161,7 +161,7 @@ pub(in crate::hub::desk) async fn invited(
         Unverified::Form(why) | Unverified::Wrong(why) => {
             Refusal::forbidden(format!("the invite is not to be believed: {why}"))
         }
-        Unverified::NoKey(why) => super::no_key(why),
+        Unverified::NoKey(why) => super::no_key(&why),
     })?;
     let fields = event.fields();
     if fields.room_id != asked.room_id || *event.id() != asked.event_id {

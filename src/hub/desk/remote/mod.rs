@@ -15,7 +15,7 @@ mod outside;
 mod restricted;
 mod template;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -215,8 +215,11 @@ fn lied(why: impl std::fmt::Display) -> Refusal {
 }
 
 /// An event that cannot be checked now: the keys that signed it are not to be had.
-pub(super) fn no_key(why: String) -> Refusal {
-    let reason = Why::of("EVENT_KEY").rule(&why);
-    let refusal = Refusal::new(Code::Unknown, why).with_status(502);
+pub(super) fn no_key(why: &str) -> Refusal {
+    let reason = Why::of("EVENT_KEY").rule(why);
+    // Whose key comes first; how it was looked for may be in the system's words.
+    let whose = why.split(": ").next().unwrap_or_default();
+    let told = format!("{whose} (EVENT_KEY): its signature cannot be checked now");
+    let refusal = Refusal::new(Code::Unknown, told).with_status(502);
     refusal.because(reason)
 }

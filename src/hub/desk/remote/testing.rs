@@ -38,7 +38,7 @@ type Twist = Box<dyn Fn(&mut PeerReply) + Send + Sync>;
 type Net = Arc<Mutex<BTreeMap<OwnedServerName, Weak<Hub>>>>;
 
 /// The other servers, as one hub reaches them.
-pub(super) struct Wire {
+pub(in crate::hub::desk) struct Wire {
     me: OwnedServerName,
     net: Net,
     twist: Mutex<Option<Twist>>,
@@ -49,20 +49,23 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn twist(&self, twist: impl Fn(&mut PeerReply) + Send + Sync + 'static) {
+    pub(in crate::hub::desk) fn twist(
+        &self,
+        twist: impl Fn(&mut PeerReply) + Send + Sync + 'static,
+    ) {
         *self.twist.lock().unwrap() = Some(Box::new(twist));
     }
 
-    pub(super) fn untwist(&self) {
+    pub(in crate::hub::desk) fn untwist(&self) {
         *self.twist.lock().unwrap() = None;
     }
 
-    pub(super) fn cut(&self, server: &str) {
+    pub(in crate::hub::desk) fn cut(&self, server: &str) {
         self.down.lock().unwrap().push(server.try_into().unwrap());
     }
 
     /// What was asked since this was last asked.
-    pub(super) fn asked(&self) -> Vec<(String, &'static str)> {
+    pub(in crate::hub::desk) fn asked(&self) -> Vec<(String, &'static str)> {
         let asked = std::mem::take(&mut *self.asked.lock().unwrap());
         let asked = asked.into_iter();
         asked
@@ -134,7 +137,7 @@ impl Remote for Wire {
 }
 
 /// Another server that asks.
-pub(super) fn from(server: &ServerName) -> Origin {
+pub(in crate::hub::desk) fn from(server: &ServerName) -> Origin {
     Origin {
         credentials: Credentials::Server(server.to_owned()),
         ..testing::stranger()
@@ -142,13 +145,13 @@ pub(super) fn from(server: &ServerName) -> Origin {
 }
 
 /// A hub and its wire to the others.
-pub(super) struct Node {
-    pub(super) hub: TestHub,
-    pub(super) wire: Arc<Wire>,
+pub(in crate::hub::desk) struct Node {
+    pub(in crate::hub::desk) hub: TestHub,
+    pub(in crate::hub::desk) wire: Arc<Wire>,
 }
 
 /// Hubs of these names that reach each other.
-pub(super) async fn net<const N: usize>(names: [&str; N]) -> [Node; N] {
+pub(in crate::hub::desk) async fn net<const N: usize>(names: [&str; N]) -> [Node; N] {
     let net = Net::default();
     let mut nodes = Vec::new();
     for name in names {
@@ -168,12 +171,12 @@ pub(super) async fn net<const N: usize>(names: [&str; N]) -> [Node; N] {
 }
 
 impl Node {
-    pub(super) fn name(&self) -> &OwnedServerName {
+    pub(in crate::hub::desk) fn name(&self) -> &OwnedServerName {
         &self.wire.me
     }
 
     /// Joins by id through a server.
-    pub(super) async fn join_via(
+    pub(in crate::hub::desk) async fn join_via(
         &self,
         who: &Person,
         room: &str,
@@ -187,7 +190,7 @@ impl Node {
 
     /// Sends another hub the newest events of our users in a room, as an outbox would; all of them
     /// must be taken.
-    pub(super) async fn deliver(&self, to: &Self, room: &OwnedRoomId, newest: usize) {
+    pub(in crate::hub::desk) async fn deliver(&self, to: &Self, room: &OwnedRoomId, newest: usize) {
         let store = self.hub.hub.store();
         let record = store.room(room).await.unwrap().unwrap();
         let log = store
@@ -216,7 +219,11 @@ impl Node {
     }
 
     /// Sends another hub events.
-    pub(super) async fn send(&self, to: &Self, events: &[String]) -> Vec<Result<(), String>> {
+    pub(in crate::hub::desk) async fn send(
+        &self,
+        to: &Self,
+        events: &[String],
+    ) -> Vec<Result<(), String>> {
         let mut asked = transactions::send_transaction_message::v1::Request::new(
             "t1".into(),
             self.name().clone(),

@@ -5,7 +5,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
-    ServerName,
+    RoomAliasId, ServerName,
     api::client::room::{
         Visibility,
         create_room::v3::{Request, Response, RoomPreset},
@@ -18,7 +18,7 @@ use crate::{
     hub::{
         Hub, WriteError, Writer,
         desk::{
-            remote,
+            canonical_alias, remote,
             rooms::{content, must_be_here, no_third_party, profile},
         },
     },
@@ -227,6 +227,13 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
         must_be_here(hub, user).await?;
     }
     let alias = request.room_alias_name.as_deref();
+    let alias = alias
+        .map(|name| alias_of(name, hub.key.name()))
+        .transpose()?;
+    let initial_state = request.initial_state.iter().enumerate();
+    let initial_state = initial_state
+        .map(|(index, raw)| initial_state_of(index, content(raw)?, alias.as_deref()))
+        .collect::<Result<_, _>>()?;
     Ok(RoomWish {
         creator: caller.user.clone(),
         version,
@@ -234,15 +241,8 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
         creation_content: optional(request.creation_content.as_ref().map(content))?,
         profile: profile(hub, &caller.user).await?,
         power_levels: optional(request.power_level_content_override.as_ref().map(content))?,
-        alias: alias
-            .map(|name| alias_of(name, hub.key.name()))
-            .transpose()?,
-        initial_state: request
-            .initial_state
-            .iter()
-            .enumerate()
-            .map(|(index, raw)| initial_state(index, content(raw)?))
-            .collect::<Result<_, _>>()?,
+        alias,
+        initial_state,
         name: request.name,
         topic: request.topic,
         invite: request.invite,
@@ -275,7 +275,11 @@ fn preset(request: &Request) -> Result<Preset, Refusal> {
     }
 }
 
-fn initial_state(index: usize, mut entry: CanonicalJsonObject) -> Result<InitialState, Refusal> {
+fn initial_state_of(
+    index: usize,
+    mut entry: CanonicalJsonObject,
+    alias: Option<&RoomAliasId>,
+) -> Result<InitialState, Refusal> {
     let wrong = |name: &str, right: &str| {
         let message = format!("`initial_state[{index}].{name}`: expected {right}");
         Refusal::bad_json(message)
@@ -294,15 +298,19 @@ fn initial_state(index: usize, mut entry: CanonicalJsonObject) -> Result<Initial
         Some(CanonicalJsonValue::String(key)) => key,
         Some(_) => return Err(wrong("state_key", "a text")),
     };
-    match entry.remove("content") {
-        Some(CanonicalJsonValue::Object(content)) => Ok(InitialState {
-            kind,
-            state_key,
-            content,
-        }),
-        Some(_) => Err(wrong("content", "an object")),
-        None => Err(missing("content")),
+    let content = match entry.remove("content") {
+        Some(CanonicalJsonValue::Object(content)) => content,
+        Some(_) => return Err(wrong("content", "an object")),
+        None => return Err(missing("content")),
+    };
+    if kind == canonical_alias::KIND && state_key.is_empty() {
+        canonical_alias::check_first(index, &content, alias)?;
     }
+    Ok(InitialState {
+        kind,
+        state_key,
+        content,
+    })
 }
 
 fn alias_of(name: &str, server: &ServerName) -> Result<OwnedRoomAliasId, Refusal> {
@@ -372,7 +380,7 @@ mod tests {
             ),
         ] {
             let entry = serde_json::from_str(entry).unwrap();
-            let refusal = initial_state(3, entry).err().unwrap();
+            let refusal = initial_state_of(3, entry, None).err().unwrap();
             assert_eq!((refusal.code, &*refusal.message), (code, said));
         }
     }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Appends one part as the caller.
-async fn submit(
+pub(super) async fn submit(
     hub: &Hub,
     caller: &Caller,
     room: &RoomId,

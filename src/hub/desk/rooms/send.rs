@@ -10,7 +10,10 @@ use crate::{
     api::{Caller, Refusal},
     hub::{
         Hub, Submission,
-        desk::rooms::{content, refusal, submit},
+        desk::{
+            canonical_alias,
+            rooms::{content, refusal, submit},
+        },
     },
     room::{Draft, Part},
     store::{SentBy, TxnKey},
@@ -47,6 +50,7 @@ pub(in crate::hub::desk) async fn send_state(
         state_key: Some(request.state_key),
         content: content(&request.body)?,
     };
+    canonical_alias::check(hub, caller, &request.room_id, &part).await?;
     let done = submit(hub, caller, &request.room_id, part).await?;
     first(done.events).map(state::Response::new)
 }

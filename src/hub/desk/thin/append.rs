@@ -19,7 +19,7 @@ use crate::{
     base::Seq,
     hub::{
         Hub, Submission, WriteError,
-        desk::{access::ours, reading::visibility::Standing, sync::view::Stored},
+        desk::{access::ours, canonical_alias, reading::visibility::Standing, sync::view::Stored},
     },
     room::{Draft as Wanted, Part},
     store::{EventRecord, SentBy, TxnAnswer, TxnKey, hash_of},
@@ -83,10 +83,12 @@ async fn once(
         return replay(hub, caller, room, draft, &mark, answer).await;
     }
     hub.desk.rates().events(caller)?;
+    let part = part(hub, caller, room, draft).await?;
+    canonical_alias::check(hub, caller, room, &part).await?;
     let submission = Submission {
         draft: Wanted {
             sender: caller.user.clone(),
-            parts: vec![part(hub, caller, room, draft).await?],
+            parts: vec![part],
         },
         sent_by: Some(SentBy {
             device: caller.device.clone(),

@@ -343,6 +343,13 @@ async fn drafts_that_cannot_be_are_refused() {
     let closed = closed.unwrap();
     let outside = test.alias(&ana, NameKind::Room, closed.as_str()).await;
     assert_eq!(outside.unwrap_err().code, Code::Forbidden);
+    let unknown = Body::State {
+        event_type: 13, // m.room.canonical_alias
+        state_key: String::new(),
+        content: content(&json!({"alias": "#none:hub.example"})),
+        deflated: false,
+    };
+    assert_eq!(refused(draft(1, unknown)).await, Code::BadAlias);
     // Nothing of all this has used the counter up.
     test.append(&ana, room, text(1, "a")).await.unwrap();
 }

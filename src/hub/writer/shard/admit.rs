@@ -126,7 +126,7 @@ impl Hot {
                     // Ours can come this way too: an invite that the other server has signed.
                     let is_ours = admitted.event.fields().sender.server_name() == ours;
                     if admission.relayed || is_ours {
-                        staging.told.insert(self.room.id().clone());
+                        staging.tell(self.room.id(), seq);
                     }
                     events.push((admitted.event.id().clone(), Some(seq)));
                 }

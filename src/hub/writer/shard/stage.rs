@@ -255,9 +255,7 @@ impl Shard {
                 if let Some(user) = member {
                     staging.touched.push(Touched::One(user)); // who just left hears of it too
                 }
-                if !staging.told.contains(hot.room.id()) {
-                    staging.told.insert(hot.room.id().clone());
-                }
+                staging.tell(hot.room.id(), applied.seq);
                 hot.store(
                     pdu,
                     applied,

@@ -168,7 +168,9 @@ async fn the_next_server_is_asked_when_one_does_not_answer() {
         .unwrap_err();
     assert_eq!(refused.code, Code::Forbidden);
     assert!(
-        refused.message.contains("gone.example does not answer"),
+        refused
+            .message
+            .contains("gone.example is not reached (PEER_UNREACHABLE)"),
         "{}",
         refused.message
     );
