@@ -33,107 +33,110 @@ fn asked(method: &str, path: &str, body: &str) -> Result<Command, Refusal> {
     found.command(query, body.as_bytes())
 }
 
+/// Bodies that cannot be read, where they are sent, and what is said of them.
+const BODIES: &[(&str, &str, &str, &str)] = &[
+    (
+        "POST",
+        "createRoom",
+        r#"{"invite":[5,"@b:c.d"]}"#,
+        "`invite[0]`: expected a user id, such as `@name:server.example`, found a number",
+    ),
+    (
+        "POST",
+        "createRoom",
+        r#"{"invite":["@b:c.d", "bert"]}"#,
+        "`invite[1]`: expected a user id, such as `@name:server.example`, found another text",
+    ),
+    (
+        "POST",
+        "createRoom",
+        r#"{"invite":"@b:c.d"}"#,
+        "`invite`: expected a list, found a text",
+    ),
+    (
+        "POST",
+        "createRoom",
+        r#"{"is_direct":"yes", "name":"x"}"#,
+        "`is_direct`: expected true or false, found a text",
+    ),
+    (
+        "POST",
+        "rooms/!a:b/kick",
+        r#"{"user_id":"bert"}"#,
+        "`user_id`: expected a user id, such as `@name:server.example`, found another text",
+    ),
+    (
+        "POST",
+        "rooms/!a:b/invite",
+        r#"{"user_id":"bert"}"#,
+        "`user_id`: expected a user id, such as `@name:server.example`, found another text",
+    ),
+    (
+        "POST",
+        "rooms/!a:b/kick",
+        r#"{"user_id":"@b:c.d","reason":7}"#,
+        "`reason`: expected a text, found a number",
+    ),
+    (
+        "POST",
+        "keys/query",
+        r#"{"device_keys":{"@a:b":["D"],"nobody":[]}}"#,
+        "`device_keys.nobody`: expected a user id, such as `@name:server.example` as the name",
+    ),
+    (
+        "POST",
+        "keys/query",
+        r#"{"device_keys":{"@a:b":["D"]},"timeout":-1}"#,
+        "`timeout`: expected a whole number from 0 on, found a negative number",
+    ),
+    (
+        "POST",
+        "publicRooms",
+        r#"{"limit":"ten"}"#,
+        "`limit`: expected a whole number from 0 on, found a text",
+    ),
+    (
+        "POST",
+        "publicRooms",
+        r#"{"filter":{"generic_search_term":[]}}"#,
+        "`filter.generic_search_term`: expected a text, found a list",
+    ),
+    (
+        "POST",
+        "user/@a:b/filter",
+        r#"{"room":{"timeline":{"limit":1.5}}}"#,
+        "`room.timeline.limit`: expected a whole number from 0 on, found a fraction",
+    ),
+    (
+        "POST",
+        "user/@a:b/filter",
+        r#"{"room":{"rooms":["!a:b",3]}}"#,
+        "`room.rooms[1]`: expected a room id, such as `!name:server.example`, found a number",
+    ),
+    (
+        "PUT",
+        "rooms/!a:b/typing/@a:b",
+        r#"{"typing":true,"timeout":"long"}"#,
+        "`timeout`: expected a whole number from 0 on, found a text",
+    ),
+    (
+        "POST",
+        "delete_devices",
+        r#"{"devices":["A",{}]}"#,
+        "`devices[1]`: expected a text, found an object",
+    ),
+    (
+        "POST",
+        "login",
+        r#"{"type":"m.login.password","identifier":{"type":"m.id.user","user":5},"password":"x"}"#,
+        "`identifier.user`: expected a text, found a number",
+    ),
+];
+
 #[test]
 fn a_body_that_cannot_be_read_says_where_and_what_is_right() {
     let mut wrong = Wrong::new();
-    for (method, path, body, said) in [
-        (
-            "POST",
-            "createRoom",
-            r#"{"invite":[5,"@b:c.d"]}"#,
-            "`invite[0]`: expected a user id, such as `@name:server.example`, found a number",
-        ),
-        (
-            "POST",
-            "createRoom",
-            r#"{"invite":["@b:c.d", "bert"]}"#,
-            "`invite[1]`: expected a user id, such as `@name:server.example`, found another text",
-        ),
-        (
-            "POST",
-            "createRoom",
-            r#"{"invite":"@b:c.d"}"#,
-            "`invite`: expected a list, found a text",
-        ),
-        (
-            "POST",
-            "createRoom",
-            r#"{"is_direct":"yes", "name":"x"}"#,
-            "`is_direct`: expected true or false, found a text",
-        ),
-        (
-            "POST",
-            "rooms/!a:b/kick",
-            r#"{"user_id":"bert"}"#,
-            "`user_id`: expected a user id, such as `@name:server.example`, found another text",
-        ),
-        (
-            "POST",
-            "rooms/!a:b/invite",
-            r#"{"user_id":"bert"}"#,
-            "`user_id`: expected a user id, such as `@name:server.example`, found another text",
-        ),
-        (
-            "POST",
-            "rooms/!a:b/kick",
-            r#"{"user_id":"@b:c.d","reason":7}"#,
-            "`reason`: expected a text, found a number",
-        ),
-        (
-            "POST",
-            "keys/query",
-            r#"{"device_keys":{"@a:b":["D"],"nobody":[]}}"#,
-            "`device_keys.nobody`: an object that cannot stand here",
-        ),
-        (
-            "POST",
-            "keys/query",
-            r#"{"device_keys":{"@a:b":["D"]},"timeout":-1}"#,
-            "`timeout`: expected a whole number from 0 on, found a negative number",
-        ),
-        (
-            "POST",
-            "publicRooms",
-            r#"{"limit":"ten"}"#,
-            "`limit`: expected a whole number from 0 on, found a text",
-        ),
-        (
-            "POST",
-            "publicRooms",
-            r#"{"filter":{"generic_search_term":[]}}"#,
-            "`filter.generic_search_term`: expected a text, found a list",
-        ),
-        (
-            "POST",
-            "user/@a:b/filter",
-            r#"{"room":{"timeline":{"limit":1.5}}}"#,
-            "`room.timeline.limit`: expected a whole number from 0 on, found a fraction",
-        ),
-        (
-            "POST",
-            "user/@a:b/filter",
-            r#"{"room":{"rooms":["!a:b",3]}}"#,
-            "`room.rooms[1]`: expected a room id, such as `!name:server.example`, found a number",
-        ),
-        (
-            "PUT",
-            "rooms/!a:b/typing/@a:b",
-            r#"{"typing":true,"timeout":"long"}"#,
-            "`timeout`: expected a whole number from 0 on, found a text",
-        ),
-        (
-            "POST",
-            "delete_devices",
-            r#"{"devices":["A",{}]}"#,
-            "`devices[1]`: expected a text, found an object",
-        ),
-        (
-            "POST",
-            "login",
-            r#"{"type":"m.login.password","identifier":{"type":"m.id.user","user":5},"password":"x"}"#,
-            "`identifier.user`: expected a text, found a number",
-        ),
-    ] {
+    for (method, path, body, said) in BODIES.iter().copied() {
         let of = format!("{method} {path} {body}");
         hold(
             &mut wrong,

@@ -64,7 +64,15 @@ pub(super) fn fault(
     }
     let way = trial.way();
     let wrong = at(&trial.text, &way).filter(|_| !way.is_empty())?;
-    let expected = trial.whole.alternatives().or_else(|| trial.expected(&way));
+    let expected = trial.whole.alternatives().or_else(|| {
+        let expected = trial.expected(&way);
+        expected.filter(|expected| !kinds::is_of(expected, wrong))
+    });
+    if expected.is_none()
+        && let Some(name) = trial.expected_name(&way)
+    {
+        return Some((place::path(&way), Fault::Name(name)));
+    }
     let found = kinds::found_beside(expected.as_deref(), wrong);
     Some((place::path(&way), Fault::Other { expected, found }))
 }
@@ -149,13 +157,17 @@ impl Trial<'_> {
     /// What is said of another text; nothing if enough was tried.
     fn said(&self, text: &Value) -> Option<Said> {
         let text = text.to_string();
-        let left = self.bytes_left.get().checked_sub(text.len())?;
-        self.bytes_left.set(left);
-        Some((self.says)(&text))
+        let cost = text.len().max(TRY_BYTES_MIN);
+        let left = self.bytes_left.get().checked_sub(cost);
+        self.bytes_left.set(left.unwrap_or(0));
+        left.map(|_| (self.says)(&text))
     }
 
     /// What is said when the value at `way` is edited.
     fn edited(&self, way: &[Step], edit: impl FnOnce(&mut Value)) -> Option<Said> {
+        if self.bytes_left.get() == 0 {
+            return None; // to copy it costs as much as to read it
+        }
         let mut text = self.text.clone();
         edit(at_mut(&mut text, way)?);
         self.said(&text)
@@ -246,7 +258,24 @@ impl Trial<'_> {
 
     fn is_replaceable(&self, way: &[Step], part: &Step) -> bool {
         let way = [way, std::slice::from_ref(part)].concat();
-        self.expected(&way).is_some()
+        let (Some(expected), Some(here)) = (self.expected(&way), at(&self.text, &way)) else {
+            return false;
+        };
+        !kinds::is_of(&expected, here)
+    }
+
+    /// What the name of the member could be with which its value can stand there.
+    fn expected_name(&self, way: &[Step]) -> Option<String> {
+        let (last, around) = way.split_last()?;
+        let Step::Key(_) = last else { return None };
+        let inner = at(&self.text, way)?;
+        kinds::taken_as_name(|name| {
+            let said = self.edited(around, |here| {
+                remove(here, last);
+                insert(here, name, inner.clone());
+            });
+            said == Some(Said::Nothing)
+        })
     }
 
     /// What could stand there.
@@ -318,9 +347,12 @@ fn insert(value: &mut Value, name: &str, inner: Value) {
     }
 }
 
-/// How much is read in all to find out what is wrong with a text, in bytes: about as much as eight of the
+/// How much is read in all to find out what is wrong with a text, in bytes: about as much as four of the
 /// largest bodies of clients. Whoever asks may not be known yet.
-const TRIED_BYTES_MAX: usize = 2 * 1024 * 1024;
+const TRIED_BYTES_MAX: usize = 1024 * 1024;
+
+/// What one try counts at least, in bytes: so there are a thousand at most.
+const TRY_BYTES_MIN: usize = 1024;
 
 /// Of a longer text only what the error names is tried, in bytes: a hundred tries of it are read.
 const WHOLE_BYTES_MAX: usize = 16 * 1024;
@@ -330,3 +362,34 @@ const ALONE_MAX: usize = 32;
 
 /// Objects in which a missing member is looked for.
 const OBJECTS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_is_tried_without_end() {
+        let tries = Cell::new(0);
+        let says = |text: &str| {
+            tries.set(tries.get() + 1);
+            let wrong = text.contains("\"m0\":null");
+            Said::Body(if wrong { "one thing" } else { "another" }.to_owned())
+        };
+        let mut text = Value::Null;
+        for _ in 0..60 {
+            let members = (0..30).map(|n| (format!("m{n}"), Value::Array(Vec::new())));
+            let mut members: Map<String, Value> = members.collect();
+            members.insert("m0".to_owned(), text);
+            text = Value::Object(members);
+        }
+        let whole = says(&text.to_string());
+
+        let found = fault(text, &whole, &says);
+
+        assert!(
+            found.is_some(),
+            "at least the way is told as far as it goes"
+        );
+        assert!(tries.get() <= TRIED_BYTES_MAX / TRY_BYTES_MIN, "{tries:?}");
+    }
+}

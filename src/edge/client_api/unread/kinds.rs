@@ -92,6 +92,27 @@ pub(super) fn taken_of_query(mut takes: impl FnMut(&str) -> bool) -> Option<Stri
     in_words(&told)
 }
 
+/// The words for all texts that `takes` takes as the name of a member.
+pub(super) fn taken_as_name(mut takes: impl FnMut(&str) -> bool) -> Option<String> {
+    let told = texts(|kind| match serde_json::from_str(kind.json) {
+        Ok(Value::String(text)) => takes(&text),
+        _ => false,
+    });
+    in_words(&told)
+}
+
+/// Whether the value is already as expected: then something else is wrong than that.
+pub(super) fn is_of(expected: &str, value: &Value) -> bool {
+    let words = match value {
+        Value::String(_) => "a text",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        _ => return false,
+    };
+    let rest = expected.strip_prefix(words);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(", ") || rest.starts_with(" or "))
+}
+
 fn texts(mut takes: impl FnMut(&&Kind) -> bool) -> Vec<&'static str> {
     if let Some(wide) = TEXTS.iter().find(&mut takes) {
         return vec![wide.words];

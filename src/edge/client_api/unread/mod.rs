@@ -20,6 +20,9 @@ use crate::api::{Code, Refusal};
 
 pub(super) use query::not_inline;
 
+/// Reads a request with this query and this body.
+type Read<'a> = dyn Fn(&str, &[u8]) -> Result<(), FromHttpRequestError> + 'a;
+
 /// A request that could not be read.
 pub(in crate::edge) struct Unread<'a> {
     /// The path, variables in braces.
@@ -31,7 +34,7 @@ pub(in crate::edge) struct Unread<'a> {
     /// The body.
     pub(in crate::edge) body: &'a [u8],
     /// Reads the same with another query and another body.
-    pub(in crate::edge) read: &'a dyn Fn(&str, &[u8]) -> Result<(), FromHttpRequestError>,
+    pub(in crate::edge) read: &'a Read<'a>,
 }
 
 /// What reading says, without where: the same for the same fault.
@@ -48,6 +51,8 @@ enum Said {
 enum Fault {
     /// Nothing stands there.
     Missing,
+    /// A member of this name cannot stand there; what its name should be.
+    Name(String),
     /// It stands in the query so many times.
     Repeated(usize),
     /// Something else is expected there, if it could be found out what; and what was found.
@@ -144,6 +149,7 @@ fn missing(name: &str) -> Refusal {
 fn told(place: &str, fault: &Fault) -> String {
     match fault {
         Fault::Missing => format!("`{place}` is missing"),
+        Fault::Name(expected) => format!("`{place}`: expected {expected} as the name"),
         Fault::Repeated(times) => {
             format!("`{place}` stands in the query {times} times, it may stand there once")
         }

@@ -280,17 +280,28 @@ fn initial_state_of(
     mut entry: CanonicalJsonObject,
     alias: Option<&RoomAliasId>,
 ) -> Result<InitialState, Refusal> {
-    let wrong = |what: &str| Refusal::bad_json(format!("`initial_state[{index}]` {what}"));
-    let Some(CanonicalJsonValue::String(kind)) = entry.remove("type") else {
-        return Err(wrong("needs a `type` that is a string"));
+    let wrong = |name: &str, right: &str| {
+        let message = format!("`initial_state[{index}].{name}`: expected {right}");
+        Refusal::bad_json(message)
+    };
+    let missing = |name: &str| {
+        let message = format!("`initial_state[{index}].{name}` is missing");
+        Refusal::new(Code::MissingParam, message)
+    };
+    let kind = match entry.remove("type") {
+        Some(CanonicalJsonValue::String(kind)) => kind,
+        Some(_) => return Err(wrong("type", "a text")),
+        None => return Err(missing("type")),
     };
     let state_key = match entry.remove("state_key") {
         None => String::new(),
         Some(CanonicalJsonValue::String(key)) => key,
-        Some(_) => return Err(wrong("has a `state_key` that is not a string")),
+        Some(_) => return Err(wrong("state_key", "a text")),
     };
-    let Some(CanonicalJsonValue::Object(content)) = entry.remove("content") else {
-        return Err(wrong("needs a `content` that is an object"));
+    let content = match entry.remove("content") {
+        Some(CanonicalJsonValue::Object(content)) => content,
+        Some(_) => return Err(wrong("content", "an object")),
+        None => return Err(missing("content")),
     };
     if kind == canonical_alias::KIND && state_key.is_empty() {
         canonical_alias::check_first(index, &content, alias)?;
@@ -343,4 +354,34 @@ fn optional(
     content: Option<Result<CanonicalJsonObject, Refusal>>,
 ) -> Result<CanonicalJsonObject, Refusal> {
     content.unwrap_or_else(|| Ok(CanonicalJsonObject::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_of_the_first_state_that_is_wrong_is_named() {
+        for (entry, code, said) in [
+            (
+                "{}",
+                Code::MissingParam,
+                "`initial_state[3].type` is missing",
+            ),
+            (
+                r#"{"type":5}"#,
+                Code::BadJson,
+                "`initial_state[3].type`: expected a text",
+            ),
+            (
+                r#"{"type":"m.x"}"#,
+                Code::MissingParam,
+                "`initial_state[3].content` is missing",
+            ),
+        ] {
+            let entry = serde_json::from_str(entry).unwrap();
+            let refusal = initial_state_of(3, entry, None).err().unwrap();
+            assert_eq!((refusal.code, &*refusal.message), (code, said));
+        }
+    }
 }
