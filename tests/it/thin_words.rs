@@ -194,7 +194,7 @@ fn limit() -> Result<(), Failed> {
     let hub = Hub::with_users(&["ana"])?;
     let ana = link(&hub, "ana")?;
     let [photo, out] = ["photo", "out"].map(|name| hub.path().join(name));
-    fs::write(&photo, [7; 30_000])?;
+    fs::write(&photo, vec![7; 30_000])?;
     let (photo, out) = (photo.display().to_string(), out.display().to_string());
     let up = done(&ana, &["upload", &photo])?;
     let uri = up[0]["content_uri"].as_str().ok_or("no address")?;

@@ -172,10 +172,10 @@ pub(super) async fn names(
         })
     });
     let mut names: Vec<_> = names.collect();
-    let called = wanted
+    let titles = wanted
         .iter()
         .filter(|(kind, _)| *kind == NameKind::RoomName);
-    for (kind, alias) in called.take(ROOM_NAMES_MAX) {
+    for (kind, alias) in titles.take(ROOM_NAMES_MAX) {
         let text = called::room(hub, caller, *alias).await?;
         names.extend(text.map(|text| Name {
             kind: *kind,

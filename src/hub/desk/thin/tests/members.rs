@@ -146,16 +146,16 @@ async fn an_edit_is_shown_with_the_number_of_what_it_replaces() {
         sent.unwrap();
     }
     let shown = test.log(&ana, alias, 1, 9000).await;
-    let targets: Vec<_> = shown
-        .records
-        .iter()
-        .filter_map(|record| match &record.what {
-            Shown::Entry {
-                seq, target, body, ..
-            } if matches!(body, Body::Event { .. } | Body::Text(_)) => Some((*seq, *target)),
-            _ => None,
-        })
-        .collect();
+    let target = |record: &Record| match &record.what {
+        Shown::Entry {
+            seq,
+            target,
+            body: Body::Event { .. } | Body::Text(_),
+            ..
+        } => Some((*seq, *target)),
+        _ => None,
+    };
+    let targets: Vec<_> = shown.records.iter().filter_map(target).collect();
     let [(one, None), (_, Some(edited)), (_, None)] = targets[..] else {
         panic!("{targets:?}")
     };
