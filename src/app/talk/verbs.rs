@@ -84,14 +84,7 @@ pub(super) async fn verb(
             let wish = (&*room, alias.as_deref(), remove);
             super::alias::alias(client, me, wish, format).await
         }
-        ClientVerb::Leave { room } => {
-            let room = room_id(client, &room).await?;
-            client.leave(&room).await.map_err(failed)?;
-            Ok(Said::one(
-                format!("left {room}"),
-                json!({ "room_id": room }),
-            ))
-        }
+        ClientVerb::Leave { room } => leave(client, &room).await,
         ClientVerb::Send { room, text, txn } => {
             let room = room_id(client, &room).await?;
             let txn = txn.unwrap_or_else(fresh_txn);
@@ -144,6 +137,13 @@ async fn invite(client: &mut Client, room: &str, user: &str) -> Result<Said, Fai
     client.invite(&room, &user).await.map_err(failed)?;
     let said = json!({"room_id": room, "user_id": user});
     Ok(Said::one(format!("invited {user}"), said))
+}
+
+async fn leave(client: &mut Client, room: &str) -> Result<Said, Failure> {
+    let room = room_id(client, room).await?;
+    client.leave(&room).await.map_err(failed)?;
+    let json = json!({ "room_id": room });
+    Ok(Said::one(format!("left {room}"), json))
 }
 
 async fn create(

@@ -82,7 +82,7 @@ async fn a_failing_store_makes_a_sync_fail_and_lose_nothing() {
     let room = hub.public_room(&ana, &[&bob]).await;
     let since = next(&hub.sync(&ana, None, json!({})).await);
     for n in 0..12 {
-        let topic = json!({ "topic": n });
+        let topic = json!({ "topic": n.to_string() });
         let key = ("m.room.topic", "");
         hub.clock.advance(Duration::from_secs(1));
         hub.set(&bob, &room, key, topic.clone()).await.unwrap_err();
