@@ -78,17 +78,18 @@ pub struct Present {
 impl Inbox {
     fn touch(&mut self, position: Position, servers: &Servers, what: ForServers) {
         match what {
-            ForServers::Entries(room, entry) => match self.rooms.get_mut(&room) {
-                Some((_, known)) if Arc::ptr_eq(known, servers) => {}
-                Some((_, known)) => Arc::make_mut(known).extend(servers.iter().cloned()),
-                None => {
-                    let start = Start {
-                        position,
-                        entry: Some(entry),
-                    };
-                    self.rooms.insert(room, (start, Arc::clone(servers)));
+            ForServers::Entries(room, entry) => {
+                let start = Start {
+                    position,
+                    entry: Some(entry),
+                };
+                let known = self.rooms.entry(room);
+                let (first, known) = known.or_insert_with(|| (start, Arc::clone(servers)));
+                *first = start.min(*first);
+                if !Arc::ptr_eq(known, servers) {
+                    Arc::make_mut(known).extend(servers.iter().cloned());
                 }
-            },
+            }
             ForServers::Beside => self.beside.push(Arc::clone(servers)),
         }
     }
@@ -183,5 +184,30 @@ impl Hints {
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::owned_server_name;
+
+    use super::*;
+    use crate::base::Seq;
+
+    #[test]
+    fn a_room_is_noted_once_from_its_first_entry_for_all_servers() {
+        let (near, far) = (owned_server_name!("near"), owned_server_name!("far"));
+        let one: Servers = Arc::new(BTreeSet::from([near.clone()]));
+        let both: Servers = Arc::new(BTreeSet::from([near, far]));
+        let mut inbox = Inbox::default();
+        for (position, entry, servers) in [(7, 11, &one), (7, 10, &one), (8, 12, &both)] {
+            let what = ForServers::Entries(RoomNid(1), Seq(entry));
+            inbox.touch(Position(position), servers, what);
+        }
+        let start = Start {
+            position: Position(7),
+            entry: Some(Seq(10)),
+        };
+        assert_eq!(inbox.rooms, BTreeMap::from([(RoomNid(1), (start, both))]));
     }
 }

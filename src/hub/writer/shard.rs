@@ -128,10 +128,12 @@ struct Staging {
 }
 
 impl Staging {
-    /// Other servers are to be told of an entry. One that is taken back leaves its number to the next.
+    /// Other servers are to be told of an entry. After some were taken back it may be one with a lower
+    /// number than theirs.
     fn tell(&mut self, room: &RoomId, entry: Seq) {
-        if !self.told.contains_key(room) {
-            self.told.insert(room.to_owned(), entry);
+        match self.told.get_mut(room) {
+            Some(first) => *first = entry.min(*first),
+            None => drop(self.told.insert(room.to_owned(), entry)),
         }
     }
 
@@ -446,4 +448,24 @@ async fn oldest(in_flight: &mut VecDeque<InFlight>) -> Settled {
         .map(|batch| batch.answers)
         .unwrap_or_default();
     (stored, answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::room_id;
+
+    use super::*;
+
+    #[test]
+    fn servers_are_told_from_the_lowest_entry_on_also_when_others_were_taken_back_before() {
+        let (room, other) = (room_id!("!r"), room_id!("!s"));
+        let mut staging = Staging::default();
+        for (room, entry) in [(room, 11), (other, 3), (room, 10), (room, 12)] {
+            staging.tell(room, Seq(entry));
+        }
+        assert_eq!(
+            staging.told.into_iter().collect::<Vec<_>>(),
+            [(room.to_owned(), Seq(10)), (other.to_owned(), Seq(3))]
+        );
+    }
 }
