@@ -105,16 +105,10 @@ fn failed(server: &ServerName, error: AskError) -> RemoteError {
             code,
             message,
         },
-        AskError::Connect(error) => match unconnected(&error) {
-            Some(code) => RemoteError::Unconnected {
-                server,
-                code,
-                reason: error.to_string(),
-            },
-            None => RemoteError::Unreachable {
-                server,
-                reason: error.to_string(),
-            },
+        AskError::Connect(error) => RemoteError::Unconnected {
+            server,
+            code: unconnected(&error),
+            reason: error.to_string(),
         },
         other => RemoteError::Unreachable {
             server,
@@ -123,12 +117,13 @@ fn failed(server: &ServerName, error: AskError) -> RemoteError {
     }
 }
 
-/// Doctor's word for it, where that is another than that nobody answers.
-const fn unconnected(error: &ConnectError) -> Option<&'static str> {
+/// Doctor's word for it.
+const fn unconnected(error: &ConnectError) -> &'static str {
     match error {
-        ConnectError::NoAddress { .. } => Some("PEER_DNS"),
-        ConnectError::Private { .. } => Some("PEER_PRIVATE_ADDRESS"),
-        ConnectError::Tls { .. } => Some("PEER_TLS"),
-        ConnectError::Unreached { .. } | ConnectError::Proxy { .. } => None,
+        ConnectError::NoAddress { .. } => "PEER_DNS",
+        ConnectError::Private { .. } => "PEER_PRIVATE_ADDRESS",
+        ConnectError::Tls { .. } => "PEER_TLS",
+        // told in the words for an address inside, which are not to be told from these
+        ConnectError::Unreached { .. } | ConnectError::Proxy { .. } => "PEER_UNREACHABLE",
     }
 }
