@@ -127,3 +127,31 @@ const fn unconnected(error: &ConnectError) -> &'static str {
         ConnectError::Unreached { .. } | ConnectError::Proxy { .. } => "PEER_UNREACHABLE",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_inside_is_told_like_one_where_nobody_listens() {
+        let server = ruma::server_name!("far.example");
+        let inside = ConnectError::Private {
+            host: "far.example".to_owned(),
+            address: [10, 0, 0, 7].into(),
+        };
+        let closed = ConnectError::Unreached {
+            to: "203.0.113.7:8448".to_owned(),
+            source: io::ErrorKind::ConnectionRefused.into(),
+        };
+
+        let [inside, closed] = [inside, closed].map(|error| failed(server, error.into()));
+
+        assert_eq!(inside.told(), closed.told());
+        assert_eq!(
+            [inside.code(), closed.code()],
+            ["PEER_PRIVATE_ADDRESS", "PEER_UNREACHABLE"]
+        );
+    }
+}
