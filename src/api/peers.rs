@@ -206,7 +206,7 @@ pub enum RemoteError {
         /// Why.
         reason: String,
     },
-    /// No connection to it is made, for a reason with a name: what mends it is more than that it answers.
+    /// No connection to it is made, for a reason with a name.
     #[error("{server} is not reached: {reason}")]
     Unconnected {
         /// Who.
@@ -236,8 +236,14 @@ pub enum Unverified {
     #[error("{0}")]
     Wrong(String),
     /// A key to check it with could not be had.
-    #[error("{0}")]
-    NoKey(String),
+    #[error("{whole}")]
+    NoKey {
+        /// Whose key, and what is wrong with what is known of it: as whoever sent the event is told.
+        told: String,
+        /// The same with what came of asking for it, perhaps in the system's words and with
+        /// addresses: for the operator.
+        whole: String,
+    },
 }
 
 impl Unverified {
@@ -246,7 +252,14 @@ impl Unverified {
         match self {
             Self::Form(_) => "EVENT_FORM",
             Self::Wrong(_) => "EVENT_SIGNATURE",
-            Self::NoKey(_) => "EVENT_KEY",
+            Self::NoKey { .. } => "EVENT_KEY",
+        }
+    }
+
+    /// What whoever sent the event is told, or waits for it.
+    pub fn told(&self) -> &str {
+        match self {
+            Self::Form(told) | Self::Wrong(told) | Self::NoKey { told, .. } => told,
         }
     }
 }
@@ -278,8 +291,10 @@ impl RemoteError {
 
 impl RemoteError {
     /// What whoever waits for it is told: which server, and why, with the code that the operator
-    /// sees, too. What the system or a library said, and addresses, are the operator's alone.
+    /// sees, too. What the system or a library said, and addresses, are the operator's alone; and so
+    /// is that an address is not of the public internet, which tells what names there are inside.
     pub fn told(&self) -> String {
+        let mut code = self.code();
         let what = match self {
             Self::NotAllowed { .. } => return self.to_string(),
             Self::Refused { status, .. } if *status < 500 => return self.to_string(),
@@ -289,17 +304,17 @@ impl RemoteError {
             Self::Unreachable { .. } => {
                 "it does not answer, or not as a Matrix server does".to_owned()
             }
-            Self::Unconnected { code, .. } => match *code {
+            Self::Unconnected { code: reason, .. } => match *reason {
                 "PEER_DNS" => "its name has no address",
-                "PEER_PRIVATE_ADDRESS" => {
-                    "its name leads to an address that is not of the public internet"
-                }
                 "PEER_TLS" => "it shows no certificate that is good for its name and believed here",
-                _ => "no connection to it can be made",
+                _ => {
+                    code = "PEER_UNREACHABLE";
+                    "no connection to it can be made"
+                }
             }
             .to_owned(),
         };
-        not_reached(self.server(), self.code(), &what)
+        not_reached(self.server(), code, &what)
     }
 }
 
@@ -361,7 +376,9 @@ impl Remote for Nobody {
     }
 
     async fn verified(&self, _json: &str, _version: Version) -> Result<Pdu, Unverified> {
-        Err(Unverified::NoKey("this hub does not federate".to_owned()))
+        let told = "this hub does not federate".to_owned();
+        let whole = told.clone();
+        Err(Unverified::NoKey { told, whole })
     }
 }
 
@@ -393,7 +410,6 @@ mod tests {
             (silent, "PEER_UNREACHABLE"),
             (unconnected("PEER_DNS"), "PEER_DNS"),
             (unconnected("PEER_TLS"), "PEER_TLS"),
-            (unconnected("PEER_PRIVATE_ADDRESS"), "PEER_PRIVATE_ADDRESS"),
             (ill, "PEER_IN_TROUBLE"),
         ] {
             let refusal = Refusal::from(error);
@@ -408,5 +424,22 @@ mod tests {
             assert_eq!(why.code, Some(code));
             assert!(why.rule.unwrap().contains("os error"));
         }
+    }
+
+    #[test]
+    fn that_a_name_leads_inside_is_told_to_the_operator_only() {
+        let refusal = Refusal::from(RemoteError::Unconnected {
+            server: "intranet.example".to_owned(),
+            code: "PEER_PRIVATE_ADDRESS",
+            reason: "intranet.example has the address 10.0.0.7 only".to_owned(),
+        });
+
+        assert_eq!(
+            refusal.message,
+            "intranet.example is not reached (PEER_UNREACHABLE): no connection to it can be made"
+        );
+        let why = refusal.why.unwrap();
+        assert_eq!(why.code, Some("PEER_PRIVATE_ADDRESS"));
+        assert!(why.rule.unwrap().contains("10.0.0.7"));
     }
 }

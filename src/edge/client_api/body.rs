@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::endpoint::Endpoint;
 use crate::{
@@ -44,18 +44,15 @@ fn strict(endpoint: Endpoint, body: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
     else {
         return Err(Refusal::bad_json("the body must be a JSON object"));
     };
-    match (endpoint, object.get("type"), object.get("typing")) {
-        (Endpoint::Login, None, _) => Err(Refusal::new(Code::MissingParam, "`type` is missing")),
-        (Endpoint::Login, Some(kind), _) if !kind.is_string() => {
-            Err(Refusal::bad_json("`type`: expected a text"))
-        }
+    bearable(endpoint, &object)?;
+    match (endpoint, object.get("typing")) {
         // of this one ruma says only that it is of neither of two forms
-        (Endpoint::Invite, ..) if !INVITED.iter().any(|name| object.contains_key(*name)) => {
+        (Endpoint::Invite, _) if !INVITED.iter().any(|name| object.contains_key(*name)) => {
             Err(Refusal::new(Code::MissingParam, "`user_id` is missing"))
         }
         // ruma wants it, the specification does not
         // spec: client-server-sync §Typing-notifications
-        (Endpoint::Typing, _, Some(Value::Bool(true)))
+        (Endpoint::Typing, Some(Value::Bool(true)))
             if object.get("timeout").is_none_or(Value::is_null) =>
         {
             object.insert("timeout".to_owned(), TYPING_MS.into());
@@ -66,14 +63,22 @@ fn strict(endpoint: Endpoint, body: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
 }
 
 /// Whether ruma bears to read it: ruma-client-api 0.25.2 panics over a login without a type.
-pub(super) fn bearable(endpoint: Endpoint, body: &[u8]) -> Result<(), serde_json::Error> {
-    if endpoint == Endpoint::Login {
-        let object: Value = serde_json::from_slice(body)?;
-        if !object.get("type").is_some_and(Value::is_string) {
-            return Err(serde::de::Error::missing_field("type"));
-        }
+fn bearable(endpoint: Endpoint, object: &Map<String, Value>) -> Result<(), Refusal> {
+    match object.get("type") {
+        _ if endpoint != Endpoint::Login => Ok(()),
+        Some(Value::String(_)) => Ok(()),
+        Some(_) => Err(Refusal::bad_json("`type`: expected a text")),
+        None => Err(Refusal::new(Code::MissingParam, "`type` is missing")),
     }
-    Ok(())
+}
+
+/// The same of a text, as ruma would say it.
+pub(super) fn bearable_text(endpoint: Endpoint, body: &[u8]) -> Result<(), serde_json::Error> {
+    if endpoint != Endpoint::Login {
+        return Ok(());
+    }
+    let object = serde_json::from_slice(body)?;
+    bearable(endpoint, &object).map_err(|_| serde::de::Error::missing_field("type"))
 }
 
 /// By which an invite names whom it is for.
@@ -91,4 +96,28 @@ pub(in crate::edge) fn unreadable(error: &DecodeError) -> Refusal {
         Code::NotJson
     };
     Refusal::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_that_ruma_panics_over_is_neither_read_nor_tried() {
+        for body in [
+            "{}",
+            r#"{"type":5}"#,
+            r#"{"type":null}"#,
+            "[]",
+            r#"{"type":{}}"#,
+        ] {
+            let body = body.as_bytes();
+            assert!(strict(Endpoint::Login, body).is_err());
+            assert!(bearable_text(Endpoint::Login, body).is_err());
+            assert!(bearable_text(Endpoint::Typing, body).is_ok());
+        }
+        let body = br#"{"type":"m.login.password"}"#;
+        assert!(strict(Endpoint::Login, body).is_ok());
+        assert!(bearable_text(Endpoint::Login, body).is_ok());
+    }
 }

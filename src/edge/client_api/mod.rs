@@ -106,7 +106,7 @@ impl Match {
             query,
             body,
             read: &|query, body| {
-                body::bearable(self.endpoint, body)?;
+                body::bearable_text(self.endpoint, body)?;
                 match self.request(query, body) {
                     Ok(request) => self.endpoint.command(request, arguments).map(drop),
                     Err(_) => Ok(()),

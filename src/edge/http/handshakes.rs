@@ -1,10 +1,11 @@
 //! TLS handshakes at this door that fail: the operator of a server that cannot reach this hub asks why,
-//! and only here it is known. The log has one line for each address and minute at most.
+//! and only here it is known. The log has one line for each address and minute at most, and some that
+//! nobody can use up who only sends what is no TLS.
 
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -37,9 +38,9 @@ impl Failed {
     pub(super) fn of(error: &io::Error, traffic: &Traffic) -> Self {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
         let Some(cause) = cause else {
-            return match traffic.first() {
-                None => Self::Silent,
-                Some(_) => Self::Gone,
+            return match traffic.first().as_slice() {
+                [] => Self::Silent,
+                _ => Self::Gone,
             };
         };
         match cause {
@@ -47,7 +48,7 @@ impl Failed {
             | rustls::Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName) => {
                 Self::ServerName
             }
-            rustls::Error::InvalidMessage(_) if is_http(traffic.first()) => Self::PlainHttp,
+            rustls::Error::InvalidMessage(_) if is_http(&traffic.first()) => Self::PlainHttp,
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::NotTls,
             rustls::Error::PeerIncompatible(why) => of_incompatible(why),
             rustls::Error::AlertReceived(alert) => of_alert(*alert),
@@ -147,8 +148,8 @@ const fn of_alert(alert: AlertDescription) -> Failed {
     }
 }
 
-/// Whether a connection began with a request.
-fn is_http(first: Option<[u8; 8]>) -> bool {
+/// Whether a connection began with a request, as far as it came.
+fn is_http(first: &[u8]) -> bool {
     let methods: [&[u8]; 9] = [
         b"GET ",
         b"HEAD ",
@@ -160,7 +161,8 @@ fn is_http(first: Option<[u8; 8]>) -> bool {
         b"CONNECT ",
         b"PRI * ",
     ];
-    first.is_some_and(|first| methods.iter().any(|method| first.starts_with(method)))
+    let begins = |method: &&[u8]| method.starts_with(first) || first.starts_with(method);
+    !first.is_empty() && methods.iter().any(|method| begins(method))
 }
 
 /// Whose handshakes failed of late.
@@ -195,7 +197,8 @@ impl Handshakes {
         let reason = failed.code();
         counter!("tramline_tls_failures_total", "reason" => reason).increment(1);
         // what checks whether the port is open does just that
-        let line = (failed != Failed::Silent).then(|| self.line(peer.ip(), now));
+        let line =
+            (failed != Failed::Silent).then(|| self.line(peer.ip(), failed.is_lasting(), now));
         let Some(Line { times, untold }) = line.flatten() else {
             tracing::debug!(%peer, code = reason, detail, "a TLS handshake failed");
             return;
@@ -212,7 +215,13 @@ impl Handshakes {
         }
     }
 
-    fn line(&self, address: IpAddr, now: Instant) -> Option<Line> {
+    fn line(&self, address: IpAddr, is_lasting: bool, now: Instant) -> Option<Line> {
+        let address = of_one_owner(address);
+        let max = if is_lasting {
+            ADDRESSES_MAX
+        } else {
+            ADDRESSES_MAX - LASTING_MIN
+        };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_recent = |told: &Told| now.saturating_duration_since(told.at) < LINE_EVERY;
         let mut more = 0;
@@ -222,9 +231,9 @@ impl Handshakes {
                 return None;
             }
             more = told.more;
-        } else if seen.addresses.len() >= ADDRESSES_MAX {
+        } else if seen.addresses.len() >= max {
             seen.addresses.retain(|_, told| is_recent(told));
-            if seen.addresses.len() >= ADDRESSES_MAX {
+            if seen.addresses.len() >= max {
                 seen.untold += 1;
                 return None;
             }
@@ -237,11 +246,22 @@ impl Handshakes {
     }
 }
 
+/// The address, or of version 6 the first half of it: whoever has one has all that begin so.
+fn of_one_owner(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(long) => IpAddr::V6(Ipv6Addr::from_bits(long.to_bits() >> 64 << 64)),
+        short @ IpAddr::V4(_) => short,
+    }
+}
+
 /// How often an address has a line at most.
 const LINE_EVERY: Duration = Duration::from_mins(1);
 
 /// Addresses that have had a line within the minute: the most lines there are in one.
 const ADDRESSES_MAX: usize = 256;
+
+/// So many of these lines are only for faults that somebody has to mend: any scanner causes the others.
+const LASTING_MIN: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -261,14 +281,14 @@ mod tests {
             times: 1,
             untold: 0,
         });
-        assert_eq!(handshakes.line(here, start), first);
+        assert_eq!(handshakes.line(here, true, start), first);
         for second in 1..60 {
             let now = start + Duration::from_secs(second);
-            assert_eq!(handshakes.line(here, now), None);
+            assert_eq!(handshakes.line(here, true, now), None);
         }
-        assert_eq!(handshakes.line(there, start), first);
+        assert_eq!(handshakes.line(there, true, start), first);
         let minute = start + LINE_EVERY;
-        let line = handshakes.line(here, minute);
+        let line = handshakes.line(here, true, minute);
         assert_eq!(line.unwrap().times, 60);
     }
 
@@ -278,11 +298,14 @@ mod tests {
         let start = start();
         let address = |number: usize| IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
         for number in 0..ADDRESSES_MAX {
-            assert!(handshakes.line(address(number), start).is_some());
+            assert!(handshakes.line(address(number), true, start).is_some());
         }
-        assert_eq!(handshakes.line(address(ADDRESSES_MAX), start), None);
-        assert_eq!(handshakes.line(address(ADDRESSES_MAX + 1), start), None);
-        let line = handshakes.line(address(ADDRESSES_MAX), start + LINE_EVERY);
+        assert_eq!(handshakes.line(address(ADDRESSES_MAX), true, start), None);
+        assert_eq!(
+            handshakes.line(address(ADDRESSES_MAX + 1), true, start),
+            None
+        );
+        let line = handshakes.line(address(ADDRESSES_MAX), true, start + LINE_EVERY);
         assert_eq!(
             line,
             Some(Line {
@@ -291,5 +314,48 @@ mod tests {
             })
         );
         assert_eq!(handshakes.0.lock().unwrap().addresses.len(), 1);
+    }
+
+    #[test]
+    fn scanners_leave_lines_for_faults_that_somebody_has_to_mend() {
+        let handshakes = Handshakes::default();
+        let start = start();
+        let address = |number: usize| IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
+
+        let told =
+            (0..1000).filter(|number| handshakes.line(address(*number), false, start).is_some());
+        assert_eq!(told.count(), ADDRESSES_MAX - LASTING_MIN);
+        let lasting = handshakes.line(address(2000), true, start);
+        assert_eq!(
+            lasting.unwrap().untold,
+            1000 - (ADDRESSES_MAX - LASTING_MIN) as u64
+        );
+    }
+
+    #[test]
+    fn one_network_of_version_6_is_one_address() {
+        let handshakes = Handshakes::default();
+        let start = start();
+        let line = |address: &str| {
+            let address = address.parse().unwrap();
+            handshakes.line(address, true, start).is_some()
+        };
+
+        assert!(line("2001:db8:0:1::1"));
+        assert!(!line("2001:db8:0:1:ffff::2"));
+        assert!(line("2001:db8:0:2::1"));
+        assert!(line("192.0.2.1"));
+        assert!(!line("::ffff:192.0.2.1"));
+        assert!(line("::ffff:192.0.2.2"), "these are of version 4");
+    }
+
+    #[test]
+    fn a_request_is_known_by_what_came_of_it() {
+        for first in ["G", "GET /_m", "OPTIONS", "PUT", "PRI * H"] {
+            assert!(is_http(first.as_bytes()), "{first}");
+        }
+        for first in ["", "GOT", "\u{16}\u{3}\u{1}", "\0", "PUTS"] {
+            assert!(!is_http(first.as_bytes()), "{first:?}");
+        }
     }
 }

@@ -167,7 +167,7 @@ impl Connection {
         let (failed, detail) = match made {
             Ok(Ok(stream)) => return self.serve(stream, traffic).await,
             Ok(Err(error)) => (Failed::of(&error, &traffic), error.to_string()),
-            Err(_) if traffic.first().is_none() => (Failed::Silent, String::new()),
+            Err(_) if traffic.first().is_empty() => (Failed::Silent, String::new()),
             Err(_) => (Failed::Late, String::new()),
         };
         let now = stopwatch();

@@ -20,7 +20,7 @@ pub(super) struct Traffic {
     received: AtomicU64,
     sent: AtomicU64,
     is_peers: AtomicBool,
-    /// The first bytes that came; zeros before.
+    /// How many first bytes are kept, in the first byte, and these.
     first: AtomicU64,
 }
 
@@ -31,20 +31,23 @@ impl Traffic {
         self.tell();
     }
 
-    /// The first bytes that came, filled up with zeros; none if none came.
-    pub(super) fn first(&self) -> Option<[u8; 8]> {
-        let first = self.first.load(Ordering::Relaxed);
-        (first != 0).then(|| first.to_be_bytes())
+    /// The first bytes that came, up to seven; none if none came.
+    pub(super) fn first(&self) -> Vec<u8> {
+        let [count, first @ ..] = self.first.load(Ordering::Relaxed).to_be_bytes();
+        first.into_iter().take(count.into()).collect()
     }
 
     fn begins_with(&self, bytes: &[u8]) {
-        if self.first.load(Ordering::Relaxed) == 0 {
-            let mut first = [0; 8];
-            for (to, from) in first.iter_mut().zip(bytes) {
-                *to = *from;
-            }
-            let first = u64::from_be_bytes(first);
-            self.first.store(first, Ordering::Relaxed);
+        let mut kept = self.first.load(Ordering::Relaxed).to_be_bytes();
+        let [count, first @ ..] = &mut kept;
+        let before = *count;
+        for (to, from) in first.iter_mut().skip(before.into()).zip(bytes) {
+            *to = *from;
+            *count += 1;
+        }
+        if *count != before {
+            let kept = u64::from_be_bytes(kept);
+            self.first.store(kept, Ordering::Relaxed);
         }
     }
 
@@ -133,10 +136,12 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(100);
         let mut stream = Counted::new(near, Arc::clone(&traffic));
         stream.write_all(&[0; 30]).await.unwrap();
+        assert!(traffic.first().is_empty());
         far.write_all(&[0; 7]).await.unwrap();
-        stream.read_exact(&mut [0; 7]).await.unwrap();
+        stream.read_exact(&mut [0; 3]).await.unwrap();
+        assert_eq!(traffic.first(), [0; 3], "zeros are bytes as well");
+        stream.read_exact(&mut [0; 4]).await.unwrap();
         assert_eq!(waiting(&traffic), [7, 30]);
-        assert_eq!(traffic.first(), None, "zeros are as good as nothing");
 
         traffic.is_a_peers();
         stream.write_all(&[0; 5]).await.unwrap();

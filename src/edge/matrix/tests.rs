@@ -223,7 +223,7 @@ async fn who_does_not_show_who_it_is_has_one_answer_whatever_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_asked_for_its_key_is_refused_with_the_cause() {
+async fn what_came_of_asking_a_server_for_its_key_is_told_to_the_operator_only() {
     let world = World::new();
     let b = world.hub("b.example:8449").await;
     let a = world.hub("a.example").await;
@@ -232,10 +232,13 @@ async fn a_server_that_cannot_be_asked_for_its_key_is_refused_with_the_cause() {
     let refusal = arrives(&a, &b, b.name()).await.unwrap_err();
 
     assert_eq!(refusal.status, 401);
-    assert!(
-        refusal.message.contains("a.example has no address"),
-        "{refusal}"
-    );
+    let told = &refusal.message;
+    assert!(told.starts_with("no key of a.example: the key "), "{told}");
+    assert!(!told.contains("has no address"), "{told}");
+    let why = refusal.why.unwrap();
+    assert_eq!(why.code, Some("SIGNATURE_KEY"));
+    let rule = why.rule.unwrap();
+    assert!(rule.contains("a.example has no address"), "{rule}");
 }
 
 #[tokio::test]

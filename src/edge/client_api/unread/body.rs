@@ -32,7 +32,10 @@ pub(super) fn refusal(unread: &Unread<'_>, error: &serde_json::Error, said: &Sai
         return Refusal::bad_json("the body must be a JSON object");
     }
     let says = |json: &str| unread.says(unread.query, json.as_bytes());
-    let found = value.and_then(|value| fault(smaller(value, &hint, said, &says), said, &says));
+    let found = value.and_then(|value| {
+        let smaller = smaller(value, &hint, said, &says);
+        fault_in(smaller, said, &says)
+    });
     match found {
         Some((place, Fault::Missing)) => missing(&place),
         Some((place, fault)) => Refusal::bad_json(told(&place, &fault)),
@@ -47,8 +50,18 @@ pub(super) fn fault(
     whole: &Said,
     says: &dyn Fn(&str) -> Said,
 ) -> Option<(String, Fault)> {
+    fault_in(Smaller::whole(text), whole, says)
+}
+
+fn fault_in(
+    Smaller { text, stood_at }: Smaller,
+    whole: &Said,
+    says: &dyn Fn(&str) -> Said,
+) -> Option<(String, Fault)> {
     let mut trial = Trial {
+        bytes: text.to_string().len(),
         text,
+        stood_at,
         whole: whole.clone(),
         says,
         bytes_left: Cell::new(TRIED_BYTES_MAX),
@@ -58,12 +71,15 @@ pub(super) fn fault(
         .said(&trial.text)
         .filter(|said| *said != Said::Nothing)?;
     if let Some(name) = trial.whole.missing() {
-        let mut way = trial.lacking(name).unwrap_or_default();
+        let mut way = trial.lacking(name)?;
         way.push(Step::Key(name.to_owned()));
-        return Some((place::path(&way), Fault::Missing));
+        return Some((trial.path(&way), Fault::Missing));
     }
     let way = trial.way();
     let wrong = at(&trial.text, &way).filter(|_| !way.is_empty())?;
+    if trial.bytes_left.get() == 0 && steps(wrong).next().is_some() {
+        return Some((trial.path(&way), Fault::Within));
+    }
     let expected = trial.whole.alternatives().or_else(|| {
         let expected = trial.expected(&way);
         expected.filter(|expected| !kinds::is_of(expected, wrong))
@@ -71,10 +87,10 @@ pub(super) fn fault(
     if expected.is_none()
         && let Some(name) = trial.expected_name(&way)
     {
-        return Some((place::path(&way), Fault::Name(name)));
+        return Some((trial.path(&way), Fault::Name(name)));
     }
     let found = kinds::found_beside(expected.as_deref(), wrong);
-    Some((place::path(&way), Fault::Other { expected, found }))
+    Some((trial.path(&way), Fault::Other { expected, found }))
 }
 
 /// The body, or of a large one the member at its top that the error is about, if that is small.
@@ -99,41 +115,72 @@ fn value(body: &[u8], hint: &[Step]) -> Result<Option<Value>, DecodeError> {
     Ok(Some(Value::Object(Map::from_iter([(key.clone(), member)]))))
 }
 
-/// The text, or of a long one what stands on the way that the error tells, if that has the same fault.
-fn smaller(text: Value, hint: &[Step], said: &Said, says: &dyn Fn(&str) -> Said) -> Value {
-    if text.to_string().len() <= WHOLE_BYTES_MAX {
-        return text;
-    }
-    let on_the_way = along(&text, hint);
-    if says(&on_the_way.to_string()) == *said {
-        return on_the_way;
-    }
-    text
+/// A text with the fault of another one.
+struct Smaller {
+    text: Value,
+    /// The way in the other one: of a list on it only this item is left, as the first.
+    stood_at: Vec<Step>,
 }
 
-fn along(text: &Value, hint: &[Step]) -> Value {
-    let mut inner = at(text, hint).cloned().unwrap_or_default();
-    for (depth, step) in hint.iter().enumerate().rev() {
-        let around = hint.get(..depth).and_then(|way| at(text, way));
-        inner = match (step, around) {
-            (Step::Key(key), _) => Value::Object(Map::from_iter([(key.clone(), inner)])),
-            (Step::Index(index), Some(Value::Array(items))) => {
-                let before = items.iter().take(*index).cloned();
-                Value::Array(before.chain([inner]).collect())
-            }
-            (Step::Index(_), _) => inner,
+impl Smaller {
+    /// All of it.
+    const fn whole(text: Value) -> Self {
+        let stood_at = Vec::new();
+        Self { text, stood_at }
+    }
+}
+
+/// The text, or of a long one what stands on the way that the error tells, if that has the same fault.
+/// In a list it may be the item before.
+fn smaller(text: Value, hint: &[Step], said: &Said, says: &dyn Fn(&str) -> Said) -> Smaller {
+    if text.to_string().len() <= WHOLE_BYTES_MAX {
+        return Smaller::whole(text);
+    }
+    let ways = [Some(hint.to_vec()), item(hint, 0), item(hint, 1)];
+    for stood_at in ways.into_iter().flatten() {
+        let alone = along(&text, &stood_at);
+        if let Some(text) = alone.filter(|text| says(&text.to_string()) == *said) {
+            return Smaller { text, stood_at };
+        }
+    }
+    Smaller::whole(text)
+}
+
+/// The way to the item of the innermost list, or to the one that is so many before it.
+fn item(hint: &[Step], before: usize) -> Option<Vec<Step>> {
+    let is_index = |step: &Step| matches!(step, Step::Index(_));
+    let depth = hint.iter().rposition(is_index)?;
+    let Some(Step::Index(index)) = hint.get(depth) else {
+        return None;
+    };
+    let item = Step::Index(index.checked_sub(before)?);
+    let around = hint.get(..depth)?.iter().cloned();
+    Some(around.chain([item]).collect())
+}
+
+fn along(text: &Value, way: &[Step]) -> Option<Value> {
+    let mut inner = at(text, way)?.clone();
+    for step in way.iter().rev() {
+        inner = match step {
+            Step::Key(key) => Value::Object(Map::from_iter([(key.clone(), inner)])),
+            Step::Index(_) => Value::Array(vec![inner]),
         };
     }
-    inner
+    Some(inner)
 }
 
 /// What can be said where nothing could be tried: in a list the index is not certain.
 fn by_hint(hint: &[Step], said: &Said) -> Refusal {
-    if let Some(name) = said.missing() {
-        return missing(name);
-    }
     let keys = hint.iter().take_while(|step| matches!(step, Step::Key(_)));
     let keys: Vec<Step> = keys.cloned().collect();
+    if let Some(name) = said.missing() {
+        if keys.is_empty() || keys.len() == hint.len() {
+            return missing(name);
+        }
+        let list = place::path(&keys);
+        let message = format!("`{name}` is missing in an item of `{list}`");
+        return Refusal::new(Code::MissingParam, message);
+    }
     if keys.is_empty() {
         return Refusal::bad_json("the body is not what is expected at this path");
     }
@@ -148,51 +195,77 @@ fn by_hint(hint: &[Step], said: &Said) -> Refusal {
 /// A text that is not read, and tries with others like it.
 struct Trial<'a> {
     text: Value,
+    /// Its length.
+    bytes: usize,
+    /// See [`Smaller`].
+    stood_at: Vec<Step>,
     whole: Said,
     says: &'a dyn Fn(&str) -> Said,
     bytes_left: Cell<usize>,
 }
 
 impl Trial<'_> {
+    /// The way as it was in the whole text.
+    fn path(&self, way: &[Step]) -> String {
+        let mut real: Vec<Step> = Vec::with_capacity(way.len());
+        for (depth, step) in way.iter().enumerate() {
+            let stood_at = self.stood_at.get(depth);
+            let stood_at = stood_at.filter(|_| self.stood_at.get(..depth) == Some(&*real));
+            real.push(match (step, stood_at) {
+                (Step::Index(_), Some(index @ Step::Index(_))) => index.clone(),
+                _ => step.clone(),
+            });
+        }
+        place::path(&real)
+    }
+
+    /// Whether so many bytes may still be worked on; if not, nothing is any more.
+    fn pays(&self, bytes: usize) -> bool {
+        let cost = bytes.max(TRY_BYTES_MIN);
+        let left = self.bytes_left.get().checked_sub(cost);
+        self.bytes_left.set(left.unwrap_or(0));
+        left.is_some()
+    }
+
     /// What is said of another text; nothing if enough was tried.
     fn said(&self, text: &Value) -> Option<Said> {
         let text = text.to_string();
-        let cost = text.len().max(TRY_BYTES_MIN);
-        let left = self.bytes_left.get().checked_sub(cost);
-        self.bytes_left.set(left.unwrap_or(0));
-        left.map(|_| (self.says)(&text))
+        self.pays(text.len()).then(|| (self.says)(&text))
     }
 
-    /// What is said when the value at `way` is edited.
+    /// What is said when the value at `way` is edited. To copy the text costs as much as to read it.
     fn edited(&self, way: &[Step], edit: impl FnOnce(&mut Value)) -> Option<Said> {
-        if self.bytes_left.get() == 0 {
-            return None; // to copy it costs as much as to read it
+        if !self.pays(self.bytes) {
+            return None;
         }
         let mut text = self.text.clone();
         edit(at_mut(&mut text, way)?);
-        self.said(&text)
+        let text = text.to_string();
+        let more = text.len().saturating_sub(self.bytes.max(TRY_BYTES_MIN));
+        (more == 0 || self.pays(more)).then(|| (self.says)(&text))
     }
 
     fn is_whole(&self, said: Option<&Said>) -> bool {
         said.is_none_or(|said| *said == self.whole)
     }
 
-    /// The object that lacks a member.
+    /// The object that lacks a member; none if it was not found.
     fn lacking(&self, name: &str) -> Option<Vec<Step>> {
         let mut ways = vec![Vec::new()];
-        let mut next = 0;
-        while let Some(way) = ways.get(next).filter(|_| next < OBJECTS_MAX).cloned() {
+        let (mut next, mut tries) = (0, 0);
+        while let Some(way) = ways.get(next).filter(|_| tries < OBJECTS_MAX).cloned() {
             next += 1;
             let here = at(&self.text, &way)?;
             if let Value::Object(members) = here
                 && !members.contains_key(name)
             {
-                let said = self.edited(&way, |here| insert(here, name, Value::Null));
-                if !self.is_whole(said.as_ref()) {
+                tries += 1;
+                let said = self.edited(&way, |here| insert(here, name, Value::Null))?;
+                if said != self.whole {
                     return Some(way);
                 }
             }
-            for step in steps(here).take(OBJECTS_MAX) {
+            for step in steps(here).take(LOOKED_AT_MAX.saturating_sub(ways.len())) {
                 ways.push([way.as_slice(), &[step]].concat());
             }
         }
@@ -208,7 +281,7 @@ impl Trial<'_> {
         way
     }
 
-    /// Which part of a value is wrong; none if it is the value itself.
+    /// Which part of a value is wrong; none if it is the value itself, or enough was tried.
     fn inside(&self, way: &[Step]) -> Option<Step> {
         let parts: Vec<Step> = steps(at(&self.text, way)?).collect();
         let kept = |count: usize| self.edited(way, |here| keep(here, count));
@@ -228,7 +301,7 @@ impl Trial<'_> {
         let (mut right, mut wrong) = (0, parts.len());
         while wrong - right > 1 {
             let middle = usize::midpoint(right, wrong);
-            if self.is_whole(kept(middle).as_ref()) {
+            if kept(middle)? == self.whole {
                 wrong = middle;
             } else {
                 right = middle;
@@ -245,15 +318,17 @@ impl Trial<'_> {
             !self.is_whole(said.as_ref())
         };
         let those: Vec<&Step> = parts.iter().filter(matters).collect();
-        match those.as_slice() {
+        let alone = match those.as_slice() {
             [] => None,
-            [one] => Some(one),
+            [one] => Some(*one),
             more => more
                 .iter()
                 .find(|part| self.is_replaceable(way, part))
                 .or_else(|| more.first())
                 .copied(),
-        }
+        };
+        // Else some may not have been tried.
+        alone.filter(|_| self.bytes_left.get() > 0)
     }
 
     fn is_replaceable(&self, way: &[Step], part: &Step) -> bool {
@@ -354,14 +429,18 @@ const TRIED_BYTES_MAX: usize = 1024 * 1024;
 /// What one try counts at least, in bytes: so there are a thousand at most.
 const TRY_BYTES_MIN: usize = 1024;
 
-/// Of a longer text only what the error names is tried, in bytes: a hundred tries of it are read.
-const WHOLE_BYTES_MAX: usize = 16 * 1024;
+/// Of a longer text only what the error names is tried, in bytes: of what is not longer there are more
+/// than a hundred tries.
+const WHOLE_BYTES_MAX: usize = 8 * 1024;
 
 /// In an object of more members the wrong one is looked for by halves.
 const ALONE_MAX: usize = 32;
 
-/// Objects in which a missing member is looked for.
+/// Objects without it in which a missing member is tried.
 const OBJECTS_MAX: usize = 64;
+
+/// Values that are looked at for such objects.
+const LOOKED_AT_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -391,5 +470,104 @@ mod tests {
             "at least the way is told as far as it goes"
         );
         assert!(tries.get() <= TRIED_BYTES_MAX / TRY_BYTES_MIN, "{tries:?}");
+    }
+
+    #[derive(serde::Deserialize)]
+    #[expect(dead_code, reason = "it is only read")]
+    struct Members {
+        members: Vec<Member>,
+    }
+
+    #[derive(serde::Deserialize)]
+    #[expect(dead_code, reason = "it is only read")]
+    struct Member {
+        name: String,
+        age: u8,
+    }
+
+    fn read(text: &str) -> Said {
+        match serde_json::from_str::<Members>(text) {
+            Ok(_) => Said::Nothing,
+            Err(error) => super::super::said_of(&error.into()),
+        }
+    }
+
+    /// So many members with a name of so many bytes, all of them right.
+    fn members(count: usize, bytes: usize) -> Vec<Value> {
+        let member = || serde_json::json!({ "name": "x".repeat(bytes), "age": 7 });
+        std::iter::repeat_with(member).take(count).collect()
+    }
+
+    #[test]
+    fn where_enough_was_tried_the_list_is_named_and_no_item_of_it() {
+        let mut items = members(2000, 90);
+        items[5]["age"] = "old".into();
+        let text = serde_json::json!({ "members": items });
+        assert!(text.to_string().len() > 200 * 1024);
+        let copied = Cell::new(0);
+        let says = |text: &str| {
+            copied.set(copied.get() + 1);
+            read(text)
+        };
+
+        let (place, found) = fault(text.clone(), &read(&text.to_string()), &says).unwrap();
+
+        assert_eq!((&*place, &found), ("members", &Fault::Within));
+        assert!(
+            copied.get() <= 5,
+            "each costs as much as the whole: {copied:?}"
+        );
+        let told = told(&place, &found);
+        assert_eq!(told, "`members`: something in it cannot stand there");
+    }
+
+    #[test]
+    fn of_a_long_list_the_item_that_the_error_names_is_tried_alone() {
+        for wrong in [0, 1234, 1999] {
+            let mut items = members(2000, 80);
+            items[wrong]["age"] = "old".into();
+            let text = serde_json::json!({ "members": items });
+            for named in [wrong, wrong + 1] {
+                let hint = [Step::Key("members".to_owned()), Step::Index(named)];
+                let said = read(&text.to_string());
+                let smaller = smaller(text.clone(), &hint, &said, &read);
+                let (place, found) = fault_in(smaller, &said, &read).unwrap();
+                assert_eq!(
+                    told(&place, &found),
+                    format!(
+                        "`members[{wrong}].age`: expected a whole number from 0 on, found a text"
+                    )
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_member_that_the_last_of_many_objects_lacks_is_missing_there() {
+        let mut items = members(70, 5);
+        items.push(serde_json::json!({ "name": "x" }));
+        let text = serde_json::json!({ "members": items });
+
+        let found = fault(text.clone(), &read(&text.to_string()), &read);
+
+        assert_eq!(found, Some(("members[70].age".to_owned(), Fault::Missing)));
+    }
+
+    #[test]
+    fn a_missing_member_that_is_not_found_is_told_to_be_in_an_item() {
+        let items = vec![serde_json::json!({ "name": "x", "other": [{}, {}, {}] }); 1];
+        let items = [members(3000, 1), items].concat();
+        let text = serde_json::json!({ "members": items }).to_string();
+        let error = serde_json::from_str::<Members>(&text).err().unwrap();
+        let hint = [Step::Key("members".to_owned()), Step::Index(3001)];
+        let said = super::super::said_of(&error.into());
+
+        assert_eq!(
+            fault(serde_json::from_str(&text).unwrap(), &said, &read),
+            None
+        );
+        let refusal = by_hint(&hint, &said);
+        assert_eq!(refusal.message, "`age` is missing in an item of `members`");
+        assert_eq!(refusal.code, Code::MissingParam);
     }
 }

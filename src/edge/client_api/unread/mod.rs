@@ -51,6 +51,8 @@ enum Said {
 enum Fault {
     /// Nothing stands there.
     Missing,
+    /// Something that stands in it.
+    Within,
     /// A member of this name cannot stand there; what its name should be.
     Name(String),
     /// It stands in the query so many times.
@@ -149,6 +151,7 @@ fn missing(name: &str) -> Refusal {
 fn told(place: &str, fault: &Fault) -> String {
     match fault {
         Fault::Missing => format!("`{place}` is missing"),
+        Fault::Within => format!("`{place}`: something in it cannot stand there"),
         Fault::Name(expected) => format!("`{place}`: expected {expected} as the name"),
         Fault::Repeated(times) => {
             format!("`{place}` stands in the query {times} times, it may stand there once")

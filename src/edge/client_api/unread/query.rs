@@ -102,7 +102,10 @@ pub(in crate::edge::client_api) fn not_inline<T: DeserializeOwned>(
     };
     let message = match body::fault(object, &says(text), &says) {
         Some((place, fault)) => told(&format!("{name}.{place}"), &fault),
-        None => format!("`{name}`: not what is expected there"),
+        None => match says(text).missing() {
+            Some(missing) => format!("`{missing}` is missing in `{name}`"),
+            None => format!("`{name}`: not what is expected there"),
+        },
     };
     Refusal::invalid_param(message)
 }

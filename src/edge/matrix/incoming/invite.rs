@@ -20,11 +20,12 @@ pub(super) fn completed(body: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
         return Ok(Cow::Borrowed(body)); // what is wrong with it is told by whoever reads it
     };
     let version = members.get("room_version");
-    if let Some(Ok(version)) = version.map(|raw| serde_json::from_str::<String>(raw.get()))
-        && let Err(error) = version.parse::<Version>()
+    if let Some(Ok(said)) = version.map(|raw| serde_json::from_str::<String>(raw.get()))
+        && let Err(error) = said.parse::<Version>()
     {
         let message = format!("`room_version`: {error}");
-        return Err(Refusal::new(Code::IncompatibleRoomVersion, message));
+        let refusal = Refusal::new(Code::IncompatibleRoomVersion, message);
+        return Err(refusal.with("room_version", said));
     }
     let shown = members.get("invite_room_state");
     if shown.is_some_and(|shown| shown.get() != "null") {

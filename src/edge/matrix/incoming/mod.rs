@@ -135,7 +135,7 @@ impl Incoming {
     ) -> Result<Authenticated, Refusal> {
         let headers = self.headers(authorization)?;
         let claimed = headers.first().map(|header| header.origin.clone());
-        let (mut code, mut reason) = ("SIGNATURE", String::new());
+        let (mut code, mut reason, mut whole) = ("SIGNATURE", String::new(), None);
         let mut body = Body::of(arrived.body);
         for header in headers {
             let _waiting = if self.keys.is_held_for_request(&header.origin, &header.key) {
@@ -151,7 +151,9 @@ impl Incoming {
             let key = match self.keys.for_request(&header.origin, &header.key).await {
                 Ok(key) => key,
                 Err(error) => {
-                    (code, reason) = ("SIGNATURE_KEY", error.to_string());
+                    // Nobody has shown who they are: what came of asking is the operator's.
+                    (code, reason) = ("SIGNATURE_KEY", error.told());
+                    whole = Some(error.to_string());
                     continue;
                 }
             };
@@ -177,11 +179,12 @@ impl Incoming {
                 }
                 Err(error) => {
                     reason = format!("{} of {}: {error}", header.key, header.origin);
-                    code = "SIGNATURE";
+                    (code, whole) = ("SIGNATURE", None);
                 }
             }
         }
         let mut why = Why::of(code);
+        why.rule = whole;
         if let Some(claimed) = claimed {
             log_claimed(&claimed);
             why = why.claimed_by(claimed);

@@ -397,6 +397,12 @@ mod tests {
                 panic!("{body} is read")
             };
             assert_eq!(refusal.code, code, "{body}: {refusal}");
+            let version = refusal
+                .body
+                .as_ref()
+                .and_then(|body| body.get("room_version"));
+            let is_version = code == Code::IncompatibleRoomVersion;
+            assert_eq!(version, is_version.then_some(&"99".into()), "{body}");
             assert_plain(&refusal, body);
         }
     }

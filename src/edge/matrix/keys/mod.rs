@@ -112,6 +112,15 @@ pub enum Asked {
     Failed(FetchError),
 }
 
+impl KeyError {
+    /// What whoever sent what is to be checked is told: whose key, and what is wrong with what is
+    /// known of it. Whoever names a server may not learn from us what is at its name: what came of
+    /// asking it is the operator's alone.
+    pub fn told(&self) -> String {
+        format!("no key of {}: {}", self.server, self.reason)
+    }
+}
+
 fn because(asked: &Asked) -> String {
     match asked {
         Asked::NotNow => String::new(),

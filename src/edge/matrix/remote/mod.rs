@@ -105,16 +105,10 @@ fn failed(server: &ServerName, error: AskError) -> RemoteError {
             code,
             message,
         },
-        AskError::Connect(error) => match unconnected(&error) {
-            Some(code) => RemoteError::Unconnected {
-                server,
-                code,
-                reason: error.to_string(),
-            },
-            None => RemoteError::Unreachable {
-                server,
-                reason: error.to_string(),
-            },
+        AskError::Connect(error) => RemoteError::Unconnected {
+            server,
+            code: unconnected(&error),
+            reason: error.to_string(),
         },
         other => RemoteError::Unreachable {
             server,
@@ -123,12 +117,41 @@ fn failed(server: &ServerName, error: AskError) -> RemoteError {
     }
 }
 
-/// Doctor's word for it, where that is another than that nobody answers.
-const fn unconnected(error: &ConnectError) -> Option<&'static str> {
+/// Doctor's word for it.
+const fn unconnected(error: &ConnectError) -> &'static str {
     match error {
-        ConnectError::NoAddress { .. } => Some("PEER_DNS"),
-        ConnectError::Private { .. } => Some("PEER_PRIVATE_ADDRESS"),
-        ConnectError::Tls { .. } => Some("PEER_TLS"),
-        ConnectError::Unreached { .. } | ConnectError::Proxy { .. } => None,
+        ConnectError::NoAddress { .. } => "PEER_DNS",
+        ConnectError::Private { .. } => "PEER_PRIVATE_ADDRESS",
+        ConnectError::Tls { .. } => "PEER_TLS",
+        // told in the words for an address inside, which are not to be told from these
+        ConnectError::Unreached { .. } | ConnectError::Proxy { .. } => "PEER_UNREACHABLE",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_inside_is_told_like_one_where_nobody_listens() {
+        let server = ruma::server_name!("far.example");
+        let inside = ConnectError::Private {
+            host: "far.example".to_owned(),
+            address: [10, 0, 0, 7].into(),
+        };
+        let closed = ConnectError::Unreached {
+            to: "203.0.113.7:8448".to_owned(),
+            source: io::ErrorKind::ConnectionRefused.into(),
+        };
+
+        let [inside, closed] = [inside, closed].map(|error| failed(server, error.into()));
+
+        assert_eq!(inside.told(), closed.told());
+        assert_eq!(
+            [inside.code(), closed.code()],
+            ["PEER_PRIVATE_ADDRESS", "PEER_UNREACHABLE"]
+        );
     }
 }

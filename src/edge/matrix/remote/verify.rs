@@ -175,7 +175,10 @@ fn believed(
     match checked {
         Ok(Checked::Whole) => Ok(pdu),
         Ok(Checked::Changed) => pdu.redacted(version).map_err(|error| wrong(&error)),
-        Err(EventError::Key(error)) => Err(Unverified::NoKey(error.to_string())),
+        Err(EventError::Key(error)) => Err(Unverified::NoKey {
+            told: error.told(),
+            whole: error.to_string(),
+        }),
         Err(error) => Err(wrong(&error)),
     }
 }

@@ -45,7 +45,7 @@ async fn verified(hub: &Hub, json: &str) -> Result<String, Unverified> {
         (Ok(one), Ok(many)) => assert_eq!(one, many),
         (Err(Unverified::Wrong(_)), Err(Unverified::Wrong(_)))
         | (Err(Unverified::Form(_)), Err(Unverified::Form(_)))
-        | (Err(Unverified::NoKey(_)), Err(Unverified::NoKey(_))) => {}
+        | (Err(Unverified::NoKey { .. }), Err(Unverified::NoKey { .. })) => {}
         _ => panic!("{one:?}, and among many {many:?}"),
     }
     one
@@ -136,7 +136,12 @@ async fn an_event_that_is_not_to_be_believed_is_wrong_or_has_no_key() {
     world.pass(Duration::from_hours(24 * 9));
     let later = event(&a, world.now());
     let verdict = verified(&b, &text(&later)).await;
-    assert!(matches!(verdict, Err(Unverified::NoKey(_))));
+    let Err(Unverified::NoKey { told, whole }) = verdict else {
+        panic!("{verdict:?}")
+    };
+    assert!(told.starts_with("no key of a.example: "), "{told}");
+    assert!(!told.contains("has no address"), "{told}");
+    assert!(whole.contains("a.example has no address"), "{whole}");
 }
 
 #[tokio::test]

@@ -281,7 +281,7 @@ async fn member_event(
         Unverified::Form(why) | Unverified::Wrong(why) => {
             Refusal::forbidden(format!("the event is not to be believed: {why}"))
         }
-        Unverified::NoKey(why) => remote::no_key(&why),
+        Unverified::NoKey { told, whole } => remote::no_key(&told, whole),
     })?;
     let fields = event.fields();
     let is_wanted = fields.kind == "m.room.member"

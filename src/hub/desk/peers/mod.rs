@@ -113,7 +113,8 @@ pub(super) async fn ask(
         PeerCommand::OldInviteHere(_) => Err(Refusal::new(
             Code::IncompatibleRoomVersion,
             "such invites are into rooms of versions 1 and 2, which this hub does not speak",
-        )),
+        )
+        .with("room_version", "1")),
         PeerCommand::UserDevices(asked) => {
             answered!(UserDevices, devices::devices(hub, *asked))
         }

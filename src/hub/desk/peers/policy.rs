@@ -64,7 +64,7 @@ async fn answer(
         Unverified::Form(why) | Unverified::Wrong(why) => {
             Refusal::bad_json(format!("the event: {why}"))
         }
-        Unverified::NoKey(why) => no_key(&why),
+        Unverified::NoKey { told, whole } => no_key(&told, whole),
     })?;
     if event.fields().room_id != room.id {
         return Err(Refusal::bad_json("the event is of another room"));

@@ -45,6 +45,8 @@ pub(super) struct Far {
     pub(super) missing: Mutex<Vec<String>>,
     /// The events whose signatures are wrong.
     pub(super) forged: Mutex<Vec<String>>,
+    /// The events whose keys are not to be had.
+    pub(super) keyless: Mutex<Vec<String>>,
     /// A server that the operator has nothing to do with.
     unwelcome: Mutex<Option<&'static str>>,
 }
@@ -87,6 +89,12 @@ impl Remote for Far {
             return Err(Unverified::Wrong(
                 "the signature of far is wrong".to_owned(),
             ));
+        }
+        if self.keyless.lock().unwrap().iter().any(|one| one == json) {
+            return Err(Unverified::NoKey {
+                told: "no key of far".to_owned(),
+                whole: "no key of far (asking for it: 10.0.0.7:22 refuses)".to_owned(),
+            });
         }
         Pdu::read(json, version).map_err(|error| Unverified::Form(error.to_string()))
     }

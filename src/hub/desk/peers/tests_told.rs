@@ -61,6 +61,31 @@ fn assert_told(told: &Value, expected: &[(&str, &str, &str, &str)]) {
 }
 
 #[tokio::test]
+async fn what_came_of_asking_for_a_key_is_told_to_the_operator_and_not_to_the_sender() {
+    let shared = Shared::open().await;
+    let join = shared.joined(FAR).await;
+    let hello = said_by(FAR, &join, &join, "hello");
+    shared
+        .far
+        .keyless
+        .lock()
+        .unwrap()
+        .push(hello.json().to_string());
+
+    let outcomes = shared.transaction(&[&hello]).await;
+    let told = shared.explained(&[hello.json()], &[]).await;
+
+    assert_eq!(
+        outcomes,
+        [(hello.id().to_string(), Err("no key of far".to_owned()))]
+    );
+    assert_told(
+        &told,
+        &[("pdus[0]", "refused", "EVENT_KEY", "10.0.0.7:22 refuses")],
+    );
+}
+
+#[tokio::test]
 async fn each_event_of_a_transaction_has_an_outcome_under_its_place_also_without_an_id() {
     let shared = Shared::open().await;
     let join = shared.joined(FAR).await;

@@ -154,12 +154,12 @@ async fn in_room(
                 events.push(event);
                 ids.push(*id);
             }
-            Err((code, said)) => {
+            Err(Unbelieved { code, said, told }) => {
                 // what cannot be read has no id under which it could be answered
                 let read = Pdu::read(pdu.get(), gate.room.version).ok();
                 let what = read.as_ref().map(|read| read.id().to_string());
                 if let Some(read) = read {
-                    outcomes.insert(read.id().clone(), Err(said.clone()));
+                    outcomes.insert(read.id().clone(), Err(told));
                 }
                 let why = Why::of(code).room(room);
                 parts.not((*id, what), Became::Refused, why, said);
@@ -316,10 +316,18 @@ impl<'a> Gate<'a> {
 
     /// One of a server that is kept out is hidden, not refused: others' events follow it.
     async fn received(&self, event: Result<Pdu, Unverified>) -> Result<Received, Unbelieved> {
-        let event = event.map_err(|error| (error.code(), error.to_string()))?;
+        let event = event.map_err(|error| Unbelieved {
+            code: error.code(),
+            said: error.to_string(),
+            told: error.told().to_owned(),
+        })?;
         if event.fields().room_id != self.room.id {
             let said = format!("it is of room {}", event.fields().room_id);
-            return Err(("EVENT_ROOM", said));
+            return Err(Unbelieved {
+                code: "EVENT_ROOM",
+                told: said.clone(),
+                said,
+            });
         }
         let event = Arc::new(event);
         if let Some((_, said)) = self.unwelcome(&event) {
@@ -488,7 +496,7 @@ impl<'a> Gate<'a> {
         for (json, checked) in texts.iter().zip(self.checked(peer, &texts).await) {
             match checked {
                 Ok(event) => events.push(event),
-                Err((code, said)) => {
+                Err(Unbelieved { code, said, .. }) => {
                     let read = Pdu::read(json, room.version).ok();
                     faults.note(code, gaps::of_event(read.as_ref(), said));
                 }
@@ -510,8 +518,15 @@ fn told_cause(fault: &Fault) -> String {
     format!("{}: {}", fault.code, fault.said)
 }
 
-/// Why an event is not even looked at: the stable reason, and in words.
-type Unbelieved = (&'static str, String);
+/// Why an event is not even looked at.
+struct Unbelieved {
+    /// The stable reason.
+    code: &'static str,
+    /// In words, for the operator.
+    said: String,
+    /// What its sender is told.
+    told: String,
+}
 
 /// How a gap is closed.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -101,7 +101,7 @@ async fn countersigned(
         .remote
         .verified(answer.event.get(), record.version)
         .await;
-    let signed = signed.map_err(lied)?;
+    let signed = signed.map_err(super::disbelieved)?;
     if signed.id() != event.id() || signed.fields().content != event.fields().content {
         return Err(lied(format!("{server} gave back another invite than ours")));
     }
@@ -161,7 +161,7 @@ pub(in crate::hub::desk) async fn invited(
         Unverified::Form(why) | Unverified::Wrong(why) => {
             Refusal::forbidden(format!("the invite is not to be believed: {why}"))
         }
-        Unverified::NoKey(why) => super::no_key(&why),
+        Unverified::NoKey { told, whole } => super::no_key(&told, whole),
     })?;
     let fields = event.fields();
     if fields.room_id != asked.room_id || *event.id() != asked.event_id {
@@ -231,7 +231,8 @@ async fn into_room(
 ) -> Result<(), Refusal> {
     if version != record.version {
         let message = format!("this room has version {}", record.version);
-        return Err(Refusal::new(Code::IncompatibleRoomVersion, message));
+        let refusal = Refusal::new(Code::IncompatibleRoomVersion, message);
+        return Err(refusal.with("room_version", record.version.to_string()));
     }
     peers::must_be_let_in(hub, peer, record).await?;
     let events = [Arc::new(event.clone()).into()];

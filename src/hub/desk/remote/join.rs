@@ -202,7 +202,7 @@ pub(super) async fn signed_by_all(
     }
     let told = told.ok_or_else(|| lied("it did not give back the join that it vouches for"))?;
     let signed = hub.remote.verified(told.get(), version).await;
-    let signed = signed.map_err(lied)?;
+    let signed = signed.map_err(super::disbelieved)?;
     let is_ours = signed.id() == ours.id() && signed.fields().content == ours.fields().content;
     if !is_ours {
         return Err(lied("it gave back another join than ours"));
@@ -233,8 +233,7 @@ fn must_be_the_room(
     if said == version.as_str() {
         return Ok(());
     }
-    Err(Refusal::new(
-        Code::IncompatibleRoomVersion,
-        format!("the room was founded in version {said}, and proposed in {version}"),
-    ))
+    let message = format!("the room was founded in version {said}, and proposed in {version}");
+    let refusal = Refusal::new(Code::IncompatibleRoomVersion, message);
+    Err(refusal.with("room_version", said))
 }

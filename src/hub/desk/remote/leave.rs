@@ -228,7 +228,10 @@ async fn put_out(
         return Ok(());
     }
     let event = hub.remote.verified(json, outside.version).await;
-    let event = event.map_err(|error| error.to_string())?;
+    let event = event.map_err(|error| {
+        tracing::info!(%peer, %error, "the end of an invite is not to be believed");
+        error.told().to_owned()
+    })?;
     let sender = event.fields().sender.server_name();
     if sender != outside.via || *peer != outside.via {
         return Err(format!("the invite is {}'s", outside.via));

@@ -35,7 +35,7 @@ pub(super) use self::{
 };
 use super::access::ours;
 use crate::{
-    api::{Code, Refusal, RemoteError, Why},
+    api::{Code, Refusal, RemoteError, Unverified, Why},
     hub::Hub,
     store::RoomRecord,
     wire::matrix::Version,
@@ -148,8 +148,10 @@ fn spoken() -> Vec<RoomVersionId> {
 fn version_of(said: Option<&RoomVersionId>) -> Result<Version, Refusal> {
     // spec: server-server §Joining-Rooms. None said: a version from before these were told apart.
     let said = said.map_or("1", |version| version.as_str());
-    said.parse::<Version>()
-        .map_err(|error| Refusal::new(Code::IncompatibleRoomVersion, error.to_string()))
+    said.parse::<Version>().map_err(|error| {
+        let refusal = Refusal::new(Code::IncompatibleRoomVersion, error.to_string());
+        refusal.with("room_version", said)
+    })
 }
 
 /// Whether a room of this id can have this version: since v12 an id names no server.
@@ -186,6 +188,7 @@ impl Refusals {
             Some((server, refusal)) => {
                 let one = Refusal {
                     why: refusal.why.clone(),
+                    body: refusal.body.clone(),
                     ..Refusal::new(refusal.code, message).with_status(refusal.status)
                 };
                 one.known(|why| {
@@ -214,12 +217,18 @@ fn lied(why: impl std::fmt::Display) -> Refusal {
         .because(reason)
 }
 
+/// An event that another server gave as its answer, and that is not to be believed, or not now.
+fn disbelieved(error: Unverified) -> Refusal {
+    match error {
+        Unverified::NoKey { told, whole } => no_key(&told, whole),
+        Unverified::Form(why) | Unverified::Wrong(why) => lied(why),
+    }
+}
+
 /// An event that cannot be checked now: the keys that signed it are not to be had.
-pub(super) fn no_key(why: &str) -> Refusal {
-    let reason = Why::of("EVENT_KEY").rule(why);
-    // Whose key comes first; how it was looked for may be in the system's words.
-    let whose = why.split(": ").next().unwrap_or_default();
-    let told = format!("{whose} (EVENT_KEY): its signature cannot be checked now");
+pub(super) fn no_key(told: &str, whole: String) -> Refusal {
+    let reason = Why::of("EVENT_KEY").rule(whole);
+    let told = format!("{told} (EVENT_KEY): its signature cannot be checked now");
     let refusal = Refusal::new(Code::Unknown, told).with_status(502);
     refusal.because(reason)
 }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::is_ours;
 use crate::{
-    api::{Code, Refusal, Unverified},
+    api::{Code, Refusal, Unverified, Why},
     base::Position,
     hub::{Hub, desk::access::ours, fanout::Touched},
     room::Membership,
@@ -262,9 +262,11 @@ pub(super) async fn shown(
         let piece = match piece((hub, room, version), told).await {
             Ok(piece) => piece,
             Err(_) if !version.room_id_is_create_hash() => continue,
-            Err(why) => {
-                let message = format!("what the room shows of itself: item {index}: {why}");
-                return Err(Refusal::invalid_param(message));
+            Err(error) => {
+                let told = error.told();
+                let message = format!("what the room shows of itself: item {index}: {told}");
+                let why = Why::of(error.code()).rule(error.to_string());
+                return Err(Refusal::invalid_param(message).because(why));
             }
         };
         bytes = bytes.saturating_add(piece.content.get().len());
@@ -296,32 +298,27 @@ pub(super) async fn shown(
 async fn piece(
     (hub, room, version): (&Hub, &OwnedRoomId, Version),
     told: &RawStrippedState,
-) -> Result<Piece, String> {
+) -> Result<Piece, Unverified> {
     let json = match told {
         RawStrippedState::Pdu(json) => json,
         RawStrippedState::Stripped(piece) if !version.room_id_is_create_hash() => {
-            return Piece::read(piece.json().get());
+            return Piece::read(piece.json().get()).map_err(Unverified::Form);
         }
-        _ => return Err("it is not made of events".to_owned()),
+        _ => return Err(Unverified::Form("it is not made of events".to_owned())),
     };
-    let event = match hub.remote.verified(json.get(), version).await {
-        Ok(event) => event,
-        Err(Unverified::Form(why) | Unverified::Wrong(why) | Unverified::NoKey(why)) => {
-            return Err(why);
-        }
-    };
+    let event = hub.remote.verified(json.get(), version).await?;
     let fields = event.fields();
     if fields.room_id != *room {
-        return Err(format!("{} is of {}", event.id(), fields.room_id));
+        let said = format!("{} is of {}", event.id(), fields.room_id);
+        return Err(Unverified::Form(said));
     }
     if fields.kind == "m.room.create" {
         let said = fields.content.get("room_version");
         let said = said.and_then(|said| said.as_str()).unwrap_or("1");
         if said != version.as_str() {
-            return Err(format!(
-                "the room was founded in version {said}, not {version}"
-            ));
+            let said = format!("the room was founded in version {said}, not {version}");
+            return Err(Unverified::Form(said));
         }
     }
-    Piece::read(event.json())
+    Piece::read(event.json()).map_err(Unverified::Form)
 }

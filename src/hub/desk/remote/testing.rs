@@ -42,6 +42,8 @@ pub(in crate::hub::desk) struct Wire {
     me: OwnedServerName,
     net: Net,
     twist: Mutex<Option<Twist>>,
+    /// What stands in events whose keys are not to be had.
+    keyless: Mutex<Option<&'static str>>,
     /// Servers that do not answer.
     down: Mutex<Vec<OwnedServerName>>,
     /// What was asked, and of whom.
@@ -58,6 +60,10 @@ impl Wire {
 
     pub(in crate::hub::desk) fn untwist(&self) {
         *self.twist.lock().unwrap() = None;
+    }
+
+    pub(in crate::hub::desk) fn keyless(&self, text: &'static str) {
+        *self.keyless.lock().unwrap() = Some(text);
     }
 
     pub(in crate::hub::desk) fn cut(&self, server: &str) {
@@ -116,6 +122,13 @@ impl Remote for Wire {
     }
 
     async fn verified(&self, json: &str, version: Version) -> Result<Pdu, Unverified> {
+        let keyless = *self.keyless.lock().unwrap();
+        if keyless.is_some_and(|text| json.contains(text)) {
+            return Err(Unverified::NoKey {
+                told: "no key of far.example".to_owned(),
+                whole: "no key of far.example (asking for it: 10.0.0.7:22 refuses)".to_owned(),
+            });
+        }
         let wrong = |error: &dyn std::fmt::Display| Unverified::Wrong(error.to_string());
         let event = Pdu::read(json, version).map_err(|error| wrong(&error))?;
         check_intact(json, event.hash(), version).map_err(|error| wrong(&error))?;
@@ -160,6 +173,7 @@ pub(in crate::hub::desk) async fn net<const N: usize>(names: [&str; N]) -> [Node
             me: me.clone(),
             net: Arc::clone(&net),
             twist: Mutex::default(),
+            keyless: Mutex::default(),
             down: Mutex::default(),
             asked: Mutex::default(),
         });

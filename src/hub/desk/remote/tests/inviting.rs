@@ -303,7 +303,17 @@ async fn invited(
     fields: PduFields,
     told: Vec<RawStrippedState>,
 ) -> Result<(), Refusal> {
-    let version = Version::V12;
+    invited_in(Version::V12, pair, from_server, fields, told).await
+}
+
+/// The same into a room of this version, as it says.
+async fn invited_in(
+    version: Version,
+    pair: &Pair,
+    from_server: &str,
+    fields: PduFields,
+    told: Vec<RawStrippedState>,
+) -> Result<(), Refusal> {
     let server = fields.sender.server_name().to_string();
     let event = Pdu::sign(fields, version, &testing::key_of(&server)).unwrap();
     let raw = RawValue::from_string(event.json().to_string()).unwrap();
@@ -396,6 +406,17 @@ async fn invites_that_cannot_be_are_refused_and_plant_nothing() {
         let refused = invited(&pair, FAR, good.clone(), shown).await.unwrap_err();
         assert_eq!(refused.code, Code::InvalidParam, "{what}: {refused}");
     }
+    pair.us.wire.keyless("m.room.create");
+    let refused = invited(&pair, FAR, good.clone(), told.clone())
+        .await
+        .unwrap_err();
+    assert!(
+        refused.message.ends_with(": no key of far.example"),
+        "{refused}"
+    );
+    let rule = refused.why.unwrap().rule.unwrap();
+    assert!(rule.contains("10.0.0.7:22"), "the operator's alone: {rule}");
+    pair.us.wire.keyless("nothing is without a key");
     let none = pair
         .us
         .hub
@@ -414,6 +435,33 @@ async fn invites_that_cannot_be_are_refused_and_plant_nothing() {
             .unwrap()
             .is_none()
     );
+}
+
+#[tokio::test]
+async fn an_invite_that_gives_a_room_of_ours_another_version_is_told_the_right_one() {
+    let pair = Pair::of(Version::V10).await;
+    let bea = pair.us.hub.account("bea").await;
+    pair.invite().await.unwrap();
+    let entered = pair.us.join_via(&pair.ana, pair.room.as_str(), &[]);
+    entered.await.unwrap();
+    let invite = PduFields {
+        room_id: pair.room.clone(),
+        kind: "m.room.member".to_owned(),
+        sender: pair.zed.user.clone(),
+        state_key: Some(bea.user.to_string()),
+        content: content(json!({ "membership": "invite" })),
+        redacts: None,
+        at: Timestamp(1),
+        depth: 9,
+        prev: vec!["$x".try_into().unwrap()],
+        auth: Vec::new(),
+    };
+
+    let refused = invited_in(Version::V11, &pair, FAR, invite, Vec::new()).await;
+
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code, Code::IncompatibleRoomVersion, "{refused}");
+    assert_eq!(refused.body.unwrap()["room_version"], "10");
 }
 
 #[tokio::test]
