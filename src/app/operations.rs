@@ -2,7 +2,10 @@
 //!
 //! Which verbs there are is [`super::operator::Request`]'s, how one gets here `operate`'s.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError},
+};
 
 use async_trait::async_trait;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId};
@@ -129,7 +132,10 @@ impl Operations {
         let open = self.hub.open_gaps().await;
         let open = open.map_err(|error| unread(&error))?;
         let told: Vec<_> = open.iter().take(GAPS_TOLD_MAX).map(gap).collect();
-        let more = open.len() - told.len();
+        let (first, rest) = open.split_at(told.len());
+        let first: HashSet<_> = first.iter().map(|(room, _)| room).collect();
+        let more: HashSet<_> = rest.iter().map(|(room, _)| room).collect();
+        let more = more.difference(&first).count();
         Ok(json!({"gaps": told, "more": more}))
     }
 
@@ -241,7 +247,7 @@ fn unread(error: &StoreError) -> Refusal {
     Refusal::internal()
 }
 
-/// How many rooms with gaps one answer tells: at two kilobytes at most each they fit the socket's line.
+/// How many gaps one answer tells: at two kilobytes at most each they fit the socket's line.
 const GAPS_TOLD_MAX: usize = 20;
 
 /// How much of a gap's cause is told, in characters.

@@ -2,7 +2,8 @@
 //!
 //! Only what the specification gives a form, and only where another form would be of no use to anybody
 //! or against the rules: further members are whoever's they are, and what is absent is left absent.
-//! What other servers send is not looked at here.
+//! What other servers send is not looked at here; nor what the room has already, which a client that
+//! changes something else repeats (power levels as texts, in rooms before version 10).
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue as Value};
 
@@ -23,12 +24,21 @@ enum Form {
     Word(&'static [&'static str]),
 }
 
-/// Refuses the content of a state event with the empty key that is not of its form.
+/// Refuses the content of a state event with the empty key that is not of its form, where it differs
+/// from the present one.
 ///
 /// spec: client-server-rooms §Room-Events
-pub(super) fn check(kind: &str, content: &CanonicalJsonObject) -> Result<(), Refusal> {
+pub(super) fn check(
+    kind: &str,
+    content: &CanonicalJsonObject,
+    now: Option<&CanonicalJsonObject>,
+) -> Result<(), Refusal> {
     for (name, form) in forms(kind) {
-        let Err(at) = form.check(content.get(*name)) else {
+        let wanted = content.get(*name);
+        if now.is_some_and(|now| now.get(*name) == wanted) {
+            continue;
+        }
+        let Err(at) = form.check(wanted, now.and_then(|now| now.get(*name))) else {
             continue;
         };
         return Err(wrong(kind, &format!("`{name}{at}`"), &form.words()));
@@ -59,8 +69,8 @@ fn forms(kind: &str) -> &'static [(&'static str, Form)] {
 }
 
 impl Form {
-    /// Where in the value something is of another form.
-    fn check(&self, value: Option<&Value>) -> Result<(), String> {
+    /// Where in the value something is of another form that is not in the present one.
+    fn check(&self, value: Option<&Value>, now: Option<&Value>) -> Result<(), String> {
         let here = |right| if right { Ok(()) } else { Err(String::new()) };
         let Some(value) = value else {
             return here(!matches!(self, Self::Word(_)));
@@ -72,10 +82,14 @@ impl Form {
             (Self::Word(words), Value::String(word)) => {
                 here(words.contains(&word.as_str()) || word.contains('.'))
             }
-            (Self::Texts, Value::Array(items)) => all(items, Value::is_string),
-            (Self::Objects, Value::Array(items)) => all(items, Value::is_object),
+            (Self::Texts, Value::Array(items)) => all(items, now, Value::is_string),
+            (Self::Objects, Value::Array(items)) => all(items, now, Value::is_object),
             (Self::Integers, Value::Object(members)) => {
-                match members.iter().find(|(_, value)| !value.is_integer()) {
+                let now = now.and_then(Value::as_object);
+                let is_odd = |(key, value): &(&String, &Value)| {
+                    !value.is_integer() && now.and_then(|now| now.get(*key)) != Some(*value)
+                };
+                match members.iter().find(is_odd) {
                     Some((key, _)) => Err(format!(".{key}")),
                     None => Ok(()),
                 }
@@ -101,11 +115,17 @@ impl Form {
     }
 }
 
-fn all(items: &[Value], is_right: fn(&Value) -> bool) -> Result<(), String> {
-    match items.iter().position(|item| !is_right(item)) {
-        Some(index) => Err(format!("[{index}]")),
-        None => Ok(()),
+/// Whether each item is right, or was there before, in this order: of long lists each item is looked at
+/// once.
+fn all(items: &[Value], now: Option<&Value>, is_right: fn(&Value) -> bool) -> Result<(), String> {
+    let now = now.and_then(Value::as_array);
+    let mut known = now.into_iter().flatten();
+    for (index, item) in items.iter().enumerate() {
+        if !is_right(item) && !known.any(|known| known == item) {
+            return Err(format!("[{index}]"));
+        }
     }
+    Ok(())
 }
 
 const JOIN_RULES: &[&str] = &[
@@ -143,9 +163,60 @@ mod tests {
         let Ok(Value::Object(content)) = strict(content) else {
             panic!("no object")
         };
-        check(kind, &content)
+        check(kind, &content, None)
             .err()
             .map(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn what_the_room_has_already_is_not_looked_at_and_what_is_new_in_it_is() {
+        let object = |value| match strict(value) {
+            Ok(Value::Object(object)) => object,
+            other => panic!("{other:?}"),
+        };
+        let levels = json!({"ban": "50", "users": {"@a:b.example": "100"}});
+        let acl = json!({"allow": ["*", 5, "a", null]});
+        for (kind, now, wanted, odd) in [
+            ("m.room.power_levels", &levels, levels.clone(), None),
+            (
+                "m.room.power_levels",
+                &levels,
+                json!({"ban": "50", "kick": 50, "users": {"@a:b.example": "100", "@c:b.example": 50}}),
+                None,
+            ),
+            (
+                "m.room.power_levels",
+                &levels,
+                json!({"ban": "60", "users": {"@a:b.example": "100"}}),
+                Some("`ban`"),
+            ),
+            (
+                "m.room.power_levels",
+                &levels,
+                json!({"users": {"@a:b.example": "100", "@c:b.example": "100"}}),
+                Some("`users.@c:b.example`"),
+            ),
+            (
+                "m.room.server_acl",
+                &acl,
+                json!({"allow": ["b", 5, null, "*"]}),
+                None,
+            ),
+            (
+                "m.room.server_acl",
+                &acl,
+                json!({"allow": ["*", 5, 6]}),
+                Some("`allow[2]`"),
+            ),
+            ("m.room.join_rules", &json!({}), json!({"x": 1}), None),
+        ] {
+            let said = check(kind, &object(wanted.clone()), Some(&object(now.clone())));
+            let said = said.err().map(|refusal| refusal.to_string());
+            match odd {
+                None => assert_eq!(said, None, "{wanted}"),
+                Some(odd) => assert!(said.clone().unwrap().contains(odd), "{said:?}"),
+            }
+        }
     }
 
     #[test]

@@ -152,28 +152,38 @@ impl Room {
     ) -> Result<Vec<Effect>, Refusal> {
         match (kind, state_key) {
             ("m.room.create", _) | ("m.room.redaction", Some(_)) => {
+                self.must_be_joined(sender)?;
                 return Err(Refusal::NotForClients(kind.to_owned()));
             }
             // The membership calls in another dress: the same way in.
             ("m.room.member", Some(target)) => {
-                let (target, change) = self.read_member(sender, target, content)?;
+                let read = self.read_member(sender, target, content);
+                if read.is_err() {
+                    self.must_be_joined(sender)?;
+                }
+                let (target, change) = read?;
                 return self.decide_member(sender, &target, change, content, evidence);
             }
             ("m.room.redaction", None) => {
+                self.must_be_joined(sender)?;
                 let target =
                     redacts(content).ok_or_else(|| wrong(kind, "`redacts`", "an event id"))?;
                 let mut content = content.clone();
                 content.remove("redacts"); // goes where the room version wants it
                 return self.decide_redaction(sender, &target, content, evidence);
             }
-            (_, Some("")) => super::content::check(kind, content)?,
             _ => {}
         }
+        // Before the content is looked at: what is wrong with that is told to who is in the room.
         self.must_be_joined(sender)?;
         if let Some(key) = state_key
             && let Some(already) = self.already(sender, kind, key, content)
         {
             return Ok(vec![already]);
+        }
+        if state_key == Some("") {
+            let now = self.state(kind, "").map(|event| &event.fields().content);
+            super::content::check(kind, content, now)?;
         }
         let wanted = Wanted {
             kind: kind.to_owned(),

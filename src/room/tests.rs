@@ -306,8 +306,11 @@ fn membership_written_as_state_goes_the_same_way() {
     table.append(ANA, &write("@dan:hub", "invite"));
     table.append("@dan:hub", &write("@dan:hub", "leave"));
     for (target, membership) in [("@dan:hub", "owner"), ("dan", "join")] {
-        let refusal = table.refused("@dan:hub", &write(target, membership));
+        let refusal = table.refused(ANA, &write(target, membership));
         assert!(matches!(refusal, Refusal::Content { .. }));
+        // Who is not in the room is not told what is wrong with what they wrote.
+        let refusal = table.refused("@dan:hub", &write(target, membership));
+        assert!(matches!(refusal, Refusal::NotMember(_)));
     }
 }
 

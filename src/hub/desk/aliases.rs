@@ -120,6 +120,8 @@ pub(super) async fn delete_alias(
 async fn no_longer_shown(hub: &Hub, caller: &Caller, gone: &AliasRecord) -> Result<(), Refusal> {
     let room = hub.store.room_by_nid(gone.room).await.map_err(ours)?;
     let Some(room) = room else { return Ok(()) };
+    // The writer does not compare: what somebody makes of this state between here and there is lost, and
+    // is shown again when they say it again. It is a moment, and both may change it.
     let Some(content) = canonical_alias::without(hub, &room, &gone.alias).await? else {
         return Ok(());
     };

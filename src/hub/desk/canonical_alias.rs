@@ -1,7 +1,7 @@
 //! The aliases that a room's state shows: what is new there must be an alias, and name the room.
 //!
-//! Asked before the room's writer is: another server may have to say what its alias names. Who may
-//! write the state is not asked here; that is the room's to decide.
+//! Asked before the room's writer is: another server may have to say what its alias names. Who may not
+//! write the state makes nobody be asked; in the end it is the room that decides who may.
 
 use std::collections::BTreeSet;
 
@@ -37,17 +37,9 @@ pub(super) async fn check(
     room: &RoomId,
     part: &Part,
 ) -> Result<(), Refusal> {
-    let Part::Event {
-        kind,
-        state_key: Some(key),
-        content,
-    } = part
-    else {
+    let Some(content) = is_shown_by(part) else {
         return Ok(());
     };
-    if kind != KIND || !key.is_empty() {
-        return Ok(());
-    }
     let record = hub.store.room(room).await.map_err(ours)?;
     let Some(record) = record else { return Ok(()) };
     let membership = hub.store.membership(&caller.user, record.nid).await;
@@ -59,6 +51,13 @@ pub(super) async fn check(
     let mut wanted = named(content)?;
     let known = shown(hub, &record).await?;
     wanted.retain(|(_, alias)| !known.contains(alias));
+    // Levels that cannot be read are the room's to judge.
+    let may_write = aliases::may_rename(hub, caller, record.nid).await;
+    if !wanted.is_empty() && !may_write.unwrap_or(true) {
+        return Err(Refusal::forbidden(format!(
+            "you may not change which aliases {room} shows: its power levels ask for more than yours"
+        )));
+    }
     let wanted = read(wanted)?;
     must_be_few(hub, &wanted)?;
     let mut asked = Vec::new();
@@ -70,6 +69,18 @@ pub(super) async fn check(
         answer?;
     }
     Ok(())
+}
+
+/// The content, if the part is this state.
+pub(super) fn is_shown_by(part: &Part) -> Option<&CanonicalJsonObject> {
+    match part {
+        Part::Event {
+            kind,
+            state_key: Some(key),
+            content,
+        } if kind == KIND && key.is_empty() => Some(content),
+        _ => None,
+    }
 }
 
 /// Refuses state of a room that is only being made and shows other aliases than the one made with
@@ -197,13 +208,21 @@ async fn must_name(
         Err(refusal) if refusal.code == Code::NotFound => bad(format!(
             "{alias} names no room; make the alias first, then show it"
         )),
-        Err(refusal) => Err(Refusal {
-            message: format!(
+        Err(refusal) => {
+            let message = format!(
                 "{place}: whether {alias} names this room could not be asked: {}",
                 refusal.message
-            ),
-            ..refusal
-        }),
+            );
+            if refusal.status >= 500 {
+                return Err(Refusal { message, ..refusal });
+            }
+            // What the other server refuses us says nothing of what the caller may do here.
+            let told = Refusal::new(Code::BadAlias, message);
+            Err(match refusal.why {
+                Some(why) => told.because(*why),
+                None => told,
+            })
+        }
     }
 }
 

@@ -120,6 +120,8 @@ pub(super) struct Post {
     pub(super) writes: Vec<Write>,
     pub(super) touched: Vec<Touched>,
     pub(super) bytes: usize,
+    /// Messages passed over because a mailbox is full.
+    pub(super) lost: usize,
     full: Full,
 }
 
@@ -140,6 +142,7 @@ impl Post {
             writes: Vec::new(),
             touched: Vec::new(),
             bytes: 0,
+            lost: 0,
             full,
         }
     }
@@ -166,6 +169,7 @@ impl Post {
                     Ok(()) => have_room.push(device),
                     Err(refusal) if self.full == Full::PassOver && refusal.status == 429 => {
                         tracing::warn!(%user, %device, %sender, "a full mailbox: a message is lost");
+                        self.lost += 1;
                     }
                     Err(refusal) => return Err(refusal),
                 }

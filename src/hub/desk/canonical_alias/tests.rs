@@ -1,16 +1,34 @@
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
 use ruma::{
-    OwnedRoomId,
-    api::client::alias::{create_alias, delete_alias},
+    OwnedRoomId, ServerName,
+    api::{
+        client::alias::{create_alias, delete_alias},
+        federation::query::get_room_information,
+    },
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::{
-    api::{Code, Refusal},
+    api::{
+        Code, Command, PeerCommand, PeerReply, Refusal, Remote, RemoteError, Reply, Thin,
+        ThinReply, Unverified,
+    },
+    base::Seq,
     hub::{
         desk::{remote::testing::net, rooms::testing::wish},
-        testing::{Person, TestHub, ask, hub},
+        testing::{Person, TestHub, ask, hub, hub_among},
     },
     room::StateKey,
+    wire::{
+        cbor::{self, KeyForm},
+        matrix::{Pdu, Version},
+        thin::{Alias, Body, Draft, NameKind},
+    },
 };
 
 const KIND: (&str, &str) = (super::KIND, "");
@@ -194,4 +212,153 @@ async fn an_alias_of_another_server_is_asked_for_there() {
     let refusal = us.hub.set(&ana, &room, KIND, many).await.unwrap_err();
     assert_eq!(told(&refusal), ("M_INVALID_PARAM", 400));
     assert!(us.wire.asked().is_empty());
+}
+
+/// A server that answers when it is let: with the room that its aliases name, or a refusal.
+struct Slow {
+    asked: Semaphore,
+    may_answer: Semaphore,
+    names: Mutex<Result<OwnedRoomId, u16>>,
+}
+
+impl Slow {
+    fn answering(names: Result<OwnedRoomId, u16>, times: usize) -> Arc<Self> {
+        Arc::new(Self {
+            asked: Semaphore::new(0),
+            may_answer: Semaphore::new(times),
+            names: Mutex::new(names),
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Remote for Slow {
+    async fn ask(
+        &self,
+        server: &ServerName,
+        _: PeerCommand,
+        _: Duration,
+    ) -> Result<PeerReply, RemoteError> {
+        self.asked.add_permits(1);
+        self.may_answer.acquire().await.unwrap().forget();
+        let names = self.names.lock().unwrap().clone();
+        let room = names.map_err(|status| RemoteError::Refused {
+            server: server.to_string(),
+            status,
+            code: "M_X".to_owned(),
+            message: "no".to_owned(),
+        })?;
+        let told = get_room_information::v1::Response::new(room, Vec::new());
+        Ok(PeerReply::PeerAlias(Box::new(told)))
+    }
+
+    async fn verified(&self, _: &str, _: Version) -> Result<Pdu, Unverified> {
+        unreachable!("no event is told")
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_write_the_state_or_writes_too_much_makes_no_server_be_asked() {
+    let [us, _far] = net(["hub.example", "far.example"]).await;
+    let (ana, bob) = (us.hub.account("ana").await, us.hub.account("bob").await);
+    let room = us.hub.public_room(&ana, &[&bob]).await;
+    let alias = |n: usize| json!({ "alias": format!("#{n}:far.example") });
+    us.wire.asked();
+
+    let refusal = us.hub.set(&bob, &room, KIND, alias(0)).await.unwrap_err();
+    assert_eq!(told(&refusal), ("M_FORBIDDEN", 403));
+    assert!(us.wire.asked().is_empty());
+
+    for n in 0..10_000 {
+        let refusal = us.hub.set(&ana, &room, KIND, alias(n)).await.unwrap_err();
+        let asked = us.wire.asked().len();
+        if refusal.code == Code::LimitExceeded {
+            assert_eq!(asked, 0);
+            return;
+        }
+        assert_eq!((told(&refusal), asked), (("M_BAD_ALIAS", 400), 1));
+    }
+    panic!("any server may be asked any number of times");
+}
+
+#[tokio::test]
+async fn what_another_server_refuses_the_hub_is_wrong_with_the_alias_and_not_with_the_caller() {
+    let slow = Slow::answering(Err(403), 1000);
+    let hub = hub_among(Arc::clone(&slow) as Arc<dyn Remote>).await;
+    let ana = hub.account("ana").await;
+    let room = hub.public_room(&ana, &[]).await;
+    for (status, expected) in [
+        (400, ("M_BAD_ALIAS", 400)),
+        (401, ("M_BAD_ALIAS", 400)),
+        (403, ("M_BAD_ALIAS", 400)),
+        (500, ("M_UNKNOWN", 502)),
+    ] {
+        *slow.names.lock().unwrap() = Err(status);
+        let alias = json!({"alias": "#a:far.example"});
+        let refusal = hub.set(&ana, &room, KIND, alias).await.unwrap_err();
+        assert_eq!(told(&refusal), expected, "{status}");
+        assert!(
+            refusal.message.contains("far.example"),
+            "{}",
+            refusal.message
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_devices_drafts_do_not_wait_for_a_slow_server_and_the_same_one_is_taken_once() {
+    let slow = Slow::answering(Err(500), 0);
+    let hub = hub_among(Arc::clone(&slow) as Arc<dyn Remote>).await;
+    let ana = hub.account("ana").await;
+    let id = hub.public_room(&ana, &[]).await;
+    *slow.names.lock().unwrap() = Ok(id.clone());
+    let named = Thin::Alias {
+        kind: NameKind::Room,
+        text: id.to_string(),
+    };
+    let named = hub.ask(&ana.origin, Command::Thin(named)).await.unwrap();
+    let Reply::Thin(ThinReply::Alias(room)) = named else {
+        panic!("{named:?}")
+    };
+    let shows = Body::State {
+        event_type: 13, // m.room.canonical_alias
+        state_key: String::new(),
+        content: cbor::encode(&json!({"alias": "#a:far.example"}), KeyForm::Integer),
+        deflated: false,
+    };
+    let meanwhile = async {
+        slow.asked.acquire_many(2).await.unwrap().forget();
+        let text = Body::Text("meanwhile".to_owned());
+        let seq = append(&hub, &ana, room, draft(2, text)).await;
+        slow.may_answer.add_permits(2);
+        seq
+    };
+    let all = async {
+        tokio::join!(
+            append(&hub, &ana, room, draft(1, shows.clone())),
+            append(&hub, &ana, room, draft(1, shows.clone())),
+            meanwhile
+        )
+    };
+    let all = tokio::time::timeout(Duration::from_secs(30), all).await;
+    let (first, again, said) = all.expect("the second draft waits for the first one's server");
+    assert_eq!(first, again);
+    assert!(said < first, "{said:?} {first:?}");
+}
+
+async fn append(hub: &TestHub, who: &Person, room: Alias, draft: Draft) -> Seq {
+    let append = Command::Thin(Thin::Append { room, draft });
+    match hub.ask(&who.origin, append).await.unwrap() {
+        Reply::Thin(ThinReply::Appended(seq)) => seq,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn draft(counter: u64, body: Body) -> Draft {
+    Draft {
+        counter,
+        target: None,
+        body,
+        read: None,
+    }
 }

@@ -194,7 +194,8 @@ async fn one(
     }
 }
 
-/// What is wrong with one whose type is known.
+/// What is wrong with one whose type is known: of the library's words only the field's name is told, and
+/// the place in the `content`.
 fn unlike(error: &serde_json::Error, kind: &str) -> String {
     let said = error.to_string();
     let missing = said.strip_prefix("missing field ");
@@ -213,9 +214,14 @@ async fn present(hub: &Hub, peer: &OwnedServerName, edu: &Raw<Edu>) -> Result<To
         let said = "`presence.enabled` is false here".to_owned();
         return Ok(Took::Nothing("EDU_PRESENCE_OFF", said));
     }
-    match presence::elsewhere::hears(hub, peer, edu.json().get()).await {
+    let content = edu.get_field::<Box<RawValue>>("content");
+    let content = content.map_err(|_| "`content` is there twice");
+    let content = content.and_then(|content| content.ok_or("`content` is missing"));
+    let content = content.map_err(|said| Not::wanted("EDU_FORM", said))?;
+    match presence::elsewhere::hears(hub, peer, content.get()).await {
         Ok(None) => Ok(Took::All),
-        Ok(Some(said)) => Ok(Took::NotAll(said)),
+        Ok(Some(left)) if left.is_all => Err(Not::wanted(left.code, left.said)),
+        Ok(Some(left)) => Ok(Took::NotAll(left.said)),
         Err(error) => Err(Not::wanted("EDU_FORM", unlike(&error, PRESENCE))),
     }
 }
@@ -260,9 +266,13 @@ async fn messages(
         return Ok(Took::Nothing("EDU_NOBODY_HERE", said));
     }
     if post.writes.is_empty() {
-        let said = "no message found a device, or room in its mailbox".to_owned();
-        return Ok(Took::NotAll(said));
+        if post.lost > 0 {
+            return Err(Not::wanted("EDU_TOO_MUCH", full(post.lost)));
+        }
+        let said = "`messages` names no device of its users here".to_owned();
+        return Ok(Took::Nothing("EDU_NOBODY_HERE", said));
     }
+    let lost = post.lost;
     let mut writes = post.writes;
     writes.push(Write::RemoteMessage {
         origin: peer.clone(),
@@ -270,9 +280,14 @@ async fn messages(
         at: hub.now(),
     });
     match hub.writer.write(contested(writes), post.touched).await {
+        Ok(_) if lost > 0 => Ok(Took::NotAll(full(lost))),
         Ok(_) | Err(WriteError::Conflict(_)) => Ok(Took::All),
         Err(error) => Err(Not::Stored(error.into())),
     }
+}
+
+fn full(lost: usize) -> String {
+    format!("{lost} of its messages were not: the mailboxes of their devices are full")
 }
 
 /// spec: server-server §Typing-Notifications

@@ -6,6 +6,7 @@
 //! whether one is still open is looked up when somebody asks.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -32,7 +33,11 @@ pub(in crate::hub::desk) struct Fault {
 }
 
 impl Fault {
-    pub(super) const fn new(code: &'static str, said: String) -> Self {
+    pub(super) fn new(code: &'static str, mut said: String) -> Self {
+        if let Some((at, _)) = said.char_indices().nth(SAID_CHARS_MAX) {
+            said.truncate(at);
+            said.push('…');
+        }
         Self { code, said }
     }
 }
@@ -47,7 +52,7 @@ pub(in crate::hub::desk) struct Faults {
 impl Faults {
     pub(super) fn note(&mut self, code: &'static str, said: String) {
         self.count += 1;
-        self.first.get_or_insert(Fault { code, said });
+        self.first.get_or_insert_with(|| Fault::new(code, said));
     }
 
     /// Notes why an event is not to be believed.
@@ -113,41 +118,78 @@ pub struct Gap {
     pub request: Option<RequestId>,
     /// Some of what is missing.
     ends: Vec<OwnedEventId>,
-    warned: Timestamp,
 }
 
-/// Those of this hub, the last one of each room.
+/// Those of this hub, the last one of each room and server: any server of a room can name events that
+/// are not there, and is not to hide by that what another one's are.
 #[derive(Default)]
-pub(in crate::hub::desk) struct Gaps(Mutex<HashMap<OwnedRoomId, Gap>>);
+pub(in crate::hub::desk) struct Gaps(Mutex<Table>);
+
+type Key = (OwnedRoomId, OwnedServerName);
+
+#[derive(Default)]
+struct Table {
+    open: HashMap<Key, Gap>,
+    /// When each was last warned of; also of those that are open no more or had to make room.
+    warned: HashMap<Key, Timestamp>,
+}
 
 impl Gaps {
     /// A gap stays open. Whether it is to be warned of: not again within the hour.
     fn note(&self, room: &RoomId, found: Gap) -> bool {
-        let mut gaps = self.gaps();
-        let now = found.last;
-        if let Some(known) = gaps.get_mut(room) {
-            let is_due = now.since(known.warned) >= WARN_EVERY;
-            let warned = if is_due { now } else { known.warned };
-            let since = known.since;
-            *known = Gap {
-                since,
-                warned,
-                ..found
-            };
-            return is_due;
+        let mut table = self.table();
+        let key = (room.to_owned(), found.server.clone());
+        let is_due = table.is_due(&key, found.last);
+        let known = table.open.get(&key).map(|known| known.since);
+        if known.is_none() {
+            table.make_room(room);
         }
-        if gaps.len() >= GAPS_MAX {
-            let oldest = gaps.iter().min_by_key(|(_, gap)| gap.last);
-            if let Some(oldest) = oldest.map(|(room, _)| room.clone()) {
-                gaps.remove(&oldest);
-            }
+        let since = known.unwrap_or(found.since);
+        table.open.insert(key, Gap { since, ..found });
+        is_due
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn is_due(&mut self, key: &Key, now: Timestamp) -> bool {
+        let is_recent = |warned: &Timestamp| now.since(*warned) < WARN_EVERY;
+        if self.warned.get(key).is_some_and(is_recent) {
+            return false;
         }
-        gaps.insert(room.to_owned(), found);
+        if self.warned.len() >= WARNED_MAX {
+            self.warned.retain(|_, warned| is_recent(warned));
+        }
+        if self.warned.len() >= WARNED_MAX {
+            return false;
+        }
+        self.warned.insert(key.clone(), now);
         true
     }
 
-    fn gaps(&self) -> MutexGuard<'_, HashMap<OwnedRoomId, Gap>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes room for one more of a room: first the room's own which nothing ran into for the longest,
+    /// then such a one of the server that has most, whatever rooms they are of.
+    fn make_room(&mut self, room: &RoomId) {
+        let of_room = self.open.iter().filter(|((of, _), _)| of == room);
+        let goes = if of_room.clone().count() >= SERVERS_PER_ROOM_MAX {
+            of_room.min_by_key(|(_, gap)| gap.last)
+        } else if self.open.len() >= GAPS_MAX {
+            let mut counts: HashMap<&ServerName, usize> = HashMap::new();
+            for (_, server) in self.open.keys() {
+                *counts.entry(server).or_default() += 1;
+            }
+            let count = |server: &ServerName| counts.get(server).copied();
+            let all = self.open.iter();
+            all.max_by_key(|((_, server), gap)| (count(server), Reverse(gap.last)))
+        } else {
+            None
+        };
+        if let Some(goes) = goes.map(|(key, _)| key.clone()) {
+            self.open.remove(&goes);
+        }
     }
 }
 
@@ -172,7 +214,6 @@ pub(super) fn stays_open(
         last: now,
         request,
         ends: missing.take(ENDS_KEPT_MAX).cloned().collect(),
-        warned: now,
     };
     let missing = gap.missing;
     let (reason, cause) = (fault.code, &fault.said);
@@ -189,14 +230,15 @@ pub(super) fn stays_open(
 }
 
 impl Hub {
-    /// The gaps of rooms' graphs that are known to be open, those found last first.
+    /// The gaps of rooms' graphs that are known to be open, those found last first: of each server one,
+    /// then of each a second one, so that none hides the others by having many.
     pub async fn open_gaps(&self) -> Result<Vec<(OwnedRoomId, Gap)>, StoreError> {
         let now = self.now();
         let known: Vec<_> = {
-            let mut gaps = self.desk.gaps.gaps();
-            gaps.retain(|_, gap| now.since(gap.last) < KEPT_FOR);
-            let gaps = gaps.iter();
-            gaps.map(|(room, gap)| (room.clone(), gap.clone()))
+            let mut table = self.desk.gaps.table();
+            table.open.retain(|_, gap| now.since(gap.last) < KEPT_FOR);
+            let gaps = table.open.iter();
+            gaps.map(|((room, _), gap)| (room.clone(), gap.clone()))
                 .collect()
         };
         let mut open = Vec::new();
@@ -212,27 +254,51 @@ impl Hub {
                 open.push((room, gap));
                 continue;
             }
-            let mut gaps = self.desk.gaps.gaps();
+            let mut table = self.desk.gaps.table();
+            let (last, key) = (gap.last, (room, gap.server));
             // unless another one was found meanwhile
-            if gaps.get(&room).is_some_and(|now| now.last == gap.last) {
-                gaps.remove(&room);
+            if table.open.get(&key).is_some_and(|now| now.last == last) {
+                table.open.remove(&key);
             }
         }
-        open.sort_by(|(one, first), (other, second)| {
-            let latest = second.last.cmp(&first.last);
-            latest.then_with(|| one.cmp(other))
-        });
-        Ok(open)
+        Ok(in_turn(open))
     }
 }
 
-/// Rooms of which a gap is remembered: at two kilobytes each, a few megabytes.
+/// The latest first, and the first of each server before the second of any.
+fn in_turn(mut open: Vec<(OwnedRoomId, Gap)>) -> Vec<(OwnedRoomId, Gap)> {
+    open.sort_by(|(one, first), (other, second)| {
+        let latest = second.last.cmp(&first.last);
+        latest.then_with(|| (one, &first.server).cmp(&(other, &second.server)))
+    });
+    let mut counts: HashMap<OwnedServerName, usize> = HashMap::new();
+    let ranked = open.into_iter().map(|one| {
+        let count = counts.entry(one.1.server.clone()).or_default();
+        *count += 1;
+        (*count, one)
+    });
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by_key(|(rank, _)| *rank); // keeps the order among equals
+    ranked.into_iter().map(|(_, one)| one).collect()
+}
+
+/// Gaps that are remembered: at seven kilobytes each at most, a few megabytes.
 const GAPS_MAX: usize = 1024;
+
+/// Servers of a room of which a gap is remembered: each has the same missing events, or its own.
+const SERVERS_PER_ROOM_MAX: usize = 4;
+
+/// Gaps of which it is remembered that they were warned of, at half a kilobyte each at most. Where there
+/// are more in an hour, the log has told enough.
+const WARNED_MAX: usize = 4096;
+
+/// The longest text of what was wrong, in characters: it may quote what another server wrote.
+const SAID_CHARS_MAX: usize = 500;
 
 /// Events of a gap that are looked up to see whether it is still open.
 const ENDS_KEPT_MAX: usize = 20;
 
-/// How often a room's open gap is warned of at most.
+/// How often an open gap of a room and server is warned of at most.
 const WARN_EVERY: Duration = Duration::from_hours(1);
 
 /// How long a gap is told of that nothing ran into any more: the room may have gone on without it.
@@ -243,8 +309,12 @@ mod tests {
     use super::*;
 
     fn gap(at: Timestamp) -> Gap {
+        gap_of("far", at)
+    }
+
+    fn gap_of(server: &str, at: Timestamp) -> Gap {
         Gap {
-            server: ruma::owned_server_name!("far"),
+            server: server.try_into().unwrap(),
             missing: 1,
             code: "EVENT_SIGNATURE",
             cause: "it is forged".to_owned(),
@@ -252,7 +322,6 @@ mod tests {
             last: at,
             request: None,
             ends: Vec::new(),
-            warned: at,
         }
     }
 
@@ -269,7 +338,8 @@ mod tests {
         }
         assert!(gaps.note(one, gap(start + Duration::from_hours(1))));
         assert!(!gaps.note(one, gap(start + Duration::from_mins(61))));
-        assert_eq!(gaps.gaps()[one].since, start);
+        let key = (one.to_owned(), ruma::owned_server_name!("far"));
+        assert_eq!(gaps.table().open[&key].since, start);
     }
 
     #[test]
@@ -279,8 +349,69 @@ mod tests {
             let room = OwnedRoomId::try_from(format!("!{number}:far")).unwrap();
             gaps.note(&room, gap(Timestamp(number as u64)));
         }
-        assert_eq!(gaps.gaps().len(), GAPS_MAX);
-        assert!(!gaps.gaps().contains_key(ruma::room_id!("!0:far")));
+        assert_eq!(gaps.table().open.len(), GAPS_MAX);
+        assert!(!has(&gaps, "!0:far", "far"));
+    }
+
+    fn has(gaps: &Gaps, room: &str, server: &str) -> bool {
+        let key = (room.try_into().unwrap(), server.try_into().unwrap());
+        gaps.table().open.contains_key(&key)
+    }
+
+    #[test]
+    fn a_server_that_names_what_is_not_there_hides_no_other_servers_gap() {
+        let gaps = Gaps::default();
+        let room = ruma::room_id!("!a:far");
+        assert!(gaps.note(room, gap_of("true", Timestamp(0))));
+        for number in 1..=2 * GAPS_MAX {
+            let at = Timestamp(number as u64);
+            gaps.note(room, gap_of("evil", at));
+            let another = OwnedRoomId::try_from(format!("!{number}:far")).unwrap();
+            gaps.note(&another, gap_of("evil", at));
+        }
+        assert!(has(&gaps, "!a:far", "true"));
+        assert_eq!(gaps.table().open.len(), GAPS_MAX);
+
+        let open = gaps.table().open.clone().into_iter();
+        let told = in_turn(open.map(|((room, _), gap)| (room, gap)).collect());
+        let first: Vec<_> = told.iter().take(2).map(|(_, gap)| &gap.server).collect();
+        assert_eq!(first, ["evil", "true"]);
+    }
+
+    #[test]
+    fn what_had_to_make_room_is_not_warned_of_again_within_the_hour() {
+        let gaps = Gaps::default();
+        let room = ruma::room_id!("!a:far");
+        let servers = ["a", "b", "c", "d", "e"];
+        for (number, server) in servers.into_iter().enumerate() {
+            let at = Timestamp(number as u64);
+            assert!(gaps.note(room, gap_of(server, at)), "{server}");
+        }
+        assert_eq!(gaps.table().open.len(), SERVERS_PER_ROOM_MAX);
+        assert!(
+            !has(&gaps, "!a:far", "a"),
+            "it was run into before the others"
+        );
+        for server in servers {
+            assert!(!gaps.note(room, gap_of(server, Timestamp(9))), "{server}");
+        }
+        for number in 0..2 * WARNED_MAX {
+            let room = OwnedRoomId::try_from(format!("!{number}:far")).unwrap();
+            gaps.note(&room, gap_of("far", Timestamp(10)));
+        }
+        assert_eq!(gaps.table().warned.len(), WARNED_MAX);
+        let later = Timestamp(10) + WARN_EVERY;
+        assert!(gaps.note(room, gap_of("a", later)));
+    }
+
+    #[test]
+    fn what_was_wrong_is_kept_up_to_a_length() {
+        let long = Fault::new("EVENT_FORM", "é".repeat(SAID_CHARS_MAX + 1));
+        assert_eq!(long.said, "é".repeat(SAID_CHARS_MAX) + "…");
+        let mut faults = Faults::default();
+        faults.note("EVENT_FORM", "x".repeat(100_000));
+        let cause = faults.cause(ruma::server_name!("far"), None);
+        assert!(cause.said.chars().count() <= SAID_CHARS_MAX + 1);
     }
 
     #[test]

@@ -202,6 +202,8 @@ async fn each_edu_of_a_transaction_has_an_outcome_under_its_place() {
                 json!({"edu_type": "m.direct_to_device", "content": {"sender": zed, "type": "m.x",
                     "message_id": "1", "messages": {"@a:elsewhere": {"*": {}}}}}),
                 json!({"edu_type": "m.x", "content": {"text": "x".repeat(1024 * 1024)}}),
+                json!({"edu_type": "m.direct_to_device", "content": {"sender": zed, "type": "m.x",
+                    "message_id": "2", "messages": {"@gone:hub.example": {"*": {}}}}}),
             ],
         )
         .await;
@@ -253,6 +255,12 @@ async fn each_edu_of_a_transaction_has_an_outcome_under_its_place() {
                 "refused",
                 "EDU_TOO_MUCH",
                 "1048576 are the most",
+            ),
+            (
+                "edus[15]",
+                "ignored",
+                "EDU_NOBODY_HERE",
+                "no device of its users here",
             ),
         ],
     );

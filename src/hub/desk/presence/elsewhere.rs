@@ -18,12 +18,6 @@ const UPDATES_MAX: usize = 500;
 const AGO_MS_MAX: u64 = 1000 * 60 * 60 * 24 * 366;
 
 #[derive(Deserialize)]
-struct Edu<'a> {
-    #[serde(borrow)]
-    content: Content<'a>,
-}
-
-#[derive(Deserialize)]
 struct Content<'a> {
     #[serde(borrow)]
     push: Vec<&'a RawValue>,
@@ -41,19 +35,32 @@ struct Update {
     currently_active: bool,
 }
 
-/// Takes an `m.presence` EDU of a server. What is wrong in it spoils nothing beside it; what of it was
-/// not taken is given in words.
+/// What of an EDU was not taken.
+pub(in crate::hub::desk) struct Left {
+    /// Whether nothing of it was.
+    pub(in crate::hub::desk) is_all: bool,
+    /// The stable reason of the first.
+    pub(in crate::hub::desk) code: &'static str,
+    /// The same in words.
+    pub(in crate::hub::desk) said: String,
+}
+
+/// Why an update is not taken: the stable reason, and in words.
+type Not = (&'static str, String);
+
+/// Takes the `content` of an `m.presence` EDU of a server. What is wrong in it spoils nothing beside it;
+/// what of it was not taken is told.
 // spec: server-server §Presence
 pub(in crate::hub::desk) async fn hears(
     hub: &Hub,
     peer: &OwnedServerName,
-    edu: &str,
-) -> Result<Option<String>, serde_json::Error> {
-    let edu: Edu<'_> = serde_json::from_str(edu)?;
-    let (all, mut taken, mut first) = (edu.content.push.len(), 0, None);
-    for update in edu.content.push.into_iter().take(UPDATES_MAX) {
+    content: &str,
+) -> Result<Option<Left>, serde_json::Error> {
+    let content: Content<'_> = serde_json::from_str(content)?;
+    let (all, mut taken, mut first) = (content.push.len(), 0, None);
+    for update in content.push.into_iter().take(UPDATES_MAX) {
         if let Err(refusal) = hub.desk.rates().presence(peer) {
-            first.get_or_insert(refusal.message);
+            first.get_or_insert(("EDU_TOO_MUCH", refusal.message));
             break;
         }
         match one(hub, peer, update).await {
@@ -66,25 +73,39 @@ pub(in crate::hub::desk) async fn hears(
     if taken == all {
         return Ok(None);
     }
-    let first = first.unwrap_or_else(|| format!("at most {UPDATES_MAX} are looked at"));
+    let too_many = || {
+        let said = format!("at most {UPDATES_MAX} are looked at");
+        ("EDU_TOO_MUCH", said)
+    };
+    let (code, first) = first.unwrap_or_else(too_many);
     let not = all - taken;
-    Ok(Some(format!(
-        "{not} of its {all} updates were not; the first: {first}"
-    )))
+    Ok(Some(Left {
+        is_all: taken == 0,
+        code,
+        said: format!("{not} of its {all} updates were not; the first: {first}"),
+    }))
 }
 
-async fn one(hub: &Hub, peer: &OwnedServerName, update: &RawValue) -> Result<(), String> {
+async fn one(hub: &Hub, peer: &OwnedServerName, update: &RawValue) -> Result<(), Not> {
     let Some(presences) = &hub.desk.presences else {
         return Ok(());
     };
-    let update: Update = serde_json::from_str(update.get())
-        .map_err(|_| "its `user_id` or `presence` is missing or none".to_owned())?;
+    let update: Update =
+        serde_json::from_str(update.get()).map_err(|_| ("EDU_FORM", odd(update)))?;
     let user = update.user_id.clone();
     if user.server_name() != peer {
-        return Err(format!("{peer} does not speak for {user}"));
+        let said = format!("{peer} does not speak for {user}");
+        return Err(("EDU_SENDER", said));
     }
     if !is_known(&update.presence) {
-        return Err(format!("{:?} is no presence", update.presence.as_str()));
+        let told: String = update
+            .presence
+            .as_str()
+            .chars()
+            .take(TOLD_CHARS_MAX)
+            .collect();
+        let said = format!("{told:?} is no presence; it is online, unavailable or offline");
+        return Err(("EDU_FORM", said));
     }
     let now = hub.now();
     let told = shown(update, now);
@@ -92,18 +113,54 @@ async fn one(hub: &Hub, peer: &OwnedServerName, update: &RawValue) -> Result<(),
         return Ok(());
     }
     let near = hub.store.neighbours_of(&user, hub.key.name(), NEAR_MAX);
-    let near = near.await.map_err(|error| ours(error).message)?;
+    let near = near
+        .await
+        .map_err(|error| ("EDU_REFUSED", ours(error).message))?;
     if near.is_empty() {
-        return Err(format!("{user} is in no room with anyone here"));
+        let said = format!("{user} is in no room with anyone here");
+        return Err(("EDU_NOT_JOINED", said));
     }
     if !presences.hears(&user, told, now) {
-        return Err("as many as are kept are there".to_owned());
+        let said = "as many users of its server as are kept are there".to_owned();
+        return Err(("EDU_TOO_MUCH", said));
     }
     let near = near.into_iter().collect();
     hub.fanout
         .present(&Touched::Beside(std::sync::Arc::new(near)));
     Ok(())
 }
+
+/// What is wrong with an update that cannot be read.
+fn odd(update: &RawValue) -> String {
+    #[derive(Deserialize)]
+    struct Fields<'a> {
+        #[serde(borrow)]
+        user_id: Option<&'a RawValue>,
+        #[serde(borrow)]
+        presence: Option<&'a RawValue>,
+    }
+    let Ok(fields) = serde_json::from_str::<Fields<'_>>(update.get()) else {
+        return "an update is no object, or has a field twice".to_owned();
+    };
+    let Some(user) = fields.user_id else {
+        return "its `user_id` is missing".to_owned();
+    };
+    if serde_json::from_str::<OwnedUserId>(user.get()).is_err() {
+        let user: String = user.get().chars().take(TOLD_CHARS_MAX).collect();
+        return format!("its `user_id` is no user's id, which is like @ana:hub.example: {user}");
+    }
+    match fields.presence {
+        None => "its `presence` is missing".to_owned(),
+        Some(_) => {
+            "its `presence` and `status_msg` must be texts, `last_active_ago` a whole number, \
+                    `currently_active` true or false"
+                .to_owned()
+        }
+    }
+}
+
+/// Of what is none, so many characters are told.
+const TOLD_CHARS_MAX: usize = 60;
 
 fn shown(update: Update, now: Timestamp) -> Shown {
     let ago = update.last_active_ago.map(|ago| ago.min(AGO_MS_MAX));

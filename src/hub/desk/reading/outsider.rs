@@ -41,10 +41,17 @@ pub(in crate::hub::desk) async fn outsider(hub: &Hub, user: &UserId, room: &Room
     }
 }
 
-/// Whether the room has banned them, and so whatever else it would say is beside the point.
-pub(in crate::hub::desk) async fn is_banned(hub: &Hub, user: &UserId, room: &RoomId) -> bool {
-    let what = what(hub, user, room).await;
-    matches!(what, Ok(Some((Membership::Ban, _))))
+/// What somebody is told whom the room has banned, as whatever else it would say is beside the point;
+/// nothing for all others.
+pub(in crate::hub::desk) async fn banned(
+    hub: &Hub,
+    user: &UserId,
+    room: &RoomId,
+) -> Option<Refusal> {
+    match what(hub, user, room).await {
+        Ok(Some((now @ Membership::Ban, out))) => Some(outside(room, now, out)),
+        _ => None,
+    }
 }
 
 /// How a user came to be out of a room, where it was somebody else who put an end to what they were; in
@@ -129,8 +136,49 @@ mod tests {
     use super::*;
     use crate::{
         api::{Code, Command, Deliveries},
-        hub::testing,
+        hub::{desk::rooms::testing::wish, testing},
     };
+
+    #[tokio::test]
+    async fn a_write_does_not_tell_whether_there_is_such_a_room() {
+        let test = testing::hub().await;
+        let [ana, bob] = [test.account("ana").await, test.account("bob").await];
+        let public = test.public_room(&ana, &[]).await;
+        let private = wish("private_chat", &serde_json::json!([]));
+        let private = test.create(&ana, private).await.unwrap();
+        let unknown: ruma::OwnedRoomId = "!none:hub.example".try_into().unwrap();
+        let elsewhere: ruma::OwnedRoomId = "!none:far.example".try_into().unwrap();
+        let mut told = Vec::new();
+        for room in [&public, &private, &unknown, &elsewhere] {
+            let sent = test.send(&bob, room, "m.room.message", "1", "{}").await;
+            let mut refused = vec![sent.unwrap_err()];
+            let off = "{\"redacts\":5}";
+            let sent = test.send(&bob, room, "m.room.redaction", "2", off).await;
+            refused.push(sent.unwrap_err());
+            for (kind, content) in [
+                ("m.room.topic", serde_json::json!({ "topic": "hi" })),
+                ("m.room.topic", serde_json::json!({ "topic": 5 })),
+                ("m.room.create", serde_json::json!({})),
+                ("m.room.member", serde_json::json!({ "membership": 5 })),
+                ("m.room.canonical_alias", serde_json::json!({ "alias": 5 })),
+            ] {
+                let set = test.set(&bob, room, (kind, ""), content).await;
+                refused.push(set.unwrap_err());
+            }
+            let told_here: Vec<_> = refused
+                .into_iter()
+                .map(|one| {
+                    let said = one.message.replace(room.as_str(), "ROOM");
+                    (one.status, one.code, said)
+                })
+                .collect();
+            told.push(told_here);
+        }
+        let nothing = "you are not in ROOM, or no such room is known here".to_owned();
+        for one in told.iter().flatten() {
+            assert_eq!(*one, (403, Code::Forbidden, nothing.clone()));
+        }
+    }
 
     #[tokio::test]
     async fn who_is_out_is_told_how_that_came_and_not_the_number_of_a_rule() {

@@ -27,7 +27,7 @@ use crate::{
         Hub, Submission, Submitted, WriteError,
         desk::{
             access::ours,
-            reading::outsider::{is_banned, outsider},
+            reading::outsider::{banned, outsider},
             remote,
         },
     },
@@ -43,6 +43,16 @@ pub(super) async fn submit(
     part: Part,
 ) -> Result<Submitted, Refusal> {
     hub.desk.rates().events(caller)?;
+    charged(hub, caller, room, part).await
+}
+
+/// The same where it was counted against the caller's rate already.
+async fn charged(
+    hub: &Hub,
+    caller: &Caller,
+    room: &RoomId,
+    part: Part,
+) -> Result<Submitted, Refusal> {
     let submission = Submission {
         draft: Draft {
             sender: caller.user.clone(),
@@ -69,7 +79,8 @@ pub(super) async fn submit(
     }
 }
 
-/// The refusal for a write: whoever is not in the room is told why, rather than by which rule.
+/// The refusal for a write: whoever is not in the room is told why, rather than by which rule; whether
+/// there is such a room makes no difference to whoever has nothing to do with it.
 pub(in crate::hub::desk) async fn refusal(
     error: WriteError,
     hub: &Hub,
@@ -81,12 +92,10 @@ pub(in crate::hub::desk) async fn refusal(
         WriteError::Refused(room::Refusal::NotMember(who)) if who == user => {
             outsider(hub, user, room).await
         }
-        WriteError::Refused(room::Refusal::Rules(_)) if is_banned(hub, user, room).await => {
-            outsider(hub, user, room).await
-        }
-        WriteError::NoSuchRoom(_) => {
-            let said = outsider(hub, user, room).await.message;
-            Refusal::not_found(said)
+        WriteError::NoSuchRoom(_) => outsider(hub, user, room).await,
+        WriteError::Refused(room::Refusal::Rules(_)) => {
+            let banned = banned(hub, user, room).await;
+            banned.unwrap_or_else(|| error.into())
         }
         _ => error.into(),
     }

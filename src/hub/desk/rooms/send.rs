@@ -12,7 +12,7 @@ use crate::{
         Hub, Submission,
         desk::{
             canonical_alias,
-            rooms::{content, refusal, submit},
+            rooms::{charged, content, refusal},
         },
     },
     room::{Draft, Part},
@@ -50,8 +50,9 @@ pub(in crate::hub::desk) async fn send_state(
         state_key: Some(request.state_key),
         content: content(&request.body)?,
     };
+    hub.desk.rates().events(caller)?; // before other servers are asked anything
     canonical_alias::check(hub, caller, &request.room_id, &part).await?;
-    let done = submit(hub, caller, &request.room_id, part).await?;
+    let done = charged(hub, caller, &request.room_id, part).await?;
     first(done.events).map(state::Response::new)
 }
 

@@ -80,14 +80,24 @@ async fn once(
     // Two rooms may be two writers, which do not see each other's transactions until they are
     // stored: a device's drafts go one after the other.
     let turns = &hub.desk.turns;
-    let turn = turns.take((ENDPOINT, &key.user, &key.device)).await;
+    let mut turn = turns.take((ENDPOINT, &key.user, &key.device)).await;
     if let Some(answer) = hub.store.txn(&key).await.map_err(ours)? {
         drop(turn);
         return replay(hub, caller, room, draft, &mark, answer).await;
     }
     hub.desk.rates().events(caller)?;
     let part = part(hub, caller, room, draft).await?;
-    canonical_alias::check(hub, caller, room, &part).await?;
+    if canonical_alias::is_shown_by(&part).is_some() {
+        // Other servers may be slow to answer, and the device's next drafts are not to wait for them; the
+        // same draft may come again meanwhile.
+        drop(turn);
+        canonical_alias::check(hub, caller, room, &part).await?;
+        turn = turns.take((ENDPOINT, &key.user, &key.device)).await;
+        if let Some(answer) = hub.store.txn(&key).await.map_err(ours)? {
+            drop(turn);
+            return replay(hub, caller, room, draft, &mark, answer).await;
+        }
+    }
     let submission = Submission {
         draft: Wanted {
             sender: caller.user.clone(),

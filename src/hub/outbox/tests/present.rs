@@ -149,6 +149,82 @@ async fn a_server_speaks_for_its_own_users_who_share_a_room_and_what_is_wrong_sp
 }
 
 #[tokio::test]
+async fn an_edu_of_which_nothing_is_taken_is_refused_and_what_is_wrong_is_told_with_its_place() {
+    let zed = "@zed:far.example";
+    let edu = |push: Value| json!({ "edu_type": "m.presence", "content": { "push": push } });
+    let strangers = json!([online("@nobody:far.example"), online("@zed:west.example")]);
+    let half = json!([online(zed), { "presence": "online" }]);
+    let cases = [
+        (
+            edu(strangers),
+            "refused",
+            "EDU_NOT_JOINED",
+            "2 of its 2 updates",
+        ),
+        (
+            edu(json!([online("@zed:west.example")])),
+            "refused",
+            "EDU_SENDER",
+            "far.example",
+        ),
+        (
+            edu(json!([{ "presence": "online" }])),
+            "refused",
+            "EDU_FORM",
+            "`user_id` is missing",
+        ),
+        (
+            edu(json!([{ "user_id": 5 }])),
+            "refused",
+            "EDU_FORM",
+            "is no user's id",
+        ),
+        (edu(half), "taken", "", "1 of its 2 updates were not"),
+        (edu(json!([online(zed)])), "taken", "", ""),
+        (
+            json!({ "edu_type": "m.presence" }),
+            "refused",
+            "EDU_FORM",
+            "`content` is missing",
+        ),
+        (
+            json!({ "edu_type": "m.presence", "content": {} }),
+            "refused",
+            "EDU_FORM",
+            "`push` is missing",
+        ),
+        (
+            json!({ "content": { "push": 5 }, "edu_type": "m.presence" }),
+            "refused",
+            "EDU_FORM",
+            "before character 9 of line 1 of its `content`",
+        ),
+    ];
+    let world = World::seeing(&[FAR]).await;
+    let now = MilliSecondsSinceUnixEpoch(UInt::from(1_u32));
+    let name = FAR.try_into().unwrap();
+    let mut asked = send_transaction_message::v1::Request::new("t".into(), name, now);
+    let raw = |edu: &Value| Raw::new(edu).unwrap().cast_unchecked();
+    asked.edus = cases.iter().map(|(edu, ..)| raw(edu)).collect();
+    world
+        .ask(FAR, PeerCommand::Transaction(Box::new(asked)))
+        .await;
+
+    let told = world.hub.hub.refusals().explain("1").unwrap();
+    for (at, (_, outcome, reason, said)) in cases.iter().enumerate() {
+        let told = &told["transaction"]["parts"][at];
+        assert_eq!(told["outcome"], *outcome, "{told}");
+        assert_eq!(
+            told["reason"].as_str().unwrap_or_default(),
+            *reason,
+            "{told}"
+        );
+        let words = told["said"].as_str().unwrap_or_default();
+        assert!(words.contains(said), "{said} in {told}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_says_too_much_is_not_listened_to_for_a_while() {
     let world = World::seeing(&[FAR, WEST]).await;
     let (far, west) = ("@zed:far.example", "@zed:west.example");
