@@ -140,8 +140,13 @@ pub fn note(text: &str) {
 pub fn tell(format: Format, text: &str) {
     match format {
         Format::Text => note(text),
-        Format::Json => note(&serde_json::json!({ "note": text }).to_string()),
+        Format::Json => note(&as_line(&told(text))),
     }
+}
+
+/// A note for a program: without what sets it off for people.
+fn told(text: &str) -> Json {
+    serde_json::json!({ "note": text.strip_prefix("-- ").unwrap_or(text) })
 }
 
 #[cfg(test)]
@@ -165,6 +170,11 @@ mod tests {
     #[test]
     fn printed_lines_keep_their_breaks_and_nothing_else_that_steers() {
         assert_eq!(lines("a\n\tb\u{1b}[0m"), "a\n\tb\\u{1b}[0m");
+    }
+
+    #[test]
+    fn a_note_for_a_program_has_the_words_alone() {
+        assert_eq!(told("-- it answers"), json!({ "note": "it answers" }));
     }
 
     #[test]

@@ -48,11 +48,11 @@ impl CoapDoor {
         };
         let socket = UdpSocket::bind(local)
             .await
-            .map_err(|error| unreachable(address, error))?;
+            .map_err(|error| unreachable(address, error, false))?;
         socket
             .connect(address)
             .await
-            .map_err(|error| unreachable(address, error))?;
+            .map_err(|error| unreachable(address, error, false))?;
         let mut rng = (world.rng)();
         let mut echo_key = [0; 32]; // a client challenges nobody
         rng.fill_bytes(&mut echo_key);
@@ -113,7 +113,7 @@ impl CoapDoor {
         let now = self.clock.now();
         let exchange = self.machine.request(now, self.address, request);
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-        let mut refused = 0;
+        let (mut refused, before) = (0, self.cost.datagrams_up);
         loop {
             self.flush().await?;
             if let Some(answer) = self.answer_to(exchange) {
@@ -129,7 +129,10 @@ impl CoapDoor {
                 Ok(Err(error)) => {
                     refused += 1;
                     if refused >= REFUSALS_MAX {
-                        return Err(unreachable(self.address, error));
+                        // What was not refused may have come where it was meant for.
+                        let sent = self.cost.datagrams_up - before;
+                        let is_sent = sent > u64::from(refused);
+                        return Err(unreachable(self.address, error, is_sent));
                     }
                 }
                 Err(_) => {}
@@ -154,7 +157,7 @@ impl CoapDoor {
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                     tracing::debug!("nobody listens there; retransmission goes on");
                 }
-                Err(error) => return Err(unreachable(self.address, error)),
+                Err(error) => return Err(unreachable(self.address, error, true)),
             }
         }
         Ok(())
@@ -169,7 +172,7 @@ impl CoapDoor {
                     return Some(Ok(response));
                 }
                 Event::Failed { exchange, reason } if exchange == wanted => {
-                    return Some(Err(unreachable(self.address, reason)));
+                    return Some(Err(unreachable(self.address, reason, true)));
                 }
                 _ => {} // of a call that was given up
             }
@@ -255,9 +258,11 @@ pub(super) fn read(response: &Response) -> Result<Value, ClientError> {
 fn unreachable(
     address: SocketAddr,
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    is_sent: bool,
 ) -> ClientError {
     ClientError::Unreachable {
         at: format!("coap://{address}"),
         source: error.into(),
+        is_sent,
     }
 }

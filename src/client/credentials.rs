@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::client::{Target, TargetError, target::HttpsTarget};
+use crate::client::{Target, TargetError, plain, target::HttpsTarget};
 
 /// A device's credentials, as the credential file has them. Parts not yet built are absent.
 #[derive(Clone, Serialize, Deserialize)]
@@ -137,7 +137,7 @@ pub struct ServerInfo {
 #[derive(Debug, Error)]
 pub enum CredentialsError {
     /// It cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", plain::io(.source))]
     Io {
         /// The file.
         path: String,
@@ -161,10 +161,19 @@ pub enum CredentialsError {
         found: u32,
     },
     /// Its session was ended.
-    #[error("{path} is logged out; sign in again with --login URL USER --save {path}")]
+    #[error(
+        "{path} is logged out; {}",
+        if *.is_linked {
+            "link it again: `tramline client approve` on another device makes a code, and `tramline client link CODE --out NEWFILE --server URL` takes it".to_owned()
+        } else {
+            format!("sign in again with --login URL USER --save {path}")
+        }
+    )]
     LoggedOut {
         /// The file.
         path: String,
+        /// Whether it is that of a linked device.
+        is_linked: bool,
     },
     /// It names no door this program can use.
     #[error("{path} names neither an https nor a coap address")]
@@ -218,7 +227,11 @@ impl Credentials {
             });
         }
         if read.access_token.is_empty() {
-            return Err(CredentialsError::LoggedOut { path: name });
+            let is_linked = read.oscore.is_some() || read.edhoc.is_some();
+            return Err(CredentialsError::LoggedOut {
+                path: name,
+                is_linked,
+            });
         }
         Ok(read)
     }
@@ -340,6 +353,18 @@ mod tests {
         assert!(said.contains("logged out; sign in again"), "{said}");
         of("fresh").write(&path).unwrap();
         assert_eq!(Credentials::read(&path).unwrap().access_token, "fresh");
+    }
+
+    #[test]
+    fn a_linked_device_that_is_logged_out_is_to_be_linked_again() {
+        let file = br#"{"version": 1, "user_id": "@ana:h", "device_id": "TAB", "server": {},
+            "edhoc": {"hub_key": "00", "kid": "0a"}}"#;
+
+        let said = read(file).unwrap_err().to_string();
+
+        assert!(said.contains("link it again: "), "{said}");
+        assert!(said.contains("tramline client link"), "{said}");
+        assert!(!said.contains("--login"), "{said}");
     }
 
     #[test]

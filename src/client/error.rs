@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::plain;
+
 /// A request that was not answered as wanted.
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -17,14 +19,16 @@ pub enum ClientError {
         /// When to try again.
         retry_after_ms: Option<u64>,
     },
-    /// The hub could not be reached, or the connection broke; the request may have been done.
-    #[error("cannot reach the hub at {at}: {source}")]
+    /// The hub could not be reached, or the connection broke.
+    #[error("cannot reach the hub at {at}: {}", plain::words(.source.as_ref()))]
     Unreachable {
         /// Where.
         at: String,
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+        /// Whether something of the request may have left: then it may have been done.
+        is_sent: bool,
     },
     /// The answer's bytes were wrong.
     #[error("the answer is not what this request is answered with: {0}")]
@@ -58,6 +62,11 @@ impl ClientError {
             Self::Refused { errcode, .. } => Some(errcode),
             _ => None,
         }
+    }
+
+    /// Whether nobody who is trusted vouches for the hub's certificate.
+    pub fn is_unvouched(&self) -> bool {
+        matches!(self, Self::Unreachable { source, .. } if plain::is_unvouched(source.as_ref()))
     }
 
     /// Whether the same request may succeed later.

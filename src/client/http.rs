@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::{
@@ -127,15 +127,15 @@ impl HttpsDoor {
         }
         let request = self.request(token, call)?;
         let connection = self.connection.as_mut().expect("connected just above");
-        let answer = async {
-            connection.ready().await?;
-            connection.send_request(request).await
-        };
-        let answer = match answer.await {
+        if let Err(error) = connection.ready().await {
+            self.connection = None;
+            return Err(self.unreachable(error));
+        }
+        let answer = match connection.send_request(request).await {
             Ok(answer) => answer,
             Err(error) => {
                 self.connection = None;
-                return Err(self.unreachable(error));
+                return Err(self.broke_off(error));
             }
         };
         let status = answer.status().as_u16();
@@ -143,7 +143,13 @@ impl HttpsDoor {
             .collect()
             .await;
         let body = body
-            .map_err(|error| ClientError::Decode(error.to_string()))?
+            .map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    let reason = format!("an answer has at most {ANSWER_BYTES_MAX} bytes");
+                    return ClientError::Decode(reason);
+                }
+                self.broke_off(error)
+            })?
             .to_bytes();
         let value = serde_json::from_slice(&body).map_err(|error| {
             ClientError::Decode(format!(
@@ -212,14 +218,24 @@ impl HttpsDoor {
         Ok(sender)
     }
 
+    /// Before anything of a request has left.
     fn unreachable(
         &self,
         error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> ClientError {
-        let at = format!("https://{}:{}", self.target.host, self.target.port);
         ClientError::Unreachable {
-            at,
+            at: format!("https://{}:{}", self.target.host, self.target.port),
             source: error.into(),
+            is_sent: false,
+        }
+    }
+
+    /// After that.
+    fn broke_off(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+        ClientError::Unreachable {
+            at: format!("https://{}:{}", self.target.host, self.target.port),
+            source: error.into(),
+            is_sent: true,
         }
     }
 }

@@ -8,6 +8,7 @@ mod credentials;
 mod error;
 mod http;
 mod ledger;
+pub mod plain;
 pub mod quic;
 mod target;
 pub mod thin;
@@ -95,11 +96,13 @@ impl Client {
         let target = Target::parse(url, Some("")).map_err(|error| ClientError::Unreachable {
             at: url.to_owned(),
             source: Box::new(error),
+            is_sent: false,
         })?;
         let Target::Https(target) = target else {
             return Err(ClientError::Unreachable {
                 at: url.to_owned(),
                 source: "a device is linked over https://".into(),
+                is_sent: false,
             });
         };
         Ok(Self {

@@ -51,7 +51,7 @@ pub enum QuicError {
     #[error("the device's key: {0}")]
     Key(#[source] TlsError),
     /// No socket.
-    #[error("no socket: {0}")]
+    #[error("no socket: {}", super::plain::io(.0))]
     Socket(#[from] std::io::Error),
     /// No connection could be begun.
     #[error("cannot connect: {0}")]
@@ -75,7 +75,7 @@ pub enum QuicError {
     #[error("the answer has code {0}, which is no answer")]
     NoAnswer(Code),
     /// What came cannot be kept, or what is to go cannot be read.
-    #[error("the file: {0}")]
+    #[error("the file: {}", super::plain::io(.0))]
     File(#[source] std::io::Error),
     /// The answer is larger than we take.
     #[error("an answer of more than {0} bytes")]

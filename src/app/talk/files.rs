@@ -1,6 +1,10 @@
 //! A linked device's files: up, down, and how far they have got.
 
-use std::{io::Write as _, path::Path, time::Duration};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use serde_json::json;
 
@@ -12,7 +16,10 @@ use crate::{
         output::{self, Format, visible},
     },
     base::{Clock as _, Timestamp},
-    client::thin::{FileToSend, ThinDoor, Transferred},
+    client::{
+        plain,
+        thin::{FileToSend, ThinDoor, Transferred},
+    },
 };
 
 /// How often a person is told, and the first time: what is over sooner needs no word.
@@ -46,7 +53,10 @@ pub(super) async fn download(
     }
     let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty());
     let dir = dir.unwrap_or_else(|| Path::new("."));
-    let mut part = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?;
+    let mut part = tempfile::NamedTempFile::new_in(dir).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => failed(&format!("there is no directory {}", dir.display())),
+        _ => failed(&plain::io(&error)),
+    })?;
     let mut progress = Progress::begin("received", format);
     let came = door
         .download(place, &mut part, &mut |at| progress.tell(at))
@@ -54,9 +64,9 @@ pub(super) async fn download(
     let bytes = came.map_err(wrong)?;
     part.flush()
         .and_then(|()| part.as_file().sync_all())
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| failed(&plain::io(&error)))?;
     part.persist_noclobber(out)
-        .map_err(|error| failed(&error.error))?;
+        .map_err(|error| failed(&plain::io(&error.error)))?;
     let path = out.display().to_string();
     Ok(Said::one(
         format!("{bytes} bytes in {path}"),

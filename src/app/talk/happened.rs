@@ -51,7 +51,7 @@ impl Happened {
     pub(super) fn json(self) -> Json {
         let kind = kind(&self.event_type, &self.content);
         let text = match kind {
-            "text" | "notice" | "emote" => self.content["body"].clone(),
+            "text" | "notice" | "emote" => said(&self.content),
             "reaction" => self.content["m.relates_to"]["key"].clone(),
             "redaction" => self.content["reason"].clone(),
             _ => Json::Null,
@@ -61,6 +61,15 @@ impl Happened {
             "state_key": self.state_key, "content": self.content, "unsigned": self.unsigned,
             "target_id": self.target_id, "target_seq": self.target_seq, "text": text})
     }
+}
+
+/// What a message says: of an edit, what now stands there.
+fn said(content: &Json) -> Json {
+    let new = &content["m.new_content"]["body"];
+    if content["m.relates_to"]["rel_type"] == "m.replace" && new.is_string() {
+        return new.clone();
+    }
+    content["body"].clone()
 }
 
 fn kind(event_type: &Json, content: &Json) -> &'static str {
@@ -139,6 +148,20 @@ fn events(told: &Json) -> impl Iterator<Item = &Json> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_an_edit_is_the_new_one() {
+        let edit = json!({"type": "m.room.message", "event_id": "$2", "content": {
+            "msgtype": "m.text", "body": "* fix", "m.new_content": {"body": "fix"},
+            "m.relates_to": {"rel_type": "m.replace", "event_id": "$1"}}});
+
+        let line = Happened::by_event("!r", &edit).json();
+
+        assert_eq!(
+            (&line["text"], &line["target_id"]),
+            (&"fix".into(), &"$1".into())
+        );
+    }
 
     #[test]
     fn a_sync_is_told_line_by_line_with_invitations_receipts_and_typing() {

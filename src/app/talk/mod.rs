@@ -1,7 +1,7 @@
 //! The client's verbs: sign in or take a credential file, do the verb, say what came of it and
 //! what it cost.
 //!
-//! `verbs` has the verbs, `rooms`, `alias` and `deliveries` three of them, `thin` and `files` those of linked devices, `shapes` what an id looks like, `tell` the words for what happened in a
+//! `verbs` has the verbs, `rooms`, `alias`, `leaving` and `deliveries` some of them, `thin` and `files` those of linked devices, `shapes` what an id looks like, `tell` the words for what happened in a
 //! room and `happened` the JSON, `labels` the names of rooms, `cost` the price.
 #![expect(
     clippy::indexing_slicing,
@@ -14,6 +14,7 @@ mod deliveries;
 mod files;
 mod happened;
 mod labels;
+mod leaving;
 mod link;
 mod rooms;
 mod shapes;
@@ -269,8 +270,10 @@ fn target(args: &ClientArgs) -> Result<Target, Failure> {
 }
 
 fn read_ca(path: &Path) -> Result<String, Failure> {
-    fs::read_to_string(path)
-        .map_err(|error| Failure::usage("CA_FILE", format!("--ca {}: {error}", path.display())))
+    fs::read_to_string(path).map_err(|error| {
+        let why = crate::client::plain::io(&error);
+        Failure::usage("CA_FILE", format!("--ca {}: {why}", path.display()))
+    })
 }
 
 const SESSION_WANTED: &str = "who are you? Give --credentials FILE, or --login URL USER (with --save FILE to keep the session)";
@@ -322,29 +325,19 @@ fn failed(error: ClientError) -> Failure {
 
 /// The same with the file that was given with --ca, if one was.
 fn failed_by(error: ClientError, ca: Option<&Path>) -> Failure {
-    match (&error, ca) {
+    if let (true, Some(ca)) = (error.is_unvouched(), ca) {
         // what it is for a certificate of another authority, and for one of the same name
-        (ClientError::Unreachable { .. }, Some(ca))
-            if ["UnknownIssuer", "BadSignature"]
-                .iter()
-                .any(|word| error.to_string().contains(word)) =>
-        {
-            let hint = format!(
-                "{} (given with --ca) does not vouch for the certificate this server shows",
-                ca.display()
-            );
-            Failure::failed("UNREACHABLE", format!("{error}; {hint}"))
-        }
-        _ => failed_without_ca(error),
+        let hint = format!(
+            "{} (given with --ca) does not vouch for the certificate this server shows",
+            ca.display()
+        );
+        return Failure::failed("UNREACHABLE", format!("{error}; {hint}"));
     }
-}
-
-fn failed_without_ca(error: ClientError) -> Failure {
     match &error {
         ClientError::Refused { errcode, error, .. } => Failure::failed(errcode, error),
-        // rustls' word for it; what a person does about it stands in the README's first example.
-        ClientError::Unreachable { .. } if error.to_string().contains("UnknownIssuer") => {
-            let hint = "this system trusts nobody who vouches for the certificate: give it with --ca FILE (a hub's own is keys/https.cert.pem)";
+        // What a person does about it stands in the README's first example.
+        ClientError::Unreachable { .. } if error.is_unvouched() => {
+            let hint = "give the certificate of who does with --ca FILE (a hub's own is keys/https.cert.pem)";
             Failure::failed("UNREACHABLE", format!("{error}; {hint}"))
         }
         ClientError::Unreachable { .. } => Failure::failed("UNREACHABLE", &error),

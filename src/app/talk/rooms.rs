@@ -96,6 +96,16 @@ async fn known(client: &mut Client) -> Result<Option<Vec<Room>>, Failure> {
     Ok(Some(rooms))
 }
 
+/// What a session's user is to a room, as the sections of a sync call it, and the room's name; empty where
+/// that is nothing.
+pub(super) async fn standing(client: &mut Client, room: &str) -> Result<(String, String), Failure> {
+    let rooms = ask_all(client).await?;
+    let found = rooms.into_iter().find(|one| one.id == room);
+    Ok(found.map_or_else(Default::default, |one| {
+        (one.membership().to_owned(), one.label.name)
+    }))
+}
+
 /// Asks for all of it, and keeps what a device can use again.
 async fn ask_all(client: &mut Client) -> Result<Vec<Room>, Failure> {
     let query = vec![("filter", NAMES_ONLY.to_owned())];

@@ -107,6 +107,7 @@ fn message(who: &str, content: &Json) -> String {
     if relation["rel_type"] == "m.replace" {
         return edit(who, &short(&relation["event_id"]), content);
     }
+    let who = format!("{who}{}", reply(relation));
     match content["msgtype"].as_str() {
         Some("m.emote") => format!("* {who} {body}"),
         Some(kind @ ("m.image" | "m.file" | "m.audio" | "m.video" | "m.location")) => {
@@ -115,6 +116,15 @@ fn message(who: &str, content: &Json) -> String {
         }
         _ => format!("{who}: {body}"),
     }
+}
+
+/// What a message answers. A message of a thread names the one before it for clients without threads.
+fn reply(relation: &Json) -> String {
+    let to = &relation["m.in_reply_to"]["event_id"];
+    if !to.is_string() || relation["is_falling_back"] == true {
+        return String::new();
+    }
+    format!(" (to {})", short(to))
 }
 
 /// What somebody wrote in the place of something else.
@@ -141,7 +151,6 @@ fn member(who: &str, event: &Json) -> String {
             }
             _ => format!("{whom} removed their display name"),
         },
-        ("join", "invite") => format!("{whom} accepted the invitation and joined{why}"),
         ("join", _) => format!("{whom} joined{why}"),
         ("invite", "knock") => format!("{who} let {whom} in: invited{why}"),
         ("invite", _) => format!("{who} invited {whom}{why}"),
@@ -266,7 +275,7 @@ fn plain(value: &Json) -> String {
     visible(value.as_str().unwrap_or_default())
 }
 
-fn quoted(value: &Json) -> String {
+pub(super) fn quoted(value: &Json) -> String {
     format!("\"{}\"", plain(value).replace('"', "\\\""))
 }
 

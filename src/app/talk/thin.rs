@@ -69,7 +69,9 @@ async fn verb_by(
     // What still waits, waits. But behind what got no answer, the verb would wait for the slow timers of
     // the link.
     let flushed = flush(door, None, format).await;
-    if let Err(Unsent::Kept(error @ ThinError::Unreachable { .. })) = flushed {
+    if let Err(Unsent::Kept(error @ (ThinError::Unreachable { .. } | ThinError::Unlinked { .. }))) =
+        flushed
+    {
         return Err(wrong(error));
     }
     Ok(Some(match verb {
@@ -87,9 +89,12 @@ async fn verb_by(
             follow(door, me, Some(*timeout), (format, wants_cost)).await?
         }
         ClientVerb::Sync { .. } => {
+            let is_first = door.state().inbox.is_none();
             let news = door.news().await.map_err(wrong)?;
             show(door, me, (&news, From::News), format).await?;
-            if news.is_empty() {
+            if news.is_empty() && is_first {
+                note(format, "-- from here on: `read ROOM` has what was before");
+            } else if news.is_empty() {
                 note(format, "-- nothing new");
             }
             door.keep_places().map_err(wrong)?;
@@ -133,9 +138,14 @@ async fn send(
     text: &str,
     format: Format,
 ) -> Result<Said, Failure> {
+    door.must_be_linked().map_err(never_sent)?;
     let body = Body::Text(text.to_owned());
     let counter = door.queue(room, body).map_err(wrong)?;
     let flushed = flush(door, Some(counter), format).await;
+    if let Err(Unsent::Kept(error @ ThinError::Unlinked { .. })) = flushed {
+        door.take_back(counter).map_err(wrong)?;
+        return Err(never_sent(error));
+    }
     if format == Format::Json && door.has_waiting(counter) {
         // For a program that would send it again.
         let mut queued = sent(door, room, counter, None);
@@ -152,12 +162,30 @@ async fn send(
         Ok(None) => Err(Failure::failed("QUEUE", "the message is not in the queue")),
         Err(Unsent::Refused(failure)) => Err(failure),
         Err(Unsent::Kept(error)) => {
-            let waiting = door.waiting();
-            let reason = format!(
-                "{error}; it is kept, and will be sent once by the next client call: do not send it again ({waiting} waiting)"
-            );
+            let reason = kept(&error, door.waiting());
             Err(Failure::failed("QUEUED", reason))
         }
+    }
+}
+
+/// What becomes of a message that waits.
+fn kept(error: &ThinError, waiting: usize) -> String {
+    let when = if error.is_temporary() || error.is_unheard() {
+        "will be sent once by the next client call"
+    } else {
+        "will be sent once by a later client call, when that has been mended"
+    };
+    format!("{error}; it is kept, and {when}: do not send it again ({waiting} waiting)")
+}
+
+/// The hub does not know this device, which keeps nothing that it can never send.
+fn never_sent(error: ThinError) -> Failure {
+    match error {
+        ThinError::Unlinked { .. } => Failure::failed(
+            "UNLINKED",
+            format!("{error}; the message was not sent, and is not kept"),
+        ),
+        error => wrong(error),
     }
 }
 
@@ -238,18 +266,27 @@ async fn read(
     let from = through.saturating_sub(u64::from(limit)).saturating_add(1);
     let records = door.log(alias, from, through).await.map_err(wrong)?;
     show(door, me, (&records, From::Page), format).await?;
-    if records.is_empty() {
+    if records.is_empty() && through <= 1 {
+        // Of a room that was joined elsewhere the first number is that of no entry.
+        note(format, "-- nothing older is shown here");
+    } else if records.is_empty() {
         note(format, "-- nothing that you may read here");
     }
     if let Some(ended) = show::ended_in(door, me, &records).filter(|_| before.is_none()) {
         output::tell(format, &ended);
     }
-    if from > 1 {
+    if show::begins_elsewhere(door, me, &records) {
+        note(format, ELSEWHERE);
+    } else if from > 1 {
         let end = json!({ "end": from.to_string() });
         format.print(&format!("-- older: --from {from}"), &end)?;
     }
     Ok(Said::Lines)
 }
+
+/// What was said before the hub came into a room has no number in the thin profile.
+const ELSEWHERE: &str =
+    "-- older messages are at another server: read them over HTTPS (a session: --login)";
 
 fn no_place(given: &str) -> String {
     format!("--from {given:?} is no entry's number: an earlier `read` prints it as its last line")
@@ -434,7 +471,7 @@ fn ledger(door: &ThinDoor, format: Format) -> Result<Said, Failure> {
     );
     Ok(Said::one(
         text,
-        json!({"day": null, "operation": "", "times": null, "bytes_up": total.up, "bytes_down": total.down,
+        json!({"day": null, "operation": null, "times": null, "bytes_up": total.up, "bytes_down": total.down,
             "datagrams_up": total.datagrams_up, "datagrams_down": total.datagrams_down,
             "wakeups": total.wakeups}),
     ))
@@ -472,4 +509,42 @@ pub(super) fn failed(error: &ThinError) -> Failure {
         ThinError::BeyondLimit { .. } => "DAILY_LIMIT",
     };
     Failure::failed(code, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_never_be_sent_is_not_said_to_be_kept() {
+        let at = "coap://127.0.0.1:5683".to_owned();
+        let said = never_sent(ThinError::Unlinked { at: at.clone() }).to_string();
+        assert!(said.starts_with("error[UNLINKED]: "), "{said}");
+        assert!(
+            said.ends_with("; the message was not sent, and is not kept"),
+            "{said}"
+        );
+        let said = kept(&ThinError::Stranger { at: at.clone() }, 1);
+        assert!(said.contains("when that has been mended"), "{said}");
+        let reason = "nobody listens there".to_owned();
+        let said = kept(&ThinError::Unreachable { at, reason }, 1);
+        assert!(said.contains("sent once by the next client call"), "{said}");
+    }
+
+    #[test]
+    fn a_file_that_oscore_does_not_carry_is_told_with_its_size_the_limit_and_why() {
+        let needs = |bytes, max| {
+            let why = "--door oscore was chosen".to_owned();
+            failed(&ThinError::NeedsQuic { bytes, max, why }).to_string()
+        };
+        assert_eq!(
+            needs(Some(300_000), 262_144),
+            "error[NEEDS_QUIC]: the file has 300000 bytes, and over OSCORE one has at most 262144 \
+             (256 KiB): --door oscore was chosen"
+        );
+        assert!(
+            needs(None, 8_388_608)
+                .contains("the file has more, and over OSCORE one has at most 8388608 (8 MiB)")
+        );
+    }
 }

@@ -11,7 +11,7 @@ use super::{
     deliveries, failed,
     happened::{Happened, end_of_sync, lines_of_sync},
     labels::Labels,
-    link, rooms,
+    leaving, link, rooms,
     tell::{self, Absence},
     thin,
 };
@@ -69,13 +69,7 @@ pub(super) async fn verb(
             .await
         }
         ClientVerb::Invite { room, user } => invite(client, &room, &user).await,
-        ClientVerb::Join { room, via } => {
-            let room = client.join_via(&room, &via).await.map_err(failed)?;
-            Ok(Said::one(
-                format!("joined {room}"),
-                json!({ "room_id": room }),
-            ))
-        }
+        ClientVerb::Join { room, via } => join(client, &room, &via).await,
         ClientVerb::Alias {
             room,
             alias,
@@ -84,7 +78,7 @@ pub(super) async fn verb(
             let wish = (&*room, alias.as_deref(), remove);
             super::alias::alias(client, me, wish, format).await
         }
-        ClientVerb::Leave { room } => leave(client, &room).await,
+        ClientVerb::Leave { room } => leaving::leave(client, &room).await,
         ClientVerb::Send { room, text, txn } => {
             let room = room_id(client, &room).await?;
             let txn = txn.unwrap_or_else(fresh_txn);
@@ -139,11 +133,20 @@ async fn invite(client: &mut Client, room: &str, user: &str) -> Result<Said, Fai
     Ok(Said::one(format!("invited {user}"), said))
 }
 
-async fn leave(client: &mut Client, room: &str) -> Result<Said, Failure> {
-    let room = room_id(client, room).await?;
-    client.leave(&room).await.map_err(failed)?;
-    let json = json!({ "room_id": room });
-    Ok(Said::one(format!("left {room}"), json))
+async fn join(client: &mut Client, wanted: &str, via: &[String]) -> Result<Said, Failure> {
+    let room = client.join_via(wanted, via).await.map_err(failed)?;
+    if let Some(door) = client.thin() {
+        let alias = wanted.strip_prefix('#').map(|_| wanted.to_owned());
+        let noted = door.note_room(room.as_str(), |noted| {
+            if let Some(alias) = alias {
+                noted.alias = alias;
+            }
+            "join".clone_into(&mut noted.membership);
+        });
+        noted.map_err(thin::wrong)?;
+    }
+    let text = format!("joined {room}");
+    Ok(Said::one(text, json!({ "room_id": room })))
 }
 
 async fn create(
@@ -250,6 +253,7 @@ async fn follow(
     let mut since = wish.since;
     let mut labels = Labels::default();
     let mut spent: Option<Spent> = None;
+    let mut silence = Silence::default();
     let wait = if wish.wait_ms == 0 {
         FOLLOW_WAIT_MS
     } else {
@@ -264,7 +268,7 @@ async fn follow(
         let news = match news {
             Ok(news) => news,
             Err(error) if error.is_temporary() => {
-                output::note(&format!("-- {error}; trying again"));
+                silence.begins(&error, format);
                 tokio::select! {
                     biased;
                     () = interrupts.next() => return Ok(end(format, since)),
@@ -273,6 +277,7 @@ async fn follow(
             }
             Err(error) => return Err(about("--since", since.as_deref(), error)),
         };
+        silence.ends(format);
         since = news["next_batch"].as_str().map(ToOwned::to_owned);
         let lines = match format {
             Format::Text => told(client, me, &news, &mut labels).await,
@@ -303,6 +308,34 @@ async fn follow(
                 }
                 format.print("", &end)?;
             }
+        }
+    }
+}
+
+/// Whether the hub was said not to answer, which is said once, and when it does again.
+#[derive(Default)]
+struct Silence(bool);
+
+impl Silence {
+    fn begins(&mut self, error: &ClientError, format: Format) {
+        if !std::mem::replace(&mut self.0, true) {
+            output::tell(format, &Self::told(error));
+        }
+    }
+
+    fn told(error: &ClientError) -> String {
+        match error {
+            ClientError::Unreachable { .. } => "-- the hub does not answer; trying on".to_owned(),
+            ClientError::Refused { error, .. } => {
+                format!("-- the hub refuses for now: {}; trying on", visible(error))
+            }
+            error => format!("-- {error}; trying on"),
+        }
+    }
+
+    fn ends(&mut self, format: Format) {
+        if std::mem::take(&mut self.0) {
+            output::tell(format, "-- the hub answers again");
         }
     }
 }
@@ -445,9 +478,10 @@ fn fresh_txn() -> String {
     )
 }
 
-/// An unanswered send may have been done: whoever sends it again needs its transaction id.
+/// A send that left and was not answered may have been done: whoever sends it again needs its transaction
+/// id.
 fn may_have_arrived(error: ClientError, txn: &str) -> Failure {
-    if let ClientError::Unreachable { .. } = &error {
+    if let ClientError::Unreachable { is_sent: true, .. } = &error {
         let hint = format!(
             "{error}; it may have arrived. Send it again with --txn {txn}: it is not sent twice"
         );
@@ -473,6 +507,44 @@ mod tests {
         assert_eq!(said(Some("x"), "M_INVALID_PARAM"), wanted);
         assert!(!said(None, "M_INVALID_PARAM").contains("--from"));
         assert!(!said(Some("x"), "M_FORBIDDEN").contains("--from"));
+    }
+
+    #[test]
+    fn only_what_left_may_have_arrived() {
+        let said = |is_sent| {
+            let source = std::io::Error::from_raw_os_error(111);
+            let error = ClientError::Unreachable {
+                at: "https://127.0.0.1:8448".to_owned(),
+                source: source.into(),
+                is_sent,
+            };
+            may_have_arrived(error, "t1").to_string()
+        };
+        assert!(said(true).contains("it may have arrived. Send it again with --txn t1"));
+        assert_eq!(
+            said(false),
+            "error[UNREACHABLE]: cannot reach the hub at https://127.0.0.1:8448: nobody listens \
+             there (connection refused)"
+        );
+    }
+
+    #[test]
+    fn a_hub_that_does_not_answer_is_told_of_in_the_words_of_every_door() {
+        let error = ClientError::Unreachable {
+            at: "https://h".to_owned(),
+            source: std::io::Error::from_raw_os_error(111).into(),
+            is_sent: false,
+        };
+        assert_eq!(
+            Silence::told(&error),
+            "-- the hub does not answer; trying on"
+        );
+        let mut silence = Silence::default();
+        silence.begins(&error, Format::Text);
+        silence.begins(&error, Format::Text);
+        assert!(silence.0);
+        silence.ends(Format::Text);
+        assert!(!silence.0);
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct ThinDoor {
     way: Way,
     /// Where QUIC leads, while it is not the way of everything.
     beside: Option<QuicDoor>,
+    /// Why there is none, where there is none.
+    without_quic: &'static str,
     is_following: bool,
     /// Whether files that take more than is left of the daily limit are left alone.
     keeps_to_limit: bool,
@@ -73,6 +75,12 @@ impl ThinDoor {
         let identity = DeviceIdentity::of(credentials)?;
         let quic = QuicDoor::of(credentials);
         let renews = identity.is_some() || (quic.is_some() && choice != DoorChoice::Oscore);
+        let without_quic = match (choice, &quic) {
+            (_, None) => {
+                "the credential file has no address of QUIC with its keys, which carries more"
+            }
+            _ => "--door oscore was chosen: without it, or with --door quic, it goes over QUIC",
+        };
         let has_coap = credentials.server.coap.is_some();
         let kept = Kept::open(file, credentials, world, renews)?;
         let queue = Queue::open(&kept.state)?;
@@ -102,6 +110,7 @@ impl ThinDoor {
             queue,
             way,
             beside,
+            without_quic,
             is_following: false,
             keeps_to_limit: true,
         })
@@ -147,8 +156,34 @@ impl ThinDoor {
         self.put(operation, ask).await
     }
 
+    /// An error where the hub has said lately that it does not know this device: to ask again costs a
+    /// handshake, and brings the same.
+    pub fn must_be_linked(&self) -> Result<(), ThinError> {
+        let told = self.state().unlinked_ms;
+        let since = told.and_then(|at| self.kept.now().0.checked_sub(at));
+        if since.is_none_or(|since| since >= UNLINKED_FOR_MS) {
+            return Ok(());
+        }
+        let (name, address) = self.door();
+        let scheme = if name == "oscore" { "coap" } else { "quic" };
+        let at = format!("{scheme}://{address}");
+        Err(ThinError::Unlinked { at })
+    }
+
+    /// Keeps that the hub does not know this device. Over OSCORE that is said without proof, and so it is
+    /// not kept for long.
+    fn note_unlinked(&mut self, error: &ThinError) -> Result<(), ThinError> {
+        if !matches!(error, ThinError::Unlinked { .. }) {
+            return Ok(());
+        }
+        let now = self.kept.now().0;
+        let change = |state: &mut State| state.unlinked_ms = Some(now);
+        Ok(self.kept.state.change(change)?)
+    }
+
     /// The first thing said by a device: whose aliases these are.
     async fn meet(&mut self) -> Result<(), ThinError> {
+        self.must_be_linked()?;
         if self.state().has_met() {
             return Ok(());
         }
@@ -160,6 +195,14 @@ impl ThinDoor {
     }
 
     async fn put(&mut self, operation: &str, ask: Ask) -> Result<Answer, ThinError> {
+        let answer = self.put_by_a_way(operation, ask).await;
+        if let Err(error) = &answer {
+            self.note_unlinked(error)?;
+        }
+        answer
+    }
+
+    async fn put_by_a_way(&mut self, operation: &str, ask: Ask) -> Result<Answer, ThinError> {
         let kept = &mut self.kept;
         let way = match &mut self.way {
             Way::Oscore(way) => way,
@@ -260,10 +303,14 @@ impl ThinDoor {
 
     /// Waits for the next thing that happens, until then at most.
     pub async fn turn(&mut self, until: Option<Timestamp>) -> Result<Option<Event>, ThinError> {
-        match &mut self.way {
+        let turned = match &mut self.way {
             Way::Oscore(way) => way.turn(&mut self.kept, until).await,
             Way::Quic(way) => way.turn(&mut self.kept, until).await,
+        };
+        if let Err(error) = &turned {
+            self.note_unlinked(error)?;
         }
+        turned
     }
 
     /// Says goodbye where there is a connection, and writes the ledger.
@@ -274,6 +321,10 @@ impl ThinDoor {
         }
     }
 }
+
+/// How long it is believed that the hub does not know this device: as long as a refused context is not
+/// agreed on again while one runs.
+const UNLINKED_FOR_MS: u64 = 10 * 60 * 1000;
 
 /// Whether it says that this door does not do, rather than what the hub thinks of the question. On a slow
 /// link silence says nothing of the door, and the other one's handshake would cost too much.

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::{agree::AgreeError, ask::AskError, state::StateError};
-use crate::client::quic::QuicError;
+use crate::client::{plain, quic::QuicError};
 
 /// Why something did not work.
 #[derive(Debug, Error)]
@@ -66,7 +66,7 @@ pub enum ThinError {
     #[error(transparent)]
     Quic(QuicError),
     /// A file of this machine's.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", plain::io(.source))]
     File {
         /// Which.
         path: String,
@@ -74,10 +74,16 @@ pub enum ThinError {
         source: std::io::Error,
     },
     /// A file that OSCORE does not carry, and QUIC cannot be had.
-    #[error("a file of {bytes} bytes or more goes over QUIC only, and there is no QUIC: {why}")]
+    #[error(
+        "{}, and over OSCORE one has at most {max} ({}): {why}",
+        .bytes.map_or_else(|| "the file has more".to_owned(), |bytes| format!("the file has {bytes} bytes")),
+        binary(*.max)
+    )]
     NeedsQuic {
-        /// How large it is, at least.
-        bytes: u64,
+        /// How large it is, where that is known.
+        bytes: Option<u64>,
+        /// How large it may be over OSCORE.
+        max: u64,
         /// Why there is no QUIC.
         why: String,
     },
@@ -102,6 +108,14 @@ pub enum ThinError {
         /// What was said.
         said: u64,
     },
+}
+
+/// A ceiling as people say it.
+fn binary(bytes: u64) -> String {
+    match bytes / 1024 {
+        kib @ 0..1024 => format!("{kib} KiB"),
+        kib => format!("{} MiB", kib / 1024),
+    }
 }
 
 impl ThinError {

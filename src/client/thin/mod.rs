@@ -28,4 +28,4 @@ pub use machine::{Conduct, Event, Follow, OpId, ThinMachine};
 pub use nat::NatTimer;
 pub use places::Places;
 pub use queue::{Queue, Queued};
-pub use state::{OpenRoom, State, StateDir, StateError};
+pub use state::{NotedRoom, OpenRoom, State, StateDir, StateError};

@@ -67,6 +67,23 @@ pub struct State {
     /// What rooms are called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) titles: Option<Titles>,
+    /// What was said of rooms by their ids, where nothing else is known of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) noted: BTreeMap<String, NotedRoom>,
+    /// When the hub last said that it does not know this device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unlinked_ms: Option<u64>,
+}
+
+/// What was said of a room in passing: in an invitation, or by whoever joined it by its alias.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotedRoom {
+    /// Its name, empty where none was said.
+    pub name: String,
+    /// An alias of it, empty where none was said.
+    pub alias: String,
+    /// What the user was to it last: `invite`, `join`, `leave`.
+    pub membership: String,
 }
 
 /// What rooms are called, as it was told at a time.
@@ -97,7 +114,7 @@ pub struct OpenRoom {
 #[derive(Debug, Error)]
 pub enum StateError {
     /// It cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", crate::client::plain::io(.source))]
     Io {
         /// The file.
         path: String,
@@ -244,6 +261,8 @@ impl StateDir {
             link: (0, 0),
             nat: NatTimer::default(),
             titles: None,
+            noted: BTreeMap::new(),
+            unlinked_ms: None,
         };
         let begun = Self {
             dir,

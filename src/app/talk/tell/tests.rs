@@ -133,7 +133,7 @@ fn a_membership_is_told_by_what_it_was_before() {
             "ana",
             "invite",
             "join",
-            "@ana accepted the invitation and joined: \"so\\n\"",
+            "@ana joined: \"so\\n\"", // what it ended is told to no linked device, either
         ),
         ("bo", "", "invite", "@ana invited @bo: \"so\\n\""),
         (
@@ -236,6 +236,19 @@ fn an_edit_says_what_it_replaces() {
         "m.relates_to": {"rel_type": "m.replace", "event_id": "$abcdefghijkl"}});
 
     assert_eq!(message(content), "@ana edited $abcdefgh…: better");
+}
+
+#[test]
+fn a_reply_says_what_it_answers() {
+    let reply = json!({"m.in_reply_to": {"event_id": "$abcdefghijkl"}});
+    let said = |kind: &str, relation: &Json| {
+        message(json!({"msgtype": kind, "body": "yes", "m.relates_to": relation}))
+    };
+    assert_eq!(said("m.text", &reply), "@ana (to $abcdefgh…): yes");
+    assert_eq!(said("m.emote", &reply), "* @ana (to $abcdefgh…) yes");
+    let mut in_thread = reply;
+    in_thread["is_falling_back"] = true.into();
+    assert_eq!(said("m.text", &in_thread), "@ana: yes");
 }
 
 #[test]

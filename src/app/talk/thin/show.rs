@@ -61,12 +61,14 @@ pub(super) async fn show(
         From::News => Gaps(door.state().through.clone()),
         From::Page => Gaps::default(),
     };
-    for record in records {
-        if gaps.end_with(me, record) && format == Format::Text {
-            output::line(&format!("  {}", tell::ABSENT))?;
-        }
+    for (at, record) in records.iter().enumerate() {
+        let is_gap = gaps.end_with(me, record);
+        let is_open = from == From::News && is_open(door, me, &records[at..]);
         let record = whole(door, record, format).await?;
-        let Some((text, json)) = told(door, me, &record, now) else {
+        if from == From::News {
+            note_membership(door, me, &record)?;
+        }
+        let Some((text, json)) = told(door, me, (&record, is_open), now) else {
             continue;
         };
         // Of rooms elsewhere there are many in one log.
@@ -74,6 +76,9 @@ pub(super) async fn show(
         if format == Format::Text && room != heading {
             output::line(&room)?;
             heading = room;
+        }
+        if is_gap && format == Format::Text {
+            output::line(&format!("  {}", tell::ABSENT))?;
         }
         format.print(&format!("  {text}"), &json)?;
     }
@@ -83,9 +88,76 @@ pub(super) async fn show(
 /// Since when the user is in the room no more, where these are the last entries they may read of it.
 pub(super) fn ended_in(door: &ThinDoor, me: &Credentials, records: &[Record]) -> Option<String> {
     let now = SystemClock::new().now();
-    let told = records.iter().filter_map(|one| told(door, me, one, now));
+    let told = records
+        .iter()
+        .filter_map(|one| told(door, me, (one, false), now));
     let told: Vec<_> = told.map(|(_, json)| json).collect();
     tell::ended(&told, &me.user_id)
+}
+
+/// Whether these are the first entries that a room has here, and it began at another server.
+pub(super) fn begins_elsewhere(door: &ThinDoor, me: &Credentials, records: &[Record]) -> bool {
+    let now = SystemClock::new().now();
+    let first = records.first();
+    let first = first.and_then(|first| told(door, me, (first, false), now));
+    first.is_some_and(|(_, first)| is_arrival(&first))
+}
+
+/// A room that was made here begins with its making, which all may read who may read what comes next to it;
+/// one that was joined elsewhere, with what it was then, of which no entry tells, and with the join.
+fn is_arrival(first: &Json) -> bool {
+    let is_early = first["seq"].as_u64().is_some_and(|seq| seq <= 2);
+    is_early && first["type"] != "m.room.create"
+}
+
+/// Whether the first of these records is an invitation of the device's user that none of the others
+/// answers.
+fn is_open(door: &ThinDoor, me: &Credentials, records: &[Record]) -> bool {
+    let Some((first, later)) = records.split_first() else {
+        return false;
+    };
+    if own_membership(me, first).as_deref() != Some("invite") {
+        return false;
+    }
+    let room = room_of(door, first);
+    let mut later = later.iter();
+    !later.any(|one| own_membership(me, one).is_some() && room_of(door, one) == room)
+}
+
+/// What a record makes of the device's own user, in a room of the hub or elsewhere.
+fn own_membership(me: &Credentials, record: &Record) -> Option<String> {
+    let Shown::Entry { body, .. } = &record.what else {
+        return None;
+    };
+    if let Some((_, content)) = elsewhere(body) {
+        let content = content_of(content, false);
+        return content["membership"].as_str().map(ToOwned::to_owned);
+    }
+    let own = ["invite", "join", "leave", "ban", "knock"];
+    let own = own.into_iter().find(|one| is_own(me, record, one));
+    own.map(ToOwned::to_owned)
+}
+
+/// Keeps what an invitation says of its room, for when the user is in, and what became of it.
+fn note_membership(door: &mut ThinDoor, me: &Credentials, record: &Record) -> Result<(), Failure> {
+    let Some(membership) = own_membership(me, record) else {
+        return Ok(());
+    };
+    let name = match &record.what {
+        Shown::Entry { body, .. } => elsewhere(body).and_then(|(_, content)| {
+            content_of(content, false)["name"]
+                .as_str()
+                .map(str::to_owned)
+        }),
+        _ => None,
+    };
+    let noted = door.note_room(&room_of(door, record), |noted| {
+        if let Some(name) = name {
+            noted.name = name;
+        }
+        noted.membership = membership;
+    });
+    noted.map_err(wrong)
 }
 
 /// Learns the names that records speak of: also what the rooms are called that the user is invited to, which
@@ -259,7 +331,7 @@ fn name(door: &ThinDoor, kind: NameKind, alias: Alias) -> String {
 fn told(
     door: &ThinDoor,
     me: &Credentials,
-    record: &Record,
+    (record, is_open): (&Record, bool),
     now: Timestamp,
 ) -> Option<(String, Json)> {
     let user = |alias| match alias {
@@ -306,7 +378,7 @@ fn told(
                 Some(name) => format!("\"{}\"", visible(&name)),
                 None => visible(&room_id),
             };
-            let words = invitation(&happened, (&me.user_id, &room), is_elsewhere)
+            let words = invitation(&happened, (&me.user_id, &room), (is_elsewhere, is_open))
                 .unwrap_or_else(|| words(body, &happened, target));
             let number = match elsewhere(body) {
                 Some(_) => String::new(),
@@ -336,8 +408,12 @@ fn ended(was: Membership) -> Json {
     json!({"prev_content": {"membership": membership_name(was)}})
 }
 
-/// An invitation of the device's user, and its end by another one; nothing for anything else.
-fn invitation(happened: &Happened, (me, room): (&str, &str), is_elsewhere: bool) -> Option<String> {
+/// An invitation of the device's user, with what to do where it stands, and its end; nothing for anything else.
+fn invitation(
+    happened: &Happened,
+    (me, room): (&str, &str),
+    (is_elsewhere, is_open): (bool, bool),
+) -> Option<String> {
     if happened.event_type != "m.room.member" || happened.state_key != me {
         return None;
     }
@@ -347,6 +423,8 @@ fn invitation(happened: &Happened, (me, room): (&str, &str), is_elsewhere: bool)
     // Earlier hubs do not say what has ended elsewhere; mostly it was an invitation.
     let was_invited = was == "invite" || (is_elsewhere && was.is_null());
     match happened.content["membership"].as_str()? {
+        "invite" if !is_open && was == "knock" => Some(format!("{who} let you in{why}")),
+        "invite" if !is_open => Some(format!("{who} invited you{why}")),
         "invite" if was == "knock" => {
             Some(format!("{who} lets you in: `join` it, or `leave` it{why}"))
         }
@@ -368,10 +446,19 @@ fn words(body: &Body, happened: &Happened, target: Option<u64>) -> String {
     let who = format!("{sender}{about}");
     match body {
         Body::Text(text) | Body::Notice(text) => format!("{who}: {}", visible(text)),
-        Body::Emote(text) => format!("{who} {}", visible(text)),
-        Body::Reaction(text) => format!("{who} reacted with {}", visible(text)),
-        Body::Redaction(text) if text.is_empty() => format!("{who} redacted it"),
-        Body::Redaction(text) => format!("{who} redacted it: {}", visible(text)),
+        Body::Emote(text) => format!("* {who} {}", visible(text)),
+        Body::Reaction(key) => {
+            let key = tell::quoted(&key.as_str().into());
+            let to = target.map_or(String::new(), |target| format!(" to {target}"));
+            format!("{sender} reacted with {key}{to}")
+        }
+        Body::Redaction(_) => {
+            let what = target.map_or("what has no number here".to_owned(), |it| it.to_string());
+            format!(
+                "{sender} redacted {what}{}",
+                tell::because(&happened.content)
+            )
+        }
         Body::MlsElided(_) | Body::MlsWhole(_) => format!("{who}: (encrypted)"),
         Body::TooLarge { size, .. } => format!("{who}: (an entry of {size} bytes)"),
         Body::Member { .. } | Body::State { .. } if is_renamed(happened) => {

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::ThinError;
-use crate::client::{Credentials, quic::Quic};
+use crate::client::{Credentials, plain, quic::Quic};
 
 /// Which door is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,7 +89,7 @@ pub(super) fn resolve(scheme: &str, place: &str) -> Result<SocketAddr, ThinError
     };
     let mut found = place
         .to_socket_addrs()
-        .map_err(|error| nowhere(error.to_string()))?;
+        .map_err(|error| nowhere(plain::io(&error)))?;
     found
         .next()
         .ok_or_else(|| nowhere("the name has no address".to_owned()))

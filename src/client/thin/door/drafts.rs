@@ -41,6 +41,11 @@ impl ThinDoor {
         Ok(draft.counter)
     }
 
+    /// Takes a draft back that the hub has not got and never will.
+    pub fn take_back(&mut self, counter: u64) -> Result<(), ThinError> {
+        Ok(self.queue.done(counter)?)
+    }
+
     /// Sends what waits, oldest first, until one cannot be sent now.
     pub async fn flush(&mut self) -> (Vec<Flushed>, Result<(), ThinError>) {
         let mut flushed = Vec::new();

@@ -77,11 +77,16 @@ impl ThinDoor {
             }
         }
         let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= BODY_BYTES_MAX);
+        let size = Size {
+            bytes: Some(bytes),
+            max: BODY_BYTES_MAX as u64,
+        };
+        self.must_fit(size, fits)?;
         self.must_be_left(bytes, fits)?;
         if !fits {
             self.must_be_taken(bytes).await?;
         }
-        let response = match self.road(bytes, fits).await? {
+        let response = match self.road(size, fits).await? {
             Road::Quic(mut way) => {
                 let answer = way
                     .upload(&mut self.kept, request, (&mut body, bytes), told)
@@ -243,10 +248,13 @@ impl ThinDoor {
             self.must_be_left(bytes, true)?;
         }
         let is_too_large = answer.as_ref().is_some_and(|it| it.code == Code::TOO_LARGE);
-        let bytes = large.unwrap_or(RESPONSE_BYTES_MAX as u64 + 1);
+        let size = Size {
+            bytes: large,
+            max: RESPONSE_BYTES_MAX as u64,
+        };
         let answer = match answer {
             Some(answer) if !(is_too_large && can_change) => Some(answer),
-            _ => match self.road(bytes, !is_too_large).await? {
+            _ => match self.road(size, !is_too_large).await? {
                 Road::Quic(mut way) => {
                     let asked = (&request, left);
                     let came = way.download(&mut self.kept, asked, to, told).await;
@@ -289,17 +297,20 @@ impl ThinDoor {
 
     /// How a file of so many bytes is to go. One that blocks do not carry (`!fits`) goes over QUIC or not
     /// at all.
-    async fn road(&mut self, bytes: u64, fits: bool) -> Result<Road, ThinError> {
+    async fn road(&mut self, size: Size, fits: bool) -> Result<Road, ThinError> {
+        let bytes = size.bytes.unwrap_or(size.max.saturating_add(1));
         if !self.wants_quic(bytes, fits) || matches!(self.way, Way::Quic(_)) {
             return Ok(Road::TheWay);
         }
+        self.must_fit(size, fits)?;
         let why = match &self.beside {
-            None => "it is not in the credential file, or not wanted".to_owned(),
+            None => self.without_quic.to_owned(),
             Some(door) => {
                 let mut way = QuicWay::open(&self.kept, door)?;
                 match way.connected(&mut self.kept).await {
                     Ok(_) => return Ok(Road::Quic(Box::new(way))),
-                    Err(error) => error.to_string(),
+                    Err(error @ ThinError::Unlinked { .. }) => return Err(error),
+                    Err(error) => format!("QUIC carries more, but {error}"),
                 }
             }
         };
@@ -307,8 +318,25 @@ impl ThinDoor {
             tracing::info!(why, "no QUIC: in blocks over OSCORE");
             return Ok(Road::TheWay);
         }
-        Err(ThinError::NeedsQuic { bytes, why })
+        let Size { bytes, max } = size;
+        Err(ThinError::NeedsQuic { bytes, max, why })
     }
+
+    /// Refuses what blocks do not carry where there is nothing else, before it is paid for.
+    fn must_fit(&self, Size { bytes, max }: Size, fits: bool) -> Result<(), ThinError> {
+        if fits || self.beside.is_some() || matches!(self.way, Way::Quic(_)) {
+            return Ok(());
+        }
+        let why = self.without_quic.to_owned();
+        Err(ThinError::NeedsQuic { bytes, max, why })
+    }
+}
+
+/// How large a file is, where that is known, and how large it may be in blocks.
+#[derive(Clone, Copy)]
+struct Size {
+    bytes: Option<u64>,
+    max: u64,
 }
 
 /// How a file goes.

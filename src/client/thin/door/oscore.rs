@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     base::Timestamp,
-    client::{Credentials, World},
+    client::{Credentials, World, plain},
     session::{
         coap::Progress,
         oscore::{Hint, SecurityContext},
@@ -457,6 +457,6 @@ fn machine_of(
 fn unreachable(address: SocketAddr, error: &std::io::Error) -> ThinError {
     ThinError::Unreachable {
         at: format!("coap://{address}"),
-        reason: error.to_string(),
+        reason: plain::io(error),
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     base::Timestamp,
     client::{
-        Cost,
+        Cost, plain,
         quic::{Quic, QuicError, QuicSession},
     },
     session::coap::Timers,
@@ -314,7 +314,7 @@ async fn nobody_at(address: SocketAddr) -> String {
             };
             refusals += 1;
             if refusals == KNOCKS {
-                return error.to_string();
+                return plain::io(&error);
             }
         }
     }

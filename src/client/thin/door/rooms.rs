@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     super::{
         ask::{Answer, Ask, AskError},
-        state::{NAMES_MAX, OpenRoom, Titles},
+        state::{NAMES_MAX, NotedRoom, OpenRoom, Titles},
     },
     ThinDoor, ThinError,
 };
@@ -113,7 +113,42 @@ impl ThinDoor {
             let name = self.state().name(NameKind::RoomName, alias)?;
             Some((name.to_owned(), String::new()))
         };
-        self.title(room).or_else(open).or_else(by_number)
+        let in_passing = || {
+            let noted = self.noted_room(room)?;
+            let is_told = !(noted.name.is_empty() && noted.alias.is_empty());
+            is_told.then(|| (noted.name.clone(), noted.alias.clone()))
+        };
+        self.title(room)
+            .or_else(open)
+            .or_else(by_number)
+            .or_else(in_passing)
+    }
+
+    /// What was said of a room in passing.
+    pub fn noted_room(&self, room: &str) -> Option<&NotedRoom> {
+        self.state().noted.get(room)
+    }
+
+    /// Notes what was said of a room in passing. Being in it is nothing to note of one of which nothing else is.
+    pub fn note_room(
+        &mut self,
+        room: &str,
+        change: impl FnOnce(&mut NotedRoom),
+    ) -> Result<(), ThinError> {
+        let old = self.noted_room(room);
+        let mut new = old.cloned().unwrap_or_default();
+        change(&mut new);
+        let is_named = !(new.name.is_empty() && new.alias.is_empty());
+        let is_worth_it = old.is_some() || is_named || new.membership == "invite";
+        if !is_worth_it || old == Some(&new) {
+            return Ok(());
+        }
+        Ok(self.kept.state.change(|state| {
+            if state.noted.len() >= NAMES_MAX && !state.noted.contains_key(room) {
+                state.noted.pop_first();
+            }
+            state.noted.insert(room.to_owned(), new);
+        })?)
     }
 
     /// A room has another name or main alias now, or a first one.
@@ -133,6 +168,9 @@ impl ThinDoor {
                 *known = title.clone();
             } else {
                 state.titles = None; // what is told of it then is the whole
+            }
+            if let Some(noted) = state.noted.get_mut(&id) {
+                (noted.name, noted.alias) = title.clone();
             }
             state.call(room, title.0);
         })?)

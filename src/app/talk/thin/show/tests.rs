@@ -86,7 +86,7 @@ fn an_invitation_says_who_invites_you_and_what_to_do_wherever_it_is_from() {
         let told = |sender, membership: &str, was| {
             let content = json!({ "membership": membership });
             let happened = member(sender, "@me:h", content, was);
-            invitation(&happened, ("@me:h", "\"Tea\""), is_elsewhere)
+            invitation(&happened, ("@me:h", "\"Tea\""), (is_elsewhere, true))
         };
         let told = |sender, membership, was| told(sender, membership, was).unwrap();
         let zed = "@zed:far";
@@ -104,13 +104,66 @@ fn an_invitation_says_who_invites_you_and_what_to_do_wherever_it_is_from() {
         invitation(
             &member("@zed:far", whom, content, was),
             ("@me:h", "!r"),
-            is_elsewhere,
+            (is_elsewhere, true),
         )
     };
     assert!(of("@me:h", "leave", None, true).is_some(), "an earlier hub");
     assert_eq!(of("@me:h", "leave", None, false), None, "removed");
     assert_eq!(of("@me:h", "leave", Some(Membership::Knock), true), None);
     assert_eq!(of("@bob:h", "invite", None, false), None);
+}
+
+#[test]
+fn an_invitation_that_was_answered_asks_for_nothing() {
+    let told = |was| {
+        let content = json!({ "membership": "invite" });
+        let happened = member("@zed:far", "@me:h", content, was);
+        invitation(&happened, ("@me:h", "!r"), (false, false)).unwrap()
+    };
+    assert_eq!(told(None), "@zed:far invited you");
+    assert_eq!(told(Some(Membership::Knock)), "@zed:far let you in");
+}
+
+#[test]
+fn only_a_log_that_does_not_begin_with_the_making_of_its_room_began_elsewhere() {
+    let first = |seq, kind| is_arrival(&json!({ "seq": seq, "type": kind }));
+    assert!(first(2, "m.room.member"));
+    assert!(!first(1, "m.room.create"));
+    assert!(
+        !first(5, "m.room.member"),
+        "they may not read what was before"
+    );
+}
+
+#[test]
+fn what_is_done_to_an_entry_is_told_as_over_https_by_its_number() {
+    let said = |body: Body, content: Json, target| {
+        let happened = Happened {
+            sender: "@ana:h".into(),
+            content,
+            ..Happened::default()
+        };
+        words(&body, &happened, target)
+    };
+    let oops = json!({ "reason": "oops" });
+    let redaction = || Body::Redaction("oops".to_owned());
+    assert_eq!(
+        said(redaction(), oops.clone(), Some(5)),
+        "@ana:h redacted 5: \"oops\""
+    );
+    assert_eq!(
+        said(redaction(), oops, None),
+        "@ana:h redacted what has no number here: \"oops\""
+    );
+    let thumb = Body::Reaction("👍".to_owned());
+    assert_eq!(
+        said(thumb, json!({}), Some(5)),
+        "@ana:h reacted with \"👍\" to 5"
+    );
+    let emote = Body::Emote("waves".to_owned());
+    assert_eq!(said(emote, json!({}), None), "* @ana:h waves");
+    let reply = Body::Text("yes".to_owned());
+    assert_eq!(said(reply, json!({}), Some(15)), "@ana:h (to 15): yes");
 }
 
 fn me() -> Credentials {
