@@ -4,7 +4,7 @@
 //! or against the rules: further members are whoever's they are, and what is absent is left absent.
 //! What other servers send is not looked at here.
 
-use ruma::{CanonicalJsonObject, CanonicalJsonValue as Value};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue as Value, UserId};
 
 use super::{Refusal, decide::wrong};
 
@@ -19,6 +19,8 @@ enum Form {
     Objects,
     /// An object of integers.
     Integers,
+    /// An object of integers by the ids of users.
+    Users,
     /// Present, and one of these, or a word of somebody's own (with a dot in it).
     Word(&'static [&'static str]),
 }
@@ -28,10 +30,10 @@ enum Form {
 /// spec: client-server-rooms §Room-Events
 pub(super) fn check(kind: &str, content: &CanonicalJsonObject) -> Result<(), Refusal> {
     for (name, form) in forms(kind) {
-        let Err(at) = form.check(content.get(*name)) else {
+        let Err((at, right)) = form.check(content.get(*name)) else {
             continue;
         };
-        return Err(wrong(kind, &format!("`{name}{at}`"), &form.words()));
+        return Err(wrong(kind, &format!("`{name}{at}`"), &right));
     }
     Ok(())
 }
@@ -59,9 +61,14 @@ fn forms(kind: &str) -> &'static [(&'static str, Form)] {
 }
 
 impl Form {
-    /// Where in the value something is of another form.
-    fn check(&self, value: Option<&Value>) -> Result<(), String> {
-        let here = |right| if right { Ok(()) } else { Err(String::new()) };
+    /// Where in the value something is of another form, and what it must be.
+    fn check(&self, value: Option<&Value>) -> Result<(), (String, String)> {
+        let here = |right| {
+            if right {
+                return Ok(());
+            }
+            Err((String::new(), self.words()))
+        };
         let Some(value) = value else {
             return here(!matches!(self, Self::Word(_)));
         };
@@ -72,13 +79,21 @@ impl Form {
             (Self::Word(words), Value::String(word)) => {
                 here(words.contains(&word.as_str()) || word.contains('.'))
             }
-            (Self::Texts, Value::Array(items)) => all(items, Value::is_string),
-            (Self::Objects, Value::Array(items)) => all(items, Value::is_object),
-            (Self::Integers, Value::Object(members)) => {
-                match members.iter().find(|(_, value)| !value.is_integer()) {
-                    Some((key, _)) => Err(format!(".{key}")),
-                    None => Ok(()),
+            (Self::Texts, Value::Array(items)) => all(items, Value::is_string, "a text"),
+            (Self::Objects, Value::Array(items)) => all(items, Value::is_object, "an object"),
+            (Self::Integers | Self::Users, Value::Object(members)) => {
+                let is_named = |name: &str| {
+                    matches!(self, Self::Integers) || <&UserId>::try_from(name).is_ok()
+                };
+                for (name, value) in members {
+                    if !is_named(name) {
+                        return Err((format!(".{name}"), USER_ID.to_owned()));
+                    }
+                    if !value.is_integer() {
+                        return Err((format!(".{name}"), "a whole number".to_owned()));
+                    }
                 }
+                Ok(())
             }
             _ => here(false),
         }
@@ -89,9 +104,10 @@ impl Form {
             Self::Text => "a text",
             Self::Truth => "true or false",
             Self::Integer => "a whole number",
-            Self::Texts => "a text, in a list of texts",
-            Self::Objects => "an object, in a list of objects",
-            Self::Integers => "a whole number, in an object of them",
+            Self::Texts => "a list of texts",
+            Self::Objects => "a list of objects",
+            Self::Integers => "an object of whole numbers",
+            Self::Users => "an object of whole numbers, by user ids",
             Self::Word(words) => {
                 let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
                 return format!("one of {}", words.join(", "));
@@ -101,12 +117,15 @@ impl Form {
     }
 }
 
-fn all(items: &[Value], is_right: fn(&Value) -> bool) -> Result<(), String> {
+fn all(items: &[Value], is_right: fn(&Value) -> bool, right: &str) -> Result<(), (String, String)> {
     match items.iter().position(|item| !is_right(item)) {
-        Some(index) => Err(format!("[{index}]")),
+        Some(index) => Err((format!("[{index}]"), right.to_owned())),
         None => Ok(()),
     }
 }
+
+/// What a level of somebody must stand under.
+const USER_ID: &str = "under a user id, such as `@name:server.example`";
 
 const JOIN_RULES: &[&str] = &[
     "public",
@@ -129,7 +148,7 @@ const POWER_LEVELS: &[(&str, Form)] = &[
     ("users_default", Form::Integer),
     ("events", Form::Integers),
     ("notifications", Form::Integers),
-    ("users", Form::Integers),
+    ("users", Form::Users),
 ];
 
 #[cfg(test)]
@@ -186,12 +205,27 @@ mod tests {
             (
                 "m.room.server_acl",
                 json!({"allow": "*"}),
-                "`allow` must be a text, in a list",
+                "`allow` must be a list of texts",
+            ),
+            (
+                "m.room.join_rules",
+                json!({"join_rule": "restricted", "allow": 3}),
+                "`allow` must be a list of objects",
+            ),
+            (
+                "m.room.power_levels",
+                json!({"users": {"@a:b.example": 100, "bad": 50}}),
+                "`users.bad` must be under a user id, such as",
+            ),
+            (
+                "m.room.power_levels",
+                json!({"events": 5}),
+                "`events` must be an object of whole numbers",
             ),
             (
                 "m.room.server_acl",
                 json!({"allow": ["*"], "deny": ["a", 5]}),
-                "`deny[1]` must be",
+                "`deny[1]` must be a text",
             ),
         ] {
             let said = said(kind, content.clone());

@@ -35,7 +35,7 @@ pub(super) use self::{
 };
 use super::access::ours;
 use crate::{
-    api::{Code, Refusal, RemoteError, Why},
+    api::{Code, Refusal, RemoteError, Unverified, Why},
     hub::Hub,
     store::RoomRecord,
     wire::matrix::Version,
@@ -212,6 +212,21 @@ fn lied(why: impl std::fmt::Display) -> Refusal {
     Refusal::new(Code::Unknown, message)
         .with_status(502)
         .because(reason)
+}
+
+/// An event that another server sent, and that is not one or not to be believed.
+pub(super) fn disbelieved(what: &str, error: Unverified) -> Refusal {
+    let reason = Why::of(error.code());
+    match error {
+        Unverified::NoKey(why) => no_key(&why),
+        Unverified::Form(why) => {
+            Refusal::bad_json(format!("the {what}: {why}")).because(reason.rule(why))
+        }
+        Unverified::Wrong(why) => {
+            let told = format!("the {what} is not to be believed: {why}");
+            Refusal::forbidden(told).because(reason.rule(why))
+        }
+    }
 }
 
 /// An event that cannot be checked now: the keys that signed it are not to be had.
