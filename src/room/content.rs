@@ -5,7 +5,7 @@
 //! What other servers send is not looked at here; nor what the room has already, which a client that
 //! changes something else repeats (power levels as texts, in rooms before version 10).
 
-use ruma::{CanonicalJsonObject, CanonicalJsonValue as Value};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue as Value, UserId};
 
 use super::{Refusal, decide::wrong};
 
@@ -20,6 +20,8 @@ enum Form {
     Objects,
     /// An object of integers.
     Integers,
+    /// An object of integers by the ids of users.
+    Users,
     /// Present, and one of these, or a word of somebody's own (with a dot in it).
     Word(&'static [&'static str]),
 }
@@ -35,13 +37,14 @@ pub(super) fn check(
 ) -> Result<(), Refusal> {
     for (name, form) in forms(kind) {
         let wanted = content.get(*name);
-        if now.is_some_and(|now| now.get(*name) == wanted) {
+        let present = now.and_then(|now| now.get(*name));
+        if now.is_some() && present == wanted {
             continue;
         }
-        let Err(at) = form.check(wanted, now.and_then(|now| now.get(*name))) else {
+        let Err((at, right)) = form.check(wanted, present) else {
             continue;
         };
-        return Err(wrong(kind, &format!("`{name}{at}`"), &form.words()));
+        return Err(wrong(kind, &format!("`{name}{at}`"), &right));
     }
     Ok(())
 }
@@ -69,9 +72,15 @@ fn forms(kind: &str) -> &'static [(&'static str, Form)] {
 }
 
 impl Form {
-    /// Where in the value something is of another form that is not in the present one.
-    fn check(&self, value: Option<&Value>, now: Option<&Value>) -> Result<(), String> {
-        let here = |right| if right { Ok(()) } else { Err(String::new()) };
+    /// Where in the value something is of another form that is not in the present one, and what it
+    /// must be.
+    fn check(&self, value: Option<&Value>, now: Option<&Value>) -> Result<(), (String, String)> {
+        let here = |right| {
+            if right {
+                return Ok(());
+            }
+            Err((String::new(), self.words()))
+        };
         let Some(value) = value else {
             return here(!matches!(self, Self::Word(_)));
         };
@@ -82,17 +91,27 @@ impl Form {
             (Self::Word(words), Value::String(word)) => {
                 here(words.contains(&word.as_str()) || word.contains('.'))
             }
-            (Self::Texts, Value::Array(items)) => all(items, now, Value::is_string),
-            (Self::Objects, Value::Array(items)) => all(items, now, Value::is_object),
-            (Self::Integers, Value::Object(members)) => {
+            (Self::Texts, Value::Array(items)) => all(items, now, (Value::is_string, "a text")),
+            (Self::Objects, Value::Array(items)) => {
+                all(items, now, (Value::is_object, "an object"))
+            }
+            (Self::Integers | Self::Users, Value::Object(members)) => {
                 let now = now.and_then(Value::as_object);
-                let is_odd = |(key, value): &(&String, &Value)| {
-                    !value.is_integer() && now.and_then(|now| now.get(*key)) != Some(*value)
+                let is_named = |name: &str| {
+                    matches!(self, Self::Integers) || <&UserId>::try_from(name).is_ok()
                 };
-                match members.iter().find(is_odd) {
-                    Some((key, _)) => Err(format!(".{key}")),
-                    None => Ok(()),
+                for (name, value) in members {
+                    if now.and_then(|now| now.get(name)) == Some(value) {
+                        continue;
+                    }
+                    if !is_named(name) {
+                        return Err((format!(".{name}"), USER_ID.to_owned()));
+                    }
+                    if !value.is_integer() {
+                        return Err((format!(".{name}"), "a whole number".to_owned()));
+                    }
                 }
+                Ok(())
             }
             _ => here(false),
         }
@@ -103,9 +122,10 @@ impl Form {
             Self::Text => "a text",
             Self::Truth => "true or false",
             Self::Integer => "a whole number",
-            Self::Texts => "a text, in a list of texts",
-            Self::Objects => "an object, in a list of objects",
-            Self::Integers => "a whole number, in an object of them",
+            Self::Texts => "a list of texts",
+            Self::Objects => "a list of objects",
+            Self::Integers => "an object of whole numbers",
+            Self::Users => "an object of whole numbers, by user ids",
             Self::Word(words) => {
                 let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
                 return format!("one of {}", words.join(", "));
@@ -117,16 +137,23 @@ impl Form {
 
 /// Whether each item is right, or was there before, in this order: of long lists each item is looked at
 /// once.
-fn all(items: &[Value], now: Option<&Value>, is_right: fn(&Value) -> bool) -> Result<(), String> {
+fn all(
+    items: &[Value],
+    now: Option<&Value>,
+    (is_right, right): (fn(&Value) -> bool, &str),
+) -> Result<(), (String, String)> {
     let now = now.and_then(Value::as_array);
     let mut known = now.into_iter().flatten();
     for (index, item) in items.iter().enumerate() {
         if !is_right(item) && !known.any(|known| known == item) {
-            return Err(format!("[{index}]"));
+            return Err((format!("[{index}]"), right.to_owned()));
         }
     }
     Ok(())
 }
+
+/// What a level of somebody must stand under.
+const USER_ID: &str = "under a user id, such as `@name:server.example`";
 
 const JOIN_RULES: &[&str] = &[
     "public",
@@ -149,7 +176,7 @@ const POWER_LEVELS: &[(&str, Form)] = &[
     ("users_default", Form::Integer),
     ("events", Form::Integers),
     ("notifications", Form::Integers),
-    ("users", Form::Integers),
+    ("users", Form::Users),
 ];
 
 #[cfg(test)]
@@ -257,12 +284,27 @@ mod tests {
             (
                 "m.room.server_acl",
                 json!({"allow": "*"}),
-                "`allow` must be a text, in a list",
+                "`allow` must be a list of texts",
+            ),
+            (
+                "m.room.join_rules",
+                json!({"join_rule": "restricted", "allow": 3}),
+                "`allow` must be a list of objects",
+            ),
+            (
+                "m.room.power_levels",
+                json!({"users": {"@a:b.example": 100, "bad": 50}}),
+                "`users.bad` must be under a user id, such as",
+            ),
+            (
+                "m.room.power_levels",
+                json!({"events": 5}),
+                "`events` must be an object of whole numbers",
             ),
             (
                 "m.room.server_acl",
                 json!({"allow": ["*"], "deny": ["a", 5]}),
-                "`deny[1]` must be",
+                "`deny[1]` must be a text",
             ),
         ] {
             let said = said(kind, content.clone());

@@ -8,8 +8,8 @@ use crate::{room::Clause, wire::matrix::PduError};
 /// Why a draft is not taken; the caller's to fix, and safe to show.
 #[derive(Debug, Error)]
 pub enum Refusal {
-    /// The room's authorization rules say no.
-    #[error("not allowed: {0}")]
+    /// The room's authorization rules say no. The clause's number is for whoever runs the hub.
+    #[error("not allowed: {}", .0.rule)]
     Rules(#[from] Clause),
     /// The sender is not in the room.
     #[error("{0} is not in this room")]

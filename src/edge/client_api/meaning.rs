@@ -2,7 +2,11 @@
 //! one that is on no list means nothing, and whoever sends it is told.
 
 use ruma::{
-    api::client::{filter::FilterDefinition, room::Visibility, sync::sync_events::v3::Filter},
+    api::client::{
+        filter::{EventFormat, FilterDefinition},
+        room::Visibility,
+        sync::sync_events::v3::Filter,
+    },
     events::room::member::MembershipState,
     presence::PresenceState,
 };
@@ -32,8 +36,16 @@ pub(super) fn checked(command: Command) -> Result<Command, Refusal> {
         let words = ["join", "invite", "knock", "leave", "ban"];
         one_of(name, named, &known, words)
     };
+    let format = |name, named: &EventFormat| {
+        let known = [EventFormat::Client, EventFormat::Federation];
+        one_of(name, named, &known, ["client", "federation"])
+    };
     match &command {
+        Command::CreateFilter(asked) => format("event_format", &asked.filter.event_format)?,
         Command::Sync(asked) => {
+            if let Some(Filter::FilterDefinition(filter)) = &asked.filter {
+                format("filter.event_format", &filter.event_format)?;
+            }
             presence("set_presence", &asked.set_presence)?;
             // taken for an id where it is not read as a filter; no id looks like that
             if let Some(Filter::FilterId(id)) = &asked.filter

@@ -206,6 +206,35 @@ fn a_login_without_a_type_is_refused() {
     );
 }
 
+#[test]
+fn what_is_of_a_closed_list_or_a_form_of_its_own_is_said_so() {
+    let upload = "/_matrix/client/v3/keys/upload";
+    let create = "/_matrix/client/v3/createRoom";
+    let filter = "/_matrix/client/v3/user/@a:b.c/filter";
+    for (path, body, wanted) in [
+        (
+            filter,
+            r#"{"event_format":"odd"}"#,
+            "`event_format`: expected one of `client`, `federation`, found another text",
+        ),
+        (
+            create,
+            r#"{"room_version":10}"#,
+            "`room_version`: expected a room version, such as `12`, found a number",
+        ),
+        (
+            upload,
+            r#"{"one_time_keys":{"nocolon":{}}}"#,
+            "`one_time_keys.nocolon`: expected a key's id, such as `signed_curve25519:AAAA` as the name",
+        ),
+    ] {
+        let refusal = read("POST", path, body).unwrap_err();
+        assert_eq!((refusal.status, &*refusal.message), (400, wanted));
+    }
+    let filter = r#"{"event_format":"federation"}"#;
+    read("POST", "/_matrix/client/v3/user/@a:b.c/filter", filter).unwrap();
+}
+
 /// Keys that the client API gives a meaning to, so that chance finds the deeper parts of it.
 const KEYS: &[&str] = &[
     "type",

@@ -1,9 +1,12 @@
 //! Linking a device by a code, over HTTPS alone: what is told here is secret.
 //!
 //! `POST /_tramline/client/v1/link/approve` with `{"device_id"}` and a token gives
-//! `{"code", "expires_in_s"}`; the new device sends the code's secret part to `…/link/redeem` as
-//! `{"code", "edhoc_public", "quic_spki"}` (both keys in hex) and gets its credential file, into
-//! which it puts the private keys itself.
+//! `{"code", "expires_in_s"}`; the new device sends the code to `…/link/redeem` as
+//! `{"code", "edhoc_public", "quic_spki"}` (both keys in hex, each may be absent) and gets its
+//! credential file, into which it puts the private keys itself.
+//!
+//! Of the code the first half is the secret, which is all that need be sent. The second half is no
+//! secret: it is a hash of the hub's public key, which the new device compares before it sends anything.
 
 use axum::body::Body;
 use http::{Method, Response};
@@ -16,7 +19,10 @@ use crate::{
         client_api::{Answer, routes::allow, unreadable},
         credential_file::{HubFacts, credential_file},
     },
-    wire::{json, link_code},
+    wire::{
+        json,
+        link_code::{self, LinkCode, LinkCodeError},
+    },
 };
 
 /// How long a code is valid, in seconds.
@@ -60,7 +66,7 @@ impl Https {
         let body = body.whole(self.limits.body).await?;
         let facts = self.facts.as_ref();
         let facts = facts.ok_or_else(|| Refusal::not_found("no device can be linked here"))?;
-        let asked_for = read(&target, &body)?;
+        let asked_for = read(&target, &body, facts)?;
         let command = Command::Linking(Box::new(asked_for));
         let reply = self.front.service.ask(asked.origin, command).await?;
         let Reply::Linking(linked) = reply else {
@@ -77,14 +83,14 @@ fn told(linked: Linked, facts: &HubFacts) -> Result<Value, Refusal> {
             let shown = (facts.certificate)();
             let secret = secret.0.try_into().map_err(|_| Refusal::internal())?;
             let key_hash = shown.ok_or_else(Refusal::internal)?.key_hash;
-            let code = link_code::LinkCode { secret, key_hash }.to_string();
+            let code = LinkCode { secret, key_hash }.to_string();
             Ok(json!({"code": code, "expires_in_s": EXPIRES_IN_S}))
         }
         Linked::Redeemed(device) => Ok(credential_file(&device, facts)),
     }
 }
 
-fn read(target: &Target, body: &[u8]) -> Result<Linking, Refusal> {
+fn read(target: &Target, body: &[u8], facts: &HubFacts) -> Result<Linking, Refusal> {
     let body = json::read_lax(body).map_err(|error| unreadable(&error))?;
     let Value::Object(body) = body else {
         return Err(Refusal::bad_json("the body must be a JSON object"));
@@ -98,8 +104,7 @@ fn read(target: &Target, body: &[u8]) -> Result<Linking, Refusal> {
             device: needed("device_id")?.into(),
         },
         Target::Redeem => {
-            let secret = link_code::secret_from(needed("code")?)
-                .map_err(|error| Refusal::invalid_param(format!("`code`: {error}")))?;
+            let secret = secret(needed("code")?, facts)?;
             let x = bytes(&body, "edhoc_public")?.map(TryInto::try_into);
             Linking::Redeem {
                 secret: Secret(secret.to_vec()),
@@ -111,6 +116,28 @@ fn read(target: &Target, body: &[u8]) -> Result<Linking, Refusal> {
             }
         }
     })
+}
+
+/// The secret in a code, or alone.
+fn secret(text: &str, facts: &HubFacts) -> Result<[u8; link_code::SECRET_BYTES], Refusal> {
+    if let Ok(code) = text.parse::<LinkCode>() {
+        let shown = (facts.certificate)();
+        if shown.is_some_and(|shown| shown.key_hash != code.key_hash) {
+            return Err(Refusal::invalid_param(
+                "`code`: its second half is of another HTTPS certificate than this hub's: it was given out by \
+                 another hub, or before the certificate's key was changed, or has a slip",
+            ));
+        }
+        return Ok(code.secret);
+    }
+    let wrong = |error: LinkCodeError| match error {
+        LinkCodeError::Length { found, wanted } => format!(
+            "`code`: {found} letters, a code has {}; the first {wanted} of them are enough",
+            wanted * 2
+        ),
+        error @ LinkCodeError::Letter(_) => format!("`code`: {error}"),
+    };
+    link_code::secret_from(text).map_err(|error| Refusal::invalid_param(wrong(error)))
 }
 
 fn text<'a>(body: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Refusal> {
@@ -156,7 +183,7 @@ mod tests {
 
         let told = told(Linked::Approved { secret }, &facts()).unwrap();
 
-        let code: link_code::LinkCode = told["code"].as_str().unwrap().parse().unwrap();
+        let code: LinkCode = told["code"].as_str().unwrap().parse().unwrap();
         assert_eq!((code.secret, code.key_hash), ([1; 10], [7; 10]));
         assert_eq!(told["expires_in_s"], 600);
     }
@@ -190,14 +217,40 @@ mod tests {
     }
 
     #[test]
+    fn a_code_is_taken_as_it_was_given_out_or_its_secret_half_alone() {
+        let secret = Secret(vec![1; 10]);
+        let told = told(Linked::Approved { secret }, &facts()).unwrap();
+        let redeem = |code: &str| {
+            let body = json!({ "code": code }).to_string();
+            read(&Target::Redeem, body.as_bytes(), &facts())
+        };
+        let whole = told["code"].as_str().unwrap();
+        for code in [whole, &link_code::secret_text(&[1; 10])] {
+            let Ok(Linking::Redeem { secret, .. }) = redeem(code) else {
+                panic!("{code}");
+            };
+            assert_eq!(secret.0, [1; 10]);
+        }
+        let others = LinkCode {
+            secret: [1; 10],
+            key_hash: [8; 10],
+        };
+
+        let refusal = redeem(&others.to_string()).unwrap_err();
+
+        assert!(refusal.message.contains("another hub"), "{refusal}");
+    }
+
+    #[test]
     fn what_is_no_request_is_refused_and_says_which_member_is_wrong() {
         let code = link_code::secret_text(&[9; 10]);
         let good = json!({"code": code, "edhoc_public": "00".repeat(32), "quic_spki": null});
+        let read = |target: &Target, body: &[u8]| read(target, body, &facts());
         assert!(read(&Target::Redeem, good.to_string().as_bytes()).is_ok());
         for (body, named) in [
             (json!({}), "`code`"),
             (json!({"code": 1}), "`code`"),
-            (json!({"code": "short"}), "`code`"),
+            (json!({"code": "short"}), "`code`: 5 letters, a code has 32"),
             (
                 json!({"code": code, "edhoc_public": "00"}),
                 "`edhoc_public`",

@@ -153,7 +153,15 @@ fn upload(asked: &Asked, body: Arriving, patience: Duration) -> Result<Upload, R
     let mut names = pairs
         .filter(|(key, _)| *key == "filename")
         .map(|(_, value)| value);
-    let filename = match names.next() {
+    let name = names.next();
+    let more = names.count();
+    if more > 0 {
+        let times = more + 1;
+        return Err(Refusal::invalid_param(format!(
+            "`filename` stands in the query {times} times, it may stand there once"
+        )));
+    }
+    let filename = match name {
         Some(name) => Some(percent_decoded(&name.replace('+', " "))?.into_owned()),
         None => None,
     };

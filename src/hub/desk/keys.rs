@@ -124,28 +124,24 @@ fn checked_device_keys(caller: &Caller, text: &str) -> Result<String, Refusal> {
         return Err(too_large("device_keys", text.len(), DEVICE_KEYS_BYTES_MAX));
     }
     let mut object = json::read_object(text.as_bytes())
-        .map_err(|error| Refusal::bad_json(format!("device_keys: {error}")))?;
+        .map_err(|error| Refusal::bad_json(format!("`device_keys`: {error}")))?;
     object.remove("unsigned"); // ours to add
     belongs(&object, "user_id", caller.user.as_str())?;
     belongs(&object, "device_id", caller.device.as_str())?;
-    let algorithms = object.get("algorithms").and_then(|list| list.as_array());
-    if !algorithms.is_some_and(|list| list.iter().all(|name| name.as_str().is_some())) {
-        return Err(Refusal::bad_json("device_keys.algorithms: a list of names"));
+    let list: Form<'_, [CanonicalJsonValue]> = ("a list of texts", CanonicalJsonValue::as_array);
+    let members: Form<'_, CanonicalJsonObject> = ("an object", CanonicalJsonValue::as_object);
+    let algorithms = member(&object, "algorithms", list)?;
+    if let Some(index) = algorithms.iter().position(|name| name.as_str().is_none()) {
+        return Err(Refusal::bad_json(format!(
+            "`device_keys.algorithms[{index}]`: expected a text"
+        )));
     }
-    if object
-        .get("signatures")
-        .and_then(|it| it.as_object())
-        .is_none()
-    {
-        return Err(Refusal::bad_json("device_keys.signatures: an object"));
-    }
-    let keys = object.get("keys").and_then(|keys| keys.as_object());
-    let keys = keys.ok_or_else(|| Refusal::bad_json("device_keys.keys: an object"))?;
-    for (id, key) in keys {
+    member(&object, "signatures", members)?;
+    for (id, key) in member(&object, "keys", members)? {
         let device = id.split_once(':').map(|(_, device)| device);
         if device != Some(caller.device.as_str()) || key.as_str().is_none() {
             return Err(Refusal::invalid_param(format!(
-                "device_keys.keys.{id:?}: must be a key of {} in base64",
+                "`device_keys.keys.{id}`: expected a key in base64 whose id ends in `:{}`, your device's",
                 caller.device
             )));
         }
@@ -154,13 +150,45 @@ fn checked_device_keys(caller: &Caller, text: &str) -> Result<String, Refusal> {
 }
 
 fn belongs(object: &CanonicalJsonObject, field: &str, wanted: &str) -> Result<(), Refusal> {
-    let found = object.get(field).and_then(CanonicalJsonValue::as_str);
-    if found == Some(wanted) {
-        return Ok(());
+    must_be_own(object, ("device_keys", field), wanted)
+}
+
+/// Refuses what names somebody else than it is uploaded by, in a member `field` of what stands at `place`.
+pub(super) fn must_be_own(
+    object: &CanonicalJsonObject,
+    (place, field): (&str, &str),
+    wanted: &str,
+) -> Result<(), Refusal> {
+    match object.get(field) {
+        None => {
+            let message = format!("`{place}.{field}` is missing");
+            Err(Refusal::new(Code::MissingParam, message))
+        }
+        Some(CanonicalJsonValue::String(found)) if found == wanted => Ok(()),
+        Some(CanonicalJsonValue::String(found)) => Err(Refusal::invalid_param(format!(
+            "`{place}.{field}` is `{found}`, yours is `{wanted}`"
+        ))),
+        Some(_) => Err(Refusal::bad_json(format!(
+            "`{place}.{field}`: expected a text, yours is `{wanted}`"
+        ))),
     }
-    Err(Refusal::invalid_param(format!(
-        "device_keys.{field}: is {found:?}, you are {wanted:?}"
-    )))
+}
+
+/// What a member is to be, in words, and how it is read as that.
+type Form<'a, T> = (&'static str, fn(&'a CanonicalJsonValue) -> Option<&'a T>);
+
+/// A member of `device_keys` that is a list or an object.
+fn member<'a, T: ?Sized>(
+    object: &'a CanonicalJsonObject,
+    field: &str,
+    (expected, read): Form<'a, T>,
+) -> Result<&'a T, Refusal> {
+    let found = object.get(field).ok_or_else(|| {
+        let message = format!("`device_keys.{field}` is missing");
+        Refusal::new(Code::MissingParam, message)
+    })?;
+    let wrong = || Refusal::bad_json(format!("`device_keys.{field}`: expected {expected}"));
+    read(found).ok_or_else(wrong)
 }
 
 async fn one_time_keys(

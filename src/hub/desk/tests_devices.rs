@@ -195,6 +195,25 @@ async fn device_keys_must_be_of_the_device_that_uploads_them() {
         let refusal = ask!(hub, ana.origin, UploadKeys(request)).unwrap_err();
         assert!(matches!(refusal.status, 400 | 413), "{bad}");
     }
+    for (name, wanted) in [
+        ("user_id", "`device_keys.user_id` is missing"),
+        ("algorithms", "`device_keys.algorithms` is missing"),
+        ("keys", "`device_keys.keys` is missing"),
+    ] {
+        let mut without = good.clone();
+        without.as_object_mut().unwrap().remove(name);
+        let request = upload(Some(without), json!({}), json!({}));
+        let refusal = ask!(hub, ana.origin, UploadKeys(request)).unwrap_err();
+        assert_eq!(
+            (refusal.code, &*refusal.message),
+            (Code::MissingParam, wanted)
+        );
+    }
+    let bobs = with("user_id", json!("@bob:hub.example"));
+    let request = upload(Some(bobs), json!({}), json!({}));
+    let refusal = ask!(hub, ana.origin, UploadKeys(request)).unwrap_err();
+    let wanted = "`device_keys.user_id` is `@bob:hub.example`, yours is `@ana:hub.example`";
+    assert_eq!(refusal.message, wanted);
     ask!(
         hub,
         ana.origin,

@@ -22,7 +22,15 @@ use crate::{
 const COUNTED_MAX: usize = 1000;
 
 /// What the sender is told of a message that waited until the room kept its recipient out.
-const WITHHELD: &str = "the room's m.room.server_acl kept the server out when its turn came";
+const WITHHELD: &str =
+    "SERVER_ACL: the room's m.room.server_acl kept the server out when its turn came";
+
+/// What the sender is told of a message that was made while the room kept a member's server out.
+const KEPT_OUT: &str =
+    "SERVER_ACL: the room's m.room.server_acl kept the server out when this was sent";
+
+/// Why a message is not told now that the room's ACL, as it is, would keep from its recipient.
+const SERVER_ACL: &str = "SERVER_ACL";
 
 /// How a destination fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +151,7 @@ impl Outbox {
         let records = store.deliveries(room, entry.seq).await?;
         let remembered = ago(self.shared.parts.clock.now(), FAILURES);
         let is_old = said_at(entry).is_none_or(|at| at < remembered);
+        let lets_now = |server: &ServerName| lets(now.as_ref(), server) || is_acl(entry);
         let book = self.shared.book();
         let mut found = Vec::new();
         for record in records {
@@ -155,7 +164,8 @@ impl Outbox {
             } else if record.expired {
                 Delivery::Expired
             } else if !lets(then.as_ref(), &record.server) && !is_acl(entry) {
-                continue; // the room kept it out
+                // Somebody there is joined all the same, and whoever sent it believes that they have it.
+                Delivery::Refused(KEPT_OUT.to_owned())
             } else if record.withheld && !is_acl(entry) {
                 Delivery::Refused(WITHHELD.to_owned())
             } else if record.mark >= at {
@@ -163,14 +173,19 @@ impl Outbox {
                     continue; // that it was not taken may have been forgotten
                 }
                 Delivery::Acked
-            } else if !lets(now.as_ref(), &record.server) && !is_acl(entry) {
-                continue; // the room keeps it out by now
-            } else if known.is_some_and(|known| known.under_way.is_some_and(|upto| upto >= at)) {
+            } else if lets_now(&record.server)
+                && known.is_some_and(|known| known.under_way.is_some_and(|upto| upto >= at))
+            {
                 Delivery::InFlight
             } else {
                 Delivery::Queued
             };
             let held_up = match delivery {
+                // When its turn comes it is withheld, unless the ACL is another one by then.
+                Delivery::Queued if !lets_now(&record.server) => Some(HeldUp {
+                    reason: SERVER_ACL,
+                    next_try: None,
+                }),
                 Delivery::Queued => known.and_then(held_up),
                 _ => None,
             };

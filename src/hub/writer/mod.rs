@@ -182,7 +182,7 @@ fn not_vouched_for(why: &NotVouchedFor) -> Refusal {
 }
 
 fn refusal_of(refusal: &room::Refusal) -> Refusal {
-    use crate::api::Code;
+    use crate::api::{Code, Why};
     let code = match refusal {
         room::Refusal::Rules(_)
         | room::Refusal::NotMember(_)
@@ -193,7 +193,11 @@ fn refusal_of(refusal: &room::Refusal) -> Refusal {
         room::Refusal::Pdu(crate::wire::matrix::PduError::TooLarge { .. }) => Code::TooLarge,
         room::Refusal::Content { .. } | room::Refusal::Pdu(_) => Code::BadJson,
     };
-    Refusal::new(code, refusal.to_string())
+    let told = Refusal::new(code, refusal.to_string());
+    match refusal {
+        room::Refusal::Rules(clause) => told.because(Why::default().rule(clause.to_string())),
+        _ => told,
+    }
 }
 
 impl Writer {

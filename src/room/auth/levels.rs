@@ -15,6 +15,16 @@ pub enum Level {
     Creator,
 }
 
+impl Level {
+    /// What somebody of this level has.
+    pub(super) fn in_words(self) -> String {
+        match self {
+            Self::Finite(number) => format!("power level {number}"),
+            Self::Creator => "a creator's power".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -109,8 +109,8 @@ fn vouched_for(auth: &Auth<'_>) -> Result<(), Clause> {
     Err(auth.refuse(
         at,
         format!(
-            "{by} lets the sender in, has membership {membership} and power level {has}, \
-             needs join and {needed}"
+            "{by} lets the sender in, has membership {membership} and {}, needs join and power level {needed}",
+            has.in_words()
         ),
     ))
 }
@@ -217,6 +217,10 @@ fn must_outrank(auth: &Auth<'_>, at: At, has: Level, target: &str) -> Result<(),
     let sender = &auth.fields.sender;
     Err(auth.refuse(
         at,
-        format!("{target} has power level {theirs}, {sender} has {has}, which is not more"),
+        format!(
+            "{target} has {}, {sender} has {}, which is not more",
+            theirs.in_words(),
+            has.in_words()
+        ),
     ))
 }

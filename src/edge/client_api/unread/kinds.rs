@@ -13,6 +13,10 @@ pub(super) const ROOM_ID: &str = "a room id, such as `!name:server.example`";
 pub(super) const ROOM_ALIAS: &str = "a room alias, such as `#name:server.example`";
 pub(super) const EVENT_ID: &str = "an event id, which begins with `$`";
 pub(super) const SERVER_NAME: &str = "a server's name, such as `server.example`";
+const ROOM_VERSION: &str = "a room version, such as `12`";
+
+/// What is told of names that have a colon somewhere, and may be anything else.
+const ANY_KEY_ID: &str = "a key's id, such as `signed_curve25519:AAAA`";
 
 /// The widest first: where one is right, those after it are right as well and are not told.
 const TEXTS: &[Kind] = &[
@@ -25,7 +29,9 @@ const NARROW_TEXTS: &[Kind] = &[
     kind(ROOM_ID, r#""!a:b.c""#),
     kind(ROOM_ALIAS, r##""#a:b.c""##),
     kind(EVENT_ID, r#""$a""#),
-    kind(SERVER_NAME, r#""b.c""#),
+    // With its port it is no room version, and without one each of those is a name.
+    kind(SERVER_NAME, r#""b.c:1""#),
+    kind(ROOM_VERSION, r#""b.c""#),
     kind(
         "a file's address, such as `mxc://server.example/id`",
         r#""mxc://b.c/a""#,
@@ -78,12 +84,7 @@ pub(super) fn taken_of_query(mut takes: impl FnMut(&str) -> bool) -> Option<Stri
     let wide = TEXTS.iter().find(&mut takes);
     let mut told: Vec<&str> = wide.map(|kind| kind.words).into_iter().collect();
     if told.is_empty() {
-        told.extend(
-            NARROW_TEXTS
-                .iter()
-                .filter(&mut takes)
-                .map(|kind| kind.words),
-        );
+        told.extend(narrow(&mut takes));
     }
     if told.is_empty() {
         told.extend(number.map(|kind| kind.words));
@@ -117,17 +118,27 @@ fn texts(mut takes: impl FnMut(&&Kind) -> bool) -> Vec<&'static str> {
     if let Some(wide) = TEXTS.iter().find(&mut takes) {
         return vec![wide.words];
     }
-    for texts in [NARROW_TEXTS, OTHER_TEXTS] {
-        let told: Vec<&str> = texts
-            .iter()
-            .filter(&mut takes)
-            .map(|kind| kind.words)
-            .collect();
-        if !told.is_empty() {
-            return told;
-        }
+    let told = narrow(&mut takes);
+    if !told.is_empty() {
+        return told;
     }
-    Vec::new()
+    let others = OTHER_TEXTS.iter().filter(&mut takes);
+    others.map(|kind| kind.words).collect()
+}
+
+fn narrow(takes: impl FnMut(&&Kind) -> bool) -> Vec<&'static str> {
+    let taken = NARROW_TEXTS.iter().filter(takes);
+    let mut told: Vec<&str> = taken.map(|kind| kind.words).collect();
+    if told.contains(&SERVER_NAME) {
+        told.retain(|words| *words != ROOM_VERSION);
+    }
+    if [USER_ID, ROOM_ALIAS, SERVER_NAME]
+        .iter()
+        .all(|words| told.contains(words))
+    {
+        return vec![ANY_KEY_ID];
+    }
+    told
 }
 
 fn in_words(told: &[&str]) -> Option<String> {

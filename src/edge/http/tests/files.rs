@@ -92,3 +92,15 @@ async fn a_fixed_part_of_a_path_is_not_served_encoded() {
         (404, "M_UNRECOGNIZED")
     );
 }
+
+#[tokio::test]
+async fn a_file_is_given_one_name_or_none() {
+    let door = running(Limits::default()).await;
+
+    let twice = "POST /_matrix/media/v3/upload?filename=a&filename=b";
+    let answer = door.as_ana(twice, "x").await;
+
+    assert_eq!(&*answer.errcode(), "M_INVALID_PARAM");
+    let said = "`filename` stands in the query 2 times";
+    assert!(answer.body.contains(said), "{}", answer.body);
+}

@@ -15,7 +15,13 @@ use ruma::{
 
 pub(super) use signatures::upload_signatures;
 
-use super::{access::ours, devices, keys::DEVICE_KEYS_BYTES_MAX, turns::keep_in_turn, uia};
+use super::{
+    access::ours,
+    devices,
+    keys::{self, DEVICE_KEYS_BYTES_MAX},
+    turns::keep_in_turn,
+    uia,
+};
 use crate::{
     api::{Caller, Code, Refusal},
     hub::{
@@ -85,19 +91,15 @@ impl Key {
         let mut object = json::read_object(text.as_bytes())
             .map_err(|error| Refusal::bad_json(format!("{field}: {error}")))?;
         object.remove("unsigned"); // ours to add
-        let whose = object.get("user_id").and_then(CanonicalJsonValue::as_str);
-        if whose != Some(user.as_str()) {
-            let message = format!("{field}.user_id: is {whose:?}, not {user}");
-            return Err(Refusal::invalid_param(message));
-        }
+        keys::must_be_own(&object, (&field, "user_id"), user.as_str())?;
         let usages = object.get("usage").and_then(CanonicalJsonValue::as_array);
         if !usages.is_some_and(|all| all.iter().any(|one| one.as_str() == Some(usage.as_str()))) {
-            let message = format!("{field}.usage: does not name {:?}", usage.as_str());
+            let message = format!("`{field}.usage` does not name `{}`", usage.as_str());
             return Err(Refusal::invalid_param(message));
         }
         let form = || {
             let message =
-                format!("{field}.keys: must be one `ed25519:KEY` with the same KEY in it");
+                format!("`{field}.keys` must be one `ed25519:KEY` with the same KEY in it");
             Refusal::invalid_param(message)
         };
         let written = public_key(&object).ok_or_else(form)?;

@@ -209,6 +209,12 @@ async fn keys_must_be_the_users_and_signed_by_the_master_key() {
         Code::InvalidParam
     );
     assert_eq!(code(&|it| it.master_key = None).await, Code::MissingParam);
+    let mut nobodys = keys.master_key();
+    nobodys.as_object_mut().unwrap().remove("user_id");
+    assert_eq!(
+        code(&|it| it.master_key = Some(raw(&nobodys))).await,
+        Code::MissingParam
+    );
     let forged = Keys::of(&ana.user);
     assert_eq!(
         code(&|it| it.user_signing_key = forged.request().user_signing_key).await,

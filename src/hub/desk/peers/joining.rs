@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{Code, Refusal, Unverified},
     hub::{
-        Hub,
+        Hub, WriteError,
         desk::{access::ours, presence, remote},
         graph::{self, Fate, GraphError},
     },
@@ -177,7 +177,7 @@ async fn template(
     }
     let fields = staged
         .template(user, change, vouching.as_deref(), hub.now())
-        .map_err(|refusal| Refusal::forbidden(refusal.to_string()))?;
+        .map_err(WriteError::Refused)?;
     let json = Pdu::template(&fields, room.version).map_err(|error| damaged(&error))?;
     raw_json(json)
 }
@@ -277,12 +277,7 @@ async fn member_event(
     (json, wanted): (&str, Membership),
 ) -> Result<Arc<Pdu>, Refusal> {
     let event = hub.remote.verified(json, room.version).await;
-    let event = event.map_err(|error| match error {
-        Unverified::Form(why) | Unverified::Wrong(why) => {
-            Refusal::forbidden(format!("the event is not to be believed: {why}"))
-        }
-        Unverified::NoKey { told, whole } => remote::no_key(&told, whole),
-    })?;
+    let event = event.map_err(|error| remote::disbelieved("event", error))?;
     let fields = event.fields();
     let is_wanted = fields.kind == "m.room.member"
         && fields.state_key.as_deref() == Some(fields.sender.as_str())
@@ -305,7 +300,8 @@ async fn member_event(
 // spec: server-server §Restricted-rooms
 async fn vouched_for(hub: &Hub, room: &RoomRecord, json: &str) -> Result<Option<String>, Refusal> {
     let join = Pdu::read(json, room.version);
-    let join = join.map_err(|error| Refusal::bad_json(error.to_string()))?;
+    let join =
+        join.map_err(|error| remote::disbelieved("event", Unverified::Form(error.to_string())))?;
     let fields = join.fields();
     let by = fields.content.get("join_authorised_via_users_server");
     let by = by.and_then(|by| <&UserId>::try_from(by.as_str()?).ok());

@@ -35,6 +35,7 @@ pub(super) mod tying;
 pub(super) use self::{
     joining::vouching,
     leaning::{Teller, Told},
+    outcomes::kind_of,
     policy::must_be_vouched_for,
     transaction::take_in,
 };

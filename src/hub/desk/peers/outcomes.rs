@@ -182,7 +182,7 @@ fn in_a_line(part: &Part) -> String {
 }
 
 /// What a piece of JSON is, in words.
-pub(super) fn kind_of(json: &RawValue) -> &'static str {
+pub(in crate::hub::desk) fn kind_of(json: &RawValue) -> &'static str {
     match json.get().trim_start().as_bytes().first() {
         Some(b'{') => "an object",
         Some(b'[') => "a list",

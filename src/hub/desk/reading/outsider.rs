@@ -54,6 +54,19 @@ pub(in crate::hub::desk) async fn banned(
     }
 }
 
+/// How a user came to be out of a room, or what else they are to it than invited, in their own terms;
+/// nothing where that is not known, or would let them in.
+pub(in crate::hub::desk) async fn why_out(
+    hub: &Hub,
+    user: &UserId,
+    room: &RoomId,
+) -> Option<String> {
+    let (now, out) = what(hub, user, room).await.ok()??;
+    let is_told = matches!(now, Membership::Ban | Membership::Knock)
+        || (now == Membership::Leave && out.is_some());
+    is_told.then(|| outside(room, now, out).message)
+}
+
 /// How a user came to be out of a room, where it was somebody else who put an end to what they were; in
 /// that case there is nothing left that they could leave.
 pub(in crate::hub::desk) async fn nothing_to_leave(

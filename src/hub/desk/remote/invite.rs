@@ -14,7 +14,7 @@ use super::{
     version_of,
 };
 use crate::{
-    api::{Caller, Code, PeerCommand, PeerReply, Refusal, Unverified},
+    api::{Caller, Code, PeerCommand, PeerReply, Refusal},
     hub::{
         Hub,
         desk::{access::ours, peers},
@@ -101,7 +101,7 @@ async fn countersigned(
         .remote
         .verified(answer.event.get(), record.version)
         .await;
-    let signed = signed.map_err(super::disbelieved)?;
+    let signed = signed.map_err(super::answer_disbelieved)?;
     if signed.id() != event.id() || signed.fields().content != event.fields().content {
         return Err(lied(format!("{server} gave back another invite than ours")));
     }
@@ -157,12 +157,7 @@ pub(in crate::hub::desk) async fn invited(
         return Err(Refusal::invalid_param(message));
     }
     let event = hub.remote.verified(asked.event.get(), version).await;
-    let event = event.map_err(|error| match error {
-        Unverified::Form(why) | Unverified::Wrong(why) => {
-            Refusal::forbidden(format!("the invite is not to be believed: {why}"))
-        }
-        Unverified::NoKey { told, whole } => super::no_key(&told, whole),
-    })?;
+    let event = event.map_err(|error| super::disbelieved("invite", error))?;
     let fields = event.fields();
     if fields.room_id != asked.room_id || *event.id() != asked.event_id {
         let message = "the event is not the one that the path names";

@@ -25,6 +25,7 @@ use crate::{
         desk::{
             access::ours,
             peers::{Teller, Told},
+            reading::outsider,
         },
         graph::{self, Arrival, GraphError},
     },
@@ -92,7 +93,22 @@ async fn enter(hub: &Hub, joining: &Joining) -> Result<Entered, Refusal> {
             Err(refusal) => refusals.add(server, refusal),
         }
     }
-    Err(refusals.into_one(&format!("{} could not be joined", joining.room)))
+    let refusal = refusals.into_one(&format!("{} could not be joined", joining.room));
+    Err(in_their_terms(hub, joining, refusal).await)
+}
+
+/// Where other servers refuse it: first how it came that they do, as far as is known here.
+async fn in_their_terms(hub: &Hub, joining: &Joining, refusal: Refusal) -> Refusal {
+    if refusal.code != Code::Forbidden {
+        return refusal;
+    }
+    match outsider::why_out(hub, &joining.user, &joining.room).await {
+        Some(why) => Refusal {
+            message: format!("{why}; {}", refusal.message),
+            ..refusal
+        },
+        None => refusal,
+    }
 }
 
 /// Joins through one server.
@@ -202,7 +218,7 @@ pub(super) async fn signed_by_all(
     }
     let told = told.ok_or_else(|| lied("it did not give back the join that it vouches for"))?;
     let signed = hub.remote.verified(told.get(), version).await;
-    let signed = signed.map_err(super::disbelieved)?;
+    let signed = signed.map_err(super::answer_disbelieved)?;
     let is_ours = signed.id() == ours.id() && signed.fields().content == ours.fields().content;
     if !is_ours {
         return Err(lied("it gave back another join than ours"));

@@ -218,10 +218,25 @@ fn lied(why: impl std::fmt::Display) -> Refusal {
 }
 
 /// An event that another server gave as its answer, and that is not to be believed, or not now.
-fn disbelieved(error: Unverified) -> Refusal {
+fn answer_disbelieved(error: Unverified) -> Refusal {
     match error {
         Unverified::NoKey { told, whole } => no_key(&told, whole),
         Unverified::Form(why) | Unverified::Wrong(why) => lied(why),
+    }
+}
+
+/// An event that another server sent, and that is not one or not to be believed.
+pub(super) fn disbelieved(what: &str, error: Unverified) -> Refusal {
+    let reason = Why::of(error.code());
+    match error {
+        Unverified::NoKey { told, whole } => no_key(&told, whole),
+        Unverified::Form(why) => {
+            Refusal::bad_json(format!("the {what}: {why}")).because(reason.rule(why))
+        }
+        Unverified::Wrong(why) => {
+            let told = format!("the {what} is not to be believed: {why}");
+            Refusal::forbidden(told).because(reason.rule(why))
+        }
     }
 }
 

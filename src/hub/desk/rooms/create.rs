@@ -11,6 +11,7 @@ use ruma::{
         create_room::v3::{Request, Response, RoomPreset},
     },
 };
+use serde_json::value::RawValue;
 
 use crate::{
     api::{Caller, Code, Refusal},
@@ -18,7 +19,9 @@ use crate::{
     hub::{
         Hub, WriteError, Writer,
         desk::{
-            canonical_alias, remote,
+            canonical_alias,
+            peers::kind_of,
+            remote,
             rooms::{content, must_be_here, no_third_party, profile},
         },
     },
@@ -27,7 +30,10 @@ use crate::{
         founding, initial_parts,
     },
     store::{Batch, RoomNid, Write},
-    wire::matrix::{ServerKey, Version},
+    wire::{
+        json,
+        matrix::{ServerKey, Version},
+    },
 };
 
 /// How many users a new room may invite.
@@ -232,7 +238,7 @@ async fn wish(hub: &Hub, caller: &Caller, request: Request) -> Result<RoomWish, 
         .transpose()?;
     let initial_state = request.initial_state.iter().enumerate();
     let initial_state = initial_state
-        .map(|(index, raw)| initial_state_of(index, content(raw)?, alias.as_deref()))
+        .map(|(index, raw)| initial_state_of(index, object(index, raw.json())?, alias.as_deref()))
         .collect::<Result<_, _>>()?;
     Ok(RoomWish {
         creator: caller.user.clone(),
@@ -273,6 +279,19 @@ fn preset(request: &Request) -> Result<Preset, Refusal> {
             other.as_str()
         ))),
     }
+}
+
+fn object(index: usize, raw: &RawValue) -> Result<CanonicalJsonObject, Refusal> {
+    let wrong = match kind_of(raw) {
+        "an object" => match json::read_object(raw.get().as_bytes()) {
+            Ok(object) => return Ok(object),
+            Err(error) => error.to_string(),
+        },
+        other => format!("expected an object, found {other}"),
+    };
+    Err(Refusal::bad_json(format!(
+        "`initial_state[{index}]`: {wrong}"
+    )))
 }
 
 fn initial_state_of(
@@ -383,5 +402,9 @@ mod tests {
             let refusal = initial_state_of(3, entry, None).err().unwrap();
             assert_eq!((refusal.code, &*refusal.message), (code, said));
         }
+        let seven = RawValue::from_string("7".to_owned()).unwrap();
+        let refusal = object(3, &seven).unwrap_err();
+        let said = "`initial_state[3]`: expected an object, found a number";
+        assert_eq!((refusal.code, &*refusal.message), (Code::BadJson, said));
     }
 }

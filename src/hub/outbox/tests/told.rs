@@ -395,14 +395,20 @@ async fn what_became_of_a_message_does_not_change_with_the_acl() {
     world.until_noted(&to_one, &Delivery::Acked).await;
     let both = [FAR, WEST].map(|server| (server.to_owned(), Delivery::Acked));
     assert_eq!(world.fate(&to_both).await, both);
-    assert_eq!(world.fate(&to_one).await, both[1..]);
+    let kept_out =
+        "SERVER_ACL: the room's m.room.server_acl kept the server out when this was sent";
+    let one = [
+        (FAR.to_owned(), Delivery::Refused(kept_out.to_owned())),
+        (WEST.to_owned(), Delivery::Acked),
+    ];
+    assert_eq!(world.fate(&to_one).await, one);
 
     let open = json!({ "allow": ["*"], "deny": [] });
     let open = world.hub.set(&world.ana, &world.room, key, open).await;
     open.unwrap();
     let again = world.say("to both again").await;
     world.until_noted(&again, &Delivery::Acked).await;
-    assert_eq!(world.fate(&to_one).await, both[1..]);
+    assert_eq!(world.fate(&to_one).await, one);
 }
 
 #[tokio::test]
@@ -422,6 +428,12 @@ async fn what_waited_until_its_room_kept_a_server_out_is_said_not_to_have_been_t
         .await;
     let waited = world.say("waited").await;
     acl(json!([FAR])).await;
+    let told = world.told().await;
+    let held_up = [
+        &told[0]["servers"][0]["state"],
+        &told[0]["servers"][0]["reason"],
+    ];
+    assert_eq!(held_up, ["queued", "SERVER_ACL"], "{told}");
     let never = world.say("never for it").await;
     world.others.mood(FAR, [Mood::Takes]);
     world.wait(Duration::from_mins(1));
@@ -435,12 +447,16 @@ async fn what_waited_until_its_room_kept_a_server_out_is_said_not_to_have_been_t
     world.until_has(FAR, &["again"]).await;
     world.until_noted(&again, &Delivery::Acked).await;
 
-    let reason = "the room's m.room.server_acl kept the server out when its turn came";
-    let withheld = [(FAR.to_owned(), Delivery::Refused(reason.to_owned()))];
+    let refused = |when: &str| {
+        let reason =
+            format!("SERVER_ACL: the room's m.room.server_acl kept the server out when {when}");
+        [(FAR.to_owned(), Delivery::Refused(reason))]
+    };
+    let withheld = refused("its turn came");
     for event in [&tried, &waited] {
         assert_eq!(world.fate(event).await, withheld);
     }
-    assert_eq!(world.fate(&never).await, []);
+    assert_eq!(world.fate(&never).await, refused("this was sent"));
 }
 
 #[tokio::test]

@@ -241,7 +241,14 @@ async fn an_invite_that_is_taken_back_is_gone_and_nobody_else_takes_it_back() {
         .us
         .join_via(&pair.ana, pair.room.as_str(), &[FAR])
         .await;
-    assert_eq!(refused.unwrap_err().code, Code::Forbidden);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code, Code::Forbidden);
+    let first = format!("your invitation to {} was taken back; ", pair.room);
+    assert!(refused.message.starts_with(&first), "{refused}");
+    assert!(
+        !refused.message.contains("(5."),
+        "a rule's number: {refused}"
+    );
 }
 
 #[tokio::test]
@@ -380,6 +387,28 @@ async fn invites_that_cannot_be_are_refused_and_plant_nothing() {
             invited(&pair, FAR, fields, told.clone()).await.is_err(),
             "{what}"
         );
+    }
+    // No event at all, and one that nobody signed.
+    let asked = |json: Value| {
+        let raw = RawValue::from_string(json.to_string()).unwrap();
+        let id = "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        let id = id.try_into().unwrap();
+        let version = Version::V12.id();
+        let asked =
+            create_invite::v2::Request::new(pair.room.clone(), id, version, raw, Vec::new());
+        Command::Peer(Box::new(PeerCommand::InviteHere(Box::new(asked))))
+    };
+    let signed = Pdu::sign(good.clone(), Version::V12, &testing::key_of(FAR)).unwrap();
+    let mut unsigned: Value = serde_json::from_str(signed.json()).unwrap();
+    unsigned["signatures"] = json!({});
+    for (json, code, reason) in [
+        (json!({}), Code::BadJson, "EVENT_FORM"),
+        (unsigned, Code::Forbidden, "EVENT_SIGNATURE"),
+    ] {
+        let origin = from(FAR.try_into().unwrap());
+        let refused = pair.us.hub.ask(&origin, asked(json)).await.unwrap_err();
+        let why = refused.why.as_deref().and_then(|why| why.code);
+        assert_eq!((refused.code, why), (code, Some(reason)), "{refused}");
     }
     // What the room shows: not its founding; forged; stripped; too much.
     let without: Vec<_> = state
