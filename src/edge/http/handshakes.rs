@@ -162,7 +162,7 @@ fn is_http(first: &[u8]) -> bool {
         b"PRI * ",
     ];
     let begins = |method: &&[u8]| method.starts_with(first) || first.starts_with(method);
-    !first.is_empty() && methods.iter().any(|method| begins(method))
+    !first.is_empty() && methods.iter().any(begins)
 }
 
 /// Whose handshakes failed of late.
