@@ -8,6 +8,7 @@ use super::tests::{Shared, said_by};
 use crate::{
     api::{PeerCommand, PeerReply},
     base::test_log::Log,
+    store::Write,
     wire::matrix::Pdu,
 };
 
@@ -202,8 +203,6 @@ async fn each_edu_of_a_transaction_has_an_outcome_under_its_place() {
                 json!({"edu_type": "m.direct_to_device", "content": {"sender": zed, "type": "m.x",
                     "message_id": "1", "messages": {"@a:elsewhere": {"*": {}}}}}),
                 json!({"edu_type": "m.x", "content": {"text": "x".repeat(1024 * 1024)}}),
-                json!({"edu_type": "m.direct_to_device", "content": {"sender": zed, "type": "m.x",
-                    "message_id": "2", "messages": {"@gone:hub.example": {"*": {}}}}}),
             ],
         )
         .await;
@@ -256,12 +255,6 @@ async fn each_edu_of_a_transaction_has_an_outcome_under_its_place() {
                 "EDU_TOO_MUCH",
                 "1048576 are the most",
             ),
-            (
-                "edus[15]",
-                "ignored",
-                "EDU_NOBODY_HERE",
-                "no device of its users here",
-            ),
         ],
     );
     assert_eq!(of(&told, "edus[8]")["type"], "m.new");
@@ -273,6 +266,44 @@ async fn each_edu_of_a_transaction_has_an_outcome_under_its_place() {
             .as_str()
             .unwrap()
             .contains("and 8 more EDUs")
+    );
+}
+
+#[tokio::test]
+async fn messages_that_find_no_device_or_a_full_mailbox_are_told_as_not_taken() {
+    let shared = Shared::open().await;
+    let ana = &shared.ana;
+    shared.hub.device(&ana.user, "TABLET").await;
+    let mail = Write::Mail {
+        user: ana.user.clone(),
+        device: ana.device.clone(),
+        origin: Some("evil.example".try_into().unwrap()),
+        json: "{}".to_owned(),
+    };
+    shared.hub.write(vec![mail; 2500]).await;
+    let to = |id: &str, user: &str, devices: Value| {
+        json!({"edu_type": "m.direct_to_device", "content": {"sender": "@zed:far",
+            "type": "m.x", "message_id": id, "messages": {user: devices}}})
+    };
+    let full = to("1", ana.user.as_str(), json!({ana.device.as_str(): {}}));
+    let half = to("2", ana.user.as_str(), json!({"*": {}}));
+    let gone = to("3", "@gone:hub.example", json!({"*": {}}));
+
+    let told = shared.explained(&[], &[full, half, gone]).await;
+
+    let lost = "1 of its messages were not: the mailboxes of their devices are full";
+    assert_told(
+        &told,
+        &[
+            ("edus[0]", "refused", "EDU_TOO_MUCH", lost),
+            ("edus[1]", "taken", "", lost),
+            (
+                "edus[2]",
+                "ignored",
+                "EDU_NOBODY_HERE",
+                "no device of its users",
+            ),
+        ],
     );
 }
 

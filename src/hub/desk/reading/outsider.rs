@@ -175,8 +175,8 @@ mod tests {
                 ("m.room.member", serde_json::json!({ "membership": 5 })),
                 ("m.room.canonical_alias", serde_json::json!({ "alias": 5 })),
             ] {
-                let set = test.set(&bob, room, (kind, ""), content).await;
-                refused.push(set.unwrap_err());
+                let written = test.set(&bob, room, (kind, ""), content).await;
+                refused.push(written.unwrap_err());
             }
             let told_here: Vec<_> = refused
                 .into_iter()
