@@ -420,7 +420,7 @@ fn removed() -> Result<(), Failed> {
     equal(&done(&bob, &["rooms"])?, &Vec::new())?;
     done(&bob, &["create", "--name", "Own"])?;
     let [_, why] = said_to_a_person(&bob, &["sync"])?; // where a device begins
-    holds(&why, "-- nothing new")?;
+    holds(&why, "-- from here on: `read ROOM` has what was before")?;
 
     let ana = |path: &[&str], mut body: Value| -> Result<Value, Failed> {
         if path != ["createRoom"] {
@@ -489,7 +489,10 @@ fn unlinked() -> Result<(), Failed> {
         let is_said = why.contains("UNLINKED") && why.contains("link it again");
         equal(&(refused.status.code(), is_said), &(Some(1), true)).map_err(|_| why)?;
     }
-    Ok(())
+    let refused = output(&mut client(&ana, &["send", "!room", "hello"]))?;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    holds(&why, "UNLINKED")?;
+    holds(&why, "the message was not sent, and is not kept")
 }
 
 fn done_by_the_hub(hub: &Hub, args: &[&str]) -> Result<String, Failed> {

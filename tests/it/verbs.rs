@@ -285,7 +285,7 @@ fn words() -> Result<(), Failed> {
             "Z $",
             "@ana:hub.example created the room (version 12)",
             "@ana:hub.example set the room's name to \"Crew \\u{1b}[2J\"",
-            "@bob:hub.example accepted the invitation and joined",
+            "@bob:hub.example joined",
             "@ana:hub.example: two\\nlines \\u{1b}[31m",
         ],
     )?;

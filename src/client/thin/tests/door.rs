@@ -246,6 +246,70 @@ async fn a_hub_that_has_lost_the_context_is_given_a_fresh_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_that_was_unlinked_is_told_so_and_asks_no_more_for_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("k1.json");
+    let world = world();
+    let hub = Arc::new(Mutex::new(Hub::new(hub_context(), 0)));
+    let (address, task) = serve(Arc::clone(&hub), &world).await;
+    let credentials = linked(&address, &hub);
+    StateDir::begin(&file, &credentials).unwrap();
+    {
+        let mut hub = hub.lock().unwrap();
+        (hub.is_lost, hub.device) = (true, None);
+    }
+    let mut device = opened(&file, &credentials, &world).await;
+    device.must_be_linked().unwrap();
+    let counter = device.queue(ROOM_ID, text("one")).unwrap();
+    let (_, ended) = device.flush().await;
+    let error = ended.unwrap_err();
+    assert!(matches!(error, ThinError::Unlinked { .. }), "{error}");
+    device.take_back(counter).unwrap();
+    assert_eq!(device.waiting(), 0);
+    drop(device);
+
+    let mut device = opened(&file, &credentials, &world).await;
+    let error = device.must_be_linked().unwrap_err();
+    assert!(matches!(error, ThinError::Unlinked { .. }), "{error}");
+    let error = device.news().await.unwrap_err();
+    assert!(matches!(error, ThinError::Unlinked { .. }), "{error}");
+    assert_eq!(device.spent().datagrams_up, 0);
+    // Nobody has shown who said so: it is not believed for ever.
+    tokio::time::sleep(Duration::from_mins(11)).await;
+    device.must_be_linked().unwrap();
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_room_keeps_the_name_that_it_was_said_to_have_in_passing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("k1.json");
+    StateDir::begin(&file, &credentials()).unwrap();
+    let world = world();
+    let mut device = open(&file, "127.0.0.1:1", &world).await;
+    device
+        .note_room("!tea", |noted| {
+            "Tea".clone_into(&mut noted.name);
+            "invite".clone_into(&mut noted.membership);
+        })
+        .unwrap();
+    let joined = |noted: &mut crate::client::thin::NotedRoom| {
+        "join".clone_into(&mut noted.membership);
+    };
+    device.note_room("!tea", joined).unwrap();
+    device.note_room("!other", joined).unwrap();
+    drop(device);
+
+    let device = open(&file, "127.0.0.1:1", &world).await;
+    let tea = Some(("Tea".to_owned(), String::new()));
+    assert_eq!(device.called("!tea"), tea);
+    assert!(
+        device.noted_room("!other").is_none(),
+        "nothing was said of it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_device_whose_state_is_gone_sends_nothing_before_it_has_a_fresh_context() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("k1.json");
