@@ -215,7 +215,7 @@ fn lied(why: impl std::fmt::Display) -> Refusal {
 }
 
 /// An event that another server sent, and that is not one or not to be believed.
-pub(super) fn disbelieved(what: &str, error: Unverified) -> Refusal {
+pub(super) fn told_wrongly(what: &str, error: Unverified) -> Refusal {
     let reason = Why::of(error.code());
     match error {
         Unverified::NoKey(why) => no_key(&why),
