@@ -277,7 +277,7 @@ async fn member_event(
     (json, wanted): (&str, Membership),
 ) -> Result<Arc<Pdu>, Refusal> {
     let event = hub.remote.verified(json, room.version).await;
-    let event = event.map_err(|error| remote::disbelieved("event", error))?;
+    let event = event.map_err(|error| remote::told_wrongly("event", error))?;
     let fields = event.fields();
     let is_wanted = fields.kind == "m.room.member"
         && fields.state_key.as_deref() == Some(fields.sender.as_str())
@@ -301,7 +301,7 @@ async fn member_event(
 async fn vouched_for(hub: &Hub, room: &RoomRecord, json: &str) -> Result<Option<String>, Refusal> {
     let join = Pdu::read(json, room.version);
     let join =
-        join.map_err(|error| remote::disbelieved("event", Unverified::Form(error.to_string())))?;
+        join.map_err(|error| remote::told_wrongly("event", Unverified::Form(error.to_string())))?;
     let fields = join.fields();
     let by = fields.content.get("join_authorised_via_users_server");
     let by = by.and_then(|by| <&UserId>::try_from(by.as_str()?).ok());

@@ -157,7 +157,7 @@ pub(in crate::hub::desk) async fn invited(
         return Err(Refusal::invalid_param(message));
     }
     let event = hub.remote.verified(asked.event.get(), version).await;
-    let event = event.map_err(|error| super::disbelieved("invite", error))?;
+    let event = event.map_err(|error| super::told_wrongly("invite", error))?;
     let fields = event.fields();
     if fields.room_id != asked.room_id || *event.id() != asked.event_id {
         let message = "the event is not the one that the path names";

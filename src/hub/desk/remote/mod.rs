@@ -226,7 +226,7 @@ fn answer_disbelieved(error: Unverified) -> Refusal {
 }
 
 /// An event that another server sent, and that is not one or not to be believed.
-pub(super) fn disbelieved(what: &str, error: Unverified) -> Refusal {
+pub(super) fn told_wrongly(what: &str, error: Unverified) -> Refusal {
     let reason = Why::of(error.code());
     match error {
         Unverified::NoKey { told, whole } => no_key(&told, whole),
