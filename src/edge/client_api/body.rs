@@ -40,14 +40,14 @@ fn strict(endpoint: Endpoint, body: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
             .map(|_| Cow::Borrowed(body))
             .map_err(|error| unreadable(&error));
     }
-    let Value::Object(mut object) = json::read_lax(body).map_err(|error| unreadable(&error))?
-    else {
-        return Err(Refusal::bad_json("the body must be a JSON object"));
-    };
+    let mut object = json::read_lax_object(body).map_err(|error| unreadable(&error))?;
     match (endpoint, object.get("type"), object.get("typing")) {
         (Endpoint::Login, None, _) => Err(Refusal::new(Code::MissingParam, "`type` is missing")),
         (Endpoint::Login, Some(kind), _) if !kind.is_string() => {
-            Err(Refusal::bad_json("`type`: expected a text"))
+            let found = json::kind_lax(kind);
+            Err(Refusal::bad_json(format!(
+                "`type`: expected a text, found {found}"
+            )))
         }
         // of this one ruma says only that it is of neither of two forms
         (Endpoint::Invite, ..) if !INVITED.iter().any(|name| object.contains_key(*name)) => {

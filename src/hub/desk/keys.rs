@@ -124,33 +124,43 @@ fn checked_device_keys(caller: &Caller, text: &str) -> Result<String, Refusal> {
         return Err(too_large("device_keys", text.len(), DEVICE_KEYS_BYTES_MAX));
     }
     let mut object = json::read_object(text.as_bytes())
-        .map_err(|error| Refusal::bad_json(format!("device_keys: {error}")))?;
+        .map_err(|error| Refusal::bad_json(error.in_member("device_keys").to_string()))?;
     object.remove("unsigned"); // ours to add
     belongs(&object, "user_id", caller.user.as_str())?;
     belongs(&object, "device_id", caller.device.as_str())?;
     let algorithms = object.get("algorithms").and_then(|list| list.as_array());
     if !algorithms.is_some_and(|list| list.iter().all(|name| name.as_str().is_some())) {
-        return Err(Refusal::bad_json("device_keys.algorithms: a list of names"));
+        return Err(Refusal::bad_json(
+            "`device_keys.algorithms`: expected a list of texts",
+        ));
     }
-    if object
-        .get("signatures")
-        .and_then(|it| it.as_object())
-        .is_none()
-    {
-        return Err(Refusal::bad_json("device_keys.signatures: an object"));
-    }
-    let keys = object.get("keys").and_then(|keys| keys.as_object());
-    let keys = keys.ok_or_else(|| Refusal::bad_json("device_keys.keys: an object"))?;
-    for (id, key) in keys {
+    object_in(&object, "signatures")?;
+    for (id, key) in object_in(&object, "keys")? {
         let device = id.split_once(':').map(|(_, device)| device);
         if device != Some(caller.device.as_str()) || key.as_str().is_none() {
             return Err(Refusal::invalid_param(format!(
-                "device_keys.keys.{id:?}: must be a key of {} in base64",
+                "`device_keys.keys.{id}`: must be a key of {} in base64",
                 caller.device
             )));
         }
     }
     Ok(json::canonical(&object))
+}
+
+fn object_in<'a>(
+    keys: &'a CanonicalJsonObject,
+    field: &str,
+) -> Result<&'a CanonicalJsonObject, Refusal> {
+    match keys.get(field) {
+        Some(CanonicalJsonValue::Object(object)) => Ok(object),
+        None => Err(Refusal::bad_json(format!(
+            "`device_keys.{field}` is missing"
+        ))),
+        Some(other) => Err(Refusal::bad_json(format!(
+            "`device_keys.{field}`: expected an object, found {}",
+            json::kind(other)
+        ))),
+    }
 }
 
 fn belongs(object: &CanonicalJsonObject, field: &str, wanted: &str) -> Result<(), Refusal> {
@@ -159,7 +169,7 @@ fn belongs(object: &CanonicalJsonObject, field: &str, wanted: &str) -> Result<()
         return Ok(());
     }
     Err(Refusal::invalid_param(format!(
-        "device_keys.{field}: is {found:?}, you are {wanted:?}"
+        "`device_keys.{field}`: is {found:?}, you are {wanted:?}"
     )))
 }
 
@@ -253,8 +263,9 @@ fn checked_key(
             KEY_BYTES_MAX,
         ));
     }
-    let value = json::read(text.as_bytes())
-        .map_err(|error| Refusal::bad_json(format!("{field}.{id}: {error}")))?;
+    let value = json::read(text.as_bytes()).map_err(|error| {
+        Refusal::bad_json(error.in_member(id.as_str()).in_member(field).to_string())
+    })?;
     match value {
         CanonicalJsonValue::Object(object)
             if object.get("key").is_some_and(|key| key.as_str().is_some())

@@ -83,7 +83,7 @@ impl Key {
             return Err(Refusal::new(Code::TooLarge, message));
         }
         let mut object = json::read_object(text.as_bytes())
-            .map_err(|error| Refusal::bad_json(format!("{field}: {error}")))?;
+            .map_err(|error| Refusal::bad_json(error.in_member(&field).to_string()))?;
         object.remove("unsigned"); // ours to add
         let whose = object.get("user_id").and_then(CanonicalJsonValue::as_str);
         if whose != Some(user.as_str()) {
