@@ -31,7 +31,7 @@ pub(super) const ADVICE: &[(&str, &str, Option<&str>)] = &[
     ),
     (
         "FEDERATION_OFF",
-        "this hub speaks with other servers",
+        "`federation.enabled = true`",
         Some("set `federation.enabled = true` and start the hub again"),
     ),
     (
@@ -254,7 +254,7 @@ pub(super) const ADVICE: &[(&str, &str, Option<&str>)] = &[
     ),
     (
         "M_UNRECOGNIZED",
-        "the hub serves this path by this method",
+        "this hub implements what the path names, and takes the method there",
         None,
     ),
     (

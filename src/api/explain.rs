@@ -33,6 +33,8 @@ pub struct Why {
     pub is_claimed: bool,
     /// The method and the path that were asked with, where nothing is served by them.
     pub asked: Option<(String, String)>,
+    /// What would let it pass, where that is more than the advice for all of its reason.
+    pub passes: Option<String>,
     /// Which part of a transaction.
     pub part: Option<PartId>,
     /// What lies behind it, where the reason itself is the same for many causes.
@@ -76,6 +78,13 @@ impl Why {
         self
     }
 
+    /// The same with what would let it pass.
+    #[must_use]
+    pub fn passes(mut self, when: impl Into<String>) -> Self {
+        self.passes = Some(when.into());
+        self
+    }
+
     /// The same with the room.
     #[must_use]
     pub fn room(mut self, room: impl ToString) -> Self {
@@ -109,6 +118,10 @@ impl Refused {
         (request, door, endpoint): (RequestId, Door, &'static str),
         refusal: &Refusal,
     ) -> Self {
+        let mut why = refusal.why.as_deref().cloned().unwrap_or_default();
+        if let Some(allow) = &refusal.allow {
+            why.passes = Some(format!("the method is one that this path takes: {allow}"));
+        }
         Self {
             request,
             door,
@@ -116,7 +129,7 @@ impl Refused {
             status: refusal.status,
             errcode: Some(refusal.code.errcode()),
             message: refusal.message.clone(),
-            why: refusal.why.as_deref().cloned().unwrap_or_default(),
+            why,
         }
     }
 
@@ -135,6 +148,7 @@ impl Refused {
             &mut why.room,
             &mut why.event,
             &mut why.cause,
+            &mut why.passes,
         ];
         let asked = why.asked.iter_mut();
         let asked = asked.flat_map(|(method, path)| [method, path]);
@@ -189,7 +203,7 @@ impl Refused {
             "list_version": why.list,
             "room_id": why.room,
             "event_id": why.event,
-            "passes_when": advice.passes,
+            "passes_when": why.passes.as_deref().unwrap_or(advice.passes),
             "do": command,
         })
     }
@@ -439,6 +453,32 @@ mod tests {
         assert_eq!(all.recent()["refusals"][0]["request"], "00001000");
         assert_eq!(all.kept().len(), REFUSALS_MAX);
         assert_eq!(all.explain("zz").unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn of_a_wrong_method_the_methods_of_the_path_are_told() {
+        let all = Refusals::new(Timestamp(0));
+        let refusal = Refusal::wrong_method("GET, HEAD, OPTIONS");
+
+        all.remember(Timestamp(0), refused(1, &refusal));
+
+        let told = &all.recent()["refusals"][0];
+        let passes = "the method is one that this path takes: GET, HEAD, OPTIONS";
+        assert_eq!(told["passes_when"], passes);
+    }
+
+    #[test]
+    fn what_would_let_this_request_pass_is_told_before_the_advice_for_all() {
+        let all = Refusals::new(Timestamp(0));
+        let why = Why::default().passes("the password fits\u{1b}");
+
+        all.remember(
+            Timestamp(0),
+            refused(1, &Refusal::forbidden("no").because(why)),
+        );
+
+        let told = &all.recent()["refusals"][0];
+        assert_eq!(told["passes_when"], "the password fits ");
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub use parts::{Became, List, Part, PartId, Transaction};
 pub use peer_keys::PeerKeys;
 pub(crate) use peers::for_each_peer_endpoint;
 pub use peers::{
-    Nobody, PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified, not_reached,
+    Nobody, PeerCommand, PeerReply, Remote, RemoteError, RemoteFile, Unverified, federation_off,
+    not_reached,
 };
 pub use refusal::{Code, Refusal};
 pub use service::{ByteStream, MediaObject, Service, Upload};

@@ -217,7 +217,7 @@ pub enum RemoteError {
         reason: String,
     },
     /// The operator does not let this hub speak with it.
-    #[error("this hub does not speak with {server}")]
+    #[error("{}", not_allowed(server, why))]
     NotAllowed {
         /// Who.
         server: String,
@@ -353,10 +353,24 @@ impl From<RemoteError> for Refusal {
     }
 }
 
+fn not_allowed(server: &str, why: &Why) -> String {
+    if why.code == Some(OFF) {
+        return "federation is off on this hub".to_owned();
+    }
+    format!("this hub does not speak with {server}")
+}
+
+/// Why nobody is spoken with.
+pub fn federation_off() -> Why {
+    Why::of(OFF).rule("`federation.enabled` is false")
+}
+
+const OFF: &str = "FEDERATION_OFF";
+
 fn off(server: &ServerName) -> RemoteError {
     RemoteError::NotAllowed {
         server: server.to_string(),
-        why: Box::new(Why::of("FEDERATION_OFF").rule("`federation.enabled` is false")),
+        why: Box::new(federation_off()),
     }
 }
 
@@ -387,6 +401,14 @@ mod tests {
     use super::*;
 
     const SYSTEM: &str = "Connection refused (os error 111) at 203.0.113.7:8448";
+
+    #[test]
+    fn a_hub_without_federation_does_not_sound_like_a_list() {
+        let refusal = Refusal::from(off(ruma::server_name!("far.example")));
+
+        assert_eq!(refusal.message, "federation is off on this hub");
+        assert_eq!(refusal.why.unwrap().code, Some("FEDERATION_OFF"));
+    }
 
     #[test]
     fn who_waits_for_a_server_is_told_its_name_and_the_code_and_nothing_of_the_system() {

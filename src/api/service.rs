@@ -63,6 +63,12 @@ pub trait Service: Send + Sync + 'static {
     /// Whether work is accepted: false while starting, draining or with a broken store.
     fn ready(&self) -> bool;
 
+    /// A refusal made before the hub was asked, with who it was that asked.
+    async fn asked_by(&self, origin: &Origin, refusal: Refusal) -> Refusal {
+        let _ = origin;
+        refusal
+    }
+
     /// Remembers a refusal, for whoever asks why.
     fn refused(&self, refused: Refused) {
         let _ = refused;

@@ -42,7 +42,10 @@ pub async fn run(
         name_file(&mut told, file);
     }
     let refusals = told.get("refusals").and_then(Json::as_array);
-    for refusal in refusals.into_iter().flatten() {
+    let transaction = told.get("transaction").filter(|found| found.is_object());
+    let all = refusals.map_or(&[][..], Vec::as_slice);
+    let beneath = |refusal: &Json| format == Format::Text && is_listed(refusal, transaction);
+    for refusal in all.iter().filter(|refusal| !beneath(refusal)) {
         let text = if is_list {
             line(refusal)
         } else {
@@ -50,32 +53,54 @@ pub async fn run(
         };
         format.print(&text, refusal)?;
     }
-    let transaction = told.get("transaction").filter(|found| found.is_object());
     if let Some(transaction) = transaction {
         let mut line = transaction.clone();
         if let Some(line) = line.as_object_mut() {
             line.insert("event".to_owned(), "transaction".into());
         }
-        format.print(&parts(transaction), &line)?;
+        format.print(&parts(transaction, all), &line)?;
     }
     if format == Format::Text {
         let more = told.get("more").and_then(Json::as_u64).unwrap_or(0);
         let since = told.get("since").and_then(Json::as_str).unwrap_or_default();
-        match (more, refusals.map_or(0, Vec::len)) {
-            (0, 0) if transaction.is_some() => output::note("nothing of it was refused"),
-            (0, 0) => output::note(&format!("nothing was refused since {since}")),
-            (0, 1) => {}
-            (0, _) if is_list => output::note("newest first"),
-            (0, _) => output::note("in the order in which they were refused"),
-            (more, _) if is_list => output::note(&format!(
-                "newest first; {more} older ones are remembered, and told by `tramline explain REQUEST-ID`"
-            )),
-            (more, _) => output::note(&format!(
-                "in the order in which they were refused; {more} later ones are remembered"
-            )),
+        if let Some(note) = note((more, all.len()), is_list, transaction.is_some(), since) {
+            output::note(&note);
         }
     }
     Ok(())
+}
+
+/// What is said behind so many refusals, beside which there are more.
+fn note(
+    (more, told): (u64, usize),
+    is_list: bool,
+    of_transaction: bool,
+    since: &str,
+) -> Option<String> {
+    Some(match (more, told) {
+        (0, 0) if of_transaction => "nothing of it was refused".to_owned(),
+        (0, 0) => format!("nothing was refused since {since}"),
+        (0, 1) => return None,
+        (0, _) if is_list => "newest first".to_owned(),
+        (0, _) if of_transaction => return None, // its list says in which order they are
+        (0, _) => "in the order in which they were refused".to_owned(),
+        (more, _) if is_list => format!(
+            "newest first; {more} older ones are remembered, and told by `tramline explain REQUEST-ID`"
+        ),
+        (more, _) if of_transaction => {
+            format!("of {more} more of its parts it is remembered what would let them pass")
+        }
+        (more, _) => {
+            format!("in the order in which they were refused; {more} later ones are remembered")
+        }
+    })
+}
+
+/// Whether the refusal is of a part that the list of the transaction names.
+fn is_listed(refusal: &Json, transaction: Option<&Json>) -> bool {
+    let listed = transaction.and_then(|transaction| transaction.get("parts")?.as_array());
+    let part = text(refusal, "part");
+    part.is_some() && listed.is_some_and(|parts| parts.iter().any(|one| text(one, "part") == part))
 }
 
 /// Adds the configuration that was named here to the commands that are advised.
@@ -135,8 +160,9 @@ fn from(refusal: &Json) -> String {
     }
 }
 
-/// What became of the parts of a transaction, a line each.
-fn parts(transaction: &Json) -> String {
+/// What became of the parts of a transaction, a line each, and beneath it what is known of its refusal.
+fn parts(transaction: &Json, refusals: &[Json]) -> String {
+    let mut told: Vec<(String, &str)> = Vec::new();
     let parts = transaction.get("parts").and_then(Json::as_array);
     let mut lines = vec![format!(
         "transaction of {} in the order in which its parts were sent:",
@@ -155,6 +181,20 @@ fn parts(transaction: &Json) -> String {
             reason.unwrap_or_default(),
             said.unwrap_or_default(),
         ));
+        let id = text(part, "part").unwrap_or("-");
+        let of_it = |refusal: &&Json| text(refusal, "part") == Some(id);
+        let details = refusals.iter().find(of_it).map(details);
+        let details = details.filter(|details| !details.is_empty());
+        let Some(details) = details.map(|details| details.join("\n    ")) else {
+            continue;
+        };
+        match told.iter().find(|(before, _)| *before == details) {
+            Some((_, first)) => lines.push(format!("    as for {first}")),
+            None => {
+                lines.push(format!("    {details}"));
+                told.push((details, id));
+            }
+        }
     }
     let more = transaction.get("more").and_then(Json::as_u64);
     if let Some(more) = more.filter(|more| *more > 0) {
@@ -163,19 +203,44 @@ fn parts(transaction: &Json) -> String {
     lines.join("\n")
 }
 
+/// What the line of a part does not say of its refusal.
+fn details(refusal: &Json) -> Vec<String> {
+    let shown = DETAILS.iter().filter_map(|(name, member)| {
+        let value = output::visible(text(refusal, member)?);
+        Some(format!("{name}: {value}"))
+    });
+    shown.collect()
+}
+
+/// What is behind a refusal, and its names in the output of this hub.
+const DETAILS: [(&str, &str); 6] = [
+    ("cause", "cause"),
+    ("rule", "rule"),
+    ("list version", "list_version"),
+    ("room", "room_id"),
+    ("passes when", "passes_when"),
+    ("do", "do"),
+];
+
 /// One refusal with all that is known of it, a line each.
 fn whole(refusal: &Json) -> String {
     let shown = |name| text(refusal, name).unwrap_or("-");
     let status = refusal.get("status").and_then(Json::as_u64).unwrap_or(0);
+    let what = match shown("endpoint") {
+        "Unknown" => "a request for nothing that is served,",
+        endpoint => endpoint,
+    };
     let mut lines = vec![format!(
-        "request {} at {}: {} by {}",
+        "request {} at {}: {what} by {}",
         shown("request"),
         shown("at"),
-        shown("endpoint"),
         shown("door"),
     )];
     let answer = match text(refusal, "errcode") {
         Some(errcode) => format!("{status} {errcode}: {}", shown("said")),
+        None if text(refusal, "part").is_some_and(|part| part.starts_with("edus")) => {
+            format!("{status}, and of this part: {}", shown("said"))
+        }
         None => format!("{status}, and of this event: {}", shown("said")),
     };
     let from = from(refusal);
@@ -246,11 +311,16 @@ mod tests {
     #[test]
     fn who_is_not_verified_only_claims_to_be_somebody_and_what_was_asked_is_named() {
         let nowhere = json!({"request": "0000002a", "from": "a.example", "from_is_claimed": true,
+            "endpoint": "Unknown", "door": "https",
             "method": "PATCH", "path": "/_matrix/federation/v1/x", "status": 404,
             "errcode": "M_UNRECOGNIZED", "said": "nothing is served at this path"});
 
         let told = whole(&nowhere);
 
+        assert!(
+            told.contains(": a request for nothing that is served, by https\n"),
+            "{told}"
+        );
         assert!(
             told.contains(
                 "\n  from: claims to be a.example\n  asked: PATCH /_matrix/federation/v1/x\n"
@@ -275,12 +345,46 @@ mod tests {
                 "said": "nothing is done"}]});
 
         assert_eq!(
-            parts(&transaction),
+            parts(&transaction, &[]),
             "transaction of a.example in the order in which its parts were sent:\n  \
              pdus[0] $e: taken\n  \
              pdus[1]: refused EVENT_FORM: it is a number, not an object\n  \
              edus[0] m.\\nx: ignored EDU_UNKNOWN: nothing is done\n  \
              and 3 more"
         );
+    }
+
+    #[test]
+    fn what_lets_a_part_pass_stands_beneath_it_and_once() {
+        let refused = |part, reason, passes| {
+            json!({"request": "0000002a", "status": 200, "part": part, "said": "x", "reason": reason,
+                "event_id": "$e", "passes_when": passes})
+        };
+        let listed = |part| json!({"part": part, "outcome": "refused", "reason": "R", "said": "x"});
+        let refusals = [
+            refused("pdus[1]", "R", "it is allowed"),
+            refused("pdus[2]", "R", "it is allowed"),
+            refused("edus[0]", "E", "it is of that server"),
+        ];
+        let transaction = json!({"from": "a.example", "more": 0, "parts": [
+            {"part": "pdus[0]", "event_id": "$f", "outcome": "taken"},
+            listed("pdus[1]"), listed("pdus[2]"), listed("edus[0]")]});
+
+        assert!(
+            refusals
+                .iter()
+                .all(|one| is_listed(one, Some(&transaction)))
+        );
+        assert_eq!(
+            parts(&transaction, &refusals),
+            "transaction of a.example in the order in which its parts were sent:\n  \
+             pdus[0] $f: taken\n  \
+             pdus[1]: refused R: x\n    passes when: it is allowed\n  \
+             pdus[2]: refused R: x\n    as for pdus[1]\n  \
+             edus[0]: refused R: x\n    passes when: it is of that server"
+        );
+        assert_eq!(note((0, 3), false, true, "-"), None);
+        let edu = whole(&refusals[2]);
+        assert!(edu.contains("answer: 200, and of this part: x"), "{edu}");
     }
 }

@@ -222,6 +222,13 @@ impl Service for Fake {
         !self.draining.load(Ordering::SeqCst)
     }
 
+    async fn asked_by(&self, origin: &Origin, refusal: Refusal) -> Refusal {
+        match self.known(origin) {
+            Ok(()) => refusal.known(|why| why.who = Some("@ana:hub.example".to_owned())),
+            Err(_) => refusal,
+        }
+    }
+
     fn refused(&self, refused: Refused) {
         self.refused.lock().unwrap().push(refused.endpoint);
         *self.refusal.lock().unwrap() = Some(refused);

@@ -176,7 +176,8 @@ impl Https {
             fits(&parts)?;
             one_host(parts.version, &parts.headers)?;
             // Before it is looked at who asks: to servers, too, which show no token.
-            let target = target.map_err(|refusal| nowhere::told(refusal, &parts))?;
+            let target = target
+                .map_err(|refusal| nowhere::told(refusal, &parts, self.federation.is_some()))?;
             if let Target::WebSocket = target {
                 return self.upgrade(peer, number, parts, upgrades).await;
             }
@@ -264,7 +265,12 @@ impl Https {
             Target::Link(link) => self.link(link, asked, body).await,
             Target::Api(found) => {
                 let body = body.whole(self.limits.body).await?;
-                let command = found.command(&asked.query, &body)?;
+                let command = match found.command(&asked.query, &body) {
+                    Ok(command) => command,
+                    Err(refusal) => {
+                        return Err(self.front.service.asked_by(&asked.origin, refusal).await);
+                    }
+                };
                 let reply = self.front.service.ask(asked.origin, command).await?;
                 Ok(json_response(self.front.answer(reply)))
             }

@@ -199,7 +199,7 @@ impl Hub {
     }
 
     /// A refusal with who was refused, for the operator.
-    fn asked_by(&self, shown: &Credentials, refusal: Refusal) -> Refusal {
+    fn known_by(&self, shown: &Credentials, refusal: Refusal) -> Refusal {
         match desk::who(self, shown) {
             Some(who) => refusal.known(|why| why.who = why.who.take().or(Some(who))),
             None => refusal,
@@ -227,12 +227,12 @@ impl Service for Hub {
     async fn ask(&self, origin: Origin, command: Command) -> Result<Reply, Refusal> {
         let shown = origin.credentials.clone();
         let told = desk::ask(self, origin, command).await;
-        told.map_err(|refusal| self.asked_by(&shown, refusal))
+        told.map_err(|refusal| self.known_by(&shown, refusal))
     }
 
     async fn upload(&self, origin: Origin, upload: Upload) -> Result<String, Refusal> {
         let told = desk::media::upload(self, &origin, upload).await;
-        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
+        told.map_err(|refusal| self.known_by(&origin.credentials, refusal))
     }
 
     async fn download(
@@ -242,7 +242,7 @@ impl Service for Hub {
         media_id: &str,
     ) -> Result<MediaObject, Refusal> {
         let told = desk::media::download(self, &origin, server, media_id).await;
-        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
+        told.map_err(|refusal| self.known_by(&origin.credentials, refusal))
     }
 
     async fn thumbnail(
@@ -252,11 +252,18 @@ impl Service for Hub {
         media_id: &str,
     ) -> Result<MediaObject, Refusal> {
         let told = desk::media::thumbnail(self, &origin, server, media_id).await;
-        told.map_err(|refusal| self.asked_by(&origin.credentials, refusal))
+        told.map_err(|refusal| self.known_by(&origin.credentials, refusal))
     }
 
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && self.writer.healthy()
+    }
+
+    async fn asked_by(&self, origin: &Origin, refusal: Refusal) -> Refusal {
+        match desk::named(self, origin).await {
+            Some(who) => refusal.known(|why| why.who = why.who.take().or(Some(who))),
+            None => refusal,
+        }
     }
 
     fn refused(&self, refused: Refused) {

@@ -11,6 +11,9 @@ use crate::{
     wire::matrix::PduFields,
 };
 
+/// The words of `membership`.
+const MEMBERSHIPS: &str = "one of `join`, `invite`, `knock`, `leave`, `ban`";
+
 impl Room {
     /// A user's membership as far as it is known: `leave` without an event.
     pub fn membership(&self, user: &UserId) -> Membership {
@@ -29,7 +32,7 @@ impl Room {
         let target = OwnedUserId::try_from(target)
             .map_err(|_| wrong("m.room.member", "the state key", "a user id"))?;
         let membership = Membership::named_in(content)
-            .ok_or_else(|| wrong("m.room.member", "`membership`", "one of the known ones"))?;
+            .ok_or_else(|| wrong("m.room.member", "`membership`", MEMBERSHIPS))?;
         let change = match membership {
             Membership::Join => MemberChange::Join,
             Membership::Invite => MemberChange::Invite,

@@ -9,14 +9,15 @@ use thiserror::Error;
 
 /// A body that is not what it claims to be, or holds what Matrix does not allow.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{fault} at byte {offset}{}", In(.path))]
+#[error("{}{fault}{}", In(.path), At(self))]
 pub struct DecodeError {
     /// What was wrong.
     pub fault: Fault,
     /// Where, in bytes from the start of the body.
     ///
     /// 0 for a value that was checked after it was read ([`super::json::strict`]): it has a path,
-    /// but its bytes are gone.
+    /// but its bytes are gone. It is told only of bytes that follow no grammar: what follows one may
+    /// be a part of a larger text, and has a path.
     pub offset: usize,
     /// The way to the place, innermost first: each level adds itself while the error goes up.
     path: Vec<Step>,
@@ -25,11 +26,14 @@ pub struct DecodeError {
 /// Each thing that can be wrong with a body.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Fault {
+    /// There are no bytes.
+    #[error("the body is empty")]
+    Empty,
     /// The bytes stop inside a value.
     #[error("the body ends in the middle of a value")]
     Truncated,
     /// A whole value, and then more.
-    #[error("{bytes} bytes follow the end of the value")]
+    #[error("{} the end of the value", following(*.bytes))]
     Trailing {
         /// How many.
         bytes: usize,
@@ -143,6 +147,7 @@ impl DecodeError {
     /// A word for logs, counters and tests. It stays when the sentences change.
     pub const fn code(&self) -> &'static str {
         match self.fault {
+            Fault::Empty => "empty",
             Fault::Truncated => "truncated",
             Fault::Trailing { .. } => "trailing_bytes",
             Fault::Utf8 => "not_utf8",
@@ -168,7 +173,8 @@ impl DecodeError {
     pub const fn is_well_formed(&self) -> bool {
         !matches!(
             self.fault,
-            Fault::Truncated
+            Fault::Empty
+                | Fault::Truncated
                 | Fault::Trailing { .. }
                 | Fault::Utf8
                 | Fault::Syntax { .. }
@@ -189,18 +195,21 @@ struct Path<'a>(&'a [Step]);
 
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (level, step) in self.0.iter().rev().enumerate() {
+        for (level, step) in self.0.iter().rev().take(STEPS_TOLD_MAX).enumerate() {
             match step {
                 Step::Member(key) if level == 0 => f.write_str(key)?,
                 Step::Member(key) => write!(f, ".{key}")?,
                 Step::Item(index) => write!(f, "[{index}]")?,
             }
         }
+        if self.0.len() > STEPS_TOLD_MAX {
+            f.write_str("…")?;
+        }
         Ok(())
     }
 }
 
-/// « in content.body», or nothing for the body itself.
+/// «`content.body`: », or nothing for the body itself.
 struct In<'a>(&'a [Step]);
 
 impl fmt::Display for In<'_> {
@@ -208,7 +217,26 @@ impl fmt::Display for In<'_> {
         if self.0.is_empty() {
             return Ok(());
         }
-        write!(f, " in {}", Path(self.0))
+        write!(f, "`{}`: ", Path(self.0))
+    }
+}
+
+/// « at byte 7», where that says more than the path.
+struct At<'a>(&'a DecodeError);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_well_formed() || self.0.fault == Fault::Empty {
+            return Ok(());
+        }
+        write!(f, " at byte {}", self.0.offset)
+    }
+}
+
+fn following(bytes: usize) -> String {
+    match bytes {
+        1 => "1 byte follows".to_owned(),
+        more => format!("{more} bytes follow"),
     }
 }
 
@@ -225,9 +253,12 @@ pub(super) fn shortened(text: &str) -> String {
     kept
 }
 
+/// How many steps of a path are told: no member of the Matrix specification lies deeper by name.
+pub(crate) const STEPS_TOLD_MAX: usize = 8;
+
 /// How much of a key or number an error repeats, in characters.
 ///
-/// Longer than any key of the Matrix specification; 64 levels of it still fit a log line's ceiling.
+/// Longer than any key of the Matrix specification; 8 levels of it still fit a log line's ceiling.
 const QUOTED_CHARS_MAX: usize = 64;
 
 #[cfg(test)]
@@ -245,7 +276,7 @@ mod tests {
         assert_eq!(error.path(), "content.via[2].url");
         assert_eq!(
             error.to_string(),
-            "the same key twice in one object at byte 7 in content.via[2].url"
+            "`content.via[2].url`: the same key twice in one object"
         );
     }
 
@@ -256,6 +287,41 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "3 bytes follow the end of the value at byte 9"
+        );
+    }
+
+    #[test]
+    fn a_place_is_told_by_its_offset_only_where_the_bytes_follow_no_grammar() {
+        let colon = || Fault::Syntax {
+            expected: "a colon",
+        };
+        let said = |error: DecodeError| error.to_string();
+
+        assert_eq!(
+            said(DecodeError::new(colon(), 90).in_member("body")),
+            "`body`: not JSON: expected a colon at byte 90"
+        );
+        assert_eq!(
+            said(DecodeError::new(Fault::NotAnObject { found: "a number" }, 0).in_member("a")),
+            "`a`: expected an object, found a number"
+        );
+        assert_eq!(said(DecodeError::new(Fault::Empty, 0)), "the body is empty");
+        assert_eq!(
+            said(DecodeError::new(Fault::Trailing { bytes: 1 }, 2)),
+            "1 byte follows the end of the value at byte 2"
+        );
+    }
+
+    #[test]
+    fn of_a_long_way_only_the_beginning_is_told() {
+        let mut error = DecodeError::new(Fault::TooDeep { max: 64 }, 64);
+        for _ in 0..64 {
+            error = error.in_item(0);
+        }
+
+        assert_eq!(
+            error.to_string(),
+            "`[0][0][0][0][0][0][0][0]…`: nested more than 64 levels deep"
         );
     }
 

@@ -46,6 +46,19 @@ pub fn read_lax(bytes: &[u8]) -> Result<Value, DecodeError> {
     Reader::document(bytes)
 }
 
+/// The same, where it has to be an object.
+pub fn read_lax_object(bytes: &[u8]) -> Result<Map<String, Value>, DecodeError> {
+    match read_lax(bytes)? {
+        Value::Object(object) => Ok(object),
+        other => Err(DecodeError::new(
+            Fault::NotAnObject {
+                found: kind_lax(&other),
+            },
+            0,
+        )),
+    }
+}
+
 /// Checks that a value from a lax body (or a CBOR one) can be written as canonical JSON.
 pub fn strict(value: Value) -> Result<CanonicalJsonValue, DecodeError> {
     Ok(match value {
@@ -208,13 +221,35 @@ fn is_integer(number: &Number) -> bool {
     number.is_i64() || number.is_u64()
 }
 
-fn kind(value: &CanonicalJsonValue) -> &'static str {
+/// What a value is, in words that do not repeat it.
+pub fn kind(value: &CanonicalJsonValue) -> &'static str {
     match value {
         CanonicalJsonValue::Null => "null",
-        CanonicalJsonValue::Bool(_) => "true or false",
-        CanonicalJsonValue::Integer(_) => "an integer",
-        CanonicalJsonValue::String(_) => "a string",
-        CanonicalJsonValue::Array(_) => "an array",
+        CanonicalJsonValue::Bool(true) => "true",
+        CanonicalJsonValue::Bool(false) => "false",
+        CanonicalJsonValue::Integer(number) if *number < ruma::Int::from(0) => "a negative number",
+        CanonicalJsonValue::Integer(_) => "a number",
+        CanonicalJsonValue::String(text) if text.is_empty() => "an empty text",
+        CanonicalJsonValue::String(_) => "a text",
+        CanonicalJsonValue::Array(_) => "a list",
         CanonicalJsonValue::Object(_) => "an object",
+    }
+}
+
+/// [`kind`], for a value that may be a fraction.
+pub fn kind_lax(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(true) => "true",
+        Value::Bool(false) => "false",
+        Value::Number(number) if number.is_f64() => "a fraction",
+        Value::Number(number) if number.as_i64().is_some_and(|number| number < 0) => {
+            "a negative number"
+        }
+        Value::Number(_) => "a number",
+        Value::String(text) if text.is_empty() => "an empty text",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }

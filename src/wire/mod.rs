@@ -12,4 +12,5 @@ pub mod multipart;
 pub mod paths;
 pub mod thin;
 
+pub(crate) use error::STEPS_TOLD_MAX;
 pub use error::{DecodeError, Fault};

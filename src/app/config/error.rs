@@ -73,7 +73,7 @@ pub enum ConfigError {
         fix: String,
     },
     /// The value is of the wrong kind or out of bounds.
-    #[error("{at}: `{key}` takes a {expected}, found {found}: {fix}")]
+    #[error("{at}: `{key}` takes {}, found {found}: {fix}", with_article(.expected))]
     WrongValue {
         /// The key.
         key: String,
@@ -142,4 +142,12 @@ impl fmt::Display for ConfigErrors {
         }
         Ok(())
     }
+}
+
+/// `a size with its unit`, but `true or false`.
+fn with_article(kind: &str) -> String {
+    if kind.starts_with('"') || kind.starts_with("true") {
+        return kind.to_owned();
+    }
+    format!("a {kind}")
 }

@@ -40,10 +40,7 @@ fn strict(endpoint: Endpoint, body: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
             .map(|_| Cow::Borrowed(body))
             .map_err(|error| unreadable(&error));
     }
-    let Value::Object(mut object) = json::read_lax(body).map_err(|error| unreadable(&error))?
-    else {
-        return Err(Refusal::bad_json("the body must be a JSON object"));
-    };
+    let mut object = json::read_lax_object(body).map_err(|error| unreadable(&error))?;
     bearable(endpoint, &object)?;
     match (endpoint, object.get("typing")) {
         // of this one ruma says only that it is of neither of two forms
@@ -67,7 +64,12 @@ fn bearable(endpoint: Endpoint, object: &Map<String, Value>) -> Result<(), Refus
     match object.get("type") {
         _ if endpoint != Endpoint::Login => Ok(()),
         Some(Value::String(_)) => Ok(()),
-        Some(_) => Err(Refusal::bad_json("`type`: expected a text")),
+        Some(other) => {
+            let found = json::kind_lax(other);
+            Err(Refusal::bad_json(format!(
+                "`type`: expected a text, found {found}"
+            )))
+        }
         None => Err(Refusal::new(Code::MissingParam, "`type` is missing")),
     }
 }

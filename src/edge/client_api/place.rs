@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use crate::wire::STEPS_TOLD_MAX;
+
 /// One step into a JSON value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -103,7 +105,7 @@ fn string_end(text: &[u8], start: usize) -> usize {
 /// `content.via[2]`.
 pub(super) fn path(steps: &[Step]) -> String {
     let mut path = String::new();
-    for step in steps {
+    for step in steps.iter().take(STEPS_TOLD_MAX) {
         match step {
             Step::Key(key) => {
                 let dot = if path.is_empty() { "" } else { "." };
@@ -114,6 +116,9 @@ pub(super) fn path(steps: &[Step]) -> String {
                 let _ = write!(path, "[{index}]");
             }
         }
+    }
+    if steps.len() > STEPS_TOLD_MAX {
+        path.push('…');
     }
     path
 }

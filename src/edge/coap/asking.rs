@@ -57,8 +57,13 @@ impl Asking {
                 credentials: self.credentials(asked.credentials.clone()),
             };
             match body {
-                Ok(json) => self.ask(form, origin, asked.command(&json)?).await,
-                Err(Fault::Refused(refusal)) => Err(refusal),
+                Ok(json) => match asked.command(&json) {
+                    Ok(command) => self.ask(form, origin, command).await,
+                    Err(refusal) => Err(self.front.service.asked_by(&origin, refusal).await),
+                },
+                Err(Fault::Refused(refusal)) => {
+                    Err(self.front.service.asked_by(&origin, refusal).await)
+                }
                 Err(fault) => Ok(Outcome {
                     status: fault.status(),
                     response: form.fault(fault),

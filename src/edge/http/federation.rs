@@ -16,7 +16,7 @@ use super::{
     arriving::Arriving,
     json_response,
     media::{disposition, within},
-    origin,
+    nowhere, origin,
 };
 use crate::{
     api::{Code, Command, MediaObject, Origin, PeerCommand, Refusal, Reply, RequestId},
@@ -96,8 +96,11 @@ impl Https {
         body: Arriving,
     ) -> Result<Answer, Refusal> {
         let max = asked.endpoint.request_bytes_max();
-        let room = federation.incoming.room(peer.ip(), body.length()).await?;
-        let body = body.whole_up_to(max, self.limits.body).await?;
+        let claimed = |refusal| nowhere::claimed_by(refusal, &parts.headers);
+        let room = federation.incoming.room(peer.ip(), body.length()).await;
+        let room = room.map_err(claimed)?;
+        let body = body.whole_up_to(max, self.limits.body).await;
+        let body = body.map_err(claimed)?;
         let from = authenticated(federation, peer.ip(), parts, &body).await?;
         let named = |refusal: Refusal| {
             refusal.known(|why| {
@@ -187,6 +190,7 @@ async fn authenticated(
         .incoming
         .authenticate(address, arrived, shown)
         .await;
+    let from = from.map_err(|refusal| nowhere::claimed_by(refusal, &parts.headers));
     from.map_err(|refusal| match refusal.code {
         Code::Unauthorized => refusal.known(|why| {
             why.code.get_or_insert("SIGNATURE");

@@ -66,7 +66,12 @@ impl Https {
         let body = body.whole(self.limits.body).await?;
         let facts = self.facts.as_ref();
         let facts = facts.ok_or_else(|| Refusal::not_found("no device can be linked here"))?;
-        let asked_for = read(&target, &body, facts)?;
+        let asked_for = match read(&target, &body, facts) {
+            Ok(asked_for) => asked_for,
+            Err(refusal) => {
+                return Err(self.front.service.asked_by(&asked.origin, refusal).await);
+            }
+        };
         let command = Command::Linking(Box::new(asked_for));
         let reply = self.front.service.ask(asked.origin, command).await?;
         let Reply::Linking(linked) = reply else {
@@ -91,10 +96,7 @@ fn told(linked: Linked, facts: &HubFacts) -> Result<Value, Refusal> {
 }
 
 fn read(target: &Target, body: &[u8], facts: &HubFacts) -> Result<Linking, Refusal> {
-    let body = json::read_lax(body).map_err(|error| unreadable(&error))?;
-    let Value::Object(body) = body else {
-        return Err(Refusal::bad_json("the body must be a JSON object"));
-    };
+    let body = json::read_lax_object(body).map_err(|error| unreadable(&error))?;
     let needed = |name: &str| {
         text(&body, name)?
             .ok_or_else(|| Refusal::new(Code::MissingParam, format!("`{name}` is missing")))
@@ -144,7 +146,12 @@ fn text<'a>(body: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>,
     match body.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(Refusal::bad_json(format!("`{name}`: expected a string"))),
+        Some(other) => {
+            let found = json::kind_lax(other);
+            Err(Refusal::bad_json(format!(
+                "`{name}`: expected a text, found {found}"
+            )))
+        }
     }
 }
 

@@ -5,12 +5,13 @@ use http::{HeaderMap, HeaderValue, header, request::Parts};
 use ruma::OwnedServerName;
 
 use crate::{
-    api::{Code, Refusal},
+    api::{Code, Refusal, federation_off},
     wire::matrix::XMatrix,
 };
 
-/// The refusal with who asked and for what, in the log, too.
-pub(super) fn told(refusal: Refusal, parts: &Parts) -> Refusal {
+/// The refusal with who asked and for what, in the log, too. `federates`: whether other servers are
+/// served.
+pub(super) fn told(refusal: Refusal, parts: &Parts, federates: bool) -> Refusal {
     if refusal.code != Code::Unrecognized {
         return refusal;
     }
@@ -18,18 +19,38 @@ pub(super) fn told(refusal: Refusal, parts: &Parts) -> Refusal {
     let span = tracing::Span::current();
     span.record("method", method.as_str());
     span.record("path", path.as_str());
-    let server = claimed(&parts.headers);
-    if let Some(server) = &server {
-        span.record("server_unverified", server.as_str());
-    }
+    let is_off = !federates && OF_SERVERS.iter().any(|of| path.starts_with(of));
+    let refusal = claimed_by(refusal, &parts.headers);
     refusal.known(|why| {
-        if let Some(server) = server {
-            why.who = Some(server.to_string());
-            why.is_claimed = true;
+        if is_off {
+            let who = (why.who.take(), why.is_claimed);
+            *why = federation_off();
+            (why.who, why.is_claimed) = who;
+        } else {
+            why.passes = Some(format!(
+                "this hub implements {path}, which this version does not"
+            ));
         }
         why.asked = Some((method, path));
     })
 }
+
+/// The refusal with the server that a request says to be of, unless it is known who asked.
+pub(super) fn claimed_by(refusal: Refusal, headers: &HeaderMap) -> Refusal {
+    let is_known = refusal.why.as_ref().is_some_and(|why| why.who.is_some());
+    let Some(server) = claimed(headers).filter(|_| !is_known) else {
+        return refusal;
+    };
+    let span = tracing::Span::current();
+    span.record("server_unverified", server.as_str());
+    refusal.known(|why| {
+        why.who = Some(server.to_string());
+        why.is_claimed = true;
+    })
+}
+
+/// Beneath these only other servers are served.
+const OF_SERVERS: [&str; 2] = ["/_matrix/federation/", "/_matrix/key/"];
 
 /// The server that a request says to be of.
 fn claimed(headers: &HeaderMap) -> Option<OwnedServerName> {
@@ -77,5 +98,23 @@ mod tests {
             shown("/_matrix/federation/v1/x?"),
             "/_matrix/federation/v1/x?"
         );
+    }
+
+    #[test]
+    fn who_is_known_does_not_become_who_is_claimed() {
+        let sig = "A".repeat(86);
+        let shown = format!("X-Matrix origin=\"far.example\",key=\"ed25519:1\",sig=\"{sig}\"");
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, shown.parse().unwrap());
+        let refusal = || Refusal::bad_json("no");
+        let who = |refusal: Refusal| {
+            let why = claimed_by(refusal, &headers).why.unwrap();
+            (why.who, why.is_claimed)
+        };
+
+        let known = refusal().known(|why| why.who = Some("other.example".to_owned()));
+
+        assert_eq!(who(refusal()), (Some("far.example".to_owned()), true));
+        assert_eq!(who(known), (Some("other.example".to_owned()), false));
     }
 }

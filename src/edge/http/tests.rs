@@ -235,6 +235,44 @@ async fn unknown_paths_are_404_and_wrong_methods_405() {
 }
 
 #[tokio::test]
+async fn what_is_not_served_is_explained_by_the_setting_or_by_the_path() {
+    let door = running(Limits::default()).await; // without federation
+
+    door.as_ana("GET /_matrix/federation/v1/version", "").await;
+    let why = door.hub.refusal.lock().unwrap().take().unwrap().why;
+    assert_eq!(why.code, Some("FEDERATION_OFF"));
+    assert_eq!(why.passes, None);
+
+    door.as_ana("GET /_matrix/client/v3/nothing", "").await;
+    let why = door.hub.refusal.lock().unwrap().take().unwrap().why;
+    assert_eq!(why.code, None);
+    let passes = why.passes.unwrap();
+    assert!(passes.contains("/_matrix/client/v3/nothing"), "{passes}");
+}
+
+#[tokio::test]
+async fn who_sent_a_body_that_cannot_be_read_is_named_to_the_operator() {
+    let door = running(Limits::default()).await;
+    for line in [
+        "PUT /_matrix/client/v3/rooms/!r:h/send/m.room.message/t",
+        "POST /_matrix/client/v3/keys/upload",
+    ] {
+        let got = door.as_ana(line, r#"{"a":"#).await;
+
+        assert_eq!((got.status(), &*got.errcode()), (400, "M_NOT_JSON"));
+        let refused = door.hub.refusal.lock().unwrap().take().unwrap();
+        assert_eq!(
+            (refused.why.who.as_deref(), refused.why.is_claimed),
+            (Some("@ana:hub.example"), false)
+        );
+        assert_eq!(
+            refused.message,
+            "`a`: the body ends in the middle of a value at byte 5"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_method_is_told_the_methods_that_the_path_knows() {
     let door = running(Limits::default()).await;
 

@@ -173,6 +173,32 @@ async fn a_request_without_a_signature_is_refused_with_its_reason() {
 }
 
 #[tokio::test]
+async fn who_sends_what_cannot_be_read_is_named_as_who_it_claims_to_be() {
+    let (_world, a, b) = two().await;
+    let request = |content| Signed {
+        method: "PUT",
+        uri: "/_matrix/federation/v1/send/1",
+        content,
+    };
+    let header = XMatrix::sign(&a.key, b.name(), request(Some("{}"))).header();
+    let arrived = Arrived {
+        method: "PUT",
+        uri: "/_matrix/federation/v1/send/1",
+        body: br#"{"a":"#,
+    };
+
+    let headers = [header.as_bytes()].into_iter();
+    let known = &b.federation.incoming;
+    let refused = known.authenticate([127, 0, 0, 1].into(), arrived, headers);
+    let refusal = refused.await.map(drop).unwrap_err();
+
+    assert_eq!(refusal.code, Code::NotJson);
+    let why = refusal.why.unwrap();
+    assert_eq!(why.who.as_deref(), Some(a.name().as_str()));
+    assert!(why.is_claimed);
+}
+
+#[tokio::test]
 async fn a_request_for_another_server_is_refused() {
     let (_world, a, b) = two().await;
 

@@ -71,6 +71,12 @@ pub(in crate::hub) fn who(hub: &Hub, shown: &Credentials) -> Option<String> {
     }
 }
 
+/// Who shows these; the log's lines about this request name them, too.
+pub(in crate::hub) async fn named(hub: &Hub, origin: &Origin) -> Option<String> {
+    let caller = authorised(hub, origin).await.ok()?;
+    Some(caller.user.to_string())
+}
+
 async fn authorised(hub: &Hub, origin: &Origin) -> Result<Caller, Refusal> {
     match &origin.credentials {
         Credentials::Nothing => Err(Refusal::new(

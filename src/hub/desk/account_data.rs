@@ -1,7 +1,7 @@
 //! Account data: what a user's clients keep here for each other.
 
 use ruma::{RoomId, api::client::config, serde::Raw};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     access::{must_be, ours},
@@ -123,11 +123,7 @@ async fn set(
             ),
         ));
     }
-    match json::read_lax(text.as_bytes()) {
-        Ok(Value::Object(_)) => {}
-        Ok(_) => return Err(Refusal::bad_json("account data must be an object")),
-        Err(error) => return Err(Refusal::bad_json(error.to_string())),
-    }
+    json::read_lax_object(text.as_bytes()).map_err(|error| Refusal::bad_json(error.to_string()))?;
     let turn = hub.desk.turns.take(("account data", &caller.user)).await;
     must_fit(hub, caller, room, &kind).await?;
     let write = Write::AccountData {

@@ -26,7 +26,7 @@ use super::{
     words,
 };
 use crate::{
-    api::{Caller, Code, Origin, Refusal},
+    api::{Caller, Code, Origin, Refusal, Why},
     hub::Hub,
     store::{Batch, Write},
 };
@@ -151,10 +151,14 @@ async fn by_password(
     }
     let passwords = &hub.desk.passwords;
     let is_right = passwords.is_right(&shown.password, stored.clone()).await?;
-    let proved = user
-        .zip(stored)
-        .filter(|_| is_right)
-        .ok_or_else(wrong_password)?;
+    let tried = user.clone();
+    let proved = user.zip(stored).filter(|_| is_right).ok_or_else(|| {
+        let account = match tried {
+            Some(user) => format!("the password fits {user}"),
+            None => "the name can be an account's, and the password fits it".to_owned(),
+        };
+        wrong_password().because(Why::default().passes(account))
+    })?;
     // Only who knows the password learns that the account is disabled.
     if disabled {
         return Err(is_disabled());

@@ -124,17 +124,20 @@ fn checked_device_keys(caller: &Caller, text: &str) -> Result<String, Refusal> {
         return Err(too_large("device_keys", text.len(), DEVICE_KEYS_BYTES_MAX));
     }
     let mut object = json::read_object(text.as_bytes())
-        .map_err(|error| Refusal::bad_json(format!("`device_keys`: {error}")))?;
+        .map_err(|error| Refusal::bad_json(error.in_member("device_keys").to_string()))?;
     object.remove("unsigned"); // ours to add
     belongs(&object, "user_id", caller.user.as_str())?;
     belongs(&object, "device_id", caller.device.as_str())?;
     let list: Form<'_, [CanonicalJsonValue]> = ("a list of texts", CanonicalJsonValue::as_array);
     let members: Form<'_, CanonicalJsonObject> = ("an object", CanonicalJsonValue::as_object);
     let algorithms = member(&object, "algorithms", list)?;
-    if let Some(index) = algorithms.iter().position(|name| name.as_str().is_none()) {
-        return Err(Refusal::bad_json(format!(
-            "`device_keys.algorithms[{index}]`: expected a text"
-        )));
+    for (index, name) in algorithms.iter().enumerate() {
+        if name.as_str().is_none() {
+            let found = json::kind(name);
+            return Err(Refusal::bad_json(format!(
+                "`device_keys.algorithms[{index}]`: expected a text, found {found}"
+            )));
+        }
     }
     member(&object, "signatures", members)?;
     for (id, key) in member(&object, "keys", members)? {
@@ -168,8 +171,9 @@ pub(super) fn must_be_own(
         Some(CanonicalJsonValue::String(found)) => Err(Refusal::invalid_param(format!(
             "`{place}.{field}` is `{found}`, yours is `{wanted}`"
         ))),
-        Some(_) => Err(Refusal::bad_json(format!(
-            "`{place}.{field}`: expected a text, yours is `{wanted}`"
+        Some(other) => Err(Refusal::bad_json(format!(
+            "`{place}.{field}`: expected a text, found {}; yours is `{wanted}`",
+            json::kind(other)
         ))),
     }
 }
@@ -187,7 +191,12 @@ fn member<'a, T: ?Sized>(
         let message = format!("`device_keys.{field}` is missing");
         Refusal::new(Code::MissingParam, message)
     })?;
-    let wrong = || Refusal::bad_json(format!("`device_keys.{field}`: expected {expected}"));
+    let wrong = || {
+        let kind = json::kind(found);
+        Refusal::bad_json(format!(
+            "`device_keys.{field}`: expected {expected}, found {kind}"
+        ))
+    };
     read(found).ok_or_else(wrong)
 }
 
@@ -281,8 +290,9 @@ fn checked_key(
             KEY_BYTES_MAX,
         ));
     }
-    let value = json::read(text.as_bytes())
-        .map_err(|error| Refusal::bad_json(format!("{field}.{id}: {error}")))?;
+    let value = json::read(text.as_bytes()).map_err(|error| {
+        Refusal::bad_json(error.in_member(id.as_str()).in_member(field).to_string())
+    })?;
     match value {
         CanonicalJsonValue::Object(object)
             if object.get("key").is_some_and(|key| key.as_str().is_some())

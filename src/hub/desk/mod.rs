@@ -54,7 +54,7 @@ mod words;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-pub(super) use access::{ours, who};
+pub(super) use access::{named, ours, who};
 pub use linking::LinkWish;
 pub use peers::gaps::Gap;
 pub use registration::AccountWish;

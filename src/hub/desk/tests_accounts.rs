@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tracing::Instrument as _;
 
 use crate::{
-    api::{Code, Command, Credentials, Refusal, Reply, SecretRegistration},
+    api::{Code, Command, Credentials, Refusal, Reply, SecretRegistration, Service},
     base::test_log::Log,
     hub::{
         AccountWish, Quota, RegistrationRules, Settings,
@@ -113,6 +113,23 @@ async fn a_wrong_password_and_an_unknown_user_have_one_answer() {
         let refusal = log_in(&hub, by_name(nobody, "guess")).await.err().unwrap();
         assert_eq!(refusal, wrong, "{nobody}");
     }
+    // The operator alone is told for which account it was.
+    let passes = wrong.why.unwrap().passes.unwrap();
+    assert_eq!(passes, "the password fits @ana:hub.example");
+}
+
+#[tokio::test]
+async fn whose_token_came_with_what_cannot_be_read_is_known() {
+    let hub = hub_of_ana().await;
+    let ana = log_in(&hub, by_name("ana", "s3cret")).await.ok().unwrap();
+    let refusal = || Refusal::bad_json("no");
+    let service: &dyn Service = &*hub.hub;
+
+    let nobody = service.asked_by(&stranger(), refusal()).await;
+    let hers = service.asked_by(&ana.origin, refusal()).await;
+
+    assert_eq!(nobody.why, None);
+    assert_eq!(hers.why.unwrap().who.as_deref(), Some("@ana:hub.example"));
 }
 
 #[tokio::test]

@@ -214,6 +214,28 @@ async fn device_keys_must_be_of_the_device_that_uploads_them() {
     let refusal = ask!(hub, ana.origin, UploadKeys(request)).unwrap_err();
     let wanted = "`device_keys.user_id` is `@bob:hub.example`, yours is `@ana:hub.example`";
     assert_eq!(refusal.message, wanted);
+    for (bad, said) in [
+        (
+            json!(1),
+            "`device_keys`: expected an object, found a number",
+        ),
+        (
+            with("note", json!([0.5])),
+            "`device_keys.note[0]`: 0.5 is not an integer",
+        ),
+        (
+            with("signatures", json!([])),
+            "`device_keys.signatures`: expected an object, found a list",
+        ),
+        (
+            with("keys", json!("x")),
+            "`device_keys.keys`: expected an object, found a text",
+        ),
+    ] {
+        let request = upload(Some(bad), json!({}), json!({}));
+        let refusal = ask!(hub, ana.origin, UploadKeys(request)).unwrap_err();
+        assert_eq!((refusal.status, &*refusal.message), (400, said));
+    }
     ask!(
         hub,
         ana.origin,

@@ -236,11 +236,11 @@ fn checked_content(
     user: &UserId,
     content: &Raw<AnyToDeviceEventContent>,
 ) -> Result<Map<String, Value>, Refusal> {
-    match wire::json::read_lax(content.json().get().as_bytes()) {
-        Ok(Value::Object(content)) => Ok(content),
-        Ok(_) => Err(Refusal::bad_json(format!("messages.{user}: not an object"))),
-        Err(error) => Err(Refusal::bad_json(format!("messages.{user}: {error}"))),
-    }
+    let content = wire::json::read_lax_object(content.json().get().as_bytes());
+    content.map_err(|error| {
+        let error = error.in_member(user.as_str()).in_member("messages");
+        Refusal::bad_json(error.to_string())
+    })
 }
 
 fn must_fit(user: &UserId, bytes: usize) -> Result<(), Refusal> {

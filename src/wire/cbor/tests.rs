@@ -246,7 +246,7 @@ fn lb_defect_6_an_unknown_integer_key_is_refused_and_never_becomes_its_digits() 
     let nested = error("a1 03 a1 1869 00");
     assert_eq!(
         nested.to_string(),
-        "the integer key 105 is not in the table at byte 3 in content"
+        "`content`: the integer key 105 is not in the table"
     );
 }
 

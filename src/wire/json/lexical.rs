@@ -24,10 +24,16 @@ impl SignedText {
     /// Of a body that arrived. It must be an object.
     pub fn of_body(bytes: &[u8]) -> Result<Self, DecodeError> {
         let value: Written = Reader::document_within(bytes, NESTING_MAX + AROUND)?;
-        let Written::Object(_) = value else {
-            let found = "another value";
-            return Err(DecodeError::new(Fault::NotAnObject { found }, 0));
+        let found = match &value {
+            Written::Object(_) => None,
+            Written::Array(_) => Some("a list"),
+            Written::Text(_) => Some("a text"),
+            Written::Number(_) => Some("a number"),
+            Written::Plain(word) => Some(*word),
         };
+        if let Some(found) = found {
+            return Err(DecodeError::new(Fault::NotAnObject { found }, 0));
+        }
         let mut text = String::with_capacity(bytes.len());
         value.write(&mut text);
         Ok(Self(text))

@@ -31,6 +31,10 @@ impl<'a> Reader<'a> {
             at: 0,
             deepest,
         };
+        reader.skip_space();
+        if reader.peek().is_none() {
+            return Err(DecodeError::new(Fault::Empty, 0));
+        }
         let value = reader.value(0)?;
         reader.skip_space();
         match text.len() - reader.at {

@@ -107,10 +107,7 @@ fn a_key_given_twice_is_refused_also_when_one_is_escaped() {
 fn the_error_names_the_member_and_the_byte() {
     let error = read(br#"{"content": {"via": ["a", 0.5]}}"#).unwrap_err();
 
-    assert_eq!(
-        error.to_string(),
-        "0.5 is not an integer at byte 26 in content.via[1]"
-    );
+    assert_eq!(error.to_string(), "`content.via[1]`: 0.5 is not an integer");
 }
 
 #[test]
@@ -276,9 +273,19 @@ fn text_that_only_looks_like_json_is_refused() {
 #[test]
 fn text_that_stops_early_is_called_truncated() {
     for text in [
-        "", " ", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "[", "[1,", "\"", "\"\\", "\"\\u", "-",
+        "{", "{\"a\"", "{\"a\":", "{\"a\":1", "[", "[1,", "\"", "\"\\", "\"\\u", "-",
     ] {
         assert_eq!(fault(text).0, Fault::Truncated, "{text}");
+    }
+}
+
+#[test]
+fn a_text_with_nothing_in_it_is_called_empty() {
+    for text in ["", " ", "\r\n"] {
+        assert_eq!(
+            read(text.as_bytes()).unwrap_err().to_string(),
+            "the body is empty"
+        );
     }
 }
 
@@ -286,7 +293,7 @@ fn text_that_stops_early_is_called_truncated() {
 fn only_an_object_is_read_as_an_object() {
     let error = read_object(b"[1]").unwrap_err();
 
-    assert_eq!(error.fault, Fault::NotAnObject { found: "an array" });
+    assert_eq!(error.fault, Fault::NotAnObject { found: "a list" });
 }
 
 #[test]

@@ -154,7 +154,7 @@ impl fmt::Debug for Signature {
 
 /// A signature that is not the key's over the text.
 #[derive(Debug, Error)]
-#[error("the signature is not the key's over what came: {0}")]
+#[error("the signature is not the key's over what came")]
 pub struct Forged(#[source] Box<signatures::VerificationError>);
 
 /// An object does not carry the signature that was looked for.

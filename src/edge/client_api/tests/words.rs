@@ -197,20 +197,70 @@ fn what_is_missing_is_named_with_its_way_and_has_one_code_everywhere() {
 }
 
 #[test]
+fn a_body_that_is_no_object_is_told_so_in_one_way_at_every_path() {
+    let mut wrong = Wrong::new();
+    for (method, path) in [
+        ("PUT", "rooms/!a:b/send/m.room.message/t"),
+        ("PUT", "rooms/!a:b/state/m.room.topic"),
+        ("POST", "createRoom"),
+        ("POST", "login"),
+        ("POST", "keys/upload"),
+    ] {
+        let deep = "[".repeat(2000);
+        for (body, code, said) in [
+            ("[]", Code::BadJson, "expected an object, found a list"),
+            ("5", Code::BadJson, "expected an object, found a number"),
+            (" ", Code::NotJson, "the body is empty"),
+            (
+                "{}]",
+                Code::NotJson,
+                "1 byte follows the end of the value at byte 2",
+            ),
+            (
+                r#"{"a":1,"b" 2}"#,
+                Code::NotJson,
+                "not JSON: expected a colon at byte 11",
+            ),
+            (
+                &deep,
+                Code::BadJson,
+                "`[0][0][0][0][0][0][0][0]…`: nested more than 64 levels deep",
+            ),
+        ] {
+            hold(
+                &mut wrong,
+                asked(method, path, body),
+                code,
+                said,
+                &format!("{path} {body}"),
+            );
+        }
+    }
+    hold(
+        &mut wrong,
+        asked("POST", "login", r#"{"type":5}"#),
+        Code::BadJson,
+        "`type`: expected a text, found a number",
+        "login",
+    );
+    assert_eq!(wrong, []);
+}
+
+#[test]
 fn a_query_that_cannot_be_read_says_which_parameter_and_what_is_right() {
     let mut wrong = Wrong::new();
     for (path, said) in [
         (
             "rooms/!a:b/messages?dir=x",
-            "`dir`: expected `b` or `f`, found something else",
+            "`dir`: expected `b` or `f`, found another text",
         ),
         (
             "rooms/!a:b/messages?dir=b&limit=-1",
-            "`limit`: expected a whole number from 0 on, found something else",
+            "`limit`: expected a whole number from 0 on, found a negative number",
         ),
         (
             "rooms/!a:b/messages?dir=b&limit=abc",
-            "`limit`: expected a whole number from 0 on, found something else",
+            "`limit`: expected a whole number from 0 on, found a text",
         ),
         (
             "rooms/!a:b/messages?dir=b&dir=f",
@@ -230,7 +280,7 @@ fn a_query_that_cannot_be_read_says_which_parameter_and_what_is_right() {
         ),
         (
             "sync?full_state=perhaps",
-            "`full_state`: expected true or false, found something else",
+            "`full_state`: expected true or false, found a text",
         ),
         (
             "rooms/!a:b/members?membership=guest",
@@ -272,7 +322,7 @@ fn servers_to_join_by_may_stand_in_the_query_as_often_as_there_are_some() {
     let refusal = asked("POST", "join/%21a:b?via=a.example&via=%20", "{}").unwrap_err();
     assert_eq!(
         refusal.message,
-        "`via[1]`: expected a server's name, such as `server.example`, found something else"
+        "`via[1]`: expected a server's name, such as `server.example`, found another text"
     );
 }
 

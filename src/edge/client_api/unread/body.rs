@@ -28,8 +28,9 @@ pub(super) fn refusal(unread: &Unread<'_>, error: &serde_json::Error, said: &Sai
     if value.is_none() && !error.is_data() {
         return Refusal::new(Code::NotJson, "the body is not JSON");
     }
-    if value.as_ref().is_some_and(|value| !value.is_object()) {
-        return Refusal::bad_json("the body must be a JSON object");
+    if let Some(other) = value.as_ref().filter(|value| !value.is_object()) {
+        let found = json::kind_lax(other);
+        return Refusal::bad_json(format!("expected an object, found {found}"));
     }
     let says = |json: &str| unread.says(unread.query, json.as_bytes());
     let found = value.and_then(|value| {

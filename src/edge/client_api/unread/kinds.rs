@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::wire::json::kind_lax;
+
 /// A kind, and something of it.
 struct Kind {
     words: &'static str,
@@ -155,32 +157,27 @@ pub(super) fn one_of(these: &[String]) -> String {
     }
 }
 
-/// What stands somewhere, in words that do not repeat it.
-pub(super) fn found(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(true) => "true",
-        Value::Bool(false) => "false",
-        Value::Number(number) if number.is_f64() => "a fraction",
-        Value::Number(number) if number.as_i64().is_some_and(|number| number < 0) => {
-            "a negative number"
-        }
-        Value::Number(_) => "a number",
-        Value::String(text) if text.is_empty() => "an empty text",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// The same where it is said what is expected: a text is not expected to be a text.
+/// What stands somewhere, in words that do not repeat it, where it is said what is expected: a text is
+/// not expected to be a text.
 pub(super) fn found_beside(expected: Option<&str>, value: &Value) -> &'static str {
     let expects = |word| expected.is_some_and(|expected| expected.contains(word));
-    match (found(value), value) {
+    match (kind_lax(value), value) {
         ("a text", _) if expects("`") || expects("a text") || expects("base64") => "another text",
         ("a number", _) if expects("a whole number") => "a larger number",
         ("an object", _) if expects("an object") => "another object",
         ("a list", _) if expects("a list") => "another list",
         (other, _) => other,
+    }
+}
+
+/// What stands in a query, where all is text.
+pub(super) fn found_in_query(expected: Option<&str>, text: &str) -> &'static str {
+    if text.is_empty() {
+        return "nothing";
+    }
+    let expects_number = expected.is_some_and(|expected| expected.contains("number"));
+    match serde_json::from_str(text) {
+        Ok(number @ Value::Number(_)) if expects_number => found_beside(expected, &number),
+        _ => found_beside(expected, &Value::String(text.to_owned())),
     }
 }

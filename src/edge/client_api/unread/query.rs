@@ -79,11 +79,7 @@ fn in_value(
             said == Said::Nothing || (said == absent && said.missing().is_none())
         })
     });
-    let found = if value.is_empty() {
-        "nothing"
-    } else {
-        "something else"
-    };
+    let found = kinds::found_in_query(expected.as_deref(), &value);
     (shown, Fault::Other { expected, found })
 }
 
@@ -98,6 +94,10 @@ pub(in crate::edge::client_api) fn not_inline<T: DeserializeOwned>(
     };
     let object = match json::read_lax(text.as_bytes()) {
         Ok(object) => object,
+        // the offsets of this text are not those of the body
+        Err(error) if !error.is_well_formed() => {
+            return Refusal::invalid_param(format!("`{name}`: expected JSON, found another text"));
+        }
         Err(error) => return Refusal::invalid_param(format!("`{name}`: {error}")),
     };
     let message = match body::fault(object, &says(text), &says) {
@@ -191,7 +191,7 @@ mod tests {
             ),
             (
                 "since=a&timeout=abc",
-                "`timeout`: expected a whole number from 0 on, found something else",
+                "`timeout`: expected a whole number from 0 on, found a text",
             ),
             (
                 "since=a&full_state=",

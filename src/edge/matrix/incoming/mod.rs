@@ -144,7 +144,8 @@ impl Incoming {
                 let waiting = self.strangers.wait(address, &header.origin);
                 let busy = || {
                     log_claimed(&header.origin);
-                    Refusal::busy(STRANGERS_AGAIN)
+                    let why = Why::default().claimed_by(&header.origin);
+                    Refusal::busy(STRANGERS_AGAIN).because(why)
                 };
                 Some(waiting.ok_or_else(busy)?)
             };
@@ -168,7 +169,11 @@ impl Incoming {
             };
             let mut verified = aside(arrived.body.len(), || verify(body.as_written()));
             if verified.is_err() && !arrived.body.is_empty() {
-                let rewritten = body.rewritten(&self.rewriting).await?;
+                let rewritten = body.rewritten(&self.rewriting).await;
+                let rewritten = rewritten.map_err(|unreadable| {
+                    log_claimed(&header.origin);
+                    unreadable.because(Why::default().claimed_by(&header.origin))
+                })?;
                 verified = aside(arrived.body.len(), || verify(Some(rewritten)));
             }
             match verified {
@@ -273,13 +278,15 @@ impl Incoming {
 
     /// The answer of `/_matrix/key/v2/query`.
     pub async fn query_many(&self, body: &[u8]) -> Result<Value, Refusal> {
-        let body = wire_json::read_lax(body).map_err(|error| unreadable(&error))?;
+        let body = wire_json::read_lax_object(body).map_err(|error| unreadable(&error))?;
         let Some(wanted) = body.get("server_keys") else {
             return Err(Refusal::new(Code::MissingParam, "`server_keys` is missing"));
         };
-        let wanted = wanted.as_object();
-        let wanted =
-            wanted.ok_or_else(|| Refusal::bad_json("`server_keys`: expected an object"))?;
+        let not_an_object = || {
+            let found = wire_json::kind_lax(wanted);
+            Refusal::bad_json(format!("`server_keys`: expected an object, found {found}"))
+        };
+        let wanted = wanted.as_object().ok_or_else(not_an_object)?;
         if wanted.len() > QUERIED_MAX {
             let found = wanted.len();
             let message = format!("{found} servers in one question, at most {QUERIED_MAX}");

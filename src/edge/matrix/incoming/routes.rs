@@ -315,7 +315,7 @@ mod tests {
                 send(r#"{"origin":"a","pdus":[]}"#),
                 "`origin_server_ts` is missing",
             ),
-            (send("[]"), "the body must be a JSON object"),
+            (send("[]"), "expected an object, found a list"),
             (
                 missing(r#"{"earliest_events":["$a"],"latest_events":["$a",5]}"#),
                 "`latest_events[1]`: expected an event id, which begins with `$`, found a number",

@@ -43,8 +43,19 @@ pub enum EventError {
     #[error(transparent)]
     Key(#[from] Box<KeyError>),
     /// A signature is wrong, or the form of the event.
-    #[error(transparent)]
+    #[error("{}", forged(.0))]
     Forged(#[from] VerificationError),
+}
+
+/// What the libraries say of a wrong signature they say three times.
+fn forged(error: &VerificationError) -> String {
+    match error {
+        VerificationError::Ed25519(_) => {
+            "signature verification failed: the signature is not the key's over the event"
+                .to_owned()
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Whose signatures an event needs, and with which of their keys it has some.

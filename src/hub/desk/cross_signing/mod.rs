@@ -89,7 +89,7 @@ impl Key {
             return Err(Refusal::new(Code::TooLarge, message));
         }
         let mut object = json::read_object(text.as_bytes())
-            .map_err(|error| Refusal::bad_json(format!("{field}: {error}")))?;
+            .map_err(|error| Refusal::bad_json(error.in_member(&field).to_string()))?;
         object.remove("unsigned"); // ours to add
         keys::must_be_own(&object, (&field, "user_id"), user.as_str())?;
         let usages = object.get("usage").and_then(CanonicalJsonValue::as_array);

@@ -14,6 +14,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
+    edu_form,
     outcomes::{Outcomes, edu as part, kind_of},
     room_for,
 };
@@ -173,7 +174,7 @@ async fn one(
         return present(hub, peer, edu).await;
     }
     let read = edu.deserialize();
-    match read.map_err(|error| Not::wanted("EDU_FORM", unlike(&error, kind)))? {
+    match read.map_err(|_| unlike(kind, edu))? {
         Edu::DirectToDevice(told) => messages(hub, peer, told, budget).await,
         Edu::DeviceListUpdate(told) => {
             must_be_of(peer, &told.user_id)?;
@@ -194,19 +195,11 @@ async fn one(
     }
 }
 
-/// What is wrong with one whose type is known: of the library's words only the field's name is told, and
-/// the place in the `content`.
-fn unlike(error: &serde_json::Error, kind: &str) -> String {
-    let said = error.to_string();
-    let missing = said.strip_prefix("missing field ");
-    match missing.and_then(|rest| rest.split(" at line ").next()) {
-        Some(field) => format!("{field} is missing, which {kind} must have"),
-        None => format!(
-            "a value of it is none that {kind} has there, before character {} of line {} of its `content`",
-            error.column(),
-            error.line()
-        ),
-    }
+/// What is wrong with one whose type is known.
+fn unlike(kind: &str, edu: &Raw<Edu>) -> Not {
+    let said = edu_form::wrong(kind, edu.json().get());
+    let said = said.unwrap_or_else(|| format!("its `content` is not as {kind} has it"));
+    Not::wanted("EDU_FORM", said)
 }
 
 async fn present(hub: &Hub, peer: &OwnedServerName, edu: &Raw<Edu>) -> Result<Took, Not> {
@@ -222,7 +215,7 @@ async fn present(hub: &Hub, peer: &OwnedServerName, edu: &Raw<Edu>) -> Result<To
         Ok(None) => Ok(Took::All),
         Ok(Some(left)) if left.is_all => Err(Not::wanted(left.code, left.said)),
         Ok(Some(left)) => Ok(Took::NotAll(left.said)),
-        Err(error) => Err(Not::wanted("EDU_FORM", unlike(&error, PRESENCE))),
+        Err(_) => Err(unlike(PRESENCE, edu)),
     }
 }
 

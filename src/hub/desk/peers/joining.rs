@@ -18,7 +18,7 @@ use super::{
     room_for,
 };
 use crate::{
-    api::{Code, Refusal, Unverified},
+    api::{Code, Refusal, Unverified, Why},
     hub::{
         Hub, WriteError,
         desk::{access::ours, presence, remote},
@@ -141,6 +141,8 @@ fn must_be_spoken(room: &RoomRecord, spoken: &[ruma::RoomVersionId]) -> Result<(
         Code::IncompatibleRoomVersion,
         format!("this room has version {version}"),
     );
+    let passes = format!("the joining server speaks the room's version {version}");
+    let refusal = refusal.because(Why::default().passes(passes));
     Err(refusal.with("room_version", version))
 }
 

@@ -6,6 +6,7 @@
 
 pub(super) mod by_time;
 mod devices;
+mod edu_form;
 mod edus;
 pub(super) mod gaps;
 mod joining;

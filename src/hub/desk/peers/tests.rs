@@ -443,6 +443,8 @@ async fn a_server_that_does_not_speak_the_rooms_version_is_told_it() {
     let refusal = refused.unwrap_err();
     assert_eq!(refusal.code, Code::IncompatibleRoomVersion);
     assert_eq!(refusal.body.unwrap()["room_version"], "12");
+    let passes = refusal.why.unwrap().passes.unwrap();
+    assert_eq!(passes, "the joining server speaks the room's version 12");
 }
 
 #[tokio::test]

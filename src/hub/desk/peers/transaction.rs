@@ -59,7 +59,8 @@ pub(super) async fn receive(
             "the transaction is of {}, its signature of {peer}",
             asked.origin
         );
-        return Err(Refusal::forbidden(message));
+        let why = Why::default().passes("`origin` and the signature name the same server");
+        return Err(Refusal::forbidden(message).because(why));
     }
     if asked.pdus.len() > EVENTS_MAX || asked.edus.len() > EDUS_MAX {
         let message = format!("a transaction has at most {EVENTS_MAX} PDUs and {EDUS_MAX} EDUs");
