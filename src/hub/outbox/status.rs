@@ -201,8 +201,7 @@ fn said_at(entry: &LogRecord) -> Option<Timestamp> {
 fn held_up(known: &Destination) -> Option<HeldUp> {
     let reason = match (&known.last_error, known.record.failing_since) {
         (Some(error), _) => error.code,
-        // It failed before this hub was started again.
-        (None, Some(_)) => "PEER_FAILING",
+        (None, Some(_)) => FAILING_BEFORE,
         (None, None) => return None,
     };
     let next_try = match known.state {
@@ -211,6 +210,18 @@ fn held_up(known: &Destination) -> Option<HeldUp> {
     };
     Some(HeldUp { reason, next_try })
 }
+
+/// What went wrong the last time, as far as this hub was there.
+fn last_error(known: &Destination) -> Option<String> {
+    if let Some(error) = &known.last_error {
+        return Some(error.text.clone());
+    }
+    let said = format!("failing since before this hub was started ({FAILING_BEFORE})");
+    known.record.failing_since.map(|_| said)
+}
+
+/// It failed before this hub was started again, and has not been tried since.
+const FAILING_BEFORE: &str = "PEER_FAILING";
 
 fn status(known: &Destination) -> PeerStatus {
     PeerStatus {
@@ -224,6 +235,6 @@ fn status(known: &Destination) -> PeerStatus {
         waiting: 0,
         is_all: true,
         failing_since: known.record.failing_since,
-        last_error: known.last_error.as_ref().map(|error| error.text.clone()),
+        last_error: last_error(known),
     }
 }
