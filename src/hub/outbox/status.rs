@@ -212,12 +212,12 @@ fn held_up(known: &Destination) -> Option<HeldUp> {
 }
 
 /// What went wrong the last time, as far as this hub was there.
-fn last_error(known: &Destination) -> Option<String> {
-    if let Some(error) = &known.last_error {
-        return Some(error.text.clone());
+fn why(error: Option<&str>, failing_since: Option<Timestamp>) -> Option<String> {
+    let before = || format!("failing since before this hub was started ({FAILING_BEFORE})");
+    match error {
+        Some(error) => Some(error.to_owned()),
+        None => failing_since.map(|_| before()),
     }
-    let said = format!("failing since before this hub was started ({FAILING_BEFORE})");
-    known.record.failing_since.map(|_| said)
 }
 
 /// It failed before this hub was started again, and has not been tried since.
@@ -235,6 +235,25 @@ fn status(known: &Destination) -> PeerStatus {
         waiting: 0,
         is_all: true,
         failing_since: known.record.failing_since,
-        last_error: last_error(known),
+        last_error: why(
+            known.last_error.as_ref().map(|error| error.text.as_str()),
+            known.record.failing_since,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_fails_since_before_the_start_has_a_reason_until_it_is_tried() {
+        let since = Some(Timestamp(1));
+
+        let before = why(None, since).unwrap();
+
+        assert!(before.contains("before this hub was started (PEER_FAILING)"));
+        assert_eq!(why(Some("no answer"), since).unwrap(), "no answer");
+        assert_eq!(why(None, None), None);
     }
 }
