@@ -555,6 +555,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_store_of_another_name_or_a_backup_is_told_with_what_mends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), &[]).await;
+        let named = inputs(dir.path(), &["server_name=other.example"]);
+        let mend = |findings: Vec<Finding>, code: &str| {
+            let mut found = findings.into_iter().filter(|one| one.code == code);
+            let (first, second) = (found.next().unwrap(), found.next());
+            assert_eq!(second, None, "it is said once");
+            first.mend.unwrap_or_default()
+        };
+
+        let other = look(&named, Vec::new()).await.unwrap();
+        let mended = mend(other, "STORE_OF_ANOTHER_SERVER");
+        assert!(
+            mended.contains("`server_name` back to \"hub.example\""),
+            "{mended}"
+        );
+        let keys: &Path = config.federation.old_keys_file.as_ref();
+        std::fs::write(keys, "junk\n").unwrap();
+        let junk = look(
+            &inputs(dir.path(), &["federation.enabled=true"]),
+            Vec::new(),
+        )
+        .await;
+        let mended = mend(junk.unwrap(), "OLD_KEYS");
+        assert!(mended.contains(&keys.display().to_string()), "{mended}");
+        std::fs::remove_file(keys).unwrap();
+        let store = open::store_file(&config);
+        let copy = store.with_extension("copy");
+        open::copy(&config, &copy).await.unwrap();
+        std::fs::rename(copy, store).unwrap();
+        let backup = look(&inputs(dir.path(), &[]), Vec::new()).await.unwrap();
+        let serves = |one: &Finding| {
+            one.mend
+                .as_ref()
+                .is_some_and(|mend| mend.contains("tramline serve"))
+        };
+        assert!(!backup.iter().any(serves), "{backup:?}");
+        let mended = mend(backup, "STORE_FORMAT");
+        assert!(mended.starts_with("tramline restore "), "{mended}");
+    }
+
+    #[tokio::test]
     async fn a_key_of_another_hub_and_one_that_all_may_read_are_found() {
         use std::os::unix::fs::PermissionsExt as _;
 

@@ -216,7 +216,10 @@ mod tests {
     use super::*;
     use crate::{
         api::Refusal,
-        app::operator::{Operator, Progress, Server},
+        app::{
+            failure::Exit,
+            operator::{Operator, Progress, Server},
+        },
     };
 
     /// Tells the settings it was started with.
@@ -262,6 +265,9 @@ mod tests {
             let usable = usable(&inputs(&[]), Format::Json).await.unwrap();
             let wrong = load(&inputs(&["limits.shards=many"])).await;
 
+            let (shown, hub) = look(&inputs(&[])).await.unwrap();
+            let told = tell_whose(&shown, hub, Format::Json).unwrap_err();
+            assert_eq!(told.exit, Exit::Usage, "as where no hub runs");
             let broken = running.and_then(|hub| hub.broken).unwrap();
             assert_eq!(broken.0.first().unwrap().code(), code);
             assert_eq!(loaded.config.limits.shards.0, 5, "what is said here counts");
