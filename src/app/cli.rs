@@ -519,8 +519,21 @@ async fn show_config(inputs: &Inputs, format: Format) -> Result<(), Failure> {
             config::as_json(&loaded).try_for_each(|key| output::line(&key.to_string()))?;
         }
     }
-    in_force::tell_whose(&loaded, running, format);
-    Ok(())
+    in_force::tell_whose(&loaded, running, format)
+}
+
+/// What a parser cannot know of why two arguments exclude each other.
+fn explained(text: String) -> String {
+    let Some((said, usage)) = text.split_once("\n\n") else {
+        return text;
+    };
+    if !(said.contains("'--ca <FILE>'") && said.contains("'--credentials <FILE>'")) {
+        return text;
+    }
+    format!(
+        "{said}: the credential file keeps the certificate of the --ca that it was saved with; for another \
+         one, sign in again with --login, --ca and --save\n\n{usage}"
+    )
 }
 
 /// Help and version go to stdout with 0; anything wrong goes to stderr with a code.
@@ -529,7 +542,7 @@ fn usage(error: &clap::Error, format: Format) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let text = error.render().to_string();
+    let text = explained(error.render().to_string());
     // Without any argument it is the help that stands there, which is no error's reason.
     match (text.strip_prefix("error: "), format) {
         (None, Format::Text) => output::note(text.trim_end()),

@@ -10,6 +10,8 @@ mod gaps;
 mod ours;
 mod reached;
 
+use std::collections::HashSet;
+
 use futures_util::{StreamExt as _, stream};
 use ruma::{OwnedServerName, ServerName};
 use serde_json::{Value as Json, json};
@@ -20,6 +22,7 @@ use super::{
     failure::Failure,
     federation,
     in_force::{self, Running},
+    obstacles::{Obstacle, Step},
     operator::{Client, Request},
     output::{self, Format},
 };
@@ -148,7 +151,9 @@ async fn look(inputs: &Inputs, peers: Vec<String>) -> Result<Vec<Finding>, Failu
     let mut findings = ours::of_files(config).await;
     findings.push(hub_runs(&loaded, &running));
     let mut running = running.unwrap_or_default();
+    let is_running = running.is_some();
     findings.extend(running.iter().flat_map(broken));
+    findings.extend(running.iter().flat_map(obstacles));
     let (peers, wrong) = named(peers, &config.server_name);
     findings.extend(wrong);
     if config.federation.enabled {
@@ -160,6 +165,7 @@ async fn look(inputs: &Inputs, peers: Vec<String>) -> Result<Vec<Finding>, Failu
         let off = |peer| Finding::skipped("PEER", peer, "federation is off");
         findings.extend(peers.iter().map(off));
     }
+    tidy(&mut findings, is_running);
     if let Some(file) = &inputs.file {
         for mend in findings.iter_mut().filter_map(|one| one.mend.as_mut()) {
             *mend = of_this_hub(mend, file);
@@ -167,6 +173,28 @@ async fn look(inputs: &Inputs, peers: Vec<String>) -> Result<Vec<Finding>, Failu
     }
     Ok(findings)
 }
+
+/// What is wrong is said once, and no advice is for a hub that does not run or must not.
+fn tidy(findings: &mut Vec<Finding>, is_running: bool) {
+    let mut said = HashSet::new();
+    findings.retain(|one| {
+        one.level != Level::Fail || said.insert((one.code.clone(), one.cause.clone()))
+    });
+    let restores = |mend: &String| mend.starts_with("tramline restore");
+    let is_backup = findings
+        .iter()
+        .any(|one| one.mend.as_ref().is_some_and(restores));
+    for one in findings {
+        if is_backup && one.mend.as_deref() == Some(SERVE) {
+            one.mend = None;
+        }
+        if let (false, Some(mend)) = (is_running, &mut one.mend) {
+            *mend = mend.replace(", then `kill -HUP` the hub", "");
+        }
+    }
+}
+
+const SERVE: &str = "tramline serve";
 
 /// The servers that are named, and what is to be said of those whose names are none.
 fn named(peers: Vec<String>, own: &ServerName) -> (Vec<OwnedServerName>, Vec<Finding>) {
@@ -204,6 +232,22 @@ fn broken(running: &Running) -> Vec<Finding> {
     errors.map(finding).collect()
 }
 
+/// What keeps the configuration here from being reloaded, or the hub from starting again with it.
+fn obstacles(running: &Running) -> Vec<Finding> {
+    let finding = |one: &Obstacle| {
+        let finding = Finding::of_failure("the configuration", &one.failure);
+        let then = match one.to {
+            Step::Reload => {
+                "the hub takes no reload of what is configured here, and would not start again with it"
+            }
+            Step::Start => "the hub would not start again with what is configured here",
+        };
+        let mend = one.mend.as_deref().unwrap_or("mend it");
+        finding.mended_by(format!("{mend}: {then}"))
+    };
+    running.obstacles.iter().map(finding).collect()
+}
+
 fn hub_runs(loaded: &Loaded, running: &Result<Option<Running>, Failure>) -> Finding {
     let config = &loaded.config;
     let name = &config.server_name;
@@ -222,8 +266,7 @@ fn hub_runs(loaded: &Loaded, running: &Result<Option<Running>, Failure>) -> Find
             "nobody answers on {socket}: what it shows over the network, and the servers it has to do with, \
              are not looked at"
         );
-        return Finding::new("HUB_NOT_RUNNING", Level::Skip, name, cause)
-            .mended_by("tramline serve");
+        return Finding::new("HUB_NOT_RUNNING", Level::Skip, name, cause).mended_by(SERVE);
     };
     if let Some(why) = &running.silent {
         let cause = format!(
@@ -257,7 +300,7 @@ async fn among_others(
     if let Some(running) = running {
         match known_peers(&mut running.hub).await {
             Ok(known) => {
-                findings.extend(behind::behind(&known));
+                findings.extend(behind::behind(&known, &config.federation.lists()));
                 let names = known.iter();
                 let names = names.filter_map(|peer| peer.get("server")?.as_str()?.try_into().ok());
                 peers.extend(names);
@@ -509,6 +552,49 @@ mod tests {
             "{found:?}"
         );
         assert_eq!(level(&off.unwrap(), "PEER"), Some(Level::Skip));
+    }
+
+    #[tokio::test]
+    async fn a_store_of_another_name_or_a_backup_is_told_with_what_mends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), &[]).await;
+        let named = inputs(dir.path(), &["server_name=other.example"]);
+        let mend = |findings: Vec<Finding>, code: &str| {
+            let mut found = findings.into_iter().filter(|one| one.code == code);
+            let (first, second) = (found.next().unwrap(), found.next());
+            assert_eq!(second, None, "it is said once");
+            first.mend.unwrap_or_default()
+        };
+
+        let other = look(&named, Vec::new()).await.unwrap();
+        let mended = mend(other, "STORE_OF_ANOTHER_SERVER");
+        assert!(
+            mended.contains("`server_name` back to \"hub.example\""),
+            "{mended}"
+        );
+        let keys: &Path = config.federation.old_keys_file.as_ref();
+        std::fs::write(keys, "junk\n").unwrap();
+        let junk = look(
+            &inputs(dir.path(), &["federation.enabled=true"]),
+            Vec::new(),
+        )
+        .await;
+        let mended = mend(junk.unwrap(), "OLD_KEYS");
+        assert!(mended.contains(&keys.display().to_string()), "{mended}");
+        std::fs::remove_file(keys).unwrap();
+        let store = open::store_file(&config);
+        let copy = store.with_extension("copy");
+        open::copy(&config, &copy).await.unwrap();
+        std::fs::rename(copy, store).unwrap();
+        let backup = look(&inputs(dir.path(), &[]), Vec::new()).await.unwrap();
+        let serves = |one: &Finding| {
+            one.mend
+                .as_ref()
+                .is_some_and(|mend| mend.contains("tramline serve"))
+        };
+        assert!(!backup.iter().any(serves), "{backup:?}");
+        let mended = mend(backup, "STORE_FORMAT");
+        assert!(mended.starts_with("tramline restore "), "{mended}");
     }
 
     #[tokio::test]

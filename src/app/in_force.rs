@@ -13,8 +13,9 @@ use serde_json::Value as Json;
 use tokio::time::timeout;
 
 use super::{
-    config::{self, Config, ConfigErrors, FilePath, Inputs, Loaded, Setting, Told},
+    config::{self, Blocked, Config, ConfigErrors, FilePath, Inputs, Loaded, Setting, Told},
     failure::Failure,
+    obstacles::{self, Obstacle, Step},
     operate,
     operator::{Client, Request},
     output::{self, Format},
@@ -40,11 +41,17 @@ pub struct Running {
     /// What is wrong with the configuration here, if it cannot be gone by: then the settings are all
     /// the hub's.
     pub broken: Option<ConfigErrors>,
+    /// What is wrong with the files that the configuration here names.
+    pub obstacles: Vec<Obstacle>,
 }
 
 /// Says on stderr that the configuration here was not gone by.
 pub fn tell_broken(broken: ConfigErrors, format: Format) {
     format.explain(&broken.into());
+    tell_of_hub(format);
+}
+
+fn tell_of_hub(format: Format) {
     if format == Format::Text {
         output::note(
             "as the running hub has it: what is configured here cannot be gone by, and the hub would not \
@@ -53,14 +60,27 @@ pub fn tell_broken(broken: ConfigErrors, format: Format) {
     }
 }
 
-/// Says on stderr whose settings were shown, and why not the others.
-pub fn tell_whose(loaded: &Loaded, running: Result<Option<Running>, Failure>, format: Format) {
+/// Says on stderr whose settings were shown, and why not the others. Fails where what is configured
+/// here is wrong, as it does where no hub runs.
+pub fn tell_whose(
+    loaded: &Loaded,
+    running: Result<Option<Running>, Failure>,
+    format: Format,
+) -> Result<(), Failure> {
+    if let Ok(Some(running)) = &running {
+        for one in &running.obstacles {
+            format.explain(&one.failure);
+        }
+    }
     let note = match running {
-        Ok(None) => return,
+        Ok(None) => return Ok(()),
         Ok(Some(Running {
             broken: Some(broken),
             ..
-        })) => return tell_broken(broken, format),
+        })) => {
+            tell_of_hub(format);
+            return Err(broken.into());
+        }
         Err(failure) => {
             format.explain(&failure);
             "as configured here: whether a hub runs is not known".to_owned()
@@ -79,6 +99,7 @@ pub fn tell_whose(loaded: &Loaded, running: Result<Option<Running>, Failure>, fo
     if format == Format::Text {
         output::note(&note);
     }
+    Ok(())
 }
 
 /// The configuration for who has something done by the hub that runs, or on the store of one that does
@@ -119,6 +140,7 @@ async fn of_hub_alone(inputs: &Inputs, broken: ConfigErrors) -> Result<(Loaded, 
         https,
         silent: None,
         broken: Some(broken),
+        obstacles: Vec::new(),
     };
     Ok((loaded, running))
 }
@@ -147,15 +169,24 @@ pub async fn look(inputs: &Inputs) -> Result<(Loaded, Result<Option<Running>, Fa
     };
     let told = timeout(PATIENCE, told(&mut hub)).await;
     let told = told.unwrap_or_else(|_| Err("it does not answer".to_owned()));
-    let (loaded, https, silent) = match told {
+    let (mut loaded, https, silent) = match told {
         Ok((told, https)) => (told.over(inputs)?, https, None),
         Err(why) => (here, Vec::new(), Some(why)),
+    };
+    let obstacles = match &loaded.next {
+        Some(next) => obstacles::find(next, &loaded.config).await,
+        None => Vec::new(),
+    };
+    loaded.blocked = Blocked {
+        reload: obstacles.iter().any(|one| one.to == Step::Reload),
+        start: !obstacles.is_empty(),
     };
     let running = Running {
         hub,
         https,
         silent,
         broken: None,
+        obstacles,
     };
     Ok((loaded, Ok(Some(running))))
 }
@@ -185,7 +216,10 @@ mod tests {
     use super::*;
     use crate::{
         api::Refusal,
-        app::operator::{Operator, Progress, Server},
+        app::{
+            failure::Exit,
+            operator::{Operator, Progress, Server},
+        },
     };
 
     /// Tells the settings it was started with.
@@ -231,6 +265,9 @@ mod tests {
             let usable = usable(&inputs(&[]), Format::Json).await.unwrap();
             let wrong = load(&inputs(&["limits.shards=many"])).await;
 
+            let (shown, hub) = look(&inputs(&[])).await.unwrap();
+            let told = tell_whose(&shown, hub, Format::Json).unwrap_err();
+            assert_eq!(told.exit, Exit::Usage, "as where no hub runs");
             let broken = running.and_then(|hub| hub.broken).unwrap();
             assert_eq!(broken.0.first().unwrap().code(), code);
             assert_eq!(loaded.config.limits.shards.0, 5, "what is said here counts");

@@ -52,7 +52,7 @@ impl SigningKey {
     /// Reads the key from its file.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let text = secrets::read_file(path).map_err(|error| {
-            let fix = "`tramline init` makes one; `signing_key_file` names it";
+            let fix = "put it back from a backup; `signing_key_file` names it";
             Failure::usage(error.code(), format!("the signing key: {error}; {fix}"))
         })?;
         Self::from_pem(text.reveal()).map_err(|reason| {

@@ -27,6 +27,7 @@ pub mod link;
 pub mod listen;
 mod metrics;
 pub mod notify;
+pub mod obstacles;
 pub mod open;
 pub mod operate;
 pub mod operations;

@@ -9,10 +9,12 @@ use std::{
 use ruma::OwnedServerName;
 
 use super::{
+    backup,
     clock::{self, SystemClock},
     config::{self, Config, Inputs, Rate, StoreUrl},
     failure::Failure,
     in_force::InForce,
+    init::shell_word,
     keys::{self, SigningKey},
     operations::Operations,
     operator::Operator,
@@ -74,18 +76,46 @@ pub async fn snapshot(config: &Config) -> Result<Sqlite, Failure> {
 }
 
 /// Whether the store is this hub's, and of this key; looks at a snapshot and changes nothing.
-pub async fn is_owned(config: &Config, key: SigningKeyNote) -> Result<(), Failure> {
-    must_be_there(config)?;
-    let retired = retired(config)?;
+pub async fn is_owned(config: &Config, key: SigningKeyNote) -> Result<(), NotOwned> {
+    must_be_there(config).map_err(NotOwned::other)?;
+    let retired = retired(config).map_err(NotOwned::other)?;
     let opened = match options(config) {
         Ok(options) => Sqlite::snapshot(&options.signing_key(key).retired_keys(retired)).await,
         Err(error) => Err(error),
     };
-    opened
-        .map_err(|error| not_opened(config, &error))?
-        .close()
-        .await;
+    let store = opened.map_err(|error| NotOwned {
+        failure: not_opened(config, &error),
+        mend: mend(config, &error),
+    })?;
+    store.close().await;
     Ok(())
+}
+
+/// Why a store is not this hub's.
+#[derive(Debug)]
+pub struct NotOwned {
+    /// Why not.
+    pub failure: Failure,
+    /// What mends it, where there is more to say than of any store.
+    pub mend: Option<String>,
+}
+
+impl NotOwned {
+    fn other(failure: Failure) -> Self {
+        Self {
+            failure,
+            mend: None,
+        }
+    }
+}
+
+/// Refuses what is no store of this program's before anything is written, keys of a hub included.
+pub async fn refuse_foreign(config: &Config) -> Result<(), Failure> {
+    let looked_at = match options(config) {
+        Ok(options) => Sqlite::refuse_foreign(&options).await,
+        Err(error) => Err(error),
+    };
+    looked_at.map_err(|error| not_opened(config, &error))
 }
 
 /// Copies the store as it stands now, also beside a hub that runs.
@@ -158,8 +188,23 @@ fn options(config: &Config) -> Result<OpenOptions, OpenError> {
 fn not_opened(config: &Config, error: &OpenError) -> Failure {
     match error {
         OpenError::Locked { .. } => Failure::store("STORE_LOCKED", error),
-        OpenError::Format { .. } => Failure::store("STORE_FORMAT", error),
-        OpenError::OtherServer { .. } => Failure::store("STORE_OF_ANOTHER_SERVER", error),
+        OpenError::Format { .. } => {
+            let store = store_file(config);
+            Failure::store("STORE_FORMAT", format!("{}: {error}", store.display()))
+        }
+        OpenError::Backup => {
+            let (store, mend) = (store_file(config), restore_of(config));
+            let reason = format!("{}: {error}: `{mend}`", store.display());
+            Failure::store("STORE_FORMAT", reason)
+        }
+        OpenError::OtherServer { found, .. } => {
+            let reason = format!(
+                "{}: {error}: {}",
+                store_file(config).display(),
+                name_back(found)
+            );
+            Failure::store("STORE_OF_ANOTHER_SERVER", reason)
+        }
         OpenError::OtherKey { expected, found } => {
             let file: &Path = config.signing_key_file.as_ref();
             let (file, store) = (file.display(), store_file(config));
@@ -175,6 +220,38 @@ fn not_opened(config: &Config, error: &OpenError) -> Failure {
         }
         OpenError::Store(_) => Failure::failed("STORE", with_causes(error)),
     }
+}
+
+/// What mends a store that cannot be opened, where that is known.
+fn mend(config: &Config, error: &OpenError) -> Option<String> {
+    match error {
+        OpenError::Backup => Some(restore_of(config)),
+        OpenError::OtherServer { found, .. } => Some(name_back(found)),
+        OpenError::Locked { .. }
+        | OpenError::Format { .. }
+        | OpenError::OtherKey { .. }
+        | OpenError::Store(_) => None,
+    }
+}
+
+/// The command that makes a hub of the backup in which a configuration is.
+fn restore_of(config: &Config) -> String {
+    let store = store_file(config);
+    let mut dirs = store.ancestors().skip(1);
+    let backup = dirs.find(|dir| dir.join(backup::MANIFEST).exists());
+    let backup = match backup {
+        Some(dir) if dir.as_os_str().is_empty() => ".".to_owned(),
+        Some(dir) => shell_word(&dir.to_string_lossy()),
+        None => "BACKUP".to_owned(),
+    };
+    format!("tramline restore {backup} --dir NEW-DIRECTORY")
+}
+
+fn name_back(found: &str) -> String {
+    format!(
+        "set `server_name` back to \"{found}\" (a hub keeps its name), or name the store of the hub that is \
+         meant in `store.url`"
+    )
 }
 
 /// The same, from a configuration file.

@@ -11,7 +11,7 @@ use super::{
     config::Config,
     facts,
     failure::Failure,
-    open::OpenHub,
+    open::{self, OpenHub},
     operations::Operations,
     operator::{self, Operator as _, Progress, Request},
     output::{self, Format, counted},
@@ -221,6 +221,7 @@ impl Desk {
         if let Some(running) = running(config).await? {
             return Ok(Self::Running(running));
         }
+        open::refuse_foreign(config).await?; // before keys are made beside it
         let material = Material::read(config)?;
         // Who has the store for a moment begins no talk with other servers.
         let mut quiet = config.clone();
@@ -351,7 +352,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         crate::app::init::init("hub.example", dir.path()).unwrap();
         let file = dir.path().join("tramline.toml");
-        crate::app::open::create(&file).await.unwrap();
+        open::create(&file).await.unwrap();
         let inputs = crate::app::config::Inputs {
             file: Some(file),
             ..Default::default()

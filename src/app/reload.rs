@@ -6,7 +6,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{
-    config::{self, Config, Inputs, Loaded, Reload, Setting},
+    config::{self, Config, Inputs, Loaded, Reload, SERVER_NAME, Setting},
     failure::Failure,
     secrets::{self, Secret, SecretError},
     telemetry::Telemetry,
@@ -64,6 +64,8 @@ pub struct Reloaded {
     pub taken: Vec<&'static str>,
     /// Keys whose new values wait for a restart.
     pub waiting: Vec<&'static str>,
+    /// The key whose new value is never taken, where it was changed.
+    pub never: Option<&'static str>,
 }
 
 /// What a reload may replace under those who use it.
@@ -140,10 +142,14 @@ impl Reloader {
                 .map(|key| key.name)
                 .collect()
         };
-        let reloaded = Reloaded {
+        let mut reloaded = Reloaded {
             taken: names(self.current.changed(&newer), Reload::Live),
             waiting: names(self.started.changed(&newer), Reload::Restart),
+            never: None,
         };
+        if let Some(at) = reloaded.waiting.iter().position(|key| *key == SERVER_NAME) {
+            reloaded.never = Some(reloaded.waiting.remove(at));
+        }
         self.current = newer;
         *self
             .taken
@@ -159,11 +165,19 @@ impl Reloader {
         let outcome = self.reload();
         let lists = self.taken.lists.as_ref();
         let lists = lists.map(|lists| lists.version().to_string());
+        if let Ok(Reloaded { never: Some(_), .. }) = &outcome {
+            let name = self.started.config.server_name.as_str();
+            tracing::error!(
+                server_name = name,
+                "`server_name` was changed, which no reload and no start takes: the store and other servers \
+                 know this hub by its name; set it back, or the hub will not start again"
+            );
+        }
         match &outcome {
-            Ok(Reloaded { taken, waiting }) if waiting.is_empty() => {
+            Ok(Reloaded { taken, waiting, .. }) if waiting.is_empty() => {
                 tracing::info!(?taken, lists, "reload accepted");
             }
-            Ok(Reloaded { taken, waiting }) => tracing::warn!(
+            Ok(Reloaded { taken, waiting, .. }) => tracing::warn!(
                 ?taken, lists, needs_restart = ?waiting,
                 "reload accepted; what needs a restart keeps its old value until then"
             ),
@@ -225,6 +239,26 @@ mod tests {
             "{log}"
         );
         assert!(!line.contains("\\n"), "{log}");
+    }
+
+    #[test]
+    fn another_server_name_is_said_to_be_taken_never() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "");
+        let mut reloader = reloader(dir.path());
+        let other = "server_name = \"other.example\"\n";
+        fs::write(dir.path().join("tramline.toml"), other).unwrap();
+
+        crate::base::test_log::Log::begin();
+        let reloaded = reloader.reload_and_log().unwrap();
+        let log = crate::base::test_log::Log::text();
+
+        assert_eq!(reloaded.never, Some("server_name"));
+        assert!(reloaded.waiting.is_empty());
+        assert!(
+            log.contains("no reload and no start takes") && log.contains("hub.example"),
+            "{log}"
+        );
     }
 
     #[test]

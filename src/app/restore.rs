@@ -217,7 +217,7 @@ async fn stamp(store: &Path, manifest: &Manifest) -> Result<Vec<Voided>, Failure
 
 fn not_stamped(error: &OpenError) -> Failure {
     match error {
-        OpenError::Format { .. } => Failure::store("STORE_FORMAT", error),
+        OpenError::Format { .. } | OpenError::Backup => Failure::store("STORE_FORMAT", error),
         OpenError::OtherServer { .. } => Failure::store("STORE_OF_ANOTHER_SERVER", error),
         _ => Failure::failed("STORE", open::with_causes(error)),
     }

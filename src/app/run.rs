@@ -20,7 +20,7 @@ use super::{
     keys::{self, SigningKey},
     listen::Listeners,
     notify::Notify,
-    open::OpenHub,
+    open::{self, OpenHub},
     operator,
     output::Format,
     ready::Ready,
@@ -62,6 +62,7 @@ pub fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 pub async fn serve(inputs: Inputs) -> Result<(), Failure> {
     let loaded = config::load(&inputs)?;
     let config = loaded.config.clone();
+    open::refuse_foreign(&config).await?; // before anything is made beside it
     let telemetry = Telemetry::start(&config.log);
     let mut signals = Signals::listen().map_err(|error| Failure::failed("SIGNALS", error))?;
     let material = Material::read(&config)?;

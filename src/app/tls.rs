@@ -27,7 +27,7 @@ use crate::{edge::credential_file::ShownCertificate, session::dtls};
 #[derive(Debug, Error)]
 pub enum CertificateError {
     /// The certificate file.
-    #[error("`{section}.cert_file`: {}: {reason}; `tramline init` makes a pair for this machine", path.display())]
+    #[error("`{section}.cert_file`: {}: {reason}", path.display())]
     Chain {
         /// The section that names it.
         section: &'static str,

@@ -78,19 +78,22 @@ pub enum CommitError {
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("{path} is in use by another process")]
+    #[error("{path} is taken: a hub runs here already, or another verb works on the store")]
     Locked {
         /// The locked file.
         path: String,
     },
     /// It was made by another program, or by a version of this one that wrote another format.
-    #[error("the store has format {found}, this program reads {wanted}")]
+    #[error("{what}")]
     Format {
-        /// What it says.
-        found: String,
-        /// What we read.
-        wanted: String,
+        /// What it is, and what this program reads: a sentence.
+        what: String,
     },
+    /// It is the copy of a backup, which becomes a store when it is restored.
+    #[error(
+        "this is the store of a backup, and no hub's before `tramline restore` makes one of it"
+    )]
+    Backup,
     /// It belongs to another server.
     #[error("the store belongs to {found}, not to {wanted}")]
     OtherServer {

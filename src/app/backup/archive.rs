@@ -56,7 +56,7 @@ pub struct FileNote {
 /// The format of backups that this program writes, and the newest it reads.
 pub const BACKUP_FORMAT: u32 = 1;
 /// The list of files, and what is said of the whole.
-const MANIFEST: &str = "manifest.json";
+pub const MANIFEST: &str = "manifest.json";
 /// The hash of [`MANIFEST`], as `sha256sum` writes it.
 const MANIFEST_HASH: &str = "manifest.sha256";
 /// The configuration, the last file that a restore writes.

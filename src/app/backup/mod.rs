@@ -21,7 +21,8 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 pub use self::archive::{
-    BACKUP_FORMAT, CONFIG, Filled, Manifest, ManifestError, create, make_dirs, stream, sync_dirs,
+    BACKUP_FORMAT, CONFIG, Filled, MANIFEST, Manifest, ManifestError, create, make_dirs, stream,
+    sync_dirs,
 };
 pub use self::place::said_otherwise;
 use self::place::{Places, otherwise};

@@ -119,6 +119,38 @@ async fn a_restored_hub_opens_with_everything_in_it() {
 }
 
 #[tokio::test]
+async fn a_verb_that_is_run_on_a_backup_by_mistake_leaves_it_as_it_was() {
+    let (dir, backup, _) = backed_up().await;
+    let config = load(&backup).config;
+    let inputs = Inputs {
+        file: Some(backup.join(CONFIG)),
+        ..Inputs::default()
+    };
+
+    let listed = crate::app::operate::list_users(&config, Format::Json).await;
+    let rotated = crate::app::rotate::run(&config, Format::Json).await;
+    let served = crate::app::run::serve(inputs).await;
+
+    for refused in [listed, rotated, served] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.exit, Exit::Store);
+        let said = refused.to_string();
+        assert!(said.starts_with("error[STORE_FORMAT]: "), "{said}");
+        assert!(said.contains("`tramline restore "), "{said}");
+    }
+    restore(&backup, &dir.path().join("again"), true, Format::Json)
+        .await
+        .unwrap();
+    let store = open::store_file(&config);
+    let beside = fs::read_dir(store.parent().unwrap()).unwrap();
+    assert!(
+        beside
+            .map(|file| file.unwrap().file_name())
+            .all(|name| name == "media" || Some(&*name) == store.file_name())
+    );
+}
+
+#[tokio::test]
 async fn a_restore_tells_what_the_hub_had_otherwise_than_its_configuration() {
     let (dir, out, _) = backed_up().await;
     let mut loaded = load(&dir.path().join("hub"));

@@ -15,7 +15,8 @@ pub struct ClientArgs {
     /// Sign in with a password: an https:// or coap:// URL, and a user
     #[arg(long, num_args = 2, value_names = ["URL", "USER"])]
     pub login: Option<Vec<String>>,
-    /// Trust only this certificate, in PEM; without it, those that this system trusts
+    /// Trust only this certificate, in PEM; without it, those that this system trusts. --save keeps it in
+    /// the credential file, so that --credentials needs none
     #[arg(
         long,
         value_name = "FILE",
@@ -31,7 +32,7 @@ pub struct ClientArgs {
         conflicts_with = "credentials"
     )]
     pub password_file: Option<PathBuf>,
-    /// Keep the new session as a credential file, for --credentials
+    /// Keep the new session, and the certificate of --ca, as a credential file for --credentials
     #[arg(
         long,
         value_name = "FILE",

@@ -87,6 +87,19 @@ fn wrong_usage_is_refused_by_the_parser() {
 }
 
 #[test]
+fn who_names_an_authority_beside_a_credential_file_is_told_that_the_file_keeps_one() {
+    for line in [
+        "tramline client --credentials a --ca b rooms",
+        "tramline client --ca b --credentials a rooms",
+    ] {
+        let said = explained(parse(line).unwrap_err().render().to_string());
+        assert!(said.contains("keeps the certificate of the --ca"), "{said}");
+    }
+    let other = parse("tramline init").unwrap_err().render().to_string();
+    assert_eq!(explained(other.clone()), other);
+}
+
+#[test]
 fn a_login_url_names_its_door() {
     let https = login("tramline client --login https://[::1]:8448/ ana rooms");
     let coap = login("tramline client --login coap://hub.example ana rooms");

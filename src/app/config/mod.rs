@@ -53,7 +53,7 @@ pub use public::PublicAddress;
 pub use quic::Quic;
 pub use read::{Inputs, Setting};
 pub use registration::Registration;
-pub use running::{Told, in_force, socket};
+pub use running::{SERVER_NAME, Told, in_force, socket};
 pub use show::{as_json, as_markdown, as_text, file_for};
 pub use store::Store;
 pub use value::{
@@ -116,6 +116,19 @@ pub struct Loaded {
     /// What counts above as it is configured here, though the hub that runs has another value, which
     /// is too long to be told.
     pub untold: Vec<&'static Key>,
+    /// What the hub that runs would have after its next start, where that is known.
+    pub next: Option<Box<Config>>,
+    /// What is wrong with that.
+    pub blocked: Blocked,
+}
+
+/// Whether the hub that runs can take what is configured here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Blocked {
+    /// It takes no reload of it.
+    pub reload: bool,
+    /// It would not start with it.
+    pub start: bool,
 }
 
 impl Loaded {
@@ -214,6 +227,8 @@ fn checked(mut reader: Reader<'_>) -> Result<Loaded, ConfigErrors> {
             file: None,
             otherwise: Vec::new(),
             untold: Vec::new(),
+            next: None,
+            blocked: Blocked::default(),
         }),
         _ => Err(ConfigErrors(reader.errors)),
     }

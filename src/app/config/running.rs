@@ -10,8 +10,8 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Admin, ConfigErrors, FilePath, Inputs, Key, Loaded, Reload, Setting, Source, StoreUrl, load,
-    load_over, load_told, read::Reader, sections, value::Value as _,
+    Admin, Blocked, ConfigErrors, FilePath, Inputs, Key, Loaded, Reload, Setting, Source, StoreUrl,
+    load, load_over, load_told, read::Reader, sections, value::Value as _,
 };
 
 /// What counts in a hub that was started with the one and has reloaded the other.
@@ -122,6 +122,7 @@ impl Told {
         let here = load(inputs)?;
         let mut otherwise = Vec::new();
         let mut running = Vec::new();
+        let mut kept = Vec::new();
         for told in self.settings {
             let mut settings = here.settings.iter();
             let Some(ours) = settings.find(|ours| ours.key.name == told.key.name) else {
@@ -131,6 +132,9 @@ impl Told {
                 continue;
             }
             if whole(ours) != told.value {
+                if is_kept(&told.source, &ours.source) {
+                    kept.push(told.clone());
+                }
                 otherwise.push(ours.clone());
                 running.push(told);
             } else if !is_same_place(&ours.source, &told.source) {
@@ -139,6 +143,8 @@ impl Told {
         }
         let mut loaded = load_over(inputs, &running)?;
         loaded.otherwise = otherwise;
+        let next = load_over(inputs, &kept).ok();
+        loaded.next = next.map(|next| Box::new(next.config));
         let is_same = |key: &Key, told: &str| {
             let mut settings = here.settings.iter();
             settings
@@ -162,6 +168,11 @@ impl Told {
         loaded.untold = untold.filter(|key| !is_said_here(key)).collect();
         Ok(loaded)
     }
+}
+
+/// Whether the hub has a value from where no edit of a file reaches it.
+fn is_kept(hub: &Source, here: &Source) -> bool {
+    matches!(hub, Source::Option | Source::Env(_)) || matches!(here, Source::Env(_))
 }
 
 /// Whether a value comes from the same place here and in the hub; the lines of a file move.
@@ -205,7 +216,7 @@ impl Loaded {
         let said = self.otherwise.iter().map(|here| {
             let mut settings = self.settings.iter();
             let hub = settings.find(|one| one.key.name == here.key.name);
-            let why = hub.map_or("", |hub| why_otherwise(here, &hub.source));
+            let why = hub.map_or("", |hub| why_otherwise(here, &hub.source, self.blocked));
             format!("{} ({why})", here.key.name)
         });
         let untold = self.untold.iter().map(|key| {
@@ -217,7 +228,7 @@ impl Loaded {
 }
 
 /// Why what is configured here does not count in a hub that has it from there.
-fn why_otherwise(here: &Setting, hub: &Source) -> &'static str {
+fn why_otherwise(here: &Setting, hub: &Source, blocked: Blocked) -> &'static str {
     let Source::Running(hub) = hub else {
         return "an -O of this command";
     };
@@ -225,10 +236,20 @@ fn why_otherwise(here: &Setting, hub: &Source) -> &'static str {
         (Source::Option, ..) => "the hub was given -O",
         (Source::Env(_), ..) => "the hub has it from its environment",
         (_, Source::Env(_), _) => "only here it is in the environment",
+        _ if here.key.name == SERVER_NAME => "no start takes it: a hub keeps its name",
+        (_, _, Reload::Live) if blocked.reload => {
+            "no reload takes it before what is wrong here is mended"
+        }
+        (_, _, Reload::Restart) if blocked.start => {
+            "no start takes it before what is wrong here is mended"
+        }
         (_, _, Reload::Live) => "a reload takes it",
         (_, _, Reload::Restart) => "the next start takes it",
     }
 }
+
+/// The one setting that no reload and no start takes.
+pub const SERVER_NAME: &str = "server_name";
 
 /// The most that settings take in one answer: with what is around them they fit the socket's line.
 const PAGE_BYTES_MAX: usize = 32 * 1024;

@@ -1,6 +1,7 @@
 //! What waits for other servers, as the running hub tells it, and whether this hub's own lists let
 //! anybody in at all.
 
+use ruma::ServerName;
 use serde_json::Value as Json;
 
 use super::{Finding, Level};
@@ -14,11 +15,12 @@ use crate::{
 const WAITING_OK: u64 = 500;
 
 /// Who is behind, each with how much waits for it and why.
-pub(super) fn behind(peers: &[Json]) -> Vec<Finding> {
-    peers.iter().filter_map(of_peer).collect()
+pub(super) fn behind(peers: &[Json], lists: &ServerList) -> Vec<Finding> {
+    let finding = |peer| of_peer(peer, lists);
+    peers.iter().filter_map(finding).collect()
 }
 
-fn of_peer(peer: &Json) -> Option<Finding> {
+fn of_peer(peer: &Json, lists: &ServerList) -> Option<Finding> {
     let text = |name: &str| peer.get(name).and_then(Json::as_str);
     let server = text("server")?;
     let waiting = peer.get("waiting").and_then(Json::as_u64).unwrap_or(0);
@@ -38,7 +40,15 @@ fn of_peer(peer: &Json) -> Option<Finding> {
             cause = format!("{cause}; {said} {value}");
         }
     }
-    let mend = if is_failing {
+    let barred = <&ServerName>::try_from(server)
+        .ok()
+        .and_then(|server| lists.welcomes(server).err());
+    let mend = if let Some(barred) = barred {
+        format!(
+            "leave it, where it is kept out on purpose (what is older than a week expires), or edit \
+             `federation.deny` and `federation.allow`, then `kill -HUP` the hub: {barred}"
+        )
+    } else if is_failing {
         format!(
             "mend what fails at {server} below, or ask its operator; what is older than a week expires: \
              `tramline peer status {server}`"
@@ -97,9 +107,22 @@ mod tests {
         let well = json!({"server": "well.example", "state": "queued", "waiting": 7,
             "waiting_is_all": true, "failing_since": null});
 
-        let [failing, slow] = &behind(&[failing, slow, well])[..] else {
-            panic!("two are behind")
+        let denied = json!({"server": "bad.example", "state": "backing off", "waiting": 1,
+            "waiting_is_all": true, "failing_since": "2026-01-01T00:00:00Z"});
+        let lists = ServerList {
+            allow: None,
+            deny: vec![Glob::new("bad.*")],
         };
+
+        let found = behind(&[failing, slow, well, denied], &lists);
+        let [failing, slow, denied] = &found[..] else {
+            panic!("three are behind")
+        };
+        let mend = denied.mend.as_deref().unwrap();
+        assert!(
+            mend.contains("`federation.deny`") && !mend.contains("below"),
+            "{mend}"
+        );
 
         assert_eq!(
             (failing.level, &*failing.about),

@@ -14,7 +14,7 @@ use crate::{
         clock::SystemClock,
         config::Config,
         failure::Failure,
-        keys::SigningKey,
+        keys::{self, SigningKey},
         open,
         tls::{Certificate, Validity},
     },
@@ -35,11 +35,18 @@ pub(super) async fn of_files(config: &Config) -> Vec<Finding> {
         Ok(note) => {
             let cause = format!("this hub signs with {}", note.id);
             findings.push(Finding::ok("SIGNING_KEY", file.display(), cause));
-            findings.push(store(config, note).await);
+            findings.push(match old_keys(config) {
+                Some(wrong) => wrong,
+                None => store(config, note).await,
+            });
         }
         Err(failure) => {
             let finding = Finding::of_failure(file.display(), &failure);
-            findings.push(finding.mended_by("put the file back from your backup of `keys`"));
+            findings.push(finding.mended_by(
+                "put the file back from your backup of `keys`; where there is none, this hub cannot go on: \
+                 its store and other servers know it by that key, and who begins anew takes another \
+                 `server_name`",
+            ));
         }
     }
     let secrets: [&Path; 5] = [
@@ -61,6 +68,16 @@ pub(super) fn note(config: &Config) -> Result<SigningKeyNote, Failure> {
     SigningKey::read(config.signing_key_file.as_ref()).map(|key| key.note())
 }
 
+/// What is wrong with the keys that this hub signed with before; the store is looked at by them.
+fn old_keys(config: &Config) -> Option<Finding> {
+    let failure = keys::old(&config.federation).err()?;
+    let file = config.federation.old_keys_file.as_ref().display();
+    Some(Finding::of_failure(&file, &failure).mended_by(format!(
+        "put {file} back from your backup of `keys`, or take out of it what is no key: the store is looked at \
+         after that"
+    )))
+}
+
 async fn store(config: &Config, note: SigningKeyNote) -> Finding {
     let about = open::store_file(config);
     match open::is_owned(config, note).await {
@@ -68,11 +85,12 @@ async fn store(config: &Config, note: SigningKeyNote) -> Finding {
             let cause = "the store is this hub's and of this key".to_owned();
             Finding::ok("STORE_KEY", about.display(), cause)
         }
-        Err(failure) => {
+        Err(open::NotOwned { failure, mend }) => {
             let finding = Finding::of_failure(about.display(), &failure);
-            finding.mended_by(
-                "put `keys` and the store of the same hub together; `tramline fsck` looks further",
-            )
+            finding.mended_by(mend.unwrap_or_else(|| {
+                "put `keys` and the store of the same hub together; `tramline fsck` looks further"
+                    .to_owned()
+            }))
         }
     }
 }
@@ -100,8 +118,8 @@ fn certificate(config: &Config) -> Vec<Finding> {
                 file.display(),
                 error.to_string(),
             );
-            let mend =
-                "name a pair in `https.cert_file` and `https.key_file`, then `kill -HUP` the hub";
+            let mend = "put the pair back from a backup, or name another one in `https.cert_file` and \
+                 `https.key_file`, then `kill -HUP` the hub";
             return vec![finding.mended_by(mend)];
         }
     };

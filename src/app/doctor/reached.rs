@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ruma::{OwnedServerName, ServerName, signatures::Ed25519KeyPair};
+use rustls::CertificateError;
 
 use super::{Finding, Level};
 use crate::{
@@ -215,7 +216,7 @@ impl Reach {
         let Some(ours) = &self.ours else {
             let cause = "not asked: it could not fetch the keys of a hub that does not run";
             let finding = Finding::new(code, Level::Skip, server, cause.to_owned());
-            return finding.mended_by("tramline serve");
+            return finding.mended_by(super::SERVE);
         };
         let uri = format!(
             "/_matrix/federation/v1/query/profile?user_id={}",
@@ -368,13 +369,15 @@ fn unreached(server: &ServerName, prefix: &str, error: &AskError) -> Finding {
                 (kind, format!("nc -vz {host} {port}"))
             }
             ConnectError::Proxy { .. } => ("PROXY", "mend `federation.proxy`".to_owned()),
-            ConnectError::Tls { to, name, .. } => (
-                "TLS",
-                format!(
-                    "openssl s_client -connect {to} -servername {name} -showcerts </dev/null; where its \
-                     authority is one of your own, name that in `federation.ca_file` and start the hub again"
-                ),
-            ),
+            ConnectError::Tls { to, name, source } => {
+                let look = format!(
+                    "openssl s_client -connect {to} -servername {name} -showcerts </dev/null"
+                );
+                (
+                    "TLS",
+                    format!("{look}; {}", believed_when(source, name, prefix)),
+                )
+            }
         },
         AskError::Exchange(_) | AskError::Slow { .. } => (
             "SILENT",
@@ -387,6 +390,34 @@ fn unreached(server: &ServerName, prefix: &str, error: &AskError) -> Finding {
     };
     let code = format!("{prefix}_{kind}");
     Finding::new(code, Level::Fail, server, error.to_string()).mended_by(mend)
+}
+
+/// What makes a certificate believed that is not.
+fn believed_when(source: &std::io::Error, name: &str, prefix: &str) -> String {
+    let error = source.get_ref();
+    let error = error.and_then(|error| error.downcast_ref::<rustls::Error>());
+    let wanted = match error {
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        )) => "one that counts now",
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "one with this name in it",
+        _ => {
+            return "where its authority is one of your own, name that in `federation.ca_file` and start the \
+                    hub again"
+                .to_owned();
+        }
+    };
+    if prefix == "OUR" {
+        return format!(
+            "put {wanted} for {name} into `https.cert_file` and `https.key_file`, then `kill -HUP` the hub"
+        );
+    }
+    format!("its operator has to get {wanted} for {name}: nothing here mends it")
 }
 
 /// As it stands in a query.
@@ -442,6 +473,29 @@ mod tests {
         let mend = found.mend.unwrap_or_default();
         assert!(mend.contains("openssl s_client -connect 192.0.2.1:8448"));
         assert!(mend.contains("federation.ca_file"));
+    }
+
+    #[test]
+    fn an_authority_is_not_to_be_named_for_a_certificate_that_is_over_or_another_names() {
+        let server = name!("a.example");
+        for (wrong, said) in [
+            (CertificateError::Expired, "counts now"),
+            (CertificateError::NotValidForName, "this name in it"),
+        ] {
+            for (prefix, who) in [("PEER", "its operator"), ("OUR", "`https.cert_file`")] {
+                let wrong = rustls::Error::InvalidCertificate(wrong.clone());
+                let tls = ConnectError::Tls {
+                    to: "192.0.2.1:8448".to_owned(),
+                    name: "a.example".to_owned(),
+                    source: io::Error::other(wrong),
+                };
+
+                let mend = unreached(server, prefix, &tls.into()).mend.unwrap();
+
+                assert!(mend.contains(said) && mend.contains(who), "{mend}");
+                assert!(!mend.contains("ca_file"), "{mend}");
+            }
+        }
     }
 
     #[test]

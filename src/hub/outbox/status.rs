@@ -216,8 +216,7 @@ fn said_at(entry: &LogRecord) -> Option<Timestamp> {
 fn held_up(known: &Destination) -> Option<HeldUp> {
     let reason = match (&known.last_error, known.record.failing_since) {
         (Some(error), _) => error.code,
-        // It failed before this hub was started again.
-        (None, Some(_)) => "PEER_FAILING",
+        (None, Some(_)) => FAILING_BEFORE,
         (None, None) => return None,
     };
     let next_try = match known.state {
@@ -226,6 +225,18 @@ fn held_up(known: &Destination) -> Option<HeldUp> {
     };
     Some(HeldUp { reason, next_try })
 }
+
+/// What went wrong the last time, as far as this hub was there.
+fn why(error: Option<&str>, failing_since: Option<Timestamp>) -> Option<String> {
+    let before = || format!("failing since before this hub was started ({FAILING_BEFORE})");
+    match error {
+        Some(error) => Some(error.to_owned()),
+        None => failing_since.map(|_| before()),
+    }
+}
+
+/// It failed before this hub was started again, and has not been tried since.
+const FAILING_BEFORE: &str = "PEER_FAILING";
 
 fn status(known: &Destination) -> PeerStatus {
     PeerStatus {
@@ -239,6 +250,25 @@ fn status(known: &Destination) -> PeerStatus {
         waiting: 0,
         is_all: true,
         failing_since: known.record.failing_since,
-        last_error: known.last_error.as_ref().map(|error| error.text.clone()),
+        last_error: why(
+            known.last_error.as_ref().map(|error| error.text.as_str()),
+            known.record.failing_since,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_fails_since_before_the_start_has_a_reason_until_it_is_tried() {
+        let since = Some(Timestamp(1));
+
+        let before = why(None, since).unwrap();
+
+        assert!(before.contains("before this hub was started (PEER_FAILING)"));
+        assert_eq!(why(Some("no answer"), since).unwrap(), "no answer");
+        assert_eq!(why(None, None), None);
     }
 }

@@ -35,7 +35,7 @@ pub(super) use select::select;
 
 /// The clause that refused an event.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{rule} ({clause})")]
+#[error("{rule} (authorization rule {clause})")]
 pub struct Clause {
     /// The clause's number in the room version's text, such as `5.3.2`.
     pub clause: &'static str,
@@ -164,7 +164,8 @@ impl Auth<'_> {
         }
         // 7 / 8. The level that the type needs.
         let needed = levels.needed_for(&fields.kind, fields.state_key.is_some());
-        self.needs(At("7", "8"), has, needed, "to send this type")?;
+        let what = format!("to send `{}`", fields.kind);
+        self.needs(At("7", "8"), has, needed, &what)?;
         // 8 / 9. A state key that names a user must name the sender.
         if let Some(key) = &fields.state_key
             && key.starts_with('@')

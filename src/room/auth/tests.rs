@@ -318,6 +318,22 @@ fn third_party_invite(public: &str) -> crate::room::Part {
 }
 
 #[test]
+fn who_lacks_the_power_is_told_for_which_type_and_by_which_rule() {
+    let mut table = Table::joined(Version::V12);
+    table.append(
+        ANA,
+        &state("m.room.join_rules", json!({ "join_rule": "public" })),
+    );
+    table.append(BEN, &member(BEN, MemberChange::Join));
+
+    let refusal = table.refused(BEN, &state("m.room.topic", json!({ "topic": "x" })));
+
+    let said = refusal.to_string();
+    assert!(said.contains("to send `m.room.topic` needs"), "{said}");
+    assert!(said.ends_with("(authorization rule 8)"), "{said}");
+}
+
+#[test]
 fn power_levels_are_integers_and_stay_within_reach() {
     for version in Version::ALL {
         let mut table = Table::joined(version);

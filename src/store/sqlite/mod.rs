@@ -61,6 +61,11 @@ impl Sqlite {
         open::open(options).await
     }
 
+    /// Refuses what is no store of this program's, and writes nothing.
+    pub async fn refuse_foreign(options: &OpenOptions) -> Result<(), OpenError> {
+        open::refuse_foreign(options).await
+    }
+
     /// Opens a store as it stands now, for reading only, beside whoever has it open.
     pub async fn snapshot(options: &OpenOptions) -> Result<Self, OpenError> {
         snapshot::open(options).await

@@ -143,6 +143,7 @@ impl OpenOptions {
 }
 
 pub(super) async fn open(options: OpenOptions) -> Result<Sqlite, OpenError> {
+    refuse_foreign(&options).await?;
     let lock = lock(&options.path)?;
     if !options.synced {
         warn!("synchronous=off: a power cut will lose acknowledged messages");
@@ -161,6 +162,26 @@ pub(super) async fn open(options: OpenOptions) -> Result<Sqlite, OpenError> {
         numbers,
         _lock: Some(lock),
     })
+}
+
+/// Refuses what is no store of ours while nothing is locked or written yet: opening leaves files beside
+/// it and marks in it, and a backup that was opened by mistake could not be restored any more.
+pub(super) async fn refuse_foreign(options: &OpenOptions) -> Result<(), OpenError> {
+    if !std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0) {
+        return Ok(()); // it will be made
+    }
+    match looked_at(options).await {
+        Err(refused @ (OpenError::Format { .. } | OpenError::Backup)) => Err(refused),
+        // As it stands without its write-ahead log, it may make no sense: it is checked again.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+async fn looked_at(options: &OpenOptions) -> Result<(), OpenError> {
+    let mut conn = connect(&options.reader().immutable(true)).await?;
+    let found = check_ours(&mut conn).await;
+    close(conn).await;
+    found
 }
 
 /// A second process must be refused before it reads a byte, or it could fold our log away.
@@ -192,7 +213,7 @@ pub(super) fn connect_error(error: sqlx::Error) -> OpenError {
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code);
     if code.as_deref() == Some(SQLITE_NOTADB) {
-        format_error("not a SQLite file")
+        format_error("this is no store: it is not a SQLite file")
     } else {
         backend(error).into()
     }
@@ -202,25 +223,37 @@ pub(super) fn connect_error(error: sqlx::Error) -> OpenError {
 async fn check_ours(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     let application: i64 = pragma(conn, "PRAGMA application_id").await?;
     let version: i64 = pragma(conn, "PRAGMA user_version").await?;
-    let tables: i64 = pragma(
-        conn,
-        "SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE '%sqlx_migrations%'",
-    )
-    .await?;
-    if application == APPLICATION_ID || (application == 0 && version == 0 && tables == 0) {
-        return if version > FORMAT {
-            Err(format_error(version.to_string()))
-        } else {
-            Ok(())
-        };
+    if application == 0 && version == 0 && tables(conn).await? == 0 {
+        return Ok(()); // it was not made to its end
     }
-    if application == BACKUP_ID {
-        return Err(format_error(
-            "of a backup; `tramline restore` makes a hub of it",
-        ));
+    is_ours(application)?;
+    is_known(version)
+}
+
+async fn tables(conn: &mut SqliteConnection) -> Result<i64, OpenError> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE '%sqlx_migrations%'";
+    pragma(conn, sql).await
+}
+
+/// Refuses what another program made, and what a backup holds.
+pub(super) fn is_ours(application: i64) -> Result<(), OpenError> {
+    match application {
+        APPLICATION_ID => Ok(()),
+        BACKUP_ID => Err(OpenError::Backup),
+        other => Err(format_error(format!(
+            "this is no store of Tramline's, but a database of another program (application id {other:#x})"
+        ))),
+    }
+}
+
+/// Refuses a format that is newer than this program.
+pub(super) fn is_known(version: i64) -> Result<(), OpenError> {
+    if version <= FORMAT {
+        return Ok(());
     }
     Err(format_error(format!(
-        "of another program (application id {application:#x})"
+        "the store has format {version}, and this program reads none above {FORMAT}: use a version of \
+         Tramline that is as new as the one that wrote it"
     )))
 }
 
@@ -240,7 +273,9 @@ pub(super) async fn migrate(conn: &mut SqliteConnection) -> Result<(), OpenError
             MigrateError::VersionMissing(_)
             | MigrateError::VersionMismatch(_)
             | MigrateError::VersionTooNew(..)
-            | MigrateError::Dirty(_) => format_error(error.to_string()),
+            | MigrateError::Dirty(_) => format_error(format!(
+                "the store was made by a version of Tramline that this one does not know: {error}"
+            )),
             other => StoreError::Backend(Box::new(other)).into(),
         })?;
     sqlx::query(SET_USER_VERSION)
@@ -288,11 +323,8 @@ async fn readers(options: &OpenOptions) -> Result<SqlitePool, sqlx::Error> {
         .await
 }
 
-pub(super) fn format_error(found: impl Into<String>) -> OpenError {
-    OpenError::Format {
-        found: found.into(),
-        wanted: FORMAT.to_string(),
-    }
+pub(super) fn format_error(what: impl Into<String>) -> OpenError {
+    OpenError::Format { what: what.into() }
 }
 
 pub(super) async fn close(conn: SqliteConnection) {

@@ -11,7 +11,7 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     OpenOptions, backend,
-    open::{BACKUP_ID, FORMAT, close, connect, format_error, lock, migrate, pragma},
+    open::{BACKUP_ID, close, connect, format_error, is_known, lock, migrate, pragma},
     owner,
 };
 use crate::store::OpenError;
@@ -99,13 +99,11 @@ async fn check(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     let application = pragma(conn, "PRAGMA application_id").await?;
     let version = pragma(conn, "PRAGMA user_version").await?;
     if application != BACKUP_ID {
-        let found = format!("of no backup (application id {application:#x})");
-        return Err(format_error(found));
+        return Err(format_error(format!(
+            "the store of the backup is none of a backup (application id {application:#x})"
+        )));
     }
-    if version > FORMAT {
-        return Err(format_error(version.to_string()));
-    }
-    Ok(())
+    is_known(version)
 }
 
 /// Stamps the generation and voids what must not outlive the one before.
@@ -159,6 +157,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::store::sqlite::FORMAT;
     use crate::{
         base::Position,
         store::{Batch, Commits as _, Rooms as _, contract::Pen, fsck, sqlite::Sqlite},

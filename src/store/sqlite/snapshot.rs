@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use super::{
     OpenOptions, Sqlite,
     commit::Writer,
-    open::{APPLICATION_ID, FORMAT, connect_error, format_error, pragma},
+    open::{FORMAT, connect_error, format_error, is_known, is_ours, pragma},
     owner,
 };
 use crate::store::{EventNid, Numbers, OpenError, RoomNid, StateNid};
@@ -68,17 +68,16 @@ async fn begin(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
 }
 
 async fn check(conn: &mut SqliteConnection) -> Result<(), OpenError> {
-    let application = pragma(conn, "PRAGMA application_id").await?;
-    if application != APPLICATION_ID {
-        return Err(format_error(format!(
-            "of another program (application id {application:#x})"
-        )));
-    }
+    is_ours(pragma(conn, "PRAGMA application_id").await?)?;
     let version = pragma(conn, "PRAGMA user_version").await?;
-    if version != FORMAT {
-        return Err(format_error(version.to_string()));
+    is_known(version)?;
+    if version == FORMAT {
+        return Ok(());
     }
-    Ok(())
+    Err(format_error(format!(
+        "the store has format {version}, and this program looks into those of {FORMAT}: the hub brings it \
+         there when it is started with this program"
+    )))
 }
 
 #[cfg(test)]

@@ -143,8 +143,50 @@ async fn tamper(dir: &TempDir, text: &'static str) {
 
 async fn refused_format(dir: &TempDir) -> String {
     match Sqlite::open(options(dir)).await.err() {
-        Some(OpenError::Format { found, .. }) => found,
+        Some(OpenError::Format { what }) => what,
         other => panic!("{other:?}"),
+    }
+}
+
+/// Every file of a directory, byte by byte.
+fn bytes(dir: &TempDir) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let files = std::fs::read_dir(dir.path()).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let mut all: Vec<_> = files
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn what_is_no_store_of_ours_is_refused_without_a_byte_written() {
+    let (dir, backup) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    open(&dir).await.close().await;
+    Sqlite::copy(&options(&dir), options(&backup).path())
+        .await
+        .unwrap();
+    let newer = tempfile::tempdir().unwrap();
+    std::fs::copy(options(&dir).path(), options(&newer).path()).unwrap();
+    tamper(&newer, "PRAGMA user_version = 999").await;
+    let other = tempfile::tempdir().unwrap();
+    tamper(&other, "PRAGMA application_id = 7").await;
+    let unnamed = tempfile::tempdir().unwrap();
+    tamper(&unnamed, "CREATE TABLE recipes (name TEXT)").await;
+    let text = tempfile::tempdir().unwrap();
+    std::fs::write(options(&text).path(), "recipes".repeat(100)).unwrap();
+
+    for (dir, said) in [
+        (&backup, "the store of a backup"),
+        (&newer, "the store has format 999"),
+        (&other, "a database of another program (application id 0x7)"),
+        (&unnamed, "a database of another program"),
+        (&text, "not a SQLite file"),
+    ] {
+        let before = bytes(dir);
+        let refused = Sqlite::open(options(dir)).await.err().unwrap().to_string();
+        assert!(refused.contains(said), "{refused}");
+        assert!(before == bytes(dir), "{refused}: it was written to");
     }
 }
 
@@ -153,7 +195,11 @@ async fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     open(&dir).await.close().await;
     tamper(&dir, "PRAGMA user_version = 999").await;
-    assert_eq!(refused_format(&dir).await, "999");
+    let refused = refused_format(&dir).await;
+    assert!(
+        refused.starts_with("the store has format 999, and"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
