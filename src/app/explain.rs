@@ -188,12 +188,11 @@ fn parts(transaction: &Json, refusals: &[Json]) -> String {
         let Some(details) = details.map(|details| details.join("\n    ")) else {
             continue;
         };
-        match told.iter().find(|(before, _)| *before == details) {
-            Some((_, first)) => lines.push(format!("    as for {first}")),
-            None => {
-                lines.push(format!("    {details}"));
-                told.push((details, id));
-            }
+        if let Some((_, first)) = told.iter().find(|(before, _)| *before == details) {
+            lines.push(format!("    as for {first}"));
+        } else {
+            lines.push(format!("    {details}"));
+            told.push((details, id));
         }
     }
     let more = transaction.get("more").and_then(Json::as_u64);

@@ -250,11 +250,11 @@ mod tests {
         fs::write(dir.path().join("tramline.toml"), other).unwrap();
 
         crate::base::test_log::Log::begin();
-        let reloaded = reloader.reload_and_log().unwrap();
+        let outcome = reloader.reload_and_log().unwrap();
         let log = crate::base::test_log::Log::text();
 
-        assert_eq!(reloaded.never, Some("server_name"));
-        assert!(reloaded.waiting.is_empty());
+        assert_eq!(outcome.never, Some("server_name"));
+        assert!(outcome.waiting.is_empty());
         assert!(
             log.contains("no reload and no start takes") && log.contains("hub.example"),
             "{log}"

@@ -305,7 +305,7 @@ fn membership_written_as_state_goes_the_same_way() {
     assert!(matches!(refusal, Refusal::Membership(_)));
     table.append(ANA, &write("@dan:hub", "invite"));
     table.append("@dan:hub", &write("@dan:hub", "leave"));
-    let refusal = table.refused("@dan:hub", &write("@dan:hub", "owner"));
+    let refusal = table.refused(ANA, &write("@dan:hub", "owner"));
     let words = "must be one of `join`, `invite`, `knock`, `leave`, `ban`";
     assert!(refusal.to_string().contains(words), "{refusal}");
     for (target, membership) in [("@dan:hub", "owner"), ("dan", "join")] {

@@ -318,7 +318,7 @@ fn third_party_invite(public: &str) -> crate::room::Part {
 }
 
 #[test]
-fn who_lacks_the_power_is_told_for_which_type_and_by_which_rule() {
+fn who_lacks_the_power_is_told_for_which_type() {
     let mut table = Table::joined(Version::V12);
     table.append(
         ANA,
@@ -330,7 +330,6 @@ fn who_lacks_the_power_is_told_for_which_type_and_by_which_rule() {
 
     let said = refusal.to_string();
     assert!(said.contains("to send `m.room.topic` needs"), "{said}");
-    assert!(said.ends_with("(authorization rule 8)"), "{said}");
 }
 
 #[test]

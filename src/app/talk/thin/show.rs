@@ -453,7 +453,10 @@ fn words(body: &Body, happened: &Happened, target: Option<u64>) -> String {
             format!("{sender} reacted with {key}{to}")
         }
         Body::Redaction(_) => {
-            let what = target.map_or("what has no number here".to_owned(), |it| it.to_string());
+            let what = target.map_or_else(
+                || "what has no number here".to_owned(),
+                |target| target.to_string(),
+            );
             format!(
                 "{sender} redacted {what}{}",
                 tell::because(&happened.content)

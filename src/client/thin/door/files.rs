@@ -298,7 +298,7 @@ impl ThinDoor {
     /// How a file of so many bytes is to go. One that blocks do not carry (`!fits`) goes over QUIC or not
     /// at all.
     async fn road(&mut self, size: Size, fits: bool) -> Result<Road, ThinError> {
-        let bytes = size.bytes.unwrap_or(size.max.saturating_add(1));
+        let bytes = size.bytes.unwrap_or_else(|| size.max.saturating_add(1));
         if !self.wants_quic(bytes, fits) || matches!(self.way, Way::Quic(_)) {
             return Ok(Road::TheWay);
         }

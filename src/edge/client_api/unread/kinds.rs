@@ -129,8 +129,8 @@ fn texts(mut takes: impl FnMut(&&Kind) -> bool) -> Vec<&'static str> {
 }
 
 fn narrow(takes: impl FnMut(&&Kind) -> bool) -> Vec<&'static str> {
-    let taken = NARROW_TEXTS.iter().filter(takes);
-    let mut told: Vec<&str> = taken.map(|kind| kind.words).collect();
+    let texts = NARROW_TEXTS.iter().filter(takes);
+    let mut told: Vec<&str> = texts.map(|kind| kind.words).collect();
     if told.contains(&SERVER_NAME) {
         told.retain(|words| *words != ROOM_VERSION);
     }

@@ -197,7 +197,7 @@ async fn an_edu_of_which_nothing_is_taken_is_refused_and_what_is_wrong_is_told_w
             json!({ "content": { "push": 5 }, "edu_type": "m.presence" }),
             "refused",
             "EDU_FORM",
-            "before character 9 of line 1 of its `content`",
+            "`push`: expected a list, found a number",
         ),
     ];
     let world = World::seeing(&[FAR]).await;
