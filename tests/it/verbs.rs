@@ -358,7 +358,7 @@ fn json_errors() -> Result<(), Failed> {
     without_ca.args(["client", "--login", &hub.https(), "ana"]);
     without_ca.arg("--password-file").arg(hub.config());
     let said = refused(without_ca.arg("rooms"), 1)?;
-    holds(&said, &["error[UNREACHABLE]", "give it with --ca FILE"])?;
+    holds(&said, &["error[UNREACHABLE]", "with --ca FILE (a hub"])?;
     let other = Hub::init()?;
     let mut of_another = tramline();
     of_another.args(["client", "--login", &hub.https(), "ana"]);

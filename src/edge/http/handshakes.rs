@@ -1,6 +1,6 @@
 //! TLS handshakes at this door that fail: the operator of a server that cannot reach this hub asks why,
-//! and only here it is known. The log has one line for each address and minute at most, and some that
-//! nobody can use up who only sends what is no TLS.
+//! and only here it is known. The log has one line for an address, a reason and a minute at most, and some
+//! that nobody can use up who only sends what is no TLS.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use rustls::{AlertDescription, InvalidMessage, PeerIncompatible, PeerMisbehaved}
 use super::traffic::Traffic;
 
 /// Why a handshake failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Failed {
     PlainHttp,
     NotTls,
@@ -171,8 +171,9 @@ pub(super) struct Handshakes(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    addresses: HashMap<IpAddr, Told>,
-    /// Failures of addresses for which there was no room.
+    /// An address that fails in several ways hides none of them.
+    told: HashMap<(IpAddr, Failed), Told>,
+    /// Failures for which there was no room.
     untold: u64,
 }
 
@@ -185,20 +186,19 @@ struct Told {
 /// A line that is due.
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
-    /// Failures of this address since its line before, this one among them.
+    /// Failures of this address for this reason since its line before, this one among them.
     times: u64,
-    /// Failures of other addresses that have no line.
+    /// Failures of other addresses, or for other reasons, that have no line.
     untold: u64,
 }
 
 impl Handshakes {
-    /// A handshake failed: it is counted, and told unless the address has had its line.
+    /// A handshake failed: it is counted, and told unless the address has had its line for that.
     pub(super) fn failed(&self, peer: SocketAddr, failed: Failed, detail: &str, now: Instant) {
         let reason = failed.code();
         counter!("tramline_tls_failures_total", "reason" => reason).increment(1);
         // what checks whether the port is open does just that
-        let line =
-            (failed != Failed::Silent).then(|| self.line(peer.ip(), failed.is_lasting(), now));
+        let line = (failed != Failed::Silent).then(|| self.line(peer.ip(), failed, now));
         let Some(Line { times, untold }) = line.flatten() else {
             tracing::debug!(%peer, code = reason, detail, "a TLS handshake failed");
             return;
@@ -215,30 +215,30 @@ impl Handshakes {
         }
     }
 
-    fn line(&self, address: IpAddr, is_lasting: bool, now: Instant) -> Option<Line> {
-        let address = of_one_owner(address);
-        let max = if is_lasting {
-            ADDRESSES_MAX
+    fn line(&self, address: IpAddr, failed: Failed, now: Instant) -> Option<Line> {
+        let key = (of_one_owner(address), failed);
+        let max = if failed.is_lasting() {
+            LINES_MAX
         } else {
-            ADDRESSES_MAX - LASTING_MIN
+            LINES_MAX - LASTING_MIN
         };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_recent = |told: &Told| now.saturating_duration_since(told.at) < LINE_EVERY;
         let mut more = 0;
-        if let Some(told) = seen.addresses.get_mut(&address) {
+        if let Some(told) = seen.told.get_mut(&key) {
             if is_recent(told) {
                 told.more += 1;
                 return None;
             }
             more = told.more;
-        } else if seen.addresses.len() >= max {
-            seen.addresses.retain(|_, told| is_recent(told));
-            if seen.addresses.len() >= max {
+        } else if seen.told.len() >= max {
+            seen.told.retain(|_, told| is_recent(told));
+            if seen.told.len() >= max {
                 seen.untold += 1;
                 return None;
             }
         }
-        seen.addresses.insert(address, Told { at: now, more: 0 });
+        seen.told.insert(key, Told { at: now, more: 0 });
         Some(Line {
             times: more + 1,
             untold: std::mem::take(&mut seen.untold),
@@ -254,11 +254,11 @@ fn of_one_owner(address: IpAddr) -> IpAddr {
     }
 }
 
-/// How often an address has a line at most.
+/// How often an address has a line for the same reason at most.
 const LINE_EVERY: Duration = Duration::from_mins(1);
 
-/// Addresses that have had a line within the minute: the most lines there are in one.
-const ADDRESSES_MAX: usize = 256;
+/// The most lines that there are in a minute.
+const LINES_MAX: usize = 256;
 
 /// So many of these lines are only for faults that somebody has to mend: any scanner causes the others.
 const LASTING_MIN: usize = 64;
@@ -281,15 +281,26 @@ mod tests {
             times: 1,
             untold: 0,
         });
-        assert_eq!(handshakes.line(here, true, start), first);
+        assert_eq!(handshakes.line(here, Failed::Disbelieved, start), first);
         for second in 1..60 {
             let now = start + Duration::from_secs(second);
-            assert_eq!(handshakes.line(here, true, now), None);
+            assert_eq!(handshakes.line(here, Failed::Disbelieved, now), None);
         }
-        assert_eq!(handshakes.line(there, true, start), first);
+        assert_eq!(handshakes.line(there, Failed::Disbelieved, start), first);
         let minute = start + LINE_EVERY;
-        let line = handshakes.line(here, true, minute);
+        let line = handshakes.line(here, Failed::Disbelieved, minute);
         assert_eq!(line.unwrap().times, 60);
+    }
+
+    #[test]
+    fn who_fails_in_several_ways_has_a_line_for_each() {
+        let handshakes = Handshakes::default();
+        let (here, start) = ([192, 0, 2, 1].into(), start());
+        for failed in [Failed::PlainHttp, Failed::Disbelieved, Failed::Version] {
+            let line = handshakes.line(here, failed, start);
+            assert_eq!(line.map(|line| line.times), Some(1));
+            assert_eq!(handshakes.line(here, failed, start), None);
+        }
     }
 
     #[test]
@@ -297,15 +308,22 @@ mod tests {
         let handshakes = Handshakes::default();
         let start = start();
         let address = |number: usize| IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
-        for number in 0..ADDRESSES_MAX {
-            assert!(handshakes.line(address(number), true, start).is_some());
+        for number in 0..LINES_MAX {
+            assert!(
+                handshakes
+                    .line(address(number), Failed::Disbelieved, start)
+                    .is_some()
+            );
         }
-        assert_eq!(handshakes.line(address(ADDRESSES_MAX), true, start), None);
         assert_eq!(
-            handshakes.line(address(ADDRESSES_MAX + 1), true, start),
+            handshakes.line(address(LINES_MAX), Failed::Disbelieved, start),
             None
         );
-        let line = handshakes.line(address(ADDRESSES_MAX), true, start + LINE_EVERY);
+        assert_eq!(
+            handshakes.line(address(LINES_MAX + 1), Failed::Disbelieved, start),
+            None
+        );
+        let line = handshakes.line(address(LINES_MAX), Failed::Disbelieved, start + LINE_EVERY);
         assert_eq!(
             line,
             Some(Line {
@@ -313,7 +331,7 @@ mod tests {
                 untold: 2
             })
         );
-        assert_eq!(handshakes.0.lock().unwrap().addresses.len(), 1);
+        assert_eq!(handshakes.0.lock().unwrap().told.len(), 1);
     }
 
     #[test]
@@ -322,13 +340,16 @@ mod tests {
         let start = start();
         let address = |number: usize| IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
 
-        let told =
-            (0..1000).filter(|number| handshakes.line(address(*number), false, start).is_some());
-        assert_eq!(told.count(), ADDRESSES_MAX - LASTING_MIN);
-        let lasting = handshakes.line(address(2000), true, start);
+        let told = (0..1000).filter(|number| {
+            handshakes
+                .line(address(*number), Failed::PlainHttp, start)
+                .is_some()
+        });
+        assert_eq!(told.count(), LINES_MAX - LASTING_MIN);
+        let lasting = handshakes.line(address(2000), Failed::Disbelieved, start);
         assert_eq!(
             lasting.unwrap().untold,
-            1000 - (ADDRESSES_MAX - LASTING_MIN) as u64
+            1000 - (LINES_MAX - LASTING_MIN) as u64
         );
     }
 
@@ -338,7 +359,9 @@ mod tests {
         let start = start();
         let line = |address: &str| {
             let address = address.parse().unwrap();
-            handshakes.line(address, true, start).is_some()
+            handshakes
+                .line(address, Failed::Disbelieved, start)
+                .is_some()
         };
 
         assert!(line("2001:db8:0:1::1"));

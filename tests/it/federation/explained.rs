@@ -62,7 +62,7 @@ fn deny(hub: &Hub, server: Option<&OwnedServerName>) -> Result<(), Failed> {
     Ok(())
 }
 
-fn explain(hub: &Hub, args: &[&str]) -> Result<Vec<Value>, Failed> {
+pub(super) fn explain(hub: &Hub, args: &[&str]) -> Result<Vec<Value>, Failed> {
     let told = run(tramline()
         .args(["explain", "--json"])
         .args(args)

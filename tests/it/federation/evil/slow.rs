@@ -7,7 +7,10 @@ use serde_json::json;
 use tramline::client::Call;
 
 use super::{Evil, now, text};
-use crate::{federation::Together, hub::block_on};
+use crate::{
+    federation::{Together, explained::explain},
+    hub::block_on,
+};
 
 /// How long the hub's own user may wait while others are slow.
 const PROMPT: Duration = Duration::from_secs(2);
@@ -131,7 +134,11 @@ pub(super) fn nobody_is_led_astray() -> Result<(), Failed> {
             .err()
             .map(|error| error.to_string());
         let why = why.unwrap_or_default();
-        assert!(why.contains("not of the public internet"), "{why}");
+        // She is told what she would be told of a closed port; why it is, the operator is.
+        assert!(why.contains("is not reached (PEER_UNREACHABLE)"), "{why}");
+        let recent = explain(&here.hub, &["--recent"])?;
+        let recent = json!(recent).to_string();
+        assert!(recent.contains("not of the public internet"), "{recent}");
         let ask = json!({
             "op": "ask", "to": here.hub.name(), "method": "GET",
             "path": "/_matrix/federation/v1/query/profile?user_id=%40ana%3Ax",
