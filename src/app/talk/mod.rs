@@ -34,7 +34,10 @@ use super::{
     output::{self, Format},
     users,
 };
-use crate::client::{Client, ClientError, Credentials, Target, thin::DoorChoice};
+use crate::client::{
+    Client, ClientError, Credentials, Target,
+    thin::{DoorChoice, ThinError},
+};
 
 /// What a verb has to say once it is done.
 enum Said {
@@ -232,22 +235,25 @@ async fn log_out(
     file: Option<&Path>,
 ) -> Result<Said, Failure> {
     let file = file.ok_or_else(|| Failure::usage("CLIENT_VERB", LOGOUT_WANTS_FILE))?;
-    let ended = match client.logout().await {
-        Ok(()) => true,
+    let (user, device, path) = (&me.user_id, &me.device_id, file.display());
+    let (ended, what) = match client.logout().await {
+        Ok(()) => (true, format!("logged out {user} (device {device})")),
         // The hub knows of no such session: what was wanted is so already.
-        Err(ClientError::Refused { status: 401, .. }) => false,
+        Err(ClientError::Refused { status: 401, .. }) => (
+            false,
+            format!("the hub had already ended the session of {user} (device {device})"),
+        ),
+        // So it is when the answer to a logout is overtaken by what ends the device at its door.
+        Err(ClientError::Thin(ThinError::Unlinked { .. })) => (
+            false,
+            format!("the hub does not know device {device} of {user} any more"),
+        ),
         Err(error) => return Err(failed(error)),
     };
     Credentials::forget_token(file).map_err(|error| {
         let reason = format!("the session has ended, but its token is still in the file: {error}");
         Failure::failed("CREDENTIALS", reason)
     })?;
-    let (user, device, path) = (&me.user_id, &me.device_id, file.display());
-    let what = if ended {
-        format!("logged out {user} (device {device})")
-    } else {
-        format!("the hub had already ended the session of {user} (device {device})")
-    };
     Ok(Said::one(
         format!("{what}; took the access token out of {path}"),
         json!({"user_id": user, "device_id": device, "file": path.to_string(),

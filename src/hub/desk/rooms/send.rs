@@ -11,12 +11,13 @@ use crate::{
     hub::{
         Hub, Submission,
         desk::{
+            access::ours,
             canonical_alias,
             rooms::{charged, content, refusal},
         },
     },
     room::{Draft, Part},
-    store::{SentBy, TxnKey},
+    store::{SentBy, TxnAnswer, TxnKey},
 };
 
 /// See `api::Command::Send`.
@@ -82,6 +83,12 @@ async fn once(
     txn: String,
 ) -> Result<OwnedEventId, Refusal> {
     hub.desk.rates().events(caller)?;
+    let key = TxnKey {
+        user: caller.user.clone(),
+        device: caller.device.clone(),
+        endpoint,
+        txn: txn.clone(),
+    };
     let submission = Submission {
         draft: Draft {
             sender: caller.user.clone(),
@@ -89,18 +96,20 @@ async fn once(
         },
         sent_by: Some(SentBy {
             device: caller.device.clone(),
-            txn: txn.clone(),
-        }),
-        txn: Some(TxnKey {
-            user: caller.user.clone(),
-            device: caller.device.clone(),
-            endpoint,
             txn,
         }),
+        txn: Some(key.clone()),
     };
-    match hub.writer.submit(room, submission).await {
-        Ok(done) => first(done.events),
-        Err(error) => Err(refusal(error, hub, caller, room).await),
+    let error = match hub.writer.submit(room, submission).await {
+        Ok(done) => return first(done.events),
+        Err(error) => error,
+    };
+    let refused = refusal(error, hub, caller, room).await;
+    // To find its words takes a while, in which another attempt may have been stored: what is done is not
+    // refused afterwards.
+    match hub.store.txn(&key).await.map_err(ours)? {
+        Some(TxnAnswer::Event(done)) => Ok(done),
+        _ => Err(refused),
     }
 }
 

@@ -105,11 +105,19 @@ async fn once(
         },
         sent_by: Some(SentBy {
             device: caller.device.clone(),
-            txn: mark,
+            txn: mark.clone(),
         }),
-        txn: Some(key),
+        txn: Some(key.clone()),
     };
-    submit(hub, caller, room, submission, turn).await
+    let refused = match submit(hub, caller, room, submission, turn).await {
+        Ok(seq) => return Ok(seq),
+        Err(refused) => refused,
+    };
+    // The same draft may have come again, and been appended, while the words were looked for.
+    match hub.store.txn(&key).await.map_err(ours)? {
+        Some(answer) => replay(hub, caller, room, draft, &mark, answer).await,
+        None => Err(refused),
+    }
 }
 
 /// Appends in a turn, which ends only when the outcome is stored: also when whoever asked goes.
