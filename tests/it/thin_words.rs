@@ -29,6 +29,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "thin_words::a_message_has_one_number_and_what_waits_has_a_price",
             numbers,
         ),
+        Trial::test(
+            "thin_words::a_device_that_logs_out_is_logged_out_over_every_door",
+            logged_out,
+        ),
     ]
 }
 
@@ -282,4 +286,18 @@ fn numbers() -> Result<(), Failed> {
     let queued: Value = serde_json::from_slice(&unsent.stdout)?;
     equal(&queued["queued"], &true.into())?;
     equal(&queued["cost"]["bytes_up"].is_u64(), &true)
+}
+
+/// The answer to a logout may be overtaken by what ends the device at its door.
+fn logged_out() -> Result<(), Failed> {
+    let hub = Hub::with_users(&["ana", "bob"])?;
+    for (user, door) in [("ana", "oscore"), ("bob", "quic")] {
+        let device = link(&hub, user)?;
+        let said = run(&mut client(&device, &["--door", door, "logout"]))?;
+        holds(&said, r#""token_removed":true"#)?;
+        let refused = output(&mut client(&device, &["--door", door, "rooms"]))?;
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        holds(&why, "is logged out; link it again")?;
+    }
+    Ok(())
 }
